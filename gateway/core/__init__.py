@@ -1,0 +1,1 @@
+"""Ground: the words that every room speaks. Nothing here does I/O or knows a protocol."""

@@ -1,0 +1,207 @@
+"""Columns: many readings of many series at once, and what a series is. Does no I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import numpy.typing as npt
+
+AttributeValue: TypeAlias = "str | bool | int | float"
+Attributes: TypeAlias = "tuple[tuple[str, AttributeValue], ...]"
+
+
+class ValueKind(IntEnum):
+    """What the 64 bits of a reading mean. The two low bits of a reading's flags."""
+
+    DOUBLE = 0
+    INT = 1
+    BOOL = 2
+
+
+KIND_MASK: Final = 0b0011
+MONOTONIC: Final = 0b0100
+"""Flag: the time is the boot's monotonic clock at arrival and wants repair before it leaves."""
+DEVICE_TIME_REJECTED: Final = 0b1000
+"""Flag (with MONOTONIC): the device gave a time, it was not sane, and arrival stands in for it."""
+FLAGS_MAX: Final = 0b1111
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """What stays the same from reading to reading. Hashable; attributes are sorted by key.
+
+    `resource` says whose it is, `attributes` stand on each point, `kind` is the OTLP metric kind.
+    A series of log records has kind "log" and an empty name.
+    """
+
+    resource: Attributes
+    name: str
+    unit: str = ""
+    kind: Literal["gauge", "sum", "log"] = "gauge"
+    attributes: Attributes = ()
+    scope: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Readings as four columns of one length.
+
+    | column  | dtype  | is                                                                            |
+    | ------- | ------ | ----------------------------------------------------------------------------- |
+    | series  | uint32 | the series' number                                                            |
+    | time_ns | int64  | Unix time, or the boot's monotonic time where flags has MONOTONIC              |
+    | bits    | int64  | the value: an integer, 0/1, or the IEEE bits of a double (`bits.view(float64)`) |
+    | flags   | uint8  | ValueKind in the low two bits, MONOTONIC, DEVICE_TIME_REJECTED                 |
+    """
+
+    series: npt.NDArray[np.uint32]
+    time_ns: npt.NDArray[np.int64]
+    bits: npt.NDArray[np.int64]
+    flags: npt.NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        """Refuse columns that don't belong together; that is our mistake, never the world's."""
+        assert len(self.series) == len(self.time_ns) == len(self.bits) == len(self.flags)
+        assert self.series.dtype == np.uint32
+        assert self.time_ns.dtype == np.int64
+        assert self.bits.dtype == np.int64
+        assert self.flags.dtype == np.uint8
+
+    def __len__(self) -> int:
+        return len(self.series)
+
+    @classmethod
+    def empty(cls) -> Batch:
+        """Return a batch of no readings."""
+        return cls.of([], [], np.empty(0, np.float64))
+
+    @classmethod
+    def of(
+        cls,
+        series: npt.ArrayLike,
+        time_ns: npt.ArrayLike,
+        values: npt.NDArray[np.float64] | npt.NDArray[np.int64] | npt.NDArray[np.bool_],
+        *,
+        flags: int = 0,
+    ) -> Batch:
+        """Build a batch from one array of values; its dtype gives the kind. `series`, `time_ns` broadcast.
+
+        >>> Batch.of(7, [1, 2], np.array([20.5, 21.0])).bits.view(np.float64).tolist()
+        [20.5, 21.0]
+        """
+        kind, bits = to_bits(values)
+        length = len(bits)
+        return cls(
+            np.ascontiguousarray(np.broadcast_to(np.asarray(series, np.uint32), length)),
+            np.ascontiguousarray(np.broadcast_to(np.asarray(time_ns, np.int64), length)),
+            bits,
+            np.full(length, flags | kind, np.uint8),
+        )
+
+    @classmethod
+    def join(cls, batches: Sequence[Batch]) -> Batch:
+        """Return all readings of `batches`, in their order."""
+        if len(batches) == 1:
+            return batches[0]
+        if not batches:
+            return cls.empty()
+        return cls(
+            np.concatenate([batch.series for batch in batches]),
+            np.concatenate([batch.time_ns for batch in batches]),
+            np.concatenate([batch.bits for batch in batches]),
+            np.concatenate([batch.flags for batch in batches]),
+        )
+
+    def take(self, index: npt.NDArray[np.intp] | npt.NDArray[np.bool_] | slice) -> Batch:
+        """Return the readings that `index` picks, in its order."""
+        return Batch(self.series[index], self.time_ns[index], self.bits[index], self.flags[index])
+
+    def sorted(self) -> Batch:
+        """Return the readings by series, then flags, then time; equal ones keep their order.
+
+        >>> batch = Batch.of([2, 1, 2], [5, 9, 3], np.array([1, 2, 3]))
+        >>> batch.sorted().time_ns.tolist()
+        [9, 3, 5]
+        """
+        key = (self.series.astype(np.int64) << 8) | self.flags
+        step = np.diff(key)
+        if np.all(step >= 0):
+            backward = (np.diff(self.time_ns) < 0) & (step == 0)
+            if not backward.any():
+                return self
+        return self.take(np.lexsort((self.time_ns, key)))
+
+    def run_starts(self) -> npt.NDArray[np.intp]:
+        """Return where each run of one series with the same flags begins; expects `sorted` order.
+
+        >>> Batch.of([1, 1, 4], [1, 2, 3], np.array([1, 2, 3])).run_starts().tolist()
+        [0, 2]
+        """
+        if not len(self):
+            return np.empty(0, np.intp)
+        changes = (np.diff(self.series) != 0) | (np.diff(self.flags) != 0)
+        return np.concatenate([np.zeros(1, np.intp), np.flatnonzero(changes) + 1])
+
+    def values(self) -> npt.NDArray[np.float64]:
+        """Return every value as a double, for those who watch (integers over 2^53 are rounded)."""
+        doubles = self.bits.view(np.float64)
+        whole = (self.flags & KIND_MASK) != ValueKind.DOUBLE
+        if not whole.any():
+            return doubles
+        return np.where(whole, self.bits.astype(np.float64), doubles)
+
+
+def to_bits(
+    values: npt.NDArray[np.float64] | npt.NDArray[np.int64] | npt.NDArray[np.bool_],
+) -> tuple[ValueKind, npt.NDArray[np.int64]]:
+    """Return the kind that the dtype gives, and the 64 bits of each value.
+
+    >>> to_bits(np.array([True, False]))
+    (<ValueKind.BOOL: 2>, array([1, 0]))
+    """
+    if values.dtype.kind == "f":
+        return ValueKind.DOUBLE, np.ascontiguousarray(values, np.float64).view(np.int64)
+    if values.dtype.kind == "b":
+        return ValueKind.BOOL, values.astype(np.int64)
+    assert values.dtype.kind in "iu", values.dtype
+    assert values.dtype != np.uint64, "the codec turns what does not fit int64 into doubles"
+    return ValueKind.INT, values.astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class LogRecords:
+    """Encoded OTLP LogRecord messages with their stream and time.
+
+    `series[k]` names the resource and scope (a Series of kind "log"), `time_ns[k]` is Unix time and
+    stands in `bodies[k]` too; a record that leaves carries both.
+    """
+
+    series: npt.NDArray[np.uint32]
+    time_ns: npt.NDArray[np.int64]
+    bodies: tuple[bytes, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse columns that don't belong together."""
+        assert len(self.series) == len(self.time_ns) == len(self.bodies)
+
+    def __len__(self) -> int:
+        return len(self.bodies)
+
+    @classmethod
+    def join(cls, records: Iterable[LogRecords]) -> LogRecords:
+        """Return all of `records`, in their order."""
+        parts = list(records)
+        if not parts:
+            return cls(np.empty(0, np.uint32), np.empty(0, np.int64), ())
+        return cls(
+            np.concatenate([part.series for part in parts]),
+            np.concatenate([part.time_ns for part in parts]),
+            tuple(body for part in parts for body in part.bodies),
+        )

@@ -1,0 +1,108 @@
+"""What rooms promise each other: the four errors that cross walls, arrivals, and who may be called how.
+
+Must not import anything from another room, and must not hold behaviour.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING, NewType, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+BootId = NewType("BootId", int)
+"""A small number for one run of the kernel between two boots; the store keeps the table (0: not known)."""
+
+
+class Priority(IntEnum):
+    """A mapping's `class`: what is sent first and let go last."""
+
+    CRITICAL = 0
+    NORMAL = 1
+    BULK = 2
+
+
+class Signal(IntEnum):
+    """Which OTLP signal a segment carries."""
+
+    METRICS = 0
+    LOGS = 1
+    TRACES = 2
+
+
+class FullError(Exception):
+    """There is no room now. Do not acknowledge; offer the same arrivals again after `after_s` seconds."""
+
+    def __init__(self, reason: str, after_s: float = 1.0) -> None:
+        super().__init__(reason)
+        self.after_s = after_s
+
+
+class MalformedError(ValueError):
+    """This payload will never be understood. `reason` is a short, countable word; the message a sentence."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class TryLaterError(Exception):
+    """The same segments may be taken later; wait at least `after_s` seconds (0: your own back-off).
+
+    `answer_lost` is true when the far side may have taken them all the same, so that sending again may double.
+    """
+
+    def __init__(self, reason: str, after_s: float = 0.0, *, answer_lost: bool = False) -> None:
+        super().__init__(reason)
+        self.after_s = after_s
+        self.answer_lost = answer_lost
+
+
+class RefusedError(Exception):
+    """The same segments will never be taken. Set them aside and go on."""
+
+
+@dataclass(slots=True)
+class Arrivals:
+    """What a source has read in one go, not yet understood.
+
+    `topics[k]` and `payloads[k]` belong together. A serial line's topic is the source's name, with
+    `/channel` behind it where the device names one. `arrived_ns` is the boot's monotonic clock
+    (CLOCK_BOOTTIME, ns) at which the buffer was read: one stamp for the whole buffer.
+    """
+
+    source: str
+    topics: Sequence[bytes]
+    payloads: Sequence[bytes]
+    arrived_ns: int
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of payloads, for the queues' bounds."""
+        return sum(map(len, self.payloads))
+
+
+@dataclass(slots=True)
+class Accepted:
+    """What became of arrivals that are now on disk and may be acknowledged, all of them.
+
+    `malformed` holds (index into the arrivals, countable reason, sentence): set aside in the quarantine,
+    counted in the ledger, and acknowledged with the rest so that they don't poison the session.
+    """
+
+    readings: int
+    malformed: list[tuple[int, str, str]] = field(default_factory=list)
+
+
+class Accept(Protocol):
+    """The one door into the gateway.
+
+    Returns when the group commit that holds the arrivals has been fsynced. Raises FullError when there is
+    no room: then nothing of them was kept, nothing may be acknowledged, and the same may be offered again.
+    """
+
+    async def __call__(self, arrivals: Arrivals, /) -> Accepted:
+        """Take `arrivals`."""
+        ...

@@ -1,0 +1,66 @@
+"""Durations, sizes, rates and secrets as people write them. Must not read the environment or files itself."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+DURATION_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+SIZE_UNITS: Final = {
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+    "TiB": 2**40,
+}
+_NUMBER_UNIT: Final = re.compile(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]*)\s*")
+
+
+def _parse(text: str, units: dict[str, Any], what: str, example: str) -> float:
+    match = _NUMBER_UNIT.fullmatch(text)
+    if match is None or match[2] not in units:
+        raise ValueError(f'{text!r} is not a {what}; write a number with one of {", ".join(units)}, like "{example}"')
+    return float(match[1]) * float(units[match[2]])
+
+
+class Duration(float):
+    """Seconds, written as "250ms", "5s", "10m", "2h" or "30d".
+
+    >>> Duration.parse("250ms")
+    Duration('0.25s')
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: object) -> Duration:
+        """Read `text`; raise ValueError that says what would be right."""
+        if not isinstance(text, str):
+            raise ValueError(f'{text!r} is not a duration; write a string with its unit, like "5s"')  # noqa: TRY004  msgspec reports ValueError with the path
+        return cls(_parse(text, DURATION_UNITS, "duration", "5s"))
+
+    def __repr__(self) -> str:
+        return f"Duration('{float(self):g}s')"
+
+
+class Size(int):
+    """Bytes, written as "512MiB" or "64KB".
+
+    >>> Size.parse("2KiB")
+    Size('2048B')
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: object) -> Size:
+        """Read `text`; raise ValueError that says what would be right."""
+        if not isinstance(text, str):
+            raise ValueError(f'{text!r} is not a size; write a string with its unit, like "512MiB"')  # noqa: TRY004  msgspec reports ValueError with the path
+        return cls(round(_parse(text, SIZE_UNITS, "size", "512MiB")))
+
+    def __repr__(self) -> str:
+        return f"Size('{int(self)}B')"

@@ -1,0 +1,1 @@
+"""Wires that everyone shares. Nothing here knows what travels on them."""

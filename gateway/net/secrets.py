@@ -1,0 +1,39 @@
+"""Secrets by reference: an environment variable, a file, a systemd credential. Must not show one in any repr."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+
+class Secret(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where a secret is: `{ env = "NAME" }`, `{ file = "PATH" }` or `{ credential = "NAME" }`; one of them."""
+
+    env: str = ""
+    file: str = ""
+    credential: str = ""
+
+    def __post_init__(self) -> None:
+        """Exactly one place."""
+        if sum(map(bool, (self.env, self.file, self.credential))) != 1:
+            raise ValueError('a secret is { env = "NAME" }, { file = "PATH" } or { credential = "NAME" }')
+
+    def read(self) -> str:
+        """Return the secret; raise ValueError that names the place and never the content."""
+        if self.env:
+            value = os.environ.get(self.env)
+            if value is None:
+                raise ValueError(f"the environment variable {self.env} is not set")
+            return value
+        path = Path(self.file)
+        if self.credential:
+            folder = os.environ.get("CREDENTIALS_DIRECTORY")
+            if folder is None:
+                raise ValueError(f"no systemd credentials here (LoadCredential={self.credential}:… is missing)")
+            path = Path(folder) / self.credential
+        try:
+            return path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"cannot read the secret {path}: {type(error).__name__}") from error

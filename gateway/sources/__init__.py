@@ -1,0 +1,1 @@
+"""Doors: bytes arrive here and are acknowledged only when they are kept."""
