@@ -70,13 +70,15 @@ class Arrivals:
 
     `topics[k]` and `payloads[k]` belong together. A serial line's topic is the source's name, with
     `/channel` behind it where the device names one. `arrived_ns` is the boot's monotonic clock
-    (CLOCK_BOOTTIME, ns) at which the buffer was read: one stamp for the whole buffer.
+    (CLOCK_BOOTTIME, ns) at which the buffer was read: one stamp for the whole buffer. `prepared` belongs to
+    the pipeline: what it made of the arrivals, kept so that offering them again costs nothing twice.
     """
 
     source: str
     topics: Sequence[bytes]
     payloads: Sequence[bytes]
     arrived_ns: int
+    prepared: object = field(default=None, repr=False, compare=False)
 
     @property
     def size_bytes(self) -> int:

@@ -1,0 +1,68 @@
+# Two commands matter: `make demo` runs the whole story, `make test` passes the tests.
+# Each makes its own virtual environment in .venv and installs what it needs.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEV_STAMP := $(VENV)/.installed-dev
+# As root on Debian the real peers of the tests are installed too; otherwise what needs them is skipped.
+PEERS := mosquitto
+PYTEST_ARGS ?=
+
+.PHONY: demo test lint types contracts docs coverage nightly bench peers clean help
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Tidegate needs Python 3.11 or later; $(PYTHON) is older. Try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && apt-get install -y -qq python3-venv >/dev/null; else echo "python3-venv is missing. As root: apt-get install python3-venv"; exit 2; fi; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing tidegate into $(VENV) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(DEV_STAMP): $(STAMP)
+	@echo "installing the test tools into $(VENV) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP) ## the whole story on this desk, in about a minute
+	@$(BIN)/tidegate demo $(DEMO_ARGS)
+
+peers:
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  missing=; for peer in $(PEERS); do command -v $$peer >/dev/null || test -x /usr/sbin/$$peer || missing="$$missing $$peer"; done; \
+	  if [ -n "$$missing" ]; then echo "installing$$missing …"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null || echo "could not install$$missing: tests against it are skipped"; fi; \
+	elif ! command -v mosquitto >/dev/null && ! test -x /usr/sbin/mosquitto; then echo "mosquitto is not installed and this is not root: tests against it are skipped"; fi
+
+test: $(DEV_STAMP) peers ## all tests but the nightly ones
+	@$(BIN)/python -m pytest -m 'not nightly' -rs $(PYTEST_ARGS)
+
+nightly: $(DEV_STAMP) peers ## thousands of kills and power cuts, and the soak
+	@$(BIN)/python -m pytest -m nightly --timeout 7200 -rs $(PYTEST_ARGS)
+
+lint: $(DEV_STAMP) ## ruff
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(DEV_STAMP) ## mypy, strict
+	@$(BIN)/mypy
+
+contracts: $(DEV_STAMP) ## floors: who may import whom
+	@$(BIN)/lint-imports
+
+coverage: $(DEV_STAMP) peers ## the tests again, with coverage and its floors
+	@$(BIN)/coverage erase
+	@$(BIN)/python -m pytest -m 'not nightly' --cov=gateway --cov-branch --cov-report= $(PYTEST_ARGS)
+	@$(BIN)/coverage report --fail-under=90
+	@$(BIN)/coverage report --fail-under=100 --include='gateway/core/*,gateway/codecs/*,gateway/store/*'
+
+docs: $(STAMP) ## rewrite the pages that are made from the code
+	@$(BIN)/python -m gateway.control.manual docs
+
+bench: $(STAMP) ## the performance suite
+	@$(BIN)/tidegate bench
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .coverage*

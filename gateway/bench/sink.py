@@ -1,0 +1,170 @@
+"""A counting OTLP/HTTP receiver: decompresses, counts data points without building one, answers 200.
+
+`python -m gateway.bench.sink --port N` prints its port, then serves until it is ended; GET / answers with the counts
+as JSON. Must not be taken for a collector: it keeps nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import time
+import zlib
+from typing import Final
+
+from gateway.codecs.zstd import decompress
+
+BODY_BYTES_MAX: Final = 256 * 1024 * 1024
+HEAD_BYTES_MAX: Final = 64 * 1024
+POINT_BYTES: Final = 20  # tag, length, time and value: what a point without attributes takes
+
+
+def varint(data: bytes, at: int) -> tuple[int, int]:
+    """Return the varint at `at` and where it ends.
+
+    >>> varint(bytes([0xAC, 0x02]), 0)
+    (300, 2)
+    """
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+
+
+def fields(data: bytes, at: int, end: int) -> list[tuple[int, int, int]]:
+    """Return (tag, start, end) of each length-delimited field in data[at:end]; others are stepped over."""
+    found = []
+    while at < end:
+        tag, at = varint(data, at)
+        wire = tag & 7
+        if wire == 2:
+            length, at = varint(data, at)
+            found.append((tag, at, at + length))
+            at += length
+        elif wire == 0:
+            _, at = varint(data, at)
+        else:
+            at += 8 if wire == 1 else 4
+    return found
+
+
+def count_points(data: bytes) -> int:
+    """Return how many data points an ExportMetricsServiceRequest holds in gauges and sums."""
+    points = 0
+    for tag, start, end in fields(data, 0, len(data)):
+        if tag != 0x0A:  # resource_metrics
+            continue
+        for tag_scope, scope_start, scope_end in fields(data, start, end):
+            if tag_scope != 0x12:  # scope_metrics
+                continue
+            for tag_metric, metric_start, metric_end in fields(data, scope_start, scope_end):
+                if tag_metric == 0x12:  # metrics
+                    points += _points_of_metric(data, metric_start, metric_end)
+    return points
+
+
+def _points_of_metric(data: bytes, start: int, end: int) -> int:
+    for tag, at, data_end in fields(data, start, end):
+        if tag not in {0x2A, 0x3A}:  # gauge, sum
+            continue
+        even, odd = divmod(data_end - at, POINT_BYTES)
+        plain = data[at : at + even * POINT_BYTES]
+        # A column of plain points: the same two bytes every POINT_BYTES.
+        if odd in {0, 2, 4} and even and plain[0::20].count(0x0A) == plain[1::20].count(0x12) == even:
+            return even
+        return sum(inner == 0x0A for inner, _, _ in fields(data, at, data_end))
+    return 0
+
+
+class Counts:
+    """What arrived."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.points = 0
+        self.wire_bytes = 0
+        self.first_s = 0.0
+        self.last_s = 0.0
+
+    def take(self, path: str, encoding: str, head_bytes: int, body: bytes) -> None:
+        """Count one request."""
+        self.last_s = time.monotonic()
+        self.first_s = self.first_s or self.last_s
+        self.requests += 1
+        self.wire_bytes += head_bytes + len(body)
+        if encoding == "zstd":
+            body = decompress(body, bytes_max=BODY_BYTES_MAX)
+        elif encoding == "gzip":
+            body = zlib.decompress(body, wbits=31)
+        if path == "/v1/metrics":
+            self.points += count_points(body)
+
+
+class Receiver(asyncio.Protocol):
+    """One keep-alive HTTP/1.1 connection, as an OTLP client makes it."""
+
+    def __init__(self, counts: Counts) -> None:
+        self._counts = counts
+        self._pieces: list[bytes] = []
+        self._held = 0
+        self._needed = 0
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Remember where to answer."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Collect until a request is whole."""
+        self._pieces.append(data)
+        self._held += len(data)
+        if self._held < self._needed:
+            return
+        held = b"".join(self._pieces)
+        while held:
+            head_end = held.find(b"\r\n\r\n")
+            if head_end < 0:
+                assert len(held) < HEAD_BYTES_MAX
+                break
+            head = held[:head_end].decode("latin-1").split("\r\n")
+            headers = {k.lower(): v.strip() for k, _, v in (text.partition(":") for text in head[1:])}
+            self._needed = head_end + 4 + int(headers.get("content-length", "0"))
+            if len(held) < self._needed:
+                break
+            self._answer(head[0], headers, head_end + 4, held[head_end + 4 : self._needed])
+            held = held[self._needed :]
+            self._needed = 0
+        self._pieces = [held] if held else []
+        self._held = len(held)
+
+    def _answer(self, request: str, headers: dict[str, str], head_bytes: int, body: bytes) -> None:
+        assert self._transport is not None
+        method, path, _ = request.split(" ", 2)
+        answer = b""
+        if method == "POST":
+            self._counts.take(path, headers.get("content-encoding", ""), head_bytes, body)
+        else:
+            answer = json.dumps(vars(self._counts)).encode()
+        self._transport.write(
+            b"HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: %d\r\n\r\n" % len(answer) + answer
+        )
+
+
+async def serve(port: int) -> None:
+    """Listen on loopback until cancelled."""
+    counts = Counts()
+    server = await asyncio.get_running_loop().create_server(lambda: Receiver(counts), "127.0.0.1", port)
+    print(server.sockets[0].getsockname()[1], flush=True)  # noqa: T201  the parent reads it
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("--port", type=int, default=0)
+    asyncio.run(serve(arguments.parse_args().port))

@@ -1,0 +1,448 @@
+"""OTLP in protobuf: columns become requests without an object per point, and answers are read. Does no I/O.
+
+The messages are those of opentelemetry-proto 1.x (metrics.proto, logs.proto, common.proto, resource.proto).
+
+A number's point without attributes is always 20 bytes, and only 16 of them differ from point to point:
+
+| bytes | content                                                         |
+| ----- | --------------------------------------------------------------- |
+| 2     | `0a 12`: data_points, 18 bytes follow                            |
+| 1 + 8 | `19`, time_unix_nano                                             |
+| 1 + 8 | `21`, as_double, or `31`, as_int (integers; booleans as 0 and 1) |
+
+So a request is laid out once as a skeleton for its run structure (which series, of which kind, how many
+points each) and times and values are scattered into it by two numpy assignments, however short the runs are.
+Steady telemetry repeats its structure from batch to batch, so the last layouts are kept, bounded in bytes.
+
+What the layout does for the wire (tests/perf/wire_bench.py): all series of one device stand behind each other
+under one ResourceMetrics, so the times that they share recur at a constant distance, which zstd says in a
+fraction of a byte; neither attributes nor names recur per point. What is left is the value's own news.
+
+A sum is cumulative and monotonic. Its start time is left out, which OTLP defines as unknown: a device's
+counter started when the device did, and a gateway that guessed would report false resets after each of its
+own restarts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import numpy as np
+
+from gateway.codecs import protobuf
+from gateway.core.batch import KIND_MASK, Batch, ValueKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    import numpy.typing as npt
+
+    from gateway.core.batch import Attributes, AttributeValue, LogRecords, Series
+
+SCOPE_NAME: Final = "tidegate"
+GATEWAY_PREFIX: Final = "tidegate."
+
+PLANS_MAX: Final = 16_384
+HEADS_PER_PLAN_MAX: Final = 8
+LAYOUTS_MAX: Final = 8
+LAYOUTS_BYTES_MAX: Final = 2 * 1024 * 1024
+
+_TIME_TAG: Final = b"\x19"
+_DOUBLE_TAG: Final = b"\x21"
+_INT_TAG: Final = b"\x31"
+_POINT_BYTES: Final = 18
+_VALUE_AFTER_TIME: Final = 9
+_ZEROS: Final = bytes(8)
+_FIRST_FIELD: Final = protobuf.tag(1, protobuf.LENGTH_DELIMITED)
+_SECOND_FIELD: Final = protobuf.tag(2, protobuf.LENGTH_DELIMITED)
+# aggregation_temporality = CUMULATIVE (2), is_monotonic = true.
+_SUM_TAIL: Final = protobuf.integer(2, 2) + protobuf.integer(3, 1)
+_GAUGE: Final = 5
+_SUM: Final = 7
+
+MESSAGE_CHARS_MAX: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """What readings say of themselves as attributes of their scope, the cheapest place there is.
+
+    `time_quality` is empty for a good time, else "unsynced", "repaired", "estimated" or "arrival".
+    """
+
+    backfill: bool = False
+    time_quality: str = ""
+
+    def attributes(self) -> Attributes:
+        """Return them as they leave."""
+        marks: list[tuple[str, AttributeValue]] = []
+        if self.backfill:
+            marks.append(("tidegate.backfill", True))
+        if self.time_quality:
+            marks.append(("tidegate.time.quality", self.time_quality))
+        return tuple(marks)
+
+
+NO_MARKS: Final = Marks()
+
+
+@dataclass(frozen=True, slots=True)
+class PartialSuccess:
+    """What the far side says it did not take of a request that it took; 0 with a message is a warning."""
+
+    rejected: int = 0
+    message: str = ""
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What is always the same when a series is written. `points` has one template per ValueKind."""
+
+    resource: bytes
+    scope: str
+    head: bytes
+    data_field: int
+    tail: bytes
+    points: tuple[bytes, bytes, bytes]
+    time_offset: int
+    heads: dict[tuple[int, int], bytes] = field(default_factory=dict)
+
+    def add_head(self, kind: int, count: int) -> bytes:
+        """Return the bytes before the first of `count` points, and remember them for the next layout."""
+        size = len(self.points[kind]) * count + len(self.tail)
+        inner = self.head + protobuf.tag(self.data_field, protobuf.LENGTH_DELIMITED) + protobuf.varint(size)
+        head = _SECOND_FIELD + protobuf.varint(len(inner) + size) + inner
+        if len(self.heads) >= HEADS_PER_PLAN_MAX:
+            self.heads.clear()
+        self.heads[kind, count] = head
+        return head
+
+
+# Resource → (index of the group, whose marks are the scope's; scope name) → Metric messages, their runs.
+_Tree: TypeAlias = "dict[bytes, dict[tuple[int, str], tuple[list[bytes], list[int]]]]"
+
+
+@dataclass(slots=True)
+class _Runs:
+    """The run structure of one group: which series, of which kind, how many points, where they start."""
+
+    numbers: npt.NDArray[np.uint32]
+    kinds: npt.NDArray[np.uint8]
+    starts: npt.NDArray[np.intp]
+    length: int
+
+    def key(self) -> tuple[bytes, bytes, bytes, int]:
+        return self.numbers.tobytes(), self.kinds.tobytes(), self.starts.tobytes(), self.length
+
+
+class _Layout:
+    """A request with its times and values still to be written. One buffer is reused: for one thread."""
+
+    def __init__(self, skeleton: bytearray, time_at: npt.NDArray[np.intp]) -> None:
+        self._skeleton = skeleton
+        self._time_at = time_at
+        # Every byte offset seen as the start of eight bytes, for times and for the values nine bytes behind.
+        length = len(skeleton) - _VALUE_AFTER_TIME - 7
+        self._times = np.ndarray((length,), "V8", buffer=skeleton, strides=(1,))
+        self._values = np.ndarray((length,), "V8", buffer=skeleton, strides=(1,), offset=_VALUE_AFTER_TIME)
+        self.size_bytes = len(skeleton) + time_at.nbytes
+
+    def fill(self, time_ns: npt.NDArray[np.int64], bits: npt.NDArray[np.int64]) -> bytes:
+        self._times[self._time_at] = _little_endian(time_ns).view("V8")
+        self._values[self._time_at] = _little_endian(bits).view("V8")
+        return bytes(self._skeleton)
+
+
+def _little_endian(column: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return np.ascontiguousarray(column, "<i8")
+
+
+class MetricsEncoder:
+    """Writes batches as ExportMetricsServiceRequest. For one thread.
+
+    `series` must go on naming the same Series for a number. Every resource carries `gateway_attributes`;
+    where a mapping gave the same key, the mapping's stands, except for keys of the gateway's own namespace.
+    """
+
+    def __init__(
+        self, *, series: Callable[[int], Series], gateway_attributes: Attributes, version: str
+    ) -> None:
+        self._series = series
+        self._gateway_attributes = gateway_attributes
+        self._version = version
+        self._plans: dict[int, _Plan] = {}
+        self._layouts: OrderedDict[object, _Layout] = OrderedDict()
+        self._layouts_bytes = 0
+
+    def encode(self, groups: Sequence[tuple[Batch, Marks]]) -> bytes:
+        """Return one request for `groups`: batches in order of series and kind, with Unix times.
+
+        Times before 1970 are written as 0, which OTLP calls unknown. No readings make an empty request.
+        """
+        groups = [(batch, marks) for batch, marks in groups if len(batch)]
+        if not groups:
+            return b""
+        runs = [_find_runs(batch) for batch, _ in groups]
+        key = tuple((marks, run.key()) for (_, marks), run in zip(groups, runs, strict=True))
+        layout = self._layouts.get(key)
+        if layout is None:
+            layout = self._lay_out([(run, marks) for (_, marks), run in zip(groups, runs, strict=True)])
+            self._keep(key, layout)
+        else:
+            self._layouts.move_to_end(key)
+        batch = Batch.join([batch for batch, _ in groups])
+        return layout.fill(np.maximum(batch.time_ns, 0), batch.bits)
+
+    def _keep(self, key: object, layout: _Layout) -> None:
+        if layout.size_bytes > LAYOUTS_BYTES_MAX // 2:
+            return
+        self._layouts[key] = layout
+        self._layouts_bytes += layout.size_bytes
+        while self._layouts_bytes > LAYOUTS_BYTES_MAX or len(self._layouts) > LAYOUTS_MAX:
+            _, oldest = self._layouts.popitem(last=False)
+            self._layouts_bytes -= oldest.size_bytes
+
+    def _lay_out(self, groups: Sequence[tuple[_Runs, Marks]]) -> _Layout:
+        """Build the skeleton: runs by resource and scope, in the order in which those first appear."""
+        tree: _Tree = {}
+        first_times: list[int] = []
+        strides: list[int] = []
+        for index, (runs, _) in enumerate(groups):
+            counts = np.diff(runs.starts, append=runs.length).tolist()
+            for number, kind, count in zip(runs.numbers.tolist(), runs.kinds.tolist(), counts, strict=True):
+                plan = self._plans.get(number) or self._plan(number)
+                point = plan.points[kind]
+                head = plan.heads.get((kind, count)) or plan.add_head(kind, count)
+                blocks, indexes = tree.setdefault(plan.resource, {}).setdefault((index, plan.scope), ([], []))
+                blocks.append(head + point * count + plan.tail)
+                indexes.append(len(strides))
+                first_times.append(len(head) + plan.time_offset)
+                strides.append(len(point))
+        pieces, places = self._arrange(tree, [marks for _, marks in groups])
+        ends = np.cumsum(np.fromiter(map(len, pieces), np.int64, len(pieces)))
+        bases = np.array(first_times, np.int64)
+        # `places` names the piece before a run's block: the block starts where that one ends.
+        bases[[index for indexes, _ in places for index in indexes]] += np.concatenate(
+            [ends[place : place + len(indexes)] for indexes, place in places]
+        )
+        return _Layout(bytearray().join(pieces), _time_offsets(groups, bases, np.array(strides, np.int64)))
+
+    def _arrange(
+        self, tree: _Tree, marks: Sequence[Marks]
+    ) -> tuple[list[bytes], list[tuple[list[int], int]]]:
+        """Return the request in pieces, and for each scope its runs and the piece before its first block."""
+        scope_leads: dict[tuple[int, str], bytes] = {}
+        pieces: list[bytes] = []
+        places: list[tuple[list[int], int]] = []
+        for resource, sections in tree.items():
+            size = len(resource)
+            place = len(pieces)
+            pieces.append(b"")
+            for key, (blocks, indexes) in sections.items():
+                lead = scope_leads.get(key)
+                if lead is None:
+                    scope = encode_scope(key[1], marks[key[0]], version=self._version)
+                    lead = scope_leads[key] = protobuf.delimited(1, scope)
+                blocks_size = sum(map(len, blocks))
+                head = _SECOND_FIELD + protobuf.varint(len(lead) + blocks_size) + lead
+                size += len(head) + blocks_size
+                pieces.append(head)
+                places.append((indexes, len(pieces) - 1))
+                pieces += blocks
+            pieces[place] = _FIRST_FIELD + protobuf.varint(size) + resource
+        return pieces, places
+
+    def _plan(self, number: int) -> _Plan:
+        if len(self._plans) >= PLANS_MAX:
+            self._plans.clear()
+        series = self._series(number)
+        attributes = b"".join(_key_value(7, key, value) for key, value in series.attributes)
+        size = protobuf.varint(_POINT_BYTES + len(attributes))
+        lead = _FIRST_FIELD + size + _TIME_TAG
+        points = [lead + _ZEROS + value_tag + _ZEROS + attributes for value_tag in (_DOUBLE_TAG, _INT_TAG)]
+        is_sum = series.kind == "sum"
+        plan = self._plans[number] = _Plan(
+            resource=protobuf.delimited(1, encode_resource(series.resource, self._gateway_attributes)),
+            scope=series.scope,
+            head=protobuf.text(1, series.name) + (protobuf.text(3, series.unit) if series.unit else b""),
+            data_field=_SUM if is_sum else _GAUGE,
+            tail=_SUM_TAIL if is_sum else b"",
+            points=(points[0], points[1], points[1]),
+            time_offset=len(lead),
+        )
+        return plan
+
+
+def _find_runs(batch: Batch) -> _Runs:
+    kinds = batch.flags & KIND_MASK
+    changes = (batch.series[1:] != batch.series[:-1]) | (kinds[1:] != kinds[:-1])
+    starts = np.concatenate([np.zeros(1, np.intp), np.flatnonzero(changes) + 1])
+    assert kinds.max() <= ValueKind.BOOL
+    return _Runs(batch.series[starts], kinds[starts], starts, len(batch))
+
+
+def _time_offsets(
+    groups: Sequence[tuple[_Runs, Marks]], bases: npt.NDArray[np.int64], strides: npt.NDArray[np.int64]
+) -> npt.NDArray[np.intp]:
+    """Return where each reading's time goes: its run's base plus its place in the run times the stride."""
+    counts = np.concatenate([np.diff(runs.starts, append=runs.length) for runs, _ in groups])
+    first = np.cumsum(counts) - counts
+    # base + (k - first) * stride, with what is constant in a run computed once a run.
+    offsets = np.arange(counts.sum(), dtype=np.int64) * np.repeat(strides, counts)
+    return np.asarray(offsets + np.repeat(bases - first * strides, counts), np.intp)
+
+
+def encode_value(value: AttributeValue) -> bytes:
+    """Return an AnyValue. An integer that int64 cannot hold is written as its digits."""
+    if isinstance(value, str):
+        return protobuf.text(1, value)
+    if isinstance(value, bool):
+        return protobuf.integer(2, value)
+    if isinstance(value, int):
+        if -(2**63) <= value < 2**63:
+            return protobuf.integer(3, value)
+        return protobuf.text(1, str(value))
+    return protobuf.double(4, value)
+
+
+def _key_value(number: int, key: str, value: AttributeValue) -> bytes:
+    return protobuf.delimited(number, protobuf.text(1, key) + protobuf.delimited(2, encode_value(value)))
+
+
+def merge_resource(resource: Attributes, gateway_attributes: Attributes) -> Attributes:
+    """Return a resource's attributes with the gateway's, no key twice.
+
+    >>> merge_resource((("a", 1), ("tidegate.x", 2)), (("a", 3), ("tidegate.x", 4)))
+    (('a', 1), ('tidegate.x', 4))
+    """
+    merged = dict(resource)
+    for key, value in gateway_attributes:
+        if key not in merged or key.startswith(GATEWAY_PREFIX):
+            merged[key] = value
+    return tuple(merged.items())
+
+
+def encode_resource(resource: Attributes, gateway_attributes: Attributes) -> bytes:
+    """Return a Resource message."""
+    return b"".join(_key_value(1, key, value) for key, value in merge_resource(resource, gateway_attributes))
+
+
+def encode_scope(scope: str, marks: Marks, *, version: str) -> bytes:
+    """Return an InstrumentationScope; the gateway's own version stands only behind its own name."""
+    head = protobuf.text(1, scope) if scope else protobuf.text(1, SCOPE_NAME) + protobuf.text(2, version)
+    return head + b"".join(_key_value(3, key, value) for key, value in marks.attributes())
+
+
+def encode_log_record(
+    *,
+    time_ns: int,
+    observed_ns: int,
+    severity_number: int,
+    severity_text: str,
+    body: str,
+    attributes: Attributes,
+) -> bytes:
+    """Return a LogRecord. Times are Unix ns, 0 for unknown; severities are those of the logs data model."""
+    return b"".join(
+        (
+            protobuf.fixed64(1, max(time_ns, 0)),
+            protobuf.integer(2, severity_number),
+            protobuf.text(3, severity_text),
+            protobuf.delimited(5, protobuf.text(1, body)),
+            *(_key_value(6, key, value) for key, value in attributes),
+            protobuf.fixed64(11, max(observed_ns, 0)),
+        )
+    )
+
+
+def group_logs(
+    records: LogRecords, series: Callable[[int], Series]
+) -> dict[Attributes, dict[str, list[bytes]]]:
+    """Return the records' bodies by resource and scope, each in their order."""
+    tree: dict[Attributes, dict[str, list[bytes]]] = {}
+    for number, body in zip(records.series.tolist(), records.bodies, strict=True):
+        stream = series(number)
+        tree.setdefault(stream.resource, {}).setdefault(stream.scope, []).append(body)
+    return tree
+
+
+def encode_logs_request(
+    records: LogRecords,
+    *,
+    series: Callable[[int], Series],
+    gateway_attributes: Attributes,
+    version: str,
+    marks: Marks = NO_MARKS,
+) -> bytes:
+    """Return an ExportLogsServiceRequest of encoded records."""
+    parts = []
+    for resource, scopes in group_logs(records, series).items():
+        body = protobuf.delimited(1, encode_resource(resource, gateway_attributes))
+        for scope, bodies in scopes.items():
+            head = protobuf.delimited(1, encode_scope(scope, marks, version=version))
+            logs = b"".join(protobuf.delimited(2, record) for record in bodies)
+            body += protobuf.delimited(2, head + logs)
+        parts.append(protobuf.delimited(1, body))
+    return b"".join(parts)
+
+
+def read_response(body: bytes, *, content_type: str = "") -> PartialSuccess:
+    """Read an Export*ServiceResponse, protobuf or JSON; the three signals share its numbers.
+
+    The request was taken, whatever stands here: an absent, empty, null, truncated or unknown answer means
+    that nothing was rejected. A negative count, which nobody may send, counts as none.
+    """
+    try:
+        if "json" in content_type:
+            rejected, message = _read_json_response(body)
+        else:
+            rejected, message = _read_protobuf_response(body)
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return PartialSuccess()
+    return PartialSuccess(max(rejected, 0), message[:MESSAGE_CHARS_MAX])
+
+
+def _read_protobuf_response(body: bytes) -> tuple[int, str]:
+    rejected, message = 0, ""
+    for partial in _messages(body, 1):
+        for number, _, value in protobuf.fields(partial):
+            if number == 1 and isinstance(value, int):
+                rejected = protobuf.signed(value)
+            elif number == 2 and isinstance(value, bytes):
+                message = value.decode("utf-8", "replace")
+    return rejected, message
+
+
+def _read_json_response(body: bytes) -> tuple[int, str]:
+    partial = json.loads(body).get("partialSuccess") or {}
+    counts = (partial.get(f"rejected{what}") for what in ("DataPoints", "LogRecords", "Spans"))
+    return next((int(count) for count in counts if count), 0), str(partial.get("errorMessage") or "")
+
+
+def read_status_message(body: bytes, *, content_type: str = "") -> str:
+    """Return the sentence in the body of an error (google.rpc.Status in protobuf or JSON, or plain text).
+
+    >>> read_status_message(protobuf.integer(1, 3) + protobuf.text(2, "bad name"))
+    'bad name'
+    """
+    message = ""
+    try:
+        if "json" in content_type:
+            message = str(json.loads(body).get("message") or "")
+        elif content_type.startswith("text/"):
+            message = body.decode("utf-8", "replace")
+        else:
+            message = next((value.decode("utf-8", "replace") for value in _messages(body, 2)), "")
+    except (ValueError, AttributeError, RecursionError):
+        pass
+    # One line, printable: it goes into status, logs and the ledger.
+    return " ".join("".join(c if c.isprintable() else " " for c in message[:MESSAGE_CHARS_MAX]).split())
+
+
+def _messages(data: bytes, wanted: int) -> Iterator[bytes]:
+    for number, _, value in protobuf.fields(data):
+        if number == wanted and isinstance(value, bytes):
+            yield value

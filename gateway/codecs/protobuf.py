@@ -1,0 +1,142 @@
+"""Protobuf by hand: varints, tags and fields, written and read. Must not know any message, and does no I/O.
+
+Encoding as in https://protobuf.dev/programming-guides/encoding/. Only the wire types that OTLP uses are
+written; all that exist are read, so that a newer peer's unknown fields are skipped.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Value: TypeAlias = "int | bytes"
+
+VARINT: Final = 0
+FIXED64: Final = 1
+LENGTH_DELIMITED: Final = 2
+FIXED32: Final = 5
+
+VARINT_BYTES_MAX: Final = 10
+_FIXED_BYTES: Final = {FIXED64: 8, FIXED32: 4}
+_UINT64_MASK: Final = 2**64 - 1
+# One byte covers nearly every length and tag that is written, so those come from a table.
+_SMALL: Final = tuple(bytes([value]) for value in range(128))
+
+
+def varint(value: int) -> bytes:
+    """Return `value` (0 to 2^64 - 1, or a negative int64 in two's complement) as a varint.
+
+    >>> varint(300).hex(), varint(-1).hex()
+    ('ac02', 'ffffffffffffffffff01')
+    """
+    if 0 <= value < 128:
+        return _SMALL[value]
+    assert -(2**63) <= value <= _UINT64_MASK, value
+    value &= _UINT64_MASK
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def tag(field: int, wire_type: int) -> bytes:
+    """Return the bytes before a field's value.
+
+    >>> tag(1, LENGTH_DELIMITED).hex()
+    '0a'
+    """
+    return varint(field << 3 | wire_type)
+
+
+def delimited(field: int, value: bytes) -> bytes:
+    """Return a string, bytes or message field.
+
+    >>> delimited(2, b"hi").hex()
+    '12026869'
+    """
+    return tag(field, LENGTH_DELIMITED) + varint(len(value)) + value
+
+
+def text(field: int, value: str) -> bytes:
+    """Return a string field. What UTF-8 cannot say (a lone surrogate) becomes a question mark.
+
+    A string that raised here would keep its whole batch from ever leaving.
+    """
+    return delimited(field, value.encode("utf-8", "replace"))
+
+
+def integer(field: int, value: int) -> bytes:
+    """Return an int64, uint64, bool or enum field."""
+    return tag(field, VARINT) + varint(value)
+
+
+def fixed64(field: int, value: int) -> bytes:
+    """Return a fixed64 field; `value` from 0 to 2^64 - 1.
+
+    >>> fixed64(1, 1).hex()
+    '090100000000000000'
+    """
+    return tag(field, FIXED64) + value.to_bytes(8, "little")
+
+
+def double(field: int, value: float) -> bytes:
+    """Return a double field."""
+    return tag(field, FIXED64) + struct.pack("<d", value)
+
+
+def fields(data: bytes) -> Iterator[tuple[int, int, Value]]:
+    """Yield (field number, wire type, value) of a message; raise ValueError where the bytes are not one.
+
+    Values are ints for varints (unsigned) and fixed fields, and bytes for length-delimited ones.
+    Groups, gone from protobuf for a decade, are refused.
+
+    >>> list(fields(bytes.fromhex("089601" "12026869")))
+    [(1, 0, 150), (2, 2, b'hi')]
+    """
+    at = 0
+    while at < len(data):
+        key, at = _read_varint(data, at)
+        number, wire_type = key >> 3, key & 7
+        if not number:
+            raise ValueError("field number 0 does not exist in protobuf")
+        value: Value
+        if wire_type == VARINT:
+            value, at = _read_varint(data, at)
+        elif wire_type == LENGTH_DELIMITED:
+            length, at = _read_varint(data, at)
+            value, at = _read(data, at, length), at + length
+        elif wire_type in _FIXED_BYTES:
+            length = _FIXED_BYTES[wire_type]
+            value, at = int.from_bytes(_read(data, at, length), "little"), at + length
+        else:
+            raise ValueError(f"wire type {wire_type} is not used by protobuf 3")
+        yield number, wire_type, value
+
+
+def signed(value: int) -> int:
+    """Return an unsigned varint's value as the int64 it was.
+
+    >>> signed(2**64 - 1)
+    -1
+    """
+    return value - 2**64 if value >= 2**63 else value
+
+
+def _read(data: bytes, at: int, length: int) -> bytes:
+    if length > len(data) - at:
+        raise ValueError(f"a field of {length} bytes has only {len(data) - at} left")
+    return data[at : at + length]
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    for index, byte in enumerate(data[at : at + VARINT_BYTES_MAX]):
+        value |= (byte & 0x7F) << 7 * index
+        if byte < 0x80:
+            return value & _UINT64_MASK, at + index + 1
+    raise ValueError("a varint that does not end")

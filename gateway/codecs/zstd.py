@@ -1,0 +1,66 @@
+"""zstd behind one door: the standard library's from Python 3.14 on, its backport below. Does no I/O.
+
+Compressors are kept per thread and level, since small frames cost more in setting one up than in compressing.
+What is decompressed is bounded twice, in output and in window, because it may come from outside.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING or sys.version_info < (3, 14):
+    from backports import zstd
+else:  # pragma: no cover  the same names, on Python 3.14 and later
+    from compression import zstd
+
+LEVEL: Final = 3
+# A match reaches back 256 KiB: enough for telemetry, and the tables of the thorough levels stay at a few MB.
+HARD_WINDOW_LOG: Final = 18
+HARD_LEVEL_MIN: Final = 13
+# RFC 8878 recommends that decoders take windows up to 8 MiB.
+WINDOW_LOG_MAX: Final = 23
+
+_kept = threading.local()
+
+
+def compress(data: bytes, *, level: int = LEVEL) -> bytes:
+    """Return `data` as one frame. From level 13 on the window, and with it the memory, is held small."""
+    return _compressor(level).compress(data, zstd.ZstdCompressor.FLUSH_FRAME)
+
+
+def decompress(data: bytes, *, bytes_max: int) -> bytes:
+    """Return what one frame holds; raise ValueError for damage, a rest behind it, or more than `bytes_max`.
+
+    >>> decompress(compress(b"tide" * 9), bytes_max=64)[:8]
+    b'tidetide'
+    """
+    options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: WINDOW_LOG_MAX}
+    reader = zstd.ZstdDecompressor(options=options)
+    try:
+        content = reader.decompress(data, max_length=bytes_max + 1)
+    except zstd.ZstdError as error:
+        raise ValueError(f"not a zstd frame, or a damaged one: {error}") from error
+    if len(content) > bytes_max:
+        raise ValueError(f"a zstd frame holds more than the {bytes_max} bytes that are taken")
+    if not reader.eof or reader.unused_data:
+        raise ValueError("a zstd frame that is cut, or has bytes behind it")
+    return content
+
+
+def _compressor(level: int) -> zstd.ZstdCompressor:
+    if level >= HARD_LEVEL_MIN:
+        # Rare and slow by nature; its tables are given back rather than kept.
+        options: dict[int, int] = {
+            zstd.CompressionParameter.compression_level: level,
+            zstd.CompressionParameter.window_log: HARD_WINDOW_LOG,
+        }
+        return zstd.ZstdCompressor(options=options)
+    kept: dict[int, zstd.ZstdCompressor] | None = getattr(_kept, "compressors", None)
+    if kept is None:
+        kept = _kept.compressors = {}
+    found = kept.get(level)
+    if found is None:
+        found = kept[level] = zstd.ZstdCompressor(level=level)
+    return found

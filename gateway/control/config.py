@@ -1,0 +1,192 @@
+"""Loads a configuration and says everything that is wrong with it at once. Must not start or write anything."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import socket
+import tomllib
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from gateway.control.later import LATER
+from gateway.control.reading import read, walk_settings
+from gateway.control.settings import Config
+from gateway.net.addresses import is_loopback, split_address
+from gateway.net.secrets import Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Config", "ConfigError", "example", "load", "parse_config", "schema"]
+
+CONFIG_BYTES_MAX: Final = 1024 * 1024
+MACHINE_ID_PATHS: Final = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
+# The machine id itself is confidential (machine-id(5)): what leaves is made from it and from this application's id.
+APPLICATION_ID: Final = uuid.UUID("5f0ddf9e-8d5c-4a3b-9a34-6e3d2c9f7b11")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; `problems` are sentences `path: what is wrong, what would be right`."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def load(path: Path, *, offline: bool = False) -> Config:
+    """Read the file at `path`; raise ConfigError with all of its problems.
+
+    `offline` leaves out what depends on this machine and this user: readable secrets, a usable state directory.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(CONFIG_BYTES_MAX + 1)
+    except FileNotFoundError:
+        raise ConfigError(
+            [f"{path}: there is no such file; `tidegate init --out {path}` writes one"]
+        ) from None
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read ({error.strerror}); check its owner and mode"]) from error
+    if len(data) > CONFIG_BYTES_MAX:
+        raise ConfigError([f"{path}: larger than {CONFIG_BYTES_MAX} bytes; that is no configuration"])
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError([f"{path}: line {line} is not UTF-8; save the file as UTF-8"]) from error
+    return parse_config(text, name=str(path), offline=offline)
+
+
+def parse_config(text: str, *, name: str = "configuration", offline: bool = False) -> Config:
+    """Read a configuration from TOML text; raise ConfigError with all of its problems."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([f"{name}: not TOML: {error}"]) from error
+    except RecursionError as error:
+        raise ConfigError([f"{name}: not TOML: nested too deeply"]) from error
+    config, problems = read(table, Config, later=LATER)
+    if config is None:
+        # What is built in one piece is checked together; with half a configuration the rest would mislead.
+        raise ConfigError(problems)
+    if not config.gateway.id:
+        config = msgspec.structs.replace(
+            config, gateway=msgspec.structs.replace(config.gateway, id=machine_name())
+        )
+    problems = [*_check_names(config), *_check_addresses(config), *_check_endpoints(config)]
+    if not offline:
+        problems += [*_check_secrets(config), *_check_state_dir(Path(config.gateway.state_dir))]
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of the whole configuration, for editors."""
+    from gateway.control.manual import schema_of  # noqa: PLC0415  only one command needs it
+
+    return schema_of(Config)
+
+
+def example() -> str:
+    """Return the full commented configuration: every key with what it does, defaults commented out."""
+    from gateway.control.manual import example_of  # noqa: PLC0415  only one command needs it
+
+    return example_of(Config)
+
+
+def machine_name() -> str:
+    """Return a name made from the machine id, as systemd's machine-app-specific ids are; the host's name without one."""
+    for path in MACHINE_ID_PATHS:
+        try:
+            machine = bytes.fromhex(path.read_text(encoding="ascii").strip())
+        except (OSError, ValueError):
+            continue
+        if machine:
+            digest = hmac.new(machine, APPLICATION_ID.bytes, hashlib.sha256).digest()
+            return uuid.UUID(bytes=digest[:16], version=4).hex
+    return socket.gethostname()
+
+
+def _check_names(config: Config) -> Iterator[str]:
+    for section in ("sources", "uplinks", "detectors"):
+        seen: dict[str, int] = {}
+        for index, part in enumerate(getattr(config, section)):
+            if not part.name:
+                continue
+            if part.name in seen:
+                other = f"{section}[{seen[part.name]}]"
+                yield f'{section}[{index}].name: "{part.name}" is taken by {other}; names must differ'
+            seen.setdefault(part.name, index)
+
+
+def _check_addresses(config: Config) -> Iterator[str]:
+    listeners = [
+        (f"sources[{i}].listen", s.listen) for i, s in enumerate(config.sources) if hasattr(s, "listen")
+    ]
+    if config.control is not None:
+        listeners.append(("control.listen", config.control.listen))
+    taken: dict[tuple[str, int], str] = {}
+    for path, listen in listeners:
+        try:
+            address = split_address(listen)
+        except ValueError as error:
+            yield f'{path}: "{listen}" is {error}' if str(error).startswith("not") else f"{path}: {error}"
+            continue
+        if address in taken and address[1]:
+            yield f"{path}: {listen} is taken by {taken[address]}; give it another port"
+        taken.setdefault(address, path)
+        if (
+            path == "control.listen"
+            and config.control
+            and not is_loopback(address[0])
+            and config.control.token is None
+        ):
+            yield (
+                f"control.token: is missing; {listen} is reachable from outside, so add "
+                'token = { env = "NAME" } or listen on 127.0.0.1'
+            )
+
+
+def _check_endpoints(config: Config) -> Iterator[str]:
+    for index, uplink in enumerate(config.uplinks):
+        path = f"uplinks[{index}].endpoint"
+        try:
+            parts = urlsplit(uplink.endpoint)
+            port = parts.port
+        except ValueError as error:
+            yield f"{path}: {error}; write it like https://otel.example:4318"
+            continue
+        if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0:
+            yield f'{path}: "{uplink.endpoint}" is not a web address; write it like https://otel.example:4318'
+        elif parts.username or parts.password:
+            yield f"{path}: a password does not stand in an address; use headers with a secret"
+
+
+def _check_secrets(config: Config) -> Iterator[str]:
+    for path, settings in walk_settings(config):
+        if isinstance(settings, Secret):
+            try:
+                settings.read()
+            except ValueError as error:
+                yield f"{path}: {error}"
+
+
+def _check_state_dir(path: Path) -> Iterator[str]:
+    """Say why nothing could be kept at `path`, without touching it."""
+    place = "gateway.state_dir"
+    if not path.is_absolute():
+        yield f'{place}: "{path}" depends on where the gateway is started; write a path from the root'
+        return
+    here = next(parent for parent in (path, *path.parents) if parent.exists())
+    if not here.is_dir():
+        yield f"{place}: {here} is a file; name a directory"
+    elif not os.access(here, os.W_OK | os.X_OK):
+        what = "cannot be written" if here == path else f"cannot be made in {here}"
+        yield f"{place}: {path} {what} by this user; run as its owner, or choose another directory"

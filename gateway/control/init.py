@@ -1,0 +1,155 @@
+"""`tidegate init`: a configuration for this box from a few answers. Must not write files or start anything."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Final
+
+STATE_DIR: Final = "/var/lib/tidegate"
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What was given by flags or asked; None: not said."""
+
+    endpoint: str | None = None
+    broker: str | None = None
+    topics: str | None = None
+    serial: str | None = None
+    state_dir: str | None = None
+
+
+def ask(answers: Answers) -> Answers:
+    """Ask on the terminal for what the flags left open; an empty answer takes what stands in brackets."""
+
+    def question(text: str, given: str | None, default: str) -> str:
+        if given is not None:
+            return given
+        return input(f"{text} [{default or 'none'}]: ").strip() or default
+
+    endpoint = question("OTLP/HTTP endpoint of the collector", answers.endpoint, "")
+    broker = question("MQTT broker to subscribe to (devices may also publish straight to us)", answers.broker, "")
+    topics = question("topics, separated by commas", answers.topics, "#") if broker else answers.topics
+    serial = question("serial line", answers.serial, "")
+    state_dir = question("where data is kept", answers.state_dir, STATE_DIR)
+    return replace(
+        answers, endpoint=endpoint or None, broker=broker or None, topics=topics, serial=serial or None, state_dir=state_dir
+    )
+
+
+def quote(text: str) -> str:
+    """Return `text` as a TOML string; JSON's escapes are TOML's."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def write_config(answers: Answers, *, full: bool) -> str:
+    """Return the commented configuration."""
+    parts = [_gateway(answers), _sources(answers), MAPPINGS, STORE, _uplink(answers), CONTROL]
+    if full:
+        from gateway.control.config import example  # noqa: PLC0415  the settings classes only when they are printed
+
+        parts.append("\n# Every setting there is, with its default:\n\n" + commented(example()))
+    return "\n".join(parts)
+
+
+def commented(text: str) -> str:
+    """Return `text` with every line a comment."""
+    return "\n".join(line if line.startswith("#") or not line else f"# {line}" for line in text.splitlines()) + "\n"
+
+
+def _gateway(answers: Answers) -> str:
+    return f"""\
+# Tidegate. `tidegate check -c FILE` reads this and says every problem at once.
+
+[gateway]
+# id = "site-7"                 # who this is upstream; without it: made from the machine's id
+state_dir = {quote(answers.state_dir or STATE_DIR)}
+hw_profile = "auto"             # memory, commit interval and flash allowance for this board
+attributes = {{ "deployment.environment.name" = "prod" }}
+"""
+
+
+def _sources(answers: Answers) -> str:
+    text = """
+# Devices publish straight to the gateway: no broker needed. A PUBACK means: it is on this disk.
+# Beyond loopback the listener wants users, see docs/CONFIGURATION.md.
+[[sources]]
+type = "mqtt_server"
+name = "direct"
+listen = "127.0.0.1:1884"
+"""
+    if answers.broker:
+        topics = [topic.strip() for topic in (answers.topics or "#").split(",")]
+        text += f"""
+[[sources]]
+type = "mqtt"                   # subscribe to a broker
+name = "broker"
+url = {quote(answers.broker)}
+topics = [{", ".join(quote(topic) for topic in topics)}]
+qos = 1
+"""
+    if answers.serial:
+        text += f"""
+[[sources]]
+type = "serial"
+name = "line1"
+port = {quote(answers.serial)}
+baud = 115200
+framing = "cobs"                # cobs | lines
+"""
+    return text
+
+
+MAPPINGS: Final = """
+# Without any mapping every numeric leaf of a JSON or CBOR payload becomes a metric named by its path.
+# `tidegate explain -c FILE --topic T --payload P` shows what becomes of a message.
+# [[mappings]]
+# match = "plant/{device}/climate"
+# payload = "json"
+# resource = { "device.id" = "{device}" }
+# time = { field = "ts", unit = "ms" }
+# metrics = [
+#   { field = "temp", name = "temperature", unit = "Cel" },
+#   { field = "hum",  name = "humidity",    unit = "%" },
+# ]
+# examples = [ { topic = "plant/d1/climate", payload = '{"ts":1790000000000,"temp":20.5}', gives = { temperature = 20.5 } } ]
+"""
+
+STORE: Final = """
+[store]
+max_bytes = "512MiB"
+max_age = "30d"
+when_full = "drop_oldest"       # drop_oldest | refuse
+
+# [[detectors]]
+# match = { metric = "temperature" }
+# type = "zscore"
+"""
+
+
+def _uplink(answers: Answers) -> str:
+    if not answers.endpoint:
+        return """
+# Nothing leaves yet: everything is kept until an uplink is configured.
+# [[uplinks]]
+# type = "otlp"
+# name = "cloud"
+# endpoint = "https://otel.example:4318"
+# headers = { authorization = { env = "OTLP_TOKEN" } }
+"""
+    return f"""
+[[uplinks]]
+type = "otlp"
+name = "cloud"
+endpoint = {quote(answers.endpoint)}
+compression = "auto"            # zstd, gzip where it is refused
+# headers = {{ authorization = {{ env = "OTLP_TOKEN" }} }}
+# batch_interval = "60s"        # on metered links: fewer, larger requests
+"""
+
+
+CONTROL: Final = """
+[control]
+listen = "127.0.0.1:8181"       # /healthz /readyz /metrics, and what `tidegate status` asks
+"""

@@ -1,0 +1,40 @@
+"""Words of the configuration that the design names and this version does not have yet. Must hold sentences only."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gateway.control.reading import Later
+
+NOT_YET: Final = "is not in this version"
+
+LATER: Final = Later(
+    keys={
+        "uplinks.budget": f"a byte budget {NOT_YET}; leave it out (nothing limits the link)",
+        "uplinks.endpoints": f'several endpoints {NOT_YET}; name one with endpoint = "https://…"',
+        "uplinks.balance": f"balancing over several endpoints {NOT_YET}; leave it out",
+        "alerts": f"alerting {NOT_YET}; findings leave as OTLP logs, let the far side alert",
+        "notifiers": f"notifying {NOT_YET}; findings leave as OTLP logs, let the far side notify",
+        "opamp": f"OpAMP {NOT_YET}; leave the table out",
+        "links": f"links with budgets {NOT_YET}; leave the table out",
+    },
+    values={
+        (
+            "sources.type",
+            "otlp",
+        ): f'the source type "otlp" {NOT_YET}; for now devices come by mqtt, mqtt_server or serial',
+        ("sources.framing", "nmea"): f'the framing "nmea" {NOT_YET}; use "lines" and map the text',
+        ("sources.framing", "modbus"): f'the framing "modbus" {NOT_YET}; use "cobs" or "lines"',
+        ("mappings.payload", "senml"): f'the payload "senml" {NOT_YET}; use "json" or "cbor"',
+        ("mappings.payload", "sparkplug"): f'the payload "sparkplug" {NOT_YET}; use "json" or "cbor"',
+        ("mappings.payload", "influx"): f'the payload "influx" {NOT_YET}; use "text", "csv" or "json"',
+        ("store.when_full", "dilute"): f'"dilute" {NOT_YET}; use "drop_oldest" or "refuse"',
+        ("uplinks.type", "mqtt"): f'the uplink type "mqtt" {NOT_YET}; use "otlp"',
+        ("uplinks.protocol", "grpc"): f'the protocol "grpc" {NOT_YET}; use "http/protobuf"',
+        ("uplinks.protocol", "http/json"): f'the protocol "http/json" {NOT_YET}; use "http/protobuf"',
+        **{
+            ("detectors.type", kind): f'the detector type "{kind}" {NOT_YET}; use "zscore" or "iqr"'
+            for kind in ("learned", "autoencoder", "forest", "forecast", "cause", "seasonal")
+        },
+    },
+)

@@ -1,0 +1,357 @@
+"""Pages made from the settings classes: the JSON Schema, the commented example, docs/CONFIGURATION.md. Must not hold facts.
+
+`python -m gateway.control.manual docs` rewrites the pages in the directory `docs`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union, get_args, get_origin
+
+import msgspec
+
+from gateway.control.reading import alternatives, plain, structs_of, tag_of
+from gateway.control.settings import Config
+from gateway.core.units import DURATION_UNITS, SIZE_UNITS, Duration, Size
+from gateway.net.secrets import Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PAGE: Final = "CONFIGURATION.md"
+COLUMNS: Final = 100
+# What stands in the example where a key has no default of its own.
+SAMPLES: Final = {
+    "name": '"…"',
+    "url": '"mqtt://127.0.0.1:1883"',
+    "topics": '["plant/#"]',
+    "listen": '"127.0.0.1:1884"',
+    "port": '"/dev/serial/by-id/usb-…"',
+    "endpoint": '"https://otel.example:4318"',
+    "match": '"plant/{device}/climate"',
+}
+
+
+# JSON Schema
+
+
+def schema_of(root: type[msgspec.Struct]) -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of `root`, durations and sizes as texts with their pattern."""
+    schema = msgspec.json.schema(_Twins().of(root))
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "tidegate.toml", **schema}
+
+
+class _Twins:
+    """Classes like the settings' own in which a duration is a text, as it is in the file.
+
+    msgspec's schema maker takes custom types but not their default values.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[type[msgspec.Struct], Any] = {}
+
+    def of(self, wanted: Any) -> Any:
+        """Return what stands in the file where the settings have `wanted`."""
+        if wanted is Duration:
+            return Annotated[str, msgspec.Meta(pattern=_pattern(DURATION_UNITS), examples=["5s"])]
+        if wanted is Size:
+            return Annotated[str, msgspec.Meta(pattern=_pattern(SIZE_UNITS), examples=["64MiB"])]
+        if isinstance(wanted, type) and issubclass(wanted, msgspec.Struct):
+            return self._struct(wanted)
+        origin, inner = get_origin(wanted), get_args(wanted)
+        if origin is Annotated:
+            return Annotated[(self.of(inner[0]), *wanted.__metadata__)]
+        if origin is Literal or origin is None:
+            return wanted
+        if type(wanted).__name__ in {"Union", "UnionType", "_UnionGenericAlias"}:
+            return Union[tuple(self.of(part) for part in inner)]  # noqa: UP007  made at run time
+        return origin[tuple(part if part is Ellipsis else self.of(part) for part in inner)]
+
+    def _struct(self, struct: type[msgspec.Struct]) -> Any:
+        if struct not in self._made:
+            fields: list[tuple[str, Any, Any]] = []
+            for item in msgspec.structs.fields(struct):
+                default = _plain_default(item)
+                fields.append((item.encode_name, self.of(item.type), *default))  # type: ignore[arg-type]
+            config = struct.__struct_config__
+            self._made[struct] = msgspec.defstruct(
+                struct.__name__,
+                fields,
+                tag_field=config.tag_field,
+                tag=config.tag,
+                kw_only=True,
+                forbid_unknown_fields=True,
+                namespace={"__doc__": struct.__doc__},
+            )
+        return self._made[struct]
+
+
+def _plain_default(item: msgspec.structs.FieldInfo) -> tuple[Any, ...]:
+    if item.required:
+        return ()
+    if item.default is msgspec.NODEFAULT:
+        return (msgspec.field(default_factory=item.default_factory),)  # type: ignore[arg-type]
+    if isinstance(item.default, Duration | Size):
+        return (str(item.default),)
+    if isinstance(item.default, msgspec.Struct):
+        # A table whose keys all have defaults of their own.
+        return (msgspec.field(default_factory=dict),)
+    return (item.default,)
+
+
+def _pattern(units: dict[str, Any]) -> str:
+    return rf"^\s*\d{{1,15}}(\.\d{{1,9}})?\s*({'|'.join(units)})\s*$"
+
+
+# The example
+
+
+def example_of(root: type[msgspec.Struct]) -> str:
+    """Return a whole TOML file: every key with its description; what has a default is commented out."""
+    lines = [
+        "# Every setting there is. A key behind a # shows its default; take the # away to change it.",
+        '# Durations and sizes are texts with a unit. Secrets stand elsewhere: { env = "NAME" },',
+        '# { file = "PATH" } or { credential = "NAME" }.',
+        "",
+    ]
+    tables: list[str] = []
+    for item in msgspec.structs.fields(root):
+        structs = structs_of(item.type)
+        listed = _listed(item.type)
+        if listed:
+            for struct in listed:
+                tables += [
+                    "",
+                    "",
+                    *_comment(_description(item.type)),
+                    *_table(item.encode_name, struct, many=True),
+                ]
+        elif structs:
+            tables += [
+                "",
+                "",
+                *_comment(_description(item.type)),
+                *_table(item.encode_name, structs[0], many=False),
+            ]
+        else:
+            lines += _key(item, needed=item.required)
+    return "\n".join([*lines, *tables]) + "\n"
+
+
+def _table(name: str, struct: type[msgspec.Struct], *, many: bool) -> Iterator[str]:
+    tag = tag_of(struct)
+    # A part that is one of many must be there on purpose: shown whole as a comment.
+    mark = "# " if many else ""
+    yield from _comment(_first_sentence(struct))
+    yield f"{mark}[[{name}]]" if many else f"[{name}]"
+    if tag:
+        yield f'{mark}{tag[0]} = "{tag[1]}"'
+    for item in msgspec.structs.fields(struct):
+        yield from _key(item, needed=item.required and not many)
+
+
+def _key(item: msgspec.structs.FieldInfo, *, needed: bool) -> Iterator[str]:
+    yield from _comment(_sentence_with_choices(item))
+    yield f"{'' if needed else '# '}{item.encode_name} = {_default(item, sample=True)}"
+
+
+def _default(item: msgspec.structs.FieldInfo, *, sample: bool) -> str:
+    """Return a key's default as TOML; without one a sample, or nothing."""
+    if item.required:
+        return SAMPLES.get(item.encode_name, _sample(item.type)) if sample else ""
+    value = item.default_factory() if item.default is msgspec.NODEFAULT else item.default  # type: ignore[operator]
+    if value is None:
+        return _sample(item.type) if sample else ""
+    if isinstance(value, msgspec.Struct):
+        return "{}"
+    return _toml(value)
+
+
+def _sample(wanted: Any) -> str:
+    for part in alternatives(wanted):
+        if part is Secret:
+            return '{ env = "NAME" }'
+        if part is Duration:
+            return '"5s"'
+        if part is Size:
+            return '"64KiB"'
+        if part in {int, float}:
+            return "1"
+        if part is bool:
+            return "false"
+        if get_origin(part) is Literal:
+            return _toml(get_args(part)[0])
+        if get_origin(part) in {list, tuple}:
+            return "[]"
+        if get_origin(part) is dict or structs_of(part):
+            return "{}"
+    return '""'
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, Duration | Size):
+        return f'"{value}"'
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, dict):
+        inside = ", ".join(
+            f"{json.dumps(key, ensure_ascii=False)} = {_toml(item)}" for key, item in value.items()
+        )
+        return f"{{ {inside} }}" if inside else "{}"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _comment(text: str) -> Iterator[str]:
+    line = "#"
+    for word in text.split():
+        if len(line) + 1 + len(word) > COLUMNS and line != "#":
+            yield line
+            line = "#"
+        line += f" {word}"
+    if line != "#":
+        yield line
+
+
+# The page
+
+
+def page_of(root: type[msgspec.Struct]) -> str:
+    """Return docs/CONFIGURATION.md."""
+    parts = [HEAD]
+    shown: list[type[msgspec.Struct]] = []
+    top = [
+        item for item in msgspec.structs.fields(root) if not structs_of(item.type) and not _listed(item.type)
+    ]
+    parts.append("## Above all tables\n\n" + "\n".join(_rows(top, None)) + "\n")
+    for item in msgspec.structs.fields(root):
+        structs = _listed(item.type) or structs_of(item.type)
+        brackets = f"[[{item.encode_name}]]" if _listed(item.type) else f"[{item.encode_name}]"
+        for struct in structs:
+            tag = tag_of(struct)
+            title = f"`{brackets}`" + (f' with `{tag[0]} = "{tag[1]}"`' if tag else "")
+            parts.append(
+                _section(title, struct, about=_description(item.type) if struct is structs[0] else "")
+            )
+            shown.append(struct)
+    # Tables inside tables come behind, each once; a list that grows while it is walked reaches all of them.
+    for struct in shown:
+        for item in msgspec.structs.fields(struct):
+            for inner in _inner_structs(item.type):
+                if inner not in shown and inner is not Secret:
+                    shown.append(inner)  # noqa: B909  meant: what it brings in is shown too
+                    tag = tag_of(inner)
+                    parts.append(
+                        _section(f"`{item.encode_name}`" + (f" (`{tag[1]}`)" if tag else ""), inner, about="")
+                    )
+    return "\n".join(parts)
+
+
+HEAD: Final = """\
+# Configuration
+
+Made from the settings classes by `make docs`; do not edit it here. `tidegate check -c FILE` says every problem of a
+configuration at once, `tidegate schema` prints the same as a JSON Schema for editors, and `tidegate init --full`
+writes all of it as a commented file.
+
+Durations are texts with a unit (`"250ms"`, `"5s"`, `"10m"`, `"2h"`, `"30d"`), and so are sizes (`"64KB"`, `"512MiB"`).
+Secrets never stand in the file: `{ env = "NAME" }` names an environment variable, `{ file = "PATH" }` a file,
+`{ credential = "NAME" }` a systemd credential.
+"""
+
+
+def _section(title: str, struct: type[msgspec.Struct], *, about: str) -> str:
+    said = " ".join(part for part in (about, _first_sentence(struct)) if part)
+    return f"## {title}\n\n{said}\n\n" + "\n".join(_rows(list(msgspec.structs.fields(struct)), struct)) + "\n"
+
+
+def _rows(items: list[msgspec.structs.FieldInfo], struct: type[msgspec.Struct] | None) -> Iterator[str]:
+    yield "| key | kind | default | what it does |"
+    yield "| --- | --- | --- | --- |"
+    for item in items:
+        default = "**needed**" if item.required else f"`{_default(item, sample=False)}`".replace("``", "")
+        yield f"| `{item.encode_name}` | {_kind(item.type)} | {default} | {_cell(_description(item.type))} |"
+
+
+def _kind(wanted: Any) -> str:
+    words = []
+    for part in alternatives(wanted):
+        origin = get_origin(part)
+        if part is type(None):
+            continue
+        if origin is Literal:
+            words += [f"`{_toml(choice)}`" for choice in get_args(part)]
+        elif origin in {list, tuple}:
+            words.append(f"list of {_kind(get_args(part)[0])}")
+        elif origin is dict:
+            words.append(f"table of {_kind(get_args(part)[1])}")
+        else:
+            words.append(_NAMES.get(part, "table"))
+    return " or ".join(dict.fromkeys(words))
+
+
+_NAMES: Final[dict[Any, str]] = {
+    Duration: "duration",
+    Size: "size",
+    Secret: "secret",
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "true or false",
+}
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _description(wanted: Any) -> str:
+    if get_origin(wanted) is Annotated:
+        for meta in wanted.__metadata__:
+            if isinstance(meta, msgspec.Meta) and meta.description:
+                return meta.description
+    return ""
+
+
+def _sentence_with_choices(item: msgspec.structs.FieldInfo) -> str:
+    choices = [c for part in alternatives(item.type) if get_origin(part) is Literal for c in get_args(part)]
+    shown = f" ({' | '.join(map(str, choices))})" if choices else ""
+    return _description(item.type).removesuffix(".") + shown
+
+
+def _first_sentence(struct: type[msgspec.Struct]) -> str:
+    return " ".join((struct.__doc__ or "").strip().split("\n\n")[0].split())
+
+
+def _listed(wanted: Any) -> list[type[msgspec.Struct]]:
+    """Return the settings classes of a list's items."""
+    return [
+        struct
+        for part in alternatives(wanted)
+        if get_origin(part) in {list, tuple}
+        for struct in structs_of(get_args(part)[0])
+    ]
+
+
+def _inner_structs(wanted: Any) -> list[type[msgspec.Struct]]:
+    inside = [
+        struct
+        for part in alternatives(wanted)
+        if get_origin(part) is dict
+        for struct in structs_of(plain(get_args(part)[1]))
+    ]
+    return [*structs_of(wanted), *_listed(wanted), *inside]
+
+
+def main(arguments: list[str]) -> int:
+    """Write the page into the directory that is named."""
+    if len(arguments) != 1:
+        sys.stderr.write("usage: python -m gateway.control.manual DIR\n")
+        return 2
+    Path(arguments[0], PAGE).write_text(page_of(Config), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,135 @@
+"""How long a disk and a link last: the arithmetic behind `tidegate size`. Must not read anything of this machine."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.core.units import SIZE_UNITS, Duration, Size
+
+# Measured by `tidegate bench`: a decimal reading on the shelf, and on the wire in minute batches with zstd.
+SHELF_BYTES_PER_READING: Final = 2.0
+WIRE_BYTES_PER_READING: Final = 2.5
+
+DAY_S: Final = 86400.0
+_RATE: Final = re.compile(r"\s*(\d{1,12}(?:\.\d{1,6})?)\s*(?:/|per\s+)(s|m|min|h|d)\s*")
+_RATE_S: Final = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": DAY_S}
+_LINK: Final = re.compile(r"\s*(\d{1,12}(?:\.\d{1,6})?)\s*(bit|kbit|Mbit|Gbit)/s\s*")
+_LINK_BITS: Final = {"bit": 1, "kbit": 10**3, "Mbit": 10**6, "Gbit": 10**9}
+
+
+def parse_rate(text: str) -> float:
+    """Return readings per second from "200/s", "12/min" or "5000/h".
+
+    >>> parse_rate("120/min")
+    2.0
+    """
+    match = _RATE.fullmatch(text)
+    if match is None:
+        raise ValueError(f'{text!r} is not a rate of readings; write a number per time, like "200/s" or "12/min"')
+    return float(match[1]) / _RATE_S[match[2]]
+
+
+def parse_link(text: str) -> float:
+    """Return bytes per second from "64kbit/s" or a daily allowance like "20MiB/d".
+
+    >>> parse_link("64kbit/s")
+    8000.0
+    """
+    if match := _LINK.fullmatch(text):
+        return float(match[1]) * _LINK_BITS[match[2]] / 8
+    amount, _, per = text.rpartition("/")
+    if amount and per.strip() in _RATE_S:
+        return Size.parse(amount) / _RATE_S[per.strip()]
+    units = ", ".join(SIZE_UNITS)
+    raise ValueError(f'{text!r} is not a link; write "64kbit/s" or an allowance like "20MiB/d" (sizes in {units})')
+
+
+@dataclass(frozen=True, slots=True)
+class Sizing:
+    """What was asked and what follows; bytes, seconds, readings per second."""
+
+    rate: float
+    outage_s: float
+    disk_bytes: int
+    link_bytes_per_s: float
+    shelf_bytes_per_reading: float = SHELF_BYTES_PER_READING
+    wire_bytes_per_reading: float = WIRE_BYTES_PER_READING
+
+    @property
+    def outage_bytes(self) -> float:
+        """Room that the outage takes on the shelf."""
+        return self.rate * self.outage_s * self.shelf_bytes_per_reading
+
+    @property
+    def disk_lasts_s(self) -> float:
+        """How long the shelf takes everything with no uplink."""
+        return self.disk_bytes / (self.rate * self.shelf_bytes_per_reading)
+
+    @property
+    def link_needs_bytes_per_s(self) -> float:
+        """What live data takes of the link."""
+        return self.rate * self.wire_bytes_per_reading
+
+    @property
+    def drain_s(self) -> float:
+        """How long the backlog of the outage takes beside live data; infinite where the link is too thin."""
+        spare = self.link_bytes_per_s - self.link_needs_bytes_per_s
+        if spare <= 0:
+            return float("inf")
+        return self.rate * self.outage_s * self.wire_bytes_per_reading / spare
+
+    @property
+    def fits(self) -> bool:
+        """Whether disk and link both do."""
+        return self.outage_bytes <= self.disk_bytes and self.drain_s != float("inf")
+
+    def lines(self) -> list[str]:
+        """Say it in sentences."""
+        disk = "fits" if self.outage_bytes <= self.disk_bytes else "does NOT fit"
+        lines = [
+            f"{self.rate:g} readings/s for {span(self.outage_s)} take {amount(self.outage_bytes)} on the shelf: "
+            f"{disk} in {amount(self.disk_bytes)}, which lasts {span(self.disk_lasts_s)}.",
+        ]
+        if self.link_bytes_per_s:
+            needs = f"Live data takes {amount(self.link_needs_bytes_per_s * DAY_S)} a day of the link's "
+            needs += f"{amount(self.link_bytes_per_s * DAY_S)}"
+            if self.drain_s == float("inf"):
+                lines.append(f"{needs}: the link is too thin, the backlog would never drain.")
+            else:
+                lines.append(f"{needs}; the backlog of the outage drains in {span(self.drain_s)} beside it.")
+        lines.append(
+            f"Reckoned with {self.shelf_bytes_per_reading:g} bytes a reading on the shelf and "
+            f"{self.wire_bytes_per_reading:g} on the wire; `tidegate bench` measures yours."
+        )
+        return lines
+
+
+def span(seconds: float) -> str:
+    """Return a duration for people.
+
+    >>> span(90), span(200000), span(float("inf"))
+    ('1.5 min', '2.3 days', 'for ever')
+    """
+    if seconds == float("inf"):
+        return "for ever"
+    for size_s, unit in ((DAY_S, "days"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= size_s:
+            return f"{seconds / size_s:.3g} {unit}" if seconds < 1000 * size_s else f"{seconds / size_s:.0f} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def amount(size_bytes: float) -> str:
+    """Return a size for people.
+
+    >>> amount(512 * 2**20)
+    '512 MiB'
+    """
+    for unit in ("TiB", "GiB", "MiB", "KiB"):
+        if size_bytes >= SIZE_UNITS[unit]:
+            return f"{size_bytes / SIZE_UNITS[unit]:.4g} {unit}"
+    return f"{size_bytes:.0f} B"
+
+
+__all__ = ["Duration", "Sizing", "amount", "parse_link", "parse_rate", "span"]

@@ -1,0 +1,245 @@
+"""The window over HTTP: /healthz, /readyz, /metrics, /status. Must not change anything, and must not slow the data path.
+
+microdot routes the requests; what comes in before a request is whole is read here, so that size, time and number
+of connections are bounded and odd bytes are answered rather than logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import ipaddress
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from microdot import Microdot, Request, Response
+
+from gateway import __version__
+from gateway.control.metrics import CONTENT_TYPE, MetricsPage
+from gateway.net.addresses import split_address
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gateway.control.settings import ControlSettings
+    from gateway.core.telemetry import Telemetry
+
+log = logging.getLogger("tidegate.control")
+
+OPEN_PATHS: Final = frozenset({"/healthz", "/readyz"})
+TEXT: Final = {"content-type": "text/plain; charset=utf-8"}
+INDEX: Final = """\
+tidegate {version}
+/healthz  200 while the data path moves (not whether anybody upstream listens)
+/readyz   200 while the doors are open
+/metrics  Prometheus
+/status   JSON; `tidegate status` shows it to people
+"""
+
+
+class ControlServer:
+    """One listener. `run` serves until it is cancelled."""
+
+    def __init__(
+        self,
+        settings: ControlSettings,
+        *,
+        status: Callable[[], dict[str, Any]],
+        telemetry: Telemetry,
+        healthy: Callable[[], bool],
+        ready: Callable[[], bool],
+    ) -> None:
+        self.started = asyncio.Event()
+        self.port = 0
+        self._settings = settings
+        self._telemetry = telemetry
+        self._token = settings.token.read() if settings.token is not None else ""
+        self._connections: set[asyncio.Task[None]] = set()
+        self._app = _routes(
+            page=MetricsPage(telemetry=telemetry, status=status), status=status, healthy=healthy, ready=ready
+        )
+        self._app.before_request(self._admit)
+
+    async def run(self) -> None:
+        """Listen and answer until cancelled; raise OSError if the address cannot be had."""
+        host, port = split_address(self._settings.listen)
+        server = await asyncio.start_server(self._meet, host, port, limit=int(self._settings.request_max))
+        self.port = server.sockets[0].getsockname()[1]
+        self.started.set()
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            self.started.clear()
+            server.close()
+            for task in self._connections:
+                task.cancel()
+            await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        if len(self._connections) >= self._settings.connections_max:
+            self._count("connections")
+            writer.transport.abort()
+            return
+        self._connections.add(task)
+        try:
+            async with asyncio.timeout(float(self._settings.timeout)):
+                writer.write(await self._answer(reader, writer.get_extra_info("peername")))
+                await writer.drain()
+                writer.write_eof()
+                # Until the client has closed too, or the answer may be cut off by a reset.
+                await reader.read(1)
+        except TimeoutError:
+            self._count("timeout")
+        except OSError:
+            self._count("connection lost")
+        finally:
+            self._connections.discard(task)
+            writer.transport.abort()
+
+    async def _answer(self, reader: asyncio.StreamReader, peer: object) -> bytes:
+        """Read one request and return the whole response."""
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+        except asyncio.LimitOverrunError:
+            return self._refuse(431, "the request is too large")
+        except asyncio.IncompleteReadError:
+            return self._refuse(400, "the request ends in the middle")
+        problem = check_head(head)
+        if problem is not None:
+            return self._refuse(*problem)
+        whole = asyncio.StreamReader()
+        whole.feed_data(head)
+        whole.feed_eof()
+        answer = _Answer(peer)
+        await self._app.handle_request(whole, answer)
+        return bytes(answer.data)
+
+    def _refuse(self, status: int, text: str) -> bytes:
+        self._count(f"status {status}")
+        body = f"{text}\n".encode()
+        head = f"HTTP/1.0 {status} {text}\r\ncontent-type: text/plain\r\ncontent-length: {len(body)}\r\n\r\n"
+        return head.encode() + body
+
+    def _count(self, reason: str) -> None:
+        self._telemetry.count("tidegate_control_refused", help="Requests not answered, by reason.", reason=reason)
+
+    def _admit(self, request: Request) -> Response | None:
+        """Refuse who lacks the token; without one, refuse pages of other sites that had their name point here."""
+        if request.path in OPEN_PATHS:
+            return None
+        if self._token:
+            given = request.headers.get("authorization", "")
+            if hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
+                return None
+            self._count("status 401")
+            return Response("a token is needed\n", 401, {**TEXT, "www-authenticate": "Bearer"})
+        if not is_address(request.headers.get("host", "")):
+            self._count("status 421")
+            return Response("ask by address, like http://127.0.0.1:8181\n", 421, TEXT)
+        return None
+
+
+def _routes(
+    *, page: MetricsPage, status: Callable[[], dict[str, Any]], healthy: Callable[[], bool], ready: Callable[[], bool]
+) -> Microdot:
+    app = Microdot()
+
+    @app.get("/")
+    async def index(_: Request) -> Response:
+        return Response(INDEX.format(version=__version__), 200, TEXT)
+
+    @app.get("/healthz")
+    async def healthz(_: Request) -> Response:
+        return _verdict(healthy(), "ok", "the data path does not move")
+
+    @app.get("/readyz")
+    async def readyz(_: Request) -> Response:
+        return _verdict(ready(), "ready", "the doors are not open")
+
+    @app.get("/metrics")
+    async def metrics(_: Request) -> Response:
+        return Response(page.render(), 200, {"content-type": CONTENT_TYPE})
+
+    @app.get("/status")
+    async def status_page(_: Request) -> Response:
+        return Response(msgspec.json.encode(status()), 200, {"content-type": "application/json"})
+
+    @app.errorhandler(404)
+    async def missing(_: Request) -> Response:
+        return Response("no such page; / lists them\n", 404, TEXT)
+
+    @app.errorhandler(405)
+    async def read_only(_: Request) -> Response:
+        return Response("this window is read-only; use GET\n", 405, TEXT)
+
+    @app.errorhandler(Exception)
+    async def failed(request: Request, error: Exception) -> Response:
+        log.error("%s failed: %r", request.path, error)
+        return Response("the gateway could not say; its log tells why\n", 500, TEXT)
+
+    return app
+
+
+def _verdict(good: bool, yes: str, no: str) -> Response:  # noqa: FBT001  a plain helper of two callers
+    return Response(f"{yes if good else no}\n", 200 if good else 503, TEXT)
+
+
+def check_head(head: bytes) -> tuple[int, str] | None:
+    """Return what is wrong with a request's head (RFC 9112), as status and sentence, or None.
+
+    >>> check_head(b"GET / HTTP/1.1\\r\\nhost: a\\r\\n\\r\\n") is None
+    True
+    """
+    try:
+        first, *lines = head.decode("ascii").split("\r\n")[:-2]
+    except UnicodeDecodeError:
+        return 400, "a request's head is ASCII"
+    words = first.split(" ")
+    if len(words) != 3 or not words[1].startswith("/") or not words[2].startswith("HTTP/1."):
+        return 400, "not an HTTP/1 request"
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon or not name or name != name.strip() or "\n" in line or "\r" in line:
+            return 400, "not a header"
+        lowered = name.lower()
+        if lowered == "transfer-encoding" or (lowered == "content-length" and value.strip() != "0"):
+            return 413, "this window takes no content"
+    return None
+
+
+def is_address(host: str) -> bool:
+    """Whether a Host header names this machine by address or as localhost, or is left out.
+
+    >>> is_address("127.0.0.1:8181"), is_address("[::1]"), is_address("evil.example")
+    (True, True, False)
+    """
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() and not host.endswith("]") else host
+    if name in {"", "localhost"}:
+        return True
+    with contextlib.suppress(ValueError):
+        ipaddress.ip_address(name.strip("[]"))
+        return True
+    return False
+
+
+class _Answer:
+    """Takes what microdot writes, so that it leaves in one piece."""
+
+    def __init__(self, peer: object) -> None:
+        self.data = bytearray()
+        self._peer = peer
+
+    def get_extra_info(self, name: str) -> object:
+        """Return the peer's address."""
+        return self._peer if name == "peername" else None
+
+    async def awrite(self, data: bytes) -> None:
+        """Keep `data`."""
+        self.data += data
+
+    async def aclose(self) -> None:
+        """Nothing to close here."""

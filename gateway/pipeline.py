@@ -1,0 +1,141 @@
+"""The data path on one screen: arrive, decode, map, detect, append. Must not do I/O of its own or loop over readings.
+
+    bytes → Arrivals → Batch → Segment → Lease → answer → Ack
+            sources    codecs  store     uplinks
+
+Start reading here: `accept` is what every source calls, and it returns when what it was given is on disk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gateway.codecs.otlp import encode_log_record
+from gateway.core.batch import MONOTONIC, LogRecords, Series
+from gateway.core.contracts import Accepted
+from gateway.store.database import Loss, SetAside
+
+if TYPE_CHECKING:
+    from gateway.codecs.mapping import Mapped, Mapper
+    from gateway.core.batch import Attributes
+    from gateway.core.clock import Clock
+    from gateway.core.contracts import Arrivals
+    from gateway.core.telemetry import Telemetry
+    from gateway.detect.engine import Engine, Finding
+    from gateway.store.database import Store
+
+# OTLP logs data model, SeverityNumber WARN.
+SEVERITY_WARN = 13
+
+
+@dataclass(slots=True)
+class Prepared:
+    """What arrivals became, ready for the shelf."""
+
+    mapped: Mapped
+    losses: list[Loss]
+    set_aside: list[SetAside]
+    logs: LogRecords | None
+
+
+class Pipeline:
+    """From arrivals to the shelf. One for all sources."""
+
+    def __init__(
+        self, *, mapper: Mapper, engine: Engine | None, store: Store, clock: Clock, telemetry: Telemetry
+    ) -> None:
+        self.mapper = mapper
+        self.engine = engine
+        self._store = store
+        self._clock = clock
+        self._telemetry = telemetry
+
+    async def accept(self, arrivals: Arrivals, /) -> Accepted:
+        """Take `arrivals`; return when the commit that holds them is on disk. The contract is `Accept`."""
+        # A FullError brings the same arrivals back: watched twice, a detector would count them twice.
+        prepared = arrivals.prepared
+        if not isinstance(prepared, Prepared):
+            prepared = arrivals.prepared = self._prepare(arrivals)
+        mapped = prepared.mapped
+        await self._store.append(
+            mapped.pieces, logs=prepared.logs, losses=prepared.losses, set_aside=prepared.set_aside
+        )
+        arrivals.prepared = None
+        self._telemetry.count(
+            "tidegate_messages_accepted", len(arrivals.payloads), help="Messages on disk.", source=arrivals.source
+        )
+        return Accepted(mapped.readings, mapped.malformed)
+
+    def _prepare(self, arrivals: Arrivals) -> Prepared:
+        wall_ns = self._store.timeline.wall_from(arrivals.arrived_ns)
+        mapped = self.mapper.map(arrivals, wall_ns=wall_ns)
+        return Prepared(
+            mapped,
+            self._losses(mapped, wall_ns or 0),
+            [
+                SetAside(arrivals.source, arrivals.topics[index], arrivals.payloads[index], reason, message)
+                for index, reason, message in mapped.malformed
+            ],
+            self._watch(mapped),
+        )
+
+    def _losses(self, mapped: Mapped, wall_ns: int) -> list[Loss]:
+        if not mapped.malformed:
+            return []
+        by_reason: dict[str, int] = {}
+        for _, reason, _ in mapped.malformed:
+            by_reason[reason] = by_reason.get(reason, 0) + 1
+        return [Loss(reason, count, wall_ns, wall_ns) for reason, count in by_reason.items()]
+
+    def _watch(self, mapped: Mapped) -> LogRecords | None:
+        if self.engine is None:
+            return None
+        findings = [finding for _, batch in mapped.pieces for finding in self.engine.watch(batch)]
+        if not findings:
+            return None
+        self._telemetry.count("tidegate_findings", len(findings), help="Scores over their threshold.")
+        return self._as_logs(findings)
+
+    def _as_logs(self, findings: list[Finding]) -> LogRecords | None:
+        """Return the findings as log records of the device that they are about."""
+        numbers: list[int] = []
+        times: list[int] = []
+        bodies: list[bytes] = []
+        observed_ns = self._clock.wall_ns()
+        for finding in findings:
+            about = self._store.series(finding.series)
+            number = self._store.resolve(Series(resource=about.resource, name="", kind="log"))
+            if number is None:
+                self._telemetry.count("tidegate_findings_lost", help="Findings with no series left.", reason="max_series")
+                continue
+            time_ns = finding.time_ns
+            if finding.flags & MONOTONIC:
+                time_ns = self._store.timeline.wall_from(time_ns) or observed_ns
+            numbers.append(number)
+            times.append(time_ns)
+            bodies.append(
+                encode_log_record(
+                    time_ns=time_ns,
+                    observed_ns=observed_ns,
+                    severity_number=SEVERITY_WARN,
+                    severity_text="WARN",
+                    body=finding.text,
+                    attributes=_finding_attributes(finding, about),
+                )
+            )
+        if not bodies:
+            return None
+        return LogRecords(np.array(numbers, np.uint32), np.array(times, np.int64), tuple(bodies))
+
+
+def _finding_attributes(finding: Finding, about: Series) -> Attributes:
+    return (
+        ("tidegate.finding.detector", finding.detector),
+        ("tidegate.finding.metric", about.name),
+        ("tidegate.finding.score", float(finding.score)),
+        ("tidegate.finding.threshold", float(finding.threshold)),
+        ("tidegate.finding.value", float(finding.value)),
+    )

@@ -1,0 +1,437 @@
+"""A subscriber: takes what a broker has for us and acknowledges it when it is on disk. Must not read payloads.
+
+    broker → Link (bulk reads) → Arrivals → Intake → accept → PUBACK / PUBREC on the connection it came by
+
+The session is persistent: what is not acknowledged, the broker delivers again, to the next connection. So an
+answer is only ever sent on the connection that delivered; what was kept meanwhile comes a second time, which
+QoS 2 notices (`ReceivedOnce`) and QoS 1 by its nature does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import ssl
+from typing import TYPE_CHECKING, Final
+
+from gateway.core.contracts import Arrivals
+from gateway.net.mqtt import Publishes, puback_bytes
+from gateway.net.mqtt_fields import VERSION_3_1_1, VERSION_5, PacketType, ReasonCode
+from gateway.net.mqtt_packets import answer_bytes
+from gateway.sources.mqtt_intake import Intake, ReceivedOnce
+from gateway.sources.mqtt_link import Link, LinkClosed
+from gateway.sources.mqtt_settings import (
+    MqttSettings,
+    MqttTlsSettings,
+    TopicSettings,
+    parse_url,
+    subscriptions,
+    tls_context,
+)
+from gateway.sources.paho_client import BulkClient, connect_properties
+
+if TYPE_CHECKING:
+    from gateway.core.clock import Clock
+    from gateway.core.contracts import Accept
+    from gateway.core.telemetry import Telemetry
+
+__all__ = ["MqttSettings", "MqttSource", "MqttTlsSettings", "TopicSettings"]
+
+log = logging.getLogger("tidegate.mqtt")
+
+STOP_S: Final = 5.0
+CLOSE_S: Final = 1.0
+SUBSCRIBE_RETRY_S: Final = 60.0
+# A connection that lasted this long was a good one: the next wait is the first again.
+GOOD_S: Final = 30.0
+# Without a CONNACK after this many tries, perhaps the broker drops what it does not know: try 3.1.1.
+SILENT_DROPS_MAX: Final = 2
+REFUSED_QOS: Final = 0x80
+# What waiting does not mend; tried again all the same, at the longest wait.
+NEEDS_A_PERSON: Final = frozenset(
+    {
+        ReasonCode.CLIENT_ID_NOT_VALID,
+        ReasonCode.BAD_USER_NAME_OR_PASSWORD,
+        ReasonCode.NOT_AUTHORIZED,
+        ReasonCode.BAD_AUTHENTICATION_METHOD,
+    }
+)
+
+
+class _Refused(Exception):  # noqa: N818  the broker's decision, not our error
+    """The broker or its certificate says no, and will again until a person changes something."""
+
+
+class _Unsupported(Exception):  # noqa: N818  the broker's decision, not our error
+    """The broker does not speak this version of MQTT."""
+
+
+class MqttSource:
+    """One subscription. `run` connects, again and again, until it is cancelled."""
+
+    def __init__(
+        self,
+        settings: MqttSettings,
+        *,
+        gateway_id: str,
+        accept: Accept,
+        clock: Clock,
+        telemetry: Telemetry,
+        dice: random.Random | None = None,
+    ) -> None:
+        self.name = settings.name
+        self.client_id = settings.client_id or f"tidegate-{gateway_id}-{settings.name}"
+        self._settings = settings
+        self._address = parse_url(settings.url)
+        self._accept = accept
+        self._clock = clock
+        self._telemetry = telemetry
+        self._dice = dice or random.Random()  # noqa: S311  jitter, not a secret
+        self._version = VERSION_5 if settings.protocol == "5" else VERSION_3_1_1
+        self._once = ReceivedOnce()
+        self._intake: Intake | None = None
+        self._link: Link | None = None
+        self._state = "stopped"
+        self._last_error = ""
+        self._silent_drops = 0
+        self._session_present = False
+        self._granted: dict[str, int] = {}
+        self._received = 0
+        self._acknowledged = 0
+        self._again = 0
+        self._connects = 0
+
+    def status(self) -> dict[str, object]:
+        """Say how it is. `received`, `acknowledged` and `pending` count messages."""
+        intake, link = self._intake, self._link
+        return {
+            "state": self._state,
+            "url": self._settings.url,
+            "client_id": self.client_id,
+            "protocol": "5" if self._version == VERSION_5 else "3.1.1",
+            "session_present": self._session_present,
+            "connects": self._connects,
+            "received": self._received,
+            "acknowledged": self._acknowledged,
+            "delivered_again": self._again,
+            "bytes_pending": intake.bytes_pending if intake is not None else 0,
+            "messages_held": intake.messages_held if intake is not None else 0,
+            "held_back": intake is not None and link is not None and intake.is_full,
+            "topics": {
+                topic: _granted_text(self._granted.get(topic)) for topic, _ in subscriptions(self._settings)
+            },
+            "last_error": self._last_error,
+        }
+
+    async def run(self) -> None:
+        """Serve until cancelled; then let what is under way be kept and acknowledged, at most STOP_S."""
+        settings = self._settings
+        intake = self._intake = Intake(
+            accept=self._accept, bytes_max=settings.buffer_max, on_change=self._hold_or_go_on
+        )
+        wait_s = float(settings.reconnect_min)
+        try:
+            while True:
+                started_s = asyncio.get_running_loop().time()
+                is_final = await self._serve_once(intake)
+                if asyncio.get_running_loop().time() - started_s > GOOD_S:
+                    wait_s = float(settings.reconnect_min)
+                if is_final:
+                    wait_s = float(settings.reconnect_max)
+                # Half of it by chance, so that a broker's return is not answered by a whole fleet at once.
+                await asyncio.sleep(wait_s * (0.5 + self._dice.random() / 2))
+                wait_s = min(wait_s * 2, float(settings.reconnect_max))
+        finally:
+            self._state = "stopping"
+            await self._stop(intake)
+            self._state = "stopped"
+
+    async def _stop(self, intake: Intake) -> None:
+        link = self._link
+        if link is not None:
+            link.pause()
+        if not await intake.drain(within_s=STOP_S):
+            log.warning(
+                "%s: not everything was kept within %.0f s; the broker delivers it again", self.name, STOP_S
+            )
+        if link is not None:
+            await link.close(within_s=CLOSE_S)
+            self._link = None
+
+    async def _serve_once(self, intake: Intake) -> bool:
+        """Connect and serve until that connection ends; return whether a person has to mend something."""
+        self._state = "connecting"
+        try:
+            link = await self._connect(intake)
+            await self._serve(link, intake)
+        except _Refused as error:
+            self._failed("refused", str(error))
+            log.error("%s: %s; trying again slowly", self.name, error)  # noqa: TRY400  the sentence is enough
+            return True
+        except _Unsupported:
+            self._fall_back(f"{self._settings.url} does not know MQTT 5")
+        except (LinkClosed, OSError, TimeoutError) as error:
+            self._failed("disconnected", _sentence(error))
+            log.warning("%s: %s", self.name, self._last_error)
+        return False
+
+    async def _connect(self, intake: Intake) -> Link:
+        """Return a link that the broker has accepted."""
+        settings, address = self._settings, self._address
+        client = self._make_client()
+        try:
+            await asyncio.to_thread(
+                client.dial,
+                address.host,
+                address.port,
+                keepalive_s=round(settings.keepalive),
+                properties=self._properties(),
+            )
+        except ssl.SSLCertVerificationError as error:
+            raise _Refused(f"the broker's certificate is not trusted: {error.verify_message}") from error
+        link: Link
+
+        def on_publishes(publishes: Publishes, arrived_ns: int, size_bytes: int) -> None:
+            self._take(link, intake, publishes, arrived_ns, size_bytes)
+
+        def on_release(packet_id: bytes) -> None:
+            self._once.release(packet_id)
+            link.send(answer_bytes(PacketType.PUBCOMP, packet_id))
+
+        link = Link(
+            client=client,
+            packet_bytes_max=settings.packet_max,
+            clock=self._clock,
+            on_publishes=on_publishes,
+            on_release=on_release,
+            on_connected=self._on_connected,
+        )
+        self._link = link
+        link.open()
+        if intake.is_full:
+            link.pause()
+        try:
+            await asyncio.wait(
+                {link.connected, link.ended},
+                timeout=settings.connect_timeout,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            self._check_connack(link)
+        except (LinkClosed, _Refused, _Unsupported, TimeoutError):
+            link.drop("refused")
+            self._link = None
+            raise
+        return link
+
+    def _on_connected(self, session_present: bool, code: int) -> None:  # noqa: FBT001  as the protocol has it
+        """Note the CONNACK before anything that stands behind it in the same buffer."""
+        if code == 0:
+            self._session_present = session_present
+            if not session_present:
+                self._once.forget()
+
+    def _check_connack(self, link: Link) -> None:
+        if not link.connected.done():
+            if not link.ended.done():
+                raise TimeoutError("the broker accepted the connection and said nothing")
+            self._silent_drops += 1
+            if self._may_fall_back and self._silent_drops >= SILENT_DROPS_MAX:
+                raise _Unsupported
+            raise LinkClosed(f"{link.ended.result()}, before it answered")
+        self._silent_drops = 0
+        code, text = link.connected.result()
+        if code == ReasonCode.UNSUPPORTED_PROTOCOL_VERSION and self._may_fall_back:
+            raise _Unsupported
+        if code in NEEDS_A_PERSON:
+            raise _Refused(f"the broker refuses {self.client_id}: {text.lower()}")
+        if code:
+            raise LinkClosed(f"the broker refuses: {text.lower()}")
+
+    async def _serve(self, link: Link, intake: Intake) -> None:
+        """Subscribe, then wait for the end, asking again now and then for what was refused."""
+        self._connects += 1
+        self._telemetry.count("tidegate_mqtt_connects", help="Connections to brokers.", source=self.name)
+        wanted = subscriptions(self._settings)
+        try:
+            while True:
+                wanted = await self._subscribe(link, wanted)
+                await asyncio.wait(
+                    {link.ended, intake.failure},
+                    timeout=SUBSCRIBE_RETRY_S if wanted else None,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                if intake.failure.done():
+                    intake.failure.result()
+                if link.ended.done():
+                    raise LinkClosed(link.ended.result())
+        except LinkClosed:
+            self._link = None
+            raise
+
+    async def _subscribe(self, link: Link, wanted: list[tuple[str, int]]) -> list[tuple[str, int]]:
+        """Subscribe to `wanted`; return those the broker refused."""
+        codes = await link.subscribe(wanted)
+        refused = []
+        for (topic, qos), code in zip(wanted, codes, strict=False):
+            self._granted[topic] = code
+            if code >= REFUSED_QOS:
+                refused.append((topic, qos))
+            elif code < qos:
+                log.warning("%s: %s is delivered with QoS %d, not %d", self.name, topic, code, qos)
+        if refused:
+            topics = ", ".join(topic for topic, _ in refused)
+            self._failed("subscription refused", f"the broker refuses the subscription to {topics}")
+            log.error("%s: %s; asking again every %.0f s", self.name, self._last_error, SUBSCRIBE_RETRY_S)
+            self._telemetry.count(
+                "tidegate_mqtt_subscriptions_refused",
+                len(refused),
+                help="Refused by brokers.",
+                source=self.name,
+            )
+        else:
+            self._state = "connected"
+            log.info("%s: connected to %s", self.name, self._settings.url)
+        return refused
+
+    def _take(
+        self, link: Link, intake: Intake, publishes: Publishes, arrived_ns: int, size_bytes: int
+    ) -> None:
+        """Send one buffer's messages on their way; the answers follow when they are on disk."""
+        count = len(publishes)
+        self._received += count
+        self._telemetry.count(
+            "tidegate_messages_received", count, help="Messages from devices and brokers.", source=self.name
+        )
+        qos = publishes.qos
+        acks = publishes.packet_ids
+        pubrecs: list[bytes] = []
+        if qos.count(1) != count:
+            acks = [packet_id for packet_id, level in zip(acks, qos, strict=True) if level == 1]
+            if 2 in qos:
+                publishes, pubrecs = self._drop_known(link, publishes, qos)
+                if not publishes.payloads:
+                    return
+
+        def answer() -> None:
+            self._once.keep(pubrecs)
+            # On a later connection these ids mean other messages: the broker delivers those anew.
+            if link.is_open:
+                link.send(puback_bytes(acks, link.client.version) + _pubrecs(pubrecs))
+                self._acknowledged += count
+
+        intake.offer(
+            Arrivals(self.name, publishes.topics, publishes.payloads, arrived_ns),
+            size_bytes=size_bytes,
+            answer=answer,
+        )
+        self._hold_or_go_on()
+
+    def _drop_known(self, link: Link, publishes: Publishes, qos: bytes) -> tuple[Publishes, list[bytes]]:
+        """Return the messages without the QoS 2 ones we have, and the ids of all QoS 2 ones to confirm later."""
+        fresh = Publishes()
+        confirm: list[bytes] = []
+        at_once: list[bytes] = []
+        rows = zip(
+            publishes.topics,
+            publishes.payloads,
+            publishes.packet_ids,
+            publishes.first_bytes,
+            qos,
+            strict=True,
+        )
+        for topic, payload, packet_id, first, level in rows:
+            if level == 2 and not self._once.is_new(packet_id, topic, payload):
+                self._again += 1
+                (at_once if self._once.is_kept(packet_id) else confirm).append(packet_id)
+                continue
+            if level == 2:
+                confirm.append(packet_id)
+            fresh.topics.append(topic)
+            fresh.payloads.append(payload)
+            fresh.packet_ids.append(packet_id)
+            fresh.first_bytes.append(first)
+        link.send(_pubrecs(at_once))
+        return fresh, confirm
+
+    def _hold_or_go_on(self) -> None:
+        """Stop reading while the shelf or the memory is full, go on when there is room."""
+        intake, link = self._intake, self._link
+        if intake is None or link is None or not link.is_open:
+            return
+        if intake.is_full:
+            link.pause()
+        elif self._state != "stopping":
+            link.resume()
+
+    def _make_client(self) -> BulkClient:
+        settings, address = self._settings, self._address
+        try:
+            password = settings.password.read() if settings.password is not None else ""
+            tls = tls_context(settings.tls) if address.is_tls else None
+        except ValueError as error:
+            raise _Refused(str(error)) from error
+        client = BulkClient(
+            client_id=self.client_id,
+            version=self._version,
+            transport="websockets" if address.is_websocket else "tcp",
+            clean=settings.clean,
+            tls=tls,
+            timeout_s=float(settings.connect_timeout),
+            username=settings.username,
+            password=password,
+        )
+        if address.is_websocket:
+            client.ws_set_options(path=address.path)
+        return client
+
+    def _properties(self) -> object:
+        settings = self._settings
+        if self._version != VERSION_5:
+            return None
+        return connect_properties(
+            session_expiry_s=0 if settings.clean else round(settings.session_expiry),
+            receive_maximum=settings.receive_maximum,
+            packet_bytes_max=settings.packet_max,
+        )
+
+    @property
+    def _may_fall_back(self) -> bool:
+        return self._version == VERSION_5
+
+    def _fall_back(self, why: str) -> None:
+        self._version = VERSION_3_1_1
+        self._silent_drops = 0
+        self._failed("disconnected", f"{why}; going on with 3.1.1")
+        log.warning("%s: %s", self.name, self._last_error)
+
+    def _failed(self, state: str, error: str) -> None:
+        self._state = state
+        self._last_error = error
+        self._telemetry.count(
+            "tidegate_mqtt_failures",
+            help="Connections and subscriptions that failed.",
+            source=self.name,
+            state=state,
+        )
+
+
+def _pubrecs(packet_ids: list[bytes]) -> bytes:
+    """Return one PUBREC for each id, in their order."""
+    return b"".join(b"\x50\x02" + packet_id for packet_id in packet_ids)
+
+
+def _granted_text(code: int | None) -> str:
+    if code is None:
+        return "not yet"
+    return f"QoS {code}" if code < REFUSED_QOS else "refused"
+
+
+def _sentence(error: BaseException) -> str:
+    """Return what went wrong, in words, with nothing that should not be in a log."""
+    if isinstance(error, LinkClosed | TimeoutError):
+        return str(error) or "no answer in time"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed: {error.reason or error}"
+    assert isinstance(error, OSError)
+    return f"cannot connect: {error.strerror or error}"

@@ -1,0 +1,173 @@
+"""Arrivals on their way to the disk: many at once, bounded, answered in the order they came. Must not know sockets.
+
+offer → accept (a task each, waiting for its commit) → answer, first come first answered
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from gateway.core.contracts import FullError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gateway.core.contracts import Accept, Arrivals
+
+# A FullError that names no time must not become a loop.
+RETRY_S_MIN: Final = 0.05
+# Small buffers in a trickle: each is a task, so their number is bounded as well as their bytes.
+BUFFERS_MAX: Final = 256
+
+
+@dataclass(slots=True)
+class _Delivery:
+    arrivals: Arrivals
+    size_bytes: int
+    answer: Callable[[], None]
+    is_kept: bool = False
+
+
+class Intake:
+    """Offers arrivals, holds them while the shelf is full, and answers in order.
+
+    `is_full` asks the source to stop reading; `on_change` is called whenever that may have changed. What
+    `accept` raises beside FullError is nobody's fault out there: it ends up in `failure`.
+    """
+
+    def __init__(self, *, accept: Accept, bytes_max: int, on_change: Callable[[], None]) -> None:
+        self.bytes_pending = 0
+        self.messages_held = 0
+        self.full_reason = ""
+        self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._accept = accept
+        self._bytes_max = bytes_max
+        self._on_change = on_change
+        self._under_way: deque[_Delivery] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more should be read now."""
+        return (
+            self.messages_held > 0
+            or self.bytes_pending >= self._bytes_max
+            or len(self._under_way) >= BUFFERS_MAX
+        )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether everything offered has been kept and answered."""
+        return not self._under_way
+
+    def offer(self, arrivals: Arrivals, *, size_bytes: int, answer: Callable[[], None]) -> None:
+        """Take `arrivals` to the disk; call `answer` when they and all before them are there."""
+        delivery = _Delivery(arrivals, size_bytes, answer)
+        self._under_way.append(delivery)
+        self.bytes_pending += size_bytes
+        task = asyncio.create_task(self._take(delivery), name=f"{arrivals.source}: accept")
+        self._tasks.add(task)
+        task.add_done_callback(self._finish)
+
+    async def drain(self, *, within_s: float) -> bool:
+        """Wait until all is kept and answered; return whether it was in time. What was not is cancelled."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=within_s)
+        in_time = not self._tasks
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=within_s)
+        return in_time
+
+    async def _take(self, delivery: _Delivery) -> None:
+        while True:
+            try:
+                await self._accept(delivery.arrivals)
+            except FullError as error:
+                await self._hold(delivery, error)
+            else:
+                break
+        delivery.is_kept = True
+        while self._under_way and self._under_way[0].is_kept:
+            kept = self._under_way.popleft()
+            self.bytes_pending -= kept.size_bytes
+            kept.answer()
+        self._on_change()
+
+    async def _hold(self, delivery: _Delivery, error: FullError) -> None:
+        """Keep what nobody has room for, unanswered, until it is time to ask again."""
+        count = len(delivery.arrivals.payloads)
+        self.messages_held += count
+        self.full_reason = str(error)
+        self._on_change()
+        try:
+            await asyncio.sleep(max(error.after_s, RETRY_S_MIN))
+        finally:
+            self.messages_held -= count
+
+    def _finish(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None and not self.failure.done():
+            self.failure.set_exception(error)
+            # It is looked at when the source ends; asyncio need not warn of it meanwhile.
+            self.failure.exception()
+
+
+@dataclass(slots=True)
+class _Receipt:
+    """One QoS 2 message between its PUBLISH and its PUBREL."""
+
+    digest: bytes
+    is_kept: bool = False
+
+
+class ReceivedOnce:
+    """Which QoS 2 messages a session has delivered and not yet released (MQTT 5.0 section 4.3.3).
+
+    Lives as long as the session, across connections; lost with the process, after which the broker's copy of
+    a message that was kept but not yet confirmed is taken a second time. A packet id is at most 65,535, and
+    so is the size of this. An id alone is not believed: a broker that lost its memory numbers anew.
+    """
+
+    def __init__(self) -> None:
+        self._receipts: dict[bytes, _Receipt] = {}
+
+    def __len__(self) -> int:
+        return len(self._receipts)
+
+    def forget(self) -> None:
+        """Start over: the broker has no session of ours."""
+        self._receipts.clear()
+
+    def is_new(self, packet_id: bytes, topic: bytes, payload: bytes) -> bool:
+        """Note a PUBLISH; return whether it has to be kept."""
+        digest = hashlib.blake2b(topic + b"\0" + payload, digest_size=16).digest()
+        known = self._receipts.get(packet_id)
+        if known is not None and known.digest == digest:
+            return False
+        self._receipts[packet_id] = _Receipt(digest)
+        return True
+
+    def keep(self, packet_ids: list[bytes]) -> None:
+        """Note that the messages with these ids are on disk."""
+        for packet_id in packet_ids:
+            receipt = self._receipts.get(packet_id)
+            if receipt is not None:
+                receipt.is_kept = True
+
+    def is_kept(self, packet_id: bytes) -> bool:
+        """Whether a message that is not new may be confirmed at once; else its commit will do it."""
+        receipt = self._receipts.get(packet_id)
+        return receipt is not None and receipt.is_kept
+
+    def release(self, packet_id: bytes) -> None:
+        """Forget an id: the broker has released it."""
+        self._receipts.pop(packet_id, None)

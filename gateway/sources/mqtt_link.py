@@ -1,0 +1,279 @@
+"""One connection to a broker in the event loop: reads in bulk, paces itself, hands out PUBLISHes, sends answers.
+
+Must not decide when to connect again, and must not know what becomes of a message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+from gateway.net.mqtt import Publishes, PublishScanner
+from gateway.net.mqtt_fields import PacketType, ProtocolError, ReasonCode
+from gateway.net.mqtt_packets import disconnect_bytes, read_answer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gateway.core.clock import Clock
+    from gateway.sources.paho_client import BulkClient
+
+RECEIVE_BYTES: Final = 256 * 1024
+# Answers wait for a commit anyway, so a busy socket is read this often at most: fewer, larger buffers are what
+# makes a message cheap. A message that comes alone is read at once.
+PACE_S: Final = 0.005
+MISC_S: Final = 1.0
+
+
+class LinkClosed(Exception):  # noqa: N818  an end is not always an error
+    """The connection is over; the message says why."""
+
+
+class Link:
+    """A dialled client, served by the event loop until `ended`.
+
+    `on_publishes(publishes, arrived_ns, size_bytes)` is called once for each run of PUBLISHes in a buffer,
+    `on_release(packet_id)` for each PUBREL, `on_connected(session_present, code)` at the CONNACK, before
+    anything behind it is read. `connected` becomes the CONNACK's reason code and its name.
+    """
+
+    def __init__(
+        self,
+        *,
+        client: BulkClient,
+        packet_bytes_max: int,
+        clock: Clock,
+        on_publishes: Callable[[Publishes, int, int], None],
+        on_release: Callable[[bytes], None],
+        on_connected: Callable[[bool, int], None],
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.client = client
+        self.connected: asyncio.Future[tuple[int, str]] = loop.create_future()
+        self.ended: asyncio.Future[str] = loop.create_future()
+        self.reads = 0
+        self._loop = loop
+        self._clock = clock
+        self._on_publishes = on_publishes
+        self._on_release = on_release
+        self._on_connected = on_connected
+        self._scanner = PublishScanner(packet_bytes_max=packet_bytes_max, version=client.version)
+        self._subscribing: dict[int, asyncio.Future[list[int]]] = {}
+        self._descriptor = -1
+        self._is_reading = False
+        self._is_writing = False
+        self._is_paused = False
+        self._read_at_s = 0.0
+        self._next_read: asyncio.TimerHandle | asyncio.Handle | None = None
+        self._next_misc: asyncio.TimerHandle | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anything can still be sent."""
+        return not self.ended.done()
+
+    def open(self) -> None:
+        """Begin to read and to keep alive."""
+        client = self.client
+        client.on_connect = self._on_connect
+        client.on_subscribe = self._on_subscribe
+        client.on_disconnect = self._on_disconnect
+        client.on_socket_close = lambda *_: self._detach()
+        self._descriptor = client.fileno()
+        if self._descriptor < 0:
+            self._end("the broker closed the connection")
+            return
+        self._listen()
+        self._keep_alive()
+        self._write()
+
+    def pause(self) -> None:
+        """Stop reading: TCP then holds the broker back."""
+        self._is_paused = True
+        self._deaf()
+
+    def resume(self) -> None:
+        """Read again."""
+        if self._is_paused and self.is_open:
+            self._is_paused = False
+            self._listen()
+
+    async def subscribe(self, topics: list[tuple[str, int]]) -> list[int]:
+        """Ask for `topics` (filter, QoS); return the broker's answer for each: the QoS granted, or ≥ 0x80."""
+        _, message_id = self.client.subscribe(topics)
+        if message_id is None:
+            raise LinkClosed("the connection ended")
+        answer = self._subscribing[message_id] = self._loop.create_future()
+        self._write()
+        try:
+            await asyncio.wait({answer, self.ended}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            del self._subscribing[message_id]
+        if not answer.done():
+            raise LinkClosed(self.ended.result())
+        return answer.result()
+
+    def send(self, packets: bytes) -> None:
+        """Send whole packets, behind what waits already. Into a closed link: nothing happens."""
+        if packets and self.is_open:
+            self.client.send_raw(packets)
+            self._after_write()
+
+    async def close(self, *, within_s: float) -> None:
+        """Send what waits and DISCONNECT, bounded; then close."""
+        if self.is_open:
+            self.pause()
+            self.client.disconnect()
+            self._after_write()
+            await asyncio.wait({self.ended}, timeout=within_s)
+        self.drop("closed")
+
+    def drop(self, reason: str) -> None:
+        """Close without a word."""
+        self._end(reason)
+        self.client.drop()
+
+    # Reading
+
+    def _listen(self) -> None:
+        if not self._is_reading and not self._is_paused and self._descriptor >= 0:
+            self._loop.add_reader(self._descriptor, self._on_readable)
+            self._is_reading = True
+            if self.client.pending():
+                self._next_read = self._loop.call_soon(self._read)
+
+    def _deaf(self) -> None:
+        if self._is_reading:
+            self._loop.remove_reader(self._descriptor)
+            self._is_reading = False
+        if self._next_read is not None:
+            self._next_read.cancel()
+            self._next_read = None
+
+    def _on_readable(self) -> None:
+        wait_s = self._read_at_s + PACE_S - self._loop.time()
+        if wait_s <= 0:
+            self._read()
+            return
+        self._deaf()
+        self._next_read = self._loop.call_later(wait_s, self._read)
+
+    def _read(self) -> None:
+        """Take one buffer and hand out what is in it."""
+        self._next_read = None
+        data = self.client.receive(RECEIVE_BYTES)
+        self._read_at_s = self._loop.time()
+        if data == b"":
+            self._end("the broker closed the connection")
+            return
+        if data:
+            self.reads += 1
+            arrived_ns = self._clock.monotonic_ns()
+            # A full buffer means that there is more: no pause after it.
+            if len(data) >= RECEIVE_BYTES:
+                self._read_at_s = 0.0
+            self._hand_out(data, arrived_ns)
+        if self.is_open:
+            self._listen()
+            if self.client.pending() and not self._is_paused and self._next_read is None:
+                self._next_read = self._loop.call_soon(self._read)
+
+    def _hand_out(self, data: bytes, arrived_ns: int) -> None:
+        wrong: ProtocolError | None = None
+        try:
+            items = self._scanner.feed(data)
+        except ProtocolError as error:
+            items, wrong = error.before, error
+        size_bytes = len(data)
+        for item in items:
+            if isinstance(item, Publishes):
+                self._on_publishes(item, arrived_ns, size_bytes)
+                size_bytes = 0
+                continue
+            try:
+                self._take(item.first_byte, item.body)
+            except ProtocolError as error:
+                wrong = error
+                break
+            if not self.is_open:
+                return
+        if wrong is not None:
+            # Told why, a broker can log it; what came before the mistake has been handed out.
+            self.send(disconnect_bytes(version=self.client.version, code=wrong.code))
+            self._end(f"the broker sent what MQTT does not allow: {wrong}")
+            self.client.drop()
+
+    def _take(self, first_byte: int, body: bytes) -> None:
+        kind = first_byte >> 4
+        if kind == PacketType.PUBREL:
+            packet_id, _ = read_answer(body, self.client.version)
+            self._on_release(packet_id)
+            return
+        if kind == PacketType.DISCONNECT and not body:
+            body = b"\0"  # reason 0 may be left out; older versions of paho stumble over that
+        self.client.take(first_byte, body)
+        self._after_write()
+
+    # Writing
+
+    def _write(self) -> None:
+        if self.is_open:
+            self.client.loop_write()
+            self._after_write()
+
+    def _after_write(self) -> None:
+        """Ask to be woken while something waits for the socket."""
+        wants = self.is_open and self._descriptor >= 0 and self.client.want_write()
+        if wants and not self._is_writing:
+            self._loop.add_writer(self._descriptor, self._write)
+        elif self._is_writing and not wants and self._descriptor >= 0:
+            self._loop.remove_writer(self._descriptor)
+        self._is_writing = wants
+
+    def _keep_alive(self) -> None:
+        if not self.is_open:
+            return
+        if self._is_paused:
+            self.client.forgive_silence()
+        self.client.loop_misc()
+        self._after_write()
+        self._next_misc = self._loop.call_later(MISC_S, self._keep_alive)
+
+    # What paho says
+
+    def _on_connect(self, _client: Any, _data: Any, flags: Any, reason: Any, _properties: Any) -> None:
+        if not self.connected.done():
+            self._on_connected(bool(flags.session_present), int(reason.value))
+            self.connected.set_result((int(reason.value), str(reason)))
+
+    def _on_subscribe(
+        self, _client: Any, _data: Any, message_id: int, reasons: Any, _properties: Any
+    ) -> None:
+        waiting = self._subscribing.get(message_id)
+        if waiting is not None and not waiting.done():
+            waiting.set_result([int(reason.value) for reason in reasons])
+
+    def _on_disconnect(self, _client: Any, _data: Any, flags: Any, reason: Any, _properties: Any) -> None:
+        if flags.is_disconnect_packet_from_server:
+            self._end(f"the broker ended the connection: {str(reason).lower()}")
+            self.client.drop()
+        else:
+            # 0x80 is what paho says for any socket error.
+            why = "" if reason.value == ReasonCode.UNSPECIFIED_ERROR else f": {str(reason).lower()}"
+            self._end(f"the connection was lost{why}" if reason.value else "closed")
+
+    def _end(self, reason: str) -> None:
+        self._detach()
+        if not self.ended.done():
+            self.ended.set_result(reason)
+
+    def _detach(self) -> None:
+        """Let go of the descriptor before it is closed: its number may be somebody else's a moment later."""
+        self._deaf()
+        if self._is_writing:
+            self._loop.remove_writer(self._descriptor)
+            self._is_writing = False
+        if self._next_misc is not None:
+            self._next_misc.cancel()
+            self._next_misc = None
+        self._descriptor = -1

@@ -1,0 +1,132 @@
+"""What to answer a CONNECT: welcome, with what was agreed, or refusal and why. Decides and does no I/O."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from gateway.net.mqtt import VERSION_5
+from gateway.net.mqtt_fields import Property, ReasonCode
+from gateway.net.mqtt_packets import connack_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gateway.net.mqtt_fields import PropertyValue
+    from gateway.net.mqtt_packets import Connect
+    from gateway.sources.mqtt_server_auth import Attempts, Doorkeeper, Grant
+    from gateway.sources.mqtt_server_session import SessionKey
+
+# What 5.0 assumes where a CONNACK says nothing (section 3.2.2.3.3).
+RECEIVE_MAXIMUM_DEFAULT: Final = 65535
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds of one connection, in bytes and seconds; those of the server as a whole are elsewhere."""
+
+    packet_bytes_max: int
+    topic_bytes_max: int
+    topic_alias_max: int
+    receive_maximum: int
+    connect_timeout_s: float
+    keep_alive_s_max: int
+    session_expiry_s_max: int
+    in_flight_bytes_max: int
+    partial_bytes_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """No, and why; said after `delay_s`. A delay of more than 0 wants `Attempts.answered` when it is over."""
+
+    code: ReasonCode
+    reason: str
+    sentence: str
+    delay_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """Yes: who it is, under which client id, and how long it may be silent (0: for ever)."""
+
+    grant: Grant
+    client_id: bytes
+    keep_alive_s: int
+
+    @property
+    def session_key(self) -> SessionKey:
+        """Where its session is kept."""
+        return self.grant.name, self.client_id
+
+
+def decide(
+    connect: Connect,
+    *,
+    limits: Limits,
+    doorkeeper: Doorkeeper,
+    attempts: Attempts,
+    address: str,
+    peer_names: Sequence[str],
+    now_s: float,
+) -> Welcome | Refusal:
+    """Look at who it is first; nothing else is told to those who are nobody."""
+    who = connect.username or "an unknown client"
+    if connect.authentication_method is not None:
+        return Refusal(
+            ReasonCode.BAD_AUTHENTICATION_METHOD,
+            "authentication_method",
+            f"{address} asks for an authentication that is not known here; a name and a password are",
+        )
+    if attempts.is_held(address):
+        return Refusal(
+            ReasonCode.CONNECTION_RATE_EXCEEDED,
+            "attempts_limited",
+            f"too many wrong passwords from {address}",
+        )
+    grant = doorkeeper.admit(username=connect.username, password=connect.password, peer_names=peer_names)
+    if grant is None and connect.username is None:
+        return Refusal(ReasonCode.NOT_AUTHORIZED, "no_credentials", f"{address} gave no name and password")
+    if grant is None:
+        return Refusal(
+            ReasonCode.BAD_USER_NAME_OR_PASSWORD,
+            "wrong_password",
+            f"wrong name or password for {who!r} from {address}",
+            attempts.failed(address, now_s=now_s),
+        )
+    if connect.will is not None and not grant.allows(connect.will.topic):
+        return Refusal(
+            ReasonCode.NOT_AUTHORIZED,
+            "not_authorized",
+            f"{who!r} may not leave a will at {connect.will.topic!r}",
+        )
+    keep_alive_s = connect.keep_alive_s
+    if connect.version == VERSION_5:
+        # 3.1.1 has no way to be told; there TCP's own keepalive finds the dead.
+        keep_alive_s = min(keep_alive_s or limits.keep_alive_s_max, limits.keep_alive_s_max)
+    return Welcome(grant, connect.client_id or b"tidegate-" + secrets.token_hex(8).encode(), keep_alive_s)
+
+
+def welcome_bytes(
+    connect: Connect, welcome: Welcome, *, limits: Limits, session_present: bool, session_expiry_s: int
+) -> bytes:
+    """Return the CONNACK that says yes, with what differs from what the client asked (3.2.2.3)."""
+    properties: list[tuple[Property, PropertyValue]] = [
+        (Property.MAXIMUM_PACKET_SIZE, limits.packet_bytes_max),
+        (Property.TOPIC_ALIAS_MAXIMUM, limits.topic_alias_max),
+    ]
+    if limits.receive_maximum != RECEIVE_MAXIMUM_DEFAULT:
+        properties.append((Property.RECEIVE_MAXIMUM, limits.receive_maximum))
+    if session_expiry_s != connect.session_expiry_s:
+        properties.append((Property.SESSION_EXPIRY, session_expiry_s))
+    if welcome.client_id != connect.client_id:
+        properties.append((Property.ASSIGNED_CLIENT_ID, welcome.client_id))
+    if welcome.keep_alive_s != connect.keep_alive_s:
+        properties.append((Property.SERVER_KEEP_ALIVE, welcome.keep_alive_s))
+    return connack_bytes(
+        version=connect.version,
+        code=ReasonCode.SUCCESS,
+        session_present=session_present,
+        properties=properties,
+    )

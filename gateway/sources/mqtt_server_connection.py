@@ -1,0 +1,520 @@
+"""One client's connection to the gateway's MQTT server. Must not listen, wait, or decide for others.
+
+    bytes → PublishScanner → Publishes → Intake … on disk … → settle → all PUBACKs in one write
+                           → other packets, answered here
+
+A connection is a protocol object that the event loop calls; it has no task of its own. Answers to PUBLISHes
+leave in the order in which the messages came (MQTT 5.0 section 4.6), so they queue as receipts; the
+rest is answered at once. When it has to end, what was taken before is still acknowledged first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Final, cast
+
+from gateway.net.mqtt import (
+    VERSION_5,
+    VERSION_UNKNOWN,
+    Packet,
+    Publishes,
+    PublishScanner,
+    puback_bytes,
+)
+from gateway.net.mqtt_fields import PacketType, ProtocolError, ReasonCode, protocol_error
+from gateway.net.mqtt_packets import (
+    answer_bytes,
+    connack_bytes,
+    connect_version,
+    disconnect_bytes,
+    read_connect,
+    read_disconnect,
+)
+from gateway.sources.mqtt_server_admission import Refusal, decide, welcome_bytes
+from gateway.sources.mqtt_server_auth import certificate_names
+from gateway.sources.mqtt_server_hub import Hub, Pause, State
+from gateway.sources.mqtt_server_intake import MESSAGE_BYTES, RESUME_AT, Receipt
+from gateway.sources.mqtt_server_replies import reply, sort_out
+
+if TYPE_CHECKING:
+    from gateway.net.mqtt_packets import Will
+    from gateway.sources.mqtt_server_auth import Grant
+    from gateway.sources.mqtt_server_session import Session
+
+# A CONNECT is small; nobody unknown may make us hold more than this.
+CONNECT_BYTES_MAX: Final = 16 * 1024
+WRITE_BYTES_MAX: Final = 64 * 1024
+# How long a client that was told to go, or does not read its answers, is waited for.
+LINGER_S: Final = 2.0
+DRAIN_S: Final = 5.0
+STALLED_S: Final = 60.0
+KEEP_ALIVE_FACTOR: Final = 1.5  # section 3.1.2.10
+
+
+class Connection(asyncio.BufferedProtocol):
+    """One client. The event loop calls `buffer_updated`, the intake `settle`, the server `tick`."""
+
+    __slots__ = (
+        "_answer_timer",
+        "_bytes_fresh",
+        "_bytes_in_flight",
+        "_bytes_partial",
+        "_grant",
+        "_has_peer_hung_up",
+        "_heard_s",
+        "_hub",
+        "_keep_alive_s",
+        "_last_words",
+        "_limits",
+        "_name",
+        "_pause",
+        "_receipts",
+        "_replies",
+        "_scanner",
+        "_session",
+        "_since_s",
+        "_transport",
+        "_unacknowledged",
+        "_version",
+        "_will",
+        "address",
+        "state",
+    )
+
+    def __init__(self, hub: Hub, *, address: str) -> None:
+        self.state = State.NEW
+        self.address = address
+        self._hub = hub
+        self._limits = hub.limits
+        self._transport: asyncio.Transport | None = None
+        self._scanner = PublishScanner(
+            packet_bytes_max=min(CONNECT_BYTES_MAX, hub.limits.packet_bytes_max),
+            version=VERSION_UNKNOWN,
+            topic_bytes_max=hub.limits.topic_bytes_max,
+            topics=hub.topics,
+        )
+        self._version = VERSION_UNKNOWN
+        self._grant: Grant | None = None
+        self._session: Session | None = None
+        self._will: Will | None = None
+        self._keep_alive_s = 0.0
+        self._since_s = hub.now_s()  # when the state, or a stall, began
+        self._heard_s = self._since_s
+        self._pause = Pause.NONE
+        self._receipts: deque[Receipt] = deque()
+        self._bytes_in_flight = 0
+        self._unacknowledged = 0
+        self._name = ""
+        self._has_peer_hung_up = False
+        self._bytes_fresh = 0
+        self._bytes_partial = 0
+        self._replies: list[bytes] = []
+        self._last_words = b""
+        self._answer_timer: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return f"<connection of {self._name or 'nobody yet'} from {self.address}, {self.state.value}>"
+
+    # What the event loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin. asyncio has set TCP_NODELAY."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=WRITE_BYTES_MAX)
+        self._hub.connections[self] = None
+        self._hub.connecting[self] = None
+        if self._hub.is_pressed:
+            self.pause(Pause.SHARED)
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  asyncio's signature
+        """Lend the one buffer of all connections: what is read is copied out before anyone else is called."""
+        return self._hub.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take what arrived."""
+        if self.state not in {State.NEW, State.OPEN}:
+            return
+        self._heard_s = self._hub.now_s()
+        self._bytes_fresh += nbytes
+        self._read(bytes(self._hub.buffer[:nbytes]))
+        self._flush_replies()
+        held = self._scanner.bytes_held
+        self._bytes_fresh = held
+        self._hub.partial_bytes += held - self._bytes_partial
+        self._bytes_partial = held
+        if held and self._hub.partial_bytes > self._limits.partial_bytes_max:
+            self.end(
+                ReasonCode.QUOTA_EXCEEDED, "unfinished packets hold too much memory", reason="partial_packets"
+            )
+
+    def eof_received(self) -> bool:
+        """Whether to stay: a client that only half hung up still gets its answers (TLS cannot)."""
+        self._has_peer_hung_up = True
+        if self.state in {State.OPEN, State.ENDING} and self._receipts and not self._is_tls():
+            self._leave(with_will=True)
+            self._set_state(State.ENDING)
+            return True
+        return False
+
+    def pause_writing(self) -> None:
+        """Stop reading from a client that does not read."""
+        self.pause(Pause.WRITE)
+        self._since_s = self._hub.now_s()
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self.resume(Pause.WRITE)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  gone is gone
+        """Forget the connection; the session may stay."""
+        self._leave(with_will=True)
+        self._set_state(State.CLOSED)
+        self._hub.partial_bytes -= self._bytes_partial
+        self._bytes_partial = 0
+        self._hub.forget(self)
+        if self._answer_timer is not None:
+            self._answer_timer.cancel()
+            self._hub.attempts.answered(self.address)
+
+    # What the server calls.
+
+    def tick(self, now_s: float) -> None:
+        """Look at the clock; called about once a second."""
+        since_s = now_s - self._since_s
+        if self.state is State.NEW:
+            if since_s > self._limits.connect_timeout_s:
+                self.drop("connect_timeout", "no CONNECT in time")
+        elif self.state is State.OPEN:
+            if self._pause & Pause.WRITE and since_s > STALLED_S:
+                self.drop("answers_not_read", "does not read its answers")
+            elif not self._pause and 0 < self._keep_alive_s < now_s - self._heard_s:
+                self.end(ReasonCode.KEEP_ALIVE_TIMEOUT, "said nothing for 1.5 times its keep alive")
+        elif (self.state is State.CLOSING and since_s > LINGER_S) or (
+            self.state is State.ENDING and since_s > DRAIN_S
+        ):
+            self.abort()
+
+    def drop(self, reason: str, sentence: str) -> None:
+        """Hang up without a word."""
+        self._refuse(reason, sentence)
+        self.abort()
+
+    def pause(self, why: Pause) -> None:
+        """Read nothing until every reason is gone."""
+        if not self._pause and self._transport is not None:
+            self._transport.pause_reading()
+        self._pause |= why
+
+    def resume(self, why: Pause) -> None:
+        """Take one reason away."""
+        if self._pause & why:
+            self._pause &= ~why
+            if not self._pause and self._transport is not None:
+                # What the client said meanwhile was waiting in the socket.
+                self._heard_s = self._hub.now_s()
+                self._transport.resume_reading()
+
+    def end(self, code: ReasonCode, sentence: str = "", *, reason: str = "") -> None:
+        """Stop reading, acknowledge what was taken, say why, hang up. Counted, if there is a sentence."""
+        if self.state not in {State.NEW, State.OPEN}:
+            return
+        if sentence:
+            self._refuse(reason or code.name.lower(), sentence)
+        if self.state is State.OPEN:
+            self._last_words = disconnect_bytes(version=self._version, code=code)
+        self._flush_replies()
+        self._leave(with_will=True)
+        self._set_state(State.ENDING)
+        self.pause(Pause.ENDING)
+        self.settle()
+
+    # What the intake calls.
+
+    def settle(self) -> None:
+        """Write the answers that are due, from the oldest on; one write for all of them."""
+        answers: list[bytes] = []
+        receipts = self._receipts
+        while receipts and receipts[0].is_kept:
+            receipt = receipts.popleft()
+            answers.append(receipt.answers)
+            self._bytes_in_flight -= receipt.bytes_held
+            self._unacknowledged -= receipt.unacknowledged
+            if receipt.exactly_once:
+                self._remember(receipt)
+        if answers:
+            self.write(b"".join(answers))
+        if self._pause & Pause.OWN and self._bytes_in_flight <= self._limits.in_flight_bytes_max * RESUME_AT:
+            self.resume(Pause.OWN)
+        if self.state is State.ENDING and not receipts:
+            self._hang_up()
+
+    def fail(self) -> None:
+        """Hang up without answering: the messages were not kept, so the client must send them again."""
+        for receipt in self._receipts:
+            if receipt.session is not None and not receipt.is_kept:
+                receipt.session.offered.difference_update(receipt.exactly_once)
+        self._receipts.clear()
+        self.abort()
+
+    # Reading.
+
+    def _read(self, data: bytes) -> None:
+        mistake: ProtocolError | None = None
+        try:
+            items = self._scanner.feed(data)
+        except ProtocolError as error:
+            items, mistake = error.before, error
+        try:
+            for item in items:
+                if isinstance(item, Publishes):
+                    self._take_publishes(item)
+                elif self.state is State.NEW:
+                    self._take_connect(item)
+                else:
+                    self._take_packet(item)
+                if self.state is not State.OPEN:
+                    return
+        except ProtocolError as error:
+            mistake = error
+        if mistake is not None:
+            self.end(mistake.code, f"{self._name or self.address}: {mistake}")
+
+    def _take_publishes(self, publishes: Publishes) -> None:
+        """Hand in what is allowed. The first branch is the whole of a busy gateway's day."""
+        assert self._grant is not None
+        count = len(publishes)
+        qos = publishes.qos
+        of_qos_1 = qos.count(1)
+        if (of_qos_1 == count or qos.count(0) == count) and self._grant.knows_all(publishes.topics):
+            answers = puback_bytes(publishes.packet_ids, self._version) if of_qos_1 else b""
+            self._hand_in(publishes.topics, publishes.payloads, answers, unacknowledged=of_qos_1)
+        else:
+            self._sort_out(publishes)
+        if self._version == VERSION_5 and self._session is not None:
+            # Kept QoS 2 messages count until they are released.
+            waiting = self._unacknowledged + len(self._session.kept)
+            if waiting > self._limits.receive_maximum:
+                raise ProtocolError(
+                    ReasonCode.RECEIVE_MAXIMUM_EXCEEDED, f"{waiting} messages without an answer"
+                )
+
+    def _sort_out(self, publishes: Publishes) -> None:
+        """Hand in what may be, answer what may not."""
+        assert self._grant is not None
+        assert self._session is not None
+        sorted_out = sort_out(publishes, grant=self._grant, session=self._session, version=self._version)
+        for topic in sorted_out.forbidden:
+            self._refuse("not_authorized", f"{self._name} may not publish to {topic!r}")
+        self._hand_in(
+            sorted_out.topics,
+            sorted_out.payloads,
+            b"".join(sorted_out.answers),
+            unacknowledged=sorted_out.unacknowledged,
+            exactly_once=tuple(sorted_out.exactly_once),
+        )
+        if sorted_out.must_hang_up:
+            self.end(ReasonCode.NOT_AUTHORIZED)
+
+    def _hand_in(
+        self,
+        topics: list[bytes],
+        payloads: list[bytes],
+        answers: bytes,
+        *,
+        unacknowledged: int,
+        exactly_once: tuple[bytes, ...] = (),
+    ) -> None:
+        count = len(payloads)
+        size, self._bytes_fresh = self._bytes_fresh + MESSAGE_BYTES * count, 0
+        receipt = Receipt(
+            self,
+            answers,
+            messages=count,
+            unacknowledged=unacknowledged,
+            bytes_held=size,
+            session=self._session,
+            exactly_once=exactly_once,
+            is_kept=not count,
+        )
+        self._receipts.append(receipt)
+        self._bytes_in_flight += size
+        self._unacknowledged += receipt.unacknowledged
+        if count:
+            self._hub.intake.put(receipt, topics, payloads)
+        else:
+            self.settle()
+        if self._bytes_in_flight >= self._limits.in_flight_bytes_max:
+            self.pause(Pause.OWN)
+
+    def _remember(self, receipt: Receipt) -> None:
+        """Note QoS 2 messages as kept; tell a newer connection of the client that has sent them again."""
+        session = receipt.session
+        assert session is not None
+        now_here = self._hub.by_session.get(session.key)
+        for packet_id in receipt.exactly_once:
+            session.offered.discard(packet_id)
+            session.kept.add(packet_id)
+            if packet_id in session.owed:
+                session.owed.discard(packet_id)
+                if now_here is not None and now_here is not self:
+                    now_here.write(answer_bytes(PacketType.PUBREC, packet_id))
+
+    def _take_packet(self, packet: Packet) -> None:
+        """Answer what is not a PUBLISH."""
+        assert self._session is not None
+        if packet.type is PacketType.DISCONNECT:
+            self._take_disconnect(packet)
+            return
+        if packet.type is PacketType.SUBSCRIBE:
+            # Who insists keeps the connection: many devices subscribe to a command topic beside publishing.
+            self._refuse("subscribe", f"{self._name} subscribes; this server takes in and sends nothing")
+        self._replies.append(reply(packet, kept=self._session.kept, version=self._version))
+
+    def _take_disconnect(self, packet: Packet) -> None:
+        code, expiry_s = read_disconnect(packet.body, self._version)
+        session = self._session
+        assert session is not None
+        if expiry_s is not None:
+            if expiry_s and not session.expiry_s:
+                raise protocol_error("a DISCONNECT that prolongs a session which ends now")
+            session.expiry_s = min(expiry_s, self._limits.session_expiry_s_max)
+        self._leave(with_will=code == ReasonCode.DISCONNECT_WITH_WILL)
+        self._flush_replies()
+        self._set_state(State.ENDING)
+        self.pause(Pause.ENDING)
+        self.settle()
+
+    # Beginning and ending.
+
+    def _take_connect(self, packet: Packet) -> None:
+        if packet.type is not PacketType.CONNECT:
+            raise protocol_error(f"a {packet.type.name} before CONNECT")
+        hub = self._hub
+        try:
+            connect = read_connect(packet.body, topic_bytes_max=self._limits.topic_bytes_max)
+        except ProtocolError as error:
+            self._last_words = connack_bytes(version=connect_version(packet.body), code=error.code)
+            raise
+        assert self._transport is not None
+        self._version = connect.version
+        answer = decide(
+            connect,
+            limits=self._limits,
+            doorkeeper=hub.doorkeeper,
+            attempts=hub.attempts,
+            address=self.address,
+            peer_names=certificate_names(self._transport.get_extra_info("peercert")),
+            now_s=hub.now_s(),
+        )
+        if isinstance(answer, Refusal):
+            self._turn_away(answer)
+            return
+        earlier = hub.by_session.get(answer.session_key)
+        if earlier is not None:
+            earlier.end(ReasonCode.SESSION_TAKEN_OVER, f"{earlier!r}: its client id connected again")
+        waiting = hub.sessions.find(answer.session_key)
+        if waiting is not None and waiting.will is not None:
+            if not connect.clean_start:
+                waiting.will = None
+            hub.wake_will(waiting)
+        session, is_resumed = hub.sessions.open(
+            answer.session_key, connect, expiry_s_max=self._limits.session_expiry_s_max, now_s=hub.now_s()
+        )
+        hub.by_session[answer.session_key] = self
+        self._session, self._grant, self._will = session, answer.grant, connect.will
+        self._name = f"{answer.client_id.decode()!r} of {answer.grant.name or 'anyone'} at {self.address}"
+        self._keep_alive_s = answer.keep_alive_s * KEEP_ALIVE_FACTOR
+        self._scanner.version = connect.version
+        self._scanner.packet_bytes_max = self._limits.packet_bytes_max
+        self._scanner.topic_alias_max = self._limits.topic_alias_max
+        self._set_state(State.OPEN)
+        self._replies.append(
+            welcome_bytes(
+                connect,
+                answer,
+                limits=self._limits,
+                session_present=is_resumed,
+                session_expiry_s=session.expiry_s,
+            )
+        )
+        self._read(b"")
+
+    def _turn_away(self, refusal: Refusal) -> None:
+        self._refuse(refusal.reason, refusal.sentence)
+        self._last_words = connack_bytes(version=self._version, code=refusal.code)
+        self._set_state(State.REFUSED)
+        self.pause(Pause.ENDING)
+        if refusal.delay_s:
+            loop = asyncio.get_running_loop()
+            self._answer_timer = loop.call_later(refusal.delay_s, self._answer_late)
+        else:
+            self._hang_up()
+
+    def _answer_late(self) -> None:
+        self._answer_timer = None
+        self._hub.attempts.answered(self.address)
+        self._hang_up()
+
+    def _leave(self, *, with_will: bool) -> None:
+        """Part with the session, once."""
+        session, will = self._session, self._will
+        if session is None:
+            return
+        self._session = self._will = None
+        hub = self._hub
+        if hub.by_session.get(session.key) is self:
+            del hub.by_session[session.key]
+        hub.sessions.close(session, now_s=hub.now_s())
+        # When it is the gateway that leaves, nothing is known of the device.
+        if will is None or not with_will or hub.is_stopping:
+            return
+        delay_s = min(will.delay_s, session.expiry_s)
+        if delay_s:
+            session.will = will
+            session.will_timer = asyncio.get_running_loop().call_later(delay_s, hub.wake_will, session)
+        else:
+            hub.publish_will(will)
+
+    def _hang_up(self) -> None:
+        """Say the last words and close; reading on until the client closes keeps a RST from eating them."""
+        if self._last_words:
+            self.write(self._last_words)
+        self._set_state(State.CLOSING)
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if self._has_peer_hung_up or not transport.can_write_eof():
+            transport.close()
+            return
+        transport.write_eof()
+        if self._pause:
+            self._pause = Pause.NONE
+            transport.resume_reading()
+
+    def abort(self) -> None:
+        """Hang up now; what is not sent is lost."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _set_state(self, state: State) -> None:
+        if self.state is State.NEW:
+            self._hub.connecting.pop(self, None)
+        self.state = state
+        self._since_s = self._hub.now_s()
+
+    def _refuse(self, reason: str, sentence: str) -> None:
+        self._hub.refuse(reason, sentence)
+
+    def _is_tls(self) -> bool:
+        return self._transport is not None and self._transport.get_extra_info("ssl_object") is not None
+
+    def _flush_replies(self) -> None:
+        if self._replies:
+            self.write(b"".join(self._replies))
+            self._replies.clear()
+
+    def write(self, data: bytes) -> None:
+        """Send, unless nobody is there."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)

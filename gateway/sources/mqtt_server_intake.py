@@ -1,0 +1,212 @@
+"""From the PUBLISHes of all connections to the gateway's door, and the answers back. Knows no packets.
+
+What many connections bring in one turn of the event loop is offered as one `Arrivals`: the work behind the
+door is per offer, so a thousand devices with a message each cost about what one device with a thousand does.
+While earlier offers wait for their commit, the next one gathers a little longer (GATHER_S), since it would
+wait for the same commit anyway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from gateway.core.contracts import Arrivals, FullError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from gateway.core.clock import Clock
+    from gateway.core.contracts import Accept
+    from gateway.core.telemetry import Telemetry
+    from gateway.sources.mqtt_server_session import Session
+
+log = logging.getLogger(__name__)
+
+GATHER_S: Final = 0.005
+GATHER_BYTES_MAX: Final = 1 << 20
+# What a message costs beyond its bytes on the wire: an object for the payload and a place in each list.
+MESSAGE_BYTES: Final = 48
+RETRY_S_MIN: Final = 0.05
+RETRY_S_MAX: Final = 30.0
+# Reading goes on when this much of a limit is free again, so that it does not flutter.
+RESUME_AT: Final = 0.75
+
+
+class Owner(Protocol):
+    """Who handed messages in and wants to know."""
+
+    def settle(self) -> None:
+        """Look at the receipts: some are kept now."""
+        ...
+
+    def fail(self) -> None:
+        """Messages were not kept and never will be: end without answering them."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Receipt:
+    """Messages handed in together: what to write once they are kept, and what they take of the limits.
+
+    `unacknowledged` of them have a packet id. `exactly_once` are the ids of QoS 2 among them, `session` is
+    where those are remembered.
+    """
+
+    owner: Owner
+    answers: bytes
+    messages: int
+    bytes_held: int
+    unacknowledged: int = 0
+    session: Session | None = None
+    exactly_once: tuple[bytes, ...] = ()
+    is_kept: bool = False
+
+
+class Intake:
+    """Offers what was handed in, holds it while the gateway is full, and settles when it is on disk.
+
+    `on_pressure(True)` asks for reading to stop on every connection, `on_pressure(False)` to go on.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: str,
+        accept: Accept,
+        clock: Clock,
+        telemetry: Telemetry,
+        bytes_max: int,
+        on_pressure: Callable[[bool], None],
+    ) -> None:
+        self.received = 0
+        self.acknowledged = 0
+        self.bytes_held = 0
+        self.last_error = ""
+        self._source = source
+        self._accept = accept
+        self._clock = clock
+        self._telemetry = telemetry
+        self._bytes_max = bytes_max
+        self._on_pressure = on_pressure
+        self._is_pressed = False
+        self._offers_held = 0
+        self._offers: set[asyncio.Task[None]] = set()
+        self._topics: list[bytes] = []
+        self._payloads: list[bytes] = []
+        self._receipts: list[Receipt] = []
+        self._bytes_gathered = 0
+        self._arrived_ns = 0
+        self._timer: asyncio.Handle | None = None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the gateway has said that it has no room."""
+        return self._offers_held > 0
+
+    def put(self, receipt: Receipt, topics: list[bytes], payloads: list[bytes]) -> None:
+        """Take messages; the lists belong to the intake from now on. Never waits and never refuses."""
+        if self._receipts:
+            self._topics += topics
+            self._payloads += payloads
+        else:
+            self._arrived_ns = self._clock.monotonic_ns()
+            self._topics, self._payloads = topics, payloads
+            loop = asyncio.get_running_loop()
+            must_wait = bool(self._offers)
+            self._timer = loop.call_later(GATHER_S, self.offer) if must_wait else loop.call_soon(self.offer)
+        self._receipts.append(receipt)
+        self.received += receipt.messages
+        self._bytes_gathered += receipt.bytes_held
+        self.bytes_held += receipt.bytes_held
+        if self._bytes_gathered >= GATHER_BYTES_MAX:
+            self.offer()
+        self._weigh()
+
+    def offer(self) -> None:
+        """Hand over what has been gathered."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._receipts:
+            return
+        receipts = self._receipts
+        arrivals = Arrivals(self._source, self._topics, self._payloads, self._arrived_ns)
+        self._topics, self._payloads, self._receipts, self._bytes_gathered = [], [], [], 0
+        self._telemetry.count(
+            "tidegate_source_messages_received",
+            len(arrivals.payloads),
+            help="Messages read by a source, kept or not yet.",
+            source=self._source,
+        )
+        task = asyncio.create_task(self._insist(arrivals), name=f"{self._source}: offer")
+        self._offers.add(task)
+        task.add_done_callback(lambda done: self._finish(done, receipts))
+
+    async def drain(self, *, timeout_s: float) -> bool:
+        """Offer what is left and wait; give up what is not kept then. Returns whether all of it was kept."""
+        self.offer()
+        if self._offers:
+            await asyncio.wait(self._offers, timeout=timeout_s)
+        late = list(self._offers)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late)
+        return not late
+
+    async def _insist(self, arrivals: Arrivals) -> None:
+        """Offer until there is room."""
+        is_held = False
+        try:
+            while True:
+                try:
+                    await self._accept(arrivals)
+                except FullError as error:
+                    self.last_error = f"full: {error}"
+                    self._telemetry.count(
+                        "tidegate_source_full", help="Offers that found no room.", source=self._source
+                    )
+                    self._offers_held += not is_held
+                    is_held = True
+                    self._weigh()
+                    await asyncio.sleep(min(max(error.after_s, RETRY_S_MIN), RETRY_S_MAX))
+                else:
+                    return
+        finally:
+            self._offers_held -= is_held
+
+    def _finish(self, task: asyncio.Task[None], receipts: Sequence[Receipt]) -> None:
+        """Supervise one offer: settle its receipts, or end their owners if it failed."""
+        self._offers.discard(task)
+        failure = None if task.cancelled() else task.exception()
+        is_kept = failure is None and not task.cancelled()
+        for receipt in receipts:
+            self.bytes_held -= receipt.bytes_held
+            receipt.is_kept = is_kept
+            if is_kept:
+                self.acknowledged += receipt.messages
+        if failure is not None:
+            log.error("%s: messages could not be taken", self._source, exc_info=failure)
+            self.last_error = f"messages could not be taken: {failure!r}"
+            self._telemetry.count(
+                "tidegate_source_failed", help="Offers that failed by a mistake.", source=self._source
+            )
+        for owner in dict.fromkeys(receipt.owner for receipt in receipts):
+            if is_kept:
+                owner.settle()
+            else:
+                owner.fail()
+        self._weigh()
+
+    def _weigh(self) -> None:
+        """Say it once when there is too much, and once when there is room again."""
+        if not self._is_pressed:
+            if self._offers_held or self.bytes_held >= self._bytes_max:
+                self._is_pressed = True
+                self._on_pressure(True)
+        elif not self._offers_held and self.bytes_held <= self._bytes_max * RESUME_AT:
+            self._is_pressed = False
+            self._on_pressure(False)

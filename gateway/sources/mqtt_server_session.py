@@ -1,0 +1,136 @@
+"""What the MQTT server remembers of a client between connections. Does no I/O.
+
+Since nothing is ever sent to a client, a session is little: the packet ids of QoS 2 messages that are kept
+and not yet released, and a will that waits. It lives in memory only. After a crash or a restart of the
+gateway a client is told that its session is gone; what it then sends again is taken again: so QoS 2 is
+exactly once while the gateway runs, and at least once across its crash.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from gateway.net.mqtt_packets import Connect, Will
+
+SessionKey: TypeAlias = "tuple[str, bytes]"
+"""User and client id: an id means nothing to another user, so nobody can push somebody else out."""
+
+_PACKET_IDS: Final = 1 << 16
+
+
+class PacketIdSet:
+    """A set of packet ids in at most 8 KiB, however many they are."""
+
+    __slots__ = ("_bits", "_count")
+
+    def __init__(self) -> None:
+        self._bits = bytearray()
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __contains__(self, packet_id: bytes) -> bool:
+        number = int.from_bytes(packet_id, "big")
+        return bool(self._bits) and bool(self._bits[number >> 3] >> (number & 7) & 1)
+
+    def add(self, packet_id: bytes) -> None:
+        """Add one; adding it twice is adding it once."""
+        if packet_id in self:
+            return
+        if not self._bits:
+            self._bits = bytearray(_PACKET_IDS // 8)
+        number = int.from_bytes(packet_id, "big")
+        self._bits[number >> 3] |= 1 << (number & 7)
+        self._count += 1
+
+    def discard(self, packet_id: bytes) -> bool:
+        """Take one out; return whether it was there. The last one gives the memory back."""
+        if packet_id not in self:
+            return False
+        number = int.from_bytes(packet_id, "big")
+        self._bits[number >> 3] &= ~(1 << (number & 7))
+        self._count -= 1
+        if not self._count:
+            self._bits = bytearray()
+        return True
+
+
+@dataclass(slots=True)
+class Session:
+    """One client's memory. `offered` QoS 2 messages are on their way to disk, `kept` ones are there.
+
+    `owed` are ids that a new connection has sent again while they were still offered by an earlier one.
+    """
+
+    key: SessionKey
+    expiry_s: int = 0
+    is_connected: bool = False
+    expires_at_s: float = 0.0
+    kept: PacketIdSet = field(default_factory=PacketIdSet)
+    offered: set[bytes] = field(default_factory=set)
+    owed: set[bytes] = field(default_factory=set)
+    will: Will | None = None
+    will_timer: asyncio.TimerHandle | None = None
+
+
+class Sessions:
+    """All sessions of a server, at most `sessions_max`: past that the one to expire next goes."""
+
+    def __init__(self, *, sessions_max: int, on_evicted: Callable[[], None]) -> None:
+        self._sessions: dict[SessionKey, Session] = {}
+        self._sessions_max = sessions_max
+        self._on_evicted = on_evicted
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def find(self, key: SessionKey) -> Session | None:
+        """Return what is remembered of a client."""
+        return self._sessions.get(key)
+
+    def open(
+        self, key: SessionKey, connect: Connect, *, expiry_s_max: int, now_s: float
+    ) -> tuple[Session, bool]:
+        """Return the session of a client that connects, and whether it was there before.
+
+        The caller has ended an earlier connection of the same key, and seen to a will that waits.
+        """
+        found = self._sessions.pop(key, None)
+        is_resumed = found is not None and not connect.clean_start and found.expires_at_s > now_s
+        session = found if found is not None and is_resumed else Session(key)
+        session.expiry_s = min(connect.session_expiry_s, expiry_s_max)
+        session.is_connected = True
+        self._sessions[key] = session
+        if len(self._sessions) > self._sessions_max:
+            self._evict()
+        return session, is_resumed
+
+    def close(self, session: Session, *, now_s: float) -> None:
+        """Note that the client has gone; the session waits for it as long as it asked for."""
+        session.is_connected = False
+        session.expires_at_s = now_s + session.expiry_s
+        if not session.expiry_s and self._sessions.get(session.key) is session:
+            del self._sessions[session.key]
+
+    def expire(self, *, now_s: float) -> None:
+        """Forget sessions whose time is over."""
+        over = [s for s in self._sessions.values() if not s.is_connected and s.expires_at_s <= now_s]
+        for session in over:
+            del self._sessions[session.key]
+
+    def waiting_wills(self) -> list[Session]:
+        """Return the sessions whose client is gone and whose will is still to be said."""
+        return [session for session in self._sessions.values() if session.will is not None]
+
+    def _evict(self) -> None:
+        waiting = [session for session in self._sessions.values() if not session.is_connected]
+        if waiting:
+            first = min(waiting, key=lambda session: session.expires_at_s)
+            del self._sessions[first.key]
+            self._on_evicted()

@@ -1,0 +1,204 @@
+"""Settings of an MQTT subscription, and what a broker's URL means. Must not connect to anything."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+from gateway.core.units import Duration, Size
+from gateway.net.secrets import Secret  # noqa: TC001  msgspec reads the annotations
+
+Qos = Literal[0, 1, 2]
+DEFAULT_PORTS: Final = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
+WEBSOCKET_PATH: Final = "/mqtt"
+TOPIC_BYTES_MAX: Final = 65535
+SESSION_EXPIRY_S_MAX: Final = 0xFFFFFFFF
+
+
+def _about(text: str, **bounds: Any) -> msgspec.Meta:
+    return msgspec.Meta(description=text, **bounds)
+
+
+class TopicSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """One subscription with a QoS of its own."""
+
+    topic: Annotated[str, _about("Topic filter; + stands for one level, # for the rest.", min_length=1)]
+    qos: Annotated[Qos, _about("The most the broker may deliver it with.")] = 1
+
+
+class MqttTlsSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """Certificates for mqtts:// and wss://. The broker's is always checked, its host name too."""
+
+    ca_file: Annotated[str, _about("CA that signed the broker's certificate; else the system's.")] = ""
+    cert_file: Annotated[str, _about("Our own certificate, where the broker asks for one.")] = ""
+    key_file: Annotated[str, _about("The key of cert_file.")] = ""
+
+    def __post_init__(self) -> None:
+        """Check what can only be wrong together."""
+        if bool(self.cert_file) != bool(self.key_file):
+            raise ValueError("cert_file and key_file belong together: give both or none")
+
+
+class MqttSettings(
+    msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True, tag_field="type", tag="mqtt"
+):
+    """Subscribe to a broker. What it delivers is acknowledged when it is on disk, and not before."""
+
+    name: Annotated[str, _about("Name of this source, in status and counters.", min_length=1, max_length=64)]
+    url: Annotated[
+        str, _about("mqtt://, mqtts://, ws:// or wss:// with host, and port if not the usual one.")
+    ]
+    topics: Annotated[
+        tuple[str | TopicSettings, ...],
+        _about("Topic filters to subscribe to.", min_length=1, max_length=1024),
+    ]
+    qos: Annotated[Qos, _about("Quality of service for topics that name none: 0, 1 or 2.")] = 1
+    client_id: Annotated[
+        str,
+        _about(
+            "Name of the session at the broker. Without it: tidegate-<gateway id>-<source>.", max_length=256
+        ),
+    ] = ""
+    username: Annotated[str, _about("User name at the broker.")] = ""
+    password: Annotated[Secret | None, _about("Its password, by reference.")] = None
+    protocol: Annotated[
+        Literal["5", "3.1.1"],
+        _about("MQTT version. 5 falls back to 3.1.1 where the broker does not know it."),
+    ] = "5"
+    clean: Annotated[
+        bool, _about("Forget the session at the broker on each connect: what came meanwhile is lost.")
+    ] = False
+    session_expiry: Annotated[
+        Duration,
+        _about("How long the broker keeps the session, and messages for it, while we are away (MQTT 5)."),
+    ] = Duration(7 * 86400)
+    keepalive: Annotated[Duration, _about("After this long a silence the connection is probed.")] = Duration(
+        30
+    )
+    receive_maximum: Annotated[
+        int,
+        _about("Messages of QoS 1 and 2 that may wait for their acknowledgement (MQTT 5).", ge=1, le=65535),
+    ] = 32768
+    packet_max: Annotated[Size, _about("Largest packet that is taken, topic and payload together.")] = Size(
+        1 << 20
+    )
+    buffer_max: Annotated[
+        Size, _about("Bytes in memory that wait for their commit; past them the broker is held back.")
+    ] = Size(4 << 20)
+    connect_timeout: Annotated[Duration, _about("Time for each step of a connect.")] = Duration(10)
+    reconnect_min: Annotated[
+        Duration, _about("First wait after a lost connection; doubles, with jitter.")
+    ] = Duration(1)
+    reconnect_max: Annotated[
+        Duration, _about("Longest wait; at once after a refusal that needs a person.")
+    ] = Duration(60)
+    tls: Annotated[MqttTlsSettings, _about("Certificates, for mqtts:// and wss://.")] = MqttTlsSettings()
+
+    def __post_init__(self) -> None:
+        """Check the URL and every topic, and what can only be wrong together."""
+        address = parse_url(self.url)
+        if self.tls != MqttTlsSettings() and not address.is_tls:
+            raise ValueError(f"tls is set, but {self.url} does not use TLS; write mqtts:// or wss://")
+        if self.password is not None and not self.username:
+            raise ValueError("a password needs a username")
+        for topic, _ in subscriptions(self):
+            check_filter(topic)
+        bounds = (
+            ("session_expiry", self.session_expiry, 0, SESSION_EXPIRY_S_MAX),
+            ("keepalive", self.keepalive, 1, 65535),
+            ("packet_max", self.packet_max, 1024, 256 << 20),
+            ("buffer_max", self.buffer_max, 64 << 10, 1 << 30),
+            ("connect_timeout", self.connect_timeout, 0.1, 300),
+            ("reconnect_min", self.reconnect_min, 0.01, self.reconnect_max),
+        )
+        for name, value, least, most in bounds:
+            if not least <= value <= most:
+                raise ValueError(f"{name} is {value!r}; it must be from {least!r} to {most!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerAddress:
+    """Where a broker is. `path` is for WebSockets."""
+
+    host: str
+    port: int
+    is_tls: bool
+    is_websocket: bool
+    path: str
+
+
+def parse_url(url: str) -> BrokerAddress:
+    """Return what a broker's URL says; raise ValueError with what would be right.
+
+    >>> parse_url("mqtts://broker.example")
+    BrokerAddress(host='broker.example', port=8883, is_tls=True, is_websocket=False, path='')
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"url: {error}") from None
+    if parts.username is not None or parts.password is not None:
+        # Not repeated: the message ends up in logs.
+        raise ValueError("url holds credentials; write username = … and password = { env = … } instead")
+    if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
+        raise ValueError(
+            f"url {url!r} is not a broker's; write mqtt://, mqtts://, ws:// or wss:// and a host"
+        )
+    is_websocket = parts.scheme in {"ws", "wss"}
+    if not is_websocket and (parts.path.strip("/") or parts.query):
+        raise ValueError(f"url {url!r} has a path; topics belong into topics = [...]")
+    if port == 0:
+        raise ValueError(f"url {url!r} has port 0")
+    path = parts.path + (f"?{parts.query}" if parts.query else "")
+    return BrokerAddress(
+        host=parts.hostname,
+        port=port or DEFAULT_PORTS[parts.scheme],
+        is_tls=parts.scheme in {"mqtts", "wss"},
+        is_websocket=is_websocket,
+        path=(path or WEBSOCKET_PATH) if is_websocket else "",
+    )
+
+
+def subscriptions(settings: MqttSettings) -> list[tuple[str, int]]:
+    """Return every topic filter with its QoS."""
+    return [
+        (topic, settings.qos) if isinstance(topic, str) else (topic.topic, topic.qos)
+        for topic in settings.topics
+    ]
+
+
+def check_filter(topic: str) -> None:
+    """Raise ValueError for a filter that MQTT does not allow (MQTT 5.0 section 4.7.1)."""
+    levels = topic.split("/")
+    if not topic or "\0" in topic or len(topic.encode()) > TOPIC_BYTES_MAX:
+        raise ValueError(f"topics: {topic!r} is empty, too long or holds U+0000")
+    if any("#" in level and level != "#" for level in levels) or "#" in levels[:-1]:
+        raise ValueError(f"topics: {topic!r}: # must be the last level, alone")
+    if any("+" in level and level != "+" for level in levels):
+        raise ValueError(f"topics: {topic!r}: + must be a level of its own")
+
+
+def tls_context(settings: MqttTlsSettings) -> ssl.SSLContext:
+    """Return a context that checks the broker; raise ValueError that names the file that is wrong."""
+    try:
+        context = ssl.create_default_context(cafile=settings.ca_file or None)
+    except (OSError, ssl.SSLError) as error:
+        raise ValueError(f"tls.ca_file {settings.ca_file}: {_why(error)}") from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if settings.cert_file:
+        try:
+            context.load_cert_chain(settings.cert_file, settings.key_file, password="")
+        except (OSError, ssl.SSLError) as error:
+            raise ValueError(f"tls.cert_file {settings.cert_file} and key_file: {_why(error)}") from error
+    return context
+
+
+def _why(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return f"not PEM files that belong together ({error.reason or error})"
+    return str(error.strerror or error)

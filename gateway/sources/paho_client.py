@@ -1,0 +1,190 @@
+"""A paho client that takes bytes in bulk: the only place that touches paho's private parts. Must not know the gateway.
+
+paho connects, speaks TLS, WebSocket, MQTT 5 and every packet but PUBLISH. Its own receive loop costs 20 µs a
+message, so that stays unused: we read the socket a buffer at a time, cut it with our own scanner, and hand paho
+the packets that it shall handle, one by one (`take`). What we send goes through paho's queue (`send_raw`), so
+that packets never mix. `PRIVATE_PARTS` names what this stands on; a test fails loudly where paho changes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import struct
+import time
+from typing import Any, Final
+
+from paho.mqtt.client import Client, MQTTErrorCode
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.exception import MQTTException
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import MQTTException, Properties
+
+from gateway.net.mqtt_fields import VERSION_5, PacketType, ProtocolError, ReasonCode
+from gateway.net.mqtt_packets import packet_bytes
+
+PRIVATE_PARTS: Final = (
+    "_create_socket",
+    "_create_socket_connection",
+    "_last_bytes_received",
+    "_out_packet",
+    "_packet_queue",
+    "_ping_t",
+    "_reset_sockets",
+    "_sock",
+    "_sock_recv",
+    "_ssl_wrap_socket",
+)
+# What paho raises on a packet that it cannot read; older versions let the parser's own errors through.
+DECODE_ERRORS: Final = (struct.error, IndexError, KeyError, ValueError, MQTTException)
+
+
+class BulkClient(Client):
+    """One connection's client; make a new one for the next connection.
+
+    `version` is 4 (3.1.1) or 5. `transport` is "tcp" or "websockets". Nothing here blocks but `dial`.
+    """
+
+    def __init__(
+        self,
+        *,
+        client_id: str,
+        version: int,
+        transport: str,
+        clean: bool,
+        tls: ssl.SSLContext | None,
+        timeout_s: float,
+        username: str = "",
+        password: str = "",
+    ) -> None:
+        is_version_5 = version == VERSION_5
+        super().__init__(
+            CallbackAPIVersion.VERSION2,
+            client_id=client_id,
+            clean_session=None if is_version_5 else clean,
+            protocol=MQTTProtocolVersion.MQTTv5 if is_version_5 else MQTTProtocolVersion.MQTTv311,
+            transport=transport,
+            # paho would fall back to MQTT 3.1 by itself, with a blocking connect in our event loop.
+            reconnect_on_failure=False,
+            manual_ack=True,
+        )
+        self.version = version
+        self._clean = clean
+        self._is_plain = transport == "tcp" and tls is None
+        self._fed = b""
+        self._fed_at = 0
+        self._dialled: socket.socket | None = None
+        self.connect_timeout = timeout_s
+        if tls is not None:
+            self.tls_set_context(tls)
+        if username:
+            self.username_pw_set(username, password or None)
+
+    def dial(self, host: str, port: int, *, keepalive_s: int, properties: Properties | None) -> None:
+        """Connect, shake hands and send CONNECT. Blocks: for a thread. Raises OSError (ssl.SSLError among them)."""
+        if self.version == VERSION_5:
+            self.connect(host, port, keepalive_s, clean_start=self._clean, properties=properties)
+        else:
+            self.connect(host, port, keepalive_s)
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor, or -1."""
+        return -1 if self._sock is None else int(self._sock.fileno())
+
+    def receive(self, bytes_max: int) -> bytes | None:
+        """Return what has arrived, None where nothing has, b"" at the end. One system call on plain TCP."""
+        parts: list[bytes] = []
+        size = 0
+        while size < bytes_max and self._sock is not None:
+            try:
+                part = self._sock.recv(bytes_max - size)
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                # A WebSocket frame that is none of ours, or half a one; TLS may hold the next already.
+                if self.pending():
+                    continue
+                return b"".join(parts) if parts else None
+            except OSError:
+                part = b""
+            if not part:
+                break
+            parts.append(part)
+            size += len(part)
+            if self._is_plain:
+                break
+        return b"".join(parts)
+
+    def pending(self) -> int:
+        """Return how many decrypted bytes wait where no select sees them."""
+        return 0 if self._is_plain or not hasattr(self._sock, "pending") else int(self._sock.pending())
+
+    def take(self, first_byte: int, body: bytes) -> None:
+        """Let paho handle a packet; its callbacks run meanwhile. Raises ProtocolError."""
+        self._fed, self._fed_at = packet_bytes(first_byte, body), 0
+        try:
+            outcome = self.loop_read()
+        except DECODE_ERRORS as error:
+            raise ProtocolError(
+                ReasonCode.MALFORMED_PACKET, f"a packet that makes no sense: {error}"
+            ) from error
+        if outcome == MQTTErrorCode.MQTT_ERR_PROTOCOL:
+            raise ProtocolError(
+                ReasonCode.PROTOCOL_ERROR, f"a {PacketType(first_byte >> 4).name} out of place"
+            )
+
+    def send_raw(self, packets: bytes) -> None:
+        """Queue whole packets behind whatever paho is sending, and send what the socket takes."""
+        # As PUBACK: paho does things of its own after it has sent a PUBLISH or a DISCONNECT.
+        self._packet_queue(PacketType.PUBACK << 4, packets, 0, 1)
+
+    def forgive_silence(self) -> None:
+        """Forget how long nothing was heard: we did not listen, so a missing PINGRESP means nothing."""
+        self._ping_t = 0.0
+        self._last_bytes_received = time.monotonic()
+
+    def drop(self) -> None:
+        """Close the socket without a word."""
+        self._reset_sockets()
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        """Serve paho's own reading from the packet that it was given."""
+        data = self._fed[self._fed_at : self._fed_at + bufsize]
+        if not data:
+            raise BlockingIOError
+        self._fed_at += len(data)
+        return data
+
+    def _create_socket(self) -> Any:
+        try:
+            return super()._create_socket()
+        except BaseException:
+            # paho leaves a socket whose handshake failed to the garbage collector.
+            if self._dialled is not None:
+                with contextlib.suppress(OSError):
+                    self._dialled.close()
+            raise
+
+    def _create_socket_connection(self) -> socket.socket:
+        self._dialled = super()._create_socket_connection()
+        self._dialled.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return self._dialled
+
+    def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> ssl.SSLSocket:
+        # As paho does it, but the wrapped socket is known here before its handshake can fail.
+        assert self._ssl_context is not None
+        wrapped: ssl.SSLSocket = self._ssl_context.wrap_socket(
+            tcp_sock, server_hostname=self._host, do_handshake_on_connect=False
+        )
+        self._dialled = wrapped
+        wrapped.settimeout(self._connect_timeout)
+        wrapped.do_handshake()
+        return wrapped
+
+
+def connect_properties(*, session_expiry_s: int, receive_maximum: int, packet_bytes_max: int) -> Properties:
+    """Return what an MQTT 5 CONNECT says about us (section 3.1.2.11)."""
+    properties = Properties(PacketTypes.CONNECT)
+    properties.SessionExpiryInterval = session_expiry_s
+    properties.ReceiveMaximum = receive_maximum
+    properties.MaximumPacketSize = packet_bytes_max
+    return properties

@@ -1,0 +1,135 @@
+"""The words of the shelf: losses, leases, and where a segment stands. Must hold no behaviour and touch no disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypedDict
+
+from gateway.core.contracts import BootId, Priority, Signal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Lane: TypeAlias = Literal["live", "backlog"]
+
+# A segment's row id is its shelf (4 bits) over its sequence (59 bits): what has one priority and one signal
+# lies together, in order, so that finding the next needs no index. The shelf that sees most comes last, beside
+# the state row, so that one commit dirties one page.
+SEQUENCE_BITS: Final = 59
+SEQUENCE_END: Final = 1 << SEQUENCE_BITS
+STATE_ID: Final = 15 << SEQUENCE_BITS
+SHELVES: Final[tuple[tuple[Priority, Signal], ...]] = tuple(
+    (priority, signal)
+    for signal in (Signal.TRACES, Signal.LOGS, Signal.METRICS)
+    for priority in (Priority.BULK, Priority.CRITICAL, Priority.NORMAL)
+)
+_SHELF: Final = {shelf: number for number, shelf in enumerate(SHELVES, start=1)}
+
+
+def place(priority: Priority, signal: Signal, sequence: int) -> int:
+    """Return the row id of a segment.
+
+    >>> where_from(place(Priority.BULK, Signal.LOGS, 7))
+    (<Priority.BULK: 2>, <Signal.LOGS: 1>, 7)
+    """
+    assert 0 <= sequence <= SEQUENCE_END
+    return (_SHELF[priority, signal] << SEQUENCE_BITS) + sequence
+
+
+def where_from(segment_id: int) -> tuple[Priority, Signal, int]:
+    """Return what `place` was given; raise ValueError for a number that it never gives."""
+    shelf = segment_id >> SEQUENCE_BITS
+    if not 1 <= shelf <= len(SHELVES):
+        raise ValueError(f"{segment_id} is no segment's id")
+    priority, signal = SHELVES[shelf - 1]
+    return priority, signal, segment_id & (SEQUENCE_END - 1)
+
+
+class StoreError(Exception):
+    """The shelf cannot be opened; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Readings that were accepted and will never leave, for every uplink. Times are Unix ns, 0: not known."""
+
+    reason: str
+    readings: int
+    first_ns: int = 0
+    last_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """A payload for the quarantine: nobody understood it, a person may want to see it."""
+
+    source: str
+    topic: bytes
+    payload: bytes
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A payload that stands in the quarantine since `at_ns` (Unix ns, 0: no clock then). A long one is cut."""
+
+    at_ns: int
+    what: SetAside
+
+
+@dataclass(frozen=True, slots=True)
+class LeasedSegment:
+    """One segment as an uplink gets it; `body` is in the format of store/segments."""
+
+    sequence: int
+    boot: BootId
+    signal: Signal
+    priority: Priority
+    readings: int
+    body: bytes
+
+    @property
+    def id(self) -> int:
+        """Its row id."""
+        return place(self.priority, self.signal, self.sequence)
+
+
+@dataclass(eq=False, slots=True)
+class Lease:
+    """Segments of one signal that one uplink is sending. Give it back by `ack`, `release` or `refuse`."""
+
+    uplink: str
+    lane: Lane
+    segments: list[LeasedSegment]
+    signal: Signal
+    readings: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Count once."""
+        self.readings = sum(segment.readings for segment in self.segments)
+
+    def ids(self) -> Iterator[int]:
+        """Return the row ids."""
+        return (segment.id for segment in self.segments)
+
+
+class UplinkStatus(TypedDict):
+    """One uplink's account, in readings: accepted = delivered + held + sum(ledger)."""
+
+    delivered: int
+    held: int
+    ledger: dict[str, int]
+    maybe_twice: int
+    leased: int
+    losses: list[dict[str, object]]
+
+
+class StoreStatus(TypedDict):
+    """What `Store.status` says."""
+
+    accepted: int
+    uplinks: dict[str, UplinkStatus]
+    store: dict[str, object]
+    clock: dict[str, object]
+    events: list[str]

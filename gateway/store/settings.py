@@ -1,0 +1,57 @@
+"""How the shelf is bounded: the `[store]` table of the configuration. Must not know how any bound is kept."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from gateway.core.units import Duration, Size
+
+# Below this SQLite's own pages and log leave no room worth having.
+MAX_BYTES_MIN: Final = 1 << 20
+
+
+def _about(text: str, **bounds: float) -> msgspec.Meta:
+    return msgspec.Meta(description=text, **bounds)
+
+
+class StoreSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """What is kept, for how long, and what happens when there is no more room."""
+
+    max_bytes: Annotated[Size, _about("How much disk the shelf may use, its write-ahead log included.")] = Size(512 << 20)
+    max_age: Annotated[Duration, _about("How long a reading is kept at most; older ones go to the ledger.")] = Duration(
+        30 * 86400
+    )
+    commit_interval: Annotated[
+        Duration | None,
+        _about("How long arrivals wait for others to share one commit; the hardware profile's if not given."),
+    ] = None
+    when_full: Annotated[
+        Literal["drop_oldest", "refuse"],
+        _about("drop_oldest lets the least important and oldest go, counted; refuse pushes back on the sources."),
+    ] = "drop_oldest"
+    quarantine_bytes: Annotated[Size, _about("Room for payloads that nobody understood; the oldest make way.")] = Size(
+        1 << 20
+    )
+    refused_bytes: Annotated[Size, _about("Room for what an uplink refused for good; the oldest make way.")] = Size(
+        4 << 20
+    )
+    pending_bytes: Annotated[
+        Size, _about("Memory for arrivals that wait for their commit; beyond it sources are pushed back.")
+    ] = Size(16 << 20)
+    recent_bytes: Annotated[
+        Size, _about("Memory for the newest segments, so that live sending does not read the disk.")
+    ] = Size(2 << 20)
+    backlog_share: Annotated[
+        float, _about("Which part of what is sent after an outage is backlog, while live data flows.", ge=0.0, le=1.0)
+    ] = 0.5
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        if self.max_bytes < MAX_BYTES_MIN:
+            raise ValueError(f"max_bytes is {self.max_bytes}; give the shelf at least {Size(MAX_BYTES_MIN)}")
+        if self.max_age <= 0:
+            raise ValueError("max_age must be longer than nothing")
+        if self.commit_interval is not None and not 0 <= self.commit_interval <= 60:
+            raise ValueError(f"commit_interval is {self.commit_interval}; at most 1m: nothing is acknowledged before it")

@@ -1,0 +1,443 @@
+"""Delivery: lease, send, and let go only of what the far side has. Must not know HTTP or SQLite.
+
+One uplink is one loop with one thread and one request under way. A lease that fails is released before the
+wait, so that what is freshest by then goes first when the link is back; only a lease of which a part has
+already been taken is kept in hand until its end, so that no part is sent twice without need.
+
+    wait for data → combine → lease → (thread: decode, repair, encode, compress, post) → ack | refuse
+                                          └ try later: release, wait with back-off ┘
+
+Every state that a person may ask about stands in `status`; every change of it is logged once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from gateway.codecs import zstd
+from gateway.core.clock import NS_PER_S, Quality
+from gateway.core.contracts import RefusedError, Signal, TryLaterError
+from gateway.uplinks.guards import Backoff, Compressing, HoldError, InTransitError, Request, TooLargeError
+from gateway.uplinks.pacing import BatchSize, Effort
+from gateway.uplinks.requests import Hand, NoClockError, RequestBuilder
+from gateway.uplinks.senders import HttpSender
+from gateway.uplinks.worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from random import Random
+
+    from gateway.core.batch import Attributes
+    from gateway.core.clock import Clock
+    from gateway.core.telemetry import Telemetry
+    from gateway.store.database import Lease, Store
+    from gateway.uplinks.guards import Answer, Wire
+    from gateway.uplinks.settings import OtlpUplinkSettings
+
+log = logging.getLogger(__name__)
+
+# Reasons in the ledger.
+REFUSED: Final = "refused"
+REJECTED: Final = "rejected"
+TOO_LARGE: Final = "too_large"
+
+WATCH_S: Final = 1.0
+FINISH_S: Final = 5.0
+ABORT_S: Final = 1.0
+# The store said that there is something, and there was not: others hold it, or it was let go meanwhile.
+EMPTY_WAIT_S: Final = 0.25
+CLOCK_LOOK_S: Final = 1.0
+PROBE_S: Final = 60.0
+# So many small live leases in a row mean that there is no backlog, and that waiting saves requests.
+SHORT_LIVE_MIN: Final = 3
+GZIP_LEVEL: Final = 6
+_GZIP_WINDOW: Final = 31
+
+
+@dataclass(slots=True)
+class Status:
+    """What people ask about an uplink; times are the clock's nanoseconds, counts are since the start."""
+
+    state: str = "stopped"
+    reason: str = ""
+    retry_at_ns: int = 0
+    last_error: str = ""
+    last_success_ns: int = 0
+    readings_sent: int = 0
+    readings_rejected: int = 0
+    rtt_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seams:
+    """What may be put in the place of the network and the thread, and who hears the receivers' time.
+
+    `on_server_time(unix_s, rtt_s)` hears the Date of each answer, so that a box without any time server can
+    learn the hour from a receiver it trusts; while data waits for a clock, empty requests ask for it.
+    """
+
+    wire: Wire | None = None
+    start_worker: Callable[[str], Worker] = Worker
+    on_server_time: Callable[[int, float], None] | None = None
+
+
+NO_SEAMS: Final = Seams()
+
+
+class Uplink:
+    """One road to an OTLP receiver. `run` delivers until cancelled; it may be run again after it failed."""
+
+    def __init__(
+        self,
+        settings: OtlpUplinkSettings,
+        *,
+        store: Store,
+        gateway_attributes: Attributes,
+        version: str,
+        clock: Clock,
+        telemetry: Telemetry,
+        random: Random,
+        seams: Seams = NO_SEAMS,
+    ) -> None:
+        self.name = settings.name
+        self._settings = settings
+        self._store = store
+        self._clock = clock
+        self._telemetry = telemetry
+        self._start_worker = seams.start_worker
+        self._on_server_time = seams.on_server_time
+        self._builder = RequestBuilder(
+            series=store.series,
+            timeline=store.timeline,
+            gateway_attributes=gateway_attributes,
+            version=version,
+        )
+        self._wire: Wire = seams.wire or HttpSender(settings, version=version, clock=clock)
+        self._sender = Compressing(self._wire, self._compress, settings.compression)
+        self._effort = Effort()
+        self._size = BatchSize(settings.batch_readings_max, settings.request_bytes_max)
+        self._backoff = Backoff(float(settings.retry.initial), float(settings.retry.max), random)
+        self._worker: Worker | None = None
+        self._is_down = False
+        self._short_live = 0
+        self._last_live_s = 0.0
+        self._probe_at_s = 0.0
+        self._bytes_counted = self._requests_counted = 0
+        self._status = Status()
+
+    async def run(self) -> None:
+        """Deliver until cancelled; then end the request under way, send what is fresh, and stop."""
+        self._wire.open()
+        self._worker = self._start_worker(f"uplink {self.name}")
+        try:
+            await self._serve()
+        except asyncio.CancelledError:
+            await self._flush()
+            raise
+        finally:
+            self._wire.stop()
+            self._worker.close()
+            self._worker = None
+            self._say("stopped")
+
+    def status(self) -> dict[str, object]:
+        """Return what `tidegate status` shows of this uplink, counted since the start."""
+        known = self._status
+        return {
+            "type": "otlp",
+            "endpoint": self._settings.endpoint,
+            "state": known.state,
+            "reason": known.reason,
+            "retry_in_s": round(max(0.0, (known.retry_at_ns - self._clock.monotonic_ns()) / NS_PER_S), 1),
+            "attempt": self._backoff.failures,
+            "last_error": known.last_error,
+            "last_success_unix_s": known.last_success_ns // NS_PER_S,
+            "requests": self._wire.requests,
+            "bytes_sent": self._wire.bytes_sent,
+            "readings_sent": known.readings_sent,
+            "readings_rejected": known.readings_rejected,
+            "compression": self._sender.encoding or "none",
+            "batch_readings": self._size.readings,
+            "rtt_ms": round(known.rtt_s * 1000, 1),
+        }
+
+    async def _serve(self) -> None:
+        while True:
+            self._say("idle")
+            await self._store.wait_held(self.name)
+            await self._combine()
+            if await self._deliver_next() is None:
+                await asyncio.sleep(EMPTY_WAIT_S)
+
+    async def _combine(self) -> None:
+        """Let fresh data gather, unless there is more to send than one request holds."""
+        if self._short_live < SHORT_LIVE_MIN:
+            return
+        wait_s = self._last_live_s + float(self._settings.batch_interval) - _now_s()
+        if wait_s > 0:
+            self._say("combining")
+            await asyncio.sleep(wait_s)
+
+    async def _deliver_next(self) -> Lease | None:
+        """Lease what is to go next and deliver it; return it, or None where there was nothing."""
+        readings_max = self._size.readings
+        lease = await self._store.lease(
+            self.name, readings_max=readings_max, bytes_max=int(self._settings.request_bytes_max)
+        )
+        if lease is None:
+            return None
+        if lease.lane == "live":
+            self._last_live_s = _now_s()
+            self._short_live = self._short_live + 1 if lease.readings * 2 < readings_max else 0
+        else:
+            self._short_live = 0
+        await self._deliver(lease)
+        return lease
+
+    async def _deliver(self, lease: Lease) -> None:
+        hand = Hand(lease)
+        while True:
+            error = await self._attempt(hand)
+            if error is None:
+                await _to_end(self._settle(hand))
+                return
+            wait_s = self._failed(error)
+            if not hand.is_begun:
+                await _to_end(self._store.release(lease, maybe_delivered=error.answer_lost))
+                await self._wait(error, wait_s)
+                return
+            try:
+                await self._wait(error, wait_s)
+            except asyncio.CancelledError:
+                # Some of it was taken, and the store knows leases only whole.
+                await _to_end(self._store.release(lease, maybe_delivered=True))
+                raise
+
+    async def _attempt(self, hand: Hand) -> TryLaterError | None:
+        """Send what is left of `hand` in the thread; return why not all of it could be, for now."""
+        assert self._worker is not None
+        self._say("sending")
+        future = self._worker.submit(lambda: self._work(hand))
+        try:
+            await self._watch(future)
+        except asyncio.CancelledError:
+            await asyncio.wait({future}, timeout=FINISH_S)
+            if not future.done():
+                self._wire.stop()
+                self._is_down = True
+                await asyncio.wait({future}, timeout=ABORT_S)
+            await self._leave(hand, future)
+            raise
+        finally:
+            self._count()
+        try:
+            future.result()
+        except TryLaterError as error:
+            return error
+        except BaseException:
+            # Our own mistake: the store must not believe that somebody is still sending this.
+            await self._store.release(hand.lease, maybe_delivered=hand.is_begun)
+            raise
+        return None
+
+    async def _watch(self, future: asyncio.Future[Any]) -> None:
+        while not future.done():
+            await asyncio.wait({future}, timeout=WATCH_S)
+            if not future.done() and self._wire.is_overdue():
+                self._wire.abort()
+
+    async def _leave(self, hand: Hand, future: asyncio.Future[Any]) -> None:
+        """Settle a lease at the end: what was answered in time counts, the rest goes back."""
+        if not future.done():
+            future.cancel()
+            await self._store.release(hand.lease, maybe_delivered=True)
+            return
+        error = future.exception()
+        if error is None:
+            await self._settle(hand)
+            return
+        may_have = hand.is_begun or (isinstance(error, TryLaterError) and error.answer_lost)
+        await self._store.release(hand.lease, maybe_delivered=may_have)
+
+    def _work(self, hand: Hand) -> None:
+        """Send every part of `hand`; what was answered is taken off it. Runs in the thread."""
+        if hand.parts is None:
+            self._builder.open(hand)
+        assert hand.parts is not None
+        while hand.parts:
+            part = hand.parts[0]
+            readings = len(part)
+            body = self._builder.encode(part)
+            self._size.measured(readings, len(body))
+            if len(body) > self._settings.request_bytes_max and readings > 1:
+                _split(hand)
+                continue
+            try:
+                answer = self._sender.send(Request(part.signal, body, readings))
+            except TooLargeError as error:
+                self._size.was_too_large(readings)
+                if readings > 1:
+                    _split(hand)
+                    continue
+                hand.reject(readings, TOO_LARGE, str(error))
+            except RefusedError as error:
+                hand.reject(readings, REFUSED, str(error))
+            else:
+                self._took(hand, readings, len(body), answer)
+            hand.parts.popleft()
+
+    def _took(self, hand: Hand, readings: int, size_bytes: int, answer: Answer) -> None:
+        rejected = min(answer.rejected, readings)
+        hand.delivered += readings - rejected
+        hand.reject(rejected, REJECTED, answer.message)
+        hand.message = answer.message or hand.message
+        hand.server_time_s = answer.server_time_s
+        hand.rtt_s = answer.rtt_s
+        self._size.succeeded(readings, answer.seconds)
+        self._effort.sent(size_bytes, answer.seconds)
+
+    def _compress(self, body: bytes, encoding: str) -> bytes:
+        if not encoding:
+            return body
+        if encoding == "gzip":
+            import zlib  # noqa: PLC0415  only where a receiver wants it
+
+            return zlib.compress(body, GZIP_LEVEL, _GZIP_WINDOW)
+        started_ns = self._clock.monotonic_ns()
+        level = self._effort.level(len(body), now_s=started_ns / NS_PER_S)
+        packed = zstd.compress(body, level=level)
+        self._effort.spent(len(body), level, (self._clock.monotonic_ns() - started_ns) / NS_PER_S)
+        return packed
+
+    async def _settle(self, hand: Hand) -> None:
+        """Tell the store what became of the whole lease."""
+        if hand.is_begun:
+            self._answered(hand)
+        if hand.message and hand.rejected:
+            log.warning("uplink %s: %d readings %s: %s", self.name, hand.lost, hand.reason(), hand.message)
+        if hand.lost and not hand.delivered and REJECTED not in hand.rejected:
+            await self._store.refuse(hand.lease, hand.reason(), hand.message)
+        else:
+            await self._store.ack(hand.lease, rejected=hand.lost, reason=hand.reason() or REJECTED)
+
+    def _answered(self, hand: Hand) -> None:
+        """Note that the far side is there and takes what it is sent, or says why not."""
+        known = self._status
+        known.last_success_ns = self._clock.wall_ns()
+        known.readings_sent += hand.delivered
+        known.readings_rejected += hand.lost
+        known.rtt_s = hand.rtt_s
+        if hand.message:
+            known.last_error = hand.message
+        self._telemetry.count(
+            "tidegate_uplink_readings_sent", hand.delivered, help="Readings taken.", uplink=self.name
+        )
+        self._backoff.succeeded()
+        if self._is_down:
+            self._is_down = False
+            log.info("uplink %s: is back", self.name)
+            self._store.link_up(self.name)
+            self._short_live = 0
+        if self._on_server_time is not None and hand.server_time_s is not None:
+            self._on_server_time(hand.server_time_s, hand.rtt_s)
+
+    def _failed(self, error: TryLaterError) -> float:
+        """Note a failure; return how long to wait, in seconds."""
+        if isinstance(error, NoClockError):
+            return error.after_s
+        known = self._status
+        reason = str(error)
+        if reason != known.last_error or not self._is_down:
+            log.warning("uplink %s: %s", self.name, reason)
+        known.last_error = reason
+        self._is_down = True
+        self._size.failed(in_transit=isinstance(error, InTransitError))
+        self._telemetry.count(
+            "tidegate_uplink_failures",
+            help="Requests that are to be sent again, by what to do next.",
+            uplink=self.name,
+            kind="hold" if isinstance(error, HoldError) else "throttled" if error.after_s else "later",
+        )
+        return self._backoff.failed(error.after_s)
+
+    async def _wait(self, error: TryLaterError, wait_s: float) -> None:
+        if isinstance(error, NoClockError):
+            await self._wait_for_clock(error, wait_s)
+            return
+        self._say("holding" if isinstance(error, HoldError) else "waiting", str(error), wait_s)
+        await asyncio.sleep(wait_s)
+
+    async def _wait_for_clock(self, error: NoClockError, wait_s: float) -> None:
+        self._say("waiting for the clock", str(error), wait_s)
+        await self._probe()
+        until_s = _now_s() + wait_s
+        while (left_s := until_s - _now_s()) > 0 and self._store.timeline.quality is Quality.UNKNOWN:
+            await asyncio.sleep(min(left_s, CLOCK_LOOK_S))
+
+    async def _probe(self) -> None:
+        """Send an empty request, now and then, for the Date in its answer; its failure costs nothing."""
+        if self._on_server_time is None or _now_s() < self._probe_at_s:
+            return
+        assert self._worker is not None
+        self._probe_at_s = _now_s() + PROBE_S
+        future = self._worker.submit(lambda: self._sender.send(Request(Signal.METRICS, b"", 0)))
+        try:
+            await self._watch(future)
+        except asyncio.CancelledError:
+            self._wire.stop()
+            raise
+        if future.exception() is None and future.result().server_time_s is not None:
+            self._on_server_time(future.result().server_time_s, future.result().rtt_s)
+
+    async def _flush(self) -> None:
+        """At the end, where the link is up: send what is fresh for a moment. The rest is kept anyway."""
+        grace_s = float(self._settings.stop_grace)
+        if self._is_down or not grace_s:
+            return
+        try:
+            async with asyncio.timeout(grace_s):
+                while not self._is_down:
+                    lease = await self._deliver_next()
+                    if lease is None or lease.lane == "backlog":
+                        return
+        except TimeoutError:
+            log.info("uplink %s: stopped with data held", self.name)
+
+    def _say(self, state: str, reason: str = "", wait_s: float = 0.0) -> None:
+        known = self._status
+        known.state, known.reason = state, reason
+        known.retry_at_ns = self._clock.monotonic_ns() + int(wait_s * NS_PER_S)
+
+    def _count(self) -> None:
+        """Carry the wire's own counters over."""
+        sent, requests = self._wire.bytes_sent, self._wire.requests
+        name = self.name
+        self._telemetry.count(
+            "tidegate_uplink_bytes_sent", sent - self._bytes_counted, help="Bodies and headers.", uplink=name
+        )
+        self._telemetry.count(
+            "tidegate_uplink_requests", requests - self._requests_counted, help="Requests begun.", uplink=name
+        )
+        self._bytes_counted, self._requests_counted = sent, requests
+
+
+def _split(hand: Hand) -> None:
+    assert hand.parts
+    hand.parts.extendleft(reversed(hand.parts.popleft().halves()))
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def _to_end(act: Coroutine[Any, Any, None]) -> None:
+    """Await `act` to its end even when cancelled meanwhile: half an ack would be a duplicate."""
+    task = asyncio.ensure_future(act)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task}, timeout=FINISH_S)
+        raise

@@ -1,0 +1,273 @@
+"""What to do after each answer: fine, later, hold, split, refuse; how long to wait. Must not send or sleep.
+
+| answer                                    | decision                                                      |
+| ----------------------------------------- | ------------------------------------------------------------- |
+| 2xx                                       | delivered                                                     |
+| 2xx with a web page                       | try later: a captive portal answered, not a receiver          |
+| 408, 429, 502, 503, 504, no answer        | try later, Retry-After first                                  |
+| 413                                       | split                                                         |
+| 3xx, 401, 403, 404, 405 … (`HOLD`)        | hold: try again each minute, and say so                       |
+| other 4xx and 5xx                         | refused: set aside, counted, the next goes on                 |
+
+OTLP's specification (protocol/otlp, "Failures") calls everything but 429, 502, 503 and 504 not retryable,
+for a client that has the choice between retrying and dropping. A gateway has a third one. A wrong token,
+path or certificate says nothing about the data: refusing by it would set aside the whole backlog within
+minutes, while whoever can mend it sleeps. So what points at the way and not at the data is held. 408 is a
+slow line's answer.
+"""
+
+from __future__ import annotations
+
+import email.utils
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Protocol
+
+from gateway.core.contracts import RefusedError, TryLaterError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from random import Random
+
+    from gateway.core.contracts import Signal
+
+TRY_LATER: Final = frozenset((408, 429, 502, 503, 504))
+HOLD: Final = {
+    401: "the token or certificate was not accepted",
+    402: "the account is out of quota",
+    403: "this token may not write there",
+    404: "there is no OTLP receiver at this path",
+    405: "this address does not take POST",
+    407: "the proxy wants to know who we are",
+    410: "this address was given up",
+    421: "this host does not answer for that name",
+    426: "the receiver wants another protocol",
+    451: "the receiver may not take this for legal reasons",
+    501: "this address does not take POST",
+    505: "the receiver does not speak HTTP/1.1",
+    511: "a network login (captive portal) stands in between",
+}
+# What a receiver may mean by an encoding that it does not know.
+ENCODING_STATUSES: Final = frozenset((400, 415))
+
+HOLD_S: Final = 60.0
+RETRY_AFTER_S_MAX: Final = 3600.0
+_DOUBLINGS_MAX: Final = 30
+
+
+class HoldError(TryLaterError):
+    """The way is wrong and not the data: keep all, try again slowly, and tell people `reason`."""
+
+    def __init__(self, reason: str, after_s: float = HOLD_S) -> None:
+        super().__init__(reason, after_s)
+
+
+class InTransitError(TryLaterError):
+    """The request or its answer broke on the way: smaller ones may get through where this one did not."""
+
+
+class TooLargeError(Exception):
+    """The same data may be taken in smaller requests."""
+
+
+class StatusRefusedError(RefusedError):
+    """Refused by an HTTP status."""
+
+    def __init__(self, reason: str, status: int) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An Export*ServiceRequest as protobuf, not yet compressed."""
+
+    signal: Signal
+    body: bytes
+    readings: int
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A request's body as it goes on the wire. `encoding` is its Content-Encoding, "" for none."""
+
+    signal: Signal
+    body: bytes
+    encoding: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A request was taken, except for `rejected` readings that must never be sent again."""
+
+    rejected: int = 0
+    message: str = ""
+    seconds: float = 0.0
+    rtt_s: float = 0.0
+    server_time_s: int | None = None
+
+
+class Wire(Protocol):
+    """What carries packed requests: HTTP, or a list in a test. Called in the uplink's thread, except as said.
+
+    `bytes_sent` counts bodies and headers as they leave, `requests` those that were begun.
+    """
+
+    bytes_sent: int
+    requests: int
+
+    def open(self) -> None:
+        """Take requests, again after `stop` too."""
+        ...
+
+    def send(self, packed: Packed, /) -> Answer:
+        """Return when taken; raise TryLaterError, HoldError, TooLargeError or RefusedError."""
+        ...
+
+    def is_overdue(self) -> bool:
+        """Whether the answer should have been here by now; called from the event loop."""
+        ...
+
+    def abort(self) -> None:
+        """End the request under way; called from the event loop."""
+        ...
+
+    def stop(self) -> None:
+        """End the request under way and refuse further ones; called from the event loop."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What an HTTP server answered, as far as decisions need it; `message` is its own sentence or empty."""
+
+    status: int
+    content_type: str = ""
+    message: str = ""
+    retry_after_s: float = 0.0
+    location: str = ""
+    is_page: bool = False
+
+
+def check_reply(reply: Reply) -> None:
+    """Return where the request was taken, else raise the decision. The one place that knows statuses."""
+    said = f": {reply.message}" if reply.message else ""
+    if 200 <= reply.status < 300:
+        if reply.is_page:
+            raise TryLaterError(
+                f"status {reply.status} with a web page: a captive portal or a wrong address answered",
+                reply.retry_after_s,
+            )
+    elif reply.status < 400:
+        to = f" to {reply.location}" if reply.location else ""
+        raise HoldError(f"status {reply.status}: a redirect{to}, which is not followed; correct the endpoint")
+    elif reply.status in TRY_LATER:
+        raise TryLaterError(f"status {reply.status}{said}", reply.retry_after_s)
+    elif reply.status == 413:
+        raise TooLargeError(f"status 413{said}")
+    elif reply.status in HOLD:
+        raise HoldError(f"status {reply.status}, {HOLD[reply.status]}{said}")
+    else:
+        raise StatusRefusedError(f"status {reply.status}{said}", reply.status)
+
+
+def read_retry_after(value: str, *, now_s: float) -> float:
+    """Return the seconds of a Retry-After header: a number or a date (RFC 9110, 10.2.3); 0 for anything else.
+
+    `now_s` is Unix time as the server sees it. The result is capped at an hour: a server that says "next
+    week" is asked again before that.
+
+    >>> read_retry_after("120", now_s=0), read_retry_after("Thu, 01 Jan 1970 00:01:00 GMT", now_s=50)
+    (120.0, 10.0)
+    """
+    value = value.strip()
+    if value.isascii() and value.isdigit():
+        # Longer than any sane number; int() of megabytes of digits would not end.
+        return min(float(value[:12]), RETRY_AFTER_S_MAX)
+    date_s = read_http_date(value)
+    return 0.0 if date_s is None else min(max(date_s - now_s, 0.0), RETRY_AFTER_S_MAX)
+
+
+def read_http_date(value: str) -> int | None:
+    """Return the Unix time of an HTTP date, or None for anything else.
+
+    >>> read_http_date("Sun, 06 Nov 1994 08:49:37 GMT")
+    784111777
+    """
+    try:
+        return int(email.utils.parsedate_to_datetime(value).timestamp())
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+@dataclass(slots=True)
+class Backoff:
+    """How long to wait after failures: full jitter under a bound that doubles, without an end.
+
+    The jitter is what keeps a fleet from coming back in one second ("Exponential Backoff And Jitter", AWS
+    Architecture Blog, 2015). What the server asks for is the least, plus jitter for the same reason.
+    """
+
+    initial_s: float
+    max_s: float
+    random: Random
+    failures: int = 0
+
+    def failed(self, after_s: float = 0.0) -> float:
+        """Count a failure; return the seconds to wait."""
+        bound_s = min(self.max_s, self.initial_s * 2 ** min(self.failures, _DOUBLINGS_MAX))
+        self.failures += 1
+        if after_s > 0:
+            return after_s + self.random.uniform(0, min(self.initial_s, self.max_s))
+        return self.random.uniform(0, bound_s)
+
+    def succeeded(self) -> bool:
+        """Start over; return whether there had been failures."""
+        had_failed = self.failures > 0
+        self.failures = 0
+        return had_failed
+
+
+@dataclass(slots=True)
+class Compressing:
+    """A sender that holds a wire: compresses, and falls back from zstd to gzip where a receiver refuses it.
+
+    While no zstd body was ever taken, any refusal makes it offer the same data as gzip, since receivers
+    answer an unknown encoding with 400, 415 and sometimes 500; afterwards only 400 and 415 do. It stays
+    with gzip when that is taken. A refusal that persists is about the data.
+    """
+
+    wire: Wire
+    compress: Callable[[bytes, str], bytes]
+    mode: str
+    is_zstd_proven: bool = False
+    encoding: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Start with the better one."""
+        self.encoding = {"auto": "zstd", "none": ""}.get(self.mode, self.mode)
+
+    def send(self, request: Request) -> Answer:
+        """Send as `Wire.send` does."""
+        try:
+            answer = self._send_as(request, self.encoding)
+        except StatusRefusedError as error:
+            if not self._may_be_encoding(error.status):
+                raise
+        else:
+            self.is_zstd_proven |= self.encoding == "zstd"
+            return answer
+        answer = self._send_as(request, "gzip")
+        self.encoding = "gzip"
+        return answer
+
+    def _may_be_encoding(self, status: int) -> bool:
+        if self.mode != "auto" or self.encoding != "zstd":
+            return False
+        return status in ENCODING_STATUSES or not self.is_zstd_proven
+
+    def _send_as(self, request: Request, encoding: str) -> Answer:
+        return self.wire.send(Packed(request.signal, self.compress(request.body, encoding), encoding))

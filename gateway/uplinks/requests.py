@@ -1,0 +1,280 @@
+"""From a lease to request bodies: decode, repair times, mark, encode, split. Must not send or wait.
+
+Runs in the uplink's own thread. What cannot be sent for ever (a damaged segment, a moment of a boot that
+nobody remembers) is counted by reason and left out; what only lacks a clock stops the whole lease, so that
+no reading leaves with a time that is known to be wrong.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar
+
+import numpy as np
+
+from gateway.codecs.otlp import NO_MARKS, Marks, MetricsEncoder, encode_logs_request
+from gateway.core.batch import DEVICE_TIME_REJECTED, KIND_MASK, MONOTONIC, Batch, LogRecords
+from gateway.core.clock import Quality
+from gateway.core.contracts import Signal, TryLaterError
+from gateway.store.segments import SegmentError, decode_logs, decode_metrics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy.typing as npt
+
+    from gateway.core.batch import Attributes, Series
+    from gateway.core.contracts import BootId
+    from gateway.store.database import Lease, LeasedSegment
+
+Groups: TypeAlias = "list[tuple[Batch, Marks]]"
+_T = TypeVar("_T")
+
+# Reasons in the ledger.
+DAMAGED: Final = "damaged"
+TIME_LOST: Final = "time_lost"
+
+# What `tidegate.time.quality` says; a good time says nothing.
+_WORDS: Final = {
+    Quality.SYNCED: "",
+    Quality.UNSYNCED: "unsynced",
+    Quality.REPAIRED: "repaired",
+    Quality.ESTIMATED: "estimated",
+}
+ARRIVAL: Final = "arrival"
+
+CLOCK_POLL_S: Final = 5.0
+
+
+class NoClockError(TryLaterError):
+    """The data's times are not known yet, and will be once there is a clock."""
+
+    def __init__(self) -> None:
+        super().__init__("waiting for the clock: no right time since this boot", CLOCK_POLL_S)
+
+
+class Repair(Protocol):
+    """The part of `core.clock.Timeline` that is needed here."""
+
+    @property
+    def quality(self) -> Quality:
+        """How good this boot's wall clock is now."""
+        ...
+
+    def repair(
+        self, monotonic_ns: npt.NDArray[np.int64], boot: BootId
+    ) -> tuple[npt.NDArray[np.int64], Quality]:
+        """Return Unix times for moments of `boot`, and how good they are."""
+        ...
+
+
+@dataclass(slots=True)
+class MetricsPart:
+    """Readings that may go in one request."""
+
+    groups: Groups
+    signal: Signal = Signal.METRICS
+
+    def __len__(self) -> int:
+        return sum(len(batch) for batch, _ in self.groups)
+
+    def halves(self) -> tuple[MetricsPart, MetricsPart]:
+        """Return the first and the second half of the readings, in their order."""
+        left: Groups = []
+        right: Groups = []
+        room = len(self) // 2
+        for batch, marks in self.groups:
+            cut = min(room, len(batch))
+            room -= cut
+            if cut:
+                left.append((batch.take(slice(0, cut)), marks))
+            if cut < len(batch):
+                right.append((batch.take(slice(cut, None)), marks))
+        return MetricsPart(left), MetricsPart(right)
+
+
+@dataclass(slots=True)
+class LogsPart:
+    """Log records that may go in one request."""
+
+    records: LogRecords
+    marks: Marks
+    signal: Signal = Signal.LOGS
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def halves(self) -> tuple[LogsPart, LogsPart]:
+        """Return the first and the second half of the records, in their order."""
+        half = len(self) // 2
+        return self._cut(slice(0, half)), self._cut(slice(half, None))
+
+    def _cut(self, index: slice) -> LogsPart:
+        records = self.records
+        return LogsPart(
+            LogRecords(records.series[index], records.time_ns[index], records.bodies[index]), self.marks
+        )
+
+
+Part: TypeAlias = "MetricsPart | LogsPart"
+
+
+@dataclass(slots=True)
+class Hand:
+    """A lease that is being delivered: what is still to be sent, and what became of the rest, in readings."""
+
+    lease: Lease
+    parts: deque[Part] | None = None
+    delivered: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+    message: str = ""
+    rtt_s: float = 0.0
+    server_time_s: int | None = None
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether something of it has left, so that the lease must be brought to its end."""
+        return self.delivered > 0 or any(reason not in {DAMAGED, TIME_LOST} for reason in self.rejected)
+
+    @property
+    def lost(self) -> int:
+        """Readings that will never be delivered."""
+        return sum(self.rejected.values())
+
+    def reject(self, readings: int, reason: str, message: str = "") -> None:
+        """Count `readings` as never to be delivered."""
+        if readings:
+            self.rejected[reason] = self.rejected.get(reason, 0) + readings
+            self.message = message or self.message
+
+    def reason(self) -> str:
+        """Return one word for the ledger; where several reasons met in one lease, all of them.
+
+        >>> hand = Hand(lease=None, rejected={"rejected": 1, "damaged": 2})
+        >>> hand.reason()
+        'damaged+rejected'
+        """
+        return "+".join(sorted(self.rejected))
+
+
+class RequestBuilder:
+    """Makes parts of leases and bodies of parts. For one thread."""
+
+    def __init__(
+        self,
+        *,
+        series: Callable[[int], Series],
+        timeline: Repair,
+        gateway_attributes: Attributes,
+        version: str,
+    ) -> None:
+        self._series = series
+        self._timeline = timeline
+        self._gateway_attributes = gateway_attributes
+        self._version = version
+        self._encoder = MetricsEncoder(series=series, gateway_attributes=gateway_attributes, version=version)
+
+    def open(self, hand: Hand) -> None:
+        """Fill `hand.parts`; raise NoClockError, with nothing changed, while times are not known."""
+        lease = hand.lease
+        is_backfill = lease.lane == "backlog"
+        rejected: dict[str, tuple[int, str]] = {}
+        part: Part
+        if lease.signal is Signal.LOGS:
+            records = self._decode(lease.segments, decode_logs, rejected)
+            marks = Marks(backfill=True) if is_backfill else NO_MARKS
+            part = LogsPart(LogRecords.join(found for _, found in records), marks)
+        else:
+            assert lease.signal is Signal.METRICS, lease.signal
+            batches = self._decode(lease.segments, decode_metrics, rejected)
+            part = MetricsPart(self._group(batches, rejected, is_backfill=is_backfill))
+        for reason, (readings, message) in rejected.items():
+            hand.reject(readings, reason, message)
+        hand.parts = deque([part] if len(part) else [])
+
+    def encode(self, part: Part) -> bytes:
+        """Return the request of a part."""
+        if isinstance(part, MetricsPart):
+            return self._encoder.encode(part.groups)
+        return encode_logs_request(
+            part.records,
+            series=self._series,
+            gateway_attributes=self._gateway_attributes,
+            version=self._version,
+            marks=part.marks,
+        )
+
+    @staticmethod
+    def _decode(
+        segments: Sequence[LeasedSegment],
+        decode: Callable[[bytes], _T],
+        rejected: dict[str, tuple[int, str]],
+    ) -> list[tuple[LeasedSegment, _T]]:
+        found = []
+        for segment in segments:
+            try:
+                found.append((segment, decode(segment.body)))
+            except SegmentError as error:
+                _add(rejected, DAMAGED, segment.readings, f"segment {segment.sequence}: {error}")
+        return found
+
+    def _group(
+        self,
+        batches: Sequence[tuple[LeasedSegment, Batch]],
+        rejected: dict[str, tuple[int, str]],
+        *,
+        is_backfill: bool,
+    ) -> Groups:
+        """Return readings with Unix times by their marks, each in order of series and kind."""
+        by_word: dict[str, list[Batch]] = {}
+        for segment, batch in batches:
+            for word, piece in self._repair(segment.boot, batch, rejected):
+                by_word.setdefault(word, []).append(piece)
+        return [
+            (_merge(pieces), Marks(backfill=is_backfill, time_quality=word))
+            for word, pieces in sorted(by_word.items())
+        ]
+
+    def _repair(
+        self, boot: BootId, batch: Batch, rejected: dict[str, tuple[int, str]]
+    ) -> list[tuple[str, Batch]]:
+        is_monotonic = (batch.flags & MONOTONIC) != 0
+        if not is_monotonic.any():
+            return [("", batch)]
+        time_ns, quality = self._timeline.repair(batch.time_ns[is_monotonic], boot)
+        own = batch.take(~is_monotonic)
+        found = [("", own)] if len(own) else []
+        if quality is Quality.UNKNOWN:
+            if self._timeline.quality is Quality.UNKNOWN:
+                raise NoClockError
+            message = f"boot {boot} is not known any more, so nobody can say when it was"
+            _add(rejected, TIME_LOST, len(time_ns), message)
+            return found
+        stamped = batch.take(is_monotonic)
+        stamped = Batch(stamped.series, time_ns, stamped.bits, stamped.flags)
+        word = _WORDS[quality]
+        was_rejected = (stamped.flags & DEVICE_TIME_REJECTED) != 0
+        if word or not was_rejected.any():
+            return [*found, (word, stamped)]
+        found += [(ARRIVAL, stamped.take(was_rejected))]
+        rest = stamped.take(~was_rejected)
+        return [*found, ("", rest)] if len(rest) else found
+
+
+def _add(rejected: dict[str, tuple[int, str]], reason: str, readings: int, message: str) -> None:
+    rejected[reason] = (rejected.get(reason, (0, ""))[0] + readings, message)
+
+
+def _merge(pieces: Sequence[Batch]) -> Batch:
+    """Return all readings by series and kind. Within one series the pieces' order stays: it is that of time.
+
+    Sorting by one key that is already sorted in stretches is a merge, several times quicker than a full sort.
+    """
+    batch = Batch.join(pieces)
+    kinds = batch.flags & np.uint8(KIND_MASK)
+    key = (batch.series.astype(np.int64) << 2) | kinds
+    batch = Batch(batch.series, batch.time_ns, batch.bits, kinds)
+    if not (key[1:] < key[:-1]).any():
+        return batch
+    return batch.take(np.argsort(key, kind="stable"))

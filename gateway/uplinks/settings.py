@@ -1,0 +1,193 @@
+"""What can be said of an uplink in the config, and what is refused by name. Must not read secrets."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import SplitResult, urlsplit
+
+import msgspec
+from msgspec import Meta
+
+from gateway.core.units import Duration, Size
+from gateway.net.secrets import Secret
+
+Compression = Literal["auto", "zstd", "gzip", "none"]
+
+PROTOCOL: Final = "http/protobuf"
+# Receivers take 4 MiB by custom (it is gRPC's default); what stands around the points stays below the rest.
+REQUEST_BYTES_MAX: Final = 4 * 1024 * 1024 - 64 * 1024
+BATCH_READINGS_MAX: Final = 50_000
+
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+# A header with such a word in its name opens a door, and a config file is read by many.
+_SECRET_WORDS: Final = ("auth", "token", "key", "secret", "password", "cookie", "credential", "signature")
+# What the sender writes itself.
+_OWN_HEADERS: Final = frozenset(
+    ("content-type", "content-encoding", "content-length", "transfer-encoding", "host", "connection")
+)
+
+
+class TlsSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """How the far side proves itself, and how we do. The chain and the host name are always checked."""
+
+    ca_file: Annotated[
+        str, Meta(description="PEM file of the authorities to trust instead of the system's.")
+    ] = ""
+    cert_file: Annotated[str, Meta(description="PEM file of our own certificate and its chain.")] = ""
+    key_file: Annotated[str, Meta(description="PEM file of our own key; needed with `cert_file`.")] = ""
+
+    def __post_init__(self) -> None:
+        """Check what can only be wrong together."""
+        if bool(self.cert_file) != bool(self.key_file):
+            raise ValueError("cert_file and key_file belong together: give both or neither")
+
+
+class RetrySettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """How long to wait before trying again: at random up to `initial`, then up to twice as long each time."""
+
+    initial: Annotated[Duration, Meta(description="Bound of the first wait; doubles with each failure.")] = (
+        Duration(1)
+    )
+    max: Annotated[Duration, Meta(description="Bound that no wait grows over.")] = Duration(60)
+
+    def __post_init__(self) -> None:
+        """Check what can only be wrong together."""
+        if not 0 < self.initial <= self.max:
+            raise ValueError(
+                f"initial ({self.initial:g}s) must be over zero and not exceed max ({self.max:g}s)"
+            )
+
+
+class OtlpUplinkSettings(
+    msgspec.Struct, tag_field="type", tag="otlp", kw_only=True, forbid_unknown_fields=True, frozen=True
+):
+    """A road to an OTLP receiver: an OpenTelemetry Collector, or a backend that speaks OTLP itself."""
+
+    name: Annotated[str, Meta(description="What status, metrics and the ledger call it.", min_length=1)]
+    endpoint: Annotated[
+        str, Meta(description="Base address, http:// or https://; /v1/metrics and the like are added to it.")
+    ]
+    protocol: Annotated[str, Meta(description='How OTLP is spoken: "http/protobuf".')] = PROTOCOL
+    compression: Annotated[
+        Compression,
+        Meta(description='"auto" is zstd, or gzip where the receiver refuses zstd; "zstd", "gzip", "none".'),
+    ] = "auto"
+    headers: Annotated[
+        dict[str, str | Secret],
+        Meta(description="Headers of every request. What proves who we are is a secret, never a literal."),
+    ] = {}
+    timeout: Annotated[
+        Duration,
+        Meta(description="Longest wait to connect, for the line to take more bytes, and for the answer."),
+    ] = Duration(10)
+    batch_interval: Annotated[
+        Duration,
+        Meta(description='How long fresh data may wait to be sent together; "60s" is good on metered links.'),
+    ] = Duration(1)
+    batch_readings_max: Annotated[int, Meta(description="Readings in one request at most.", ge=1)] = (
+        BATCH_READINGS_MAX
+    )
+    request_bytes_max: Annotated[
+        Size, Meta(description="Size of one request at most, before compression; larger ones are split.")
+    ] = Size(REQUEST_BYTES_MAX)
+    backlog_share: Annotated[
+        float,
+        Meta(description="Share of what is sent that the backlog gets while fresh data waits.", ge=0, le=1),
+    ] = 0.3
+    tls: Annotated[TlsSettings, Meta(description="Certificates, for https:// endpoints.")] = TlsSettings()
+    proxy: Annotated[
+        str, Meta(description="HTTP proxy, http://host:port. The environment's proxies are never used.")
+    ] = ""
+    retry: Annotated[RetrySettings, Meta(description="Waits between attempts; they go on without end.")] = (
+        RetrySettings()
+    )
+    stop_grace: Annotated[
+        Duration, Meta(description="How long to go on sending fresh data when the gateway stops.")
+    ] = Duration(2)
+    budget: Annotated[Any, Meta(description="Not in this version.")] = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, each with what would."""
+        if self.protocol != PROTOCOL:
+            raise ValueError(f'protocol {self.protocol!r} is not in this version; write "{PROTOCOL}"')
+        if self.budget is not None:
+            raise ValueError(
+                "budget is not in this version; leave it out, and set batch_interval to spend fewer bytes"
+            )
+        _check_address("endpoint", self.endpoint, schemes=("http", "https"))
+        path = urlsplit(self.endpoint).path
+        if re.search(r"/v1/(metrics|logs|traces)/?$", path):
+            raise ValueError("endpoint is the base address: leave out /v1/…, each signal adds its own")
+        if self.proxy:
+            _check_address("proxy", self.proxy, schemes=("http",))
+        for name in ("timeout", "batch_interval", "stop_grace"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is not negative")
+        if not self.timeout:
+            raise ValueError("timeout is over zero")
+        if self.request_bytes_max < 1024:
+            raise ValueError('request_bytes_max is at least "1KiB"')
+        for name, value in self.headers.items():
+            _check_header(name, value)
+
+    def warnings(self) -> list[str]:
+        """Return what works and should be thought about, for `tidegate check`."""
+        url = urlsplit(self.endpoint)
+        found = []
+        if url.scheme == "http" and not _is_loopback(url.hostname or ""):
+            what = "headers and data" if self.headers else "data"
+            found.append(
+                f"endpoint: {self.endpoint} is not encrypted, {what} can be read on the way; "
+                "https:// would protect them"
+            )
+        if url.scheme == "http" and self.tls != TlsSettings():
+            found.append("tls: certificates are not used with an http:// endpoint")
+        return found
+
+
+def _check_address(name: str, address: str, *, schemes: tuple[str, ...]) -> SplitResult:
+    try:
+        url = urlsplit(address)
+        port = url.port
+    except ValueError as error:
+        raise ValueError(f"{name} {address!r} is not an address: {error}") from error
+    if url.scheme not in schemes or not url.hostname or port == 0:
+        wanted = " or ".join(f"{scheme}://host:port" for scheme in schemes)
+        raise ValueError(f"{name} {address!r} is not an address like {wanted}")
+    if url.username is not None:
+        # The address itself is not repeated here: the sentence ends up in logs.
+        raise ValueError(f"{name} must not hold a user or password; write headers = {{ authorization = … }}")
+    if url.query or url.fragment or not address.isprintable() or " " in address:
+        raise ValueError(f"{name} ends with its path: no ?, # or spaces; tokens go into headers")
+    return url
+
+
+def _check_header(name: str, value: str | Secret) -> None:
+    if not _HEADER_NAME.fullmatch(name):
+        raise ValueError(f"headers: {name!r} is not a header's name")
+    if name.lower() in _OWN_HEADERS:
+        raise ValueError(f"headers: {name} is written by the gateway itself; leave it out")
+    if isinstance(value, Secret):
+        return
+    if any(word in name.lower() for word in _SECRET_WORDS):
+        raise ValueError(
+            f'headers: {name} opens a door, so it is no literal; write {name} = {{ env = "NAME" }}, '
+            '{ file = "PATH" } or { credential = "NAME" }'
+        )
+    if not is_header_value(value):
+        raise ValueError(f"headers: the value of {name} has characters that no header can have")
+
+
+def is_header_value(value: str) -> bool:
+    """Return whether `value` can stand in a header: no line ends, nothing outside Latin-1."""
+    return _HEADER_VALUE.fullmatch(value) is not None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")

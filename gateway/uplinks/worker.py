@@ -1,0 +1,70 @@
+"""One thread for an uplink's blocking work: decode, encode, compress, send. Holds one call at a time.
+
+A daemon thread and not an executor's: an executor's threads are joined when the process ends, and a resolver
+without a network keeps one busy for half a minute. What such a thread was doing is in the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Worker:
+    """Runs one call at a time; results come back to the event loop that asked."""
+
+    def __init__(self, name: str) -> None:
+        self._calls: queue.SimpleQueue[tuple[asyncio.Future[Any], Callable[[], Any]] | None] = (
+            queue.SimpleQueue()
+        )
+        self._is_busy = False
+        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, call: Callable[[], Any]) -> asyncio.Future[Any]:
+        """Start `call`; the future has its result or error. One at a time."""
+        assert not self._is_busy
+        self._is_busy = True
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(self._done)
+        self._calls.put((future, call))
+        return future
+
+    def close(self) -> None:
+        """Let the thread end: at once if it is idle, else after its call, which nobody waits for."""
+        self._calls.put(None)
+        if not self._is_busy:
+            self._thread.join()
+
+    def _done(self, _: asyncio.Future[Any]) -> None:
+        self._is_busy = False
+
+    def _serve(self) -> None:
+        while (item := self._calls.get()) is not None:
+            future, call = item
+            result: Any = None
+            failure: BaseException | None = None
+            try:
+                result = call()
+            except BaseException as error:  # noqa: BLE001  handed to the one who asked
+                failure = error
+            try:
+                future.get_loop().call_soon_threadsafe(_settle, future, result, failure)
+            except RuntimeError:
+                # The loop is closed: nobody waits any more.
+                return
+            del item, future, call, result, failure
+
+
+def _settle(future: asyncio.Future[Any], result: Any, failure: BaseException | None) -> None:
+    if future.cancelled():
+        return
+    if failure is None:
+        future.set_result(result)
+    else:
+        future.set_exception(failure)
