@@ -232,7 +232,7 @@ def run_explain(options: argparse.Namespace) -> int:
 
 def _unframe(config: Config, name: str, data: bytes) -> Iterator[tuple[str, bytes]]:
     """Cut what a line carried into messages, as the source of that name would."""
-    from gateway.sources.serial import explain_bytes  # noqa: PLC0415  pyserial only here
+    from gateway.sources.serial_settings import explain_bytes  # noqa: PLC0415  only this command
 
     lines = {source.name: source for source in config.sources if type(source).__name__ == "SerialSettings"}
     if name not in lines:

@@ -11,12 +11,19 @@ import asyncio
 import json
 import time
 import zlib
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from gateway.codecs.zstd import decompress
+from gateway.core.clock import NS_PER_S, SystemClock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CLOCK: Final = SystemClock()
 
 BODY_BYTES_MAX: Final = 256 * 1024 * 1024
 HEAD_BYTES_MAX: Final = 64 * 1024
+SUM_TAIL_BYTES: Final = 4  # aggregation temporality and is_monotonic behind the points of a sum
 POINT_BYTES: Final = 20  # tag, length, time and value: what a point without attributes takes
 
 
@@ -53,9 +60,8 @@ def fields(data: bytes, at: int, end: int) -> list[tuple[int, int, int]]:
     return found
 
 
-def count_points(data: bytes) -> int:
-    """Return how many data points an ExportMetricsServiceRequest holds in gauges and sums."""
-    points = 0
+def columns(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where the points of each gauge and sum of an ExportMetricsServiceRequest begin and end."""
     for tag, start, end in fields(data, 0, len(data)):
         if tag != 0x0A:  # resource_metrics
             continue
@@ -63,22 +69,35 @@ def count_points(data: bytes) -> int:
             if tag_scope != 0x12:  # scope_metrics
                 continue
             for tag_metric, metric_start, metric_end in fields(data, scope_start, scope_end):
-                if tag_metric == 0x12:  # metrics
-                    points += _points_of_metric(data, metric_start, metric_end)
-    return points
+                if tag_metric != 0x12:  # metrics
+                    continue
+                for tag_data, at, data_end in fields(data, metric_start, metric_end):
+                    if tag_data in {0x2A, 0x3A}:  # gauge, sum
+                        yield at, data_end
 
 
-def _points_of_metric(data: bytes, start: int, end: int) -> int:
-    for tag, at, data_end in fields(data, start, end):
-        if tag not in {0x2A, 0x3A}:  # gauge, sum
-            continue
+def count_points(data: bytes) -> int:
+    """Return how many data points an ExportMetricsServiceRequest holds in gauges and sums."""
+    points = 0
+    for at, data_end in columns(data):
         even, odd = divmod(data_end - at, POINT_BYTES)
         plain = data[at : at + even * POINT_BYTES]
         # A column of plain points: the same two bytes every POINT_BYTES.
-        if odd in {0, 2, 4} and even and plain[0::20].count(0x0A) == plain[1::20].count(0x12) == even:
-            return even
-        return sum(inner == 0x0A for inner, _, _ in fields(data, at, data_end))
-    return 0
+        if odd <= SUM_TAIL_BYTES and even and plain[0::20].count(0x0A) == plain[1::20].count(0x12) == even:
+            points += even
+        else:
+            points += sum(tag == 0x0A for tag, _, _ in fields(data, at, data_end))
+    return points
+
+
+def newest_ns(data: bytes) -> int:
+    """Return the newest time in a request, taking the last plain point of each column to be its newest."""
+    newest = 0
+    for at, data_end in columns(data):
+        last = at + (data_end - at) // POINT_BYTES * POINT_BYTES - POINT_BYTES
+        if last >= at and data[last : last + 3] == b"\x0a\x12\x19":
+            newest = max(newest, int.from_bytes(data[last + 3 : last + 11], "little"))
+    return newest
 
 
 class Counts:
@@ -89,12 +108,13 @@ class Counts:
         self.points = 0
         self.wire_bytes = 0
         self.first_s = 0.0
+        self.first_points = 0
+        self.first_age_s = 0.0
         self.last_s = 0.0
 
     def take(self, path: str, encoding: str, head_bytes: int, body: bytes) -> None:
         """Count one request."""
         self.last_s = time.monotonic()
-        self.first_s = self.first_s or self.last_s
         self.requests += 1
         self.wire_bytes += head_bytes + len(body)
         if encoding == "zstd":
@@ -102,7 +122,11 @@ class Counts:
         elif encoding == "gzip":
             body = zlib.decompress(body, wbits=31)
         if path == "/v1/metrics":
-            self.points += count_points(body)
+            points = count_points(body)
+            self.points += points
+            if points and not self.first_s:
+                self.first_s, self.first_points = self.last_s, points
+                self.first_age_s = (CLOCK.wall_ns() - newest_ns(body)) / NS_PER_S
 
 
 class Receiver(asyncio.Protocol):

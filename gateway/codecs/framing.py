@@ -1,8 +1,8 @@
 """Cuts the bytes of a serial line into frames or lines, and reads what frames say. Must not do I/O.
 
 A frame on the wire is COBS(body + CRC32 of the body) + 0x00. COBS (Cheshire and Baker, "Consistent Overhead
-Byte Stuffing", 1999) leaves no zero inside, so after any garbage the next 0x00 is the next start. A sender may
-put a 0x00 in front to end what came before; empty frames are ignored. The CRC is that of zlib, PNG and
+Byte Stuffing", 1999) leaves no zero inside, so after any garbage the next 0x00 is the next start. A sender
+may put a 0x00 in front to end what came before; empty frames are ignored. The CRC is that of zlib, PNG and
 Ethernet. All integers are little-endian, the CRC too. The first byte of a body says what it is:
 
 | first byte | is    | from    | what follows the first byte                                                 |
@@ -10,7 +10,7 @@ Ethernet. All integers are little-endian, the CRC too. The first byte of a body 
 | >= 0x20    | plain | device  | the body is a payload as it is (CBOR map or array, JSON, text); no answer   |
 | 0x01       | DATA  | device  | session u32, sequence u16, topic length u8, topic, payload                  |
 | 0x02       | ACK   | gateway | session u32, sequence u16: that DATA is on disk, the device may forget it   |
-| 0x03       | NAK   | gateway | session u32, sequence u16, after_ms u16: not kept, offer it again after it   |
+| 0x03       | NAK   | gateway | session u32, sequence u16, after_ms u16: not kept, send it again then       |
 | 0x04       | HELLO | device  | version u8 (1), session u32, device id (UTF-8, at most 64 bytes)            |
 | 0x05       | TIME  | gateway | session u32, Unix time in ms u64, quality u8 (0 synced, 1 unsynced, 4 none) |
 

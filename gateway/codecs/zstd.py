@@ -10,6 +10,9 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Final
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 if TYPE_CHECKING or sys.version_info < (3, 14):
     from backports import zstd
 else:  # pragma: no cover  the same names, on Python 3.14 and later
@@ -28,6 +31,21 @@ _kept = threading.local()
 def compress(data: bytes, *, level: int = LEVEL) -> bytes:
     """Return `data` as one frame. From level 13 on the window, and with it the memory, is held small."""
     return _compressor(level).compress(data, zstd.ZstdCompressor.FLUSH_FRAME)
+
+
+def compress_parts(parts: Sequence[bytes | memoryview], *, level: int = LEVEL) -> bytes:
+    """Return all `parts`, one behind the other, as one frame in which each part is coded for itself.
+
+    Columns of different nature do not then share one code. Worth it for parts of some hundred bytes or more.
+
+    >>> decompress(compress_parts([b"tide", b"gate"]), bytes_max=64)
+    b'tidegate'
+    """
+    compressor = _compressor(level)
+    compressor.set_pledged_input_size(sum(map(len, parts)))
+    blocks = [compressor.compress(part, zstd.ZstdCompressor.FLUSH_BLOCK) for part in parts]
+    blocks.append(compressor.flush(zstd.ZstdCompressor.FLUSH_FRAME))
+    return b"".join(blocks)
 
 
 def decompress(data: bytes, *, bytes_max: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Loads a configuration and says everything that is wrong with it at once. Must not start or write anything."""
+"""Loads a configuration and says all that is wrong with it at once. Must not start or write anything."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ import tomllib
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
 import msgspec
 
 from gateway.control.later import LATER
 from gateway.control.reading import read, walk_settings
 from gateway.control.settings import Config
-from gateway.net.addresses import is_loopback, split_address
+from gateway.net.addresses import split_address
 from gateway.net.secrets import Secret
 
 if TYPE_CHECKING:
@@ -27,12 +26,12 @@ __all__ = ["Config", "ConfigError", "example", "load", "parse_config", "schema"]
 
 CONFIG_BYTES_MAX: Final = 1024 * 1024
 MACHINE_ID_PATHS: Final = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
-# The machine id itself is confidential (machine-id(5)): what leaves is made from it and from this application's id.
+# The machine id is confidential (machine-id(5)): what leaves is made from it and from this application's id.
 APPLICATION_ID: Final = uuid.UUID("5f0ddf9e-8d5c-4a3b-9a34-6e3d2c9f7b11")
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be used; `problems` are sentences `path: what is wrong, what would be right`."""
+    """A configuration that cannot be used; `problems` are lines `path: what is wrong, what is right`."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -42,7 +41,7 @@ class ConfigError(ValueError):
 def load(path: Path, *, offline: bool = False) -> Config:
     """Read the file at `path`; raise ConfigError with all of its problems.
 
-    `offline` leaves out what depends on this machine and this user: readable secrets, a usable state directory.
+    `offline` leaves out what depends on this machine and user: readable secrets, a usable state directory.
     """
     try:
         with path.open("rb") as file:
@@ -79,7 +78,7 @@ def parse_config(text: str, *, name: str = "configuration", offline: bool = Fals
         config = msgspec.structs.replace(
             config, gateway=msgspec.structs.replace(config.gateway, id=machine_name())
         )
-    problems = [*_check_names(config), *_check_addresses(config), *_check_endpoints(config)]
+    problems = [*_check_names(config), *_check_addresses(config)]
     if not offline:
         problems += [*_check_secrets(config), *_check_state_dir(Path(config.gateway.state_dir))]
     if problems:
@@ -102,7 +101,10 @@ def example() -> str:
 
 
 def machine_name() -> str:
-    """Return a name made from the machine id, as systemd's machine-app-specific ids are; the host's name without one."""
+    """Return a name made from the machine id, or the host's name without one.
+
+    As sd_id128_get_machine_app_specific(3) does it, so that the id itself stays where it is.
+    """
     for path in MACHINE_ID_PATHS:
         try:
             machine = bytes.fromhex(path.read_text(encoding="ascii").strip())
@@ -128,45 +130,18 @@ def _check_names(config: Config) -> Iterator[str]:
 
 def _check_addresses(config: Config) -> Iterator[str]:
     listeners = [
-        (f"sources[{i}].listen", s.listen) for i, s in enumerate(config.sources) if hasattr(s, "listen")
+        (f"sources[{index}].listen", str(source.listen))
+        for index, source in enumerate(config.sources)
+        if hasattr(source, "listen")
     ]
     if config.control is not None:
         listeners.append(("control.listen", config.control.listen))
     taken: dict[tuple[str, int], str] = {}
     for path, listen in listeners:
-        try:
-            address = split_address(listen)
-        except ValueError as error:
-            yield f'{path}: "{listen}" is {error}' if str(error).startswith("not") else f"{path}: {error}"
-            continue
-        if address in taken and address[1]:
-            yield f"{path}: {listen} is taken by {taken[address]}; give it another port"
-        taken.setdefault(address, path)
-        if (
-            path == "control.listen"
-            and config.control
-            and not is_loopback(address[0])
-            and config.control.token is None
-        ):
-            yield (
-                f"control.token: is missing; {listen} is reachable from outside, so add "
-                'token = { env = "NAME" } or listen on 127.0.0.1'
-            )
-
-
-def _check_endpoints(config: Config) -> Iterator[str]:
-    for index, uplink in enumerate(config.uplinks):
-        path = f"uplinks[{index}].endpoint"
-        try:
-            parts = urlsplit(uplink.endpoint)
-            port = parts.port
-        except ValueError as error:
-            yield f"{path}: {error}; write it like https://otel.example:4318"
-            continue
-        if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0:
-            yield f'{path}: "{uplink.endpoint}" is not a web address; write it like https://otel.example:4318'
-        elif parts.username or parts.password:
-            yield f"{path}: a password does not stand in an address; use headers with a secret"
+        host, port = split_address(listen)
+        if port and (host, port) in taken:
+            yield f"{path}: {listen} is taken by {taken[host, port]}; give it another port"
+        taken.setdefault((host, port), path)
 
 
 def _check_secrets(config: Config) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Words of the configuration that the design names and this version does not have yet. Must hold sentences only."""
+"""Words of the configuration that are planned and not in this version yet. Must hold sentences only."""
 
 from __future__ import annotations
 

@@ -1,18 +1,21 @@
-"""Pages made from the settings classes: the JSON Schema, the commented example, docs/CONFIGURATION.md. Must not hold facts.
+"""Pages made from the settings: JSON Schema, example, docs/CONFIGURATION.md. Must not hold facts itself.
 
 `python -m gateway.control.manual docs` rewrites the pages in the directory `docs`.
 """
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
 import sys
 from pathlib import Path
+from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 import msgspec
 
-from gateway.control.reading import alternatives, plain, structs_of, tag_of
+from gateway.control.reading import alternatives, choices_of, description_of, plain, structs_of, tag_of
 from gateway.control.settings import Config
 from gateway.core.units import DURATION_UNITS, SIZE_UNITS, Duration, Size
 from gateway.net.secrets import Secret
@@ -22,9 +25,8 @@ if TYPE_CHECKING:
 
 PAGE: Final = "CONFIGURATION.md"
 COLUMNS: Final = 100
-# What stands in the example where a key has no default of its own.
+# What stands in the example where a key has no default of its own and its type says too little.
 SAMPLES: Final = {
-    "name": '"…"',
     "url": '"mqtt://127.0.0.1:1883"',
     "topics": '["plant/#"]',
     "listen": '"127.0.0.1:1884"',
@@ -32,6 +34,14 @@ SAMPLES: Final = {
     "endpoint": '"https://otel.example:4318"',
     "match": '"plant/{device}/climate"',
 }
+
+
+def _text(units: dict[str, Any], example: str) -> Any:
+    pattern = rf"^\s*[0-9]{{1,15}}(\.[0-9]{{1,9}})?\s*({'|'.join(units)})\s*$"
+    return Annotated[str, msgspec.Meta(pattern=pattern, examples=[example])]
+
+
+_AS_TEXT: Final[dict[Any, Any]] = {Duration: _text(DURATION_UNITS, "5s"), Size: _text(SIZE_UNITS, "64MiB")}
 
 
 # JSON Schema
@@ -54,27 +64,26 @@ class _Twins:
 
     def of(self, wanted: Any) -> Any:
         """Return what stands in the file where the settings have `wanted`."""
-        if wanted is Duration:
-            return Annotated[str, msgspec.Meta(pattern=_pattern(DURATION_UNITS), examples=["5s"])]
-        if wanted is Size:
-            return Annotated[str, msgspec.Meta(pattern=_pattern(SIZE_UNITS), examples=["64MiB"])]
+        if wanted in _AS_TEXT:
+            return _AS_TEXT[wanted]
         if isinstance(wanted, type) and issubclass(wanted, msgspec.Struct):
             return self._struct(wanted)
         origin, inner = get_origin(wanted), get_args(wanted)
+        if origin is None or origin is Literal:
+            return wanted
         if origin is Annotated:
             return Annotated[(self.of(inner[0]), *wanted.__metadata__)]
-        if origin is Literal or origin is None:
-            return wanted
-        if type(wanted).__name__ in {"Union", "UnionType", "_UnionGenericAlias"}:
-            return Union[tuple(self.of(part) for part in inner)]  # noqa: UP007  made at run time
-        return origin[tuple(part if part is Ellipsis else self.of(part) for part in inner)]
+        twins = tuple(part if part is Ellipsis else self.of(part) for part in inner)
+        if origin in {Union, UnionType}:
+            return functools.reduce(operator.or_, twins)
+        return origin[twins]
 
     def _struct(self, struct: type[msgspec.Struct]) -> Any:
         if struct not in self._made:
             fields: list[tuple[str, Any, Any]] = []
             for item in msgspec.structs.fields(struct):
                 default = _plain_default(item)
-                fields.append((item.encode_name, self.of(item.type), *default))  # type: ignore[arg-type]
+                fields.append((item.encode_name, self.of(item.type), *default))
             config = struct.__struct_config__
             self._made[struct] = msgspec.defstruct(
                 struct.__name__,
@@ -92,17 +101,13 @@ def _plain_default(item: msgspec.structs.FieldInfo) -> tuple[Any, ...]:
     if item.required:
         return ()
     if item.default is msgspec.NODEFAULT:
-        return (msgspec.field(default_factory=item.default_factory),)  # type: ignore[arg-type]
+        return (msgspec.field(default_factory=item.default_factory),)
     if isinstance(item.default, Duration | Size):
         return (str(item.default),)
     if isinstance(item.default, msgspec.Struct):
         # A table whose keys all have defaults of their own.
         return (msgspec.field(default_factory=dict),)
     return (item.default,)
-
-
-def _pattern(units: dict[str, Any]) -> str:
-    return rf"^\s*\d{{1,15}}(\.\d{{1,9}})?\s*({'|'.join(units)})\s*$"
 
 
 # The example
@@ -118,25 +123,15 @@ def example_of(root: type[msgspec.Struct]) -> str:
     ]
     tables: list[str] = []
     for item in msgspec.structs.fields(root):
-        structs = structs_of(item.type)
-        listed = _listed(item.type)
-        if listed:
-            for struct in listed:
-                tables += [
-                    "",
-                    "",
-                    *_comment(_description(item.type)),
-                    *_table(item.encode_name, struct, many=True),
-                ]
-        elif structs:
-            tables += [
-                "",
-                "",
-                *_comment(_description(item.type)),
-                *_table(item.encode_name, structs[0], many=False),
-            ]
-        else:
+        listed, structs = _listed(item.type), structs_of(item.type)
+        if not listed and not structs:
             lines += _key(item, needed=item.required)
+        elif listed:
+            tables += ["", "", *_comment(description_of(item.type))]
+        else:
+            tables += ["", ""]
+        for struct in listed or structs:
+            tables += ["", *_table(item.encode_name, struct, many=bool(listed))]
     return "\n".join([*lines, *tables]) + "\n"
 
 
@@ -161,7 +156,7 @@ def _default(item: msgspec.structs.FieldInfo, *, sample: bool) -> str:
     """Return a key's default as TOML; without one a sample, or nothing."""
     if item.required:
         return SAMPLES.get(item.encode_name, _sample(item.type)) if sample else ""
-    value = item.default_factory() if item.default is msgspec.NODEFAULT else item.default  # type: ignore[operator]
+    value = item.default_factory() if item.default is msgspec.NODEFAULT else item.default
     if value is None:
         return _sample(item.type) if sample else ""
     if isinstance(value, msgspec.Struct):
@@ -170,24 +165,29 @@ def _default(item: msgspec.structs.FieldInfo, *, sample: bool) -> str:
 
 
 def _sample(wanted: Any) -> str:
+    """Return something that may stand for a value of this type."""
     for part in alternatives(wanted):
-        if part is Secret:
-            return '{ env = "NAME" }'
-        if part is Duration:
-            return '"5s"'
-        if part is Size:
-            return '"64KiB"'
-        if part in {int, float}:
-            return "1"
-        if part is bool:
-            return "false"
-        if get_origin(part) is Literal:
+        origin = get_origin(part)
+        if part in _SAMPLES_BY_TYPE:
+            return _SAMPLES_BY_TYPE[part]
+        if origin is Literal:
             return _toml(get_args(part)[0])
-        if get_origin(part) in {list, tuple}:
+        if origin in {list, tuple}:
             return "[]"
-        if get_origin(part) is dict or structs_of(part):
+        if origin is dict or structs_of(part):
             return "{}"
     return '""'
+
+
+_SAMPLES_BY_TYPE: Final[dict[Any, str]] = {
+    Secret: '{ env = "NAME" }',
+    Duration: '"5s"',
+    Size: '"64KiB"',
+    int: "1",
+    float: "1.0",
+    bool: "false",
+    str: '"…"',
+}
 
 
 def _toml(value: Any) -> str:
@@ -219,43 +219,38 @@ def _comment(text: str) -> Iterator[str]:
 
 def page_of(root: type[msgspec.Struct]) -> str:
     """Return docs/CONFIGURATION.md."""
-    parts = [HEAD]
+    items = msgspec.structs.fields(root)
+    top = [item for item in items if not structs_of(item.type) and not _listed(item.type)]
+    parts = [HEAD, "## Above all tables\n\n" + "\n".join(_rows(top)) + "\n"]
     shown: list[type[msgspec.Struct]] = []
-    top = [
-        item for item in msgspec.structs.fields(root) if not structs_of(item.type) and not _listed(item.type)
-    ]
-    parts.append("## Above all tables\n\n" + "\n".join(_rows(top, None)) + "\n")
-    for item in msgspec.structs.fields(root):
-        structs = _listed(item.type) or structs_of(item.type)
-        brackets = f"[[{item.encode_name}]]" if _listed(item.type) else f"[{item.encode_name}]"
-        for struct in structs:
+    for item in items:
+        listed = _listed(item.type)
+        brackets = f"`[[{item.encode_name}]]`" if listed else f"`[{item.encode_name}]`"
+        for struct in listed or structs_of(item.type):
             tag = tag_of(struct)
-            title = f"`{brackets}`" + (f' with `{tag[0]} = "{tag[1]}"`' if tag else "")
-            parts.append(
-                _section(title, struct, about=_description(item.type) if struct is structs[0] else "")
-            )
+            title = brackets + (f' with `{tag[0]} = "{tag[1]}"`' if tag else "")
+            about = description_of(item.type) if listed and struct is listed[0] else ""
+            parts.append(_section(title, struct, about=about))
             shown.append(struct)
     # Tables inside tables come behind, each once; a list that grows while it is walked reaches all of them.
     for struct in shown:
         for item in msgspec.structs.fields(struct):
             for inner in _inner_structs(item.type):
                 if inner not in shown and inner is not Secret:
-                    shown.append(inner)  # noqa: B909  meant: what it brings in is shown too
-                    tag = tag_of(inner)
-                    parts.append(
-                        _section(f"`{item.encode_name}`" + (f" (`{tag[1]}`)" if tag else ""), inner, about="")
-                    )
+                    shown.append(inner)
+                    parts.append(_section(f"`{item.encode_name}` inside a table", inner, about=""))
     return "\n".join(parts)
 
 
 HEAD: Final = """\
 # Configuration
 
-Made from the settings classes by `make docs`; do not edit it here. `tidegate check -c FILE` says every problem of a
-configuration at once, `tidegate schema` prints the same as a JSON Schema for editors, and `tidegate init --full`
-writes all of it as a commented file.
+Made from the settings classes by `make docs`; do not edit it here. `tidegate check -c FILE` says every
+problem of a configuration at once, `tidegate schema` prints the same as a JSON Schema for editors, and
+`tidegate init --full` writes all of it as a commented file.
 
-Durations are texts with a unit (`"250ms"`, `"5s"`, `"10m"`, `"2h"`, `"30d"`), and so are sizes (`"64KB"`, `"512MiB"`).
+Durations are texts with a unit (`"250ms"`, `"5s"`, `"10m"`, `"2h"`, `"30d"`), and so are sizes (`"64KB"`,
+`"512MiB"`).
 Secrets never stand in the file: `{ env = "NAME" }` names an environment variable, `{ file = "PATH" }` a file,
 `{ credential = "NAME" }` a systemd credential.
 """
@@ -263,15 +258,16 @@ Secrets never stand in the file: `{ env = "NAME" }` names an environment variabl
 
 def _section(title: str, struct: type[msgspec.Struct], *, about: str) -> str:
     said = " ".join(part for part in (about, _first_sentence(struct)) if part)
-    return f"## {title}\n\n{said}\n\n" + "\n".join(_rows(list(msgspec.structs.fields(struct)), struct)) + "\n"
+    return f"## {title}\n\n{said}\n\n" + "\n".join(_rows(list(msgspec.structs.fields(struct)))) + "\n"
 
 
-def _rows(items: list[msgspec.structs.FieldInfo], struct: type[msgspec.Struct] | None) -> Iterator[str]:
+def _rows(items: list[msgspec.structs.FieldInfo]) -> Iterator[str]:
     yield "| key | kind | default | what it does |"
     yield "| --- | --- | --- | --- |"
     for item in items:
         default = "**needed**" if item.required else f"`{_default(item, sample=False)}`".replace("``", "")
-        yield f"| `{item.encode_name}` | {_kind(item.type)} | {default} | {_cell(_description(item.type))} |"
+        about = _cell(description_of(item.type))
+        yield f"| `{item.encode_name}` | {_kind(item.type)} | {default} | {about} |"
 
 
 def _kind(wanted: Any) -> str:
@@ -306,18 +302,10 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def _description(wanted: Any) -> str:
-    if get_origin(wanted) is Annotated:
-        for meta in wanted.__metadata__:
-            if isinstance(meta, msgspec.Meta) and meta.description:
-                return meta.description
-    return ""
-
-
 def _sentence_with_choices(item: msgspec.structs.FieldInfo) -> str:
-    choices = [c for part in alternatives(item.type) if get_origin(part) is Literal for c in get_args(part)]
+    choices = choices_of(item.type)
     shown = f" ({' | '.join(map(str, choices))})" if choices else ""
-    return _description(item.type).removesuffix(".") + shown
+    return description_of(item.type).removesuffix(".") + shown
 
 
 def _first_sentence(struct: type[msgspec.Struct]) -> str:

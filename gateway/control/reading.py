@@ -1,7 +1,7 @@
-"""Reads settings tables into settings classes and finds every problem at once. Must not know any setting by name.
+"""Reads tables into settings classes and finds every problem at once. Must not know any setting by name.
 
-msgspec stops at the first thing that is wrong. A person with a new configuration wants all of it in one go, so
-the table is walked beside its classes first, each leaf converted alone, and only what has no problem is built.
+msgspec stops at the first thing that is wrong. A person with a new configuration wants all of it in one go,
+so the table is walked beside its classes first, each leaf converted alone; only what has no problem is built.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 PROBLEMS_MAX: Final = 100
 SHOWN_MAX: Final = 60
-SECRET_PLACES: Final = 'write { env = "NAME" }, { file = "PATH" } or { credential = "NAME" }'
+PLACES_OF_SECRETS: Final = 'write { env = "NAME" }, { file = "PATH" } or { credential = "NAME" }'
 
 _AT: Final = re.compile(r"^(?P<what>.*) - at `\$(?P<path>.*)`$", re.DOTALL)
 _EXPECTED: Final = re.compile(r"^Expected `(?P<wanted>[^`]*)`(?P<bound>[^,]*)(, got `(?P<got>[^`]*)`)?$")
@@ -54,13 +54,18 @@ class Later:
 
 def decode_hook(wanted: type, value: Any) -> Any:
     """Build what msgspec does not know: durations and sizes, from text with a unit."""
-    if wanted in {Duration, Size}:
-        return wanted.parse(value)  # type: ignore[attr-defined]  both have it
+    if wanted is Duration:
+        return Duration.parse(value)
+    if wanted is Size:
+        return Size.parse(value)
     raise NotImplementedError(wanted)
 
 
 def read(table: object, wanted: type[T], *, later: Later | None = None) -> tuple[T | None, list[str]]:
-    """Return `table` as a `wanted`, or None and at most PROBLEMS_MAX sentences `path: what is wrong, what would be right`."""
+    """Return `table` as a `wanted`, or None and sentences `path: what is wrong, what would be right`.
+
+    Of those there are PROBLEMS_MAX at most.
+    """
     walk = _Walk(later or Later())
     walk.check(table, wanted, "")
     if walk.problems:
@@ -98,8 +103,26 @@ def alternatives(wanted: Any) -> tuple[Any, ...]:
 def structs_of(wanted: Any) -> list[type[msgspec.Struct]]:
     """Return the settings classes among the alternatives."""
     return [
-        part for part in alternatives(wanted) if isinstance(part, type) and issubclass(part, msgspec.Struct)
+        part
+        for part in alternatives(wanted)
+        if get_origin(part) is None and isinstance(part, type) and issubclass(part, msgspec.Struct)
     ]
+
+
+def choices_of(wanted: Any) -> list[Any]:
+    """Return the values that may be chosen from, where a type lists them."""
+    return [
+        choice for part in alternatives(wanted) if get_origin(part) is Literal for choice in get_args(part)
+    ]
+
+
+def description_of(wanted: Any) -> str:
+    """Return what a field's annotation says about it, or nothing."""
+    if get_origin(wanted) is Annotated:
+        for meta in get_args(wanted)[1:]:
+            if isinstance(meta, msgspec.Meta) and meta.description:
+                return str(meta.description)
+    return ""
 
 
 def tag_of(struct: type[msgspec.Struct]) -> tuple[str, str] | None:
@@ -135,8 +158,11 @@ class _Walk:
             return
         before = len(self.problems)
         structs = structs_of(wanted)
-        if Secret in structs and isinstance(value, str) and str not in alternatives(wanted):
-            self._note(path, f"a secret does not stand in the file itself; {SECRET_PLACES}")
+        later = self._later.values.get((_bare(path), value)) if isinstance(value, str) else None
+        if later is not None:
+            self._note(path, later)
+        elif Secret in structs and isinstance(value, str) and str not in alternatives(wanted):
+            self._note(path, f"a secret does not stand in the file itself; {PLACES_OF_SECRETS}")
         elif structs and isinstance(value, dict):
             self._check_table(value, structs, path)
         else:
@@ -171,7 +197,9 @@ class _Walk:
                 )
         for key, item in fields.items():
             if item.required and key not in table:
-                self._note(_below(path, key), f"is missing; {_describe(item.type)}")
+                self._note(
+                    _below(path, key), f"is missing; {description_of(item.type) or 'it has no default'}"
+                )
 
     def _choose(
         self, table: dict[str, Any], structs: list[type[msgspec.Struct]], path: str
@@ -202,12 +230,7 @@ class _Walk:
             self._note(place, self._in_words(what, value, wanted, place))
 
     def _in_words(self, what: str, value: object, wanted: Any, place: str) -> str:
-        choices = [
-            choice
-            for part in alternatives(wanted)
-            if get_origin(part) is Literal
-            for choice in get_args(part)
-        ]
+        choices = choices_of(wanted)
         if what.startswith("Invalid enum value") and isinstance(value, str):
             return self._unknown_value(place, value, [str(choice) for choice in choices])
         if choices and not isinstance(value, str):
@@ -215,11 +238,8 @@ class _Walk:
         match = _EXPECTED.match(what)
         if match is None:
             return what
-        words = " or ".join(
-            _WORDS.get(part.strip(), part.strip())
-            for part in match["wanted"].split("|")
-            if part.strip() != "null"
-        )
+        kinds = [kind.strip() for kind in match["wanted"].split("|")]
+        words = " or ".join(_WORDS.get(kind, kind) for kind in kinds if kind != "null")
         got = f", got {_WORDS.get(match['got'], match['got'])}" if match["got"] else ""
         shown = f", got {value}" if not got and isinstance(value, int | float) else ""
         return f"expected {words}{_bound(match['bound'])}{got}{shown}"
@@ -234,15 +254,6 @@ class _Walk:
 
     def _note(self, path: str, what: str) -> None:
         self.problems.append(f"{path or 'configuration'}: {what}")
-
-
-def _describe(wanted: Any) -> str:
-    """Return a field's description as a hint, or its kind in words."""
-    if get_origin(wanted) is Annotated:
-        for meta in get_args(wanted)[1:]:
-            if isinstance(meta, msgspec.Meta) and meta.description:
-                return meta.description
-    return "it has no default"
 
 
 def _bound(text: str) -> str:

@@ -1,20 +1,23 @@
-"""The whole configuration as one class, composed of the rooms' own settings. Must not read files or check the world."""
+"""The whole configuration as one class, composed of the rooms' own. Must not read files or ask the world."""
 
 from __future__ import annotations
 
 from typing import Annotated, Final, Literal, TypeAlias
+from urllib.parse import urlsplit
 
 import msgspec
+from msgspec import Meta
 
-from gateway.codecs.mapping import MappingSettings
+from gateway.codecs.mapping import MappingSettings  # noqa: TC001  msgspec reads the annotations
 from gateway.core.units import Duration, Size
-from gateway.detect.settings import DetectorSettings
-from gateway.net.secrets import Secret
-from gateway.sources.mqtt import MqttSettings
+from gateway.detect.settings import DetectorSettings  # noqa: TC001  msgspec reads the annotations
+from gateway.net.addresses import is_loopback, split_address
+from gateway.net.secrets import Secret  # noqa: TC001  msgspec reads the annotations
 from gateway.sources.mqtt_server import MqttServerSettings
-from gateway.sources.serial import SerialSettings
-from gateway.store.database import StoreSettings
-from gateway.uplinks.delivery import OtlpUplinkSettings
+from gateway.sources.mqtt_settings import MqttSettings
+from gateway.sources.serial_settings import SerialSettings
+from gateway.store.settings import StoreSettings
+from gateway.uplinks.settings import OtlpUplinkSettings
 
 SourceSettings: TypeAlias = MqttServerSettings | MqttSettings | SerialSettings
 UplinkSettings: TypeAlias = OtlpUplinkSettings
@@ -23,46 +26,59 @@ AttributeValue: TypeAlias = str | bool | int | float
 STATE_DIR: Final = "/var/lib/tidegate"
 
 
-def _about(text: str, **bounds: int) -> msgspec.Meta:
-    return msgspec.Meta(description=text, **bounds)
-
-
 class GatewaySettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """Who this gateway is and where it keeps what it holds."""
 
     id: Annotated[
-        str, _about("Its name upstream, as tidegate.gateway.id. Without it: made from the machine id.")
+        str,
+        Meta(description="Its name upstream, tidegate.gateway.id; made from the machine id if not given."),
     ] = ""
     state_dir: Annotated[
-        str, _about("Directory of the database and everything else that is kept.", min_length=1)
+        str, Meta(description="Directory of the database and all else that is kept.", min_length=1)
     ] = STATE_DIR
     hw_profile: Annotated[
-        str, _about("Limits for the board: a file name in hw_profiles/, or auto to look.")
+        str, Meta(description='Limits for this board: a file name in hw_profiles/; "auto" looks what it is.')
     ] = "auto"
     attributes: Annotated[
-        dict[str, AttributeValue], _about("Resource attributes that everything leaves with.", max_length=64)
+        dict[str, AttributeValue],
+        Meta(description="Resource attributes that everything leaves with.", max_length=64),
     ] = {}
     max_series: Annotated[
-        Annotated[int, msgspec.Meta(ge=1)] | None,
-        _about("How many different series are kept apart; the hardware profile's if not given."),
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="How many series are told apart; the hardware profile's number if not given."),
     ] = None
 
 
 class ControlSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
-    """The window for people and monitoring: /healthz, /readyz, /metrics and /status, read-only."""
+    """The window for people and monitoring, read-only: /healthz, /readyz, /metrics and /status."""
 
-    listen: Annotated[str, _about("Address and port. Beyond loopback a token is needed.")] = "127.0.0.1:8181"
+    listen: Annotated[str, Meta(description="Address and port. Beyond loopback a token is needed.")] = (
+        "127.0.0.1:8181"
+    )
     token: Annotated[
         Secret | None,
-        _about("What a client must send as `Authorization: Bearer …`; /healthz and /readyz need none."),
+        Meta(description="What clients send as `Authorization: Bearer …`; /healthz and /readyz need none."),
     ] = None
     connections_max: Annotated[
-        int, _about("Connections served at once; more are turned away.", ge=1, le=1024)
+        int, Meta(description="Connections served at once; more are turned away.", ge=1, le=1024)
     ] = 16
-    timeout: Annotated[Duration, _about("How long a client may take to ask, and to read the answer.")] = (
-        Duration(5)
-    )
-    request_max: Annotated[Size, _about("How large a request may be, headers included.")] = Size(8192)
+    timeout: Annotated[
+        Duration, Meta(description="How long a client may take to ask and to read the answer.")
+    ] = Duration(5)
+    request_max: Annotated[Size, Meta(description="How large a request may be.")] = Size(8192)
+
+    def __post_init__(self) -> None:
+        """Refuse what would show the gateway to everybody, and what could not work."""
+        host, _ = split_address(self.listen)
+        if self.token is None and not is_loopback(host):
+            raise ValueError(
+                f'listen is {self.listen}, which other machines reach: add token = {{ env = "NAME" }}, '
+                "or listen on 127.0.0.1"
+            )
+        if self.timeout <= 0:
+            raise ValueError('timeout is over zero, like "5s"')
+        if self.request_max < 256:
+            raise ValueError("request_max is 256 bytes or more: browsers send that much")
 
 
 class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
@@ -70,27 +86,48 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tr
 
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
-        _about("How much is said on stderr. Stands above all tables."),
+        Meta(description="How much is said on stderr. Stands above all tables."),
     ] = "info"
-    gateway: Annotated[GatewaySettings, _about("Who this gateway is.")] = GatewaySettings()
+    gateway: Annotated[GatewaySettings, Meta(description="Who this gateway is.")] = GatewaySettings()
     sources: Annotated[
-        tuple[SourceSettings, ...], _about("The doors: where bytes arrive.", max_length=256)
+        tuple[SourceSettings, ...], Meta(description="The doors: where bytes arrive.", max_length=256)
     ] = ()
     mappings: Annotated[
         tuple[MappingSettings, ...],
-        _about(
-            "How payloads become readings; the first that matches takes the message. Without any, every numeric leaf "
-            "of a JSON or CBOR payload becomes a metric named by its path.",
+        Meta(
+            description="How payloads become readings; the first that matches takes the message. "
+            "Without any, every numeric leaf of a JSON or CBOR payload becomes a metric named by its path.",
             max_length=4096,
         ),
     ] = ()
-    store: Annotated[StoreSettings, _about("The shelf: what is kept until it has been delivered.")] = (
+    store: Annotated[StoreSettings, Meta(description="The shelf: what is kept until it is delivered.")] = (
         StoreSettings()
     )
-    detectors: Annotated[tuple[DetectorSettings, ...], _about("The watchers.", max_length=64)] = ()
+    detectors: Annotated[tuple[DetectorSettings, ...], Meta(description="The watchers.", max_length=64)] = ()
     uplinks: Annotated[
-        tuple[UplinkSettings, ...], _about("The roads: where readings are delivered.", max_length=16)
+        tuple[UplinkSettings, ...],
+        Meta(description="The roads: where readings are delivered.", max_length=16),
     ] = ()
     control: Annotated[
-        ControlSettings | None, _about("The window for people and monitoring; closed if left out.")
+        ControlSettings | None, Meta(description="The window for people; closed if the table is left out.")
     ] = None
+
+    def warnings(self) -> list[str]:
+        """Return what is allowed and perhaps not meant, as sentences."""
+        said: list[str] = []
+        if not self.sources:
+            said.append("sources: there are none, so nothing comes in; add [[sources]]")
+        if not self.uplinks:
+            said.append(
+                f"uplinks: there are none, so nothing leaves; readings are kept for {self.store.max_age} "
+                f"and up to {self.store.max_bytes}"
+            )
+        for index, uplink in enumerate(self.uplinks):
+            parts = urlsplit(uplink.endpoint)
+            if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+                said.append(
+                    f"uplinks[{index}].endpoint: readings and headers travel unencrypted; use https://"
+                )
+        if self.control is not None and not is_loopback(split_address(self.control.listen)[0]):
+            said.append("control.listen: the token travels unencrypted; put a TLS proxy before it")
+        return said

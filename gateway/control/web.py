@@ -1,7 +1,7 @@
-"""The window over HTTP: /healthz, /readyz, /metrics, /status. Must not change anything, and must not slow the data path.
+"""The window over HTTP: /healthz, /readyz, /metrics, /status. Must not change anything or slow the data path.
 
-microdot routes the requests; what comes in before a request is whole is read here, so that size, time and number
-of connections are bounded and odd bytes are answered rather than logged.
+microdot routes the requests; what comes in before a request is whole is read here, so that size, time and
+number of connections are bounded and odd bytes are answered rather than logged.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class ControlServer:
         whole.feed_data(head)
         whole.feed_eof()
         answer = _Answer(peer)
-        await self._app.handle_request(whole, answer)
+        await self._app.handle_request(whole, answer)  # type: ignore[arg-type]  # all it uses
         return bytes(answer.data)
 
     def _refuse(self, status: int, text: str) -> bytes:
@@ -125,10 +125,12 @@ class ControlServer:
         return head.encode() + body
 
     def _count(self, reason: str) -> None:
-        self._telemetry.count("tidegate_control_refused", help="Requests not answered, by reason.", reason=reason)
+        self._telemetry.count(
+            "tidegate_control_refused", help="Requests not answered, by reason.", reason=reason
+        )
 
     def _admit(self, request: Request) -> Response | None:
-        """Refuse who lacks the token; without one, refuse pages of other sites that had their name point here."""
+        """Refuse who lacks the token; without one, refuse other sites' pages whose names point here."""
         if request.path in OPEN_PATHS:
             return None
         if self._token:
@@ -144,43 +146,44 @@ class ControlServer:
 
 
 def _routes(
-    *, page: MetricsPage, status: Callable[[], dict[str, Any]], healthy: Callable[[], bool], ready: Callable[[], bool]
+    *,
+    page: MetricsPage,
+    status: Callable[[], dict[str, Any]],
+    healthy: Callable[[], bool],
+    ready: Callable[[], bool],
 ) -> Microdot:
-    app = Microdot()
-
-    @app.get("/")
     async def index(_: Request) -> Response:
         return Response(INDEX.format(version=__version__), 200, TEXT)
 
-    @app.get("/healthz")
     async def healthz(_: Request) -> Response:
         return _verdict(healthy(), "ok", "the data path does not move")
 
-    @app.get("/readyz")
     async def readyz(_: Request) -> Response:
         return _verdict(ready(), "ready", "the doors are not open")
 
-    @app.get("/metrics")
     async def metrics(_: Request) -> Response:
         return Response(page.render(), 200, {"content-type": CONTENT_TYPE})
 
-    @app.get("/status")
     async def status_page(_: Request) -> Response:
         return Response(msgspec.json.encode(status()), 200, {"content-type": "application/json"})
 
-    @app.errorhandler(404)
     async def missing(_: Request) -> Response:
         return Response("no such page; / lists them\n", 404, TEXT)
 
-    @app.errorhandler(405)
     async def read_only(_: Request) -> Response:
         return Response("this window is read-only; use GET\n", 405, TEXT)
 
-    @app.errorhandler(Exception)
     async def failed(request: Request, error: Exception) -> Response:
         log.error("%s failed: %r", request.path, error)
         return Response("the gateway could not say; its log tells why\n", 500, TEXT)
 
+    app = Microdot()
+    pages = {"/": index, "/healthz": healthz, "/readyz": readyz, "/metrics": metrics, "/status": status_page}
+    for path, handler in pages.items():
+        app.get(path)(handler)
+    app.errorhandler(404)(missing)
+    app.errorhandler(405)(read_only)
+    app.errorhandler(Exception)(failed)
     return app
 
 
@@ -189,11 +192,7 @@ def _verdict(good: bool, yes: str, no: str) -> Response:  # noqa: FBT001  a plai
 
 
 def check_head(head: bytes) -> tuple[int, str] | None:
-    """Return what is wrong with a request's head (RFC 9112), as status and sentence, or None.
-
-    >>> check_head(b"GET / HTTP/1.1\\r\\nhost: a\\r\\n\\r\\n") is None
-    True
-    """
+    """Return what is wrong with a request's head (RFC 9112), as status and sentence, or None."""
     try:
         first, *lines = head.decode("ascii").split("\r\n")[:-2]
     except UnicodeDecodeError:

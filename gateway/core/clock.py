@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import time
-from bisect import bisect_left
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -17,12 +16,12 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
-from gateway.core.contracts import BootId
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     import numpy.typing as npt
+
+    from gateway.core.contracts import BootId
 
 NS_PER_S: Final = 1_000_000_000
 # No reading is older than the code that reads it: a wall clock before this day was never set.
@@ -31,6 +30,9 @@ WALL_CEILING_NS: Final = 4_102_444_800 * NS_PER_S  # 2100-01-01
 # A step smaller than this is drift or a leap second, larger is a clock being set.
 STEP_NS_MIN: Final = 20_000_000
 SAMPLES_PER_BOOT_MAX: Final = 256
+# Reading two clocks takes a moment in which the process may be put aside: try again, take the quickest.
+LOOKS_MAX: Final = 4
+LOOK_NS_FINE: Final = 100_000
 
 
 class Quality(IntEnum):
@@ -39,7 +41,7 @@ class Quality(IntEnum):
     SYNCED = 0  # the kernel says that a time server disciplines the clock
     UNSYNCED = 1  # plausible, never confirmed
     REPAIRED = 2  # stamped before the clock was right, rewritten by an offset of the same boot
-    ESTIMATED = 3  # the boot never saw a right clock: placed before the next one that did
+    ESTIMATED = 3  # the boot never saw a right clock: placed between the boots around it
     UNKNOWN = 4  # no right clock anywhere yet
 
 
@@ -163,15 +165,23 @@ class BootTimes:
 class Timeline:
     """Offsets between monotonic and wall time for this boot and earlier ones.
 
-    Samples are taken by `observe`; only those that say something new are kept (a step, a better quality,
-    drift past STEP_NS_MIN), at most SAMPLES_PER_BOOT_MAX a boot: past that every second of the old ones
-    goes, since drift between neighbours is interpolated.
+    The true offset of a boot moves only by drift; the wall clock's own jumps say when it was wrong, not
+    that time jumped. So the latest sample of the best quality is believed, and of the earlier ones those
+    that drift can explain; in between the offset is interpolated, beyond them it stays. Spacing and order
+    of a boot's readings come from its monotonic clock and are always kept.
+
+    Samples are taken by `observe`; only those that say something new are kept (a step, another quality, drift
+    past STEP_NS_MIN), at most SAMPLES_PER_BOOT_MAX a boot: past that every second of the old ones goes.
     """
 
     def __init__(self, boots: Iterable[BootTimes], *, current: BootId) -> None:
         self._boots = {times.boot: times for times in sorted(boots, key=lambda times: times.boot)}
+        for times in self._boots.values():
+            times.samples.sort()
         self.current = self._boots[current]
         self.steps = 0  # how often the wall clock was set while we looked
+        # Of every boot at once, made when first asked for and cleared by whatever changes them.
+        self._offsets: dict[BootId, _Offset | None] = {}
 
     @property
     def boots(self) -> list[BootTimes]:
@@ -180,33 +190,46 @@ class Timeline:
 
     def forget_before(self, boot: BootId) -> None:
         """Let go of boots older than `boot`; nothing that is held was stamped in them."""
+        assert boot <= self.current.boot
         self._boots = {number: times for number, times in self._boots.items() if number >= boot}
-        assert self.current.boot in self._boots
+        self._offsets.clear()
+
+    def saw(self, boot: BootId, monotonic_ns: int) -> None:
+        """Note that `boot` was still running at `monotonic_ns`: a reading was stamped then."""
+        times = self._boots.get(boot)
+        if times is not None and monotonic_ns > times.last_ns:
+            times.last_ns = monotonic_ns
+            self._offsets.clear()
 
     def observe(self, clock: Clock) -> bool:
         """Look at both clocks; return whether something worth keeping on disk was learnt."""
-        monotonic_ns, wall_ns = clock.monotonic_ns(), clock.wall_ns()
+        # Asked before the clock is read: whoever sets the clock says so at the same moment or after it.
+        synced = clock.is_synced()
+        monotonic_ns, wall_ns = _look(clock)
         if not WALL_FLOOR_NS <= wall_ns < WALL_CEILING_NS:
             quality = Quality.UNKNOWN
         else:
-            quality = Quality.SYNCED if clock.is_synced() else Quality.UNSYNCED
+            quality = Quality.SYNCED if synced else Quality.UNSYNCED
         return self.add(Sample(monotonic_ns, wall_ns - monotonic_ns, quality))
 
     def add(self, sample: Sample) -> bool:
         """Take a look of this boot's clocks, the newest yet; return whether it says something new."""
         times = self.current
-        times.last_ns = max(times.last_ns, sample.monotonic_ns)
         last = times.samples[-1] if times.samples else None
+        times.last_ns = max(times.last_ns, sample.monotonic_ns)
         if last is not None:
             moved_ns = abs(sample.offset_ns - last.offset_ns)
+            if sample.monotonic_ns < last.monotonic_ns:
+                return False
             if sample.quality == last.quality and moved_ns < STEP_NS_MIN:
                 return False
-            # Slow drift moves the offset by parts in ten thousand at most; more in that time is a step.
-            self.steps += moved_ns > max(STEP_NS_MIN, (sample.monotonic_ns - last.monotonic_ns) // 2000)
+            self.steps += moved_ns > STEP_NS_MIN + _drift_max_ns(sample.monotonic_ns - last.monotonic_ns)
+            if sample.monotonic_ns == last.monotonic_ns and sample.quality == last.quality:
+                times.samples.pop()
         times.samples.append(sample)
         if len(times.samples) > SAMPLES_PER_BOOT_MAX:
-            half = len(times.samples) // 2
-            times.samples[:half] = times.samples[:half:2]
+            times.samples[:] = _thinned(times.samples)
+        self._offsets.clear()
         return True
 
     @property
@@ -216,8 +239,8 @@ class Timeline:
 
     def wall_from(self, monotonic_ns: int) -> int | None:
         """Return Unix time in ns for a moment of this boot, or None while no clock is known."""
-        wall_ns, quality = self.repair(np.array([monotonic_ns], np.int64), self.current.boot)
-        return None if quality is Quality.UNKNOWN else int(wall_ns[0])
+        offset = self._offset(self.current)
+        return None if offset is None else offset.wall_ns(monotonic_ns)
 
     def repair(
         self, monotonic_ns: npt.NDArray[np.int64], boot: BootId
@@ -226,53 +249,154 @@ class Timeline:
 
         UNKNOWN gives the times back as they are: keep them until there is a clock.
         """
+        if not len(monotonic_ns):
+            return monotonic_ns, Quality.SYNCED
         times = self._boots.get(boot)
-        if times is None or not len(monotonic_ns):
+        offset = None if times is None else self._offset(times)
+        if offset is None:
             return monotonic_ns, Quality.UNKNOWN
+        quality = offset.quality_between(int(monotonic_ns.min()), int(monotonic_ns.max()))
+        return offset.walls_ns(monotonic_ns), quality
+
+    def _offset(self, times: BootTimes) -> _Offset | None:
+        if not self._offsets:
+            self._offsets = _placed(self.boots)
+        return self._offsets[times.boot]
+
+
+def _placed(boots: list[BootTimes]) -> dict[BootId, _Offset | None]:
+    """Return the offset of each of `boots`, oldest first, None where no clock is known.
+
+    A boot whose clock was confirmed stands where it says. A clock that was merely plausible, as one that
+    was saved at the last shutdown and restored, is not believed where it says that a boot began before a
+    confirmed one ended, or ended after the next one began. A boot without any clock ends where the next one
+    begins: how long the box was off is not known, so that is the latest it can have been. The order of
+    boots is kept.
+    """
+    offsets: dict[BootId, _Offset | None] = {}
+    floor_ns: int | None = None
+    for times in boots:
+        own = _Offset.of(times.samples)
+        if own is not None and own.quality is Quality.SYNCED:
+            floor_ns = own.wall_ns(times.last_ns)
+        elif floor_ns is not None:
+            if own is not None and own.wall_ns(0) < floor_ns:
+                own = _Offset.estimated(floor_ns)
+            floor_ns += times.last_ns
+        offsets[times.boot] = own
+    next_ns: int | None = None
+    for times in reversed(boots):
+        own = offsets[times.boot]
+        is_sure = own is not None and own.quality is Quality.SYNCED
+        if next_ns is not None and not is_sure and (own is None or own.wall_ns(times.last_ns) > next_ns):
+            own = offsets[times.boot] = _Offset.estimated(next_ns - times.last_ns)
+        if own is not None:
+            next_ns = own.wall_ns(0)
+    return offsets
+
+
+class _Offset:
+    """What is to be added to a boot's monotonic times: points to interpolate between, and how good they are.
+
+    `loses_ns` is when the clock was last known to be disciplined, None if it still is.
+    """
+
+    def __init__(
+        self, at_ns: list[int], offset_ns: list[int], quality: Quality, *, loses_ns: int | None
+    ) -> None:
+        self.quality = quality
+        self._first_ns, self._loses_ns = at_ns[0], loses_ns
+        self._offset_ns = offset_ns[0]
+        # Relative to the first: doubles hold the nanoseconds of days, not of decades.
+        self._at = np.array([at - at_ns[0] for at in at_ns], np.float64)
+        self._moved = np.array([offset - offset_ns[0] for offset in offset_ns], np.float64)
+
+    @classmethod
+    def of(cls, samples: list[Sample]) -> _Offset | None:
+        """Return what `samples`, oldest first, tell; None if there was no plausible clock."""
         for wanted in (Quality.SYNCED, Quality.UNSYNCED):
-            good = [sample for sample in times.samples if sample.quality is wanted]
+            good = [sample for sample in samples if sample.quality is wanted]
             if good:
-                return _by_samples(monotonic_ns, good, wanted)
-        estimated = self._estimate_offset(times)
-        if estimated is None:
-            return monotonic_ns, Quality.UNKNOWN
-        return monotonic_ns + estimated, Quality.ESTIMATED
-
-    def _estimate_offset(self, times: BootTimes) -> int | None:
-        """Place a boot that never saw a right clock so that it ends where the next known one begins.
-
-        The time the box was off is not known, so this is the latest it can have been; order is kept.
-        """
-        later = [other for number, other in self._boots.items() if number > times.boot]
-        between_ns = 0
-        for other in later:
-            known = [sample for sample in other.samples if sample.quality < Quality.REPAIRED]
-            if known:
-                started_ns = min(known, key=lambda sample: (sample.quality, sample.monotonic_ns)).offset_ns
-                return started_ns - between_ns - times.last_ns
-            between_ns += other.last_ns
+                believed = _believed(good)
+                after = [sample for sample in samples if sample.monotonic_ns > good[-1].monotonic_ns]
+                return cls(
+                    [sample.monotonic_ns for sample in believed],
+                    [sample.offset_ns for sample in believed],
+                    wanted,
+                    loses_ns=after[0].monotonic_ns if after else None,
+                )
         return None
 
+    @classmethod
+    def estimated(cls, wall_ns: int) -> _Offset:
+        """Return the offset of a boot that began at `wall_ns`, as far as anybody knows."""
+        return cls([0], [wall_ns], Quality.ESTIMATED, loses_ns=None)
 
-def _by_samples(
-    monotonic_ns: npt.NDArray[np.int64], samples: list[Sample], wanted: Quality
-) -> tuple[npt.NDArray[np.int64], Quality]:
-    at = np.array([sample.monotonic_ns for sample in samples], np.int64)
-    offset = np.array([sample.offset_ns for sample in samples], np.int64)
-    # Interpolated relative to the first offset: doubles hold nanoseconds of days, not of decades.
-    if wanted is Quality.SYNCED:
-        drift = np.interp(
-            (monotonic_ns - at[0]).astype(np.float64),
-            (at - at[0]).astype(np.float64),
-            (offset - offset[0]).astype(np.float64),
-        )
-        moved = np.rint(drift).astype(np.int64)
-    else:
-        # Nothing disciplines this clock: a change is somebody setting it, and the later setting is righter
-        # for all that came before it too.
-        moved = np.full(len(monotonic_ns), offset[-1] - offset[0], np.int64)
-    wall_ns = monotonic_ns + offset[0] + moved
-    before = bool(np.any(monotonic_ns < at[0])) or (wanted is Quality.UNSYNCED and len(samples) > 1)
-    if wanted is Quality.UNSYNCED:
-        return wall_ns, Quality.REPAIRED if before and bisect_left(at, int(monotonic_ns.min())) == 0 else wanted
-    return wall_ns, Quality.REPAIRED if before else Quality.SYNCED
+    def wall_ns(self, monotonic_ns: int) -> int:
+        """Return one Unix time."""
+        moved = np.interp(float(monotonic_ns - self._first_ns), self._at, self._moved)
+        return monotonic_ns + self._offset_ns + round(float(moved))
+
+    def walls_ns(self, monotonic_ns: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return many Unix times."""
+        shifted = monotonic_ns + self._offset_ns
+        if len(self._at) == 1:
+            return shifted
+        moved = np.interp((monotonic_ns - self._first_ns).astype(np.float64), self._at, self._moved)
+        return shifted + np.rint(moved).astype(np.int64)
+
+    def quality_between(self, first_ns: int, last_ns: int) -> Quality:
+        """Return the worst quality of the moments from `first_ns` to `last_ns`."""
+        if self.quality is Quality.ESTIMATED:
+            return Quality.ESTIMATED
+        if first_ns < self._first_ns:
+            return Quality.REPAIRED
+        if self._loses_ns is not None and last_ns > self._loses_ns:
+            return Quality.UNSYNCED
+        return self.quality
+
+
+def _look(clock: Clock) -> tuple[int, int]:
+    """Return monotonic and wall time of one moment; of several tries the one that took the shortest."""
+    tries: list[tuple[int, int, int]] = []
+    for _ in range(LOOKS_MAX):
+        before_ns, wall_ns, after_ns = clock.monotonic_ns(), clock.wall_ns(), clock.monotonic_ns()
+        tries.append((after_ns - before_ns, (before_ns + after_ns) // 2, wall_ns))
+        if after_ns - before_ns < LOOK_NS_FINE:
+            break
+    _, monotonic_ns, wall_ns = min(tries)
+    return monotonic_ns, wall_ns
+
+
+def _drift_max_ns(span_ns: int) -> int:
+    """Return how far two clocks can drift apart in `span_ns`: the kernel slews by 500 ppm at most."""
+    return span_ns // 2000
+
+
+def _believed(samples: list[Sample]) -> list[Sample]:
+    """Return the last of `samples`, oldest first, and those before it that differ from it by drift only.
+
+    What is kept never lets time stand still or run backward between two samples.
+    """
+    kept = [samples[-1]]
+    for sample in reversed(samples[:-1]):
+        span_ns = kept[-1].monotonic_ns - sample.monotonic_ns
+        moved_ns = abs(kept[-1].offset_ns - sample.offset_ns)
+        if span_ns > 0 and moved_ns <= _drift_max_ns(span_ns) + min(STEP_NS_MIN, span_ns // 2):
+            kept.append(sample)
+    kept.reverse()
+    return kept
+
+
+def _thinned(samples: list[Sample]) -> list[Sample]:
+    """Return `samples` with every second of the older half left out, of each quality by itself.
+
+    Taken together, a clock that keeps losing its time source could lose all samples of one quality.
+    """
+    half = len(samples) // 2
+    kept = [
+        sample
+        for quality in Quality
+        for sample in [old for old in samples[:half] if old.quality is quality][::2]
+    ]
+    return sorted(kept) + samples[half:]

@@ -51,7 +51,8 @@ class MalformedError(ValueError):
 class TryLaterError(Exception):
     """The same segments may be taken later; wait at least `after_s` seconds (0: your own back-off).
 
-    `answer_lost` is true when the far side may have taken them all the same, so that sending again may double.
+    `answer_lost` is true when the far side may have taken them all the same, so that sending again may
+    double.
     """
 
     def __init__(self, reason: str, after_s: float = 0.0, *, answer_lost: bool = False) -> None:

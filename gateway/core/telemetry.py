@@ -1,4 +1,7 @@
-"""The gateway's own counters: plain numbers that `status` and Prometheus read. Must not hold per-message objects."""
+"""The gateway's own counters, numbers that status and Prometheus read. Must not hold an object per message.
+
+Counted on the event loop alone: threads hand their numbers back with their results.
+"""
 
 from __future__ import annotations
 
@@ -52,6 +55,7 @@ class Telemetry:
         if family is None:
             family = self._families[name] = Family(name, help_text, kind)
         assert family.kind == kind, f"{name} is a {family.kind}"
+        family.help = family.help or help_text
         key = tuple(sorted(labels.items()))
         if key not in family.values and len(family.values) >= LABEL_SETS_MAX:
             key = tuple((label, OTHER) for label, _ in key)

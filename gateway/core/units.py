@@ -17,7 +17,7 @@ SIZE_UNITS: Final = {
     "GiB": 2**30,
     "TiB": 2**40,
 }
-_NUMBER_UNIT: Final = re.compile(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]*)\s*")
+_NUMBER_UNIT: Final = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)\s*")
 
 
 def _parse(text: str, units: dict[str, Any], what: str, example: str) -> float:
@@ -46,7 +46,12 @@ class Duration(float):
         return cls(_parse(text, DURATION_UNITS, "duration", "5s"))
 
     def __str__(self) -> str:
-        return _as_text(float(self), {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001})
+        seconds = float(self)
+        for unit in ("d", "h", "m", "s", "ms"):
+            count = round(seconds / DURATION_UNITS[unit])
+            if count and math.isclose(count * DURATION_UNITS[unit], seconds, rel_tol=1e-12):
+                return f"{count}{unit}"
+        return f"{seconds:.9f}".rstrip("0").rstrip(".") + "s"
 
     def __repr__(self) -> str:
         return f"Duration('{self}')"
@@ -69,17 +74,11 @@ class Size(int):
         return cls(round(_parse(text, SIZE_UNITS, "size", "512MiB")))
 
     def __str__(self) -> str:
-        return _as_text(int(self), {unit: SIZE_UNITS[unit] for unit in ("TiB", "GiB", "MiB", "KiB", "B")})
+        for unit in ("TiB", "GiB", "MiB", "KiB"):
+            count, rest = divmod(int(self), SIZE_UNITS[unit])
+            if count and not rest:
+                return f"{count}{unit}"
+        return f"{int(self)}B"
 
     def __repr__(self) -> str:
         return f"Size('{self}')"
-
-
-def _as_text(number: float, units: dict[str, Any]) -> str:
-    """Return `number` in the largest unit in which it is whole; what `parse` reads back."""
-    for unit, factor in units.items():
-        count = round(number / factor)
-        if count and math.isclose(count * factor, number, rel_tol=1e-12):
-            return f"{count}{unit}"
-    unit, factor = next((unit, factor) for unit, factor in units.items() if factor == 1)
-    return f"{number:.9f}".rstrip("0").rstrip(".") + unit

@@ -1,4 +1,4 @@
-"""Watches batches: which detector looks at which series, and what it found. Must not do I/O or loop over readings."""
+"""Watches batches: which detector sees which series, what it found. Must not do I/O or loop over readings."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ MEASURES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One reading that a detector thinks odd. `flags` are the reading's, so MONOTONIC tells whose time it is."""
+    """One reading that a detector thinks odd; `flags` are the reading's, MONOTONIC tells whose time it is."""
 
     detector: str
     series: int
@@ -98,7 +98,7 @@ class Engine:
         }
 
     def save(self) -> bytes:
-        """Return everything learnt. A copy of the arrays, so call it where `watch` is called and write it elsewhere."""
+        """Return everything learnt: a copy, to be made where `watch` is called, and written anywhere."""
         arrays: dict[str, npt.NDArray[Any]] = {}
         for watch in self._watches:
             arrays |= {f"{watch.key}/{name}": array for name, array in watch.state().items()}
@@ -170,7 +170,9 @@ class _Watch:
         self.counts.readings += len(values)
         seen = self.detector.seen(np.arange(self.rows_used))
         scores = self.detector.update(values, index, batch.time_ns)
-        passed = self.gate.judge(scores, index, batch.time_ns, clock=batch.flags & MONOTONIC, seen=seen)
+        passed = self.gate.judge(
+            scores, index, batch.time_ns, clock=batch.flags & np.uint8(MONOTONIC), seen=seen
+        )
         self.counts.findings += len(passed.positions)
         self.counts.findings_over_limit += passed.over_limit
         expected = self.detector.expected(index[passed.positions]) if passed.positions else np.empty(0)
@@ -245,7 +247,7 @@ class _Watch:
         }
 
     def restore(self, arrays: dict[str, npt.NDArray[Any]]) -> bool:
-        """Take up what `state` returned, if it is of this detector's shape; call it before the first batch."""
+        """Take up what `state` returned if it is of this detector's shape; call it before the first batch."""
         mine = {
             name.removeprefix(f"{self.key}/"): a
             for name, a in arrays.items()
@@ -273,6 +275,7 @@ class _Watch:
         self.detector.grow(used)
         own = self.detector.state()
         for name, array in rows.items():
+            assert array is not None
             own[name][:used] = array
         self.rows_used = used
         self._identity = identity.tolist()

@@ -1,8 +1,8 @@
-"""Turns scores into findings: threshold, habituation, silence. Must not know what a score means or which series it is of.
+"""Turns scores into findings: threshold, habituation, silence. Must not know what a score is or whose.
 
-Whether an anomaly is worth a person's attention depends on the series: some are odd every day. So a score must
-top not only the threshold but also the series' own record, which fades with the readings that pass; and after
-a finding the series is silent for a while, since what follows is mostly the same event.
+Whether an anomaly is worth a person's attention depends on the series: some are odd every day. So a score
+must top not only the threshold but also the series' own record, which fades with the readings that pass;
+and after a finding the series is silent for a while, since what follows is mostly the same event.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Arrays as bytes and back, for state that survives a restart. Must not trust what it reads, and must not unpickle.
+"""Arrays as bytes and back, for state that survives a restart. Must not trust what it reads, nor unpickle it.
 
 | bytes | field                                                                             |
 | ----- | --------------------------------------------------------------------------------- |

@@ -1,17 +1,19 @@
-"""Detectors without a model, for many series at once: z-score and interquartile range. Must not know series' names or alarms.
+"""Detectors without a model, for many series at once: z-score, quartiles. Must not know what series are.
 
 A detector holds one row of state per series and is fed columns: `update(values, index, time_ns) -> scores`.
 `index[k]` is the row that `values[k]` belongs to; rows repeat where a batch holds many readings of a series.
 
 What makes this quick without making it depend on how readings are cut into batches: the reference that a
-reading is scored against (mean and deviation, or quartiles) is renewed once per block of its row's readings,
-counted over the row's life and not over the call. So a call is a few rounds of whole-column arithmetic, each
-round taking at most one block of every row, and the scores are the same for any cut. The price is that a
-reference is at most a block behind: 7 readings while a row is young, 63 later, where it looks back over many more.
+reading is scored against (mean and deviation, or quartiles) is renewed once per block of its row's
+readings, counted over the row's life and not over the call. So a call is a few rounds of whole-column
+arithmetic, each round taking at most one block of every row, and the scores are the same for any cut. The
+price is that a reference is at most a block behind: 7 readings while a row is young, 63 later, where it
+looks back over many more.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
     Integers: TypeAlias = npt.NDArray[np.int64]
     Rows: TypeAlias = npt.NDArray[np.intp]
 
-# A block's length in readings: short while a row is younger than YOUNG, so that it learns at once, long after.
+# A block's length in readings: short while a row is younger than YOUNG, so that it learns at once, long
+# after.
 BLOCK_YOUNG: Final = 8
 BLOCK: Final = 64
 YOUNG: Final = 512
@@ -82,10 +85,10 @@ class Detector(Protocol):
 class Round:
     """One block at most of every row that a call has readings of.
 
-    `part` (p,) picks the round's readings out of the call, ordered by row and arrival. `rows` (r,) are the rows
-    there are; `run` (p,) says which of `rows` each reading belongs to, `starts` (r,) where each row begins in
-    `part`. `before` (r,) is how many readings each row had seen, `place` (p,) each reading's number in its row's
-    life, and `done` (r,) tells which rows end a block here, `length` (r,) long.
+    `part` (p,) picks the round's readings out of the call, ordered by row and arrival. `rows` (r,) are the
+    rows there are; `run` (p,) says which of `rows` each reading belongs to, `starts` (r,) where each row
+    begins in `part`. `before` (r,) is how many readings each row had seen, `place` (p,) each reading's
+    number in its row's life, and `done` (r,) tells which rows end a block here, `length` (r,) long.
     """
 
     part: Rows
@@ -101,8 +104,8 @@ class Round:
 class _Columns:
     """State as named arrays with one row per series, and what every detector here keeps.
 
-    `step` is the smallest move the series ever made, which for a sensor is its resolution: no scale is taken as
-    smaller, since one step of a quiet sensor is no news.
+    `step` is the smallest move the series ever made, which for a sensor is its resolution: no scale is
+    taken as smaller, since one step of a quiet sensor is no news.
     """
 
     def __init__(self, **columns: tuple[int, ...]) -> None:
@@ -131,7 +134,7 @@ class _Columns:
 
     def seen(self, index: Rows) -> Integers:
         """Return how many readings the rows have learnt from."""
-        return self._of["seen"][index]  # type: ignore[no-any-return]  its column is int64
+        return self._of["seen"][index].astype(np.int64)
 
     def _unit(self, rows: Rows, scale: Floats, level: Floats, scale_min: float) -> Floats:
         """Return the scale (r,) with its floors under it."""
@@ -163,7 +166,7 @@ class _Columns:
 class ZScore(_Columns):
     """Distance from an exponentially weighted mean, in exponentially weighted standard deviations.
 
-    West's update (D. H. D. West, CACM 22, 1979) by blocks; readings beyond CLIP deviations pull no more than that.
+    West's update (D. H. D. West, CACM 22, 1979) by blocks; a reading pulls by CLIP deviations at most.
     """
 
     def __init__(self, *, warmup: int, span: int, scale_min: float = 0.0) -> None:
@@ -195,7 +198,7 @@ class ZScore(_Columns):
         return scores
 
     def _learn(self, turn: Round, pull: Floats) -> None:
-        """Gather the moments (p,) of the current blocks; fold those that are complete into mean and variance."""
+        """Gather the pulls (p,) into moments of the current blocks; fold blocks that end into the state."""
         of, rows, done = self._of, turn.rows, turn.done
         sum1 = running_sums(of["sum1"][rows], turn.run, pull)
         sum2 = running_sums(of["sum2"][rows], turn.run, pull * pull)
@@ -212,14 +215,14 @@ class ZScore(_Columns):
 
     def expected(self, index: Rows) -> Floats:
         """Return the rows' means."""
-        return self._of["mean"][index]  # type: ignore[no-any-return]  its column is float64
+        return self._of["mean"][index].astype(np.float64)
 
 
 class InterquartileRange(_Columns):
     """Distance outside the quartiles of the recent past, in interquartile ranges (Tukey's fences).
 
-    Of each row every `stride`-th reading is kept, the last `window` of those; as long as less than a quarter of
-    them is odd the quartiles stay where they are.
+    Of each row every `stride`-th reading is kept, the last `window` of those; as long as less than a
+    quarter of them is odd the quartiles stay where they are.
     """
 
     def __init__(self, *, warmup: int, window: int, stride: int = 8, scale_min: float = 0.0) -> None:
@@ -261,7 +264,7 @@ class InterquartileRange(_Columns):
 
     def expected(self, index: Rows) -> Floats:
         """Return the rows' medians."""
-        return self._of["middle"][index]  # type: ignore[no-any-return]  its column is float64
+        return self._of["middle"][index].astype(np.float64)
 
 
 def rounds(values: Floats, index: Rows, seen: Integers) -> Iterator[Round]:
@@ -289,7 +292,7 @@ def rounds(values: Floats, index: Rows, seen: Integers) -> Iterator[Round]:
     by_block = np.argsort(block, kind="stable")
     bounds = np.searchsorted(block[by_block], np.arange(last + 2))
     seen = seen.copy()
-    for first, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for first, end in itertools.pairwise(bounds.tolist()):
         turn = _round(order[by_block[first:end]], index, seen)
         seen[turn.rows] = turn.before + np.diff(turn.starts, append=len(turn.run))
         yield turn
@@ -338,11 +341,12 @@ def running_sums(before: Floats, run: Rows, values: Floats) -> Floats:
     [2.0, 15.0]
     """
     places = np.concatenate([np.arange(len(before)), run])
-    return np.bincount(places, np.concatenate([before, values]), minlength=len(before))
+    sums = np.bincount(places, np.concatenate([before, values]), minlength=len(before))
+    return sums.astype(np.float64, copy=False)
 
 
 def quartiles(values: Floats) -> tuple[Floats, Floats, Floats]:
-    """Return the lower quartile, median and upper quartile of each row of `values` (r, n), as members of the row.
+    """Return lower quartile, median and upper quartile of each row of `values` (r, n), as members of the row.
 
     >>> [part.tolist() for part in quartiles(np.array([[5.0, 1.0, 4.0, 2.0, 3.0]]))]
     [[2.0], [3.0], [4.0]]

@@ -17,7 +17,7 @@ def split_address(address: str) -> tuple[str, int]:
     elif ":" in host:
         raise ValueError('an IPv6 address stands in brackets, like "[::1]:8181"')
     if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise ValueError('not HOST:PORT, like "127.0.0.1:8181"')
+        raise ValueError(f'{address!r} is not HOST:PORT, like "127.0.0.1:8181"')
     return host, int(port)
 
 

@@ -155,6 +155,10 @@ class PublishScanner:
         """Bytes of a packet that has begun and not ended."""
         return len(self._partial)
 
+    def close(self) -> None:
+        """Let go of the unfinished packet; nothing will be fed any more."""
+        self._partial = bytearray()
+
     def feed(self, data: bytes) -> list[Item]:
         """Take what arrived; return what it completed, in wire order; consecutive PUBLISHes are one item.
 
@@ -377,7 +381,8 @@ def _close_run(run: Publishes, items: list[Item]) -> None:
 
 def _check_flags(first: int) -> None:
     """Refuse a first byte that no version of MQTT has."""
-    if first & 0x0F != _FLAGS_OF[first >> 4]:
+    # A PUBLISH comes here only where no version is known yet, and whoever asked will refuse it.
+    if first & 0xF0 != _PUBLISH and first & 0x0F != _FLAGS_OF[first >> 4]:
         raise malformed(f"a packet cannot begin with {first:#04x}")
 
 

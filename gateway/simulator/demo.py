@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.control.summary import fetch_status
+from gateway.net.ports import free_port
 from gateway.simulator.collector import Collector
 from gateway.simulator.plant import MqttPlant, SerialDevice
 
@@ -143,13 +143,6 @@ class Gateway:
             self.process.send_signal(number)
             self.process.wait(timeout=30)
         return time.monotonic() - began_s
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def demo(*, seconds: float, keep: bool) -> int:

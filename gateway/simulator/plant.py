@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -18,13 +19,16 @@ import cbor2
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
-from gateway.codecs.framing import FrameReader, encode_ack_free, encode_data
+from gateway.codecs.framing import Ack, FrameReader, encode_data, read_message
 from gateway.core.clock import SystemClock
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 CLOCK: Final = SystemClock()
+FRAME_BYTES_MAX: Final = 4096
+SAMPLES_PER_FRAME: Final = 10
+RESEND_S: Final = 0.4
 
 
 class MqttPlant:
@@ -98,10 +102,11 @@ class SerialDevice:
         self._stop = threading.Event()
         self._near, far = os.openpty()
         tty.setraw(far, termios.TCSANOW)
+        os.set_blocking(self._near, False)
         self._far = far  # kept open: a pty whose far end closes would hang up on the gateway
         link.symlink_to(os.ttyname(far))
         self._session = random.getrandbits(32)
-        self._unacknowledged: deque[tuple[int, bytes]] = deque()
+        self._unacknowledged: deque[tuple[int, range]] = deque()
         self._thread = threading.Thread(target=self._run, name="boiler", daemon=True)
 
     def start(self) -> None:
@@ -113,3 +118,43 @@ class SerialDevice:
         self._stop.set()
         self._thread.join(wait_s)
         return len(self._unacknowledged)
+
+    def _run(self) -> None:
+        reader = FrameReader(FRAME_BYTES_MAX)
+        sequence = n = 0
+        began_s = measured_s = sent_s = time.monotonic()
+        while True:
+            now_s = time.monotonic()
+            if self._stop.is_set() and not self._unacknowledged:
+                return
+            if not self._stop.is_set() and now_s - measured_s >= SAMPLES_PER_FRAME / self._per_second:
+                measured_s = now_s
+                numbers = range(n, n + SAMPLES_PER_FRAME)
+                n += SAMPLES_PER_FRAME
+                self._unacknowledged.append((sequence, numbers))
+                sequence = (sequence + 1) % 65536
+            # One frame at a time, sent again until its ACK comes: what the firmware does with a window of one.
+            if self._unacknowledged and now_s - sent_s > RESEND_S:
+                sent_s = now_s
+                self._send(*self._unacknowledged[0], ticks_ms=int((now_s - began_s) * 1000))
+            if select.select([self._near], [], [], 0.02)[0]:
+                for body in reader.feed(os.read(self._near, 4096)):
+                    message = read_message(body)
+                    if isinstance(message, Ack) and self._unacknowledged:
+                        if message.sequence == self._unacknowledged[0][0]:
+                            self.acknowledged.update(self._unacknowledged.popleft()[1])
+                        sent_s = 0.0
+
+    def _send(self, sequence: int, numbers: range, *, ticks_ms: int) -> None:
+        step_ms = 1000 / self._per_second
+        payload = cbor2.dumps(
+            {
+                "now": ticks_ms,
+                "t": [int(k * step_ms) for k in numbers],
+                "pressure": [round(1.4 + 0.1 * math.sin(k / 50), 3) for k in numbers],
+                "n": list(numbers),
+            }
+        )
+        frame = encode_data(payload, session=self._session, sequence=sequence, topic=self.name.encode())
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._near, frame)

@@ -1,4 +1,4 @@
-"""A subscriber: takes what a broker has for us and acknowledges it when it is on disk. Must not read payloads.
+"""A subscriber: takes what a broker has and acknowledges it when it is on disk. Must not read payloads.
 
     broker → Link (bulk reads) → Arrivals → Intake → accept → PUBACK / PUBREC on the connection it came by
 
@@ -13,13 +13,13 @@ import asyncio
 import logging
 import random
 import ssl
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gateway.core.contracts import Arrivals
 from gateway.net.mqtt import Publishes, puback_bytes
 from gateway.net.mqtt_fields import VERSION_3_1_1, VERSION_5, PacketType, ReasonCode
 from gateway.net.mqtt_packets import answer_bytes
-from gateway.sources.mqtt_intake import Intake, ReceivedOnce
+from gateway.sources.mqtt_intake import Intake, Receipt, ReceivedOnce
 from gateway.sources.mqtt_link import Link, LinkClosed
 from gateway.sources.mqtt_settings import (
     MqttSettings,
@@ -32,6 +32,8 @@ from gateway.sources.mqtt_settings import (
 from gateway.sources.paho_client import BulkClient, connect_properties
 
 if TYPE_CHECKING:
+    from paho.mqtt.properties import Properties
+
     from gateway.core.clock import Clock
     from gateway.core.contracts import Accept
     from gateway.core.telemetry import Telemetry
@@ -42,6 +44,8 @@ log = logging.getLogger("tidegate.mqtt")
 
 STOP_S: Final = 5.0
 CLOSE_S: Final = 1.0
+# What a message costs in memory beside its bytes: three objects and their places in lists.
+OVERHEAD_BYTES: Final = 128
 SUBSCRIBE_RETRY_S: Final = 60.0
 # A connection that lasted this long was a good one: the next wait is the first again.
 GOOD_S: Final = 30.0
@@ -135,6 +139,8 @@ class MqttSource:
             while True:
                 started_s = asyncio.get_running_loop().time()
                 is_final = await self._serve_once(intake)
+                if intake.failure.done():
+                    intake.failure.result()
                 if asyncio.get_running_loop().time() - started_s > GOOD_S:
                     wait_s = float(settings.reconnect_min)
                 if is_final:
@@ -190,6 +196,8 @@ class MqttSource:
             )
         except ssl.SSLCertVerificationError as error:
             raise _Refused(f"the broker's certificate is not trusted: {error.verify_message}") from error
+        except ssl.SSLError as error:
+            raise _tls_trouble(error) from error
         link: Link
 
         def on_publishes(publishes: Publishes, arrived_ns: int, size_bytes: int) -> None:
@@ -209,11 +217,10 @@ class MqttSource:
         )
         self._link = link
         link.open()
-        if intake.is_full:
-            link.pause()
+        answers: set[asyncio.Future[Any]] = {link.connected, link.ended}
         try:
             await asyncio.wait(
-                {link.connected, link.ended},
+                answers,
                 timeout=settings.connect_timeout,
                 return_when=asyncio.FIRST_COMPLETED,
             )
@@ -222,6 +229,7 @@ class MqttSource:
             link.drop("refused")
             self._link = None
             raise
+        self._hold_or_go_on()
         return link
 
     def _on_connected(self, session_present: bool, code: int) -> None:  # noqa: FBT001  as the protocol has it
@@ -235,10 +243,16 @@ class MqttSource:
         if not link.connected.done():
             if not link.ended.done():
                 raise TimeoutError("the broker accepted the connection and said nothing")
+            if isinstance(link.client.error, ssl.SSLError):
+                raise _tls_trouble(link.client.error)
             self._silent_drops += 1
             if self._may_fall_back and self._silent_drops >= SILENT_DROPS_MAX:
                 raise _Unsupported
-            raise LinkClosed(f"{link.ended.result()}, before it answered")
+            hint = ""
+            if self._address.is_tls and not self._settings.tls.cert_file:
+                # Its alert may be lost when the connection is reset behind it.
+                hint = "; does it ask for a client certificate (tls.cert_file)?"
+            raise LinkClosed(f"{link.ended.result()}, before it answered{hint}")
         self._silent_drops = 0
         code, text = link.connected.result()
         if code == ReasonCode.UNSUPPORTED_PROTOCOL_VERSION and self._may_fall_back:
@@ -253,19 +267,20 @@ class MqttSource:
         self._connects += 1
         self._telemetry.count("tidegate_mqtt_connects", help="Connections to brokers.", source=self.name)
         wanted = subscriptions(self._settings)
+        ends: set[asyncio.Future[Any]] = {link.ended, intake.failure}
         try:
             while True:
                 wanted = await self._subscribe(link, wanted)
                 await asyncio.wait(
-                    {link.ended, intake.failure},
+                    ends,
                     timeout=SUBSCRIBE_RETRY_S if wanted else None,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 if intake.failure.done():
-                    intake.failure.result()
-                if link.ended.done():
-                    raise LinkClosed(link.ended.result())
-        except LinkClosed:
+                    return
+                link.check()
+        except LinkClosed as error:
+            link.drop(str(error))
             self._link = None
             raise
 
@@ -305,54 +320,47 @@ class MqttSource:
         )
         qos = publishes.qos
         acks = publishes.packet_ids
-        pubrecs: list[bytes] = []
+        receipts: list[Receipt] = []
         if qos.count(1) != count:
             acks = [packet_id for packet_id, level in zip(acks, qos, strict=True) if level == 1]
             if 2 in qos:
-                publishes, pubrecs = self._drop_known(link, publishes, qos)
-                if not publishes.payloads:
-                    return
+                publishes, receipts = self._drop_known(link, publishes, qos)
 
         def answer() -> None:
-            self._once.keep(pubrecs)
+            for receipt in receipts:
+                receipt.is_kept = True
             # On a later connection these ids mean other messages: the broker delivers those anew.
             if link.is_open:
-                link.send(puback_bytes(acks, link.client.version) + _pubrecs(pubrecs))
+                link.send(puback_bytes(acks, link.client.version) + _pubrecs(receipts))
                 self._acknowledged += count
 
-        intake.offer(
-            Arrivals(self.name, publishes.topics, publishes.payloads, arrived_ns),
-            size_bytes=size_bytes,
-            answer=answer,
-        )
-        self._hold_or_go_on()
+        if publishes.payloads:
+            arrivals = Arrivals(self.name, publishes.topics, publishes.payloads, arrived_ns)
+            intake.offer(arrivals, size_bytes=size_bytes + count * OVERHEAD_BYTES, answer=answer)
+            self._hold_or_go_on()
+        else:
+            intake.follow(answer)
 
-    def _drop_known(self, link: Link, publishes: Publishes, qos: bytes) -> tuple[Publishes, list[bytes]]:
-        """Return the messages without the QoS 2 ones we have, and the ids of all QoS 2 ones to confirm later."""
+    def _drop_known(self, link: Link, publishes: Publishes, qos: bytes) -> tuple[Publishes, list[Receipt]]:
+        """Return the messages without the QoS 2 ones we have, and what to confirm after the commit.
+
+        What is on disk already is confirmed at once, what is still on its way there with the rest.
+        """
         fresh = Publishes()
-        confirm: list[bytes] = []
-        at_once: list[bytes] = []
-        rows = zip(
-            publishes.topics,
-            publishes.payloads,
-            publishes.packet_ids,
-            publishes.first_bytes,
-            qos,
-            strict=True,
-        )
-        for topic, payload, packet_id, first, level in rows:
-            if level == 2 and not self._once.is_new(packet_id, topic, payload):
-                self._again += 1
-                (at_once if self._once.is_kept(packet_id) else confirm).append(packet_id)
-                continue
+        later: list[Receipt] = []
+        at_once: list[Receipt] = []
+        rows = zip(publishes.topics, publishes.payloads, publishes.packet_ids, qos, strict=True)
+        for topic, payload, packet_id, level in rows:
             if level == 2:
-                confirm.append(packet_id)
+                receipt, is_new = self._once.note(packet_id, topic, payload)
+                (at_once if receipt.is_kept else later).append(receipt)
+                if not is_new:
+                    self._again += 1
+                    continue
             fresh.topics.append(topic)
             fresh.payloads.append(payload)
-            fresh.packet_ids.append(packet_id)
-            fresh.first_bytes.append(first)
         link.send(_pubrecs(at_once))
-        return fresh, confirm
+        return fresh, later
 
     def _hold_or_go_on(self) -> None:
         """Stop reading while the shelf or the memory is full, go on when there is room."""
@@ -360,7 +368,9 @@ class MqttSource:
         if intake is None or link is None or not link.is_open:
             return
         if intake.is_full:
-            link.pause()
+            # The CONNACK must be heard in any case: without it the broker would seem to be silent.
+            if link.connected.done():
+                link.pause()
         elif self._state != "stopping":
             link.resume()
 
@@ -385,7 +395,7 @@ class MqttSource:
             client.ws_set_options(path=address.path)
         return client
 
-    def _properties(self) -> object:
+    def _properties(self) -> Properties | None:
         settings = self._settings
         if self._version != VERSION_5:
             return None
@@ -416,15 +426,23 @@ class MqttSource:
         )
 
 
-def _pubrecs(packet_ids: list[bytes]) -> bytes:
-    """Return one PUBREC for each id, in their order."""
-    return b"".join(b"\x50\x02" + packet_id for packet_id in packet_ids)
+def _pubrecs(receipts: list[Receipt]) -> bytes:
+    """Return one PUBREC for each receipt, in their order."""
+    return b"".join([b"\x50\x02" + receipt.packet_id for receipt in receipts])
 
 
 def _granted_text(code: int | None) -> str:
     if code is None:
         return "not yet"
     return f"QoS {code}" if code < REFUSED_QOS else "refused"
+
+
+def _tls_trouble(error: ssl.SSLError) -> Exception:
+    """Return what a failed handshake means: an alert or a plain port stay wrong, a cut may pass."""
+    reason = error.reason or str(error)
+    if "ALERT" in reason or reason in {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"}:
+        return _Refused(f"TLS with the broker failed: {reason.lower().replace('_', ' ')}")
+    return error
 
 
 def _sentence(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Arrivals on their way to the disk: many at once, bounded, answered in the order they came. Must not know sockets.
+"""Arrivals on their way to the disk: many at once, bounded, answered in order. Must not know sockets.
 
 offer → accept (a task each, waiting for its commit) → answer, first come first answered
 """
@@ -11,12 +11,12 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from gateway.core.contracts import FullError
+from gateway.core.contracts import Arrivals, FullError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gateway.core.contracts import Accept, Arrivals
+    from gateway.core.contracts import Accept
 
 # A FullError that names no time must not become a loop.
 RETRY_S_MIN: Final = 0.05
@@ -73,6 +73,11 @@ class Intake:
         self._tasks.add(task)
         task.add_done_callback(self._finish)
 
+    def follow(self, answer: Callable[[], None]) -> None:
+        """Call `answer` when all that has been offered so far is on disk."""
+        self._under_way.append(_Delivery(Arrivals("", (), (), 0), 0, answer, is_kept=True))
+        self._answer()
+
     async def drain(self, *, within_s: float) -> bool:
         """Wait until all is kept and answered; return whether it was in time. What was not is cancelled."""
         if self._tasks:
@@ -93,11 +98,14 @@ class Intake:
             else:
                 break
         delivery.is_kept = True
+        self._answer()
+        self._on_change()
+
+    def _answer(self) -> None:
         while self._under_way and self._under_way[0].is_kept:
             kept = self._under_way.popleft()
             self.bytes_pending -= kept.size_bytes
             kept.answer()
-        self._on_change()
 
     async def _hold(self, delivery: _Delivery, error: FullError) -> None:
         """Keep what nobody has room for, unanswered, until it is time to ask again."""
@@ -122,9 +130,10 @@ class Intake:
 
 
 @dataclass(slots=True)
-class _Receipt:
+class Receipt:
     """One QoS 2 message between its PUBLISH and its PUBREL."""
 
+    packet_id: bytes
     digest: bytes
     is_kept: bool = False
 
@@ -138,7 +147,7 @@ class ReceivedOnce:
     """
 
     def __init__(self) -> None:
-        self._receipts: dict[bytes, _Receipt] = {}
+        self._receipts: dict[bytes, Receipt] = {}
 
     def __len__(self) -> int:
         return len(self._receipts)
@@ -147,26 +156,14 @@ class ReceivedOnce:
         """Start over: the broker has no session of ours."""
         self._receipts.clear()
 
-    def is_new(self, packet_id: bytes, topic: bytes, payload: bytes) -> bool:
-        """Note a PUBLISH; return whether it has to be kept."""
+    def note(self, packet_id: bytes, topic: bytes, payload: bytes) -> tuple[Receipt, bool]:
+        """Return the receipt of a PUBLISH, and whether the message is new."""
         digest = hashlib.blake2b(topic + b"\0" + payload, digest_size=16).digest()
         known = self._receipts.get(packet_id)
         if known is not None and known.digest == digest:
-            return False
-        self._receipts[packet_id] = _Receipt(digest)
-        return True
-
-    def keep(self, packet_ids: list[bytes]) -> None:
-        """Note that the messages with these ids are on disk."""
-        for packet_id in packet_ids:
-            receipt = self._receipts.get(packet_id)
-            if receipt is not None:
-                receipt.is_kept = True
-
-    def is_kept(self, packet_id: bytes) -> bool:
-        """Whether a message that is not new may be confirmed at once; else its commit will do it."""
-        receipt = self._receipts.get(packet_id)
-        return receipt is not None and receipt.is_kept
+            return known, False
+        fresh = self._receipts[packet_id] = Receipt(packet_id, digest)
+        return fresh, True
 
     def release(self, packet_id: bytes) -> None:
         """Forget an id: the broker has released it."""

@@ -1,4 +1,4 @@
-"""One connection to a broker in the event loop: reads in bulk, paces itself, hands out PUBLISHes, sends answers.
+"""One connection to a broker: reads in bulk, paces itself, hands out PUBLISHes, sends answers.
 
 Must not decide when to connect again, and must not know what becomes of a message.
 """
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from gateway.sources.paho_client import BulkClient
 
 RECEIVE_BYTES: Final = 256 * 1024
-# Answers wait for a commit anyway, so a busy socket is read this often at most: fewer, larger buffers are what
-# makes a message cheap. A message that comes alone is read at once.
+# Answers wait for a commit anyway, so a busy socket is read this often at most: fewer, larger buffers are
+# what makes a message cheap. A message that comes alone is read at once.
 PACE_S: Final = 0.005
 MISC_S: Final = 1.0
 
@@ -103,15 +103,22 @@ class Link:
         _, message_id = self.client.subscribe(topics)
         if message_id is None:
             raise LinkClosed("the connection ended")
-        answer = self._subscribing[message_id] = self._loop.create_future()
+        answer: asyncio.Future[list[int]] = self._loop.create_future()
+        self._subscribing[message_id] = answer
         self._write()
         try:
-            await asyncio.wait({answer, self.ended}, return_when=asyncio.FIRST_COMPLETED)
+            ends: set[asyncio.Future[Any]] = {answer, self.ended}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
             del self._subscribing[message_id]
         if not answer.done():
-            raise LinkClosed(self.ended.result())
+            self.check()
         return answer.result()
+
+    def check(self) -> None:
+        """Raise LinkClosed once the connection is over."""
+        if self.ended.done():
+            raise LinkClosed(self.ended.result())
 
     def send(self, packets: bytes) -> None:
         """Send whole packets, behind what waits already. Into a closed link: nothing happens."""

@@ -139,10 +139,7 @@ class Connection(asyncio.BufferedProtocol):
         self._bytes_fresh += nbytes
         self._read(bytes(self._hub.buffer[:nbytes]))
         self._flush_replies()
-        held = self._scanner.bytes_held
-        self._bytes_fresh = held
-        self._hub.partial_bytes += held - self._bytes_partial
-        self._bytes_partial = held
+        held = self._bytes_fresh = self._weigh_partial()
         if held and self._hub.partial_bytes > self._limits.partial_bytes_max:
             self.end(
                 ReasonCode.QUOTA_EXCEEDED, "unfinished packets hold too much memory", reason="partial_packets"
@@ -170,8 +167,6 @@ class Connection(asyncio.BufferedProtocol):
         """Forget the connection; the session may stay."""
         self._leave(with_will=True)
         self._set_state(State.CLOSED)
-        self._hub.partial_bytes -= self._bytes_partial
-        self._bytes_partial = 0
         self._hub.forget(self)
         if self._answer_timer is not None:
             self._answer_timer.cancel()
@@ -366,10 +361,10 @@ class Connection(asyncio.BufferedProtocol):
         if packet.type is PacketType.DISCONNECT:
             self._take_disconnect(packet)
             return
+        self._replies.append(reply(packet, kept=self._session.kept, version=self._version))
         if packet.type is PacketType.SUBSCRIBE:
             # Who insists keeps the connection: many devices subscribe to a command topic beside publishing.
             self._refuse("subscribe", f"{self._name} subscribes; this server takes in and sends nothing")
-        self._replies.append(reply(packet, kept=self._session.kept, version=self._version))
 
     def _take_disconnect(self, packet: Packet) -> None:
         code, expiry_s = read_disconnect(packet.body, self._version)
@@ -429,7 +424,8 @@ class Connection(asyncio.BufferedProtocol):
         self._scanner.packet_bytes_max = self._limits.packet_bytes_max
         self._scanner.topic_alias_max = self._limits.topic_alias_max
         self._set_state(State.OPEN)
-        self._replies.append(
+        # At once: nothing may come before it.
+        self.write(
             welcome_bytes(
                 connect,
                 answer,
@@ -500,8 +496,18 @@ class Connection(asyncio.BufferedProtocol):
     def _set_state(self, state: State) -> None:
         if self.state is State.NEW:
             self._hub.connecting.pop(self, None)
+        if state is not State.OPEN:
+            self._scanner.close()
+            self._weigh_partial()
         self.state = state
         self._since_s = self._hub.now_s()
+
+    def _weigh_partial(self) -> int:
+        """Tell the hub how many bytes of an unfinished packet are held here now."""
+        held = self._scanner.bytes_held
+        self._hub.partial_bytes += held - self._bytes_partial
+        self._bytes_partial = held
+        return held
 
     def _refuse(self, reason: str, sentence: str) -> None:
         self._hub.refuse(reason, sentence)

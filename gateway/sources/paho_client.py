@@ -1,9 +1,10 @@
-"""A paho client that takes bytes in bulk: the only place that touches paho's private parts. Must not know the gateway.
+"""A paho client that takes bytes in bulk; the one place that touches paho's private parts.
 
 paho connects, speaks TLS, WebSocket, MQTT 5 and every packet but PUBLISH. Its own receive loop costs 20 µs a
-message, so that stays unused: we read the socket a buffer at a time, cut it with our own scanner, and hand paho
-the packets that it shall handle, one by one (`take`). What we send goes through paho's queue (`send_raw`), so
-that packets never mix. `PRIVATE_PARTS` names what this stands on; a test fails loudly where paho changes it.
+message, so that stays unused: we read the socket a buffer at a time, cut it with our own scanner, and hand
+paho the packets that it shall handle, one by one (`take`). What we send goes through paho's queue
+(`send_raw`), so that packets never mix. `PRIVATE_PARTS` names what this stands on; a test fails loudly where
+paho changes it. Must not know sources, arrivals or the event loop.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ import socket
 import ssl
 import struct
 import time
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-from paho.mqtt.client import Client, MQTTErrorCode
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.exception import MQTTException
 from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import MQTTException, Properties
+from paho.mqtt.properties import Properties
 
 from gateway.net.mqtt_fields import VERSION_5, PacketType, ProtocolError, ReasonCode
 from gateway.net.mqtt_packets import packet_bytes
@@ -51,7 +52,7 @@ class BulkClient(Client):
         *,
         client_id: str,
         version: int,
-        transport: str,
+        transport: Literal["tcp", "websockets"],
         clean: bool,
         tls: ssl.SSLContext | None,
         timeout_s: float,
@@ -75,6 +76,7 @@ class BulkClient(Client):
         self._fed = b""
         self._fed_at = 0
         self._dialled: socket.socket | None = None
+        self.error: OSError | None = None  # what ended the reading, where it was not the broker's FIN
         self.connect_timeout = timeout_s
         if tls is not None:
             self.tls_set_context(tls)
@@ -82,7 +84,7 @@ class BulkClient(Client):
             self.username_pw_set(username, password or None)
 
     def dial(self, host: str, port: int, *, keepalive_s: int, properties: Properties | None) -> None:
-        """Connect, shake hands and send CONNECT. Blocks: for a thread. Raises OSError (ssl.SSLError among them)."""
+        """Connect, shake hands, send CONNECT. Blocks: for a thread. Raises OSError (ssl.SSLError is one)."""
         if self.version == VERSION_5:
             self.connect(host, port, keepalive_s, clean_start=self._clean, properties=properties)
         else:
@@ -104,8 +106,8 @@ class BulkClient(Client):
                 if self.pending():
                     continue
                 return b"".join(parts) if parts else None
-            except OSError:
-                part = b""
+            except OSError as error:
+                self.error, part = error, b""
             if not part:
                 break
             parts.append(part)
@@ -116,7 +118,8 @@ class BulkClient(Client):
 
     def pending(self) -> int:
         """Return how many decrypted bytes wait where no select sees them."""
-        return 0 if self._is_plain or not hasattr(self._sock, "pending") else int(self._sock.pending())
+        ask = None if self._is_plain else getattr(self._sock, "pending", None)
+        return 0 if ask is None else int(ask())
 
     def take(self, first_byte: int, body: bytes) -> None:
         """Let paho handle a packet; its callbacks run meanwhile. Raises ProtocolError."""
@@ -183,7 +186,7 @@ class BulkClient(Client):
 
 def connect_properties(*, session_expiry_s: int, receive_maximum: int, packet_bytes_max: int) -> Properties:
     """Return what an MQTT 5 CONNECT says about us (section 3.1.2.11)."""
-    properties = Properties(PacketTypes.CONNECT)
+    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
     properties.SessionExpiryInterval = session_expiry_s
     properties.ReceiveMaximum = receive_maximum
     properties.MaximumPacketSize = packet_bytes_max

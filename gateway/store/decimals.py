@@ -10,6 +10,7 @@ checked bit by bit before a form is chosen, so that NaN, -0.0 and the odd value 
 | 16–25 | integer / 10^(form - 16), rounded to a single                   |
 | 32    | the bits of a single, ordered                                   |
 | 33    | the bits of a double, ordered                                   |
+| 34    | its rank among the distinct values of the segment               |
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 SINGLE: Final = 16
 SINGLE_BITS: Final = 32
 DOUBLE_BITS: Final = 33
+RANKS: Final = 34
 DECIMAL_EXPONENT_MAX: Final = 15
 SINGLE_EXPONENT_MAX: Final = 9
 POWERS: Final = 10.0 ** np.arange(DECIMAL_EXPONENT_MAX + 1)
@@ -44,15 +46,17 @@ _TRIES_MAX: Final = 4
 # One reading in eight may be an exception (9 to 10 bytes); more, and the run is kept as bits.
 _EXCEPTIONS_SHIFT: Final = 3
 _NONE: Final = 99
+_LIFT_COUNT_MAX: Final = 4
 
 
 def is_known(forms: npt.NDArray[np.uint64]) -> Bools:
     """Return for each form whether it is one of the table.
 
-    >>> is_known(np.array([0, 15, 16, 25, 26, 33, 34], np.uint64)).tolist()
-    [True, True, True, True, False, True, False]
+    >>> is_known(np.array([0, 15, 16, 25, 26, 31, 32, 34, 35], np.uint64)).tolist()
+    [True, True, True, True, False, False, True, True, False]
     """
-    return (forms <= SINGLE + SINGLE_EXPONENT_MAX) | (forms == SINGLE_BITS) | (forms == DOUBLE_BITS)
+    decimal = forms <= SINGLE + SINGLE_EXPONENT_MAX
+    return decimal | ((forms >= SINGLE_BITS) & (forms <= RANKS))
 
 
 def ordered(bits: Signed) -> Signed:
@@ -71,7 +75,9 @@ def to_doubles(integers: Signed, form: int) -> Signed:
     [20.51]
     """
     if form < SINGLE:
-        return (integers / POWERS[form]).view(np.int64) if form else integers.astype(np.float64).view(np.int64)
+        return (
+            (integers / POWERS[form]).view(np.int64) if form else integers.astype(np.float64).view(np.int64)
+        )
     with np.errstate(all="ignore"):
         return (integers / POWERS[form - SINGLE]).astype(np.float32).astype(np.float64).view(np.int64)
 
@@ -140,7 +146,11 @@ def choose(bits: Signed, starts: Index, counts: Index) -> tuple[npt.NDArray[np.i
     spread = np.arange(min(_SAMPLES, int(counts.max())))
     where = starts[:, None] + spread * (counts[:, None] - 1) // max(1, len(spread) - 1)
     samples = bits[where.ravel()]
-    for first, last in ((0, DECIMAL_EXPONENT_MAX), (SINGLE, SINGLE + SINGLE_EXPONENT_MAX), (SINGLE_BITS, SINGLE_BITS)):
+    for first, last in (
+        (0, DECIMAL_EXPONENT_MAX),
+        (SINGLE, SINGLE + SINGLE_EXPONENT_MAX),
+        (SINGLE_BITS, SINGLE_BITS),
+    ):
         left = np.flatnonzero(forms == DOUBLE_BITS)
         if not len(left):
             break
@@ -199,6 +209,35 @@ def _verify(  # noqa: PLR0913  the columns belong together; a class for them wou
         runs, guess = runs[again], guess[again] + 1
         if not len(runs):
             return
+
+
+def lift(forms: npt.NDArray[np.int64], integers: Signed, starts: Index, counts: Index) -> None:
+    """Give short runs the exponent that most of them have, in place, where that is likely to be shorter.
+
+    One reading in ten of a sensor with two decimals has only one: 20.5 is better kept as 2050 among others.
+    """
+    short = (counts <= _LIFT_COUNT_MAX) & (forms <= DECIMAL_EXPONENT_MAX)
+    if not short.any():
+        return
+    found = np.bincount(forms[short], minlength=DECIMAL_EXPONENT_MAX + 1)
+    most = int(found.argmax())
+    lower = np.flatnonzero(short & (forms < most))
+    if not len(lower):
+        return
+    # The forms' entropy, against half of the digits that are added: half, as these are all alike.
+    some = found[found > 0]
+    saved_bits = -(some * np.log2(some / some.sum())).sum()
+    added_bits = (found[:most] * np.arange(most, 0, -1)).sum() * np.log2(10) / 2
+    if saved_bits <= added_bits:
+        return
+    where = readings_of(starts[lower], counts[lower])
+    powers = np.repeat(10 ** (most - forms[lower]), counts[lower])
+    fits = np.logical_and.reduceat(
+        np.abs(integers[where]) < _DECIMAL_MAX / powers, np.cumsum(counts[lower]) - counts[lower]
+    )
+    chosen = np.repeat(fits, counts[lower])
+    integers[where] *= np.where(chosen, powers, 1)
+    forms[lower[fits]] = most
 
 
 def readings_of(starts: Index, counts: Index) -> Index | slice:

@@ -23,11 +23,14 @@ if TYPE_CHECKING:
 
     Unsigned: TypeAlias = npt.NDArray[np.uint64]
     Signed: TypeAlias = npt.NDArray[np.int64]
+    Planes: TypeAlias = npt.NDArray[np.uint8]
+    Part: TypeAlias = bytes | memoryview
 
 WIDTH_MAX: Final = 8
 _DIVIDED: Final = 16
 _OFFSETS: Final = 0
 _DIFFERENCES: Final = 1
+_ONE: Final = np.uint64(1)
 _U64: Final = 0xFFFF_FFFF_FFFF_FFFF
 # Enough to see that there is no common divisor; a suspected one is checked on all.
 _DIVISOR_SAMPLE: Final = 32
@@ -43,7 +46,9 @@ def zigzag(values: Signed) -> Unsigned:
     >>> zigzag(np.array([0, -1, 1, -2])).tolist()
     [0, 1, 2, 3]
     """
-    return ((values << 1) ^ (values >> 63)).view(np.uint64)
+    folded = values >> 63
+    folded ^= values << 1
+    return folded.view(np.uint64)
 
 
 def unzigzag(values: Unsigned) -> Signed:
@@ -52,8 +57,10 @@ def unzigzag(values: Unsigned) -> Signed:
     >>> unzigzag(np.array([0, 1, 2, 3], np.uint64)).tolist()
     [0, -1, 1, -2]
     """
-    one = np.uint64(1)
-    return ((values >> one) ^ (~(values & one) + one)).view(np.int64)
+    signs = values & _ONE
+    np.negative(signs, out=signs)
+    signs ^= values >> _ONE
+    return signs.view(np.int64)
 
 
 def byte_width(value: int) -> int:
@@ -75,25 +82,31 @@ def byte_widths(values: Unsigned) -> npt.NDArray[np.int64]:
     return np.searchsorted(limits, values, side="right").astype(np.int64)
 
 
-def to_planes(values: Unsigned, width: int) -> bytes:
+def to_planes(values: Unsigned, width: int) -> Planes:
     """Return the `width` low bytes of all integers, plane by plane: the high ones are long runs of zeros.
 
-    >>> to_planes(np.array([0x0102, 0x0304], np.uint64), 2).hex()
+    >>> to_planes(np.array([0x0102, 0x0304], np.uint64), 2).tobytes().hex()
     '02040103'
     """
     if width == 1:
-        return values.astype(np.uint8).tobytes()
-    return values.view(np.uint8).reshape(-1, 8)[:, :width].T.tobytes()
+        return values.astype(np.uint8).reshape(1, -1)
+    return np.ascontiguousarray(values.view(np.uint8).reshape(-1, 8)[:, :width].T)
 
 
-def from_planes(data: bytes | memoryview, count: int, width: int) -> Unsigned:
-    """Undo `to_planes`; `data` has `count * width` bytes."""
-    planes = np.frombuffer(data, np.uint8).reshape(width, count)
+def from_planes(planes: Planes) -> Unsigned:
+    """Undo `to_planes`; `planes` has a row of bytes for each plane."""
+    width, count = planes.shape
     if width == 1:
         return planes[0].astype(np.uint64)
     values = np.zeros((count, 8), np.uint8)
-    values[:, :width] = planes.T
+    for place in range(width):
+        values[:, place] = planes[place]
     return values.view(np.uint64).reshape(count)
+
+
+def mean_bits(values: Unsigned) -> float:
+    """Return the mean of the bits that the integers take, as an estimate of what coding them costs."""
+    return float(np.log2(values.astype(np.float64) + 1.0).mean()) if len(values) else 0.0
 
 
 def common_divisor(values: Unsigned) -> int:
@@ -104,24 +117,22 @@ def common_divisor(values: Unsigned) -> int:
     """
     sample = values[:: max(1, len(values) // _DIVISOR_SAMPLE)]
     divisor = int(np.gcd.reduce(sample))
-    if divisor > 1 and len(sample) < len(values) and (values // np.uint64(divisor) * np.uint64(divisor) != values).any():
-        divisor = int(np.gcd.reduce(values))
+    if divisor > 1 and len(sample) < len(values):
+        each = np.uint64(divisor)
+        if (values // each * each != values).any():
+            divisor = int(np.gcd.reduce(values))
     return max(divisor, 1)
 
 
 class Writer:
-    """Collects columns."""
+    """Collects columns. `parts` is what was written, each plane a part of its own."""
 
     def __init__(self) -> None:
-        self._parts: list[bytes] = []
-
-    def getvalue(self) -> bytes:
-        """Return everything that was written."""
-        return b"".join(self._parts)
+        self.parts: list[Part] = []
 
     def raw(self, data: bytes) -> None:
         """Write bytes as they are."""
-        self._parts.append(data)
+        self.parts.append(data)
 
     def varint(self, value: int) -> None:
         """Write one unsigned number."""
@@ -130,11 +141,15 @@ class Writer:
             out.append(value & 0x7F | 0x80)
             value >>= 7
         out.append(value)
-        self._parts.append(bytes(out))
+        self.parts.append(bytes(out))
 
     def bits(self, flags: npt.NDArray[np.bool_]) -> None:
         """Write booleans, eight to the byte."""
-        self._parts.append(np.packbits(flags).tobytes())
+        self.parts.append(np.packbits(flags).tobytes())
+
+    def planes(self, values: Unsigned, width: int) -> None:
+        """Write the `width` low bytes of each integer."""
+        self.parts += [memoryview(plane) for plane in to_planes(values, width)]
 
     def unsigned(self, values: Unsigned) -> None:
         """Write integers divided by what divides them all, as wide as the largest."""
@@ -142,13 +157,13 @@ class Writer:
         divisor = common_divisor(values) if largest else 1
         width = byte_width(largest // divisor)
         if divisor > 1:
-            self._parts.append(bytes([width | _DIVIDED]))
+            self.parts.append(bytes([width | _DIVIDED]))
             self.varint(divisor)
             values = values // np.uint64(divisor)
         else:
-            self._parts.append(bytes([width]))
+            self.parts.append(bytes([width]))
         if width:
-            self._parts.append(to_planes(values, width))
+            self.planes(values, width)
 
     def signed(self, values: Signed) -> None:
         """Write integers as offsets from the smallest or as steps, whichever looks shorter."""
@@ -157,11 +172,8 @@ class Writer:
         smallest = values.min()
         offsets = (values - smallest).view(np.uint64)
         steps = zigzag(np.diff(values))
-        # Mean of the bits that each way takes; what an entropy coder makes of both is near enough to it.
-        bits_offsets = np.log2(offsets.astype(np.float64) + 1.0).sum()
-        bits_steps = np.log2(steps.astype(np.float64) + 1.0).sum()
-        differs = bool(bits_steps < bits_offsets)
-        self._parts.append(bytes([_DIFFERENCES if differs else _OFFSETS]))
+        differs = mean_bits(steps) < mean_bits(offsets)
+        self.parts.append(bytes([_DIFFERENCES if differs else _OFFSETS]))
         base = int(values[0] if differs else smallest)
         self.varint((base << 1 ^ base >> 63) & _U64)
         self.unsigned(steps if differs else offsets)
@@ -202,7 +214,7 @@ class Reader:
 
     def planes(self, count: int, width: int) -> Unsigned:
         """Return `count` integers of `width` bytes, 1 to 8."""
-        return from_planes(self.raw(count * width), count, width)
+        return from_planes(np.frombuffer(self.raw(count * width), np.uint8).reshape(width, count))
 
     def unsigned(self, count: int) -> Unsigned:
         """Return `count` integers."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Final, TypedDict
 
 from gateway.core.contracts import BootId, Priority, Signal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Lane: TypeAlias = Literal["live", "backlog"]
+    from gateway.store.policy import Lane
 
 # A segment's row id is its shelf (4 bits) over its sequence (59 bits): what has one priority and one signal
 # lies together, in order, so that finding the next needs no index. The shelf that sees most comes last, beside
@@ -104,10 +104,12 @@ class Lease:
     segments: list[LeasedSegment]
     signal: Signal
     readings: int = field(init=False)
+    size_bytes: int = field(init=False)
 
     def __post_init__(self) -> None:
         """Count once."""
         self.readings = sum(segment.readings for segment in self.segments)
+        self.size_bytes = sum(len(segment.body) for segment in self.segments)
 
     def ids(self) -> Iterator[int]:
         """Return the row ids."""

@@ -12,8 +12,8 @@ from gateway.core.units import Duration, Size
 MAX_BYTES_MIN: Final = 1 << 20
 
 
-def _about(text: str, **bounds: float) -> msgspec.Meta:
-    return msgspec.Meta(description=text, **bounds)
+def _about(text: str) -> msgspec.Meta:
+    return msgspec.Meta(description=text)
 
 
 class StoreSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
@@ -44,8 +44,11 @@ class StoreSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, fr
         Size, _about("Memory for the newest segments, so that live sending does not read the disk.")
     ] = Size(2 << 20)
     backlog_share: Annotated[
-        float, _about("Which part of what is sent after an outage is backlog, while live data flows.", ge=0.0, le=1.0)
-    ] = 0.5
+        float,
+        msgspec.Meta(
+            description="Which part of what is sent is backlog as long as live data waits too; 0.3 is 30 %.", ge=0, le=1
+        ),
+    ] = 0.3
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""

@@ -371,10 +371,11 @@ class Uplink:
         await asyncio.sleep(wait_s)
 
     async def _wait_for_clock(self, error: NoClockError, wait_s: float) -> None:
+        until_s = _now_s() + wait_s
         self._say("waiting for the clock", str(error), wait_s)
         await self._probe()
-        until_s = _now_s() + wait_s
-        while (left_s := until_s - _now_s()) > 0 and self._store.timeline.quality is Quality.UNKNOWN:
+        while self._store.timeline.quality is Quality.UNKNOWN and (left_s := until_s - _now_s()) > 0:
+            self._say("waiting for the clock", str(error), left_s)
             await asyncio.sleep(min(left_s, CLOCK_LOOK_S))
 
     async def _probe(self) -> None:

@@ -188,7 +188,7 @@ def read_retry_after(value: str, *, now_s: float) -> float:
         # Longer than any sane number; int() of megabytes of digits would not end.
         return min(float(value[:12]), RETRY_AFTER_S_MAX)
     date_s = read_http_date(value)
-    return 0.0 if date_s is None else min(max(date_s - now_s, 0.0), RETRY_AFTER_S_MAX)
+    return 0.0 if date_s is None else min(max(float(date_s - now_s), 0.0), RETRY_AFTER_S_MAX)
 
 
 def read_http_date(value: str) -> int | None:

@@ -25,7 +25,6 @@ from urllib3.exceptions import (
     NameResolutionError,
     NewConnectionError,
     ProxyError,
-    ReadTimeoutError,
     SSLError,
 )
 
@@ -55,6 +54,7 @@ PATHS: Final = {Signal.METRICS: "/v1/metrics", Signal.LOGS: "/v1/logs", Signal.T
 CONTENT_TYPE: Final = "application/x-protobuf"
 RESPONSE_BYTES_MAX: Final = 64 * 1024
 PIECE_BYTES: Final = 8 * 1024
+REASON_CHARS_MAX: Final = 120
 # Linux's TCP_NOTSENT_LOWAT, not named by Python below 3.12.
 TCP_NOTSENT_LOWAT: Final = 25
 UNSENT_BYTES_MAX: Final = 16 * 1024
@@ -236,7 +236,7 @@ class HttpSender:
         else:
             response.close()
         headers = response.headers
-        content_type = headers.get("content-type", "").lower()
+        content_type = headers.get("content-type", "").lower()[:100]
         now_s = read_http_date(headers.get("date", ""))
         is_page = content_type.startswith(_PAGE_TYPES) or body.lstrip()[:20].lower().startswith(_PAGE_STARTS)
         reply = Reply(
@@ -268,7 +268,7 @@ class HttpSender:
             return TryLaterError(f"no connection to {host} within {self._timeout_s:g} s")
         if isinstance(cause, NewConnectionError):
             return TryLaterError(f"no connection to {host}: {_reason(cause)}")
-        if isinstance(cause, ReadTimeoutError | TimeoutError):
+        if isinstance(_innermost(cause), TimeoutError):
             what = "no answer" if answer_lost else "the line takes nothing"
             return InTransitError(f"{what} within {self._timeout_s:g} s", answer_lost=answer_lost)
         return InTransitError(f"the connection to {host} broke: {_reason(cause)}", answer_lost=answer_lost)
@@ -279,13 +279,21 @@ def _no_password() -> str:
     return ""
 
 
+def _innermost(error: BaseException) -> BaseException:
+    """Return the error that started it: urllib3 wraps what the socket said."""
+    for _ in range(10):
+        inner = error.__cause__ or error.__context__
+        if inner is None:
+            break
+        error = inner
+    return error
+
+
 def _reason(error: BaseException) -> str:
-    """Return the words of the innermost error, without the objects that urllib3 prints in front of them."""
-    seen = 0
-    while seen < 10 and (inner := error.__cause__ or error.__context__) is not None:
-        error, seen = inner, seen + 1
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return text or type(error).__name__
+    """Return the first words of it, without the objects that urllib3 prints in front of them."""
+    first = _innermost(error)
+    text = first.strerror if isinstance(first, OSError) and first.strerror else str(first)
+    return text[:REASON_CHARS_MAX] or type(first).__name__
 
 
 def _explain_tls(error: SSLError, *, host: str) -> TryLaterError:

@@ -48,7 +48,10 @@ async def serve(commit_s: float, in_flight: int) -> None:
     """Serve until stdin closes; print the port first and the figures last."""
     door = Door(commit_s)
     settings = MqttServerSettings(
-        name="direct", listen="127.0.0.1:0", in_flight_bytes_max=Size(in_flight), in_flight_bytes_total=Size(4 * in_flight)
+        name="direct",
+        listen="127.0.0.1:0",
+        in_flight_bytes_max=Size(in_flight),
+        in_flight_bytes_total=Size(4 * in_flight),
     )
     source = MqttServerSource(settings, accept=door, clock=SystemClock(), telemetry=Telemetry())
     task = asyncio.create_task(source.run())
@@ -81,7 +84,15 @@ async def serve(commit_s: float, in_flight: int) -> None:
 
 def once(arguments: argparse.Namespace) -> dict[str, float]:
     """One server, one load; return the figures of both."""
-    command = [sys.executable, __file__, "--serve", "--commit-ms", str(arguments.commit_ms), "--in-flight-mib", str(arguments.in_flight_mib)]
+    command = [
+        sys.executable,
+        __file__,
+        "--serve",
+        "--commit-ms",
+        str(arguments.commit_ms),
+        "--in-flight-mib",
+        str(arguments.in_flight_mib),
+    ]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         port = server.stdout.readline().strip()
         load = subprocess.run(

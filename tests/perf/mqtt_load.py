@@ -132,10 +132,17 @@ class _Client:
 
 
 def run_load(
-    address: tuple[str, int], blocks: Sequence[Block], *, seconds: float, messages_max: int = sys.maxsize, version: int = 4
+    address: tuple[str, int],
+    blocks: Sequence[Block],
+    *,
+    seconds: float,
+    messages_max: int = sys.maxsize,
+    version: int = 4,
 ) -> Load:
     """Keep a block's worth of messages in flight on each connection for `seconds`; then wait for the rest."""
-    clients = [_Client(address, block, client_id=b"load-%d" % k, version=version) for k, block in enumerate(blocks)]
+    clients = [
+        _Client(address, block, client_id=b"load-%d" % k, version=version) for k, block in enumerate(blocks)
+    ]
     selector = selectors.DefaultSelector()
     for client in clients:
         selector.register(client.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, client)

@@ -1,0 +1,327 @@
+"""A real gateway under load, from the devices' socket to a receiver's: what it takes, costs and leaves behind.
+
+Gateway, load and receiver are processes of their own on the same cores; costs are what /proc says of the gateway's.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from gateway.bench.processes import Child, GatewayUnderTest, SinkUnderTest, Workshop
+from gateway.bench.report import Figure, Result, Skipped
+from gateway.net.ports import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+LOAD_S: Final = 8.0
+DRAIN_S_MAX: Final = 300.0
+BACKLOG_READINGS: Final = 10_000_000
+READINGS_PER_BATCH: Final = 800
+MOSQUITTO: Final = "mosquitto"
+
+CONFIG: Final = """\
+[gateway]
+id = "bench"
+state_dir = {state}
+
+{source}
+
+[[mappings]]
+match = "plant/{{device}}/climate"
+payload = "json"
+resource = {{ "device.id" = "{{device}}" }}
+time = {{ field = "ts", unit = "ms" }}
+metrics = [ {{ field = "temp", name = "temperature", unit = "Cel" }}, {{ field = "hum", name = "humidity", unit = "%" }} ]
+
+[[mappings]]
+match = "bulk/{{device}}/wave"
+payload = "cbor"
+resource = {{ "device.id" = "{{device}}" }}
+time = {{ start = "t0", step = "dt", unit = "ns" }}
+fields = "v"
+
+[store]
+commit_interval = "{commit}"
+max_bytes = "2GiB"
+
+{uplink}
+
+[control]
+listen = "127.0.0.1:{control}"
+"""
+
+SERVER: Final = """\
+[[sources]]
+type = "mqtt_server"
+name = "direct"
+listen = "127.0.0.1:{port}"
+"""
+
+SUBSCRIBER: Final = """\
+[[sources]]
+type = "mqtt"
+name = "broker"
+url = "mqtt://127.0.0.1:{port}"
+topics = ["plant/#"]
+qos = 1
+"""
+
+UPLINK: Final = """\
+[[uplinks]]
+type = "otlp"
+name = "cloud"
+endpoint = "{endpoint}"
+batch_interval = "{interval}"
+
+[uplinks.retry]
+initial = "200ms"
+max = "500ms"
+"""
+
+
+def start_gateway(
+    shop: Workshop, *, source: str, endpoint: str, commit: str = "100ms", interval: str = "1s"
+) -> GatewayUnderTest:
+    """Start a gateway with one source and one uplink."""
+    control = free_port()
+    config = CONFIG.format(
+        state=json.dumps(str(shop.folder / "state")),
+        source=source,
+        uplink=UPLINK.format(endpoint=endpoint, interval=interval),
+        commit=commit,
+        control=control,
+    )
+    gateway = GatewayUnderTest(shop.folder, config, control_port=control)
+    shop.add(gateway)
+    return gateway
+
+
+def start_sink(shop: Workshop, *, port: int = 0) -> SinkUnderTest:
+    """Start the counting receiver."""
+    sink = SinkUnderTest(port=port)
+    shop.add(sink)
+    return sink
+
+
+def counts(sink: SinkUnderTest) -> dict[str, Any]:
+    """Return what the receiver has counted."""
+    connection = http.client.HTTPConnection("127.0.0.1", sink.port, timeout=30)
+    try:
+        connection.request("GET", "/")
+        read: dict[str, Any] = json.loads(connection.getresponse().read())
+    finally:
+        connection.close()
+    return read
+
+
+def run_load(port: int, *options: str) -> dict[str, float]:
+    """Run the load generator to its end; return what it did."""
+    command = [sys.executable, "-m", "gateway.bench.load", "--port", str(port), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  our own module
+    if done.returncode:
+        raise RuntimeError(f"the load generator failed: {done.stderr.strip().splitlines()[-1:]}")
+    read: dict[str, float] = json.loads(done.stdout)
+    return read
+
+
+def check_all_arrived(gateway: GatewayUnderTest, sink: SinkUnderTest) -> None:
+    """Hold the figures to account: what was accepted is what the receiver counted."""
+    gateway.wait_delivered(timeout_s=DRAIN_S_MAX)
+    accepted, points = gateway.status()["accepted"], counts(sink)["points"]
+    if accepted != points:
+        raise RuntimeError(f"accepted {accepted} readings, the receiver counted {points}")
+
+
+def single(quick: bool) -> Iterator[Result]:  # noqa: FBT001  the suite's one switch
+    """Measure single JSON messages, QoS 1, durable, straight into mqtt_server, to OTLP."""
+    seconds = 2.0 if quick else LOAD_S
+    port = free_port()
+    with Workshop.open() as shop:
+        sink = start_sink(shop)
+        gateway = start_gateway(shop, source=SERVER.format(port=port), endpoint=sink.endpoint)
+        run_load(port, "--seconds", "1")
+        check_all_arrived(gateway, sink)
+        before = gateway.cost()
+        load = run_load(port, "--seconds", str(seconds))
+        during = gateway.cost().since(before)
+        rss = gateway.rss_mb()
+        check_all_arrived(gateway, sink)
+        messages = load["acknowledged"]
+        cpu_us = gateway.cost().since(before).cpu_s / messages * 1e6
+        yield Figure(
+            "single JSON messages acknowledged after the commit", messages / during.at_s / 1e3, "k/s",
+            floor=100, goal=200, better="more", note=f"4 connections, {messages:,.0f} messages, all of them delivered",
+        )  # fmt: skip
+        yield Figure("CPU per message, all the way to OTLP", cpu_us, "µs", floor=5, goal=2.5)
+        yield Figure("RSS under that load", rss, "MB", floor=50, note=f"peak {gateway.rss_peak_mb():.1f}")
+
+
+def through_mosquitto(quick: bool) -> Iterator[Result]:  # noqa: FBT001  the suite's one switch
+    """Measure the same through a broker: the broker is the ceiling."""
+    name = "single JSON messages through mosquitto"
+    broker_path = shutil.which(MOSQUITTO) or shutil.which(MOSQUITTO, path="/usr/sbin")
+    if broker_path is None:
+        yield Skipped(name, "mosquitto is not installed")
+        return
+    port = free_port()
+    messages = 20_000 if quick else 200_000
+    with Workshop.open() as shop:
+        config = shop.folder / "mosquitto.conf"
+        config.write_text(
+            f"listener {port} 127.0.0.1\nallow_anonymous true\nmax_inflight_messages 0\nmax_queued_messages 0\n"
+            "set_tcp_nodelay true\nlog_type error\n",
+            encoding="utf-8",
+        )
+        shop.add(Child(broker_path, "-c", str(config)))
+        time.sleep(0.5)
+        sink = start_sink(shop)
+        gateway = start_gateway(shop, source=SUBSCRIBER.format(port=port), endpoint=sink.endpoint)
+        wait_connected(gateway)
+        before = gateway.cost()
+        load = run_load(port, "--messages", str(messages), "--seconds", "60", "--window", "2000")
+        deadline = time.monotonic() + DRAIN_S_MAX
+        while gateway.status()["accepted"] < messages and time.monotonic() < deadline:
+            time.sleep(0.05)
+        took = gateway.cost().since(before)
+        check_all_arrived(gateway, sink)
+        cost = gateway.cost().since(before)
+        yield Figure(name, load["acknowledged"] / took.at_s / 1e3, "k/s", better="more", note="the broker's ceiling here")
+        yield Figure("CPU per message through mosquitto", cost.cpu_s / load["acknowledged"] * 1e6, "µs")
+
+
+def wait_connected(gateway: GatewayUnderTest) -> None:
+    """Wait until the subscriber has its subscription."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        (source,) = gateway.status()["sources"].values()
+        if source.get("state") == "connected":
+            return
+        time.sleep(0.05)
+    raise RuntimeError("the gateway did not connect to the broker")
+
+
+def batched(quick: bool) -> Iterator[Result]:  # noqa: FBT001  the suite's one switch
+    """Measure CBOR typed arrays, 800 readings a message, end to end to a local receiver."""
+    seconds = 2.0 if quick else LOAD_S
+    port = free_port()
+    with Workshop.open() as shop:
+        sink = start_sink(shop)
+        gateway = start_gateway(shop, source=SERVER.format(port=port), endpoint=sink.endpoint)
+        run_load(port, "--kind", "cbor", "--seconds", "1", "--window", "400")
+        check_all_arrived(gateway, sink)
+        earlier = counts(sink)
+        before = gateway.cost()
+        run_load(port, "--kind", "cbor", "--seconds", str(seconds), "--window", "400")
+        rss = gateway.rss_mb()
+        check_all_arrived(gateway, sink)
+        cost = gateway.cost().since(before)
+        now = counts(sink)
+        readings = now["points"] - earlier["points"]
+        yield Figure(
+            "batched readings, from socket to receiver", readings / cost.at_s / 1e6, "M/s",
+            floor=3, goal=5, better="more", note=f"{readings:,.0f} readings, 800 a message, all counted at the receiver",
+        )  # fmt: skip
+        yield Figure("CPU per batched reading", cost.cpu_s / readings * 1e9, "ns")
+        yield Figure("RSS under that load", rss, "MB", floor=50, note=f"peak {gateway.rss_peak_mb():.1f}")
+
+
+def backlog(quick: bool) -> Iterator[Result]:  # noqa: FBT001  the suite's one switch
+    """Measure ten million readings held, then the link: how soon the first fresh one, how fast the rest, what memory."""
+    readings = 500_000 if quick else BACKLOG_READINGS
+    port, upstream = free_port(), free_port()
+    with Workshop.open() as shop:
+        gateway = start_gateway(shop, source=SERVER.format(port=port), endpoint=f"http://127.0.0.1:{upstream}")
+        run_load(port, "--kind", "cbor", "--messages", str(readings // READINGS_PER_BATCH), "--seconds", "300", "--window", "400")
+        held = gateway.uplink()["held"]
+        folder = shop.folder / "state"
+        shelf = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        trickle = Child(
+            sys.executable, "-m", "gateway.bench.load", "--port", str(port), "--connections", "1", "--rate", "100",
+            "--seconds", "600",
+        )  # fmt: skip
+        shop.add(trickle)
+        time.sleep(2)
+        began_s = time.monotonic()
+        sink = start_sink(shop, port=upstream)
+        yield from _first_fresh(sink, began_s)
+        while gateway.uplink()["held"] > readings // 1000:
+            time.sleep(0.1)
+        drain_s = time.monotonic() - began_s
+        yield Figure("backlog drained", held / drain_s / 1e6, "M/s", better="more", note=f"{held:,} readings held")
+        yield Figure("shelf per reading of the backlog", shelf / held, "bytes", note="CBOR doubles in steps of 0.01")
+        yield Figure("RSS after the backlog has drained", gateway.rss_mb(), "MB", floor=50, note=f"peak {gateway.rss_peak_mb():.1f}")
+        trickle.end()
+
+
+def _first_fresh(sink: SinkUnderTest, began_s: float) -> Iterator[Result]:
+    """Wait for the first request; the receiver notes the age of the freshest reading in it."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        seen = counts(sink)
+        if seen["requests"]:
+            yield Figure(
+                "freshest reading in the first request after link-up", seen["first_age_s"], "s old", floor=3,
+                note=f"request {seen['first_s'] - began_s:.2f} s after the link came, {seen['first_points']:,} readings in it",
+            )  # fmt: skip
+            return
+        time.sleep(0.02)
+    raise RuntimeError("nothing arrived within a minute of the link coming up")
+
+
+def idle(quick: bool) -> Iterator[Result]:  # noqa: FBT001  the suite's one switch
+    """Measure CPU at 100 readings a second, one commit a second."""
+    seconds = 5.0 if quick else 30.0
+    port = free_port()
+    with Workshop.open() as shop:
+        sink = start_sink(shop)
+        gateway = start_gateway(shop, source=SERVER.format(port=port), endpoint=sink.endpoint, commit="1s", interval="10s")
+        command = (sys.executable, "-m", "gateway.bench.load", "--port", str(port), "--connections", "1", "--rate", "50")
+        shop.add(Child(*command, "--fields", "2", "--seconds", str(seconds + 5)))
+        time.sleep(3)
+        accepted, before = gateway.status()["accepted"], gateway.cost()
+        time.sleep(seconds)
+        cost = gateway.cost().since(before)
+        per_second = (gateway.status()["accepted"] - accepted) / cost.at_s
+        yield Figure(
+            "CPU at 100 readings/s", cost.cpu_s / cost.at_s * 100, "% of a core", floor=1, note=f"measured at {per_second:.0f}/s"
+        )
+        yield Figure("RSS at 100 readings/s", gateway.rss_mb(), "MB", floor=50)
+
+
+def flash(quick: bool) -> Iterator[Result]:  # noqa: FBT001  the suite's one switch
+    """Measure what 1,000 readings a second cost the card at one commit a second."""
+    seconds = 5.0 if quick else 60.0
+    port = free_port()
+    with Workshop.open() as shop:
+        sink = start_sink(shop)
+        gateway = start_gateway(shop, source=SERVER.format(port=port), endpoint=sink.endpoint, commit="1s")
+        if not gateway.cost().flash_bytes and not _counts_flash(shop.folder):
+            yield Skipped("flash bytes per reading", "this file system does not count writes in /proc/PID/io")
+            return
+        command = (sys.executable, "-m", "gateway.bench.load", "--port", str(port), "--connections", "1", "--rate", "500")
+        shop.add(Child(*command, "--fields", "2", "--seconds", str(seconds + 5)))
+        time.sleep(3)
+        accepted, before = gateway.status()["accepted"], gateway.cost()
+        time.sleep(seconds)
+        readings = gateway.status()["accepted"] - accepted
+        cost = gateway.cost().since(before)
+        yield Figure(
+            "bytes to flash per reading at 1,000/s, commit every second", cost.flash_bytes / readings, "bytes",
+            floor=8, goal=4, note=f"measured at {readings / cost.at_s:.0f}/s, one uplink acknowledging",
+        )  # fmt: skip
+
+
+def _counts_flash(folder: Path) -> bool:
+    code = "import os,sys; f=os.open(sys.argv[1], os.O_CREAT|os.O_WRONLY); os.write(f, bytes(8192)); os.fsync(f);"
+    code += "print(open('/proc/self/io').read())"
+    command = [sys.executable, "-c", code, str(folder / "probe")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603  our own code
+    return "\nwrite_bytes: 0\n" not in done.stdout

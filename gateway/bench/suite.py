@@ -1,0 +1,17 @@
+"""What the suite measures, in order. Must not measure anything itself."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gateway.bench import end_to_end
+from gateway.bench.report import Bench
+
+SUITE: Final = [
+    Bench("single", end_to_end.single, "single JSON messages, QoS 1, durable, to OTLP"),
+    Bench("mosquitto", end_to_end.through_mosquitto, "the same through a broker"),
+    Bench("batched", end_to_end.batched, "CBOR arrays of 800 readings, to OTLP"),
+    Bench("backlog", end_to_end.backlog, "ten million readings held, then the link comes"),
+    Bench("idle", end_to_end.idle, "CPU at 100 readings/s"),
+    Bench("flash", end_to_end.flash, "bytes to flash at 1,000 readings/s"),
+]

@@ -1,0 +1,393 @@
+"""The serial door: frames or lines from a port that may come and go. Must not decode payloads.
+
+What was read in one go is offered as one `Arrivals`. DATA frames are acknowledged when their commit is on
+disk; while there is no room they are answered with NAK and the device keeps them. Plain frames and lines have
+nobody who keeps them: they are held here, up to `pending_max`, and offered again; past that nothing is read,
+which stops a device that has flow control, and loses bytes in the kernel for one that has none (`line_errors`
+of the status counts them where the driver does).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random as random_module
+from collections import Counter, OrderedDict
+from typing import TYPE_CHECKING, Final
+
+from gateway.codecs import framing
+from gateway.codecs.framing import Data, Hello, Plain, Sessions, Verdict
+from gateway.core.clock import NS_PER_S, WALL_CEILING_NS, WALL_FLOOR_NS, Quality
+from gateway.core.contracts import Accepted, Arrivals, FullError, MalformedError
+from gateway.sources import serial_port
+from gateway.sources.serial_link import SerialLink
+from gateway.sources.serial_port import PortError
+from gateway.sources.serial_settings import REOPEN_S_MAX, SerialSettings, explain_bytes
+
+if TYPE_CHECKING:
+    from gateway.core.clock import Clock
+    from gateway.core.contracts import Accept
+    from gateway.core.telemetry import Telemetry
+    from gateway.sources.serial_port import Port
+
+__all__ = ["SerialSettings", "SerialSource", "explain_bytes"]
+
+log = logging.getLogger("tidegate.serial")
+
+# What an offer costs beside its bytes, so that a trickle of tiny messages is bounded too.
+OFFER_BYTES: Final = 1_024
+DEVICES_MAX: Final = framing.SESSIONS_MAX
+# A FullError that names no time must not become a loop.
+RETRY_S_MIN: Final = 0.05
+STOP_S_MAX: Final = 5.0
+# How often a link is looked at that may have been pointed to another device.
+MOVED_CHECK_S: Final = 5.0
+
+READING: Final = "reading"
+WAITING: Final = "waiting for port"
+HOLDING: Final = "full, not reading"
+STOPPED: Final = "stopped"
+
+
+class SerialSource:
+    """One serial line. `run` serves until cancelled, and may be called again after it failed.
+
+    | state             | means                                                                 |
+    | ----------------- | --------------------------------------------------------------------- |
+    | waiting for port  | not there, in use, or not ours: `last_error` says which               |
+    | reading           | open                                                                  |
+    | full, not reading | `pending_max` is reached; goes on when half of it is on disk          |
+    | stopped           | not running                                                           |
+    """
+
+    def __init__(
+        self,
+        settings: SerialSettings,
+        *,
+        accept: Accept,
+        clock: Clock,
+        telemetry: Telemetry,
+        random: random_module.Random | None = None,
+    ) -> None:
+        self.name = settings.name
+        self.settings = settings
+        self._accept = accept
+        self._clock = clock
+        self._telemetry = telemetry
+        self._random = random or random_module.Random()  # noqa: S311  jitter, not a secret
+        self._topic = settings.name.encode()
+        self._is_framed = settings.framing == "cobs"
+        self._reader = settings.reader()
+        self._sessions = Sessions()
+        self._devices: OrderedDict[int, str] = OrderedDict()
+        self._link: SerialLink | None = None
+        self._offers: set[asyncio.Task[None]] = set()
+        self._pending_bytes = 0
+        self._ended = asyncio.Event()  # the port hung up, or an offer failed
+        self._failure: BaseException | None = None
+        self._counts: Counter[str] = Counter()
+        self._rejected: Counter[str] = Counter()
+        self._last_error = ""
+        self._state = STOPPED
+        self._since_ns = clock.monotonic_ns()
+
+    def status(self) -> dict[str, object]:
+        """Say how it is: counts of messages since the start, `since_s` seconds in this state."""
+        port = self._link.port if self._link is not None else None
+        return {
+            "state": self._state,
+            "since_s": round((self._clock.monotonic_ns() - self._since_ns) / NS_PER_S, 1),
+            "port": self.settings.port,
+            "device": port.path if port is not None else "",
+            "received": self._counts["received"],
+            "acknowledged": self._counts["acknowledged"],
+            "on_disk": self._counts["on_disk"],
+            "malformed": self._counts["malformed"],
+            "repeated": self._counts["repeated"],
+            "put_off": self._counts["put_off"],
+            "answers_dropped": self._counts["answers_dropped"],
+            "rejected": dict(self._rejected),
+            "bytes": self._counts["bytes"],
+            "pending_bytes": self._pending_bytes,
+            "opened": self._counts["opened"],
+            "unplugged": self._counts["unplugged"],
+            "devices": list(self._devices.values()),
+            "line_errors": serial_port.line_errors(port) if port is not None else {},
+            "last_error": self._last_error,
+        }
+
+    async def run(self) -> None:
+        """Serve until cancelled; then let what is on its way be kept and acknowledged, and close."""
+        self._failure = None
+        attempts = 0
+        try:
+            while self._failure is None:
+                if attempts:
+                    await asyncio.sleep(self._wait_s(attempts))
+                try:
+                    port = await self._open()
+                except PortError as error:
+                    self._note_missing(error)
+                    # What is not there costs a look; what is there and does not open is left alone longer.
+                    attempts = 1 if error.is_missing else attempts + 1
+                    continue
+                before = self._counts["bytes"]
+                await self._serve(port)
+                # A port that opens and says nothing before it goes again is not to be tried in a circle.
+                attempts = 1 if self._counts["bytes"] > before else attempts + 1
+        finally:
+            await self._stop()
+        raise self._failure
+
+    def _wait_s(self, attempts: int) -> float:
+        wait_s = min(self.settings.reopen_delay * 2.0 ** min(attempts - 1, 10), REOPEN_S_MAX)
+        return wait_s * self._random.uniform(0.7, 1.0)
+
+    def _note_missing(self, error: PortError) -> None:
+        if str(error) != self._last_error:
+            log.warning("%s: %s", self.name, error)
+        self._last_error = str(error)
+        self._enter(WAITING)
+
+    async def _open(self) -> Port:
+        opening = asyncio.ensure_future(
+            asyncio.to_thread(serial_port.open_port, self.settings.port, self.settings.options)
+        )
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # The thread cannot be stopped: what it opens later is closed then.
+            opening.add_done_callback(_close_late)
+            raise
+
+    async def _serve(self, port: Port) -> None:
+        """Read until the port is gone or an offer fails."""
+        self._link = link = SerialLink(port, on_data=self._take, on_gone=self._note_gone)
+        self._ended.clear()
+        self._counts["opened"] += 1
+        self._telemetry.count(
+            "tidegate_serial_opened", help="Times a serial port was opened.", source=self.name
+        )
+        self._last_error = ""
+        log.info("%s: reading %s", self.name, port.path)
+        self._read_if_room()
+        while not self._ended.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(MOVED_CHECK_S):
+                    await self._ended.wait()
+            if not self._ended.is_set() and serial_port.has_moved(self.settings.port, port):
+                link.give_up(f"{self.settings.port} now leads to another device")
+        if self._failure is None:
+            await self._close()
+            self._enter(WAITING)
+
+    def _note_gone(self, why: str) -> None:
+        log.warning("%s: %s", self.name, why)
+        self._last_error = why
+        self._counts["unplugged"] += 1
+        self._telemetry.count(
+            "tidegate_serial_unplugged",
+            help="Times a serial port went away while it was read.",
+            source=self.name,
+        )
+        self._ended.set()
+
+    def _read_if_room(self) -> None:
+        """Go on reading, or stop, by what is pending. Between half and the bound it stays as it is."""
+        if self._link is None or self._ended.is_set():
+            return
+        if self._pending_bytes >= self.settings.pending_max:
+            self._link.pause()
+            self._enter(HOLDING)
+        elif self._state != HOLDING or self._pending_bytes <= self.settings.pending_max // 2:
+            self._link.resume()
+            self._enter(READING)
+
+    def _take(self, data: bytes) -> None:
+        """One buffer: cut it, offer what it completed, answer what needs no commit."""
+        arrived_ns = self._clock.monotonic_ns()
+        self._counts["bytes"] += len(data)
+        bodies = self._reader.feed(data)
+        self._count_rejected(self._reader.take_rejected())
+        if not bodies:
+            return
+        plain, kept = self._sort(bodies) if self._is_framed else (bodies, [])
+        if plain:
+            self._offer(Arrivals(self.name, [self._topic] * len(plain), plain, arrived_ns), [])
+        if kept:
+            topics = [self._topic + b"/" + item.topic if item.topic else self._topic for item in kept]
+            self._offer(Arrivals(self.name, topics, [item.payload for item in kept], arrived_ns), kept)
+
+    def _sort(self, bodies: list[bytes]) -> tuple[list[bytes], list[Data]]:
+        """Return the plain payloads and the DATA frames that are new; answer the rest."""
+        plain: list[bytes] = []
+        kept: list[Data] = []
+        answers: list[bytes] = []
+        for body in bodies:
+            if body[0] >= framing.PLAIN_MIN:
+                plain.append(body)
+                continue
+            try:
+                message = framing.read_message(body)
+            except MalformedError as error:
+                self._count_rejected({error.reason: 1})
+                continue
+            if isinstance(message, Data):
+                verdict = self._sessions.judge(message.session, message.sequence)
+                if verdict is Verdict.NEW:
+                    kept.append(message)
+                    continue
+                self._counts["repeated"] += 1
+                self._telemetry.count(
+                    "tidegate_serial_repeated",
+                    help="Frames that came again and were not taken twice.",
+                    source=self.name,
+                )
+                if verdict is Verdict.COMMITTED:
+                    answers.append(framing.encode_ack(message.session, message.sequence))
+            elif isinstance(message, Hello):
+                self._meet(message)
+                answers.append(self._time_for(message.session))
+            else:
+                # Our own answers: a half-duplex adapter hears what it sends.
+                assert not isinstance(message, Plain)
+                self._count_rejected({"echo": 1})
+        self._send(answers)
+        return plain, kept
+
+    def _meet(self, hello: Hello) -> None:
+        if hello.session not in self._devices:
+            log.info("%s: device %s, protocol version %d", self.name, hello.device_id or "?", hello.version)
+        self._devices[hello.session] = hello.device_id
+        self._devices.move_to_end(hello.session)
+        if len(self._devices) > DEVICES_MAX:
+            self._devices.popitem(last=False)
+
+    def _time_for(self, session: int) -> bytes:
+        wall_ns = self._clock.wall_ns()
+        quality = Quality.SYNCED if self._clock.is_synced() else Quality.UNSYNCED
+        if not WALL_FLOOR_NS <= wall_ns < WALL_CEILING_NS:
+            wall_ns, quality = 0, Quality.UNKNOWN
+        return framing.encode_time(session, unix_ms=wall_ns // 1_000_000, quality=quality)
+
+    def _offer(self, arrivals: Arrivals, frames: list[Data]) -> None:
+        """Take `arrivals` to the disk in a task of their own; `frames` are the DATA they came in, if any."""
+        size_bytes = arrivals.size_bytes + OFFER_BYTES
+        self._counts["received"] += len(arrivals.payloads)
+        self._pending_bytes += size_bytes
+        self._read_if_room()
+        task = asyncio.create_task(
+            self._keep_or_put_off(arrivals, frames) if frames else self._keep(arrivals),
+            name=f"{self.name}: accept",
+        )
+        self._offers.add(task)
+        task.add_done_callback(lambda done: self._finish(done, size_bytes))
+
+    async def _keep(self, arrivals: Arrivals) -> None:
+        """Offer until there is room: nobody else has these."""
+        while True:
+            try:
+                self._count_kept(arrivals, await self._accept(arrivals))
+            except FullError as error:
+                self._put_off(arrivals, error)
+                await asyncio.sleep(max(error.after_s, RETRY_S_MIN))
+            else:
+                return
+
+    async def _keep_or_put_off(self, arrivals: Arrivals, frames: list[Data]) -> None:
+        """Offer once, then acknowledge, or leave them with the device."""
+        keys = [(frame.session, frame.sequence) for frame in frames]
+        is_kept = False
+        try:
+            accepted = await self._accept(arrivals)
+            is_kept = True
+        except FullError as error:
+            self._put_off(arrivals, error)
+            after_ms = round(max(error.after_s, RETRY_S_MIN) * 1000)
+            self._send([framing.encode_nak(*key, after_ms=after_ms) for key in keys])
+            return
+        finally:
+            note = self._sessions.commit if is_kept else self._sessions.release
+            for key in keys:
+                note(*key)
+        self._count_kept(arrivals, accepted)
+        self._counts["acknowledged"] += len(keys)
+        self._send([framing.encode_ack(*key) for key in keys])
+
+    def _count_kept(self, arrivals: Arrivals, accepted: Accepted) -> None:
+        self._counts["on_disk"] += len(arrivals.payloads)
+        self._counts["malformed"] += len(accepted.malformed)
+
+    def _put_off(self, arrivals: Arrivals, error: FullError) -> None:
+        self._counts["put_off"] += len(arrivals.payloads)
+        self._last_error = f"no room: {error}"
+        self._telemetry.count(
+            "tidegate_serial_put_off",
+            len(arrivals.payloads),
+            help="Messages that found no room and are offered again.",
+            source=self.name,
+        )
+
+    def _finish(self, task: asyncio.Task[None], size_bytes: int) -> None:
+        self._offers.discard(task)
+        self._pending_bytes -= size_bytes
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # Not of the line's making: whoever supervises this source has to see it.
+            self._failure = error
+            self._ended.set()
+        else:
+            self._read_if_room()
+
+    def _count_rejected(self, rejected: dict[str, int]) -> None:
+        for reason, count in rejected.items():
+            self._rejected[reason] += count
+            self._telemetry.count(
+                "tidegate_serial_rejected",
+                count,
+                help="Frames or lines that were dropped, by reason.",
+                source=self.name,
+                reason=reason,
+            )
+
+    def _enter(self, state: str) -> None:
+        if state != self._state:
+            self._state = state
+            self._since_ns = self._clock.monotonic_ns()
+
+    def _send(self, frames: list[bytes]) -> None:
+        """Write answers, in front of them a 0x00 that ends whatever noise the device heard before."""
+        if frames and (self._link is None or not self._link.send(b"\0" + b"".join(frames))):
+            self._counts["answers_dropped"] += len(frames)
+
+    async def _close(self) -> None:
+        """Let go of the port; half a frame that it left behind is dropped and counted."""
+        link, self._link = self._link, None
+        if link is not None:
+            self._reader.abandon()
+            self._count_rejected(self._reader.take_rejected())
+            await link.close()
+
+    async def _stop(self) -> None:
+        """Read no more, keep and acknowledge what is on its way, and close; bounded."""
+        self._ended.set()
+        if self._link is not None:
+            self._link.pause()
+        if self._offers:
+            await asyncio.wait(self._offers, timeout=STOP_S_MAX)
+        left = list(self._offers)
+        for task in left:
+            task.cancel()
+        if left:
+            log.warning("%s: %d buffers found no room before the stop", self.name, len(left))
+            self._counts["given_up"] += len(left)
+            await asyncio.wait(left, timeout=1)
+        if self._link is not None:
+            await self._link.drain(within_s=1)
+        await self._close()
+        self._enter(STOPPED)
+
+
+def _close_late(opening: asyncio.Future[Port]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        serial_port.close_port(opening.result())

@@ -1,0 +1,124 @@
+"""How a serial line is set, and what it would make of bytes that someone shows it. Must not open a port."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from gateway.codecs.framing import Data, FrameReader, LineReader, Plain, Reader, decode_frame, read_message
+from gateway.core.contracts import MalformedError
+from gateway.core.units import Duration, Size
+from gateway.sources.serial_port import PortOptions, check_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+REOPEN_S_MAX: Final = 30.0
+FRAME_BYTES_MIN: Final = 16
+FRAME_BYTES_CEILING: Final = 1 << 20
+
+
+class SerialSettings(
+    msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True, tag_field="type", tag="serial"
+):
+    """A serial line: a UART, a USB adapter, or a board that is one itself."""
+
+    name: Annotated[str, Meta(description="Its name; also the topic of what it brings.")]
+    port: Annotated[
+        str,
+        Meta(
+            description="A path, best one of /dev/serial/by-id; a pattern with * that fits one port; "
+            "or usb:VID:PID[:SERIAL]."
+        ),
+    ]
+    baud: Annotated[int, Meta(description="Bits per second.", ge=50, le=12_000_000)] = 115_200
+    parity: Annotated[
+        Literal["none", "even", "odd", "mark", "space"], Meta(description="The parity bit.")
+    ] = "none"
+    stopbits: Annotated[Literal[1, 2], Meta(description="Stop bits.")] = 1
+    bytesize: Annotated[Literal[5, 6, 7, 8], Meta(description="Data bits; cobs needs 8.")] = 8
+    rtscts: Annotated[bool, Meta(description="Flow control by the RTS and CTS wires.")] = False
+    xonxoff: Annotated[bool, Meta(description="Flow control by XON and XOFF bytes; lines only.")] = False
+    framing: Annotated[
+        Literal["cobs", "lines"],
+        Meta(description="cobs: frames with CRC, acknowledged when kept. lines: text that ends in LF."),
+    ] = "cobs"
+    payload: Annotated[
+        Literal["json", "cbor", "text", "csv", "auto"] | None,
+        Meta(description="What the payloads are, where no mapping matches this line's topics."),
+    ] = None
+    frame_bytes_max: Annotated[
+        Size, Meta(description="The longest frame or line on the wire; longer ones are dropped and counted.")
+    ] = Size(4096)
+    pending_max: Annotated[
+        Size, Meta(description="What may be read and not yet on disk before reading stops.")
+    ] = Size(256 * 1024)
+    reopen_delay: Annotated[
+        Duration,
+        Meta(description="How long to wait for a port that is gone; grows to 30 s if it cannot be opened."),
+    ] = Duration(1)
+
+    def __post_init__(self) -> None:
+        """Refuse what can only be wrong together."""
+        if not self.name or any(character in self.name for character in "/+#\0"):
+            raise ValueError(f"the name {self.name!r} stands in topics: not empty, and no /, + or #")
+        check_name(self.port)
+        if self.framing == "cobs" and (self.bytesize != 8 or self.xonxoff):
+            raise ValueError(
+                'framing "cobs" uses every byte value: bytesize = 8 and xonxoff = false go with it'
+            )
+        if not FRAME_BYTES_MIN <= self.frame_bytes_max <= FRAME_BYTES_CEILING:
+            raise ValueError('frame_bytes_max must be from "16B" to "1MiB"')
+        if self.pending_max < self.frame_bytes_max:
+            raise ValueError(f"pending_max ({self.pending_max}) must hold one frame ({self.frame_bytes_max})")
+        if not 0 < self.reopen_delay <= REOPEN_S_MAX:
+            raise ValueError('reopen_delay must be more than "0s" and at most "30s"')
+
+    @property
+    def options(self) -> PortOptions:
+        """How the port is to be set."""
+        return PortOptions(self.baud, self.parity, self.stopbits, self.bytesize, self.rtscts, self.xonxoff)
+
+    def reader(self) -> Reader:
+        """Return a new reader for this line."""
+        if self.framing == "cobs":
+            return FrameReader(self.frame_bytes_max)
+        return LineReader(self.frame_bytes_max)
+
+
+def explain_bytes(settings: SerialSettings, data: bytes) -> Iterator[str | tuple[str, bytes]]:
+    """Say what a line that carried `data` would have brought: (topic, payload), or a sentence.
+
+    The delimiter at the end may be left out.
+    """
+    if settings.framing != "cobs":
+        yield from _explain_lines(settings, data)
+        return
+    bound = f"frame_bytes_max is {settings.frame_bytes_max}"
+    for number, block in enumerate((block for block in data.split(b"\0") if block), start=1):
+        if len(block) > settings.frame_bytes_max:
+            yield f"frame {number}: refused (overlong): {len(block)} bytes, {bound}"
+            continue
+        try:
+            message = read_message(decode_frame(block))
+        except MalformedError as error:
+            yield f"frame {number}: refused ({error.reason}): {error}"
+            continue
+        if isinstance(message, Plain):
+            yield settings.name, message.payload
+        elif isinstance(message, Data):
+            yield f"frame {number}: DATA, session {message.session:08x}, sequence {message.sequence}"
+            topic = message.topic.decode(errors="replace")
+            yield (f"{settings.name}/{topic}" if topic else settings.name), message.payload
+        else:
+            yield f"frame {number}: {message}, no payload"
+
+
+def _explain_lines(settings: SerialSettings, data: bytes) -> Iterator[str | tuple[str, bytes]]:
+    reader = settings.reader()
+    for line in reader.feed(data if data.endswith(b"\n") else data + b"\n"):
+        yield settings.name, line
+    for reason, count in reader.take_rejected().items():
+        yield f"{count} lines refused ({reason}): frame_bytes_max is {settings.frame_bytes_max}"

@@ -1,0 +1,442 @@
+"""The one who writes: gathers what waits, makes room, commits, and lets it take effect. Must not know SQL.
+
+Whatever fails, nothing is kept half: those who appended get a FullError and may offer the same again, what was
+acked is settled by a later commit, and `trouble` says in a sentence what is wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sqlite3
+from collections import deque
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from gateway.core.clock import NS_PER_S
+from gateway.core.contracts import BootId, FullError
+from gateway.store.accounts import encode_state
+from gateway.store.planning import EVICTED, EXPIRED, encode_boot, make_change, next_state
+from gateway.store.records import where_from
+from gateway.store.room import find_evictions, find_expired, find_oldest_boot
+from gateway.store.writer import READING_BYTES, SEGMENT_READINGS_MAX, Pending, Transaction, seal, write
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from concurrent.futures import Executor
+
+    import aiosqlite
+
+    from gateway.core.batch import Batch, LogRecords
+    from gateway.core.clock import Clock, Timeline
+    from gateway.core.contracts import Priority
+    from gateway.core.telemetry import Telemetry
+    from gateway.store.accounts import Accounts, Entry, State
+    from gateway.store.drawer import Drawer
+    from gateway.store.leases import Desk, Recent
+    from gateway.store.records import Lease, Loss, SetAside
+    from gateway.store.room import Candidate, Room
+    from gateway.store.series import SeriesRegistry
+    from gateway.store.settings import StoreSettings
+    from gateway.store.writer import Sealed
+
+Refusal: TypeAlias = tuple[str, str, str, int, bytes]
+
+log = logging.getLogger("tidegate.store")
+
+# Acks alone don't hurry: they ride with the next arrivals, or go by themselves after this long.
+ACK_WAIT_S: Final = 2.0
+TEND_S: Final = 30.0
+RETRY_S: Final = 1.0
+# Below this, handing a batch to a thread costs more than encoding it.
+THREAD_READINGS_MIN: Final = 4096
+# Of a flood of payloads that nobody understands, these are enough to see why. The ledger counts them all.
+SET_ASIDE_MAX: Final = 16
+SET_ASIDE_BYTES_MAX: Final = 64 << 10
+REFUSED_WAITING_MAX: Final = 64
+EVENTS_MAX: Final = 32
+STUCK_S: Final = 60.0
+"""How long a commit may take until the store no longer counts as moving: worn cards stall for many seconds."""
+
+
+class Committer:
+    """The pending work of one store and the loop that commits it."""
+
+    def __init__(
+        self,
+        connection: aiosqlite.Connection,
+        state: State,
+        *,
+        accounts: Accounts,
+        written: dict[tuple[str, str], Entry],
+        desks: dict[str, Desk],
+        recent: Recent,
+        registry: SeriesRegistry,
+        timeline: Timeline,
+        room: Room,
+        quarantine: Drawer,
+        refused: Drawer,
+        settings: StoreSettings,
+        commit_interval_s: float,
+        clock: Clock,
+        telemetry: Telemetry,
+        executor: Executor,
+    ) -> None:
+        self.connection = connection
+        self.state = state
+        self.accounts = accounts
+        self.trouble = ""
+        self.timeline = timeline
+        self.room = room
+        self.quarantine = quarantine
+        self.refused = refused
+        self._written = written
+        self._desks = desks
+        self._recent = recent
+        self._registry = registry
+        self._settings = settings
+        self._interval_s = commit_interval_s
+        self._clock = clock
+        self._telemetry = telemetry
+        self._executor = executor
+        self._pending = Pending()
+        self._in_flight_bytes = 0
+        self._done: dict[int, int] = {}
+        self._refusing: deque[Refusal] = deque(maxlen=REFUSED_WAITING_MAX)
+        self._boots_unsaved = True
+        self._forget_before = 0
+        self._expired: list[Candidate] = []
+        self._due_s: float | None = None
+        self._wake = asyncio.Event()
+        self._started_s: float | None = None
+        self._tended_s = asyncio.get_running_loop().time()
+        self._closing = False
+
+    # What comes in. All of it happens in one step of the event loop.
+
+    def append(
+        self,
+        pieces: Sequence[tuple[Priority, Batch]],
+        *,
+        logs: LogRecords | None,
+        losses: Sequence[Loss],
+        set_aside: Sequence[SetAside],
+    ) -> asyncio.Future[None]:
+        """Queue for the next commit; raise FullError where there is no room to wait."""
+        readings = sum(len(batch) for _, batch in pieces)
+        size_bytes = readings * READING_BYTES + (sum(map(len, logs.bodies)) if logs is not None else 0)
+        pending = self._pending
+        waiting_bytes = pending.size_bytes + self._in_flight_bytes
+        if self._closing:
+            raise FullError("the gateway is stopping")
+        if waiting_bytes and waiting_bytes + size_bytes > self._settings.pending_bytes:
+            raise self._full("pending", "the disk is slower than what arrives", self._interval_s)
+        if self._settings.when_full == "refuse" and readings and self.room.lacking(0):
+            raise self._full("refused", "the shelf is full and when_full is refuse", RETRY_S)
+        pending.pieces += [(priority, batch) for priority, batch in pieces if len(batch)]
+        if logs is not None and len(logs):
+            pending.logs.append(logs)
+        pending.losses += losses
+        pending.set_aside.extend(set_aside[-SET_ASIDE_MAX:])
+        pending.size_bytes += size_bytes
+        pending.readings += readings
+        waiter = asyncio.get_running_loop().create_future()
+        pending.waiters.append(waiter)
+        self._want(self._interval_s)
+        if pending.readings >= SEGMENT_READINGS_MAX or pending.size_bytes >= self._settings.pending_bytes // 4:
+            self._want(0)
+        return waiter
+
+    def settle(self, lease: Lease, *, lost: tuple[str, Entry] | None = None) -> None:
+        """Take note that an uplink needs these segments no more."""
+        self.accounts.deliver(lease.uplink, lease.readings, lost=lost)
+        bit = self.accounts.shares[lease.uplink].bit
+        for segment_id in lease.ids():
+            self._done[segment_id] = self._done.get(segment_id, 0) | bit
+        self._want(ACK_WAIT_S)
+
+    def set_refused_aside(self, lease: Lease, reason: str, message: str) -> None:
+        """Keep refused segments for a person to look at."""
+        for segment in lease.segments:
+            self._refusing.append((lease.uplink, reason, message, segment.readings, segment.body))
+
+    def count_maybe_twice(self, name: str, readings: int) -> None:
+        """Count readings that the far side may get twice."""
+        self.accounts.shares[name].maybe_twice += readings
+        self._want(ACK_WAIT_S)
+
+    def now_ns(self) -> int:
+        """Return Unix ns if a clock is known, else 0."""
+        return self.timeline.wall_from(self._clock.monotonic_ns()) or 0
+
+    @property
+    def next_sequence(self) -> int:
+        """The sequence from which on nothing has been committed yet."""
+        return self.state.sequence
+
+    def status(self) -> dict[str, object]:
+        """Return the shelf's side of the status: bytes, and what is wrong."""
+        return {
+            "used_bytes": self.room.used_bytes,
+            "max_bytes": int(self._settings.max_bytes),
+            "pending_bytes": self._pending.size_bytes + self._in_flight_bytes,
+            "quarantined": len(self.quarantine),
+            "refused": len(self.refused),
+            "commits": self.state.commit,
+            "trouble": self.trouble,
+        }
+
+    def is_moving(self) -> bool:
+        """Whether the commit under way, if any, is not stuck."""
+        return self._started_s is None or asyncio.get_running_loop().time() - self._started_s < STUCK_S
+
+    def _full(self, cause: str, sentence: str, after_s: float) -> FullError:
+        self._telemetry.count("tidegate_store_pushed_back", help="Appends answered with FullError.", cause=cause)
+        return FullError(sentence, after_s)
+
+    def _want(self, wait_s: float) -> None:
+        due_s = asyncio.get_running_loop().time() + wait_s
+        if self._due_s is None or due_s < self._due_s:
+            self._due_s = due_s
+            self._wake.set()
+
+    # The loop.
+
+    async def run(self) -> None:
+        """Commit what is due until `close`. Never cancelled: a commit under way must come to its end."""
+        loop = asyncio.get_running_loop()
+        while not self._closing:
+            now_s = loop.time()
+            tend_in_s = self._tended_s + TEND_S - now_s
+            wait_s = tend_in_s if self._due_s is None else min(self._due_s - now_s, tend_in_s)
+            if tend_in_s <= 0:
+                self._tended_s = now_s
+                await self._tend_or_say()
+            elif wait_s > 0:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(wait_s):
+                        await self._wake.wait()
+                self._wake.clear()
+            else:
+                await self.commit()
+
+    async def _tend_or_say(self) -> None:
+        try:
+            await self.tend()
+        except (sqlite3.Error, OSError) as error:
+            log.warning("looking after the shelf failed, trying again later: %s", error)
+
+    def stop(self) -> None:
+        """Take no more, and let `run` return after the commit under way."""
+        self._closing = True
+        self._wake.set()
+
+    async def commit(self, *, last: bool = False) -> None:
+        """Commit what is pending now. Failures end up with those who wait and in `trouble`."""
+        self._due_s = None
+        loop = asyncio.get_running_loop()
+        pending, self._pending = self._pending, Pending()
+        self._in_flight_bytes = pending.size_bytes
+        self._started_s = loop.time()
+        try:
+            await self._commit(pending, clean=last)
+        except (sqlite3.Error, FullError) as error:
+            self._failed(pending, error)
+        else:
+            self.trouble = ""
+            for waiter in pending.waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+        finally:
+            self._in_flight_bytes = 0
+            self._started_s = None
+
+    def _failed(self, pending: Pending, error: sqlite3.Error | FullError) -> None:
+        if isinstance(error, FullError):
+            full = error
+            # What was acked makes room; it must not wait for those who were turned away.
+            if self._done:
+                self._want(0)
+        else:
+            name = getattr(error, "sqlite_errorname", "") or type(error).__name__
+            self.trouble = f"nothing can be written: {error} ({name})"
+            log.error("commit failed, trying again: %s (%s)", error, name)
+            full = self._full(name, self.trouble, RETRY_S)
+            self._want(RETRY_S)
+        for waiter in pending.waiters:
+            if not waiter.done():
+                waiter.set_exception(full)
+
+    async def _commit(self, pending: Pending, *, clean: bool) -> None:
+        sealed = await self._seal(pending)
+        try:
+            await self._write(pending, sealed, clean=clean)
+        except sqlite3.OperationalError as error:
+            if not is_full(error):
+                raise
+            # The disk is full, whatever the quota says. Some air for the log, then once more with what is left.
+            log.warning("the disk is full; making room")
+            self.room.drop_ballast()
+            await self._rewind_log()
+            await self._write(pending, sealed, clean=clean)
+
+    async def _rewind_log(self) -> None:
+        try:
+            await self.connection.execute_fetchall("PRAGMA wal_checkpoint(RESTART)")
+        except sqlite3.OperationalError as error:
+            log.warning("no checkpoint: %s", error)
+
+    async def _seal(self, pending: Pending) -> Sealed:
+        state = self.state
+        now_ns = self._clock.monotonic_ns()
+        wall_ns = self.timeline.wall_from(now_ns)
+        offset_ns = None if wall_ns is None else wall_ns - now_ns
+
+        def work() -> Sealed:
+            return seal(
+                pending,
+                sequence=state.sequence,
+                previous_hash=state.previous_hash,
+                boot=self.timeline.current.boot,
+                offset_ns=offset_ns,
+            )
+
+        if pending.readings < THREAD_READINGS_MIN:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+    async def _write(self, pending: Pending, sealed: Sealed, *, clean: bool) -> None:
+        victims = await self._find_victims(sealed.size_bytes)
+        # From here to the transaction all is one step of the event loop: nobody acks or leases in between.
+        self._boots_unsaved |= self.timeline.observe(self._clock)
+        done, self._done = self._done, {}
+        refusing, self._refusing = self._refusing, deque(maxlen=REFUSED_WAITING_MAX)
+        gone = [victim.id for _, victim in victims]
+        for desk in self._desks.values():
+            desk.hide(gone)
+        now_ns = self.now_ns()
+        change = make_change(
+            self.accounts,
+            sealed=sealed,
+            losses=pending.losses,
+            victims=victims,
+            done=done,
+            timeline=self.timeline,
+            now_ns=now_ns,
+        )
+        after = self.accounts.copy()
+        after.apply(change)
+        state = next_state(
+            self.state, after, sealed=sealed, timeline=self.timeline, desks=self._desks, clean=clean
+        )
+        aside = [_cut(what) for what in pending.set_aside]
+        work = Transaction(
+            encode_state(state),
+            segments=sealed.segments,
+            stored=(self.timeline.current.boot, self.timeline.current.last_ns),
+            active=after.active,
+            done=done,
+            removed=gone,
+            series=self._registry.unsaved(),
+            ledger={key: entry for key, entry in after.ledger.items() if self._written.get(key) != entry},
+            boots=[encode_boot(self.timeline.current)] if self._boots_unsaved else [],
+            boots_from=self._forget_before,
+            quarantine=self.quarantine.plan(now_ns, aside),
+            refused=self.refused.plan(now_ns, refusing),
+        )
+        try:
+            await write(self.connection, work)
+        except BaseException:
+            self._take_back(done, refusing, gone)
+            raise
+        self.accounts.apply(change)
+        self.state = state
+        self._take_effect(work)
+        await self.room.measure(self.connection)
+
+    def _take_back(self, done: dict[int, int], refusing: Iterable[Refusal], gone: list[int]) -> None:
+        """Put back what a failed transaction would have settled."""
+        for segment_id, bits in self._done.items():
+            done[segment_id] = done.get(segment_id, 0) | bits
+        self._done = done
+        self._refusing = deque([*refusing, *self._refusing], maxlen=REFUSED_WAITING_MAX)
+        for name, desk in self._desks.items():
+            bit = self.accounts.shares[name].bit
+            desk.show(segment_id for segment_id in gone if not done.get(segment_id, 0) & bit)
+
+    def _take_effect(self, work: Transaction) -> None:
+        """Let memory follow what is now on the medium."""
+        self._registry.saved(len(work.series))
+        self._written.update(work.ledger)
+        self._boots_unsaved = False
+        if work.boots_from:
+            self.timeline.forget_before(BootId(work.boots_from))
+            self._forget_before = 0
+        self.quarantine.done(work.quarantine)
+        self.refused.done(work.refused)
+        for segment_id, bits in work.done.items():
+            self._recent.settle(segment_id, bits, all_of=work.active)
+        for segment_id in work.removed:
+            self._recent.remove(segment_id)
+        self._recent.add((new.row, new.body) for new in work.segments)
+        shelves = {where_from(new.row.id)[:2] for new in work.segments}
+        for desk in self._desks.values():
+            desk.gone([*work.done, *work.removed])
+            if shelves:
+                desk.arrived(shelves)
+        self._telemetry.count("tidegate_store_commits", help="Transactions that reached the medium.")
+        self._telemetry.gauge("tidegate_store_used_bytes", self.room.used_bytes, help="Disk that the shelf uses.")
+
+    async def _find_victims(self, incoming_bytes: int) -> list[tuple[str, Candidate]]:
+        """Return who goes in this commit, with the reason; raise FullError where that is not enough."""
+        expired, self._expired = self._expired, []
+        victims = [(EXPIRED, row) for row in expired if self._may_go(row.id)]
+        # Acks, state and deletions need a little room too, but never make anybody go by themselves.
+        over = self.room.lacking(incoming_bytes) if incoming_bytes else 0
+        over -= sum(row.size_bytes for _, row in victims)
+        if over <= 0:
+            return victims
+        if self._settings.when_full == "refuse":
+            raise self._full("refused", "the shelf is full and when_full is refuse", RETRY_S)
+        chosen = {row.id for _, row in victims}
+        evicted = await find_evictions(
+            self.connection, bytes_over=over, may_go=lambda row_id: row_id not in chosen and self._may_go(row_id)
+        )
+        if sum(row.size_bytes for row in evicted) + self.room.slack_bytes < over:
+            raise self._full("evicted", "the shelf is full of what is being sent right now", RETRY_S)
+        return victims + [(EVICTED, row) for row in evicted]
+
+    def _may_go(self, segment_id: int) -> bool:
+        return not any(desk.is_leased(segment_id) for desk in self._desks.values())
+
+    async def tend(self) -> None:
+        """Look for what is too old, for boots that nothing refers to any more, and after the ballast."""
+        now_ns = self._clock.monotonic_ns()
+        self.room.keep_ballast()
+        self._expired = await find_expired(
+            self.connection,
+            self.timeline,
+            now_ns=now_ns,
+            max_age_s=float(self._settings.max_age),
+            may_go=self._may_go,
+        )
+        oldest_boot = await find_oldest_boot(self.connection)
+        if self.timeline.boots[0].boot < (oldest_boot or self.timeline.current.boot):
+            self._forget_before = oldest_boot or self.timeline.current.boot
+        if self._expired:
+            self._want(0)
+
+
+def is_full(error: sqlite3.Error) -> bool:
+    """Whether the disk has no room left."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+
+
+def _cut(what: SetAside) -> tuple[str, str, str, bytes, bytes]:
+    return (
+        what.source,
+        what.reason,
+        what.message[:SET_ASIDE_BYTES_MAX],
+        what.topic[:SET_ASIDE_BYTES_MAX],
+        what.payload[:SET_ASIDE_BYTES_MAX],
+    )

@@ -1,0 +1,277 @@
+"""The store: what was accepted stays here until every uplink has it. SQLite is touched in this room and nowhere else.
+
+    append → group commit → lease → ack, release or refuse
+
+`append` returns when what it was given is on the medium. Leases live in memory. Every number that `status` says
+is in SQLite too, from the same transaction as the data that it counts: store/accounts.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Final
+
+from gateway.store.accounts import NOBODY, DamagedStateError, Entry
+from gateway.store.committer import Committer
+from gateway.store.connection import DATABASE, DirectoryLock, open_reader, open_writer
+from gateway.store.drawer import Drawer
+from gateway.store.leases import Desk, Recent
+from gateway.store.opening import Opened, fetch, read_shelf
+from gateway.store.policy import LaneScheduler
+from gateway.store.records import (
+    Lease,
+    LeasedSegment,
+    Loss,
+    Quarantined,
+    SetAside,
+    StoreError,
+    StoreStatus,
+    UplinkStatus,
+)
+from gateway.store.room import Room
+from gateway.store.series import SeriesRegistry
+from gateway.store.settings import StoreSettings
+from gateway.store.shelf import ShelfReader
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import aiosqlite
+
+    from gateway.core.batch import Batch, LogRecords, Series
+    from gateway.core.clock import Clock, Timeline
+    from gateway.core.contracts import Priority
+    from gateway.core.telemetry import Telemetry
+
+__all__ = [
+    "Lease",
+    "LeasedSegment",
+    "Loss",
+    "SetAside",
+    "Store",
+    "StoreError",
+    "StoreSettings",
+    "StoreStatus",
+]
+
+log = logging.getLogger("tidegate.store")
+
+EVENTS_MAX: Final = 32
+
+
+class Store:
+    """An open shelf. Made by `open`; `close` commits what is pending."""
+
+    def __init__(
+        self,
+        connection: aiosqlite.Connection,
+        reader: aiosqlite.Connection,
+        opened: Opened,
+        *,
+        lock: DirectoryLock,
+        room: Room,
+        settings: StoreSettings,
+        clock: Clock,
+        telemetry: Telemetry,
+        max_series: int,
+        commit_interval_s: float,
+    ) -> None:
+        self.timeline: Timeline = opened.timeline
+        self.events = opened.events[-EVENTS_MAX:]
+        self._connection = connection
+        self._reader = reader
+        self._lock = lock
+        self._settings = settings
+        self._telemetry = telemetry
+        self._registry = SeriesRegistry(opened.series, series_max=max_series)
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="tidegate-seal")
+        recent = Recent(bytes_max=int(settings.recent_bytes), floor=opened.state.sequence)
+        self._desks = {
+            name: Desk(
+                name,
+                bit=share.bit,
+                live_from=opened.state.sequence,
+                reader=ShelfReader(reader),
+                recent=recent,
+                scheduler=LaneScheduler(backlog_share=settings.backlog_share),
+            )
+            for name, share in opened.accounts.shares.items()
+            if name != NOBODY
+        }
+        self._committer = Committer(
+            connection,
+            opened.state,
+            accounts=opened.accounts,
+            written=opened.written,
+            desks=self._desks,
+            recent=recent,
+            registry=self._registry,
+            timeline=self.timeline,
+            room=room,
+            quarantine=Drawer(opened.quarantine, bytes_max=int(settings.quarantine_bytes)),
+            refused=Drawer(opened.refused, bytes_max=int(settings.refused_bytes)),
+            settings=settings,
+            commit_interval_s=commit_interval_s,
+            clock=clock,
+            telemetry=telemetry,
+            executor=self._executor,
+        )
+        self._task: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(
+        cls,
+        *,
+        state_dir: Path,
+        settings: StoreSettings,
+        clock: Clock,
+        uplinks: Sequence[str],
+        max_series: int,
+        telemetry: Telemetry,
+        commit_interval_s: float,
+    ) -> Store:
+        """Open the shelf in `state_dir`, a new one where there is none; raise StoreError that says what to do.
+
+        A damaged one is salvaged: what can be read is kept, the rest is set aside in a file that `events` name.
+        """
+        lock = DirectoryLock(state_dir)
+        async with contextlib.AsyncExitStack() as undo:
+            undo.callback(lock.close)
+            room = Room(state_dir, settings)
+            path = state_dir / DATABASE
+            try:
+                connection = await open_writer(path, max_bytes=int(settings.max_bytes))
+                undo.push_async_callback(connection.close)
+                opened = await read_shelf(connection, uplinks=uplinks, clock=clock)
+                reader = await open_reader(path)
+                undo.push_async_callback(reader.close)
+                await room.measure(connection)
+            except (sqlite3.Error, DamagedStateError) as error:
+                raise StoreError(f"cannot open {path}: {error}") from error
+            store = cls(
+                connection,
+                reader,
+                opened,
+                lock=lock,
+                room=room,
+                settings=settings,
+                clock=clock,
+                telemetry=telemetry,
+                max_series=max_series,
+                commit_interval_s=commit_interval_s,
+            )
+            undo.pop_all()
+        for event in store.events:
+            log.warning("%s", event)
+        await store._committer.commit()  # noqa: SLF001  its own
+        store._task = asyncio.create_task(store._committer.run(), name="store commits")  # noqa: SLF001  its own
+        return store
+
+    def resolve(self, series: Series) -> int | None:
+        """Return the number of `series`, a new one where it is new; None when `max_series` is reached."""
+        return self._registry.resolve(series)
+
+    def series(self, number: int) -> Series:
+        """Return the series that has `number`."""
+        return self._registry.series(number)
+
+    async def append(
+        self,
+        pieces: Sequence[tuple[Priority, Batch]],
+        *,
+        logs: LogRecords | None = None,
+        losses: Sequence[Loss] = (),
+        set_aside: Sequence[SetAside] = (),
+    ) -> None:
+        """Keep all of this, or raise FullError with nothing kept. Returns after the fsync of its group commit."""
+        await self._committer.append(pieces, logs=logs, losses=losses, set_aside=set_aside)
+
+    async def lease(self, uplink: str, *, readings_max: int, bytes_max: int) -> Lease | None:
+        """Return what `uplink` sends next: segments of one signal, at least one; None when nothing is held for it now."""
+        return await self._desks[uplink].lease(readings_max=readings_max, bytes_max=bytes_max)
+
+    async def wait_held(self, uplink: str) -> None:
+        """Return when something can be leased."""
+        await self._desks[uplink].has_some.wait()
+
+    async def ack(self, lease: Lease, *, rejected: int = 0, reason: str = "rejected") -> None:
+        """The far side has it, but for `rejected` readings, which go to the ledger. A second answer changes nothing."""
+        if self._desks[lease.uplink].close(lease, settled=True):
+            lost = self._entry(min(rejected, lease.readings))
+            self._committer.settle(lease, lost=(reason, lost) if rejected > 0 else None)
+
+    async def release(self, lease: Lease, *, maybe_delivered: bool) -> None:
+        """Put it back to be sent again; with `maybe_delivered` it is counted as possibly sent twice."""
+        if self._desks[lease.uplink].close(lease, settled=False) and maybe_delivered:
+            self._committer.count_maybe_twice(lease.uplink, lease.readings)
+
+    async def refuse(self, lease: Lease, reason: str, message: str) -> None:
+        """The far side will never take it: it goes to the ledger, and for a while aside for a person to look at."""
+        if self._desks[lease.uplink].close(lease, settled=True):
+            self._committer.set_refused_aside(lease, reason, message)
+            self._committer.settle(lease, lost=(reason, self._entry(lease.readings)))
+
+    def _entry(self, readings: int) -> Entry:
+        now_ns = self._committer.now_ns()
+        return Entry(readings, 0, 0, now_ns, now_ns)
+
+    def link_up(self, uplink: str) -> None:
+        """The road is open again: from now on what arrives is live, what is older is backlog."""
+        self._desks[uplink].link_up(self._committer.next_sequence)
+
+    def is_moving(self) -> bool:
+        """Whether commits are not stuck; whether they succeed is in `status`."""
+        return self._committer.is_moving()
+
+    async def quarantined(self, *, limit: int = 20) -> list[Quarantined]:
+        """Return the last payloads that nobody understood, the newest first."""
+        rows = await fetch(
+            self._reader,
+            "SELECT at_ns, source, topic, payload, reason, message FROM quarantine ORDER BY id DESC LIMIT ?",
+            (limit,),
+        )
+        return [Quarantined(at_ns, SetAside(*what)) for at_ns, *what in rows]
+
+    def status(self) -> StoreStatus:
+        """Return counts in readings, sizes in bytes, and what is wrong."""
+        return {
+            "accepted": self._committer.accounts.accepted,
+            "uplinks": {name: self._uplink_status(name) for name in self._desks},
+            "store": self._committer.status() | {"series": len(self._registry)},
+            "clock": {
+                "quality": self.timeline.quality.name.lower(),
+                "steps": self.timeline.steps,
+                "boot": self.timeline.current.boot,
+            },
+            "events": list(self.events),
+        }
+
+    def _uplink_status(self, name: str) -> UplinkStatus:
+        accounts = self._committer.accounts
+        share, lost = accounts.shares[name], accounts.lost(name)
+        return {
+            "delivered": share.delivered,
+            "held": share.held,
+            "ledger": {reason: entry.readings for reason, entry in lost.items()},
+            "maybe_twice": share.maybe_twice,
+            "leased": self._desks[name].leased_readings,
+            "losses": [{"reason": reason, **entry._asdict()} for reason, entry in lost.items()],
+        }
+
+    async def close(self) -> None:
+        """Commit what is pending and close. Whoever appends later gets a FullError."""
+        self._committer.stop()
+        try:
+            if self._task is not None:
+                await self._task
+            await self._committer.commit(last=True)
+        finally:
+            self._executor.shutdown()
+            await self._reader.close()
+            await self._connection.close()
+            self._lock.close()

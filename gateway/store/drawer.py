@@ -1,0 +1,58 @@
+"""A drawer: rows set aside for a person to look at, bounded in bytes, the oldest making way. Does no I/O."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+ROW_BYTES: Final = 64
+
+
+class Filing(NamedTuple):
+    """What a commit does to the drawer: rows (id, at_ns, …) that come, and the first that stays (0: all stay)."""
+
+    rows: list[tuple[Any, ...]]
+    first_kept: int
+
+
+class Drawer:
+    """Which rows are in the drawer, by id and size."""
+
+    def __init__(self, rows: Iterable[tuple[int, int]], *, bytes_max: int) -> None:
+        self._rows = deque(rows)
+        self._bytes_max = bytes_max
+        self.size_bytes = sum(size for _, size in self._rows)
+        self._next = self._rows[-1][0] + 1 if self._rows else 1
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def plan(self, at_ns: int, values: Iterable[tuple[Any, ...]]) -> Filing:
+        """Say what filing `values` means; nothing happens before `done`."""
+        rows = [(number, at_ns, *row) for number, row in enumerate(values, start=self._next)]
+        coming = [(row[0], _size(row)) for row in rows]
+        size_bytes = self.size_bytes + sum(size for _, size in coming)
+        first_kept = 0
+        for number, size in itertools.chain(self._rows, coming):
+            if size_bytes <= self._bytes_max:
+                break
+            size_bytes -= size
+            first_kept = number + 1
+        return Filing([row for row in rows if row[0] >= first_kept], first_kept)
+
+    def done(self, filing: Filing) -> None:
+        """Take note that the commit with `filing` is on disk."""
+        for row in filing.rows:
+            self._rows.append((row[0], _size(row)))
+            self.size_bytes += _size(row)
+            self._next = row[0] + 1
+        while self._rows and self._rows[0][0] < filing.first_kept:
+            self.size_bytes -= self._rows.popleft()[1]
+
+
+def _size(row: tuple[Any, ...]) -> int:
+    return ROW_BYTES + sum(len(value) for value in row if isinstance(value, str | bytes))

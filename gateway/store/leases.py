@@ -1,0 +1,290 @@
+"""Leasing: what an uplink sends next, and what it has in hand. All in memory but the reading; a dead process holds no lease.
+
+A `Desk` serves one uplink. It never lists the backlog: for each lane and shelf it remembers from where on there
+may be something, and reads on from there. Must not write to the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
+
+from gateway.core.contracts import BootId, Priority, Signal
+from gateway.store.policy import Choice, Lane, LaneScheduler, Order
+from gateway.store.records import SEQUENCE_END, SHELVES, Lease, LeasedSegment, place, where_from
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+# Rows looked at in one query, and segments in one lease: SQLite's oldest limit of parameters is 999.
+LOOK_MAX: Final = 512
+
+Shelf: TypeAlias = tuple[Priority, Signal]
+Spot: TypeAlias = tuple[Lane, Shelf]
+
+
+class Row(NamedTuple):
+    """A segment without its body."""
+
+    id: int
+    readings: int
+    boot: int
+    size_bytes: int
+
+
+class Reader(Protocol):
+    """Reads segments from the disk."""
+
+    async def rows(self, start: int, end: int, *, lacking: int, limit: int, newest: bool) -> list[Row]:
+        """Return up to `limit` rows with start <= id < end whose `done` has none of the bits `lacking`.
+
+        From the oldest on, or with `newest` from the newest back.
+        """
+        ...
+
+    async def bodies(self, ids: Sequence[int]) -> dict[int, bytes]:
+        """Return the bodies of those of `ids` that are there."""
+        ...
+
+
+@dataclass(slots=True)
+class Kept:
+    """A fresh segment in memory, and who needs it no more."""
+
+    row: Row
+    body: bytes
+    done: int = 0
+
+
+class Recent:
+    """The newest segments, bounded in bytes: from `floor` on, all of them that are still on the shelf."""
+
+    def __init__(self, *, bytes_max: int, floor: int) -> None:
+        self.floor = floor
+        self.size_bytes = 0
+        self._bytes_max = bytes_max
+        self._order: deque[int] = deque()
+        self._kept: dict[int, Kept] = {}
+
+    def add(self, segments: Iterable[tuple[Row, bytes]]) -> None:
+        """Take what a commit has written, in order of sequence."""
+        for row, body in segments:
+            self._kept[row.id] = Kept(row, body)
+            self._order.append(row.id)
+            self.size_bytes += len(body)
+        while self.size_bytes > self._bytes_max:
+            oldest = self._order.popleft()
+            self.floor = where_from(oldest)[2] + 1
+            self.remove(oldest)
+        while self._order and self._order[0] not in self._kept:
+            self._order.popleft()
+
+    def remove(self, segment_id: int) -> None:
+        """Forget a segment that left the shelf."""
+        kept = self._kept.pop(segment_id, None)
+        if kept is not None:
+            self.size_bytes -= len(kept.body)
+
+    def settle(self, segment_id: int, bits: int, *, all_of: int) -> None:
+        """Take note that these uplinks need it no more; without the last of `all_of` it is gone."""
+        kept = self._kept.get(segment_id)
+        if kept is not None:
+            kept.done |= bits
+            if kept.done & all_of == all_of:
+                self.remove(segment_id)
+
+    def rows(self, start: int, end: int, *, lacking: int, limit: int, newest: bool) -> list[Row]:
+        """Return what `Reader.rows` would, where the range begins at `floor` or later."""
+        found: list[Row] = []
+        for segment_id in reversed(self._order) if newest else self._order:
+            kept = self._kept.get(segment_id) if start <= segment_id < end else None
+            if kept is not None and not kept.done & lacking:
+                found.append(kept.row)
+                if len(found) == limit:
+                    break
+        return found
+
+    def body(self, segment_id: int) -> bytes | None:
+        """Return a body, if it is here."""
+        kept = self._kept.get(segment_id)
+        return None if kept is None else kept.body
+
+
+class Desk:
+    """One uplink's leases.
+
+    What is leased, and what is hidden (settled, or chosen to be evicted, and the commit that says so is still to
+    come) is not leased again. `changes` counts what a read from the disk may have missed while it ran: then it is
+    done again.
+    """
+
+    def __init__(
+        self, name: str, *, bit: int, live_from: int, reader: Reader, recent: Recent, scheduler: LaneScheduler
+    ) -> None:
+        self.name = name
+        self.live_from = live_from
+        self.leases: dict[int, Lease] = {}
+        self.has_some = asyncio.Event()
+        self.has_some.set()
+        self._bit = bit
+        self._reader = reader
+        self._recent = recent
+        self._scheduler = scheduler
+        self._leased: set[int] = set()
+        self._hidden: set[int] = set()
+        self._changes = 0
+        self._reading = asyncio.Lock()
+        self._next: dict[Spot, int] = {}
+        self._maybe: dict[Spot, None] = {}  # in the order in which shelves of one class take turns
+        for shelf in reversed(SHELVES):
+            self._next[Lane.BACKLOG, shelf] = 0
+            self._next[Lane.LIVE, shelf] = live_from
+            self._maybe[Lane.BACKLOG, shelf] = None
+
+    @property
+    def leased_readings(self) -> int:
+        """How much is in hand."""
+        return sum(lease.readings for lease in self.leases.values())
+
+    def arrived(self, shelves: Iterable[Shelf]) -> None:
+        """Take note that a commit put something on `shelves`."""
+        self._maybe.update({(Lane.LIVE, shelf): None for shelf in shelves})
+        self._changes += 1
+        self.has_some.set()
+
+    def link_up(self, sequence: int) -> None:
+        """From `sequence` on it is live; all before is backlog."""
+        self.live_from = sequence
+        self._scheduler.link_up()
+        for shelf in SHELVES:
+            self._next[Lane.LIVE, shelf] = sequence
+            self._maybe.pop((Lane.LIVE, shelf), None)
+            self._maybe[Lane.BACKLOG, shelf] = None
+        self._changes += 1
+        self.has_some.set()
+
+    def hide(self, ids: Iterable[int]) -> None:
+        """Keep `ids` from being leased: they are about to go."""
+        self._hidden.update(ids)
+
+    def gone(self, ids: Iterable[int]) -> None:
+        """Take note that a commit settled `ids`."""
+        self._hidden.difference_update(ids)
+        self._changes += 1
+
+    def show(self, ids: Iterable[int]) -> None:
+        """Let `ids` be leased after all: their commit failed, or they came back."""
+        for segment_id in ids:
+            self._leased.discard(segment_id)
+            self._hidden.discard(segment_id)
+            priority, signal, sequence = where_from(segment_id)
+            spot: Spot = (Lane.LIVE if sequence >= self.live_from else Lane.BACKLOG, (priority, signal))
+            self._next[spot] = min(self._next[spot], sequence)
+            self._maybe.setdefault(spot)
+        self._changes += 1
+        self.has_some.set()
+
+    def is_leased(self, segment_id: int) -> bool:
+        """Whether somebody is sending it."""
+        return segment_id in self._leased
+
+    def close(self, lease: Lease, *, settled: bool) -> bool:
+        """Take a lease back; return False where it was given back before."""
+        if self.leases.pop(id(lease), None) is None:
+            return False
+        if settled:
+            self._leased.difference_update(lease.ids())
+            self._hidden.update(lease.ids())
+        else:
+            self._scheduler.sent(lease.lane, lease.segments[0].priority, -lease.size_bytes)
+            self.show(lease.ids())
+        return True
+
+    async def lease(self, *, readings_max: int, bytes_max: int) -> Lease | None:
+        """Return what to send next, or None when there is nothing now."""
+        async with self._reading:
+            while (choice := self._choose()) is not None:
+                lease = await self._lease_from(choice, readings_max, bytes_max)
+                if lease is not None:
+                    self.leases[id(lease)] = lease
+                    self._scheduler.sent(choice.lane, choice.priority, lease.size_bytes)
+                    return lease
+            self.has_some.clear()
+            return None
+
+    def _choose(self) -> Choice | None:
+        held = {lane: [0] * len(Priority) for lane in Lane}
+        for lane, (priority, _) in self._maybe:
+            held[lane][priority] = 1
+        return self._scheduler.next(live=held[Lane.LIVE], backlog=held[Lane.BACKLOG])
+
+    async def _lease_from(self, choice: Choice, readings_max: int, bytes_max: int) -> Lease | None:
+        for spot in [*self._maybe]:
+            if spot[0] is not choice.lane or spot[1][0] is not choice.priority:
+                continue
+            rows = await self._look(spot, newest=choice.order is Order.NEWEST)
+            if rows:
+                # The next turn in this class is another signal's.
+                self._maybe.pop(spot, None)
+                self._maybe[spot] = None
+                return await self._take(spot, _within(rows, readings_max, bytes_max), choice.order)
+            self._maybe.pop(spot, None)
+        return None
+
+    async def _look(self, spot: Spot, *, newest: bool) -> list[Row]:
+        """Return rows that may be leased; none if there are none at all."""
+        lane, (priority, signal) = spot
+        while True:
+            first = self._next[spot]
+            start = place(priority, signal, first)
+            stop = place(priority, signal, SEQUENCE_END if lane is Lane.LIVE else self.live_from)
+            changes = self._changes
+            limit = 1 + len(self._leased) + len(self._hidden) if newest else LOOK_MAX
+            if first >= self._recent.floor:
+                rows = self._recent.rows(start, stop, lacking=self._bit, limit=limit, newest=newest)
+            else:
+                rows = await self._reader.rows(start, stop, lacking=self._bit, limit=limit, newest=newest)
+            if changes != self._changes:
+                continue
+            free = [row for row in rows if row.id not in self._leased and row.id not in self._hidden]
+            if newest:
+                return free[:1]
+            if free or len(rows) < LOOK_MAX:
+                return free
+            # All of them are on their way already.
+            self._next[spot] = where_from(rows[-1].id)[2] + 1
+
+    async def _take(self, spot: Spot, rows: list[Row], order: Order) -> Lease:
+        ids = [row.id for row in rows]
+        self._leased.update(ids)
+        lane, (_, signal) = spot
+        if order is Order.OLDEST:
+            self._next[spot] = where_from(ids[-1])[2] + 1
+        found = {segment_id: body for segment_id in ids if (body := self._recent.body(segment_id)) is not None}
+        missing = [segment_id for segment_id in ids if segment_id not in found]
+        if missing:
+            try:
+                found |= await self._reader.bodies(missing)
+            except BaseException:
+                self.show(ids)
+                raise
+        assert len(found) == len(ids), "what is leased is not removed"
+        return Lease(self.name, lane, [_leased(row, found[row.id]) for row in rows], signal)
+
+
+def _within(rows: list[Row], readings_max: int, bytes_max: int) -> list[Row]:
+    """Return as many of the first `rows` as fit, at least one."""
+    readings = size_bytes = 0
+    for count, row in enumerate(rows):
+        readings += row.readings
+        size_bytes += row.size_bytes
+        if count and (readings > readings_max or size_bytes > bytes_max):
+            return rows[:count]
+    return rows
+
+
+def _leased(row: Row, body: bytes) -> LeasedSegment:
+    priority, signal, sequence = where_from(row.id)
+    return LeasedSegment(sequence, BootId(row.boot), signal, priority, row.readings, body)

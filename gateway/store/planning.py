@@ -1,0 +1,79 @@
+"""One commit on paper: what it changes in the accounts, and what it writes. Does no I/O."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from gateway.store.accounts import Accounts, Change, Entry, State
+from gateway.store.room import Candidate, wall_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from gateway.core.clock import BootTimes, Timeline
+    from gateway.store.leases import Desk
+    from gateway.store.records import Loss
+    from gateway.store.writer import Sealed
+
+EVICTED: Final = "evicted_full"
+EXPIRED: Final = "expired_age"
+DAMAGED: Final = "damaged"
+BEFORE: Final = "before_uplink"
+
+
+def make_change(
+    accounts: Accounts,
+    *,
+    sealed: Sealed,
+    losses: Iterable[Loss],
+    victims: Iterable[tuple[str, Candidate]],
+    done: Mapping[int, int],
+    timeline: Timeline,
+    now_ns: int,
+) -> Change:
+    """Return what a commit adds to the accounts: what comes for every uplink, what goes for those who lack it."""
+    change = Change(accepted=sealed.readings)
+    for name in accounts.shares:
+        change.add_held(name, sealed.readings)
+    for loss in losses:
+        change.accepted += loss.readings
+        for name in accounts.shares:
+            change.lose(name, loss.reason, Entry(loss.readings, loss.first_ns, loss.last_ns, now_ns, now_ns))
+    for reason, victim in victims:
+        first_ns, last_ns = victim.first_ns, victim.last_ns
+        if not first_ns:
+            first_ns = last_ns = wall_of(timeline, victim.stored_ns, victim.boot)
+        for share in accounts.shares.values():
+            if not (victim.done | done.get(victim.id, 0)) & share.bit:
+                change.add_held(share.name, -victim.readings)
+                change.lose(share.name, reason, Entry(victim.readings, first_ns, last_ns, now_ns, now_ns))
+    return change
+
+
+def next_state(
+    state: State, after: Accounts, *, sealed: Sealed, timeline: Timeline, desks: Mapping[str, Desk], clean: bool
+) -> State:
+    """Return the state row of a commit that leaves the accounts as `after`."""
+    for name, desk in desks.items():
+        after.shares[name].leased = [
+            (lease.segments[0].id, lease.segments[-1].id) for lease in desk.leases.values()
+        ]
+    return State(
+        commit=state.commit + 1,
+        accepted=after.accepted,
+        sequence=sealed.sequence,
+        previous_hash=sealed.previous_hash,
+        boot=timeline.current.boot,
+        boot_last_ns=timeline.current.last_ns,
+        clean=clean,
+        shares=list(after.shares.values()),
+        slots=state.slots,
+    )
+
+
+def encode_boot(times: BootTimes) -> tuple[int, str, bytes]:
+    """Return a row of the table of boots."""
+    samples = [(sample.monotonic_ns, sample.offset_ns, int(sample.quality)) for sample in times.samples]
+    return times.boot, times.uuid, msgspec.msgpack.encode((times.last_ns, samples))

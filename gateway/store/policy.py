@@ -1,0 +1,215 @@
+"""What goes next and what has to go: leases by lane and class, evictions, expiry. Decides; touches nothing.
+
+Turns are taken by start-time fair queueing (Goyal, Vin, Cheng: "Start-time Fair Queuing", SIGCOMM 1996): each
+queue carries a tag that grows by what it has sent, divided by its weight, and the lowest tag goes next. A queue
+that was empty starts level with the others, so nobody saves up, and nobody with a weight starves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from gateway.core.contracts import Priority
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+CLASS_WEIGHTS: Final[Mapping[Priority, int]] = {Priority.CRITICAL: 16, Priority.NORMAL: 4, Priority.BULK: 1}
+# Tags are integers of this many steps per byte and weight of one, so that they are exact however long it runs.
+_STEPS: Final = 1 << 20
+_CLASSES: Final = tuple(Priority)
+_CLASS_NAMES: Final = tuple(priority.name.lower() for priority in Priority)
+
+
+class Lane(StrEnum):
+    """Whether data came in since the link is up, or before that."""
+
+    LIVE = "live"
+    BACKLOG = "backlog"
+
+
+class Order(StrEnum):
+    """Which end of a queue a lease takes from: the newest segment alone, or from the oldest on."""
+
+    NEWEST = "newest"
+    OLDEST = "oldest"
+
+
+_LANES: Final = tuple(Lane)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What the policy needs to know of a held segment. Times are Unix ns; 0: not known yet."""
+
+    sequence: int
+    priority: Priority
+    size_bytes: int
+    readings: int
+    first_ns: int
+    last_ns: int
+
+
+def choose_evictions(candidates: Iterable[Summary], *, bytes_over: int) -> list[Summary]:
+    """Pick what to let go until `bytes_over` bytes are free; take no more from `candidates` than is needed.
+
+    `candidates` come bulk before normal before critical and oldest first within each
+    (`ORDER BY priority DESC, sequence`). If all of them are too few, all are returned.
+    """
+    chosen: list[Summary] = []
+    if bytes_over <= 0:
+        return chosen
+    before: Summary | None = None
+    for candidate in candidates:
+        assert before is None or (-before.priority, before.sequence) < (
+            -candidate.priority,
+            candidate.sequence,
+        )
+        chosen.append(candidate)
+        bytes_over -= candidate.size_bytes
+        if bytes_over <= 0:
+            break
+        before = candidate
+    return chosen
+
+
+def choose_expired(candidates: Iterable[Summary], *, older_than_ns: int) -> list[Summary]:
+    """Pick what lies wholly before `older_than_ns`; stop at the first that does not.
+
+    `candidates` come oldest first (`ORDER BY sequence`). One whose time is not known is passed over: it may be
+    from a boot whose clock is still to be repaired.
+    """
+    chosen: list[Summary] = []
+    for candidate in candidates:
+        if candidate.last_ns <= 0:
+            continue
+        if candidate.last_ns >= older_than_ns:
+            break
+        chosen.append(candidate)
+    return chosen
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What the next lease takes."""
+
+    lane: Lane
+    priority: Priority
+    order: Order
+
+
+class _Turns:
+    """Fair queueing among a few queues by weight; the one named first wins a tie. Weight 0: only when alone."""
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        self._steps = tuple(round(_STEPS / weight) if weight else 0 for weight in weights)
+        self._tags = [0] * len(weights)
+        self._had = [False] * len(weights)
+        self._now = 0
+
+    def next(self, held: Sequence[int]) -> int:
+        """Return whose turn it is among those that hold something; at least one does."""
+        tags, had = self._tags, self._had
+        best = spare = -1
+        for queue, amount in enumerate(held):
+            if not amount:
+                had[queue] = False
+                continue
+            if not had[queue]:
+                had[queue] = True
+                tags[queue] = max(tags[queue], self._now)
+            if not self._steps[queue]:
+                spare = queue if spare < 0 else spare
+            elif best < 0 or tags[queue] < tags[best]:
+                best = queue
+        if best < 0:
+            return spare
+        self._now = max(self._now, tags[best])
+        return best
+
+    def add(self, queue: int, size_bytes: int) -> None:
+        """Charge a queue for what it has sent."""
+        self._tags[queue] += size_bytes * self._steps[queue]
+
+
+class LaneScheduler:
+    """Decides what one uplink leases next.
+
+    Right after the link has come up the newest segment of each class goes first, the most important class
+    before the others. From then on the live lane flows in order and the backlog, oldest first, has
+    `backlog_share` of the bytes as long as both lanes hold something; a lane alone has all of the road. Within
+    each lane the classes share by `weights`. A share of 0 sends backlog only while nothing live waits; 1, the
+    other way round.
+    """
+
+    def __init__(
+        self, *, backlog_share: float = 0.3, weights: Mapping[Priority, float] = CLASS_WEIGHTS
+    ) -> None:
+        if not 0.0 <= backlog_share <= 1.0:
+            raise ValueError(f"backlog_share is a part of the road, 0 to 1, not {backlog_share}")
+        by_class = [weights.get(priority, 0) for priority in Priority]
+        if min(by_class) <= 0:
+            raise ValueError("every class has a weight above 0, else it would starve")
+        self.backlog_share = backlog_share
+        self._lanes = _Turns((1.0 - backlog_share, backlog_share))
+        self._classes = (_Turns(by_class), _Turns(by_class))
+        self._bytes = [0, 0]
+        self._fresh_owed = [False] * len(_CLASSES)
+        self._last: Choice | None = None
+        self._why = "nothing has been asked for yet"
+        self.link_up()
+
+    def link_up(self) -> None:
+        """Take note that the link came up: what is newest goes first, and shares are counted from here."""
+        self._fresh_owed = [True] * len(_CLASSES)
+        self._bytes = [0, 0]
+
+    def next(self, *, live: Sequence[int], backlog: Sequence[int]) -> Choice | None:
+        """Return what to lease next, or None where nothing is held.
+
+        `live[k]` and `backlog[k]` say what may be leased of class `Priority(k)` in that lane: bytes, readings or
+        truth; only whether it is 0 counts. Asking changes no share: `sent` does.
+        """
+        has_live, has_backlog = any(live), any(backlog)
+        if not (has_live or has_backlog):
+            self._last, self._why = None, "nothing is held"
+            return None
+        for index in range(len(_CLASSES)):
+            if self._fresh_owed[index] and (live[index] or backlog[index]):
+                lane = 0 if live[index] else 1
+                return self._decide(lane, index, Order.NEWEST, "fresh")
+        lane = self._lanes.next((has_live, has_backlog))
+        index = self._classes[lane].next(backlog if lane else live)
+        return self._decide(lane, index, Order.OLDEST, "share" if has_live and has_backlog else "alone")
+
+    def _decide(self, lane: int, index: int, order: Order, why: str) -> Choice:
+        self._last, self._why = Choice(_LANES[lane], _CLASSES[index], order), why
+        return self._last
+
+    def sent(self, lane: Lane | str, priority: Priority, size_bytes: int) -> None:
+        """Charge a lease to its lane and class, when it is made; a negative size gives it back on release."""
+        index = 1 if lane == Lane.BACKLOG else 0
+        self._lanes.add(index, size_bytes)
+        self._classes[index].add(priority, size_bytes)
+        self._bytes[index] += size_bytes
+        if size_bytes > 0:
+            self._fresh_owed[priority] = False
+
+    def explain(self) -> str:
+        """Say why the last choice was made, in a sentence."""
+        choice = self._last
+        if choice is None:
+            return f"{self._why[0].upper()}{self._why[1:]}."
+        what = f"{_CLASS_NAMES[choice.priority]} data of the {choice.lane} lane"
+        if self._why == "fresh":
+            return f"The newest {what} goes first, because the link has just come up."
+        if self._why == "alone":
+            return f"The oldest {what} goes next, because the other lane is empty."
+        total = sum(self._bytes)
+        share = 100.0 * self._bytes[1] / total if total > 0 else 0.0
+        return (
+            f"The oldest {what} goes next: since link-up the backlog has had {share:.0f} % of the bytes, "
+            f"and its share is {100.0 * self.backlog_share:.0f} %."
+        )

@@ -1,0 +1,176 @@
+"""Room on the disk: what is used, what may be used, and who has to go. Must not delete anything itself.
+
+What counts is the smaller of `max_bytes` and what the disk really has: a disk that others have filled is a
+quota that is reached. A ballast file keeps back what SQLite needs to let something go on a disk with no byte left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+from gateway.core.clock import NS_PER_S, Quality, Timeline
+from gateway.core.contracts import BootId
+from gateway.store.connection import DATABASE, PAGE_BYTES, count_pages
+from gateway.store.policy import Summary, choose_evictions
+from gateway.store.records import SEQUENCE_END, SHELVES, place, where_from
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import aiosqlite
+
+    from gateway.store.settings import StoreSettings
+
+BALLAST: Final = "ballast"
+BALLAST_BYTES: Final = 1 << 20
+SLACK_SHARE: Final = 64
+# Rows looked at in one commit and shelf; what does not fit into one commit goes with the next.
+LOOK_MAX: Final = 256
+EVICT_MAX: Final = 4096
+
+
+class Candidate(NamedTuple):
+    """A segment that could go. `stored_ns` is the monotonic time of `boot` at which it was committed."""
+
+    id: int
+    done: int
+    readings: int
+    boot: int
+    stored_ns: int
+    first_ns: int
+    last_ns: int
+    size_bytes: int
+
+
+class Room:
+    """The disk space of one shelf, in bytes."""
+
+    def __init__(self, state_dir: Path, settings: StoreSettings) -> None:
+        self.used_bytes = 0
+        self.free_pages = 0
+        self._state_dir = state_dir
+        self._log = state_dir / f"{DATABASE}-wal"
+        self._max_bytes = int(settings.max_bytes)
+
+    async def measure(self, connection: aiosqlite.Connection) -> None:
+        """Look how much is used: pages that hold something, and the log."""
+        pages, self.free_pages = await count_pages(connection)
+        log_bytes = 0
+        with contextlib.suppress(FileNotFoundError):
+            log_bytes = self._log.stat().st_size
+        self.used_bytes = (pages - self.free_pages) * PAGE_BYTES + log_bytes
+
+    @property
+    def limit_bytes(self) -> int:
+        """How much may be used: `max_bytes`, or less where the disk has less."""
+        disk = os.statvfs(self._state_dir)
+        on_disk = self.used_bytes + self.free_pages * PAGE_BYTES + disk.f_bavail * disk.f_frsize
+        return min(self._max_bytes, on_disk)
+
+    def lacking(self, incoming_bytes: int) -> int:
+        """Return how many bytes have to go before `incoming_bytes` more fit."""
+        limit = self.limit_bytes
+        over = self.used_bytes + incoming_bytes - limit
+        return over + self.slack_bytes if over > 0 else 0
+
+    @property
+    def slack_bytes(self) -> int:
+        """How much more than needed is made free at once, so that a full shelf does not evict at each commit."""
+        return self._max_bytes // SLACK_SHARE
+
+    def keep_ballast(self) -> None:
+        """Take the ballast aboard where there is plenty of room."""
+        path = self._state_dir / BALLAST
+        disk = os.statvfs(self._state_dir)
+        if path.exists() or disk.f_bavail * disk.f_frsize < 8 * BALLAST_BYTES:
+            return
+        with contextlib.suppress(OSError):
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            try:
+                os.posix_fallocate(file, 0, BALLAST_BYTES)
+            finally:
+                os.close(file)
+
+    def drop_ballast(self) -> None:
+        """Give the ballast back to a disk that has no room left."""
+        with contextlib.suppress(OSError):
+            (self._state_dir / BALLAST).unlink()
+
+
+async def oldest(connection: aiosqlite.Connection, shelf: int, *, limit: int) -> list[Candidate]:
+    """Return the oldest segments of one of SHELVES."""
+    priority, signal = SHELVES[shelf]
+    rows = await connection.execute_fetchall(
+        "SELECT id, done, readings, boot, stored_ns, first_ns, last_ns, length(body) FROM shelf"
+        " WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
+        (place(priority, signal, 0), place(priority, signal, SEQUENCE_END), limit),
+    )
+    return [Candidate(*row) for row in rows]
+
+
+async def find_oldest_boot(connection: aiosqlite.Connection) -> int | None:
+    """Return the earliest boot that something on the shelf was stored in, None for an empty shelf."""
+    heads = [await oldest(connection, shelf, limit=1) for shelf in range(len(SHELVES))]
+    return min((row.boot for head in heads for row in head), default=None)
+
+
+async def find_evictions(
+    connection: aiosqlite.Connection, *, bytes_over: int, may_go: Callable[[int], bool]
+) -> list[Candidate]:
+    """Return who goes so that `bytes_over` bytes become free; fewer where less may go."""
+    stored: dict[int, Candidate] = {}
+    for shelf in range(len(SHELVES)):
+        rows = await oldest(connection, shelf, limit=EVICT_MAX)
+        stored |= {where_from(row.id)[2]: row for row in rows if may_go(row.id)}
+    summaries = [_summary(row) for row in stored.values()]
+    summaries.sort(key=lambda summary: (-summary.priority, summary.sequence))
+    return [stored[summary.sequence] for summary in choose_evictions(summaries, bytes_over=bytes_over)]
+
+
+def _summary(row: Candidate) -> Summary:
+    priority, _, sequence = where_from(row.id)
+    return Summary(sequence, priority, row.size_bytes, row.readings, row.first_ns, row.last_ns)
+
+
+async def find_expired(
+    connection: aiosqlite.Connection, timeline: Timeline, *, now_ns: int, max_age_s: float, may_go: Callable[[int], bool]
+) -> list[Candidate]:
+    """Return what was stored longer than `max_age_s` ago. `now_ns` is this boot's monotonic clock."""
+    expired: list[Candidate] = []
+    for shelf in range(len(SHELVES)):
+        for row in await oldest(connection, shelf, limit=LOOK_MAX):
+            if age_ns(timeline, row, now_ns=now_ns) <= max_age_s * NS_PER_S:
+                break
+            if may_go(row.id):
+                expired.append(row)
+    return expired
+
+
+def age_ns(timeline: Timeline, row: Candidate, *, now_ns: int) -> int:
+    """Return how long ago `row` was stored, at least.
+
+    Within a boot that is exact. Across boots only a disciplined wall clock is believed: one that a flat battery
+    sets to 2090 must not empty the shelf. Without it, the time that the box was off does not count.
+    """
+    current = timeline.current.boot
+    if row.boot == current:
+        return now_ns - row.stored_ns
+    lasted = {int(times.boot): times.last_ns for times in timeline.boots}
+    at_least = now_ns + sum(lasted[boot] for boot in lasted if row.boot < boot < current)
+    at_least += max(lasted.get(row.boot, 0) - row.stored_ns, 0)
+    stored = wall_of(timeline, row.stored_ns, row.boot)
+    now = timeline.wall_from(now_ns)
+    if timeline.quality is Quality.SYNCED and stored and now is not None:
+        return max(at_least, now - stored)
+    return at_least
+
+
+def wall_of(timeline: Timeline, monotonic_ns: int, boot: int) -> int:
+    """Return Unix ns for a moment of `boot` as well as it is known, 0 where it is not."""
+    wall_ns, quality = timeline.repair(np.array([monotonic_ns], np.int64), BootId(boot))
+    return 0 if quality is Quality.UNKNOWN else int(wall_ns[0])

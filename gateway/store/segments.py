@@ -1,0 +1,281 @@
+"""Sealed batches: a versioned header, compressed columns, a checksum, the hash of the one before. Does no I/O.
+
+A segment is one row of the store and one unit of what is sent, kept and given up. All is little-endian:
+
+| offset | size | field                                                                                   |
+| ------ | ---- | --------------------------------------------------------------------------------------- |
+| 0      | 4    | magic, always b"TGS1"                                                                   |
+| 4      | 1    | version of the format, now 1                                                            |
+| 5      | 1    | signal: 0 metrics, 1 logs                                                               |
+| 6      | 2    | reserved, 0                                                                             |
+| 8      | 8    | sequence, starts at 1                                                                   |
+| 16     | 4    | boot: whose monotonic clock unrepaired times are of; 0 unknown                          |
+| 20     | 4    | readings (or log records), at least 1                                                   |
+| 24     | 8    | earliest time as it stands in the column, ns: Unix or the boot's monotonic              |
+| 32     | 8    | latest time                                                                             |
+| 40     | 16   | hash of the segment before: BLAKE2b of all of its bytes; 16 zeros for the very first    |
+| 56     | 4    | bytes of the columns                                                                    |
+| 60     | 4    | bytes of the columns as compressed                                                      |
+| 64     | 4    | CRC-32 of all bytes but these four                                                      |
+| 68     |      | one zstd frame: the columns of store/columns, or for logs those below                   |
+
+Columns of log records, as in store/integers: signed, series; signed, times; unsigned, lengths; the bodies.
+
+Nothing that is read is believed: every length is bounded before anything of that length is made, and whatever
+does not fit raises SegmentError.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from gateway.codecs import zstd
+from gateway.core.batch import Batch, LogRecords
+from gateway.core.contracts import BootId, Signal
+from gateway.store import columns
+from gateway.store.integers import Reader, SegmentError, Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gateway.store.integers import Part
+
+__all__ = [
+    "FIRST_HASH",
+    "FORMAT_VERSION",
+    "HEADER_BYTES",
+    "LOG_BYTES_MAX",
+    "READINGS_MAX",
+    "SegmentError",
+    "SegmentHeader",
+    "check_link",
+    "decode_logs",
+    "decode_metrics",
+    "encode_logs",
+    "encode_metrics",
+    "read_header",
+    "segment_hash",
+]
+
+FORMAT_VERSION: Final = 1
+MAGIC: Final = b"TGS1"
+LEVEL: Final = 1
+"""What is left after the columns is mostly noise: higher levels take longer and are rarely smaller."""
+HEADER_BYTES: Final = 68
+HASH_BYTES: Final = 16
+FIRST_HASH: Final = bytes(HASH_BYTES)
+"""What stands for the hash of the segment before the very first one."""
+READINGS_MAX: Final = 1 << 20
+"""Readings or log records in one segment; decoded they take 21 bytes each."""
+LOG_BYTES_MAX: Final = 16 << 20
+"""Bytes of all bodies of one segment of logs."""
+
+# Runs of one reading each, nothing compressible: 8 bytes each for series, time, first, and its exception twice.
+_COLUMN_BYTES_MAX: Final = 64
+_PART_BYTES_MIN: Final = 256
+# Of small segments each byte counts and time does not: both ways are tried.
+_TRY_BYTES_MAX: Final = 1 << 14
+_LAYOUT: Final = struct.Struct("<4sBBHQIIqq16sII")
+_CRC: Final = struct.Struct("<I")
+assert _LAYOUT.size + _CRC.size == HEADER_BYTES
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SegmentHeader:
+    """What a segment says of itself. Times are ns as they stand in the column, Unix or monotonic."""
+
+    signal: Signal
+    sequence: int
+    boot: BootId
+    readings: int
+    first_ns: int
+    last_ns: int
+    previous_hash: bytes
+    columns_bytes: int
+    body_bytes: int
+    crc32: int
+
+    def __repr__(self) -> str:
+        return (
+            f"<segment {self.sequence}: {self.readings} {self.signal.name.lower()} of boot {self.boot}, "
+            f"{self.first_ns}–{self.last_ns} ns, {HEADER_BYTES + self.body_bytes} bytes, "
+            f"after {self.previous_hash.hex()[:8]}>"
+        )
+
+
+def encode_metrics(
+    batch: Batch, *, sequence: int, boot: BootId, previous_hash: bytes, level: int = LEVEL
+) -> bytes:
+    """Seal 1 to READINGS_MAX readings, in any order; what comes back is `batch.sorted()`, bit by bit."""
+    assert 1 <= len(batch) <= READINGS_MAX, len(batch)
+    batch = batch.sorted()
+    times = int(batch.time_ns.min()), int(batch.time_ns.max())
+    return _seal(
+        columns.encode(batch),
+        what=(Signal.METRICS, sequence, boot, len(batch), *times, previous_hash),
+        level=level,
+    )
+
+
+def encode_logs(
+    records: LogRecords, *, sequence: int, boot: BootId, previous_hash: bytes, level: int = LEVEL
+) -> bytes:
+    """Seal 1 to READINGS_MAX log records of LOG_BYTES_MAX bytes together, in their order."""
+    assert 1 <= len(records) <= READINGS_MAX, len(records)
+    assert sum(map(len, records.bodies)) <= LOG_BYTES_MAX, "too many bytes of log records for one segment"
+    writer = Writer()
+    writer.signed(records.series.astype(np.int64))
+    writer.signed(records.time_ns)
+    writer.unsigned(np.fromiter(map(len, records.bodies), np.uint64, len(records)))
+    writer.raw(b"".join(records.bodies))
+    times = int(records.time_ns.min()), int(records.time_ns.max())
+    return _seal(
+        writer.parts,
+        what=(Signal.LOGS, sequence, boot, len(records), *times, previous_hash),
+        level=level,
+    )
+
+
+def read_header(data: bytes) -> SegmentHeader:
+    """Return what stands before the columns, without checking these; raise SegmentError."""
+    if len(data) < HEADER_BYTES:
+        raise SegmentError(f"a segment has at least {HEADER_BYTES} bytes, this has {len(data)}")
+    magic, version, signal, _, sequence, boot, readings, first, last, previous, size, stored = (
+        _LAYOUT.unpack_from(data)
+    )
+    if magic != MAGIC:
+        raise SegmentError(f"not a segment: it begins with {magic!r} instead of {MAGIC!r}")
+    if version != FORMAT_VERSION:
+        raise SegmentError(
+            f"this segment has format version {version}, and only {FORMAT_VERSION} is known here"
+        )
+    if signal not in {Signal.METRICS, Signal.LOGS}:
+        raise SegmentError(f"a segment of signal {signal} is not known here")
+    if not 1 <= readings <= READINGS_MAX:
+        raise SegmentError(f"a segment has 1 to {READINGS_MAX} readings, this says {readings}")
+    if sequence < 1:
+        raise SegmentError("the sequence of segments starts at 1, this says 0")
+    (crc32,) = _CRC.unpack_from(data, _LAYOUT.size)
+    return SegmentHeader(
+        Signal(signal), sequence, BootId(boot), readings, first, last, previous, size, stored, crc32
+    )
+
+
+def decode_metrics(data: bytes) -> Batch:
+    """Return the readings of a segment in sorted order; raise SegmentError for any damage."""
+    header = read_header(data)
+    content = _unseal(data, header, Signal.METRICS, bytes_max=(header.readings + 1) * _COLUMN_BYTES_MAX)
+    return columns.decode(content, readings=header.readings)
+
+
+def decode_logs(data: bytes) -> LogRecords:
+    """Return the log records of a segment in their order; raise SegmentError for any damage."""
+    header = read_header(data)
+    bytes_max = (header.readings + 1) * _COLUMN_BYTES_MAX + LOG_BYTES_MAX
+    reader = Reader(_unseal(data, header, Signal.LOGS, bytes_max=bytes_max))
+    series = reader.signed(header.readings)
+    if series.min() < 0 or series.max() > columns.SERIES_MAX:
+        raise SegmentError("a log record has a series out of range")
+    time_ns = reader.signed(header.readings)
+    lengths = reader.unsigned(header.readings)
+    if lengths.max() > LOG_BYTES_MAX or int(lengths.sum()) > LOG_BYTES_MAX:
+        raise SegmentError(f"the log records have more than {LOG_BYTES_MAX} bytes")
+    bodies = bytes(reader.raw(int(lengths.sum())))
+    reader.close()
+    ends = np.cumsum(lengths, dtype=np.int64).tolist()
+    starts = [0, *ends[:-1]]
+    return LogRecords(
+        series.astype(np.uint32),
+        time_ns,
+        tuple(bodies[start:end] for start, end in zip(starts, ends, strict=True)),
+    )
+
+
+def segment_hash(data: bytes) -> bytes:
+    """Return the 16 bytes that the next segment carries as `previous_hash`."""
+    return hashlib.blake2b(data, digest_size=HASH_BYTES).digest()
+
+
+def check_link(previous_hash: bytes, data: bytes) -> None:
+    """Raise SegmentError unless `data` is whole and follows the segment of that hash.
+
+    `previous_hash` is `segment_hash` of the one before, or FIRST_HASH.
+    """
+    header = read_header(data)
+    _check_whole(data, header)
+    if header.previous_hash != previous_hash:
+        raise SegmentError(
+            f"segment {header.sequence} follows {header.previous_hash.hex()}, "
+            f"and what stands before it is {previous_hash.hex()}"
+        )
+
+
+def _seal(
+    parts: Sequence[Part], *, what: tuple[Signal, int, BootId, int, int, int, bytes], level: int
+) -> bytes:
+    signal, sequence, boot, readings, first_ns, last_ns, previous_hash = what
+    assert sequence >= 1, sequence
+    assert len(previous_hash) == HASH_BYTES, previous_hash
+    body, content_bytes = _compress(parts, level=level)
+    head = _LAYOUT.pack(
+        *(MAGIC, FORMAT_VERSION, signal, 0, sequence, boot, readings, first_ns, last_ns, previous_hash),
+        *(content_bytes, len(body)),
+    )
+    return b"".join((head, _CRC.pack(zlib.crc32(body, zlib.crc32(head))), body))
+
+
+def _compress(parts: Sequence[Part], *, level: int) -> tuple[bytes, int]:
+    """Return one frame, and how many bytes it holds. Large parts have codes of their own, small ones share one."""
+    content = b"".join(parts)
+    joined: list[bytes] = []
+    start = end = 0
+    for part in parts:
+        if len(part) >= _PART_BYTES_MIN:
+            if start < end:
+                joined.append(content[start:end])
+            joined.append(content[end : end + len(part)])
+            start = end + len(part)
+        end += len(part)
+    joined.append(content[start:])
+    body = zstd.compress_parts(joined, level=level)
+    if len(content) <= _TRY_BYTES_MAX:
+        body = min(body, zstd.compress(content, level=level), key=len)
+    return body, len(content)
+
+
+def _check_whole(data: bytes, header: SegmentHeader) -> None:
+    if len(data) != HEADER_BYTES + header.body_bytes:
+        raise SegmentError(
+            f"segment {header.sequence} has {len(data)} bytes where its header says {HEADER_BYTES + header.body_bytes}"
+        )
+    view = memoryview(data)
+    if zlib.crc32(view[HEADER_BYTES:], zlib.crc32(view[: _LAYOUT.size])) != header.crc32:
+        raise SegmentError(f"segment {header.sequence} is damaged: its checksum does not match")
+
+
+def _unseal(data: bytes, header: SegmentHeader, signal: Signal, *, bytes_max: int) -> bytes:
+    """Check everything that can be checked before the columns are read; return them."""
+    if header.signal is not signal:
+        raise SegmentError(
+            f"segment {header.sequence} holds {header.signal.name.lower()}, not {signal.name.lower()}"
+        )
+    _check_whole(data, header)
+    if header.columns_bytes > bytes_max:
+        raise SegmentError(
+            f"segment {header.sequence} says that it holds {header.columns_bytes} bytes of columns"
+        )
+    try:
+        content = zstd.decompress(data[HEADER_BYTES:], bytes_max=header.columns_bytes)
+    except ValueError as error:
+        raise SegmentError(f"segment {header.sequence} cannot be decompressed: {error}") from error
+    if len(content) != header.columns_bytes:
+        raise SegmentError(
+            f"segment {header.sequence} holds {len(content)} bytes of columns, not {header.columns_bytes}"
+        )
+    return content

@@ -1,0 +1,214 @@
+"""Group commit: everything that waits becomes one transaction, then all that waited return. Must not decide what to keep.
+
+A commit is planned in one step of the event loop, written in SQLite's own thread, and only then takes effect in
+memory; one that fails leaves both as they were.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+from gateway.core.batch import MONOTONIC, Batch, LogRecords
+from gateway.core.contracts import BootId, Priority, Signal
+from gateway.store.drawer import Filing
+from gateway.store.leases import Row
+from gateway.store.records import STATE_ID, place
+from gateway.store.segments import encode_logs, encode_metrics, segment_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import aiosqlite
+
+    from gateway.store.accounts import Entry
+    from gateway.store.records import Loss, SetAside
+
+SEGMENT_READINGS_MAX: Final = 200_000
+SEGMENT_LOG_BYTES_MAX: Final = 1 << 20
+# What findings and alerts are: the reason why somebody reads the rest.
+LOG_PRIORITY: Final = Priority.CRITICAL
+# A row's columns, its cell and its share of the page's header.
+ROW_BYTES: Final = 64
+READING_BYTES: Final = 21
+
+
+@dataclass(slots=True)
+class Pending:
+    """What waits for the next commit."""
+
+    pieces: list[tuple[Priority, Batch]] = field(default_factory=list)
+    logs: list[LogRecords] = field(default_factory=list)
+    losses: list[Loss] = field(default_factory=list)
+    set_aside: list[SetAside] = field(default_factory=list)
+    waiters: list[asyncio.Future[None]] = field(default_factory=list)
+    size_bytes: int = 0
+    readings: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """Encoded segments, and where the chain stands after them."""
+
+    segments: list[NewSegment]
+    sequence: int
+    previous_hash: bytes
+
+    @property
+    def size_bytes(self) -> int:
+        """About how much of the disk they take."""
+        return sum(len(segment.body) + ROW_BYTES for segment in self.segments)
+
+    @property
+    def readings(self) -> int:
+        """Readings and log records in all of them."""
+        return sum(segment.row.readings for segment in self.segments)
+
+
+class NewSegment(NamedTuple):
+    """A segment to be written."""
+
+    row: Row
+    first_ns: int
+    last_ns: int
+    body: bytes
+
+
+@dataclass(slots=True)
+class Transaction:
+    """Everything that one commit writes."""
+
+    state: bytes
+    segments: Sequence[NewSegment] = ()
+    stored: tuple[int, int] = (0, 0)  # boot, monotonic ns
+    active: int = 0
+    done: dict[int, int] = field(default_factory=dict)  # row id → bits of the uplinks that need it no more
+    removed: Sequence[int] = ()
+    series: Sequence[tuple[int, bytes]] = ()
+    ledger: dict[tuple[str, str], Entry] = field(default_factory=dict)
+    boots: Sequence[tuple[int, str, bytes]] = ()
+    boots_from: int = 0
+    quarantine: Filing = Filing([], 0)
+    refused: Filing = Filing([], 0)
+
+
+def seal(
+    pending: Pending, *, sequence: int, previous_hash: bytes, boot: BootId, offset_ns: int | None
+) -> Sealed:
+    """Encode what is pending: one segment for each priority and signal, large ones cut.
+
+    `offset_ns` is what Unix time is ahead of this boot's monotonic clock, None where no clock is known.
+    Pure and long: it runs in a thread.
+    """
+    segments: list[NewSegment] = []
+    chain = previous_hash
+
+    def add(priority: Priority, signal: Signal, readings: int, times: tuple[int, int], body: bytes) -> None:
+        nonlocal chain, sequence
+        row = Row(place(priority, signal, sequence), readings, boot, len(body))
+        segments.append(NewSegment(row, *times, body))
+        chain = segment_hash(body)
+        sequence += 1
+
+    for priority in Priority:
+        batch = Batch.join([piece for wanted, piece in pending.pieces if wanted is priority])
+        for start in range(0, len(batch), SEGMENT_READINGS_MAX):
+            part = batch.take(slice(start, start + SEGMENT_READINGS_MAX))
+            body = encode_metrics(part, sequence=sequence, boot=boot, previous_hash=chain)
+            add(priority, Signal.METRICS, len(part), time_range(part, offset_ns), body)
+    for records in _cut(LogRecords.join(pending.logs)):
+        body = encode_logs(records, sequence=sequence, boot=boot, previous_hash=chain)
+        times = (int(records.time_ns.min()), int(records.time_ns.max()))
+        add(LOG_PRIORITY, Signal.LOGS, len(records), times, body)
+    return Sealed(segments, sequence, chain)
+
+
+def _cut(records: LogRecords) -> list[LogRecords]:
+    """Cut log records into parts of about SEGMENT_LOG_BYTES_MAX."""
+    parts: list[LogRecords] = []
+    start = size_bytes = 0
+    for end, body in enumerate(records.bodies, start=1):
+        size_bytes += len(body)
+        if size_bytes >= SEGMENT_LOG_BYTES_MAX or end == len(records):
+            parts.append(LogRecords(records.series[start:end], records.time_ns[start:end], records.bodies[start:end]))
+            start, size_bytes = end, 0
+    return parts
+
+
+def time_range(batch: Batch, offset_ns: int | None) -> tuple[int, int]:
+    """Return Unix ns of the first and last reading; (0, 0) where the times of all wait for a clock.
+
+    >>> time_range(Batch.of(1, [5, 9], np.array([1, 2])), None)
+    (5, 9)
+    """
+    monotonic = (batch.flags & MONOTONIC) != 0
+    if not monotonic.any():
+        return int(batch.time_ns.min()), int(batch.time_ns.max())
+    times = batch.time_ns[~monotonic] if offset_ns is None else np.where(monotonic, batch.time_ns + offset_ns, batch.time_ns)
+    return (int(times.min()), int(times.max())) if len(times) else (0, 0)
+
+
+async def write(connection: aiosqlite.Connection, work: Transaction) -> None:
+    """Write one transaction and return when it is on the medium; raise sqlite3.Error with nothing kept."""
+    await connection.execute_fetchall("BEGIN IMMEDIATE")
+    try:
+        await _write_shelf(connection, work)
+        await _write_aside(connection, work)
+        await connection.execute_fetchall("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            await connection.execute_fetchall("ROLLBACK")
+        raise
+
+
+async def _write_shelf(connection: aiosqlite.Connection, work: Transaction) -> None:
+    # What goes makes room first: its pages are taken again by what comes, and the file's list of free pages
+    # stays as it was.
+    gone = list(work.removed)
+    kept = {}
+    for segment_id, bits in work.done.items():
+        if bits & work.active == work.active:
+            gone.append(segment_id)
+        else:
+            kept[segment_id] = bits
+    if kept:
+        await connection.executemany("UPDATE shelf SET done = done | ? WHERE id = ?", [(b, i) for i, b in kept.items()])
+        await connection.executemany(
+            "DELETE FROM shelf WHERE id = ? AND done & ? = ?", [(i, work.active, work.active) for i in kept]
+        )
+    if gone:
+        await connection.executemany("DELETE FROM shelf WHERE id = ?", [(segment_id,) for segment_id in gone])
+    if work.segments:
+        boot, stored_ns = work.stored
+        await connection.executemany(
+            "INSERT INTO shelf VALUES (?, 0, ?, ?, ?, ?, ?, ?)",
+            [(new.row.id, new.row.readings, boot, stored_ns, new.first_ns, new.last_ns, new.body) for new in work.segments],
+        )
+    await connection.execute_fetchall("UPDATE shelf SET body = ? WHERE id = ?", (work.state, STATE_ID))
+
+
+async def _write_aside(connection: aiosqlite.Connection, work: Transaction) -> None:
+    for table in ("series", "series_copy"):
+        if work.series:
+            await connection.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", work.series)  # noqa: S608  our own two names
+    if work.ledger:
+        keys = list(work.ledger)
+        await connection.executemany("DELETE FROM ledger WHERE uplink = ? AND reason = ?", keys)
+        await connection.executemany(
+            "INSERT INTO ledger VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)", [(*key, *work.ledger[key]) for key in keys]
+        )
+    if work.boots:
+        await connection.executemany("INSERT OR REPLACE INTO boots VALUES (?, ?, ?)", work.boots)
+    if work.boots_from:
+        await connection.execute_fetchall("DELETE FROM boots WHERE number < ?", (work.boots_from,))
+    if work.quarantine.rows:
+        await connection.executemany("INSERT INTO quarantine VALUES (?, ?, ?, ?, ?, ?, ?)", work.quarantine.rows)
+    if work.quarantine.first_kept:
+        await connection.execute_fetchall("DELETE FROM quarantine WHERE id < ?", (work.quarantine.first_kept,))
+    if work.refused.rows:
+        await connection.executemany("INSERT INTO refused VALUES (?, ?, ?, ?, ?, ?, ?)", work.refused.rows)
+    if work.refused.first_kept:
+        await connection.execute_fetchall("DELETE FROM refused WHERE id < ?", (work.refused.first_kept,))

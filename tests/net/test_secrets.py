@@ -1,0 +1,62 @@
+"""Secrets by reference: read from one place, shown nowhere."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from gateway.net.secrets import Secret
+
+
+def test_a_secret_is_in_the_environment(monkeypatch) -> None:
+    """By the variable's name."""
+    monkeypatch.setenv("OTLP_TOKEN", "geheim")
+    assert Secret(env="OTLP_TOKEN").read() == "geheim"
+    monkeypatch.delenv("OTLP_TOKEN")
+    with pytest.raises(ValueError, match="the environment variable OTLP_TOKEN is not set"):
+        Secret(env="OTLP_TOKEN").read()
+
+
+def test_a_secret_is_in_a_file(tmp_path) -> None:
+    """Without the newline that an editor leaves."""
+    (tmp_path / "token").write_text("geheim\n")
+    assert Secret(file=str(tmp_path / "token")).read() == "geheim"
+
+
+def test_a_secret_is_a_systemd_credential(tmp_path, monkeypatch) -> None:
+    """In the directory that systemd names."""
+    (tmp_path / "token").write_text("geheim")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert Secret(credential="token").read() == "geheim"
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY")
+    with pytest.raises(ValueError, match=r"no systemd credentials here \(LoadCredential=token"):
+        Secret(credential="token").read()
+
+
+def test_a_file_that_cannot_be_read_is_named_and_its_content_is_not(tmp_path) -> None:
+    """Missing, or not text."""
+    with pytest.raises(ValueError, match="cannot read the secret .*none: FileNotFoundError"):
+        Secret(file=str(tmp_path / "none")).read()
+    (tmp_path / "binary").write_bytes(b"geheim\xff")
+    with pytest.raises(ValueError, match="UnicodeDecodeError") as caught:
+        Secret(file=str(tmp_path / "binary")).read()
+    assert "geheim" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "places", [{}, {"env": "A", "file": "b"}, {"env": "A", "file": "b", "credential": "c"}]
+)
+def test_exactly_one_place(places: dict[str, str]) -> None:
+    """None or two are refused with what would be right."""
+    with pytest.raises(ValueError, match="a secret is "):
+        Secret(**places)
+    with pytest.raises(msgspec.ValidationError, match="a secret is "):
+        msgspec.convert(places, Secret)
+
+
+def test_a_repr_shows_the_place_alone(monkeypatch) -> None:
+    """Never what stands there."""
+    monkeypatch.setenv("OTLP_TOKEN", "geheim")
+    secret = Secret(env="OTLP_TOKEN")
+    secret.read()
+    assert "geheim" not in repr(secret)

@@ -1,0 +1,164 @@
+"""Fixtures of the sources' tests: a door that can be told what to do, and an MQTT server behind a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway.core.clock import FakeClock
+from gateway.core.contracts import Accepted, Arrivals, FullError
+from gateway.core.telemetry import Telemetry
+from gateway.net.mqtt_packets import connect_bytes
+from gateway.sources.mqtt_server import MqttServerSettings, MqttServerSource
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+WAIT_S = 10.0
+
+
+class Door:
+    """An accept that remembers what came, and can be shut, full, or broken."""
+
+    def __init__(self) -> None:
+        self.arrivals: list[Arrivals] = []
+        self.opened = asyncio.Event()
+        self.opened.set()
+        self.full_times = 0
+        self.failure: Exception | None = None
+        self.came = asyncio.Event()
+        self.offers = 0
+
+    @property
+    def payloads(self) -> list[bytes]:
+        return [payload for arrivals in self.arrivals for payload in arrivals.payloads]
+
+    @property
+    def messages(self) -> list[tuple[bytes, bytes]]:
+        return [pair for a in self.arrivals for pair in zip(a.topics, a.payloads, strict=True)]
+
+    async def __call__(self, arrivals: Arrivals, /) -> Accepted:
+        self.offers += 1
+        self.came.set()
+        if self.failure is not None:
+            raise self.failure
+        if self.full_times:
+            self.full_times -= 1
+            raise FullError("no room", after_s=0.01)
+        await self.opened.wait()
+        self.arrivals.append(arrivals)
+        return Accepted(len(arrivals.payloads))
+
+
+class RawClient:
+    """A client that sends bytes and reads packets."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def send(self, *packets: bytes) -> None:
+        self.writer.write(b"".join(packets))
+        await self.writer.drain()
+
+    async def packet(self) -> bytes:
+        """Return the next whole packet."""
+        async with asyncio.timeout(WAIT_S):
+            head = await self.reader.readexactly(2)
+            assert head[1] < 128
+            return head + await self.reader.readexactly(head[1])
+
+    async def rest(self) -> bytes:
+        """Return all that comes until the server hangs up."""
+        async with asyncio.timeout(WAIT_S):
+            try:
+                return await self.reader.read()
+            except ConnectionResetError:
+                return b""
+
+    async def close(self) -> None:
+        self.writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self.writer.wait_closed()
+
+
+class MqttServerRig:
+    """A running server, its door and its clients; `stop` ends all of them."""
+
+    def __init__(self) -> None:
+        self.door = Door()
+        self.telemetry = Telemetry()
+        self.clock = FakeClock()
+        self.source: MqttServerSource
+        self.task: asyncio.Task[None]
+        self._clients: list[RawClient] = []
+
+    async def start(self, **settings: object) -> MqttServerRig:
+        values = {"name": "direct", "listen": "127.0.0.1:0"} | settings
+        self.source = MqttServerSource(
+            MqttServerSettings(**values), accept=self.door, clock=self.clock, telemetry=self.telemetry
+        )
+        self.task = asyncio.create_task(self.source.run())
+        ready = asyncio.create_task(self.source.listening.wait())
+        await asyncio.wait([self.task, ready], return_when=asyncio.FIRST_COMPLETED, timeout=WAIT_S)
+        ready.cancel()
+        if self.task.done():
+            await self.task
+        return self
+
+    @property
+    def port(self) -> int:
+        return self.source.address[1]
+
+    @property
+    def refused(self) -> dict[str, int]:
+        refused = self.source.status()["refused"]
+        assert isinstance(refused, dict)
+        return refused
+
+    async def open(self) -> RawClient:
+        client = RawClient(*await asyncio.open_connection("127.0.0.1", self.port))
+        self._clients.append(client)
+        return client
+
+    async def connect(self, client_id: bytes = b"d1", **fields: object) -> RawClient:
+        """Return a client that was let in; its CONNACK has been read."""
+        client = await self.open()
+        await client.send(connect_bytes(client_id, **fields))
+        connack = await client.packet()
+        at = 3
+        assert connack[0] == 0x20
+        assert connack[at] == 0, f"refused with {connack[at]:#x}"
+        return client
+
+    async def until(self, condition: object) -> None:
+        """Wait until `condition()` holds."""
+        assert callable(condition)
+        async with asyncio.timeout(WAIT_S):
+            while not condition():
+                await asyncio.sleep(0.005)
+
+    async def stop(self) -> None:
+        self.door.opened.set()
+        self.task.cancel()
+        for client in self._clients:
+            await client.close()
+        await asyncio.wait([self.task])
+
+
+@pytest.fixture
+async def mqtt_server() -> AsyncIterator[MqttServerRig]:
+    """A server that is started by the test: `await mqtt_server.start(…)`."""
+    rig = MqttServerRig()
+    yield rig
+    if hasattr(rig, "task"):
+        await rig.stop()
+
+
+@pytest.fixture
+async def door() -> Door:
+    """An accept that can be told what to do."""
+    return Door()

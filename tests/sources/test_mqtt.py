@@ -1,0 +1,754 @@
+"""The subscriber against a real broker: nothing acknowledged is lost, nothing is acknowledged too early."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import socket
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+
+from gateway.core.clock import FakeClock
+from gateway.core.contracts import Accepted, Arrivals, FullError
+from gateway.core.telemetry import Telemetry
+from gateway.core.units import Duration, Size
+from gateway.net.secrets import Secret
+from gateway.sources.mqtt import MqttSettings, MqttSource, MqttTlsSettings, TopicSettings
+from hil.link_proxy import Mode
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from hil.broker import Broker
+
+QUICK = {"reconnect_min": Duration(0.05), "reconnect_max": Duration(0.2), "connect_timeout": Duration(5)}
+
+
+class Shelf:
+    """Stands for the pipeline: keeps what it is given once `gate` is open, or has no room."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[bytes, bytes]] = []
+        self.offered = 0
+        self.full_times = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.error: Exception | None = None
+
+    async def __call__(self, arrivals: Arrivals, /) -> Accepted:
+        self.offered += len(arrivals.payloads)
+        if self.error is not None:
+            raise self.error
+        if self.full_times:
+            self.full_times -= 1
+            raise FullError("no room", after_s=0.05)
+        await self.gate.wait()
+        self.kept += zip(arrivals.topics, arrivals.payloads, strict=True)
+        return Accepted(len(arrivals.payloads))
+
+    @property
+    def payloads(self) -> list[bytes]:
+        return [payload for _, payload in self.kept]
+
+
+class Publisher:
+    """A plain paho client in its own thread."""
+
+    def __init__(self, port: int, **options: Any) -> None:
+        self.client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
+        if "user" in options:
+            self.client.username_pw_set(options["user"], options["password"])
+        self.client.max_inflight_messages_set(1000)
+        self.client.connect("127.0.0.1", port)
+        self.client.loop_start()
+
+    def publish(self, topic: str, *payloads: bytes, qos: int = 1, retain: bool = False) -> None:
+        """Return when the broker has taken all of them."""
+        for info in [self.client.publish(topic, payload, qos, retain) for payload in payloads]:
+            info.wait_for_publish(10)
+
+    def close(self) -> None:
+        self.client.disconnect()
+        self.client.loop_stop()
+
+
+@pytest.fixture
+def publish_to() -> Iterator[Callable[..., Publisher]]:
+    """Make publishers that are closed at the end."""
+    with contextlib.ExitStack() as stack:
+
+        def make(port: int, **options: Any) -> Publisher:
+            publisher = Publisher(port, **options)
+            stack.callback(publisher.close)
+            return publisher
+
+        yield make
+
+
+def source_for(port: int, shelf: Shelf, *, url: str = "", **options: Any) -> MqttSource:
+    settings = MqttSettings(
+        **{
+            "name": "plant",
+            "url": url or f"mqtt://127.0.0.1:{port}",
+            "topics": ("plant/#",),
+            **QUICK,
+            **options,
+        }
+    )
+    return MqttSource(
+        settings,
+        gateway_id="g1",
+        accept=shelf,
+        clock=FakeClock(),
+        telemetry=Telemetry(),
+        dice=random.Random(1),
+    )
+
+
+async def until(condition: Callable[[], object], what: str = "", *, within_s: float = 10) -> None:
+    """Poll until `condition()`; the message has `what`."""
+    for _ in range(int(within_s / 0.005)):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError(f"not within {within_s} s: {what or condition}")
+
+
+@contextlib.asynccontextmanager
+async def running(source: MqttSource, *, state: str = "connected") -> AsyncIterator[asyncio.Task[None]]:
+    """Run `source` until the block ends, entered when it is in `state`."""
+    task = asyncio.create_task(source.run())
+    try:
+        await until(lambda: source.status()["state"] == state or task.done(), f"{state}: {source.status()}")
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+    assert source.status()["state"] == "stopped"
+
+
+def numbered(count: int, start: int = 0) -> list[bytes]:
+    return [b"%06d" % number for number in range(start, start + count)]
+
+
+async def in_thread(act: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    return await asyncio.to_thread(act, *arguments, **options)
+
+
+def waiting(broker: Broker, publisher_port: int | None = None) -> int:
+    """Return how many messages the broker holds for clients, by its own count."""
+    found: list[int] = []
+    client = Client(CallbackAPIVersion.VERSION2)
+    client.on_message = lambda _c, _d, message: found.append(int(message.payload))
+    client.on_connect = lambda *_: client.subscribe("$SYS/broker/store/messages/count")
+    client.connect("127.0.0.1", broker.port)
+    while not found:
+        client.loop(0.1)
+    client.disconnect()
+    client.loop(0.1)
+    return found[-1]
+
+
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+@pytest.mark.parametrize("qos", [0, 1, 2])
+async def test_every_message_arrives_once_in_order(broker, publish_to, qos: int, protocol: str) -> None:
+    """Each QoS, each version: topics and payloads as they were sent."""
+    shelf = Shelf()
+    source = source_for(broker.port, shelf, qos=qos, protocol=protocol)
+    async with running(source):
+        publisher = publish_to(broker.port)
+        await in_thread(publisher.publish, "plant/d1", *numbered(500), qos=qos)
+        await until(lambda: len(shelf.kept) >= 500, f"{len(shelf.kept)} of 500")
+    assert shelf.kept == [(b"plant/d1", payload) for payload in numbered(500)]
+    status = source.status()
+    assert (status["received"], status["acknowledged"], status["protocol"]) == (500, 500, protocol)
+
+
+async def test_mixed_qos_in_one_stream(broker, publish_to) -> None:
+    """0, 1 and 2 side by side, retained ones too."""
+    shelf = Shelf()
+    publisher = publish_to(broker.port)
+    await in_thread(publisher.publish, "plant/kept", b"retained", retain=True)
+    source = source_for(broker.port, shelf, qos=2)
+    async with running(source):
+        for qos in (0, 1, 2, 1, 0, 2):
+            await in_thread(publisher.publish, "plant/d", b"%d" % qos, qos=qos)
+        await until(lambda: len(shelf.kept) >= 7)
+    assert sorted(shelf.payloads) == sorted([b"retained", b"0", b"1", b"2", b"1", b"0", b"2"])
+
+
+async def test_topics_have_a_qos_of_their_own(broker, publish_to) -> None:
+    """A table says it; the broker's answer stands in the status."""
+    shelf = Shelf()
+    topics = (TopicSettings(topic="a/+", qos=0), TopicSettings(topic="b/#", qos=2), "c")
+    source = source_for(broker.port, shelf, topics=topics)
+    async with running(source):
+        assert source.status()["topics"] == {"a/+": "QoS 0", "b/#": "QoS 2", "c": "QoS 1"}
+        publisher = publish_to(broker.port)
+        for topic in ("a/1", "b/x/y", "c", "d"):
+            await in_thread(publisher.publish, topic, topic.encode())
+        await until(lambda: len(shelf.kept) >= 3)
+    assert sorted(shelf.payloads) == [b"a/1", b"b/x/y", b"c"]
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+async def test_nothing_is_acknowledged_before_it_is_kept(broker, publish_to, qos: int) -> None:
+    """A gateway that dies before its commit gets the messages again in its next life."""
+    first, second = Shelf(), Shelf()
+    first.gate.clear()
+    source = source_for(broker.port, first, qos=qos)
+    task = asyncio.create_task(source.run())
+    await until(lambda: source.status()["state"] == "connected")
+    publisher = publish_to(broker.port)
+    await in_thread(publisher.publish, "plant/d", *numbered(50), qos=qos)
+    await until(lambda: first.offered == 50)
+    assert source.status()["acknowledged"] == 0
+    # As a kill would do it: no drain, no goodbye.
+    assert source._link is not None
+    source._link.drop("killed")
+    task.cancel()
+    first.gate.set()
+    await asyncio.wait({task})
+    async with running(source_for(broker.port, second, qos=qos)):
+        await until(lambda: len(second.kept) >= 50)
+    assert second.payloads == numbered(50)
+
+
+async def test_what_was_acknowledged_does_not_come_again(broker, publish_to) -> None:
+    """A second life with the same session starts behind it, and finds what came meanwhile."""
+    first, second = Shelf(), Shelf()
+    publisher = publish_to(broker.port)
+    async with running(source_for(broker.port, first)):
+        await in_thread(publisher.publish, "plant/d", *numbered(50))
+        await until(lambda: len(first.kept) == 50)
+    await in_thread(publisher.publish, "plant/d", *numbered(50, 50))
+    source = source_for(broker.port, second)
+    async with running(source):
+        await until(lambda: len(second.kept) == 50)
+        assert source.status()["session_present"] is True
+    assert second.payloads == numbered(50, 50)
+
+
+async def test_a_clean_session_starts_from_nothing(broker, publish_to) -> None:
+    """With `clean` the broker keeps nothing for us."""
+    shelf = Shelf()
+    publisher = publish_to(broker.port)
+    async with running(source_for(broker.port, shelf, clean=True)):
+        pass
+    await in_thread(publisher.publish, "plant/d", b"missed")
+    source = source_for(broker.port, shelf, clean=True)
+    async with running(source):
+        await in_thread(publisher.publish, "plant/d", b"seen")
+        await until(lambda: shelf.kept)
+    assert shelf.payloads == [b"seen"]
+
+
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+async def test_the_session_outlives_the_broker(broker, publish_to, protocol: str) -> None:
+    """The broker restarts with its sessions; we come back by ourselves and go on."""
+    shelf = Shelf()
+    source = source_for(broker.port, shelf, protocol=protocol)
+    async with running(source):
+        await in_thread(publish_to(broker.port).publish, "plant/d", *numbered(10))
+        await until(lambda: len(shelf.kept) == 10)
+        await in_thread(broker.restart)
+        await until(lambda: source.status()["connects"] == 2 and source.status()["state"] == "connected")
+        assert source.status()["session_present"] is True
+        await in_thread(publish_to(broker.port).publish, "plant/d", *numbered(10, 10))
+        await until(lambda: len(shelf.kept) == 20)
+    assert shelf.payloads == numbered(20)
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+async def test_a_link_cut_in_mid_stream_loses_nothing(broker, make_link, publish_to, qos: int) -> None:
+    """Cut again and again while messages flow and commits are slow: all arrive; QoS 2 ones exactly once."""
+    link = make_link(broker.address)
+    shelf = Shelf()
+    source = source_for(link.port, shelf, qos=qos, receive_maximum=50)
+    everything = numbered(2000)
+    async with running(source):
+        publisher = publish_to(broker.port)
+        sending = asyncio.create_task(in_thread(publisher.publish, "plant/d", *everything, qos=qos))
+        for cut in range(6):
+            at = cut * 150
+            await until(lambda: source.status()["state"] == "connected" and len(shelf.kept) > at)  # noqa: B023
+            shelf.gate.clear()
+            await asyncio.sleep(0.01)
+            link.cut()
+            shelf.gate.set()
+        await sending
+        await until(lambda: set(shelf.payloads) == set(everything), f"{len(set(shelf.payloads))} of 2000")
+        await until(lambda: source.status()["bytes_pending"] == 0)
+    # The last cuts may be noticed only after everything has arrived.
+    assert source.status()["connects"] >= 4
+    if qos == 2:
+        assert sorted(shelf.payloads) == everything
+
+
+async def test_a_killed_broker_loses_nothing_that_we_acknowledged(broker, publish_to) -> None:
+    """SIGKILL in mid-stream: what the shelf has stays, the source finds the broker again."""
+    shelf = Shelf()
+    source = source_for(broker.port, shelf)
+    async with running(source):
+        publisher = publish_to(broker.port)
+        await in_thread(publisher.publish, "plant/d", *numbered(300))
+        await until(lambda: len(shelf.kept) >= 100)
+        await in_thread(broker.kill)
+        await until(lambda: source.status()["state"] == "disconnected")
+        before = len(shelf.kept)
+        await in_thread(broker.start)
+        await until(lambda: source.status()["state"] == "connected")
+        await in_thread(publish_to(broker.port).publish, "plant/d", b"after")
+        await until(lambda: b"after" in shelf.payloads)
+    assert before >= 100
+    assert set(shelf.payloads) <= {*numbered(300), b"after"}
+
+
+async def test_answers_never_go_to_another_connection(broker, make_link, publish_to) -> None:
+    """Kept after the connection has gone: not acknowledged on the next one, so the broker delivers again."""
+    link = make_link(broker.address)
+    shelf = Shelf()
+    source = source_for(link.port, shelf)
+    async with running(source):
+        shelf.gate.clear()
+        await in_thread(publish_to(broker.port).publish, "plant/d", b"one")
+        await until(lambda: shelf.offered == 1)
+        link.cut()
+        await until(lambda: shelf.offered == 2, "delivered again")
+        assert source.status()["acknowledged"] == 0
+        shelf.gate.set()
+        await until(lambda: source.status()["acknowledged"] == 1)
+    assert shelf.payloads == [b"one", b"one"]
+
+
+async def test_a_full_shelf_holds_and_nothing_is_lost(broker, publish_to) -> None:
+    """FullError: held unacknowledged, reading stops, offered again, acknowledged at last."""
+    shelf = Shelf()
+    shelf.full_times = 3
+    source = source_for(broker.port, shelf)
+    async with running(source):
+        await in_thread(publish_to(broker.port).publish, "plant/d", *numbered(20))
+        await until(lambda: source.status()["held_back"])
+        await until(lambda: len(shelf.kept) == 20)
+        await until(lambda: source.status()["acknowledged"] == 20)
+        assert not source.status()["held_back"]
+    assert sorted(shelf.payloads) == numbered(20)
+
+
+async def test_a_slow_shelf_holds_the_broker_back_at_the_receive_maximum(broker, publish_to) -> None:
+    """No more than that many messages are ever under way without an acknowledgement."""
+    shelf = Shelf()
+    shelf.gate.clear()
+    source = source_for(broker.port, shelf, receive_maximum=37)
+    async with running(source):
+        await in_thread(publish_to(broker.port).publish, "plant/d", *numbered(500))
+        await until(lambda: shelf.offered == 37)
+        await asyncio.sleep(0.1)
+        assert shelf.offered == 37
+        shelf.gate.set()
+        await until(lambda: len(shelf.kept) == 500)
+    assert shelf.payloads == numbered(500)
+
+
+async def test_the_receive_maximum_outdoes_the_brokers_own_default(make_broker, publish_to) -> None:
+    """mosquitto keeps 20 under way by default, which at four commits a second would be 80 messages a second."""
+    broker = make_broker(max_inflight=20)
+    shelf = Shelf()
+    shelf.gate.clear()
+    async with running(source_for(broker.port, shelf)):
+        await in_thread(publish_to(broker.port).publish, "plant/d", *numbered(500))
+        await until(lambda: shelf.offered == 500, f"{shelf.offered} of 500")
+        shelf.gate.set()
+
+
+async def test_memory_is_bounded_and_tcp_holds_the_broker_back(broker, publish_to) -> None:
+    """QoS 0 has no receive maximum: past `buffer_max` we stop reading."""
+    shelf = Shelf()
+    shelf.gate.clear()
+    source = source_for(broker.port, shelf, qos=0, buffer_max=Size(64 << 10))
+    async with running(source):
+        publisher = publish_to(broker.port)
+        await in_thread(publisher.publish, "plant/d", *[bytes(10_000)] * 400, qos=0)
+        await until(lambda: source.status()["held_back"])
+        held = source.status()["bytes_pending"]
+        await asyncio.sleep(0.1)
+        assert source.status()["bytes_pending"] == held
+        assert held < (64 << 10) + (512 << 10)
+        shelf.gate.set()
+        await until(lambda: len(shelf.kept) == 400)
+
+
+async def test_a_stop_lets_what_is_under_way_be_kept_and_acknowledged(broker, publish_to) -> None:
+    """Cancelled in the middle of a commit: the commit is awaited, its answer is sent."""
+    shelf, later = Shelf(), Shelf()
+    shelf.gate.clear()
+    source = source_for(broker.port, shelf)
+    async with running(source) as task:
+        await in_thread(publish_to(broker.port).publish, "plant/d", *numbered(5))
+        await until(lambda: shelf.offered == 5)
+        task.cancel()
+        await asyncio.sleep(0.02)
+        assert not task.done()
+        shelf.gate.set()
+        await asyncio.wait({task})
+        assert task.cancelled()
+    assert (len(shelf.kept), source.status()["acknowledged"]) == (5, 5)
+    async with running(source_for(broker.port, later)):
+        await in_thread(publish_to(broker.port).publish, "plant/d", b"new")
+        await until(lambda: later.kept)
+    assert later.payloads == [b"new"]
+
+
+async def test_what_accept_raises_ends_the_source_unacknowledged(broker, publish_to) -> None:
+    """A fault of ours is raised to whoever supervises; the broker keeps the message."""
+    shelf, later = Shelf(), Shelf()
+    source = source_for(broker.port, shelf)
+    async with running(source) as task:
+        shelf.error = OSError("disk gone")
+        await in_thread(publish_to(broker.port).publish, "plant/d", b"precious")
+        await asyncio.wait({task}, timeout=10)
+        assert isinstance(task.exception(), OSError)
+    async with running(source_for(broker.port, later)):
+        await until(lambda: later.kept)
+    assert later.payloads == [b"precious"]
+
+
+async def test_several_sources_side_by_side(make_broker, publish_to) -> None:
+    """Two brokers and two sessions on one of them: each gets its own."""
+    brokers = [make_broker(), make_broker()]
+    shelves = [Shelf(), Shelf(), Shelf()]
+    sources = [
+        source_for(brokers[0].port, shelves[0], name="a"),
+        source_for(brokers[0].port, shelves[1], name="b"),
+        source_for(brokers[1].port, shelves[2], name="a"),
+    ]
+    async with contextlib.AsyncExitStack() as stack:
+        for source in sources:
+            await stack.enter_async_context(running(source))
+        for broker, payload in zip(brokers, (b"first", b"second"), strict=True):
+            await in_thread(publish_to(broker.port).publish, "plant/d", payload)
+        await until(lambda: all(shelf.kept for shelf in shelves))
+    assert [shelf.payloads for shelf in shelves] == [[b"first"], [b"first"], [b"second"]]
+
+
+async def test_a_wrong_password_is_said_loudly_and_tried_slowly(make_broker, monkeypatch, caplog) -> None:
+    """Status and log say who refuses; no password in either."""
+    broker = make_broker(users={"gateway": "right"})
+    monkeypatch.setenv("MQTT_PASSWORD", "wrong-secret")
+    secret = Secret(env="MQTT_PASSWORD")
+    source = source_for(broker.port, Shelf(), username="gateway", password=secret, reconnect_max=Duration(60))
+    with caplog.at_level(logging.ERROR):
+        async with running(source, state="refused"):
+            assert "the broker refuses tidegate-g1-plant: not authorized" in str(
+                source.status()["last_error"]
+            )
+            connects = sum("New connection" in line for line in broker.log)
+            await asyncio.sleep(0.3)
+            assert sum("New connection" in line for line in broker.log) == connects
+    assert "trying again slowly" in caplog.text
+    assert "wrong-secret" not in caplog.text + str(source.status())
+
+
+async def test_the_right_password_and_a_missing_one(make_broker, monkeypatch) -> None:
+    """A secret is read at each connect; one that is not there is named."""
+    broker = make_broker(users={"gateway": "right"})
+    secret = Secret(env="MQTT_PASSWORD_OF_TEST")
+    source = source_for(broker.port, Shelf(), username="gateway", password=secret)
+    async with running(source, state="refused"):
+        assert "MQTT_PASSWORD_OF_TEST is not set" in str(source.status()["last_error"])
+        monkeypatch.setenv("MQTT_PASSWORD_OF_TEST", "right")
+        await until(lambda: source.status()["state"] == "connected")
+
+
+async def test_an_untrusted_certificate_is_refused(make_broker, authority, tmp_path, caplog) -> None:
+    """Nothing is sent to a broker that cannot prove who it is."""
+    broker = make_broker(identity=authority.issue())
+    source = source_for(0, Shelf(), url=f"mqtts://127.0.0.1:{broker.port}")
+    with caplog.at_level(logging.ERROR):
+        async with running(source, state="refused"):
+            pass
+    assert "the broker's certificate is not trusted" in str(source.status()["last_error"])
+    assert not any("New client connected" in line for line in broker.log)
+
+
+async def test_a_certificate_for_another_host_is_refused(make_broker, authority) -> None:
+    """The right CA is not enough."""
+    broker = make_broker(identity=authority.issue("elsewhere", alternatives="DNS:elsewhere.example"))
+    tls = MqttTlsSettings(ca_file=str(authority.certificate))
+    source = source_for(0, Shelf(), url=f"mqtts://127.0.0.1:{broker.port}", tls=tls)
+    async with running(source, state="refused"):
+        assert "IP address mismatch" in str(source.status()["last_error"])
+
+
+async def test_tls_carries_everything(make_broker, authority, publish_to) -> None:
+    """Large and small messages through TLS records, with a client certificate."""
+    identity = authority.issue()
+    broker = make_broker(identity=identity, client_ca=authority.certificate)
+    ours = authority.issue("gateway")
+    tls = MqttTlsSettings(
+        ca_file=str(authority.certificate), cert_file=str(ours.certificate), key_file=str(ours.key)
+    )
+    shelf = Shelf()
+    source = source_for(0, shelf, url=f"mqtts://localhost:{broker.port}", tls=tls)
+    sender = Shelf()
+    async with running(source):
+        client = Client(CallbackAPIVersion.VERSION2)
+        client.tls_set(str(authority.certificate), str(ours.certificate), str(ours.key))
+        await in_thread(client.connect, "localhost", broker.port)
+        client.loop_start()
+        payloads = [*numbered(300), bytes(200_000), *numbered(300, 300)]
+        infos = [client.publish("plant/d", payload, 1) for payload in payloads]
+        for info in infos:
+            await in_thread(info.wait_for_publish, 10)
+        await until(lambda: len(shelf.kept) == 601, f"{len(shelf.kept)}")
+        client.disconnect()
+        client.loop_stop()
+    assert shelf.payloads == payloads
+    assert not sender.kept
+
+
+async def test_a_missing_client_certificate_is_refused(make_broker, authority) -> None:
+    """The broker's alert comes after the handshake; it is understood all the same."""
+    broker = make_broker(identity=authority.issue(), client_ca=authority.certificate)
+    tls = MqttTlsSettings(ca_file=str(authority.certificate))
+    source = source_for(0, Shelf(), url=f"mqtts://localhost:{broker.port}", tls=tls)
+    task = asyncio.create_task(source.run())
+    await until(lambda: source.status()["state"] in {"refused", "disconnected"})
+    assert "certificate" in str(source.status()["last_error"])
+    task.cancel()
+    await asyncio.wait({task})
+
+
+async def test_a_plain_port_is_not_mistaken_for_tls(broker) -> None:
+    """mqtts:// to 1883 is a sentence, not a riddle."""
+    source = source_for(0, Shelf(), url=f"mqtts://127.0.0.1:{broker.port}", connect_timeout=Duration(1))
+    task = asyncio.create_task(source.run())
+    await until(lambda: source.status()["last_error"])
+    task.cancel()
+    await asyncio.wait({task})
+
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+async def test_websockets(make_broker, publish_to, qos: int) -> None:
+    """The same through WebSocket frames."""
+    broker = make_broker(websockets=True)
+    shelf = Shelf()
+    source = source_for(0, shelf, url=f"ws://127.0.0.1:{broker.websocket_port}", qos=qos)
+    payloads = [*numbered(200), bytes(100_000), *numbered(200, 200)]
+    async with running(source):
+        await in_thread(publish_to(broker.port).publish, "plant/d", *payloads, qos=qos)
+        await until(lambda: len(shelf.kept) == 401, f"{len(shelf.kept)}")
+        await until(lambda: source.status()["acknowledged"] == 401)
+    assert shelf.payloads == payloads
+
+
+async def test_websockets_through_tls(make_broker, authority, publish_to) -> None:
+    """wss:// with a CA of our own."""
+    broker = make_broker(websockets=True, identity=authority.issue())
+    shelf = Shelf()
+    tls = MqttTlsSettings(ca_file=str(authority.certificate))
+    source = source_for(0, shelf, url=f"wss://localhost:{broker.websocket_port}/mqtt", tls=tls)
+    payloads = [*numbered(200), bytes(100_000), *numbered(200, 200)]
+    async with running(source):
+        await in_thread(publish_to(broker.port).publish, "plant/d", *payloads)
+        await until(lambda: len(shelf.kept) == 401, f"{len(shelf.kept)}")
+    assert shelf.payloads == payloads
+
+
+async def test_a_dead_link_is_noticed_by_the_keepalive(broker, make_link) -> None:
+    """Half-open: no answer to the ping, so the connection is given up and tried anew."""
+    link = make_link(broker.address)
+    source = source_for(link.port, Shelf(), keepalive=Duration(1))
+    async with running(source):
+        link.mode = Mode.STALL
+        await until(lambda: source.status()["state"] != "connected", within_s=10)
+        link.cut()
+        link.mode = Mode.UP
+        await until(lambda: source.status()["state"] == "connected")
+
+
+@pytest.mark.slow
+async def test_a_long_back_pressure_is_not_mistaken_for_a_dead_link(broker, publish_to) -> None:
+    """While we don't read we don't hear the ping's answer either: that must not end the connection."""
+    shelf = Shelf()
+    shelf.gate.clear()
+    source = source_for(broker.port, shelf, keepalive=Duration(1), buffer_max=Size(64 << 10))
+    async with running(source):
+        await in_thread(publish_to(broker.port).publish, "plant/d", *[bytes(10_000)] * 100)
+        await until(lambda: source.status()["held_back"])
+        await asyncio.sleep(3.5)
+        assert source.status()["connects"] == 1
+        assert source.status()["state"] == "connected"
+        shelf.gate.set()
+        await until(lambda: len(shelf.kept) == 100)
+
+
+async def test_a_broker_that_is_not_there_is_tried_again(make_broker, make_link) -> None:
+    """Refused connections are said, waited out with growing pauses, and end when the broker comes."""
+    broker = make_broker()
+    link = make_link(broker.address)
+    link.mode = Mode.REFUSE
+    source = source_for(link.port, Shelf())
+    async with running(source, state="disconnected"):
+        assert "cannot connect: Connection refused" in str(source.status()["last_error"])
+        link.mode = Mode.UP
+        await until(lambda: source.status()["state"] == "connected")
+
+
+@pytest.fixture
+async def fake_broker() -> AsyncIterator[Callable[..., Any]]:
+    """A server that answers each connection with the next script: a list of (wait for bytes, then send)."""
+    servers: list[asyncio.Server] = []
+
+    async def start(*scripts: list[bytes]) -> tuple[int, list[bytes]]:
+        heard: list[bytes] = []
+        rest = list(scripts)
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            script = rest.pop(0) if len(rest) > 1 else rest[0]
+            with contextlib.suppress(ConnectionError):
+                for answer in script:
+                    heard.append(await reader.read(65536))
+                    if answer == b"close":
+                        break
+                    writer.write(answer)
+                    await writer.drain()
+                else:
+                    while data := await reader.read(65536):
+                        heard.append(data)
+            writer.close()
+
+        servers.append(await asyncio.start_server(serve, "127.0.0.1", 0))
+        return servers[-1].sockets[0].getsockname()[1], heard
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+CONNACK_5 = b"\x20\x03\x00\x00\x00"
+CONNACK_311 = b"\x20\x02\x00\x00"
+SUBACK_5 = b"\x90\x04\x00\x01\x00\x01"
+SUBACK_311 = b"\x90\x03\x00\x01\x01"
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        pytest.param([b"\x20\x02\x00\x01"], id="an old broker's CONNACK"),
+        pytest.param([b"\x20\x03\x00\x84\x00"], id="unsupported protocol version"),
+    ],
+)
+async def test_a_broker_without_mqtt_5_gets_3_1_1(fake_broker, first: list[bytes], caplog) -> None:
+    """It is said in the log, and the status shows the version in use."""
+    port, heard = await fake_broker(first, [CONNACK_311, SUBACK_311])
+    source = source_for(port, Shelf())
+    with caplog.at_level(logging.WARNING):
+        async with running(source):
+            assert source.status()["protocol"] == "3.1.1"
+    assert heard[0][8] == 5
+    assert heard[1][8] == 4
+    assert "going on with 3.1.1" in caplog.text
+
+
+async def test_a_broker_that_drops_what_it_does_not_know_gets_3_1_1(fake_broker) -> None:
+    """Closed twice without a word: perhaps it was the version."""
+    port, _ = await fake_broker([b"close"], [b"close"], [CONNACK_311, SUBACK_311])
+    source = source_for(port, Shelf())
+    async with running(source):
+        assert source.status()["protocol"] == "3.1.1"
+
+
+@pytest.mark.parametrize(("protocol", "code"), [("5", 0x87), ("3.1.1", 0x80)])
+async def test_a_refused_subscription_is_asked_for_again(
+    fake_broker, monkeypatch, caplog, protocol, code
+) -> None:
+    """SUBACK 0x87 or 0x80: loud in status and log; the granted ones go on; asked again later."""
+    monkeypatch.setattr("gateway.sources.mqtt.SUBSCRIBE_RETRY_S", 0.05)
+    if protocol == "5":
+        script = [CONNACK_5, b"\x90\x05\x00\x01\x00\x01" + bytes([code]), b"\x90\x04\x00\x02\x00\x01"]
+    else:
+        script = [CONNACK_311, b"\x90\x04\x00\x01\x01" + bytes([code]), b"\x90\x03\x00\x02\x01"]
+    port, heard = await fake_broker(script)
+    source = source_for(port, Shelf(), topics=("a", "secret/#"), protocol=protocol)
+    with caplog.at_level(logging.ERROR):
+        async with running(source, state="subscription refused"):
+            assert source.status()["topics"] == {"a": "QoS 1", "secret/#": "refused"}
+            assert "refuses the subscription to secret/#" in str(source.status()["last_error"])
+            await until(lambda: source.status()["state"] == "connected")
+    assert "asking again" in caplog.text
+    assert b"secret/#" in heard[2]
+    assert b"\x00\x01a" not in heard[2]
+
+
+async def test_garbage_from_a_broker_ends_the_connection_with_a_reason(fake_broker) -> None:
+    """What came before it is kept; the reason is in the status; the next connection is a new try."""
+    good = b"\x32\x10\x00\x07plant/d\x00\x09\x00good"
+    garbage = b"\x30\xff\xff\xff\xff\xff"
+    port, heard = await fake_broker([CONNACK_5, SUBACK_5 + good + garbage], [CONNACK_5, SUBACK_5])
+    shelf = Shelf()
+    source = source_for(port, shelf)
+    async with running(source):
+        await until(lambda: source.status()["connects"] == 2)
+        assert "what MQTT does not allow" in str(source.status()["last_error"])
+    assert shelf.payloads == [b"good"]
+    # The DISCONNECT says why: malformed packet.
+    assert any(data.endswith(b"\xe0\x01\x81") for data in heard)
+
+
+async def test_a_packet_that_is_too_large_is_named(fake_broker) -> None:
+    """Its size and the limit stand in the status."""
+    large = b"\x30\x80\x80\x08" + bytes(50)
+    port, _ = await fake_broker([CONNACK_311, SUBACK_311 + large])
+    source = source_for(port, Shelf(), protocol="3.1.1", packet_max=Size(100_000))
+    async with running(source, state="disconnected"):
+        assert "a packet of 131076 bytes; at most 100000" in str(source.status()["last_error"])
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(b"\x20\x00", id="an empty CONNACK"),
+        pytest.param(b"\x90\x00", id="an empty SUBACK"),
+        pytest.param(b"\xd0\x02ab", id="a PINGRESP with a body"),
+        pytest.param(b"\x62\x00", id="an empty PUBREL"),
+        pytest.param(b"HTTP/1.1 400 Bad Request\r\n\r\n", id="a web server"),
+        pytest.param(b"\x00" * 100, id="zeros"),
+    ],
+)
+async def test_a_broker_that_talks_nonsense_is_survived(fake_broker, answer: bytes) -> None:
+    """Whatever comes, the source says something and tries again."""
+    port, _ = await fake_broker([answer])
+    source = source_for(port, Shelf(), protocol="3.1.1", connect_timeout=Duration(0.3))
+    async with running(source, state="disconnected"):
+        assert source.status()["last_error"]
+
+
+async def test_a_broker_that_says_nothing_is_left(fake_broker) -> None:
+    """Connected, no CONNACK: given up after the timeout."""
+    port, _ = await fake_broker([b""])
+    source = source_for(port, Shelf(), connect_timeout=Duration(0.1))
+    async with running(source, state="disconnected"):
+        assert "said nothing" in str(source.status()["last_error"])
+
+
+async def test_the_brokers_own_reason_is_shown(fake_broker) -> None:
+    """DISCONNECT with session taken over: another client has our id."""
+    port, _ = await fake_broker([CONNACK_5, SUBACK_5 + b"\xe0\x02\x8e\x00"])
+    source = source_for(port, Shelf())
+    async with running(source, state="disconnected"):
+        assert "session taken over" in str(source.status()["last_error"])
+
+
+async def test_nobody_at_the_port(tmp_path) -> None:
+    """And a name that does not resolve would read the same way."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    source = source_for(port, Shelf())
+    async with running(source, state="disconnected"):
+        assert "cannot connect" in str(source.status()["last_error"])

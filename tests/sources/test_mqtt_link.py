@@ -1,0 +1,178 @@
+"""One connection: read at once when it is quiet, seldom when it is busy, and let go of before it is closed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway.core.clock import FakeClock
+from gateway.net.mqtt import VERSION_5, Publishes
+from gateway.net.mqtt_packets import publish_bytes
+from gateway.sources.mqtt_link import PACE_S, Link, LinkClosed
+from gateway.sources.paho_client import BulkClient
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+CONNACK = b"\x20\x03\x00\x00\x00"
+
+
+class Far:
+    """A link whose other end is in our hands."""
+
+    def __init__(self) -> None:
+        self.near, self.far = socket.socketpair()
+        self.near.setblocking(False)
+        self.far.setblocking(False)
+        client = BulkClient(
+            client_id="t", version=VERSION_5, transport="tcp", clean=True, tls=None, timeout_s=5
+        )
+        client._sock = self.near
+        self.runs: list[Publishes] = []
+        self.released: list[bytes] = []
+        self.connected: list[tuple[bool, int]] = []
+        self.link = Link(
+            client=client,
+            packet_bytes_max=10_000,
+            clock=FakeClock(),
+            on_publishes=lambda publishes, _ns, _size: self.runs.append(publishes),
+            on_release=self.released.append,
+            on_connected=lambda present, code: self.connected.append((present, code)),
+        )
+
+    @property
+    def payloads(self) -> list[bytes]:
+        return [payload for run in self.runs for payload in run.payloads]
+
+    def publish(self, payload: bytes) -> None:
+        self.far.sendall(publish_bytes(b"t", payload, qos=1, packet_id=1, version=VERSION_5))
+
+
+@pytest.fixture
+async def far() -> AsyncIterator[Far]:
+    there = Far()
+    there.link.open()
+    yield there
+    there.link.drop("end of test")
+    there.far.close()
+
+
+async def settle(seconds: float = 0.0) -> None:
+    """Let the loop take what is there."""
+    await asyncio.sleep(seconds)
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+async def test_a_message_that_comes_alone_is_read_at_once(far: Far) -> None:
+    """No pause before the first read."""
+    far.publish(b"one")
+    await settle()
+    assert far.payloads == [b"one"]
+
+
+async def test_a_busy_socket_is_read_in_few_large_buffers(far: Far) -> None:
+    """Messages that trickle in are gathered: far fewer reads than messages."""
+    for number in range(100):
+        far.publish(b"%d" % number)
+        await settle(PACE_S / 20)
+    await settle(PACE_S * 3)
+    assert far.payloads == [b"%d" % number for number in range(100)]
+    assert far.link.reads < 50
+
+
+async def test_the_connack_is_known_before_what_stands_behind_it(far: Far) -> None:
+    """The session's state decides what a QoS 2 message in the same buffer means."""
+    far.far.sendall(CONNACK + publish_bytes(b"t", b"x", qos=1, packet_id=1, version=VERSION_5))
+    await settle()
+    assert far.connected == [(False, 0)]
+    assert far.link.connected.result() == (0, "Success")
+    assert far.payloads == [b"x"]
+
+
+async def test_pausing_stops_reading_and_resuming_loses_nothing(far: Far) -> None:
+    """While paused the bytes stay in the kernel."""
+    far.link.pause()
+    far.publish(b"later")
+    await settle(PACE_S * 2)
+    assert not far.runs
+    far.link.resume()
+    far.link.resume()
+    await settle(PACE_S)
+    assert far.payloads == [b"later"]
+
+
+async def test_a_release_is_handed_out(far: Far) -> None:
+    """PUBREL is ours, not paho's."""
+    far.far.sendall(b"\x62\x02\x00\x09")
+    await settle()
+    assert far.released == [b"\0\x09"]
+
+
+async def test_what_the_socket_does_not_take_is_sent_later(far: Far) -> None:
+    """A full socket wakes us when it has room; the order stays."""
+    acks = b"".join(b"\x40\x02" + number.to_bytes(2, "big") for number in range(1, 65_000)) * 4
+    far.link.send(acks)
+    got = bytearray()
+    while len(got) < len(acks):
+        await asyncio.sleep(0)
+        try:
+            got += far.far.recv(65536)
+        except BlockingIOError:
+            continue
+    assert got == acks
+    await settle()
+    assert not far.link.client.want_write()
+
+
+async def test_an_end_is_told_once_and_the_descriptor_is_let_go(far: Far) -> None:
+    """Its number may be another file's at once: nothing of ours may watch it then."""
+    descriptor = far.near.fileno()
+    far.far.close()
+    await settle()
+    assert far.link.ended.result() == "the broker closed the connection"
+    assert not asyncio.get_running_loop().remove_reader(descriptor)
+    far.link.drop("again")
+    with pytest.raises(LinkClosed, match="the broker closed"):
+        far.link.check()
+    with pytest.raises(OSError):
+        os.fstat(descriptor)
+
+
+async def test_a_closed_link_takes_nothing(far: Far) -> None:
+    """Answers for it are dropped silently; a subscription says why it cannot be."""
+    far.link.drop("gone")
+    far.link.send(b"\x40\x02\x00\x01")
+    far.link.resume()
+    with pytest.raises(LinkClosed):
+        await far.link.subscribe([("a", 1)])
+
+
+async def test_a_close_says_goodbye(far: Far) -> None:
+    """DISCONNECT behind everything that waits."""
+    far.link.send(b"\x40\x02\x00\x01")
+    await far.link.close(within_s=1)
+    assert far.far.recv(100) == b"\x40\x02\x00\x01\xe0\x00"
+    assert far.far.recv(100) == b""
+
+
+async def test_a_subscription_ends_with_the_connection(far: Far) -> None:
+    """No answer will come any more."""
+    asking = asyncio.create_task(far.link.subscribe([("a", 1)]))
+    await settle()
+    far.far.close()
+    with pytest.raises(LinkClosed, match="closed"):
+        await asking
+
+
+async def test_a_link_that_was_never_dialled_ends_at_once() -> None:
+    """paho may have lost it before we could look."""
+    there = Far()
+    there.link.client.drop()
+    there.link.open()
+    assert there.link.ended.done()
+    there.far.close()

@@ -1,0 +1,147 @@
+"""What we stand on inside paho is still there and still does what we think. Fails loudly where paho changes it."""
+
+from __future__ import annotations
+
+import inspect
+import socket
+
+import pytest
+from paho.mqtt.client import Client
+
+from gateway.net.mqtt import VERSION_3_1_1, VERSION_5, ProtocolError
+from gateway.sources.paho_client import PRIVATE_PARTS, BulkClient, connect_properties
+
+
+def make_client(version: int = VERSION_5) -> BulkClient:
+    return BulkClient(
+        client_id="test",
+        version=version,
+        transport="tcp",
+        clean=True,
+        tls=None,
+        timeout_s=5,
+        username="u",
+        password="p",
+    )
+
+
+@pytest.fixture
+def wired():
+    """A client whose socket is ours, and the other end."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.settimeout(5)
+    client = make_client()
+    client._sock = ours
+    yield client, theirs
+    client.drop()
+    theirs.close()
+
+
+@pytest.mark.parametrize("part", PRIVATE_PARTS)
+def test_the_private_parts_are_there(part: str) -> None:
+    """One by one, so that the failing name says what has gone."""
+    assert hasattr(Client.__new__(Client) if callable(getattr(Client, part, None)) else make_client(), part)
+
+
+def test_the_private_methods_take_what_we_give_them() -> None:
+    """Names of their arguments, as we use them."""
+    assert list(inspect.signature(Client._packet_queue).parameters)[:5] == [
+        "self",
+        "command",
+        "packet",
+        "mid",
+        "qos",
+    ]
+    assert list(inspect.signature(Client._sock_recv).parameters) == ["self", "bufsize"]
+    assert list(inspect.signature(Client._ssl_wrap_socket).parameters) == ["self", "tcp_sock"]
+    assert list(inspect.signature(Client._create_socket).parameters) == ["self"]
+
+
+def test_paho_reads_only_what_it_is_given(wired) -> None:
+    """A packet that is handed over is handled; bytes on the socket stay where they are."""
+    client, theirs = wired
+    heard: list[tuple[bool, int]] = []
+    client.on_connect = lambda _c, _d, flags, reason, _p: heard.append((flags.session_present, reason.value))
+    theirs.sendall(b"untouched")
+    client.take(0x20, b"\x01\x00\x00")
+    assert heard == [(True, 0)]
+    assert client.receive(100) == b"untouched"
+
+
+def test_a_ping_is_answered_to_paho(wired) -> None:
+    """PINGRESP through `take` ends its waiting; `forgive_silence` does the same without one."""
+    client, _ = wired
+    client._ping_t = 5.0
+    client.take(0xD0, b"")
+    assert client._ping_t == 0
+    client._ping_t = 5.0
+    client.forgive_silence()
+    assert client._ping_t == 0
+
+
+@pytest.mark.parametrize("version", [VERSION_3_1_1, VERSION_5])
+@pytest.mark.parametrize(("first", "body"), [(0x20, b""), (0x90, b""), (0xD0, b"x"), (0xF0, b"")])
+def test_nonsense_is_a_protocol_error(version: int, first: int, body: bytes) -> None:
+    """Whatever paho's parser raises or returns."""
+    ours, theirs = socket.socketpair()
+    client = make_client(version)
+    client._sock = ours
+    with theirs, pytest.raises(ProtocolError):
+        client.take(first, body)
+    client.drop()
+
+
+def test_raw_packets_and_pahos_own_never_mix(wired) -> None:
+    """A long run of PUBACKs, sent piece by piece by a full socket, ends before the PINGREQ behind it begins."""
+    client, theirs = wired
+    acks = b"".join(b"\x40\x02" + number.to_bytes(2, "big") for number in range(1, 60_001)) * 5
+    client.send_raw(acks)
+    assert client.want_write()
+    client._send_pingreq()
+    client.send_raw(b"\x40\x02\xff\xff")
+    got = bytearray()
+    while len(got) < len(acks) + 6:
+        got += theirs.recv(65536)
+        client.loop_write()
+    assert got == acks + b"\xc0\x00" + b"\x40\x02\xff\xff"
+    assert not client.want_write()
+
+
+def test_receiving(wired) -> None:
+    """Nothing, something, the end."""
+    client, theirs = wired
+    assert client.receive(10) is None
+    theirs.sendall(b"0123456789abcdef")
+    assert client.receive(10) == b"0123456789"
+    theirs.close()
+    assert client.receive(10) == b"abcdef"
+    assert client.receive(10) == b""
+    client.drop()
+    assert client.receive(10) == b""
+    assert client.fileno() == -1
+
+
+def test_a_socket_whose_handshake_fails_is_closed(authority) -> None:
+    """No descriptor is left to the garbage collector."""
+    import ssl
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = BulkClient(
+            client_id="t",
+            version=VERSION_5,
+            transport="tcp",
+            clean=True,
+            tls=ssl.create_default_context(),
+            timeout_s=0.1,
+        )
+        with pytest.raises(OSError, match="timed out"):
+            client.dial("127.0.0.1", listener.getsockname()[1], keepalive_s=10, properties=None)
+    assert client._dialled is not None
+    assert client._dialled.fileno() == -1
+
+
+def test_what_a_connect_says_about_us() -> None:
+    """Session expiry, receive maximum and packet size, as MQTT 5 writes them."""
+    packed = connect_properties(session_expiry_s=3600, receive_maximum=100, packet_bytes_max=65536).pack()
+    assert bytes(packed) == b"\x0d\x11\x00\x00\x0e\x10\x21\x00\x64\x27\x00\x01\x00\x00"

@@ -1,0 +1,328 @@
+"""What the uplinks' tests share: a store in memory, a wire that answers by script, a thread that is none."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gateway.codecs import zstd
+from gateway.codecs.otlp import encode_log_record
+from gateway.core.batch import Batch, LogRecords, Series
+from gateway.core.clock import BootTimes, FakeClock, Timeline
+from gateway.core.contracts import BootId, Priority, Signal
+from gateway.core.telemetry import Telemetry
+from gateway.store.segments import encode_logs, encode_metrics
+from gateway.uplinks.delivery import Seams, Uplink
+from gateway.uplinks.guards import Answer, Packed
+from gateway.uplinks.settings import OtlpUplinkSettings
+from hil.otlp_readings import parse_logs, parse_metrics
+
+NOW_NS = 1_790_000_000 * 10**9
+BOOT = BootId(1)
+SERIES = [
+    Series((("device.id", "a"),), "temperature", "Cel"),
+    Series((("device.id", "a"),), "humidity", "%"),
+    Series((("device.id", "b"),), "temperature", "Cel"),
+    Series((("device.id", "a"),), "", kind="log"),
+]
+
+
+@dataclass
+class Segment:
+    sequence: int
+    boot: BootId
+    signal: Signal
+    priority: Priority
+    readings: int
+    body: bytes
+
+
+@dataclass
+class FakeLease:
+    uplink: str
+    lane: str
+    segments: list[Segment]
+    readings: int
+    signal: Signal
+
+
+class FakeStore:
+    """Keeps segments in two lists and every call in `events`; the sums must always agree."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
+        self.timeline = Timeline([BootTimes(BOOT, clock.boot)], current=BOOT)
+        self.timeline.observe(clock)
+        self.lanes: dict[str, list[Segment]] = {"live": [], "backlog": []}
+        self.leased: list[FakeLease] = []
+        self.events: list[tuple] = []
+        self.accepted = self.delivered = self.maybe_twice = 0
+        self.ledger: Counter = Counter()
+        self._held = asyncio.Event()
+        self._sequence = 0
+
+    def series(self, number: int) -> Series:
+        return SERIES[number]
+
+    def add(
+        self, batch: Batch | LogRecords, *, lane: str = "live", boot: BootId = BOOT, body: bytes | None = None
+    ):
+        self._sequence += 1
+        is_metrics = isinstance(batch, Batch)
+        encode = encode_metrics if is_metrics else encode_logs
+        body = (
+            encode(batch, sequence=self._sequence, boot=boot, previous_hash=bytes(16))
+            if body is None
+            else body
+        )
+        signal = Signal.METRICS if is_metrics else Signal.LOGS
+        self.lanes[lane].append(Segment(self._sequence, boot, signal, Priority.NORMAL, len(batch), body))
+        self.accepted += len(batch)
+        self._held.set()
+
+    async def wait_held(self, uplink: str) -> None:
+        await self._held.wait()
+
+    async def lease(self, uplink: str, *, readings_max: int, bytes_max: int) -> FakeLease | None:
+        await asyncio.sleep(0)
+        for lane in ("live", "backlog"):
+            taken: list[Segment] = []
+            waiting = self.lanes[lane]
+            while waiting and (
+                not taken or sum(s.readings for s in taken) + waiting[0].readings <= readings_max
+            ):
+                if taken and waiting[0].signal is not taken[0].signal:
+                    break
+                taken.append(waiting.pop(0))
+            if taken:
+                lease = FakeLease(uplink, lane, taken, sum(s.readings for s in taken), taken[0].signal)
+                self.leased.append(lease)
+                self._look()
+                self.events.append(("lease", lane, lease.readings))
+                return lease
+        self._look()
+        return None
+
+    async def ack(self, lease: FakeLease, *, rejected: int = 0, reason: str = "rejected") -> None:
+        await self._end(lease)
+        assert 0 <= rejected <= lease.readings
+        self.delivered += lease.readings - rejected
+        if rejected:
+            self.ledger[reason] += rejected
+        self.events.append(("ack", lease.readings, rejected))
+
+    async def release(self, lease: FakeLease, *, maybe_delivered: bool) -> None:
+        await self._end(lease)
+        self.lanes[lease.lane][:0] = lease.segments
+        self.maybe_twice += lease.readings * maybe_delivered
+        self._look()
+        self.events.append(("release", lease.readings, maybe_delivered))
+
+    async def refuse(self, lease: FakeLease, reason: str, message: str) -> None:
+        await self._end(lease)
+        self.ledger[reason] += lease.readings
+        self.events.append(("refuse", lease.readings, reason, message))
+
+    def link_up(self, uplink: str) -> None:
+        self.lanes["backlog"] += self.lanes["live"]
+        self.lanes["live"] = []
+        self.events.append(("link_up",))
+
+    async def _end(self, lease: FakeLease) -> None:
+        await asyncio.sleep(0)
+        self.leased.remove(lease)
+
+    def _look(self) -> None:
+        if self.lanes["live"] or self.lanes["backlog"]:
+            self._held.set()
+        else:
+            self._held.clear()
+
+    @property
+    def held(self) -> int:
+        leased = sum(lease.readings for lease in self.leased)
+        return leased + sum(s.readings for lane in self.lanes.values() for s in lane)
+
+    def kinds(self) -> list[str]:
+        return [event[0] for event in self.events]
+
+    def check(self) -> None:
+        """Nothing is leased any more, and every accepted reading is delivered, held or in the ledger."""
+        assert not self.leased
+        assert self.accepted == self.delivered + self.held + self.ledger.total()
+
+
+class FakeWire:
+    """Answers each request by the next of `script` (an Answer or an error), then takes all."""
+
+    def __init__(self, *script: Answer | Exception, takes_s: float = 0.0) -> None:
+        self.bytes_sent = self.requests = 0
+        self.script = list(script)
+        self.takes_s = takes_s
+        self.sent: list[tuple[float, Packed, bytes]] = []
+        self.aborted = self.stopped = 0
+        self.overdue = False
+
+    def open(self) -> None:
+        self.stopped = 0
+
+    def send(self, packed: Packed) -> Answer:
+        self.requests += 1
+        self.bytes_sent += len(packed.body)
+        body = zstd.decompress(packed.body, bytes_max=1 << 26) if packed.encoding == "zstd" else packed.body
+        self.sent.append((asyncio.get_running_loop().time(), packed, body))
+        answer = self.script.pop(0) if self.script else Answer(seconds=self.takes_s)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def is_overdue(self) -> bool:
+        return self.overdue
+
+    def abort(self) -> None:
+        self.aborted += 1
+
+    def stop(self) -> None:
+        self.stopped += 1
+
+    def close(self) -> None:
+        pass
+
+    def times(self) -> list[float]:
+        return [at_s for at_s, _, _ in self.sent]
+
+    def readings(self) -> list:
+        return [r for _, p, body in self.sent if p.signal is Signal.METRICS for r in parse_metrics(body)]
+
+    def logs(self) -> list:
+        return [r for _, p, body in self.sent if p.signal is Signal.LOGS for r in parse_logs(body)]
+
+
+class InlineWorker:
+    """Runs each call in the event loop, `wire.takes_s` of virtual time after it was asked to."""
+
+    def __init__(self, wire: FakeWire) -> None:
+        self._wire = wire
+
+    def submit(self, call) -> asyncio.Future:
+        future = asyncio.get_running_loop().create_future()
+
+        def act() -> None:
+            if future.cancelled():
+                return
+            try:
+                future.set_result(call())
+            except Exception as error:  # as the thread hands every error over
+                future.set_exception(error)
+
+        if self._wire.takes_s:
+            asyncio.get_running_loop().call_later(self._wire.takes_s, act)
+        else:
+            act()
+        return future
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class Road:
+    """One uplink with everything around it."""
+
+    store: FakeStore
+    wire: FakeWire
+    uplink: Uplink
+    clock: FakeClock
+    telemetry: Telemetry
+    server_times: list = field(default_factory=list)
+
+    async def run_for(self, seconds: float) -> None:
+        """Let it deliver for so long, then stop it as the gateway does, and check the sums."""
+        await self.stop(await self.start(seconds))
+
+    async def start(self, seconds: float = 0.0) -> asyncio.Task:
+        task = asyncio.create_task(self.uplink.run())
+        await asyncio.sleep(seconds)
+        return task
+
+    async def stop(self, task: asyncio.Task) -> None:
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        self.store.check()
+
+
+def build_road(
+    *script, takes_s: float = 0.0, wall: int = NOW_NS, hear_time: bool = False, **settings: Any
+) -> Road:
+    clock = FakeClock(wall=wall)
+    store, wire, telemetry = FakeStore(clock), FakeWire(*script, takes_s=takes_s), Telemetry()
+    heard: list = []
+    seams = Seams(
+        wire=wire,
+        start_worker=lambda _: InlineWorker(wire),
+        on_server_time=(lambda unix_s, rtt_s: heard.append(unix_s)) if hear_time else None,
+    )
+    uplink = Uplink(
+        OtlpUplinkSettings(**{"name": "cloud", "endpoint": "http://127.0.0.1:1", **settings}),
+        store=store,
+        gateway_attributes=(("tidegate.gateway.id", "site-7"),),
+        version="0.1.0",
+        clock=clock,
+        telemetry=telemetry,
+        random=random.Random(7),
+        seams=seams,
+    )
+    return Road(store, wire, uplink, clock, telemetry, heard)
+
+
+def some_readings(count: int, *, series: int = 0, start: int = 0, flags: int = 0) -> Batch:
+    """`count` readings one second apart whose values count on from `start`."""
+    numbers = np.arange(start, start + count)
+    return Batch.of(series, NOW_NS + numbers * 10**9, numbers.astype(np.float64), flags=flags)
+
+
+def some_records(count: int) -> LogRecords:
+    """`count` log records whose bodies count."""
+    bodies = tuple(
+        encode_log_record(
+            time_ns=NOW_NS + k,
+            observed_ns=NOW_NS,
+            severity_number=13,
+            severity_text="WARN",
+            body=str(k),
+            attributes=(),
+        )
+        for k in range(count)
+    )
+    return LogRecords(np.full(count, 3, np.uint32), NOW_NS + np.arange(count, dtype=np.int64), bodies)
+
+
+@pytest.fixture(scope="session")
+def make_road():
+    """Make an uplink with a fake store, wire and thread: `make_road(Answer(), TryLaterError("no"))`."""
+    return build_road
+
+
+@pytest.fixture(scope="session")
+def make_store():
+    """Make a fake store."""
+    return FakeStore
+
+
+@pytest.fixture(scope="session")
+def make_readings():
+    """Make a batch: `make_readings(10, series=1)`."""
+    return some_readings
+
+
+@pytest.fixture(scope="session")
+def make_records():
+    """Make log records."""
+    return some_records

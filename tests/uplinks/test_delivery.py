@@ -1,0 +1,669 @@
+"""Checks for the delivery loop: a fake store and wire in virtual time, then the real thread and real HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.core.batch import MONOTONIC, Batch
+from gateway.core.clock import WALL_FLOOR_NS, FakeClock, Quality, Sample, SystemClock
+from gateway.core.contracts import BootId, TryLaterError
+from gateway.core.telemetry import Telemetry
+from gateway.core.units import Duration, Size
+from gateway.uplinks import delivery
+from gateway.uplinks.delivery import Uplink
+from gateway.uplinks.guards import Answer, HoldError, InTransitError, StatusRefusedError, TooLargeError
+from gateway.uplinks.settings import OtlpUplinkSettings
+from hil.link_proxy import Mode
+from hil.otlp_sink import Behaviour
+from hil.virtual_time import run
+
+LATER = TryLaterError("status 503")
+REFUSED = StatusRefusedError("status 400: bad name", 400)
+
+
+def test_what_is_held_is_delivered_and_let_go(make_road, make_readings, make_records) -> None:
+    """Metrics and logs leave with the gateway's name, and are acknowledged to the store."""
+
+    async def main() -> None:
+        road = make_road()
+        road.store.add(make_readings(10))
+        road.store.add(make_records(2))
+        await road.run_for(5)
+        assert [r.value for r in road.wire.readings()] == list(range(10))
+        assert [line.body for line in road.wire.logs()] == ["0", "1"]
+        assert road.store.kinds() == ["lease", "ack", "lease", "ack"]
+        assert (road.store.delivered, road.store.held) == (12, 0)
+        status = road.uplink.status()
+        assert (status["readings_sent"], status["requests"], status["compression"]) == (12, 2, "zstd")
+        assert status["bytes_sent"] == road.wire.bytes_sent
+        assert road.telemetry.value("tidegate_uplink_readings_sent", uplink="cloud") == 12
+        assert road.telemetry.value("tidegate_uplink_requests", uplink="cloud") == 2
+
+    run(main())
+
+
+def test_fresh_data_waits_to_be_sent_together(make_road, make_readings) -> None:
+    """A commit every quarter second and a batch interval of ten make one request in ten seconds."""
+
+    async def main() -> None:
+        road = make_road(batch_interval=Duration(10))
+        task = await road.start()
+        for k in range(400):
+            road.store.add(make_readings(1, start=k))
+            await asyncio.sleep(0.25)
+        await road.stop(task)
+        assert len(road.wire.sent) <= 14
+        assert road.store.delivered == 400
+        gaps = np.diff(road.wire.times()[4:-1])
+        assert gaps.min() >= 9.9
+
+    run(main())
+
+
+def test_after_a_pause_fresh_data_goes_at_once(make_road, make_readings) -> None:
+    """Waiting is for what follows; a lone reading after an hour of silence does not wait."""
+
+    async def main() -> None:
+        road = make_road(batch_interval=Duration(60))
+        task = await road.start()
+        for k in range(5):
+            road.store.add(make_readings(1, start=k))
+            await asyncio.sleep(120)
+        await asyncio.sleep(3600)
+        asked_s = asyncio.get_running_loop().time()
+        road.store.add(make_readings(1, start=9))
+        await asyncio.sleep(1)
+        assert road.wire.times()[-1] == asked_s
+        await road.stop(task)
+
+    run(main())
+
+
+def test_a_backlog_does_not_wait(make_road, make_readings) -> None:
+    """Full leases follow each other, whatever the batch interval."""
+
+    async def main() -> None:
+        road = make_road(batch_interval=Duration(60))
+        for k in range(40):
+            road.store.add(make_readings(1000, start=1000 * k), lane="backlog")
+        await road.run_for(1)
+        assert road.store.delivered == 40_000
+        assert len(road.wire.sent) < 10
+
+    run(main())
+
+
+def test_failures_wait_longer_and_never_end(make_road, make_readings) -> None:
+    """Full jitter to a minute; the lease goes back before each wait; the first success clears the slate."""
+
+    async def main() -> None:
+        road = make_road(*[TryLaterError("no connection")] * 200)
+        road.store.add(make_readings(5))
+        task = await road.start()
+        await asyncio.sleep(3600)
+        times = road.wire.times()
+        waits = np.diff(times)
+        assert all(wait <= min(60, 2**k) + 1e-6 for k, wait in enumerate(waits))
+        assert 60 < len(times) < 200
+        assert road.store.kinds()[:4] == ["lease", "release", "lease", "release"]
+        status = road.uplink.status()
+        assert (status["state"], status["reason"]) == ("waiting", "no connection")
+        assert status["attempt"] == len(times)
+        road.wire.script.clear()
+        await asyncio.sleep(61)
+        assert road.store.delivered == 5
+        assert road.uplink.status()["attempt"] == 0
+        assert road.store.maybe_twice == 0
+        await road.stop(task)
+
+    run(main())
+
+
+def test_retry_after_is_kept(make_road, make_readings) -> None:
+    """What the server asks for is the least that it gets."""
+
+    async def main() -> None:
+        road = make_road(TryLaterError("status 429", 120))
+        road.store.add(make_readings(5))
+        await road.run_for(200)
+        first_s, second_s = road.wire.times()
+        assert 120 <= second_s - first_s <= 121
+        assert road.telemetry.value("tidegate_uplink_failures", uplink="cloud", kind="throttled") == 1
+
+    run(main())
+
+
+def test_the_first_success_after_failures_says_that_the_link_is_up(make_road, make_readings) -> None:
+    """What came during the outage becomes backlog behind what is fresh, and is marked as sent late."""
+
+    async def main() -> None:
+        road = make_road(LATER)
+        road.store.add(make_readings(5))
+        task = await road.start()
+        for k in range(20):
+            road.store.add(make_readings(1000, start=10 + 1000 * k))
+        await asyncio.sleep(5)
+        await road.stop(task)
+        kinds = road.store.kinds()
+        assert kinds.count("link_up") == 1
+        assert kinds[:4] == ["lease", "release", "lease", "link_up"]
+        late = [b"tidegate.backfill" in body for _, _, body in road.wire.sent]
+        assert late[:2] == [False, False]
+        assert all(late[2:])
+        assert road.store.delivered == 20_005
+
+    run(main())
+
+
+def test_a_lost_answer_is_counted_as_maybe_twice(make_road, make_readings) -> None:
+    """Released with the doubt said; sent again."""
+
+    async def main() -> None:
+        road = make_road(InTransitError("no answer", answer_lost=True))
+        road.store.add(make_readings(5))
+        await road.run_for(5)
+        assert road.store.maybe_twice == 5
+        assert len(road.wire.readings()) == 10
+
+    run(main())
+
+
+def test_a_refusal_sets_aside_and_the_next_goes_on(make_road, make_readings) -> None:
+    """Refused data neither blocks nor comes again; the reason stands in the ledger."""
+
+    async def main() -> None:
+        road = make_road(REFUSED, compression="zstd")
+        road.store.add(make_readings(5))
+        task = await road.start(0.1)
+        road.store.add(make_readings(3, start=100))
+        await asyncio.sleep(3)
+        await road.stop(task)
+        assert road.store.events[1] == ("refuse", 5, "refused", "status 400: bad name")
+        assert road.store.ledger == {"refused": 5}
+        assert road.store.delivered == 3
+        assert road.uplink.status()["last_error"] == "status 400: bad name"
+        assert "link_up" not in road.store.kinds()
+
+    run(main())
+
+
+def test_a_wrong_token_costs_nothing(make_road, make_readings, caplog) -> None:
+    """Held for a minute each, said once in the log and all the time in the status."""
+
+    async def main() -> None:
+        road = make_road(*[HoldError("status 401, the token was not accepted")] * 10)
+        road.store.add(make_readings(5))
+        task = await road.start(300)
+        status = road.uplink.status()
+        assert (status["state"], status["reason"]) == ("holding", "status 401, the token was not accepted")
+        assert 0 < status["retry_in_s"] <= 61
+        assert len(road.wire.sent) == 5
+        assert not road.store.ledger
+        await asyncio.sleep(600)
+        assert road.store.delivered == 5
+        await road.stop(task)
+
+    with caplog.at_level(logging.INFO, "gateway.uplinks.delivery"):
+        run(main())
+    assert [r.message for r in caplog.records] == [
+        "uplink cloud: status 401, the token was not accepted",
+        "uplink cloud: is back",
+    ]
+
+
+def test_413_splits_until_it_fits(make_road, make_readings) -> None:
+    """Halves are sent in order, each once; the next lease is smaller from the start."""
+
+    async def main() -> None:
+        road = make_road(TooLargeError("413"), TooLargeError("413"))
+        road.store.add(make_readings(1000))
+        task = await road.start(2)
+        taken = [r.value for r in road.wire.readings()][1500:]
+        assert taken == list(range(1000))
+        assert [kind for kind in road.store.kinds() if kind != "lease"] == ["ack"]
+        assert road.uplink.status()["batch_readings"] < 300
+        await road.stop(task)
+
+    run(main())
+
+
+def test_a_reading_that_is_too_large_alone_is_set_aside(make_road, make_readings) -> None:
+    """Split down to one, that one is refused and nothing else."""
+
+    async def main() -> None:
+        road = make_road(*[TooLargeError("413")] * 3)
+        road.store.add(make_readings(3))
+        await road.run_for(2)
+        assert road.store.ledger == {"too_large": 1}
+        assert road.store.delivered == 2
+
+    run(main())
+
+
+def test_a_request_over_our_own_limit_is_split_before_it_is_sent(make_road, make_readings) -> None:
+    """`request_bytes_max` counts before compression."""
+
+    async def main() -> None:
+        road = make_road(request_bytes_max=Size(4096))
+        road.store.add(make_readings(1000))
+        await road.run_for(2)
+        assert road.store.delivered == 1000
+        assert all(len(body) <= 4096 for _, _, body in road.wire.sent)
+        assert [r.value for r in road.wire.readings()] == list(range(1000))
+
+    run(main())
+
+
+def test_a_partial_success_is_never_sent_again(make_road, make_readings) -> None:
+    """What the receiver rejected is in the ledger, the rest delivered; more than was sent is not believed."""
+
+    async def main() -> None:
+        road = make_road(Answer(rejected=2, message="too old"), Answer(rejected=99))
+        road.store.add(make_readings(5))
+        task = await road.start(1)
+        road.store.add(make_readings(5, start=5))
+        await asyncio.sleep(2)
+        await road.stop(task)
+        assert road.store.events[1] == ("ack", 5, 2)
+        assert road.store.ledger == {"rejected": 7}
+        assert len(road.wire.readings()) == 10
+        assert road.uplink.status()["readings_rejected"] == 7
+
+    run(main())
+
+
+def test_a_warning_is_shown(make_road, make_readings) -> None:
+    """Rejected 0 with a message: delivered, and people see what was said."""
+
+    async def main() -> None:
+        road = make_road(Answer(rejected=0, message="deprecated"))
+        road.store.add(make_readings(5))
+        await road.run_for(1)
+        assert road.store.delivered == 5
+        assert road.uplink.status()["last_error"] == "deprecated"
+
+    run(main())
+
+
+def test_a_link_that_breaks_between_two_halves_sends_no_half_twice(make_road, make_readings) -> None:
+    """The lease is kept in hand: what was taken is not sent again when the link is back."""
+
+    async def main() -> None:
+        road = make_road(TooLargeError("413"), Answer(), LATER, LATER)
+        road.store.add(make_readings(10))
+        await road.run_for(20)
+        assert road.store.kinds() == ["lease", "link_up", "ack"]
+        assert [r.value for r in road.wire.readings()][10:] == [
+            *range(5),
+            *range(5, 10),
+            *range(5, 10),
+            *range(5, 10),
+        ]
+
+    run(main())
+
+
+def test_stopping_between_two_halves_says_the_doubt(make_road, make_readings) -> None:
+    """The store knows leases only whole: what was half taken goes back as possibly sent."""
+
+    async def main() -> None:
+        road = make_road(TooLargeError("413"), Answer(), HoldError("status 401"))
+        road.store.add(make_readings(10))
+        await road.run_for(5)
+        assert road.store.events[-1] == ("release", 10, True)
+
+    run(main())
+
+
+def test_a_damaged_segment_goes_to_the_ledger(make_road, make_readings) -> None:
+    """Alone it is set aside without a request; beside others they are delivered."""
+
+    async def main() -> None:
+        road = make_road()
+        road.store.add(make_readings(5), body=b"damaged")
+        task = await road.start(1)
+        assert not road.wire.sent
+        assert road.store.events[-1][:3] == ("refuse", 5, "damaged")
+        road.store.add(make_readings(4), body=b"damaged")
+        road.store.add(make_readings(3))
+        await asyncio.sleep(2)
+        await road.stop(task)
+        assert road.store.ledger == {"damaged": 9}
+        assert road.store.delivered == 3
+
+    run(main())
+
+
+def test_without_a_clock_it_waits_and_goes_on_when_there_is_one(make_road) -> None:
+    """A box in 1970 holds its own stamps, says so, and sends them repaired within a second of knowing."""
+
+    async def main() -> None:
+        road = make_road(wall=5)
+        road.store.add(Batch.of(0, [2_000 * 10**9], np.ones(1), flags=MONOTONIC))
+        task = await road.start(60)
+        status = road.uplink.status()
+        assert (status["state"], status["attempt"]) == ("waiting for the clock", 0)
+        assert not road.wire.sent
+        road.store.timeline.add(Sample(3_000 * 10**9, WALL_FLOOR_NS, Quality.SYNCED))
+        await asyncio.sleep(1.1)
+        (reading,) = road.wire.readings()
+        assert reading.time_ns == WALL_FLOOR_NS + 2_000 * 10**9
+        await road.stop(task)
+
+    run(main())
+
+
+def test_a_receiver_may_tell_the_time(make_road) -> None:
+    """While data waits for a clock, an empty request a minute asks for a Date, if anybody listens."""
+
+    async def main() -> None:
+        date = Answer(server_time_s=1_790_000_000)
+        road = make_road(LATER, date, Answer(), wall=5, hear_time=True)
+        road.store.add(Batch.of(0, [2_000 * 10**9], np.ones(1), flags=MONOTONIC))
+        await road.run_for(150)
+        assert road.server_times == [1_790_000_000]
+        assert [body for _, _, body in road.wire.sent] == [b""] * 3
+
+    run(main())
+
+
+def test_every_answer_tells_the_time(make_road, make_readings) -> None:
+    """The Date of ordinary answers is heard too."""
+
+    async def main() -> None:
+        road = make_road(Answer(server_time_s=1_790_000_000), hear_time=True)
+        road.store.add(make_readings(1))
+        await road.run_for(1)
+        assert road.server_times == [1_790_000_000]
+
+    run(main())
+
+
+def test_stopping_lets_the_request_under_way_finish(make_road, make_readings) -> None:
+    """An answer within five seconds counts; what is fresh by then is sent as well."""
+
+    async def main() -> None:
+        road = make_road(takes_s=1.5)
+        road.store.add(make_readings(5))
+        task = await road.start(0.1)
+        road.store.add(make_readings(3, start=10))
+        await road.stop(task)
+        assert road.store.delivered == 8
+        assert asyncio.get_running_loop().time() == pytest.approx(3.0)
+
+    run(main())
+
+
+def test_stopping_does_not_wait_for_ever(make_road, make_readings) -> None:
+    """A request without an answer is cut after five seconds; its lease goes back with the doubt said."""
+
+    async def main() -> None:
+        road = make_road(takes_s=100)
+        road.store.add(make_readings(5))
+        task = await road.start(0.1)
+        await road.stop(task)
+        assert asyncio.get_running_loop().time() < 7
+        assert road.wire.stopped
+        assert road.store.events[-1] == ("release", 5, True)
+
+    run(main())
+
+
+def test_a_failure_while_stopping_gives_the_lease_back(make_road, make_readings) -> None:
+    """Whether the answer was lost is said as always."""
+
+    async def main() -> None:
+        for lost in (False, True):
+            road = make_road(InTransitError("cut", answer_lost=lost), takes_s=1)
+            road.store.add(make_readings(5))
+            task = await road.start(0.1)
+            await road.stop(task)
+            assert road.store.events[1] == ("release", 5, lost)
+
+    run(main())
+
+
+def test_the_last_flush_takes_fresh_data_only(make_road, make_readings) -> None:
+    """The backlog is kept anyway; stopping must not take as long as it is."""
+
+    async def main() -> None:
+        road = make_road(takes_s=1)
+        for k in range(100):
+            road.store.add(make_readings(5000, start=5000 * k), lane="backlog")
+        task = await road.start(2.5)
+        await road.stop(task)
+        assert road.store.held > 400_000
+        assert asyncio.get_running_loop().time() < 6
+
+    run(main())
+
+
+def test_stopping_while_the_link_is_down_is_quick(make_road, make_readings) -> None:
+    """No flush is tried on a road that is known to be closed; nor with a grace of nothing."""
+
+    async def main() -> None:
+        road = make_road(HoldError("status 401"))
+        road.store.add(make_readings(5))
+        await road.run_for(1)
+        assert (len(road.wire.sent), asyncio.get_running_loop().time()) == (1, 1)
+        road = make_road(stop_grace=Duration(0))
+        task = await road.start(1)
+        road.store.add(make_readings(5))
+        await road.stop(task)
+        assert not road.wire.sent
+
+    run(main())
+
+
+def test_a_flush_on_a_link_that_breaks_ends_with_the_grace(make_road, make_readings) -> None:
+    """What cannot be sent in the grace is held."""
+
+    async def main() -> None:
+        road = make_road(HoldError("status 401"))
+        task = await road.start(1)
+        road.store.add(make_readings(5))
+        await road.stop(task)
+        assert road.store.held == 5
+        assert asyncio.get_running_loop().time() <= 3.1
+
+    run(main())
+
+
+def test_our_own_mistake_gives_the_lease_back(make_road, make_readings) -> None:
+    """An error that is no decision ends `run` with the data held; it may be run again."""
+
+    async def main() -> None:
+        road = make_road(ZeroDivisionError("bug"))
+        road.store.add(make_readings(5))
+        with pytest.raises(ZeroDivisionError):
+            await road.uplink.run()
+        road.store.check()
+        assert road.store.held == 5
+        await road.run_for(1)
+        assert road.store.delivered == 5
+
+    run(main())
+
+
+def test_a_lease_that_is_empty_handed_does_not_spin(make_road, make_readings) -> None:
+    """The store may say that there is something and give nothing: that costs a few turns a second."""
+
+    async def main() -> None:
+        road = make_road()
+        calls = []
+
+        async def lease(uplink, *, readings_max, bytes_max):
+            calls.append(readings_max)
+
+        road.store.lease = lease
+        road.store.add(make_readings(1))
+        await road.run_for(10)
+        assert len(calls) <= 42
+
+    run(main())
+
+
+def test_an_answer_that_is_overdue_is_cut(make_road, make_readings) -> None:
+    """The loop watches what the thread cannot see while it reads."""
+
+    async def main() -> None:
+        road = make_road(takes_s=5)
+        road.wire.overdue = True
+        road.store.add(make_readings(1))
+        task = await road.start(3.5)
+        assert road.wire.aborted == 3
+        await road.stop(task)
+
+    run(main())
+
+
+def test_compression_can_be_chosen(make_road, make_readings) -> None:
+    """gzip and none are honoured, and named in the status."""
+
+    async def main() -> None:
+        for mode, encoding in (("gzip", "gzip"), ("none", ""), ("zstd", "zstd")):
+            road = make_road(compression=mode)
+            road.store.add(make_readings(5))
+            road.wire.readings = list
+            await road.run_for(1)
+            assert road.wire.sent[0][1].encoding == encoding
+            assert road.uplink.status()["compression"] == mode
+
+    run(main())
+
+
+answers = st.one_of(
+    st.just(Answer()),
+    st.integers(1, 3).map(lambda n: Answer(rejected=n)),
+    st.sampled_from(
+        [
+            TryLaterError("503"),
+            TryLaterError("429", 5),
+            InTransitError("cut"),
+            InTransitError("lost", answer_lost=True),
+            HoldError("401"),
+            TooLargeError("413"),
+            StatusRefusedError("400", 400),
+            StatusRefusedError("500", 500),
+        ]
+    ),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(answers, max_size=12), st.lists(st.integers(1, 40), min_size=1, max_size=8), st.floats(0, 100)
+)
+def test_whatever_is_answered_the_sums_agree(make_road, make_readings, script, lengths, stop_s) -> None:
+    """Accepted = delivered + held + ledger at the end, and nothing answered in full is sent again."""
+
+    async def main() -> None:
+        road = make_road(*script)
+        task = await road.start()
+        start = 0
+        for length in lengths:
+            road.store.add(make_readings(length, start=start))
+            start += length
+            await asyncio.sleep(stop_s / len(lengths))
+        await road.stop(task)
+
+    run(main())
+
+
+def real_uplink(store, endpoint: str, **settings) -> Uplink:
+    return Uplink(
+        OtlpUplinkSettings(
+            **{
+                "name": "cloud",
+                "endpoint": endpoint,
+                "timeout": Duration(1),
+                "batch_interval": Duration(0.05),
+                **settings,
+            }
+        ),
+        store=store,
+        gateway_attributes=(),
+        version="0.1.0",
+        clock=SystemClock(),
+        telemetry=Telemetry(),
+        random=random.Random(1),
+    )
+
+
+async def until(condition, *, within_s: float = 10.0) -> None:
+    async with asyncio.timeout(within_s):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def end(task: asyncio.Task) -> None:
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_over_real_http_through_every_fault(
+    no_threads_left, make_store, make_readings, otlp_sink
+) -> None:
+    """Unknown encoding, throttling, cuts, refusals, a portal: every reading is delivered or counted."""
+    store = make_store(FakeClock())
+    otlp_sink.always = Behaviour(refuse_encoding="zstd")
+    otlp_sink.behave(
+        Behaviour(status=400, message="bad name"),
+        Behaviour(status=400, message="bad name"),
+        Behaviour(refuse_encoding="zstd"),
+        Behaviour(status=503),
+        Behaviour(cut="before_read"),
+        Behaviour(cut="after_read"),
+        Behaviour(answer=b"<html>", content_type="text/html", takes=False),
+    )
+    uplink = real_uplink(store, otlp_sink.url)
+    uplink._backoff.max_s = 0.05
+    task = asyncio.create_task(uplink.run())
+    for k in range(20):
+        store.add(make_readings(50, start=50 * k))
+        await asyncio.sleep(0.03)
+    await until(lambda: not store.held)
+    await end(task)
+    store.check()
+    assert uplink.status()["compression"] == "gzip"
+    assert otlp_sink.unexplained_duplicates() == []
+    assert len(otlp_sink.readings()) == store.delivered == 1000 - store.ledger.total()
+    assert set(store.ledger) == {"refused"}
+    assert store.maybe_twice
+
+
+async def test_stopping_in_the_middle_of_a_silent_request(
+    no_threads_left, make_store, make_readings, otlp_sink, make_link, monkeypatch
+) -> None:
+    """The connection is cut, the thread ends, the data is held."""
+    link = make_link(otlp_sink.address)
+    link.mode = Mode.STALL
+    store = make_store(FakeClock())
+    store.add(make_readings(5))
+    uplink = real_uplink(store, f"http://127.0.0.1:{link.port}", timeout=Duration(60))
+    task = asyncio.create_task(uplink.run())
+    await until(lambda: uplink.status()["requests"] == 1)
+    monkeypatch.setattr(delivery, "FINISH_S", 0.2)
+    await end(task)
+    store.check()
+    assert store.held == 5
+
+
+async def test_an_unknown_boot_does_not_stop_the_road(make_store, make_readings, otlp_sink) -> None:
+    """Stamps that nobody can place are counted, the next segment goes."""
+    store = make_store(FakeClock())
+    store.add(Batch.of(0, [1, 2], np.ones(2), flags=MONOTONIC), boot=BootId(9))
+    store.add(make_readings(3))
+    task = asyncio.create_task(real_uplink(store, otlp_sink.url).run())
+    await until(lambda: not store.held)
+    await end(task)
+    assert store.ledger == {"time_lost": 2}
+    assert store.delivered == 3

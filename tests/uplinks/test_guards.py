@@ -1,0 +1,217 @@
+"""Checks for the decisions: each answer, each wait, each fallback."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.contracts import RefusedError, Signal, TryLaterError
+from gateway.uplinks.guards import (
+    HOLD,
+    RETRY_AFTER_S_MAX,
+    TRY_LATER,
+    Answer,
+    Backoff,
+    Compressing,
+    HoldError,
+    Packed,
+    Reply,
+    Request,
+    StatusRefusedError,
+    TooLargeError,
+    check_reply,
+    read_http_date,
+    read_retry_after,
+)
+
+
+@pytest.mark.parametrize("status", [200, 202, 204])
+def test_success_is_success(status: int) -> None:
+    """Any 2xx from a receiver means taken."""
+    check_reply(Reply(status))
+
+
+@pytest.mark.parametrize("status", sorted(TRY_LATER))
+def test_what_passes_is_tried_later(status: int) -> None:
+    """The server's wait and sentence come along; the answer was not lost."""
+    with pytest.raises(TryLaterError, match=f"status {status}: busy") as caught:
+        check_reply(Reply(status, message="busy", retry_after_s=7))
+    assert (caught.value.after_s, caught.value.answer_lost) == (7, False)
+    assert not isinstance(caught.value, HoldError)
+
+
+@pytest.mark.parametrize("status", sorted({*HOLD, 301, 302, 307, 308}))
+def test_what_points_at_the_way_is_held(status: int) -> None:
+    """A wrong token, path or redirect costs no data: it is tried again slowly."""
+    with pytest.raises(HoldError) as caught:
+        check_reply(Reply(status))
+    assert caught.value.after_s == 60
+
+
+def test_a_redirect_names_its_target() -> None:
+    """Whoever reads the status sees what to correct."""
+    with pytest.raises(
+        HoldError, match="a redirect to http://login/, which is not followed; correct the endpoint"
+    ):
+        check_reply(Reply(302, location="http://login/"))
+
+
+@pytest.mark.parametrize("status", [400, 406, 409, 415, 422, 500])
+def test_the_rest_is_refused(status: int) -> None:
+    """As OTLP says: not to be sent again."""
+    with pytest.raises(RefusedError, match=f"status {status}: bad name"):
+        check_reply(Reply(status, message="bad name"))
+
+
+def test_too_large_is_to_be_split() -> None:
+    """413 is its own decision."""
+    with pytest.raises(TooLargeError):
+        check_reply(Reply(413))
+
+
+def test_a_captive_portal_is_not_a_receiver() -> None:
+    """200 with a web page is not a delivery."""
+    with pytest.raises(TryLaterError, match="captive portal"):
+        check_reply(Reply(200, content_type="text/html", is_page=True))
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("0", 0),
+        (" 120 ", 120),
+        ("999999999999999999999999999", RETRY_AFTER_S_MAX),
+        ("9" * 100_000, RETRY_AFTER_S_MAX),
+        ("Thu, 01 Jan 1970 00:18:40 GMT", 120),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
+        ("Fri, 31 Dec 2055 23:59:59 GMT", RETRY_AFTER_S_MAX),
+        ("", 0),
+        ("-5", 0),
+        ("1.5", 0),
+        ("٣", 0),
+        ("soon", 0),
+    ],
+)
+def test_retry_after(value: str, seconds: float) -> None:
+    """Seconds or a date, seen from the server's own clock; capped; nonsense is nothing."""
+    assert read_retry_after(value, now_s=1000) == seconds
+
+
+@given(st.text(max_size=40))
+def test_any_date_is_read_or_not(value: str) -> None:
+    """Whatever a header says, reading it ends."""
+    assert read_http_date(value) is None or isinstance(read_http_date(value), int)
+    assert 0 <= read_retry_after(value, now_s=0) <= RETRY_AFTER_S_MAX
+
+
+@given(st.integers(), st.integers(1, 200))
+def test_waits_are_jittered_under_a_bound_that_doubles(seed: int, failures: int) -> None:
+    """Any wait lies between nothing and the bound, and the bound ends at the longest."""
+    backoff = Backoff(1.0, 60.0, random.Random(seed))
+    waits = [backoff.failed() for _ in range(failures)]
+    assert all(0 <= wait <= min(60.0, 2.0**k) for k, wait in enumerate(waits))
+    assert backoff.failures == failures
+
+
+def test_a_fleet_does_not_come_back_in_one_second() -> None:
+    """Full jitter: a hundred boxes after their seventh failure are spread over the minute."""
+    waits = []
+    for seed in range(100):
+        backoff = Backoff(1.0, 60.0, random.Random(seed), failures=7)
+        waits.append(backoff.failed())
+    assert min(waits) < 6
+    assert max(waits) > 54
+    assert 20 < sorted(waits)[50] < 40
+
+
+def test_what_the_server_asks_is_the_least() -> None:
+    """Retry-After is kept, with a little jitter on top."""
+    backoff = Backoff(1.0, 60.0, random.Random(1))
+    assert 30 <= backoff.failed(30) <= 31
+
+
+def test_success_starts_over() -> None:
+    """The next failure waits shortly again."""
+    backoff = Backoff(1.0, 60.0, random.Random(1), failures=9)
+    assert backoff.succeeded()
+    assert not backoff.succeeded()
+    assert backoff.failed() <= 1
+
+
+class ScriptedWire:
+    """Answers by encoding: an error's status, or 0 for taken."""
+
+    def __init__(self, **statuses: int) -> None:
+        self.statuses = statuses
+        self.sent: list[str] = []
+
+    def send(self, packed: Packed) -> Answer:
+        self.sent.append(packed.encoding)
+        status = self.statuses.get(packed.encoding or "none", 0)
+        if status:
+            check_reply(Reply(status))
+        return Answer()
+
+
+def compressing(wire: ScriptedWire, mode: str = "auto") -> Compressing:
+    return Compressing(wire, lambda body, encoding: body, mode)
+
+
+REQUEST = Request(Signal.METRICS, b"body", 1)
+
+
+@pytest.mark.parametrize("status", [400, 415, 500])
+def test_a_receiver_without_zstd_gets_gzip_and_loses_nothing(status: int) -> None:
+    """The same body goes again as gzip at once, and the next ones as gzip from the start."""
+    wire = ScriptedWire(zstd=status)
+    sender = compressing(wire)
+    sender.send(REQUEST)
+    sender.send(REQUEST)
+    assert wire.sent == ["zstd", "gzip", "gzip"]
+    assert sender.encoding == "gzip"
+
+
+def test_a_refusal_that_persists_is_about_the_data() -> None:
+    """Refused as zstd and as gzip: the data is refused, and zstd is still what comes next."""
+    wire = ScriptedWire(zstd=400, gzip=400)
+    sender = compressing(wire)
+    with pytest.raises(StatusRefusedError):
+        sender.send(REQUEST)
+    wire.statuses.clear()
+    sender.send(REQUEST)
+    assert wire.sent == ["zstd", "gzip", "zstd"]
+
+
+def test_once_zstd_was_taken_only_encoding_answers_are_doubted() -> None:
+    """A 500 is then about the data; a 400 may still come from another server behind the same name."""
+    wire = ScriptedWire()
+    sender = compressing(wire)
+    sender.send(REQUEST)
+    wire.statuses["zstd"] = 500
+    with pytest.raises(StatusRefusedError):
+        sender.send(REQUEST)
+    assert wire.sent == ["zstd", "zstd"]
+    wire.statuses["zstd"] = 400
+    sender.send(REQUEST)
+    assert sender.encoding == "gzip"
+
+
+@pytest.mark.parametrize(("mode", "encoding"), [("zstd", "zstd"), ("gzip", "gzip"), ("none", "")])
+def test_a_chosen_compression_is_kept(mode: str, encoding: str) -> None:
+    """Without `auto` nothing is tried behind people's backs."""
+    wire = ScriptedWire(zstd=400, gzip=400, none=400)
+    with pytest.raises(StatusRefusedError):
+        compressing(wire, mode).send(REQUEST)
+    assert wire.sent == [encoding]
+
+
+def test_a_link_that_breaks_during_the_fallback_decides_nothing() -> None:
+    """Refused as zstd, then no answer as gzip: later it starts with zstd again."""
+    wire = ScriptedWire(zstd=400, gzip=503)
+    sender = compressing(wire)
+    with pytest.raises(TryLaterError):
+        sender.send(REQUEST)
+    assert sender.encoding == "zstd"

@@ -1,0 +1,99 @@
+"""Checks for how much is sent at once and how hard it is compressed."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.uplinks.pacing import FAST_LEVEL, HARD_BYTES_MAX, HARD_LEVEL, READINGS_MIN, BatchSize, Effort
+
+
+def test_quick_requests_grow_to_the_bound() -> None:
+    """On a good link the batch soon is as large as the settings allow."""
+    size = BatchSize(50_000, 4_000_000)
+    for _ in range(10):
+        size.succeeded(size.readings, 0.1)
+    assert size.readings == 50_000
+
+
+def test_requests_settle_at_what_people_wait_for() -> None:
+    """On a link that takes 1,000 readings a second a request ends up between one and two seconds."""
+    size = BatchSize(50_000, 4_000_000)
+    for _ in range(30):
+        size.succeeded(size.readings, size.readings / 1000)
+    assert 1000 <= size.readings <= 2100
+
+
+def test_small_requests_say_nothing_about_large_ones() -> None:
+    """A handful of live readings that went quickly does not raise the limit."""
+    size = BatchSize(50_000, 4_000_000)
+    before = size.readings
+    for _ in range(10):
+        size.succeeded(10, 0.01)
+    assert size.readings == before
+
+
+def test_a_link_that_breaks_is_probed_with_ever_less() -> None:
+    """Failures on the way halve the batch, to a floor; a refused connection brings it back to the start."""
+    size = BatchSize(50_000, 4_000_000)
+    size.limit = 50_000
+    size.failed(in_transit=False)
+    assert size.readings == 5_000
+    for _ in range(20):
+        size.failed(in_transit=True)
+    assert size.readings == READINGS_MIN
+
+
+def test_413_lowers_the_ceiling_and_time_lifts_it() -> None:
+    """What was refused whole is not tried again soon, and not avoided for ever."""
+    size = BatchSize(50_000, 10**9)
+    size.limit = 50_000
+    size.was_too_large(10_000)
+    assert size.readings == 5_000
+    size.was_too_large(40_000)
+    assert size.readings == 5_000
+    for _ in range(1000):
+        size.succeeded(size.readings, 0.1)
+    assert 10_000 < size.readings < 20_000
+    size.was_too_large(1)
+    assert size.readings == 1
+
+
+@given(st.lists(st.tuples(st.integers(1, 10_000), st.integers(1, 10_000_000)), max_size=50))
+def test_the_limit_in_bytes_holds(measured) -> None:
+    """Whatever weighs how much, there is at least one reading, and no more than the last weight allows."""
+    size = BatchSize(50_000, 1_000_000)
+    for readings, size_bytes in measured:
+        size.measured(readings, size_bytes)
+        assert 1 <= size.readings <= 5_000
+        assert size.readings == 1 or size.readings * size_bytes / readings <= 1_000_001
+
+
+def test_spare_time_goes_into_compressing() -> None:
+    """A minute batch is compressed hard; a stream that fills the processor is not."""
+    effort = Effort()
+    assert effort.level(120_000, now_s=0) == HARD_LEVEL
+    effort.spent(120_000, HARD_LEVEL, 0.12)
+    assert effort.level(120_000, now_s=60) == HARD_LEVEL
+    levels = []
+    for k in range(100):
+        levels.append(effort.level(120_000, now_s=60 + k * 0.01))
+        effort.spent(120_000, levels[-1], 0.12)
+    assert levels.count(HARD_LEVEL) <= 4
+
+
+def test_a_slow_link_is_worth_the_work() -> None:
+    """Where sending takes far longer than compressing, the hard level is quicker as well."""
+    effort = Effort(spare_s=0)
+    effort.sent(100_000, 10.0)
+    assert effort.level(120_000, now_s=0) == HARD_LEVEL
+    assert effort.level(HARD_BYTES_MAX + 1, now_s=0) == FAST_LEVEL
+
+
+def test_nothing_is_learnt_from_nothing() -> None:
+    """Empty probes don't divide by zero, and easy compressing costs no spare time."""
+    effort = Effort()
+    effort.sent(0, 1.0)
+    effort.spent(0, HARD_LEVEL, 1.0)
+    effort.spent(100, FAST_LEVEL, 1.0)
+    assert effort == Effort()

@@ -1,0 +1,211 @@
+"""Checks for what becomes of a lease before it is sent."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+
+from gateway.codecs.otlp import NO_MARKS, Marks
+from gateway.core.batch import DEVICE_TIME_REJECTED, MONOTONIC, Batch, Series
+from gateway.core.clock import WALL_FLOOR_NS, FakeClock, Quality, Sample
+from gateway.core.contracts import BootId
+from gateway.uplinks.requests import Hand, MetricsPart, NoClockError, RequestBuilder
+from hil.otlp_readings import parse_logs, parse_metrics
+
+STAMPED = MONOTONIC
+SERIES = [Series((("device.id", name),), "t") for name in "abc"]
+
+
+@pytest.fixture
+def store(make_store):
+    return make_store(FakeClock())
+
+
+@pytest.fixture
+def builder(store) -> RequestBuilder:
+    return RequestBuilder(series=store.series, timeline=store.timeline, gateway_attributes=(), version="1")
+
+
+async def lease(store):
+    return await store.lease("cloud", readings_max=10**6, bytes_max=10**9)
+
+
+def qualities(builder: RequestBuilder, hand: Hand) -> Counter:
+    """How many points leave under which marks."""
+    found: Counter = Counter()
+    for part in hand.parts or ():
+        for resource in ExportMetricsServiceRequest.FromString(builder.encode(part)).resource_metrics:
+            for scope in resource.scope_metrics:
+                marks = {p.key: p.value.string_value or p.value.bool_value for p in scope.scope.attributes}
+                found[tuple(sorted(marks.items()))] += sum(len(m.gauge.data_points) for m in scope.metrics)
+    return found
+
+
+async def test_segments_of_one_lease_become_one_request(store, builder, make_readings) -> None:
+    """Readings of several segments stand together by series, each series in the order of its times."""
+    store.add(make_readings(5, series=1))
+    store.add(make_readings(5, series=0))
+    store.add(make_readings(5, series=1, start=5))
+    hand = Hand(await lease(store))
+    builder.open(hand)
+    (part,) = hand.parts
+    readings = parse_metrics(builder.encode(part))
+    assert [(r.metric, r.value) for r in readings] == [
+        *(("temperature", float(k)) for k in range(5)),
+        *(("humidity", float(k)) for k in range(10)),
+    ]
+
+
+async def test_what_comes_from_the_backlog_says_so(store, builder, make_readings, make_records) -> None:
+    """Backfill stands on the scope, of metrics and of logs."""
+    store.add(make_readings(3), lane="backlog")
+    hand = Hand(await lease(store))
+    builder.open(hand)
+    assert qualities(builder, hand) == {(("tidegate.backfill", True),): 3}
+    store.add(make_records(2), lane="backlog")
+    hand = Hand(await lease(store))
+    builder.open(hand)
+    assert b"tidegate.backfill" in builder.encode(hand.parts[0])
+    assert [line.body for line in parse_logs(builder.encode(hand.parts[0]))] == ["0", "1"]
+
+
+async def test_arrival_stamps_become_unix_time(store, builder) -> None:
+    """With a synced clock the boot's time is moved, and nothing needs to be said."""
+    store.add(Batch.of(0, [1_000 * 10**9], np.ones(1), flags=STAMPED))
+    hand = Hand(await lease(store))
+    builder.open(hand)
+    assert qualities(builder, hand) == {(): 1}
+    assert parse_metrics(builder.encode(hand.parts[0]))[0].time_ns == store.clock.wall
+
+
+async def test_each_quality_has_its_word(store, builder) -> None:
+    """A rejected device time and a repaired stamp say so; the device's own time does not."""
+    own = Batch.of(0, [WALL_FLOOR_NS], np.ones(1))
+    rejected = Batch.of(0, [1_000 * 10**9], np.ones(1), flags=STAMPED | DEVICE_TIME_REJECTED)
+    early = Batch.of(1, [5 * 10**9, 6 * 10**9], np.ones(2), flags=STAMPED)
+    for batch in (
+        own,
+        rejected,
+        early,
+        Batch.join([own, rejected, Batch.of(1, [1001 * 10**9], np.ones(1), flags=STAMPED)]),
+    ):
+        store.add(batch)
+    hand = Hand(await lease(store))
+    builder.open(hand)
+    word = "tidegate.time.quality"
+    assert qualities(builder, hand) == {(): 3, ((word, "arrival"),): 2, ((word, "repaired"),): 2}
+
+
+async def test_the_worse_word_is_said(make_store) -> None:
+    """A rejected device time stamped by an unsynced clock is unsynced."""
+    store = make_store(FakeClock(synced=False))
+    builder = RequestBuilder(series=store.series, timeline=store.timeline, gateway_attributes=(), version="1")
+    store.add(Batch.of(0, [1_001 * 10**9], np.ones(1), flags=STAMPED | DEVICE_TIME_REJECTED))
+    hand = Hand(await lease(store))
+    builder.open(hand)
+    assert qualities(builder, hand) == {(("tidegate.time.quality", "unsynced"),): 1}
+
+
+async def test_without_a_clock_stamped_readings_wait(make_store, make_readings) -> None:
+    """A box in 1970 sends no reading of its own stamping; what has its device's time goes."""
+    store = make_store(FakeClock(wall=5))
+    builder = RequestBuilder(series=store.series, timeline=store.timeline, gateway_attributes=(), version="1")
+    store.add(Batch.of(0, [1], np.ones(1), flags=STAMPED))
+    hand = Hand(await lease(store))
+    with pytest.raises(NoClockError):
+        builder.open(hand)
+    assert hand == Hand(hand.lease)
+    store.add(make_readings(3))
+    hand = Hand(await lease(store))
+    builder.open(hand)
+    assert qualities(builder, hand) == {(): 3}
+    assert store.timeline.quality is Quality.UNKNOWN
+
+
+async def test_a_clock_that_comes_later_repairs_what_waited(make_store) -> None:
+    """Once the hour is known, the stamps before it are rewritten and marked."""
+    store = make_store(FakeClock(wall=5))
+    builder = RequestBuilder(series=store.series, timeline=store.timeline, gateway_attributes=(), version="1")
+    store.add(Batch.of(0, [2_000 * 10**9], np.ones(1), flags=STAMPED))
+    store.timeline.add(Sample(3_000 * 10**9, WALL_FLOOR_NS, Quality.SYNCED))
+    hand = Hand(await lease(store))
+    builder.open(hand)
+    assert qualities(builder, hand) == {(("tidegate.time.quality", "repaired"),): 1}
+    assert parse_metrics(builder.encode(hand.parts[0]))[0].time_ns == WALL_FLOOR_NS + 2_000 * 10**9
+
+
+async def test_a_forgotten_boot_does_not_block(store, builder) -> None:
+    """Stamps of a boot that nobody remembers are counted; what stands beside them goes."""
+    batch = Batch.join(
+        [Batch.of(0, [WALL_FLOOR_NS], np.ones(1)), Batch.of(0, [1, 2], np.ones(2), flags=STAMPED)]
+    )
+    store.add(batch, boot=BootId(9))
+    hand = Hand(await lease(store))
+    builder.open(hand)
+    assert qualities(builder, hand) == {(): 1}
+    assert hand.rejected == {"time_lost": 2}
+    assert "boot 9" in hand.message
+    assert not hand.is_begun
+
+
+async def test_a_damaged_segment_does_not_block(store, builder, make_readings) -> None:
+    """It is counted whole, the others go; nothing but damage leaves nothing to send."""
+    store.add(make_readings(4), body=b"damage")
+    store.add(make_readings(3))
+    hand = Hand(await lease(store))
+    builder.open(hand)
+    assert qualities(builder, hand) == {(): 3}
+    assert (hand.rejected, hand.lost, hand.reason()) == ({"damaged": 4}, 4, "damaged")
+    store.add(make_readings(2), body=b"")
+    hand = Hand(await lease(store))
+    builder.open(hand)
+    assert (list(hand.parts), hand.rejected) == ([], {"damaged": 2})
+
+
+@given(st.lists(st.integers(0, 9), max_size=5), st.data())
+def test_halves_hold_everything_in_order(lengths: list[int], data) -> None:
+    """A part of at least two readings is cut into two that are not empty and lose nothing."""
+    marks = data.draw(st.lists(st.sampled_from([NO_MARKS, Marks(backfill=True)]), min_size=5, max_size=5))
+    groups = [
+        (Batch.of(0, np.arange(length) + 100 * k, np.zeros(length)), mark)
+        for k, (length, mark) in enumerate(zip(lengths, marks, strict=False))
+    ]
+    part = MetricsPart(groups)
+    if len(part) < 2:
+        return
+    left, right = part.halves()
+    assert abs(len(left) - len(right)) <= 1
+    assert len(left) > 0
+
+    def rows(part: MetricsPart) -> list:
+        return [(time_ns, marks) for batch, marks in part.groups for time_ns in batch.time_ns.tolist()]
+
+    assert rows(left) + rows(right) == rows(part)
+
+
+async def test_log_records_are_halved_too(store, builder, make_records) -> None:
+    """Three records become one and two."""
+    store.add(make_records(3))
+    hand = Hand(await lease(store))
+    builder.open(hand)
+    (part,) = hand.parts
+    assert [[line.body for line in parse_logs(builder.encode(half))] for half in part.halves()] == [
+        ["0"],
+        ["1", "2"],
+    ]
+
+
+def test_a_hand_is_begun_when_the_far_side_has_said_something() -> None:
+    """Our own reasons don't count, since sending again doubles nothing."""
+    hand = Hand(SimpleNamespace(), parts=deque())
+    hand.reject(0, "refused")
+    hand.reject(2, "damaged", "crc")
+    assert (hand.is_begun, hand.message) == (False, "crc")
+    hand.reject(1, "refused")
+    assert (hand.is_begun, hand.lost, hand.reason(), hand.message) == (True, 3, "damaged+refused", "crc")

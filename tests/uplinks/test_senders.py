@@ -1,0 +1,551 @@
+"""Checks for the HTTP sender against real servers on loopback that misbehave."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from email.utils import formatdate
+
+import pytest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+
+from gateway.codecs import zstd
+from gateway.core.clock import FakeClock, SystemClock
+from gateway.core.contracts import RefusedError, Signal, TryLaterError
+from gateway.core.units import Duration
+from gateway.net.secrets import Secret
+from gateway.uplinks.guards import HoldError, InTransitError, Packed, TooLargeError
+from gateway.uplinks.senders import HttpSender
+from gateway.uplinks.settings import OtlpUplinkSettings, TlsSettings
+from hil.link_proxy import Mode
+from hil.otlp_sink import Behaviour
+
+
+def body(points: int = 1) -> bytes:
+    request = ExportMetricsServiceRequest()
+    metric = request.resource_metrics.add().scope_metrics.add().metrics.add(name="t")
+    for k in range(points):
+        metric.gauge.data_points.add(time_unix_nano=10**18 + k, as_double=k)
+    return request.SerializeToString()
+
+
+PACKED = Packed(Signal.METRICS, body(), "")
+
+
+@pytest.fixture
+def make_sender():
+    """Make senders that are closed at the end."""
+    made: list[HttpSender] = []
+
+    def make(endpoint: str, **settings) -> HttpSender:
+        settings = {"timeout": Duration(5), **settings}
+        made.append(
+            HttpSender(
+                OtlpUplinkSettings(name="cloud", endpoint=endpoint, **settings),
+                version="0.1.0",
+                clock=SystemClock(),
+            )
+        )
+        return made[-1]
+
+    yield make
+    for sender in made:
+        sender.close()
+
+
+@pytest.fixture
+def serve(rigs):
+    """Serve each connection with `answer(connection)` in a thread; return the base address."""
+
+    def start(answer, *, times: int = 20, receive_bytes: int = 0) -> str:
+        listener = rigs.enter_context(socket.create_server(("127.0.0.1", 0)))
+        if receive_bytes:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+
+        def run() -> None:
+            for _ in range(times):
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection, contextlib.suppress(OSError):
+                    answer(connection)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+
+        def end() -> None:
+            with contextlib.suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+            thread.join(5)
+
+        rigs.callback(end)
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+    return start
+
+
+def read_request(connection: socket.socket) -> None:
+    """Read one request with a Content-Length."""
+    stream = connection.makefile("rb")
+    length = 0
+    while (line := stream.readline().strip()) != b"":
+        if line.lower().startswith(b"content-length:"):
+            length = int(line.split(b":")[1])
+    stream.read(length)
+
+
+def say(*pieces: bytes, pause_s: float = 0.0, after=None):
+    """Return an answerer that reads one request and sends `pieces`."""
+
+    def answer(connection: socket.socket) -> None:
+        read_request(connection)
+        for piece in pieces:
+            connection.sendall(piece)
+            time.sleep(pause_s)
+        if after is not None:
+            after.wait(10)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("encoding", "encode"), [("", bytes), ("gzip", gzip.compress), ("zstd", zstd.compress)]
+)
+def test_a_request_is_taken(otlp_sink, make_sender, encoding: str, encode) -> None:
+    """Path, type, encoding and length are OTLP's; what was sent is counted as the receiver counts it."""
+    sender = make_sender(otlp_sink.url + "/", headers={"x-site": "7"})
+    answer = sender.send(Packed(Signal.METRICS, encode(body(3)), encoding))
+    (request,) = otlp_sink.requests
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    assert (request.signal, request.readings, request.encoding) == ("metrics", 3, encoding)
+    assert headers["content-type"] == "application/x-protobuf"
+    assert headers["user-agent"] == "tidegate/0.1.0"
+    assert headers["x-site"] == "7"
+    assert answer.rejected == 0
+    assert 0 < answer.rtt_s <= answer.seconds < 5
+    assert abs(answer.server_time_s - time.time()) < 5
+    counted = otlp_sink.totals.body_bytes + otlp_sink.totals.header_bytes
+    assert abs(sender.bytes_sent - counted) < 40
+    assert sender.requests == 1
+
+
+def test_signals_have_paths_of_their_own(otlp_sink, make_sender) -> None:
+    """Logs go to /v1/logs, below the endpoint's own path where it has one."""
+    make_sender(otlp_sink.url).send(Packed(Signal.LOGS, b"", ""))
+    assert otlp_sink.requests[0].signal == "logs"
+    with pytest.raises(HoldError, match=r"404.*no such path: /prefix/v1/metrics"):
+        make_sender(otlp_sink.url + "/prefix/").send(PACKED)
+
+
+def test_one_connection_serves_many_requests(otlp_sink, make_link, make_sender) -> None:
+    """Keep-alive: no handshake per request, not after a refusal either."""
+    link = make_link(otlp_sink.address)
+    sender = make_sender(f"http://127.0.0.1:{link.port}")
+    otlp_sink.behave(Behaviour(), Behaviour(status=400), Behaviour(status=503), Behaviour())
+    sender.send(PACKED)
+    with pytest.raises(RefusedError):
+        sender.send(PACKED)
+    with pytest.raises(TryLaterError):
+        sender.send(PACKED)
+    sender.send(PACKED)
+    assert link.connections == 1
+
+
+def test_an_idle_connection_that_was_closed_is_replaced(serve, make_sender) -> None:
+    """A server that closes between requests costs nothing."""
+    sender = make_sender(serve(say(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")))
+    for _ in range(3):
+        sender.send(PACKED)
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "error", "sentence"),
+    [
+        (Behaviour(status=429, retry_after="7"), TryLaterError, "status 429"),
+        (Behaviour(status=503, message="full"), TryLaterError, "status 503: full"),
+        (Behaviour(status=400, message="bad name"), RefusedError, "status 400: bad name"),
+        (Behaviour(status=413), TooLargeError, "status 413"),
+        (Behaviour(status=401, message="who?"), HoldError, "status 401, the token .* was not accepted: who?"),
+        (Behaviour(answer=b"<html>log in", content_type="text/html"), TryLaterError, "captive portal"),
+        (Behaviour(answer=b" <!DOCTYPE html>", content_type=""), TryLaterError, "captive portal"),
+    ],
+)
+def test_answers_become_decisions(otlp_sink, make_sender, behaviour, error, sentence: str) -> None:
+    """Each with the server's own sentence; none of them lost an answer."""
+    otlp_sink.behave(behaviour)
+    with pytest.raises(error, match=sentence) as caught:
+        make_sender(otlp_sink.url).send(PACKED)
+    if isinstance(caught.value, TryLaterError):
+        assert not caught.value.answer_lost
+        assert caught.value.after_s == {429: 7, 401: 60}.get(behaviour.status, 0)
+
+
+def test_a_retry_date_is_seen_from_the_servers_clock(otlp_sink, make_sender) -> None:
+    """However wrong this box's clock is, the wait is what the server meant."""
+    otlp_sink.behave(Behaviour(status=503, retry_after=formatdate(time.time() + 90, usegmt=True)))
+    sender = make_sender(otlp_sink.url)
+    sender._clock = FakeClock(wall=0)
+    with pytest.raises(TryLaterError) as caught:
+        sender.send(PACKED)
+    assert 80 < caught.value.after_s <= 91
+
+
+def test_a_redirect_is_not_followed(serve, otlp_sink, make_sender) -> None:
+    """Neither data nor token go where an answer points."""
+    address = serve(
+        say(
+            f"HTTP/1.1 302 Found\r\nLocation: {otlp_sink.url}/v1/metrics\r\n".encode()
+            + b"Content-Length: 0\r\n\r\n"
+        )
+    )
+    with pytest.raises(HoldError, match=r"a redirect to http://127.0.0.1:.*/v1/metrics"):
+        make_sender(address).send(PACKED)
+    assert not otlp_sink.requests
+
+
+@pytest.mark.parametrize("answer", [b"", b"\xff\x00garbage", b'{"partialSuccess":null}'])
+def test_a_success_without_a_sense_is_a_success(otlp_sink, make_sender, answer: bytes) -> None:
+    """Taken is taken, whatever the body."""
+    for content_type in ("application/x-protobuf", "application/json", "text/plain"):
+        otlp_sink.behave(Behaviour(answer=answer, content_type=content_type))
+        assert make_sender(otlp_sink.url).send(PACKED).rejected == 0
+
+
+def test_a_partial_success_is_read(otlp_sink, make_sender) -> None:
+    """Rejected points and the reason come with the answer, in protobuf and in JSON."""
+    otlp_sink.behave(
+        Behaviour(rejected=3, message="too old"),
+        Behaviour(
+            answer=b'{"partialSuccess":{"rejectedDataPoints":"2"}}',
+            content_type="application/json;charset=utf-8",
+        ),
+    )
+    sender = make_sender(otlp_sink.url)
+    answer = sender.send(PACKED)
+    assert (answer.rejected, answer.message) == (3, "too old")
+    assert sender.send(PACKED).rejected == 2
+
+
+def test_a_huge_answer_is_not_read_to_its_end(serve, make_sender) -> None:
+    """64 KiB are enough for any answer; the connection is dropped with the rest."""
+    sent = []
+
+    def flood(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 500000000\r\n\r\n")
+        with contextlib.suppress(OSError):
+            for _ in range(500):
+                connection.sendall(bytes(1_000_000))
+                sent.append(1)
+
+    assert make_sender(serve(flood)).send(PACKED).rejected == 0
+    assert len(sent) < 100
+
+
+def test_an_answer_that_breaks_off_after_its_status_counts(serve, make_sender) -> None:
+    """200 was said: sending again would double what was taken."""
+    address = serve(say(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"))
+    assert make_sender(address).send(PACKED).rejected == 0
+
+
+@pytest.mark.parametrize("cut", ["after_read", "mid_answer"])
+def test_a_lost_answer_may_have_been_a_delivery(otlp_sink, make_sender, cut: str) -> None:
+    """The whole request was written and nobody said what became of it."""
+    otlp_sink.behave(Behaviour(cut=cut))
+    with pytest.raises(InTransitError, match=r"the connection to 127.0.0.1 broke") as caught:
+        make_sender(otlp_sink.url).send(PACKED)
+    assert caught.value.answer_lost
+
+
+def test_half_a_request_was_not_a_delivery(make_link, otlp_sink, make_sender) -> None:
+    """A body that was cut on the way cannot have been taken."""
+    link = make_link(otlp_sink.address)
+    link.up.rate = 200_000
+    link.up.cut_after = 100_000
+    with pytest.raises(InTransitError, match="broke") as caught:
+        make_sender(f"http://127.0.0.1:{link.port}").send(Packed(Signal.METRICS, bytes(20_000_000), ""))
+    assert not caught.value.answer_lost
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"HTTP/1.1 abc OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"x-a: b\r\n" * 200 + b"\r\n",
+        b"HTTP/1.1 200 " + b"x" * 100_000 + b"\r\n\r\n",
+        b"",
+    ],
+)
+def test_what_is_not_http_is_tried_later(serve, make_sender, answer: bytes) -> None:
+    """A wrong port or a broken proxy: nothing is lost, the sentence is short."""
+    with pytest.raises(TryLaterError) as caught:
+        make_sender(serve(say(answer))).send(PACKED)
+    assert len(str(caught.value)) < 200
+
+
+def test_nobody_there(make_sender) -> None:
+    """A refused connection, in words."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(TryLaterError, match=r"no connection to 127.0.0.1: Connection refused") as caught:
+        make_sender(f"http://127.0.0.1:{port}").send(PACKED)
+    assert not caught.value.answer_lost
+
+
+def test_no_such_name(make_sender, monkeypatch) -> None:
+    """A name that nobody knows, in words."""
+
+    def no_name(*_, **__):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_name)
+    with pytest.raises(TryLaterError, match=r"the name otel.invalid cannot be resolved"):
+        make_sender("http://otel.invalid").send(PACKED)
+
+
+def test_a_silent_server(otlp_sink, make_link, make_sender) -> None:
+    """The request went out and no answer came in time: it may have been taken."""
+    link = make_link(otlp_sink.address)
+    link.mode = Mode.STALL
+    with pytest.raises(InTransitError, match=r"no answer within 0.2 s") as caught:
+        make_sender(f"http://127.0.0.1:{link.port}", timeout=Duration(0.2)).send(PACKED)
+    assert caught.value.answer_lost
+
+
+def test_a_line_that_takes_nothing(otlp_sink, make_link, make_sender) -> None:
+    """A stall in the middle of a large body: it was not taken."""
+    link = make_link(otlp_sink.address)
+    link.mode = Mode.STALL
+    sender = make_sender(f"http://127.0.0.1:{link.port}", timeout=Duration(0.3))
+    with pytest.raises(InTransitError, match=r"the line takes nothing within 0.3 s") as caught:
+        sender.send(Packed(Signal.METRICS, bytes(50_000_000), ""))
+    assert not caught.value.answer_lost
+    assert sender.bytes_sent < 50_000_000
+
+
+def test_a_slow_line_is_not_a_dead_one(serve, make_sender) -> None:
+    """A body that takes several times `timeout` goes through as long as it moves."""
+
+    def sip(connection: socket.socket) -> None:
+        left = 300_000
+        while left > 0:
+            left -= len(connection.recv(4096))
+            time.sleep(0.01)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    sender = make_sender(serve(sip, receive_bytes=8192), timeout=Duration(0.25))
+    answer = sender.send(Packed(Signal.METRICS, bytes(300_000), ""))
+    assert answer.seconds > 0.5
+
+
+def test_an_answer_that_drips_is_overdue_and_can_be_cut(serve, make_sender) -> None:
+    """One byte now and then keeps every read alive; the whole answer has `timeout` as well."""
+    address = serve(say(*[b"H"] * 100, pause_s=0.05))
+    sender = make_sender(address, timeout=Duration(0.3))
+    assert not sender.is_overdue()
+    errors: list[Exception] = []
+
+    def send() -> None:
+        try:
+            sender.send(PACKED)
+        except TryLaterError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    deadline_s = time.monotonic() + 5
+    while not sender.is_overdue() and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    assert sender.is_overdue()
+    sender.abort()
+    thread.join(2)
+    assert not thread.is_alive()
+    assert errors[0].answer_lost
+    assert not sender.is_overdue()
+
+
+def test_after_stop_nothing_is_sent_until_opened_again(otlp_sink, make_sender) -> None:
+    """Stop is final for the request under way, not for the sender."""
+    sender = make_sender(otlp_sink.url)
+    sender.stop()
+    with pytest.raises(TryLaterError, match="stopping"):
+        sender.send(PACKED)
+    assert not otlp_sink.requests
+    sender.open()
+    sender.send(PACKED)
+
+
+def test_stop_ends_a_body_under_way(otlp_sink, make_link, make_sender) -> None:
+    """Between two pieces of a slow body the sender notices."""
+    link = make_link(otlp_sink.address)
+    link.up.rate = 100_000
+    sender = make_sender(f"http://127.0.0.1:{link.port}")
+    threading.Timer(0.1, sender.stop).start()
+    started_s = time.monotonic()
+    with pytest.raises(TryLaterError) as caught:
+        sender.send(Packed(Signal.METRICS, bytes(50_000_000), ""))
+    assert time.monotonic() - started_s < 4
+    assert not caught.value.answer_lost
+
+
+def test_secrets_are_read_when_they_are_needed(otlp_sink, make_sender, tmp_path) -> None:
+    """A token that is missing or refused holds; a new one under the same name is used without a restart."""
+    token = tmp_path / "token"
+    sender = make_sender(otlp_sink.url, headers={"authorization": Secret(file=str(token))})
+    with pytest.raises(HoldError, match=r"header authorization: cannot read the secret .*token"):
+        sender.send(PACKED)
+    token.write_text("Bearer old\n")
+    otlp_sink.behave(Behaviour(status=401))
+    with pytest.raises(HoldError, match="status 401"):
+        sender.send(PACKED)
+    token.write_text("Bearer new\n")
+    sender.send(PACKED)
+    sent = [{k.lower(): v for k, v in r.headers.items()}["authorization"] for r in otlp_sink.requests]
+    assert sent == ["Bearer old", "Bearer new"]
+
+
+def test_a_secret_that_no_header_can_hold_is_not_shown(otlp_sink, make_sender, tmp_path) -> None:
+    """Line ends in a token would write headers; the sentence names the header alone."""
+    token = tmp_path / "token"
+    token.write_text("hunter2\r\nx-evil: 1")
+    with pytest.raises(HoldError, match="header authorization") as caught:
+        make_sender(otlp_sink.url, headers={"authorization": Secret(file=str(token))}).send(PACKED)
+    assert "hunter2" not in str(caught.value)
+    assert not otlp_sink.requests
+
+
+def test_the_environments_proxy_is_not_used(otlp_sink, make_sender, monkeypatch) -> None:
+    """What some login shell exported must not decide where telemetry goes."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    make_sender(otlp_sink.url).send(PACKED)
+
+
+def test_a_configured_proxy_is_used(otlp_sink, serve, make_sender) -> None:
+    """A plain request goes to the proxy with the whole address; a proxy that is down is named."""
+    lines: list[bytes] = []
+
+    def proxy(connection: socket.socket) -> None:
+        lines.append(connection.recv(65536).split(b"\r\n")[0])
+        connection.sendall(b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n")
+
+    with pytest.raises(HoldError, match="the proxy wants to know who we are"):
+        make_sender("http://otel.invalid:4318", proxy=serve(proxy)).send(PACKED)
+    assert lines == [b"POST http://otel.invalid:4318/v1/metrics HTTP/1.1"]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(TryLaterError, match=r"no connection to 127.0.0.1: Connection refused"):
+        make_sender("http://otel.invalid:4318", proxy=f"http://127.0.0.1:{port}").send(PACKED)
+
+
+def tls_settings(authority) -> TlsSettings:
+    return TlsSettings(ca_file=str(authority.certificate))
+
+
+def test_tls_with_the_right_certificate(authority, make_otlp_sink, make_sender) -> None:
+    """A chain to the given authority and the right name: taken."""
+    sink = make_otlp_sink(identity=authority.issue())
+    assert make_sender(sink.url, tls=tls_settings(authority)).send(PACKED).rejected == 0
+
+
+def test_a_wrong_authority_holds(authority, make_otlp_sink, make_sender) -> None:
+    """A certificate that the system's authorities don't know: held, in OpenSSL's words; nothing was sent."""
+    sink = make_otlp_sink(identity=authority.issue())
+    with pytest.raises(HoldError, match=r"the certificate of 127.0.0.1 is not accepted: .*certificate"):
+        make_sender(sink.url).send(PACKED)
+    assert not sink.requests
+
+
+def test_a_wrong_name_holds(authority, make_otlp_sink, make_sender) -> None:
+    """A good certificate for somebody else."""
+    sink = make_otlp_sink(identity=authority.issue("other", alternatives="DNS:other.example"))
+    with pytest.raises(HoldError, match=r"not accepted: .*(mismatch|not valid for|doesn't match)"):
+        make_sender(sink.url, tls=tls_settings(authority)).send(PACKED)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "words"),
+    [
+        ("20200101000000Z", "20200201000000Z", "expired"),
+        ("21000101000000Z", "21010101000000Z", "not yet valid"),
+    ],
+)
+def test_a_certificate_outside_its_time_holds_and_asks_for_the_clock(
+    authority, tmp_path, make_otlp_sink, make_sender, start: str, end: str, words: str
+) -> None:
+    """Expired, or not yet valid as on a box that started in 1970."""
+    identity = authority.issue()
+    folder = tmp_path / "ca"
+    folder.mkdir()
+    (folder / "index.txt").write_text("")
+    (folder / "serial").write_text("0A\n")
+    (folder / "ca.cnf").write_text(
+        f"[ca]\ndefault_ca=d\n[d]\ndir={folder}\ndatabase={folder}/index.txt\nserial={folder}/serial\n"
+        f"new_certs_dir={folder}\ndefault_md=sha256\npolicy=p\n[p]\ncommonName=supplied\n"
+    )
+    request = identity.certificate.with_suffix(".csr")
+    subprocess.run(
+        ["openssl", "ca", "-batch", "-config", folder / "ca.cnf", "-cert", authority.certificate,
+         "-keyfile", authority.certificate.with_name("ca.key"), "-in", request,
+         "-startdate", start, "-enddate", end, "-notext",
+         "-extfile", identity.certificate.with_suffix(".ext"), "-out", identity.certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    sink = make_otlp_sink(identity=identity)
+    with pytest.raises(HoldError, match=f"{words}.*; is this box's clock right"):
+        make_sender(sink.url, tls=tls_settings(authority)).send(PACKED)
+
+
+def test_certificates_that_cannot_be_read_hold(otlp_sink, make_sender, authority, tmp_path) -> None:
+    """A missing or broken file is named; once it is there, it works."""
+    missing = tmp_path / "ca.pem"
+    sender = make_sender("https://127.0.0.1:1", tls=TlsSettings(ca_file=str(missing)))
+    with pytest.raises(HoldError, match=r"cannot read the certificates in .*ca.pem: .*No such file"):
+        sender.send(PACKED)
+    missing.write_text("no certificate")
+    with pytest.raises(HoldError, match="cannot read the certificates"):
+        sender.send(PACKED)
+    missing.write_text(authority.certificate.read_text())
+    with pytest.raises(TryLaterError, match="no connection"):
+        sender.send(PACKED)
+
+
+def test_our_own_certificate_is_shown(authority, rigs, make_sender) -> None:
+    """Mutual TLS: the receiver sees who we are."""
+    server, client = authority.issue(), authority.issue("gateway")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(server.certificate, server.key)
+    context.load_verify_locations(authority.certificate)
+    context.verify_mode = ssl.CERT_REQUIRED
+    listener = rigs.enter_context(socket.create_server(("127.0.0.1", 0)))
+    seen: list = []
+
+    def run() -> None:
+        connection, _ = listener.accept()
+        with connection, context.wrap_socket(connection, server_side=True) as stream:
+            seen.append(dict(pair for part in stream.getpeercert()["subject"] for pair in part)["commonName"])
+            read_request(stream)
+            stream.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    tls = TlsSettings(
+        ca_file=str(authority.certificate), cert_file=str(client.certificate), key_file=str(client.key)
+    )
+    make_sender(f"https://127.0.0.1:{listener.getsockname()[1]}", tls=tls).send(PACKED)
+    thread.join(5)
+    assert seen == ["gateway"]
+
+
+def test_plain_http_behind_https_is_explained(otlp_sink, make_sender) -> None:
+    """https:// to a port that speaks http://: tried later, in words."""
+    with pytest.raises(TryLaterError, match=r"TLS with 127.0.0.1 failed"):
+        make_sender(otlp_sink.url.replace("http://", "https://")).send(PACKED)

@@ -1,0 +1,122 @@
+"""Checks for what an uplink's config takes and refuses."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from gateway.core.units import Duration, Size
+from gateway.net.secrets import Secret
+from gateway.uplinks.settings import OtlpUplinkSettings, RetrySettings, TlsSettings
+
+
+def hook(kind, value):
+    return kind.parse(value)
+
+
+def read(text: str) -> OtlpUplinkSettings:
+    whole = f'type = "otlp"\nname = "cloud"\nendpoint = "https://otel.example:4318"\n{text}'
+    return msgspec.toml.decode(whole.encode(), type=OtlpUplinkSettings, dec_hook=hook)
+
+
+def make(**settings) -> OtlpUplinkSettings:
+    return OtlpUplinkSettings(**{"name": "cloud", "endpoint": "https://otel.example:4318", **settings})
+
+
+def test_the_least_config_works() -> None:
+    """A name and an endpoint are enough."""
+    found = read("")
+    assert (found.protocol, found.compression, found.timeout, found.retry.max) == (
+        "http/protobuf",
+        "auto",
+        10,
+        60,
+    )
+
+
+def test_a_full_config_is_read() -> None:
+    """Units, secrets and nested tables."""
+    found = read(
+        """
+        compression = "zstd"
+        timeout = "500ms"
+        request_bytes_max = "1MiB"
+        headers = { authorization = { env = "OTLP_TOKEN" }, x-site = "7" }
+        tls = { ca_file = "/etc/ca.pem" }
+        retry = { initial = "2s", max = "5m" }
+        """
+    )
+    assert found.timeout == Duration(0.5)
+    assert found.request_bytes_max == Size(2**20)
+    assert found.headers == {"authorization": Secret(env="OTLP_TOKEN"), "x-site": "7"}
+    assert (found.tls.ca_file, found.retry.initial, found.retry.max) == ("/etc/ca.pem", 2, 300)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"protocol": "grpc"}, 'not in this version; write "http/protobuf"'),
+        ({"protocol": "http/json"}, 'not in this version; write "http/protobuf"'),
+        ({"budget": {"rate": "64kbit/s"}}, "budget is not in this version"),
+        ({"endpoint": "otel.example:4318"}, "is not an address like http://host:port or https://host:port"),
+        ({"endpoint": "http://"}, "is not an address"),
+        ({"endpoint": "http://h:99999"}, "is not an address"),
+        ({"endpoint": "http://h:0"}, "is not an address"),
+        ({"endpoint": "http://user:pass@h"}, "must not hold a user or password"),
+        ({"endpoint": "http://h/?key=1"}, "tokens go into headers"),
+        ({"endpoint": "http://h/a b"}, "no .*spaces"),
+        ({"endpoint": "http://h/v1/metrics"}, "leave out /v1/"),
+        ({"proxy": "https://p:3128"}, "proxy .* is not an address like http://host:port"),
+        ({"timeout": Duration(0)}, "timeout is over zero"),
+        ({"batch_interval": Duration(-1)}, "batch_interval is not negative"),
+        ({"request_bytes_max": Size(10)}, 'at least "1KiB"'),
+        ({"headers": {"Authorization": "Bearer x"}}, r"write Authorization = \{ env = "),
+        ({"headers": {"x-api-key": "x"}}, "opens a door"),
+        ({"headers": {"X-Auth-Token": "x"}}, "opens a door"),
+        ({"headers": {"bad name": "x"}}, "is not a header's name"),
+        ({"headers": {"x-a": "a\r\nb: c"}}, "characters that no header can have"),
+        ({"headers": {"Content-Type": "text/plain"}}, "written by the gateway itself"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_what_would(settings, sentence: str) -> None:
+    """Each refusal is a sentence that names the key."""
+    with pytest.raises(ValueError, match=sentence):
+        make(**settings)
+
+
+def test_a_password_in_the_endpoint_is_not_repeated() -> None:
+    """A refusal ends up in logs."""
+    with pytest.raises(ValueError) as caught:
+        make(endpoint="http://user:hunter2@h")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_what_belongs_together_is_checked_together() -> None:
+    """Certificate and key; first and longest wait."""
+    with pytest.raises(ValueError, match="belong together"):
+        TlsSettings(cert_file="c.pem")
+    with pytest.raises(ValueError, match="must be over zero and not exceed max"):
+        RetrySettings(initial=Duration(90))
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "count"),
+    [
+        ("https://otel.example", 0),
+        ("http://127.0.0.1:4318", 0),
+        ("http://[::1]:4318", 0),
+        ("http://localhost", 0),
+        ("http://collector.lan:4318", 1),
+        ("http://10.0.0.3:4318", 1),
+    ],
+)
+def test_plain_http_beyond_this_box_is_allowed_and_said(endpoint: str, count: int) -> None:
+    """A collector on the LAN is common; whoever reads `check` knows that it can be overheard."""
+    assert len(make(endpoint=endpoint).warnings()) == count
+
+
+def test_what_has_no_effect_is_said() -> None:
+    """Certificates for an address without TLS; headers that can be read on the way."""
+    found = make(endpoint="http://c.lan", tls=TlsSettings(ca_file="x"), headers={"x-site": "7"}).warnings()
+    assert "headers and data can be read" in found[0]
+    assert "not used with an http://" in found[1]

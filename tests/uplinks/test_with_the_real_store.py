@@ -1,0 +1,150 @@
+"""Checks for an uplink on the real store: what was accepted arrives once, and the accounts agree."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import numpy as np
+import pytest
+
+from gateway.codecs.otlp import encode_log_record
+from gateway.core.batch import MONOTONIC, Batch, LogRecords, Series
+from gateway.core.clock import SystemClock
+from gateway.core.contracts import Priority
+from gateway.core.telemetry import Telemetry
+from gateway.core.units import Duration
+from gateway.store.database import Store, StoreSettings
+from gateway.uplinks.delivery import Uplink
+from gateway.uplinks.settings import OtlpUplinkSettings
+from hil.otlp_sink import Behaviour
+
+CLOCK = SystemClock()
+
+
+async def open_store(folder) -> Store:
+    return await Store.open(
+        state_dir=folder,
+        settings=StoreSettings(),
+        clock=CLOCK,
+        uplinks=["cloud"],
+        max_series=1000,
+        telemetry=Telemetry(),
+        commit_interval_s=0.01,
+    )
+
+
+def uplink_of(store: Store, endpoint: str) -> Uplink:
+    uplink = Uplink(
+        OtlpUplinkSettings(
+            name="cloud", endpoint=endpoint, timeout=Duration(2), batch_interval=Duration(0.05)
+        ),
+        store=store,
+        gateway_attributes=(("tidegate.gateway.id", "site-7"),),
+        version="0.1.0",
+        clock=CLOCK,
+        telemetry=Telemetry(),
+        random=random.Random(1),
+    )
+    uplink._backoff.max_s = 0.05
+    return uplink
+
+
+def counted(store: Store, start: int, count: int, device: str = "a") -> Batch:
+    number = store.resolve(Series((("device.id", device),), "n"))
+    return Batch.of(
+        number, CLOCK.monotonic_ns() + np.arange(count), np.arange(start, start + count), flags=MONOTONIC
+    )
+
+
+def balance(store: Store) -> dict:
+    status = store.status()
+    account = status["uplinks"]["cloud"]
+    assert status["accepted"] == account["delivered"] + account["held"] + sum(account["ledger"].values())
+    return account
+
+
+async def until_sent(store: Store, *, within_s: float = 20.0) -> None:
+    async with asyncio.timeout(within_s):
+        while balance(store)["held"]:
+            await asyncio.sleep(0.01)
+
+
+async def end(task: asyncio.Task) -> None:
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_everything_arrives_once_through_an_outage(tmp_path, otlp_sink) -> None:
+    """Metrics of two devices and logs, with refused connections, cuts and throttling on the way."""
+    store = await open_store(tmp_path)
+    otlp_sink.behave(
+        *[Behaviour(status=503)] * 3, Behaviour(cut="before_read"), Behaviour(status=429, retry_after="0")
+    )
+    task = asyncio.create_task(uplink_of(store, otlp_sink.url).run())
+    log = store.resolve(Series((("device.id", "a"),), "", kind="log"))
+    for k in range(20):
+        record = encode_log_record(
+            time_ns=CLOCK.wall_ns(),
+            observed_ns=0,
+            severity_number=9,
+            severity_text="",
+            body=str(k),
+            attributes=(),
+        )
+        logs = LogRecords(np.array([log], np.uint32), np.array([CLOCK.wall_ns()]), (record,))
+        pieces = [
+            (Priority.NORMAL, counted(store, 100 * k, 100)),
+            (Priority.BULK, counted(store, 100 * k, 100, "b")),
+        ]
+        await store.append(pieces, logs=logs)
+    await until_sent(store)
+    await end(task)
+    account = balance(store)
+    await store.close()
+    assert account["delivered"] == 20 * 201
+    readings = otlp_sink.readings()
+    assert set(readings.values()) == {1}
+    assert sorted((r.device, r.value) for r in readings) == [(d, k) for d in "ab" for k in range(2000)]
+    assert sorted(int(line.body) for line in otlp_sink.logs()) == list(range(20))
+
+
+async def test_what_was_held_at_a_stop_is_sent_by_the_next_run(tmp_path, otlp_sink) -> None:
+    """Stopped while the receiver is away, opened again: all of it, in order, with Unix times."""
+    store = await open_store(tmp_path)
+    otlp_sink.always = Behaviour(status=503)
+    task = asyncio.create_task(uplink_of(store, otlp_sink.url).run())
+    before_ns = CLOCK.wall_ns()
+    await store.append([(Priority.NORMAL, counted(store, 0, 500))])
+    otlp_sink.wait_for_requests(1)
+    await end(task)
+    assert balance(store)["held"] == 500
+    await store.close()
+    otlp_sink.always = Behaviour()
+    store = await open_store(tmp_path)
+    task = asyncio.create_task(uplink_of(store, otlp_sink.url).run())
+    await until_sent(store)
+    await end(task)
+    await store.close()
+    readings = otlp_sink.readings()
+    assert sorted(r.value for r in readings) == list(range(500))
+    assert all(abs(r.time_ns - before_ns) < 5 * 10**9 for r in readings)
+
+
+async def test_refusals_and_rejections_are_in_the_ledger(tmp_path, otlp_sink) -> None:
+    """Refused whole, rejected in part: the account on disk says so, and nothing of it comes again."""
+    store = await open_store(tmp_path)
+    otlp_sink.always = Behaviour(status=400, message="bad name")
+    task = asyncio.create_task(uplink_of(store, otlp_sink.url).run())
+    await store.append([(Priority.NORMAL, counted(store, 0, 50))])
+    await until_sent(store)
+    otlp_sink.always = Behaviour(rejected=7, message="too old")
+    await store.append([(Priority.NORMAL, counted(store, 50, 50))])
+    await until_sent(store)
+    await end(task)
+    await store.close()
+    store = await open_store(tmp_path)
+    assert balance(store)["ledger"] == {"refused": 50, "rejected": 7}
+    assert balance(store)["delivered"] == 43
+    await store.close()
