@@ -125,6 +125,8 @@ class Uplink:
         self.resent = 0  # frames that were sent more than once
         self.put_off = 0  # frames that the gateway had no room for
         self._last = ticks()
+        for slot in self._slots:
+            slot.due = self._last
         self._low = self._high = 0  # milliseconds since the start, in two halves of 16 bits: never a big integer
         self._hello_due = self._last
         self._hello_ms = HELLO_MS_MIN
@@ -221,6 +223,7 @@ class Uplink:
                 self._dropped_told = max(self._dropped_told, slot.dropped)
                 slot.sequence = -1
                 slot.samples = 0
+                slot.due = self._last
         elif kind == NAK and length == 9:
             slot = self._slot_of(body)
             if slot:

@@ -17,25 +17,26 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from gateway import __version__
 from gateway.codecs.mapping import Mapper, default_mappings
-from gateway.control.profiles import HardwareProfile
-from gateway.core.clock import NS_PER_S
+from gateway.core.clock import NS_PER_S, Quality, Sample
 from gateway.core.telemetry import Telemetry
 from gateway.detect.engine import Engine
 from gateway.pipeline import Pipeline
 from gateway.store.database import Store
-from gateway.uplinks.delivery import Uplink
+from gateway.uplinks.delivery import Seams, Uplink
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
     from gateway.control.config import Config
+    from gateway.control.profiles import HardwareProfile
     from gateway.core.batch import Attributes
     from gateway.core.clock import Clock
 
 log = logging.getLogger("tidegate")
 
 HOUSEKEEPING_S = 1.0
-DETECTOR_SAVE_S = 300.0
+# What the detectors have learnt is worth little flash: an hour of learning is soon learnt again.
+DETECTOR_SAVE_S = 3600.0
 # A part that fails is started again, later and later, so that a fault in one never spins or ends the rest.
 RESTART_WAIT_S = 1.0
 RESTART_WAIT_S_MAX = 60.0
@@ -117,7 +118,7 @@ class Gateway:
             log.info("stopping: doors first, then roads, then the shelf")
             for group in (doors, roads, windows):
                 await _end(group)
-            self._save_detectors()
+            await self._save_detectors()
 
     def _build_pipeline(self, store: Store) -> Pipeline:
         config = self.config
@@ -129,7 +130,8 @@ class Gateway:
         if engine is not None:
             path = Path(config.gateway.state_dir) / DETECTOR_STATE_FILE
             with contextlib.suppress(FileNotFoundError):
-                engine.restore(path.read_bytes())
+                if not engine.restore(path.read_bytes()):
+                    log.warning("%s cannot be used (damaged, or of another version): the detectors learn anew", path)
         return pipeline
 
     def _build_source(self, settings: Any) -> Part:
@@ -161,7 +163,16 @@ class Gateway:
             clock=self._clock,
             telemetry=self.telemetry,
             random=self._random,
+            seams=Seams(on_server_time=self._learn_time),
         )
+
+    def _learn_time(self, server_time_s: int, rtt_s: float) -> None:
+        """Take the time of day from an upstream's answer where there is no other clock: coarse, but of this century."""
+        assert self._store is not None
+        if self._store.timeline.quality is Quality.UNKNOWN:
+            monotonic_ns = self._clock.monotonic_ns()
+            wall_ns = server_time_s * NS_PER_S + int(rtt_s * NS_PER_S / 2)
+            self._store.timeline.add(Sample(monotonic_ns, wall_ns - monotonic_ns, Quality.UNSYNCED))
 
     def _gateway_attributes(self) -> Attributes:
         own = {"tidegate.gateway.id": self.config.gateway.id, **self.config.gateway.attributes}
@@ -201,14 +212,14 @@ class Gateway:
                 notify("WATCHDOG=1")
             if now_ns - saved_ns >= DETECTOR_SAVE_S * NS_PER_S:
                 saved_ns = now_ns
-                await asyncio.to_thread(self._save_detectors)
+                await self._save_detectors()
 
-    def _save_detectors(self) -> None:
+    async def _save_detectors(self) -> None:
         if self._pipeline is None or self._pipeline.engine is None:
             return
         path = Path(self.config.gateway.state_dir) / DETECTOR_STATE_FILE
         try:
-            replace_file(path, self._pipeline.engine.save())
+            await asyncio.to_thread(replace_file, path, self._pipeline.engine.save())
         except OSError as error:
             # The detectors learn again; nothing that was accepted depends on this file.
             log.warning("detector state not saved in %s: %s", path, error.strerror)
@@ -226,6 +237,7 @@ class Gateway:
         """Return what `tidegate status --json` prints; numbers are readings unless they say otherwise."""
         assert self._store is not None
         store = self._store.status()
+        engine = None if self._pipeline is None else self._pipeline.engine
         return {
             "version": __version__,
             "gateway": self.config.gateway.id,
@@ -234,6 +246,7 @@ class Gateway:
             "healthy": self.is_healthy(),
             "restarts": dict(self._restarts),
             **store,
+            "detectors": {} if engine is None else engine.status(),
             "sources": {source.name: source.status() for source in self._sources},
             "uplinks": {
                 uplink.name: {**store["uplinks"].get(uplink.name, {}), **uplink.status()} for uplink in self._uplinks

@@ -130,12 +130,12 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def load(path: Path) -> Config:
-    """Read the configuration or leave with every problem in it."""
+def load(path: Path, *, offline: bool = False) -> Config:
+    """Read the configuration or leave with every problem in it; `offline` asks nothing of this machine."""
     from gateway.control.config import ConfigError, load as load_config  # noqa: PLC0415  msgspec only where needed
 
     try:
-        return load_config(path)
+        return load_config(path, offline=offline)
     except ConfigError as error:
         raise CommandError("\n".join(["the configuration has problems:", *error.problems])) from error
 
@@ -208,7 +208,7 @@ def run_explain(options: argparse.Namespace) -> int:
     from gateway.codecs.mapping import Mapper, default_mappings  # noqa: PLC0415  numpy only where needed
     from gateway.core.clock import SystemClock  # noqa: PLC0415
 
-    config = load(options.config)
+    config = load(options.config, offline=True)
     if (options.topic is None) == (options.port is None):
         raise CommandError("say --topic T --payload P for MQTT, or --port NAME --hex H for a serial line")
     if (options.payload is None) == (options.hex is None):
@@ -258,7 +258,7 @@ def run_status(options: argparse.Namespace) -> int:
     if url is None:
         url = "http://127.0.0.1:8181"
         if options.config is not None:
-            control = load(options.config).control
+            control = load(options.config, offline=True).control
             if control is None:
                 raise CommandError(f'{options.config} has no [control]; add: [control] listen = "127.0.0.1:8181"')
             url = f"http://{control.listen}"

@@ -31,8 +31,8 @@ class Broker:
     """A mosquitto with everything in `folder`. Starts in the constructor, so `port` is known and listening.
 
     `users` are names and passwords (none: anonymous). `identity` turns TLS on; `client_ca` asks clients for a
-    certificate of that CA as well. `websockets` listens for MQTT over WebSocket at `websocket_port` too, and TLS
-    is there then, while `port` stays plain. `max_inflight` and
+    certificate of that CA as well. `websockets` listens for MQTT over WebSocket at `websocket_port` too,
+    and TLS is there then, while `port` stays plain. `max_inflight` and
     `max_queued` are its limits per client (0: none); `access` is an ACL file's text; `options` are more lines
     of mosquitto.conf.
     """

@@ -166,6 +166,9 @@ class SerialLine:
         """Make the adapter appear to the host; the link then points to a new pty."""
         with self._lock:
             if self._host is None:
+                # What the device said to nobody is gone, also where the pump has not come to it yet.
+                while data := _read(self._device.master):
+                    self.to_host.dropped += len(data)
                 self._host = _Pty(self.path)
         self._wake()
 

@@ -157,7 +157,7 @@ def _check_state_dir(path: Path) -> Iterator[str]:
     """Say why nothing could be kept at `path`, without touching it."""
     place = "gateway.state_dir"
     if not path.is_absolute():
-        yield f'{place}: "{path}" depends on where the gateway is started; write a path from the root'
+        yield f'{place}: "{path}" depends on where the gateway is started; write an absolute one'
         return
     here = next(parent for parent in (path, *path.parents) if parent.exists())
     if not here.is_dir():

@@ -294,7 +294,7 @@ _NAMES: Final[dict[Any, str]] = {
     str: "text",
     int: "whole number",
     float: "number",
-    bool: "true or false",
+    bool: "boolean",
 }
 
 

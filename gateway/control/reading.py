@@ -188,13 +188,14 @@ class _Walk:
         tag = tag_of(struct)
         known = [*([tag[0]] if tag else []), *fields]
         for key, value in table.items():
-            if key in fields:
-                self.check(value, fields[key].type, _below(path, key))
+            place = _below(path, key)
+            later = self._later.keys.get(_bare(place))
+            if later is not None:
+                self._note(place, later)
+            elif key in fields:
+                self.check(value, fields[key].type, place)
             elif key not in known:
-                place = _below(path, key)
-                self._note(
-                    place, self._later.keys.get(_bare(place)) or f"unknown key; {did_you_mean(key, known)}"
-                )
+                self._note(place, f"unknown key; {did_you_mean(key, known)}")
         for key, item in fields.items():
             if item.required and key not in table:
                 self._note(

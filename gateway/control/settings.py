@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
-from gateway.codecs.mapping import MappingSettings  # noqa: TC001  msgspec reads the annotations
+from gateway.codecs.mapping_settings import MappingSettings  # noqa: TC001  msgspec reads the annotations
 from gateway.core.units import Duration, Size
 from gateway.detect.settings import DetectorSettings  # noqa: TC001  msgspec reads the annotations
 from gateway.net.addresses import is_loopback, split_address

@@ -194,6 +194,9 @@ class MqttSource:
                 keepalive_s=round(settings.keepalive),
                 properties=self._properties(),
             )
+        except asyncio.CancelledError:
+            client.abandon()
+            raise
         except ssl.SSLCertVerificationError as error:
             raise _Refused(f"the broker's certificate is not trusted: {error.verify_message}") from error
         except ssl.SSLError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
-from gateway.net.mqtt import Publishes, PublishScanner
+from gateway.net.mqtt import VERSION_5, Publishes, PublishScanner
 from gateway.net.mqtt_fields import PacketType, ProtocolError, ReasonCode
 from gateway.net.mqtt_packets import disconnect_bytes, read_answer
 
@@ -216,8 +216,10 @@ class Link:
             packet_id, _ = read_answer(body, self.client.version)
             self._on_release(packet_id)
             return
-        if kind == PacketType.DISCONNECT and not body:
-            body = b"\0"  # reason 0 may be left out; older versions of paho stumble over that
+        if kind == PacketType.DISCONNECT and self.client.version == VERSION_5:
+            self._end(f"the broker ended the connection: {_reason(body[0] if body else 0)}")
+            self.client.drop()
+            return
         self.client.take(first_byte, body)
         self._after_write()
 
@@ -260,14 +262,10 @@ class Link:
         if waiting is not None and not waiting.done():
             waiting.set_result([int(reason.value) for reason in reasons])
 
-    def _on_disconnect(self, _client: Any, _data: Any, flags: Any, reason: Any, _properties: Any) -> None:
-        if flags.is_disconnect_packet_from_server:
-            self._end(f"the broker ended the connection: {str(reason).lower()}")
-            self.client.drop()
-        else:
-            # 0x80 is what paho says for any socket error.
-            why = "" if reason.value == ReasonCode.UNSPECIFIED_ERROR else f": {str(reason).lower()}"
-            self._end(f"the connection was lost{why}" if reason.value else "closed")
+    def _on_disconnect(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        # 0x80 is what paho says for any socket error.
+        why = "" if reason.value == ReasonCode.UNSPECIFIED_ERROR else f": {str(reason).lower()}"
+        self._end(f"the connection was lost{why}" if reason.value else "closed")
 
     def _end(self, reason: str) -> None:
         self._detach()
@@ -284,3 +282,11 @@ class Link:
             self._next_misc.cancel()
             self._next_misc = None
         self._descriptor = -1
+
+
+def _reason(code: int) -> str:
+    """Return a reason code in words."""
+    try:
+        return ReasonCode(code).name.lower().replace("_", " ")
+    except ValueError:
+        return f"reason {code:#04x}"

@@ -176,7 +176,7 @@ class MqttServerSource:
         self._refused: dict[str, int] = {}
         self._last_error = ""
         self._tls = None if settings.tls is None else _tls_context(settings)
-        self._welcoming: set[asyncio.Task[None]] = set()
+        self._welcoming: dict[asyncio.Task[None], None] = {}
         intake = Intake(
             source=settings.name,
             accept=accept,
@@ -277,30 +277,51 @@ class MqttServerSource:
                     self._refuse("out_of_resources", f"cannot take connections: {error.strerror}")
                     await asyncio.sleep(ACCEPT_PAUSE_S)
                 continue
-            self._admit(connected, str(peer[0]))
+            await self._admit(connected, str(peer[0]))
 
-    def _admit(self, connected: socket.socket, address: str) -> None:
-        hub = self._hub
+    async def _admit(self, connected: socket.socket, address: str) -> None:
         connections_max = self._settings.connections_max
-        if len(hub.connections) + len(self._welcoming) >= connections_max:
+        if not self._make_room(connections_max):
             connected.close()
             self._refuse(
                 "too_many_connections", f"more than {connections_max} connections; {address} was sent away"
             )
             return
-        if len(hub.connecting) >= max(CONNECTING_MIN, connections_max // CONNECTING_SHARE):
-            # Whoever says nothing must not keep those out who have something to say.
-            next(iter(hub.connecting)).drop("connecting_max", "made room for a newer connection")
-        task = asyncio.create_task(self._welcome(connected, address), name=f"{self.name}: welcome {address}")
-        self._welcoming.add(task)
-        task.add_done_callback(self._welcoming.discard)
+        if self._tls is None:
+            await self._welcome(connected, address)
+            return
+        # A handshake takes as long as the client likes; others must not wait for it.
+        task = asyncio.create_task(self._welcome(connected, address), name=f"{self.name}: TLS with {address}")
+        self._welcoming[task] = None
+        task.add_done_callback(lambda done: self._welcoming.pop(done, None))
+        await asyncio.sleep(0)  # begun, it closes its socket however it ends
+
+    def _make_room(self, connections_max: int) -> bool:
+        """Whether there is room for one more; whoever has said nothing for longest has to make it."""
+        connecting = self._hub.connecting
+        is_full = len(self._hub.connections) + len(self._welcoming) >= connections_max
+        strangers = len(connecting) + len(self._welcoming)
+        if not is_full and strangers < max(CONNECTING_MIN, connections_max // CONNECTING_SHARE):
+            return True
+        if connecting and not (self._tls and self._welcoming):
+            next(iter(connecting)).drop("connecting_max", "made room for a newer connection")
+        elif self._welcoming:
+            oldest = next(iter(self._welcoming))
+            del self._welcoming[oldest]
+            oldest.cancel()
+            self._refuse("connecting_max", "made room for a newer connection in TLS")
+        else:
+            return False
+        return True
 
     async def _welcome(self, connected: socket.socket, address: str) -> None:
-        connected.setblocking(False)
-        connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in TCP_KEEPALIVE:
-            connected.setsockopt(socket.IPPROTO_TCP, option, value)
+        is_handed_over = False
         try:
+            connected.setblocking(False)
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in TCP_KEEPALIVE:
+                connected.setsockopt(socket.IPPROTO_TCP, option, value)
+            is_handed_over = True  # from here on a transport owns the socket and closes it
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: Connection(self._hub, address=address),
                 connected,
@@ -308,8 +329,11 @@ class MqttServerSource:
                 ssl_handshake_timeout=None if self._tls is None else float(self._settings.connect_timeout),
             )
         except (OSError, ssl.SSLError) as error:
-            self._refuse("tls_failed", f"TLS with {address}: {getattr(error, 'reason', None) or error}")
-            connected.close()
+            reason = "connection_failed" if self._tls is None else "tls_failed"
+            self._refuse(reason, f"{address}: {getattr(error, 'reason', None) or error}")
+        finally:
+            if not is_handed_over:
+                connected.close()
 
     # Meanwhile.
 

@@ -168,9 +168,10 @@ class Connection(asyncio.BufferedProtocol):
         self._leave(with_will=True)
         self._set_state(State.CLOSED)
         self._hub.forget(self)
-        if self._answer_timer is not None:
+        # The answer to a wrong password keeps its place in the queue even if nobody waits for it any more:
+        # who hangs up early must not guess faster.
+        if self._answer_timer is not None and self._hub.is_stopping:
             self._answer_timer.cancel()
-            self._hub.attempts.answered(self.address)
 
     # What the server calls.
 
@@ -450,7 +451,8 @@ class Connection(asyncio.BufferedProtocol):
     def _answer_late(self) -> None:
         self._answer_timer = None
         self._hub.attempts.answered(self.address)
-        self._hang_up()
+        if self.state is State.REFUSED:
+            self._hang_up()
 
     def _leave(self, *, with_will: bool) -> None:
         """Part with the session, once."""
@@ -480,16 +482,21 @@ class Connection(asyncio.BufferedProtocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        if self._has_peer_hung_up or not transport.can_write_eof():
+        if self._has_peer_hung_up or not transport.can_write_eof() or transport.get_write_buffer_size():
             transport.close()
             return
-        transport.write_eof()
+        try:
+            transport.write_eof()
+        except OSError:  # reset meanwhile
+            transport.abort()
+            return
         if self._pause:
             self._pause = Pause.NONE
             transport.resume_reading()
 
     def abort(self) -> None:
         """Hang up now; what is not sent is lost."""
+        self._hub.connecting.pop(self, None)
         if self._transport is not None:
             self._transport.abort()
 

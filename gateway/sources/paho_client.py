@@ -16,9 +16,9 @@ import struct
 import time
 from typing import Any, Final, Literal
 
+from paho.mqtt import MQTTException
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
-from paho.mqtt.exception import MQTTException
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
@@ -28,7 +28,6 @@ from gateway.net.mqtt_packets import packet_bytes
 PRIVATE_PARTS: Final = (
     "_create_socket",
     "_create_socket_connection",
-    "_last_bytes_received",
     "_out_packet",
     "_packet_queue",
     "_ping_t",
@@ -76,6 +75,7 @@ class BulkClient(Client):
         self._fed = b""
         self._fed_at = 0
         self._dialled: socket.socket | None = None
+        self.is_abandoned = False
         self.error: OSError | None = None  # what ended the reading, where it was not the broker's FIN
         self.connect_timeout = timeout_s
         if tls is not None:
@@ -89,6 +89,14 @@ class BulkClient(Client):
             self.connect(host, port, keepalive_s, clean_start=self._clean, properties=properties)
         else:
             self.connect(host, port, keepalive_s)
+
+    def abandon(self) -> None:
+        """Give up a `dial` that another thread is in: it fails soon, and no CONNECT is sent after this."""
+        self.is_abandoned = True
+        if self._dialled is not None:
+            with contextlib.suppress(OSError):
+                # Not SSLSocket.shutdown: that would pull the TLS object from under the thread.
+                socket.socket.shutdown(self._dialled, socket.SHUT_RDWR)
 
     def fileno(self) -> int:
         """Return the socket's descriptor, or -1."""
@@ -143,7 +151,8 @@ class BulkClient(Client):
     def forgive_silence(self) -> None:
         """Forget how long nothing was heard: we did not listen, so a missing PINGRESP means nothing."""
         self._ping_t = 0.0
-        self._last_bytes_received = time.monotonic()
+        # paho 2.1 has the second name for the first.
+        self._last_bytes_received = self._last_msg_in = time.monotonic()
 
     def drop(self) -> None:
         """Close the socket without a word."""
@@ -159,13 +168,20 @@ class BulkClient(Client):
 
     def _create_socket(self) -> Any:
         try:
-            return super()._create_socket()
+            made = super()._create_socket()
+            self._check_abandoned()
         except BaseException:
             # paho leaves a socket whose handshake failed to the garbage collector.
             if self._dialled is not None:
                 with contextlib.suppress(OSError):
                     self._dialled.close()
             raise
+        return made
+
+    def _check_abandoned(self) -> None:
+        if self.is_abandoned:
+            # A CONNECT now would throw our own next connection out of the session.
+            raise ConnectionAbortedError("nobody waits for this connection any more")
 
     def _create_socket_connection(self) -> socket.socket:
         self._dialled = super()._create_socket_connection()

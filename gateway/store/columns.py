@@ -20,7 +20,7 @@ those of store/integers, and steps those of store/runs, one behind the other:
 |        | unsigned           | what the smallest is below the first, of runs with offsets               |
 |        | unsigned           | what divides all integers inside a long run, less one                    |
 |        | unsigned           | width in bytes of the integers inside a long run                         |
-|        | planes, widths 1–8 | the integers inside all long runs of that width                          |
+|        | planes, widths 1-8 | the integers inside all long runs of that width                          |
 |        | varint             | number of exceptions                                                     |
 |        | signed             | positions of the exceptions                                              |
 |        | signed             | bits of the exceptions, ordered                                          |

@@ -1,13 +1,13 @@
 """Doubles as integers: which runs of doubles are decimals, singles or neither. Must not lose a bit of any.
 
-A sensor's 20.51 is the integer 2051 and the exponent 2; what is kept of it is 2051, and `2051 / 10**2` is again
-the very double that was read, because IEEE 754 division of two exact numbers is correctly rounded. That is
-checked bit by bit before a form is chosen, so that NaN, -0.0 and the odd value out become exceptions.
+A sensor's 20.51 is the integer 2051 and the exponent 2; what is kept of it is 2051, and `2051 / 10**2` is
+again the very double that was read, because IEEE 754 division of two exact numbers is correctly rounded. That
+is checked bit by bit before a form is chosen, so that NaN, -0.0 and the odd value out become exceptions.
 
 | form  | a reading is                                                    |
 | ----- | --------------------------------------------------------------- |
-| 0–15  | integer / 10^form, as a double (integers and booleans: form 0)  |
-| 16–25 | integer / 10^(form - 16), rounded to a single                   |
+| 0-15  | integer / 10^form, as a double (integers and booleans: form 0)  |
+| 16-25 | integer / 10^(form - 16), rounded to a single                   |
 | 32    | the bits of a single, ordered                                   |
 | 33    | the bits of a double, ordered                                   |
 | 34    | its rank among the distinct values of the segment               |
@@ -33,9 +33,11 @@ DOUBLE_BITS: Final = 33
 RANKS: Final = 34
 DECIMAL_EXPONENT_MAX: Final = 15
 SINGLE_EXPONENT_MAX: Final = 9
-POWERS: Final = 10.0 ** np.arange(DECIMAL_EXPONENT_MAX + 1)
+# Exact, as powers of ten are up to 10^22; what pow() makes of them is the C library's own affair.
+POWERS: Final = np.array([float(10**exponent) for exponent in range(DECIMAL_EXPONENT_MAX + 1)])
 
-# Almost any double has a decimal of 16 digits and any single one of 8, which saves nothing: fewer are asked for.
+# Almost any double has a decimal of 16 digits and any single one of 8, which saves nothing:
+# fewer are asked for.
 _WHOLE_MAX: Final = 2.0**53
 _DECIMAL_MAX: Final = 2.0**47
 _SINGLE_MAX: Final = 2.0**21
@@ -69,23 +71,23 @@ def ordered(bits: Signed) -> Signed:
 
 
 def to_doubles(integers: Signed, form: int) -> Signed:
-    """Return the bits of the doubles that `integers` stand for in a decimal form (0–25).
+    """Return the bits of the doubles that `integers` stand for in a decimal form (0 to 25).
 
     >>> to_doubles(np.array([2051]), 2).view(np.float64).tolist()
     [20.51]
     """
     if form < SINGLE:
-        return (
-            (integers / POWERS[form]).view(np.int64) if form else integers.astype(np.float64).view(np.int64)
-        )
-    with np.errstate(all="ignore"):
-        return (integers / POWERS[form - SINGLE]).astype(np.float32).astype(np.float64).view(np.int64)
+        doubles: Doubles = integers / POWERS[form]
+        return doubles.view(np.int64)
+    doubles = (integers / POWERS[form - SINGLE]).astype(np.float32).astype(np.float64)
+    return doubles.view(np.int64)
 
 
 def from_single_bits(integers: Signed) -> Signed:
     """Return the bits of the doubles that ordered single bits stand for; integers over 32 bits are cut."""
-    with np.errstate(all="ignore"):
-        return ordered_single(integers.astype(np.int32)).view(np.float32).astype(np.float64).view(np.int64)
+    singles = ordered_single(integers.astype(np.int32)).view(np.float32)
+    with np.errstate(invalid="ignore"):
+        return singles.astype(np.float64).view(np.int64)
 
 
 def ordered_single(bits: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
@@ -170,7 +172,7 @@ def choose(bits: Signed, starts: Index, counts: Index) -> tuple[npt.NDArray[np.i
     return forms, integers, exceptions
 
 
-def _verify(  # noqa: PLR0913  the columns belong together; a class for them would be built per call
+def _verify(
     bits: Signed,
     starts: Index,
     counts: Index,
@@ -180,7 +182,7 @@ def _verify(  # noqa: PLR0913  the columns belong together; a class for them wou
     *,
     out: tuple[npt.NDArray[np.int64], Signed, Bools],
 ) -> None:
-    """Check each run's guess on all of its readings; write what holds, try the next form for what does not."""
+    """Check each run's guess on all of its readings; write what holds, try the next form for the rest."""
     forms, integers, exceptions = out
     for _ in range(_TRIES_MAX):
         failed: list[Index] = []

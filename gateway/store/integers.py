@@ -7,7 +7,7 @@ A column is written without its length: whoever reads it knows how many there ar
 | varint   | LEB128 of an unsigned 64-bit number, 1 to 10 bytes                                         |
 | bits     | numpy's packbits: the first flag is the highest bit of the first byte                      |
 | planes   | `width` planes of one byte per integer, the lowest byte's plane first                      |
-| unsigned | 1 byte: width 0–8, with 16 added where a varint follows by which all were divided; planes  |
+| unsigned | 1 byte: width 0 to 8, with 16 added where a varint follows by which all were divided; planes  |
 | signed   | 1 byte: 0 offsets, 1 differences; varint: the smallest, or the first, zigzag; unsigned:    |
 |          | what each is above the smallest, or the zigzag steps from each to the next, one fewer      |
 """
@@ -46,7 +46,7 @@ def zigzag(values: Signed) -> Unsigned:
     >>> zigzag(np.array([0, -1, 1, -2])).tolist()
     [0, 1, 2, 3]
     """
-    folded = values >> 63
+    folded: Signed = values >> 63
     folded ^= values << 1
     return folded.view(np.uint64)
 
@@ -97,11 +97,12 @@ def from_planes(planes: Planes) -> Unsigned:
     """Undo `to_planes`; `planes` has a row of bytes for each plane."""
     width, count = planes.shape
     if width == 1:
-        return planes[0].astype(np.uint64)
-    values = np.zeros((count, 8), np.uint8)
+        return np.asarray(planes[0], np.uint64)
+    values = np.zeros(count, np.uint64)
+    octets = values.view(np.uint8).reshape(count, 8)
     for place in range(width):
-        values[:, place] = planes[place]
-    return values.view(np.uint64).reshape(count)
+        octets[:, place] = planes[place]
+    return values
 
 
 def mean_bits(values: Unsigned) -> float:

@@ -1,8 +1,8 @@
-"""What goes next and what has to go: leases by lane and class, evictions, expiry. Decides; touches nothing.
+"""What goes next and what has to go: leases by lane and class, evictions. Decides; touches nothing.
 
 Turns are taken by start-time fair queueing (Goyal, Vin, Cheng: "Start-time Fair Queuing", SIGCOMM 1996): each
-queue carries a tag that grows by what it has sent, divided by its weight, and the lowest tag goes next. A queue
-that was empty starts level with the others, so nobody saves up, and nobody with a weight starves.
+queue carries a tag that grows by what it has sent, divided by its weight, and the lowest tag goes next. A
+queue that was empty starts level with the others, so nobody saves up, and nobody with a weight starves.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 CLASS_WEIGHTS: Final[Mapping[Priority, int]] = {Priority.CRITICAL: 16, Priority.NORMAL: 4, Priority.BULK: 1}
-# Tags are integers of this many steps per byte and weight of one, so that they are exact however long it runs.
+# Tags are integers of this many steps per byte and weight of one: exact, however long they grow.
 _STEPS: Final = 1 << 20
 _CLASSES: Final = tuple(Priority)
 _CLASS_NAMES: Final = tuple(priority.name.lower() for priority in Priority)
@@ -75,22 +75,6 @@ def choose_evictions(candidates: Iterable[Summary], *, bytes_over: int) -> list[
     return chosen
 
 
-def choose_expired(candidates: Iterable[Summary], *, older_than_ns: int) -> list[Summary]:
-    """Pick what lies wholly before `older_than_ns`; stop at the first that does not.
-
-    `candidates` come oldest first (`ORDER BY sequence`). One whose time is not known is passed over: it may be
-    from a boot whose clock is still to be repaired.
-    """
-    chosen: list[Summary] = []
-    for candidate in candidates:
-        if candidate.last_ns <= 0:
-            continue
-        if candidate.last_ns >= older_than_ns:
-            break
-        chosen.append(candidate)
-    return chosen
-
-
 @dataclass(frozen=True, slots=True)
 class Choice:
     """What the next lease takes."""
@@ -101,7 +85,7 @@ class Choice:
 
 
 class _Turns:
-    """Fair queueing among a few queues by weight; the one named first wins a tie. Weight 0: only when alone."""
+    """Fair queueing among a few queues by weight; the first wins a tie. Weight 0: only when alone."""
 
     def __init__(self, weights: Sequence[float]) -> None:
         self._steps = tuple(round(_STEPS / weight) if weight else 0 for weight in weights)
@@ -139,9 +123,9 @@ class LaneScheduler:
 
     Right after the link has come up the newest segment of each class goes first, the most important class
     before the others. From then on the live lane flows in order and the backlog, oldest first, has
-    `backlog_share` of the bytes as long as both lanes hold something; a lane alone has all of the road. Within
-    each lane the classes share by `weights`. A share of 0 sends backlog only while nothing live waits; 1, the
-    other way round.
+    `backlog_share` of the bytes as long as both lanes hold something; a lane alone has all of the road.
+    Within each lane the classes share by `weights`. A share of 0 sends backlog only while nothing live waits;
+    1, the other way round.
     """
 
     def __init__(
@@ -169,8 +153,8 @@ class LaneScheduler:
     def next(self, *, live: Sequence[int], backlog: Sequence[int]) -> Choice | None:
         """Return what to lease next, or None where nothing is held.
 
-        `live[k]` and `backlog[k]` say what may be leased of class `Priority(k)` in that lane: bytes, readings or
-        truth; only whether it is 0 counts. Asking changes no share: `sent` does.
+        `live[k]` and `backlog[k]` say what may be leased of class `Priority(k)` in that lane: bytes, readings
+        or truth; only whether it is 0 counts. Asking changes no share: `sent` does.
         """
         has_live, has_backlog = any(live), any(backlog)
         if not (has_live or has_backlog):

@@ -1,13 +1,13 @@
-"""Runs: readings of one series with the same flags, side by side in each column. Must not know times or values.
+"""Runs: readings of one series with the same flags, side by side. Must not know times from values.
 
-A run is *long* if it has two readings or more. What is *inside* a long run is all of it but its first reading;
-so the inside of all long runs is itself a list of runs, each one reading shorter.
+A run is *long* if it has two readings or more. What is *inside* a long run is all of it but its first
+reading; so the inside of all long runs is itself a list of runs, each one reading shorter.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     Bools: TypeAlias = npt.NDArray[np.bool_]
     Index: TypeAlias = npt.NDArray[np.intp]
+
+Item = TypeVar("Item", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +52,8 @@ class Runs:
         """Return which readings belong to the chosen runs; (readings,)."""
         return np.repeat(chosen, self.counts)
 
-    def spread(self, each: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-        """Return what stands for each run once for each of its readings, or just once where there is one run."""
+    def spread(self, each: npt.NDArray[Item]) -> npt.NDArray[Item]:
+        """Return what stands for each run once for each of its readings; once where there is but one run."""
         return each if len(each) == 1 else np.repeat(each, self.counts)
 
     def inside(self) -> Bools | slice:
@@ -92,7 +94,7 @@ class Runs:
         return np.cumsum(values, out=values)
 
     def sampled(self, stride: int) -> tuple[Bools, Index]:
-        """Return which runs have a reading among every `stride`-th of all, and where theirs begin among these.
+        """Return which runs have one of every `stride`-th reading, and where theirs begin among these.
 
         >>> Runs.of_counts(np.array([5, 1, 4])).sampled(4)
         (array([ True, False,  True]), array([0, 2]))
@@ -102,8 +104,8 @@ class Runs:
         return some, bounds[some]
 
 
-# Steps as a column: signed, the first of each run; unsigned, the smallest step inside each long run; unsigned,
-# what each step is above that. Short where values rise evenly, as times do.
+# Steps as a column: signed, the first of each run; unsigned, the smallest step inside each long run;
+# unsigned, what each step is above that. Short where values rise evenly, as times do.
 
 
 def write_steps(writer: Writer, runs: Runs, values: Signed) -> None:

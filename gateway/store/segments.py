@@ -1,4 +1,4 @@
-"""Sealed batches: a versioned header, compressed columns, a checksum, the hash of the one before. Does no I/O.
+"""Sealed batches: versioned header, compressed columns, checksum, hash of the one before. Does no I/O.
 
 A segment is one row of the store and one unit of what is sent, kept and given up. All is little-endian:
 
@@ -76,7 +76,8 @@ READINGS_MAX: Final = 1 << 20
 LOG_BYTES_MAX: Final = 16 << 20
 """Bytes of all bodies of one segment of logs."""
 
-# Runs of one reading each, nothing compressible: 8 bytes each for series, time, first, and its exception twice.
+# At worst runs of one reading each and nothing fits: 8 bytes each for series, flags, count, time, first, and
+# for an exception and its position.
 _COLUMN_BYTES_MAX: Final = 64
 _PART_BYTES_MIN: Final = 256
 # Of small segments each byte counts and time does not: both ways are tried.
@@ -104,7 +105,7 @@ class SegmentHeader:
     def __repr__(self) -> str:
         return (
             f"<segment {self.sequence}: {self.readings} {self.signal.name.lower()} of boot {self.boot}, "
-            f"{self.first_ns}–{self.last_ns} ns, {HEADER_BYTES + self.body_bytes} bytes, "
+            f"{self.first_ns} to {self.last_ns} ns, {HEADER_BYTES + self.body_bytes} bytes, "
             f"after {self.previous_hash.hex()[:8]}>"
         )
 
@@ -231,7 +232,7 @@ def _seal(
 
 
 def _compress(parts: Sequence[Part], *, level: int) -> tuple[bytes, int]:
-    """Return one frame, and how many bytes it holds. Large parts have codes of their own, small ones share one."""
+    """Return one frame, and how many bytes it holds. Large parts have codes of their own."""
     content = b"".join(parts)
     joined: list[bytes] = []
     start = end = 0
@@ -250,9 +251,10 @@ def _compress(parts: Sequence[Part], *, level: int) -> tuple[bytes, int]:
 
 
 def _check_whole(data: bytes, header: SegmentHeader) -> None:
-    if len(data) != HEADER_BYTES + header.body_bytes:
+    promised = HEADER_BYTES + header.body_bytes
+    if len(data) != promised:
         raise SegmentError(
-            f"segment {header.sequence} has {len(data)} bytes where its header says {HEADER_BYTES + header.body_bytes}"
+            f"segment {header.sequence} has {len(data)} bytes where its header says {promised}"
         )
     view = memoryview(data)
     if zlib.crc32(view[HEADER_BYTES:], zlib.crc32(view[: _LAYOUT.size])) != header.crc32:

@@ -31,7 +31,7 @@ def write_times(writer: Writer, runs: Runs, time_ns: Signed) -> None:
     if shared.any():
         time_ns = time_ns[runs.readings_of(~shared)]
         runs = runs.take(~shared)
-    if 1 < len(runs) and len(time_ns) <= _RANKED_MAX:
+    if len(runs) > 1 and len(time_ns) <= _RANKED_MAX:
         bits = bits_of_steps(runs, time_ns)
         if bits > _RANKED_BITS_MIN * len(time_ns):
             distinct, ranks = np.unique(time_ns, return_inverse=True)

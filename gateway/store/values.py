@@ -1,7 +1,7 @@
 """The value column of a segment: every value an integer in few bits. Must not lose a bit of any value.
 
-Doubles become integers as store/decimals says. Integers are then kept as steps, or where they scatter around a
-level as offsets from the smallest; divided by what divides all of a run; and as wide as the run's widest.
+Doubles become integers as store/decimals says. Integers are then kept as steps, or where they scatter around
+a level as offsets from the smallest; divided by what divides all of a run; and as wide as the run's widest.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def _from_form(integers: Signed, form: int, distinct: Signed) -> Signed:
 
 
 def _rank(runs: Runs, bits: Signed, forms: Signed, integers: Signed) -> tuple[Signed, Signed]:
-    """Turn runs of bits that keep recurring into ranks, in `forms` too; return the distinct bits, and the integers."""
+    """Turn runs of bits that keep recurring into ranks, in `forms` too; return distinct bits and integers."""
     none = np.empty(0, np.int64)
     likely = (forms >= decimals.SINGLE_BITS) & (runs.counts >= _RANK_SAMPLES)
     if not likely.any():
@@ -182,50 +182,55 @@ def _read_distinct(reader: Reader, runs: Runs, forms: Unsigned) -> Signed:
 
 def _write_inside(writer: Writer, runs: Runs, inside: Runs, integers: Signed) -> None:
     """Write the integers of long runs but for the first of each."""
-    steps = zigzag(runs.steps(integers))
+    steps = runs.steps(integers)
     by_offset = _scatters(runs, inside, integers, steps)
     smallest = np.minimum.reduceat(integers, runs.starts)
+    mine = inside.readings_of(by_offset)
     if by_offset.any():
-        offsets = (integers[runs.inside()] - inside.spread(smallest)).view(np.uint64)
-        steps = np.where(inside.readings_of(by_offset), offsets, steps)
+        steps = np.where(mine, integers[runs.inside()] - inside.spread(smallest), steps)
     divisors = _common_divisors(inside, steps)
     if (divisors > 1).any():
         steps = steps // inside.spread(divisors)
-    widths = byte_widths(np.maximum.reduceat(steps, inside.starts))
+    folded = zigzag(steps)
+    if by_offset.any():
+        folded = np.where(mine, steps.view(np.uint64), folded)
+    widths = byte_widths(np.maximum.reduceat(folded, inside.starts))
     writer.bits(by_offset)
     writer.unsigned((integers[runs.starts] - smallest)[by_offset].view(np.uint64))
-    writer.unsigned(divisors - np.uint64(1))
+    writer.unsigned((divisors - 1).view(np.uint64))
     writer.unsigned(widths.astype(np.uint64))
     for width in np.unique(widths).tolist():
         if width:
-            writer.planes(steps[_of_width(inside, widths, width)], width)
+            writer.planes(folded[_of_width(inside, widths, width)], width)
 
 
 def _read_inside(reader: Reader, runs: Runs, inside: Runs, firsts: Signed) -> Signed:
     by_offset = reader.bits(len(runs))
     below = reader.unsigned(int(by_offset.sum())).view(np.int64)
-    divisors = reader.unsigned(len(runs)) + np.uint64(1)
+    divisors = reader.unsigned(len(runs)).view(np.int64) + 1
     widths = reader.unsigned(len(runs))
     if widths.max() > WIDTH_MAX:
         raise SegmentError("a run says that its integers have more than 8 bytes")
     present = np.unique(widths).tolist()
     if len(present) == 1 and present[0]:
-        steps = reader.planes(inside.readings, present[0])
+        folded = reader.planes(inside.readings, present[0])
     else:
-        steps = np.zeros(inside.readings, np.uint64)
+        folded = np.zeros(inside.readings, np.uint64)
         for width in present:
             if width:
                 length = int(inside.counts[widths == width].sum())
-                steps[_of_width(inside, widths, width)] = reader.planes(length, width)
+                folded[_of_width(inside, widths, width)] = reader.planes(length, width)
+    steps = unzigzag(folded)
+    mine = inside.readings_of(by_offset)
+    if by_offset.any():
+        steps = np.where(mine, folded.view(np.int64), steps)
     if (divisors != 1).any():
         steps *= inside.spread(divisors)
     if not by_offset.any():
-        return runs.accumulate(firsts, unzigzag(steps))
-    mine = inside.readings_of(by_offset)
-    values = runs.accumulate(firsts, unzigzag(np.where(mine, np.uint64(0), steps)))
+        return runs.accumulate(firsts, steps)
+    values = runs.accumulate(firsts, np.where(mine, 0, steps))
     within = np.arange(runs.readings)[runs.inside()][mine]
-    smallest = firsts[by_offset] - below
-    values[within] = steps[mine].view(np.int64) + np.repeat(smallest, inside.counts[by_offset])
+    values[within] = steps[mine] + np.repeat(firsts[by_offset] - below, inside.counts[by_offset])
     return values
 
 
@@ -234,35 +239,33 @@ def _of_width(inside: Runs, widths: Signed | Unsigned, width: int) -> Bools | sl
     return slice(None) if mine.all() else inside.readings_of(mine)
 
 
-def _scatters(runs: Runs, inside: Runs, integers: Signed, steps: Unsigned) -> Bools:
-    """Return which runs stay nearer to their mean than each reading stays to the one before: noise, not a walk."""
+def _scatters(runs: Runs, inside: Runs, integers: Signed, steps: Signed) -> Bools:
+    """Return which runs stay nearer to their mean than to the reading before: noise, not a walk."""
     scatters = np.asarray(runs.counts >= _OFFSETS_COUNT_MIN, np.bool_)
     if not scatters.any():
         return scatters
     stride = max(1, len(integers) // _SAMPLE)
     some, bounds = runs.sampled(stride)
-    some_inside, bounds_inside = inside.sampled(stride)
     sample = integers[::stride].astype(np.float64)
     counts = np.diff(bounds, append=len(sample))
     means = np.add.reduceat(sample, bounds) / counts
     away = np.full(len(runs), np.inf)
     away[some] = np.add.reduceat(np.abs(sample - np.repeat(means, counts)), bounds) / counts
-    # A zigzag step is twice the distance.
+    some, bounds = inside.sampled(stride)
+    sample = np.abs(steps[::stride].astype(np.float64))
     moved = np.zeros(len(runs))
-    sample = steps[::stride].astype(np.float64)
-    moved[some_inside] = (
-        np.add.reduceat(sample, bounds_inside) / np.diff(bounds_inside, append=len(sample)) / 2.0
-    )
+    moved[some] = np.add.reduceat(sample, bounds) / np.diff(bounds, append=len(sample))
     return scatters & (away < moved)
 
 
-def _common_divisors(inside: Runs, steps: Unsigned) -> Unsigned:
+def _common_divisors(inside: Runs, steps: Signed) -> Signed:
     """Return what divides all integers of each run; 1 where nothing does, or it was not looked for."""
     stride = max(1, len(steps) // _SAMPLE)
     some, bounds = inside.sampled(stride)
-    divisors = np.ones(len(inside), np.uint64)
+    divisors = np.ones(len(inside), np.int64)
     divisors[some] = np.gcd.reduceat(steps[::stride], bounds)
-    divisors[divisors == 0] = 1
+    # 0 divides nothing, and the magnitude of the lowest integer is none.
+    np.maximum(divisors, 1, out=divisors)
     if stride > 1 and (divisors > 1).any():
         each = inside.spread(divisors)
         odd = steps // each * each != steps

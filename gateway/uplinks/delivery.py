@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from gateway.core.batch import Attributes
     from gateway.core.clock import Clock
+    from gateway.core.contracts import Priority
     from gateway.core.telemetry import Telemetry
     from gateway.store.database import Lease, Store
     from gateway.uplinks.guards import Answer, Wire
@@ -51,8 +52,7 @@ ABORT_S: Final = 1.0
 EMPTY_WAIT_S: Final = 0.25
 CLOCK_LOOK_S: Final = 1.0
 PROBE_S: Final = 60.0
-# So many small live leases in a row mean that there is no backlog, and that waiting saves requests.
-SHORT_LIVE_MIN: Final = 3
+COMBINE_LOOK_S: Final = 1.0
 GZIP_LEVEL: Final = 6
 _GZIP_WINDOW: Final = 31
 
@@ -122,8 +122,9 @@ class Uplink:
         self._backoff = Backoff(float(settings.retry.initial), float(settings.retry.max), random)
         self._worker: Worker | None = None
         self._is_down = False
-        self._short_live = 0
-        self._last_live_s = 0.0
+        self._round: set[tuple[Signal, Priority]] = set()
+        self._round_s = float("-inf")
+        self._is_round_over = True
         self._probe_at_s = 0.0
         self._bytes_counted = self._requests_counted = 0
         self._status = Status()
@@ -139,7 +140,8 @@ class Uplink:
             raise
         finally:
             self._wire.stop()
-            self._worker.close()
+            if self._worker.close():
+                self._wire.close()
             self._worker = None
             self._say("stopped")
 
@@ -166,20 +168,40 @@ class Uplink:
 
     async def _serve(self) -> None:
         while True:
-            self._say("idle")
-            await self._store.wait_held(self.name)
+            if not await self._has_more():
+                self._say("idle")
+                await self._store.wait_held(self.name)
+                self._is_round_over = True
             await self._combine()
             if await self._deliver_next() is None:
                 await asyncio.sleep(EMPTY_WAIT_S)
 
+    async def _has_more(self) -> bool:
+        """Whether something can be leased at once."""
+        try:
+            async with asyncio.timeout(0):
+                await self._store.wait_held(self.name)
+        except TimeoutError:
+            return False
+        return True
+
     async def _combine(self) -> None:
-        """Let fresh data gather, unless there is more to send than one request holds."""
-        if self._short_live < SHORT_LIVE_MIN:
+        """Between two rounds let fresh data gather, unless what is held fills half a request already.
+
+        A round takes from each shelf (class and signal) once, so that none waits for the others' intervals.
+        """
+        if not self._is_round_over:
             return
-        wait_s = self._last_live_s + float(self._settings.batch_interval) - _now_s()
-        if wait_s > 0:
+        until_s = self._round_s + float(self._settings.batch_interval)
+        while (left_s := until_s - _now_s()) > 0 and self._held() * 2 < self._size.readings:
             self._say("combining")
-            await asyncio.sleep(wait_s)
+            await asyncio.sleep(min(left_s, COMBINE_LOOK_S))
+        self._round_s = _now_s()
+        self._round.clear()
+        self._is_round_over = False
+
+    def _held(self) -> int:
+        return self._store.status()["uplinks"][self.name]["held"]
 
     async def _deliver_next(self) -> Lease | None:
         """Lease what is to go next and deliver it; return it, or None where there was nothing."""
@@ -189,11 +211,10 @@ class Uplink:
         )
         if lease is None:
             return None
-        if lease.lane == "live":
-            self._last_live_s = _now_s()
-            self._short_live = self._short_live + 1 if lease.readings * 2 < readings_max else 0
-        else:
-            self._short_live = 0
+        if lease.lane == "live" and lease.readings * 2 < readings_max:
+            shelf = (lease.signal, lease.segments[0].priority)
+            self._is_round_over |= shelf in self._round
+            self._round.add(shelf)
         await self._deliver(lease)
         return lease
 
@@ -270,6 +291,10 @@ class Uplink:
         while hand.parts:
             part = hand.parts[0]
             readings = len(part)
+            # One stored segment may be larger than what this link should be given at once.
+            if readings > self._size.readings:
+                _split(hand)
+                continue
             body = self._builder.encode(part)
             self._size.measured(readings, len(body))
             if len(body) > self._settings.request_bytes_max and readings > 1:
@@ -278,7 +303,7 @@ class Uplink:
             try:
                 answer = self._sender.send(Request(part.signal, body, readings))
             except TooLargeError as error:
-                self._size.was_too_large(readings)
+                self._size.was_too_large(len(body))
                 if readings > 1:
                     _split(hand)
                     continue
@@ -340,7 +365,6 @@ class Uplink:
             self._is_down = False
             log.info("uplink %s: is back", self.name)
             self._store.link_up(self.name)
-            self._short_live = 0
         if self._on_server_time is not None and hand.server_time_s is not None:
             self._on_server_time(hand.server_time_s, hand.rtt_s)
 
@@ -388,7 +412,9 @@ class Uplink:
         try:
             await self._watch(future)
         except asyncio.CancelledError:
+            # The thread may be stuck in it: nothing more is asked of it.
             self._wire.stop()
+            self._is_down = True
             raise
         if future.exception() is None and future.result().server_time_s is not None:
             self._on_server_time(future.result().server_time_s, future.result().rtt_s)

@@ -13,7 +13,8 @@ from typing import Final
 READINGS_START: Final = 5_000
 READINGS_MIN: Final = 100
 REQUEST_S: Final = 2.0
-CEILING_GROWTH: Final = 1.001
+CEILING_BYTES_MIN: Final = 16 * 1024
+CEILING_GROWTH: Final = 1.005
 POINT_BYTES: Final = 20
 
 HARD_LEVEL: Final = 17
@@ -36,14 +37,14 @@ class BatchSize:
     readings_max: int
     bytes_max: int
     limit: float = READINGS_START
-    ceiling: float = float("inf")
+    ceiling_bytes: float = float("inf")
     bytes_per_reading: float = POINT_BYTES
 
     @property
     def readings(self) -> int:
         """Return the number, at least 1."""
-        by_bytes = self.bytes_max / self.bytes_per_reading
-        return max(1, int(min(self.limit, self.ceiling, self.readings_max, by_bytes)))
+        by_bytes = min(self.bytes_max, self.ceiling_bytes) / self.bytes_per_reading
+        return max(1, int(min(self.limit, self.readings_max, by_bytes)))
 
     def measured(self, readings: int, size_bytes: int) -> None:
         """Learn what a reading weighs before compression; heavier ones count at once, lighter ones slowly."""
@@ -52,7 +53,7 @@ class BatchSize:
 
     def succeeded(self, readings: int, seconds: float) -> None:
         """Grow while requests are quick, shrink when they keep fresh data waiting."""
-        self.ceiling *= CEILING_GROWTH
+        self.ceiling_bytes *= CEILING_GROWTH
         if readings * 2 >= self.readings and seconds < REQUEST_S / 2:
             self.limit = min(self.limit * 2, self.readings_max)
         elif seconds > REQUEST_S:
@@ -64,9 +65,12 @@ class BatchSize:
         if in_transit:
             self.limit = max(READINGS_MIN, self.limit / 2)
 
-    def was_too_large(self, readings: int) -> None:
-        """Stay under what the receiver refused; slowly try more, for its limit may be raised."""
-        self.ceiling = min(self.ceiling, max(1, readings // 2))
+    def was_too_large(self, size_bytes: int) -> None:
+        """Stay under half of what the receiver refused; slowly try more, for its limit may be raised.
+
+        One monster among the readings is split down to; it must not make all that follow small.
+        """
+        self.ceiling_bytes = min(self.ceiling_bytes, max(CEILING_BYTES_MIN, size_bytes / 2))
 
 
 @dataclass(slots=True)

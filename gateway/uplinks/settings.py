@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
@@ -107,16 +107,11 @@ class OtlpUplinkSettings(
     stop_grace: Annotated[
         Duration, Meta(description="How long to go on sending fresh data when the gateway stops.")
     ] = Duration(2)
-    budget: Annotated[Any, Meta(description="Not in this version.")] = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, each with what would."""
         if self.protocol != PROTOCOL:
             raise ValueError(f'protocol {self.protocol!r} is not in this version; write "{PROTOCOL}"')
-        if self.budget is not None:
-            raise ValueError(
-                "budget is not in this version; leave it out, and set batch_interval to spend fewer bytes"
-            )
         _check_address("endpoint", self.endpoint, schemes=("http", "https"))
         path = urlsplit(self.endpoint).path
         if re.search(r"/v1/(metrics|logs|traces)/?$", path):

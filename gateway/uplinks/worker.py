@@ -35,11 +35,13 @@ class Worker:
         self._calls.put((future, call))
         return future
 
-    def close(self) -> None:
-        """Let the thread end: at once if it is idle, else after its call, which nobody waits for."""
+    def close(self) -> bool:
+        """Let the thread end: at once if it is idle (True), else after its call, which nobody waits for."""
         self._calls.put(None)
-        if not self._is_busy:
-            self._thread.join()
+        if self._is_busy:
+            return False
+        self._thread.join()
+        return True
 
     def _done(self, _: asyncio.Future[Any]) -> None:
         self._is_busy = False

@@ -19,6 +19,19 @@ def test_what_goes_in_comes_out(data: bytes, level: int) -> None:
     assert zstd.decompress(zstd.compress(data, level=level), bytes_max=2000) == data
 
 
+@given(st.lists(st.binary(max_size=300), max_size=9), st.sampled_from([1, 3, 19]))
+def test_parts_come_out_as_one(parts: list[bytes], level: int) -> None:
+    """Also where there are none, or empty ones; and the next frame is none the worse for it."""
+    assert zstd.decompress(zstd.compress_parts(parts, level=level), bytes_max=3000) == b"".join(parts)
+    assert zstd.decompress(zstd.compress(b"next", level=level), bytes_max=9) == b"next"
+
+
+def test_parts_have_codes_of_their_own() -> None:
+    """Two columns of different letters are smaller apart."""
+    noise = [bytes(b % 7 for b in os.urandom(3000)), bytes(100 + b % 11 for b in os.urandom(3000))]
+    assert len(zstd.compress_parts(noise)) < len(zstd.compress(b"".join(noise)))
+
+
 def test_a_bomb_is_refused() -> None:
     """A small frame that holds more than is taken is refused without holding it."""
     bomb = zstd.compress(bytes(50_000_000))

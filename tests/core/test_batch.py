@@ -97,6 +97,18 @@ def test_sorting_is_by_series_flags_and_time_and_stable(rows: list[tuple[int, in
     assert batch.run_starts().tolist() == [k for k in range(len(keys)) if k == 0 or keys[k] != keys[k - 1]]
 
 
+def test_pieces_of_many_readings_are_put_in_order() -> None:
+    """Messages of two series that took turns come out as two runs, also where one message came late."""
+    pieces = [
+        Batch.of(series, np.arange(at, at + 8), np.zeros(8))
+        for series, at in ((2, 0), (1, 0), (2, 8), (1, 8))
+    ]
+    for order, late in ((pieces, False), (pieces[::-1], True)):
+        batch = Batch.join(order).sorted()
+        assert batch.series.tolist() == [1] * 16 + [2] * 16
+        assert batch.time_ns.tolist() == [*range(16)] * 2, late
+
+
 @pytest.mark.parametrize("column", ["series", "time_ns", "bits", "flags"])
 def test_columns_that_do_not_belong_together_are_our_mistake(column: str) -> None:
     """A short column or one of another dtype trips an assertion."""

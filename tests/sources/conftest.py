@@ -147,6 +147,7 @@ class MqttServerRig:
         for client in self._clients:
             await client.close()
         await asyncio.wait([self.task])
+        assert self.task.cancelled(), self.task.exception()
 
 
 @pytest.fixture

@@ -356,7 +356,7 @@ async def test_a_slow_shelf_holds_the_broker_back_at_the_receive_maximum(broker,
 
 
 async def test_the_receive_maximum_outdoes_the_brokers_own_default(make_broker, publish_to) -> None:
-    """mosquitto keeps 20 under way by default, which at four commits a second would be 80 messages a second."""
+    """mosquitto keeps 20 under way by default: at four commits a second, 80 messages a second."""
     broker = make_broker(max_inflight=20)
     shelf = Shelf()
     shelf.gate.clear()
@@ -524,13 +524,33 @@ async def test_a_missing_client_certificate_is_refused(make_broker, authority) -
     await asyncio.wait({task})
 
 
-async def test_a_plain_port_is_not_mistaken_for_tls(broker) -> None:
-    """mqtts:// to 1883 is a sentence, not a riddle."""
-    source = source_for(0, Shelf(), url=f"mqtts://127.0.0.1:{broker.port}", connect_timeout=Duration(1))
+async def test_a_plain_port_is_not_mistaken_for_tls(fake_broker) -> None:
+    """mqtts:// to something that does not speak TLS is a sentence, not a riddle."""
+    port, _ = await fake_broker([b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+    source = source_for(0, Shelf(), url=f"mqtts://127.0.0.1:{port}")
+    async with running(source, state="refused"):
+        assert "TLS with the broker failed: " in str(source.status()["last_error"])
+
+
+async def test_a_tls_handshake_that_is_cut_may_pass(fake_broker) -> None:
+    """That is the link's trouble, not the certificate's."""
+    port, _ = await fake_broker([b"close"])
+    source = source_for(0, Shelf(), url=f"mqtts://127.0.0.1:{port}")
+    async with running(source, state="disconnected"):
+        assert source.status()["last_error"]
+
+
+async def test_a_connect_that_nobody_waits_for_is_not_finished(make_broker, make_link) -> None:
+    """Cancelled while it dials: the broker never hears of it."""
+    broker = make_broker()
+    link = make_link(broker.address)
+    link.mode = Mode.STALL
+    source = source_for(link.port, Shelf(), url=f"ws://127.0.0.1:{link.port}", connect_timeout=Duration(0.5))
     task = asyncio.create_task(source.run())
-    await until(lambda: source.status()["last_error"])
+    await until(lambda: link.connections == 1)
     task.cancel()
     await asyncio.wait({task})
+    assert source.status()["state"] == "stopped"
 
 
 @pytest.mark.parametrize("qos", [0, 1, 2])
@@ -737,12 +757,20 @@ async def test_a_broker_that_says_nothing_is_left(fake_broker) -> None:
         assert "said nothing" in str(source.status()["last_error"])
 
 
-async def test_the_brokers_own_reason_is_shown(fake_broker) -> None:
-    """DISCONNECT with session taken over: another client has our id."""
-    port, _ = await fake_broker([CONNACK_5, SUBACK_5 + b"\xe0\x02\x8e\x00"])
+@pytest.mark.parametrize(
+    ("packet", "words"),
+    [
+        (b"\xe0\x02\x8e\x00", "session taken over"),
+        (b"\xe0\x01\x9c", "reason 0x9c"),
+        (b"\xe0\x00", "success"),
+    ],
+)
+async def test_the_brokers_own_reason_is_shown(fake_broker, packet: bytes, words: str) -> None:
+    """DISCONNECT from the broker: with session taken over another client has our id."""
+    port, _ = await fake_broker([CONNACK_5, SUBACK_5 + packet])
     source = source_for(port, Shelf())
     async with running(source, state="disconnected"):
-        assert "session taken over" in str(source.status()["last_error"])
+        assert f"the broker ended the connection: {words}" in str(source.status()["last_error"])
 
 
 async def test_nobody_at_the_port(tmp_path) -> None:
@@ -752,3 +780,44 @@ async def test_nobody_at_the_port(tmp_path) -> None:
     source = source_for(port, Shelf())
     async with running(source, state="disconnected"):
         assert "cannot connect" in str(source.status()["last_error"])
+
+
+@pytest.mark.parametrize("is_kept_before", [True, False])
+async def test_qos_2_is_kept_once_across_a_cut(broker, make_link, publish_to, is_kept_before: bool) -> None:
+    """Delivered, cut, delivered again: kept once, and confirmed when it is on disk."""
+    link = make_link(broker.address)
+    shelf = Shelf()
+    source = source_for(link.port, shelf, qos=2, reconnect_min=Duration(0.2))
+    async with running(source):
+        shelf.gate.clear()
+        await in_thread(publish_to(broker.port).publish, "plant/d", b"once", qos=2)
+        await until(lambda: shelf.offered == 1)
+        link.cut()
+        await until(lambda: source.status()["state"] == "disconnected")
+        if is_kept_before:
+            shelf.gate.set()
+            await until(lambda: shelf.kept)
+        await until(lambda: source.status()["delivered_again"] == 1)
+        shelf.gate.set()
+        # A packet id is free only after the whole exchange: PUBREC, PUBREL, PUBCOMP.
+        await until(lambda: len(source._once) == 0)
+        await in_thread(publish_to(broker.port).publish, "plant/d", b"next", qos=2)
+        await until(lambda: len(shelf.kept) == 2)
+    assert shelf.payloads == [b"once", b"next"]
+
+
+async def test_a_lesser_qos_is_said(fake_broker, caplog) -> None:
+    """The broker grants 0 where 1 was asked for: it works, and the log says so."""
+    port, _ = await fake_broker([CONNACK_5, b"\x90\x04\x00\x01\x00\x00"])
+    with caplog.at_level(logging.WARNING):
+        async with running(source_for(port, Shelf())):
+            pass
+    assert "delivered with QoS 0, not 1" in caplog.text
+
+
+async def test_a_busy_broker_is_tried_again_soon(fake_broker) -> None:
+    """CONNACK 0x89 is for now, not for ever."""
+    port, _ = await fake_broker([b"\x20\x03\x00\x89\x00"], [CONNACK_5, SUBACK_5])
+    source = source_for(port, Shelf(), reconnect_max=Duration(60))
+    async with running(source):
+        assert "the broker refuses: server busy" in str(source.status()["last_error"])

@@ -1,4 +1,4 @@
-"""One connection: read at once when it is quiet, seldom when it is busy, and let go of before it is closed."""
+"""One connection: read at once when quiet, seldom when busy, and let go of before it is closed."""
 
 from __future__ import annotations
 

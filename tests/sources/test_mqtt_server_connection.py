@@ -404,9 +404,9 @@ async def narrow(rig):
     """Return a client that does not read for now, with little room in the kernel, and its connection."""
     client = await rig.connect()
     client.writer.transport.pause_reading()
-    client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
     (connection,) = rig.source._hub.connections
-    connection._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    connection._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32768)
     return client, connection
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Any
 
 import msgspec
@@ -127,8 +128,6 @@ def test_certificate_files_that_are_wrong_are_named(tmp_path, authority) -> None
 
 def test_a_broker_is_always_checked(authority) -> None:
     """No setting turns it off."""
-    import ssl
-
     ours = authority.issue()
     context = tls_context(
         MqttTlsSettings(

@@ -71,8 +71,14 @@ class FakeStore:
         return SERIES[number]
 
     def add(
-        self, batch: Batch | LogRecords, *, lane: str = "live", boot: BootId = BOOT, body: bytes | None = None
-    ):
+        self,
+        batch: Batch | LogRecords,
+        *,
+        lane: str = "live",
+        boot: BootId = BOOT,
+        body: bytes | None = None,
+        priority: Priority = Priority.NORMAL,
+    ) -> None:
         self._sequence += 1
         is_metrics = isinstance(batch, Batch)
         encode = encode_metrics if is_metrics else encode_logs
@@ -82,7 +88,7 @@ class FakeStore:
             else body
         )
         signal = Signal.METRICS if is_metrics else Signal.LOGS
-        self.lanes[lane].append(Segment(self._sequence, boot, signal, Priority.NORMAL, len(batch), body))
+        self.lanes[lane].append(Segment(self._sequence, boot, signal, priority, len(batch), body))
         self.accepted += len(batch)
         self._held.set()
 
@@ -92,14 +98,13 @@ class FakeStore:
     async def lease(self, uplink: str, *, readings_max: int, bytes_max: int) -> FakeLease | None:
         await asyncio.sleep(0)
         for lane in ("live", "backlog"):
-            taken: list[Segment] = []
             waiting = self.lanes[lane]
-            while waiting and (
-                not taken or sum(s.readings for s in taken) + waiting[0].readings <= readings_max
-            ):
-                if taken and waiting[0].signal is not taken[0].signal:
-                    break
-                taken.append(waiting.pop(0))
+            shelf = [s for s in waiting if (s.signal, s.priority) == (waiting[0].signal, waiting[0].priority)]
+            taken: list[Segment] = []
+            for segment in shelf:
+                if not taken or sum(s.readings for s in taken) + segment.readings <= readings_max:
+                    taken.append(segment)
+                    waiting.remove(segment)
             if taken:
                 lease = FakeLease(uplink, lane, taken, sum(s.readings for s in taken), taken[0].signal)
                 self.leased.append(lease)
@@ -148,6 +153,9 @@ class FakeStore:
     def held(self) -> int:
         leased = sum(lease.readings for lease in self.leased)
         return leased + sum(s.readings for lane in self.lanes.values() for s in lane)
+
+    def status(self) -> dict:
+        return {"uplinks": {"cloud": {"held": self.held}}}
 
     def kinds(self) -> list[str]:
         return [event[0] for event in self.events]
@@ -227,8 +235,8 @@ class InlineWorker:
             act()
         return future
 
-    def close(self) -> None:
-        pass
+    def close(self) -> bool:
+        return True
 
 
 @dataclass

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gateway.core.batch import MONOTONIC, Batch
 from gateway.core.clock import WALL_FLOOR_NS, FakeClock, Quality, Sample, SystemClock
-from gateway.core.contracts import BootId, TryLaterError
+from gateway.core.contracts import BootId, Priority, Signal, TryLaterError
 from gateway.core.telemetry import Telemetry
 from gateway.core.units import Duration, Size
 from gateway.uplinks import delivery
@@ -21,9 +21,11 @@ from gateway.uplinks.delivery import Uplink
 from gateway.uplinks.guards import Answer, HoldError, InTransitError, StatusRefusedError, TooLargeError
 from gateway.uplinks.settings import OtlpUplinkSettings
 from hil.link_proxy import Mode
+from hil.otlp_readings import parse_metrics
 from hil.otlp_sink import Behaviour
 from hil.virtual_time import run
 
+NOW_NS = 1_790_000_000 * 10**9
 LATER = TryLaterError("status 503")
 REFUSED = StatusRefusedError("status 400: bad name", 400)
 
@@ -63,6 +65,47 @@ def test_fresh_data_waits_to_be_sent_together(make_road, make_readings) -> None:
         assert road.store.delivered == 400
         gaps = np.diff(road.wire.times()[4:-1])
         assert gaps.min() >= 9.9
+
+    run(main())
+
+
+def test_each_class_has_its_turn_in_each_interval(make_road, make_readings, make_records) -> None:
+    """Three shelves and an interval of a minute: every one of them leaves every minute."""
+
+    async def main() -> None:
+        road = make_road(batch_interval=Duration(60))
+        task = await road.start()
+        for k in range(600):
+            for priority in Priority:
+                road.store.add(make_readings(1, start=k, series=int(priority)), priority=priority)
+            road.store.add(make_records(1))
+            await asyncio.sleep(1)
+        await road.stop(task)
+        for series in ("temperature", "humidity"):
+            late = [
+                at_s - (r.time_ns - NOW_NS) / 10**9
+                for at_s, packed, body in road.wire.sent
+                if packed.signal is Signal.METRICS
+                for r in parse_metrics(body)
+                if r.metric == series
+            ]
+            assert max(late) <= 62
+        assert len(road.wire.sent) <= 10 * 5 + 20
+
+    run(main())
+
+
+def test_what_fills_half_a_request_does_not_wait(make_road, make_readings) -> None:
+    """However long the interval is, a flood is sent as it comes."""
+
+    async def main() -> None:
+        road = make_road(batch_interval=Duration(60))
+        task = await road.start()
+        for k in range(60):
+            road.store.add(make_readings(1000, start=1000 * k))
+            await asyncio.sleep(1)
+        assert road.store.held < 30_000
+        await road.stop(task)
 
     run(main())
 
@@ -228,7 +271,7 @@ def test_413_splits_until_it_fits(make_road, make_readings) -> None:
         taken = [r.value for r in road.wire.readings()][1500:]
         assert taken == list(range(1000))
         assert [kind for kind in road.store.kinds() if kind != "lease"] == ["ack"]
-        assert road.uplink.status()["batch_readings"] < 300
+        assert road.uplink.status()["batch_readings"] <= 820
         await road.stop(task)
 
     run(main())
@@ -239,24 +282,31 @@ def test_a_reading_that_is_too_large_alone_is_set_aside(make_road, make_readings
 
     async def main() -> None:
         road = make_road(*[TooLargeError("413")] * 3)
-        road.store.add(make_readings(3))
+        road.store.add(make_readings(4))
         await road.run_for(2)
         assert road.store.ledger == {"too_large": 1}
-        assert road.store.delivered == 2
+        assert road.store.delivered == 3
 
     run(main())
 
 
-def test_a_request_over_our_own_limit_is_split_before_it_is_sent(make_road, make_readings) -> None:
-    """`request_bytes_max` counts before compression."""
+@pytest.mark.parametrize("limit_bytes", [1024, 4096])
+def test_a_request_over_our_own_limit_is_split_before_it_is_sent(
+    make_road, make_readings, limit_bytes: int
+) -> None:
+    """`request_bytes_max` counts before compression, and the names count too."""
 
     async def main() -> None:
-        road = make_road(request_bytes_max=Size(4096))
-        road.store.add(make_readings(1000))
-        await road.run_for(2)
-        assert road.store.delivered == 1000
-        assert all(len(body) <= 4096 for _, _, body in road.wire.sent)
-        assert [r.value for r in road.wire.readings()] == list(range(1000))
+        road = make_road(request_bytes_max=Size(limit_bytes))
+        road.store.add(make_readings(50))
+        task = await road.start()
+        await asyncio.sleep(2)
+        road.store.add(make_readings(1000, start=50))
+        await asyncio.sleep(2)
+        await road.stop(task)
+        assert road.store.delivered == 1050
+        assert all(len(body) <= limit_bytes for _, _, body in road.wire.sent)
+        assert [r.value for r in road.wire.readings()] == list(range(1050))
 
     run(main())
 
@@ -370,6 +420,37 @@ def test_a_receiver_may_tell_the_time(make_road) -> None:
         await road.run_for(150)
         assert road.server_times == [1_790_000_000]
         assert [body for _, _, body in road.wire.sent] == [b""] * 3
+
+    run(main())
+
+
+def test_stopping_while_it_asks_for_the_time(make_road) -> None:
+    """An empty request under way is nothing to wait for."""
+
+    async def main() -> None:
+        road = make_road(takes_s=100, wall=5, hear_time=True)
+        road.store.add(Batch.of(0, [2_000 * 10**9], np.ones(1), flags=MONOTONIC))
+        task = await road.start(103)
+        await road.stop(task)
+        assert road.wire.stopped
+        assert asyncio.get_running_loop().time() < 104
+        assert road.store.held == 1
+
+    run(main())
+
+
+def test_a_stored_segment_may_be_larger_than_what_the_link_should_get(make_road, make_readings) -> None:
+    """It goes in pieces, each as large as requests are at the moment, in order."""
+
+    async def main() -> None:
+        road = make_road()
+        road.store.add(make_readings(30_000))
+        await road.run_for(1)
+        sizes = [len(body) // 20 for _, _, body in road.wire.sent]
+        assert sizes == sorted(sizes)
+        assert max(sizes) <= 15_005
+        assert [r.value for r in road.wire.readings()] == list(range(30_000))
+        assert road.store.kinds() == ["lease", "ack"]
 
     run(main())
 
@@ -667,3 +748,20 @@ async def test_an_unknown_boot_does_not_stop_the_road(make_store, make_readings,
     await end(task)
     assert store.ledger == {"time_lost": 2}
     assert store.delivered == 3
+
+
+def test_the_status_names_what_it_does(make_road, make_readings) -> None:
+    """Idle with nothing held, combining between rounds, sending, stopped at the end."""
+
+    async def main() -> None:
+        road = make_road(takes_s=1)
+        assert road.uplink.status()["state"] == "stopped"
+        task = await road.start(1)
+        assert road.uplink.status()["state"] == "idle"
+        road.store.add(make_readings(1))
+        await asyncio.sleep(0.5)
+        assert road.uplink.status()["state"] == "sending"
+        await road.stop(task)
+        assert road.uplink.status()["state"] == "stopped"
+
+    run(main())

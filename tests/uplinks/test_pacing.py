@@ -48,15 +48,21 @@ def test_413_lowers_the_ceiling_and_time_lifts_it() -> None:
     """What was refused whole is not tried again soon, and not avoided for ever."""
     size = BatchSize(50_000, 10**9)
     size.limit = 50_000
-    size.was_too_large(10_000)
+    size.was_too_large(200_000)
     assert size.readings == 5_000
-    size.was_too_large(40_000)
+    size.was_too_large(800_000)
     assert size.readings == 5_000
-    for _ in range(1000):
+    for _ in range(200):
         size.succeeded(size.readings, 0.1)
     assert 10_000 < size.readings < 20_000
-    size.was_too_large(1)
-    assert size.readings == 1
+
+
+def test_one_monster_does_not_make_all_small() -> None:
+    """Split down to a single huge reading, the ceiling stays where others are still sent in batches."""
+    size = BatchSize(50_000, 10**9)
+    for size_bytes in (1_000_000, 500_000, 250_000, 125_000, 60_000, 30_000, 15_000, 7_000):
+        size.was_too_large(size_bytes)
+    assert size.readings > 800
 
 
 @given(st.lists(st.tuples(st.integers(1, 10_000), st.integers(1, 10_000_000)), max_size=50))

@@ -57,7 +57,6 @@ def test_a_full_config_is_read() -> None:
     [
         ({"protocol": "grpc"}, 'not in this version; write "http/protobuf"'),
         ({"protocol": "http/json"}, 'not in this version; write "http/protobuf"'),
-        ({"budget": {"rate": "64kbit/s"}}, "budget is not in this version"),
         ({"endpoint": "otel.example:4318"}, "is not an address like http://host:port or https://host:port"),
         ({"endpoint": "http://"}, "is not an address"),
         ({"endpoint": "http://h:99999"}, "is not an address"),

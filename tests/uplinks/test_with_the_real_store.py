@@ -117,7 +117,7 @@ async def test_what_was_held_at_a_stop_is_sent_by_the_next_run(tmp_path, otlp_si
     task = asyncio.create_task(uplink_of(store, otlp_sink.url).run())
     before_ns = CLOCK.wall_ns()
     await store.append([(Priority.NORMAL, counted(store, 0, 500))])
-    otlp_sink.wait_for_requests(1)
+    await asyncio.to_thread(otlp_sink.wait_for_requests, 1)
     await end(task)
     assert balance(store)["held"] == 500
     await store.close()

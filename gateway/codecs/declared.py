@@ -1,0 +1,166 @@
+"""A mapping whose metrics are listed: payloads to columns. The fast path of the gateway; must not decode anything.
+
+Values of one metric out of all payloads are one list, then one numpy column; series are looked up by a table
+`series[metric][row]`, so a buffer with a thousand different topics costs as many numpy calls as one with one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from gateway.codecs.arrays import Gatherer
+from gateway.codecs.columns import ValueReader
+from gateway.codecs.documents import Cut, Cutter
+from gateway.codecs.paths import ABSENT, path_text, read_path
+from gateway.codecs.routing import PRIORITIES, Naming
+from gateway.codecs.timing import LISTS, Timing
+from gateway.codecs.topics import Pattern, Template
+from gateway.core.contracts import MalformedError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from gateway.codecs.columns import Column
+    from gateway.codecs.device_time import Times
+    from gateway.codecs.mapping_settings import MapLimits, MappingSettings
+    from gateway.codecs.routing import Resolve, Topic, Work
+
+ROWS_FIRST: Final = 64
+UNRESOLVED: Final = -1
+MAX_SERIES: Final = "no series is left (max_series)"
+
+
+class DeclaredPlan:
+    """A mapping with `metrics`, or a text's one value."""
+
+    def __init__(self, settings: MappingSettings, *, resolve: Resolve, limits: MapLimits) -> None:
+        names = Pattern(settings.match).names
+        self._resolve = resolve
+        self._priority = PRIORITIES[settings.class_]
+        self._naming = Naming(settings, known=names)
+        self._metrics = settings.metrics
+        paths = [read_path(metric.field) for metric in settings.metrics]
+        if settings.payload == "text":  # a text has no paths: it is the value
+            paths = [() for _ in paths]
+        self._names = [
+            Template(metric.name or path_text(path) or "{topic}", known=names)
+            if metric.name or path
+            else None
+            for metric, path in zip(settings.metrics, paths, strict=True)
+        ]
+        self._readers = [
+            ValueReader(
+                path_text(path) or metric.name or "the value", type=metric.type, scale=metric.scale, offset=metric.offset
+            )
+            for metric, path in zip(settings.metrics, paths, strict=True)
+        ]
+        self._timing = Timing(settings.time, is_each=settings.each is not None or settings.payload == "csv")
+        self._cutter = Cutter(
+            settings,
+            limits=limits,
+            item_paths=[*paths, *self._timing.item_paths],
+            document_paths=self._timing.document_paths,
+        )
+        self._topics: list[Topic] = []
+        self._series = np.full((len(paths), ROWS_FIRST), UNRESOLVED, np.int64)
+
+    def add_topic(self, topic: Topic) -> int:
+        """Take a topic; return its row."""
+        row = len(self._topics)
+        self._topics.append(topic)
+        if row == self._series.shape[1]:
+            more = np.full_like(self._series, UNRESOLVED)
+            self._series = np.concatenate([self._series, more], axis=1)
+        return row
+
+    def forget(self) -> None:
+        """Let go of all topics."""
+        self._topics.clear()
+        self._series = np.full((len(self._metrics), ROWS_FIRST), UNRESOLVED, np.int64)
+
+    def map(self, work: Work) -> None:
+        """Turn the payloads into readings."""
+        for cut in self._cutter.cut(work):
+            in_arrays = self._timing.in_arrays(cut)
+            if in_arrays is None:
+                self._map_items(cut, work)
+            else:
+                self._map_arrays(cut.take(np.flatnonzero(in_arrays)), work)
+                if not in_arrays.all():
+                    self._map_items(cut.take(np.flatnonzero(~in_arrays)), work)
+
+    def _map_items(self, cut: Cut, work: Work) -> None:
+        """Map items that have one time and one value for each metric."""
+        times, keep = self._timing.item_times(cut, work)
+        if keep is not None:
+            cut = cut.keep_items(keep)
+        rows, positions = cut.item_rows, cut.item_positions
+        missing: set[int] | None = None
+        for number, reader in enumerate(self._readers):
+            column = reader.read(cut.item_readers[number](cut.items))
+            for at, reason, sentence in column.problems:
+                work.lose(int(positions[at]), reason, sentence)
+            missing = set(column.absent) if missing is None else missing and missing.intersection(column.absent)
+            self._add(number, column, rows, positions, times, work)
+        for at in sorted(missing or ()):
+            work.lose(int(positions[at]), "no_readings", self._nothing_found())
+
+    def _add(
+        self,
+        number: int,
+        column: Column,
+        rows: npt.NDArray[np.intp],
+        positions: npt.NDArray[np.intp],
+        times: Times,
+        work: Work,
+    ) -> None:
+        """Hand over the readings of one metric with their series."""
+        if column.which is not None:
+            rows, positions, times = rows[column.which], positions[column.which], times.take(column.which)
+        series = self._series[number][rows]
+        bits, kinds = column.bits, column.kinds
+        if len(series) and series.min() == UNRESOLVED:
+            for row in np.unique(rows[series == UNRESOLVED]).tolist():
+                self._series_of(number, row)
+            series = self._series[number][rows]
+            kept = series != UNRESOLVED
+            if not kept.all():
+                for position in positions[~kept].tolist():
+                    work.lose(position, "max_series", MAX_SERIES)
+                series, bits, times = series[kept], bits[kept], times.take(kept)
+                kinds = kinds if isinstance(kinds, int) else kinds[kept]
+        work.output.add(self._priority, series=series, times=times, bits=bits, kinds=kinds)
+
+    def _series_of(self, number: int, row: int) -> int:
+        """Return the series of a metric of a topic, UNRESOLVED where the store has none left."""
+        found = int(self._series[number, row])
+        if found == UNRESOLVED:
+            topic, template = self._topics[row], self._names[number]
+            name = topic.last_level if template is None else template.fill(topic.captures)
+            resolved = self._resolve(self._naming.series(topic, name, self._metrics[number]))
+            found = UNRESOLVED if resolved is None else resolved
+            self._series[number, row] = found
+        return found
+
+    def _map_arrays(self, cut: Cut, work: Work) -> None:
+        """Map documents in which a metric is an array, with a time for each of its values."""
+        clock = self._timing.array_times(cut, work.moment)
+        gatherer = Gatherer()
+        columns = [read(cut.items) for read in cut.item_readers[: len(self._readers)]]
+        rows, positions = cut.rows.tolist(), cut.positions.tolist()
+        for k, position in enumerate(positions):
+            found = 0
+            for number, reader in enumerate(self._readers):
+                value = columns[number][k]
+                found += value is not ABSENT
+                if value is None or value is ABSENT:
+                    continue
+                try:
+                    self._gather(gatherer, clock.of, k, reader, value, self._series_of(number, rows[k]), position)
+                except MalformedError as error:
+                    work.lose(position, error.reason, str(error))
+            if not found:
+                work.lose(position, "no_readings", self._nothing_found())
+        gatherer.finish(work.output, self._priority)

@@ -1,0 +1,159 @@
+"""What the parts of mapping hand each other: topics that were looked up, work to do, and what came out of it.
+
+Must not decode or map anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from gateway.codecs.topics import Template
+from gateway.core.batch import Batch, Series
+from gateway.core.contracts import Priority
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import numpy.typing as npt
+
+    from gateway.codecs.device_time import Moment, Times
+    from gateway.codecs.mapping_settings import MappingSettings, MetricSettings
+    from gateway.core.batch import Attributes, AttributeValue
+
+    Resolve = Callable[[Series], int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A topic with what its mapping's pattern captured; `captures` has "topic" and "source" too."""
+
+    text: str
+    captures: Mapping[str, str]
+
+    @property
+    def last_level(self) -> str:
+        """What a bare number is called."""
+        return self.text.rsplit("/", 1)[-1] or self.text or "value"
+
+
+class Output:
+    """What one `map` makes: columns by priority, and what is lost."""
+
+    def __init__(self) -> None:
+        self.malformed: list[tuple[int, str, str]] = []
+        self._columns: dict[Priority, list[Batch]] = {}
+
+    def add(
+        self,
+        priority: Priority,
+        *,
+        series: npt.NDArray[np.int64],
+        times: Times,
+        bits: npt.NDArray[np.int64],
+        kinds: int | npt.NDArray[np.uint8],
+    ) -> None:
+        """Take readings, all columns of one length (flags and kinds may be one for all)."""
+        flags = np.asarray(times.flags | kinds, np.uint8)
+        if flags.ndim == 0:
+            flags = np.full(len(bits), flags, np.uint8)
+        batch = Batch(series.astype(np.uint32), times.ns, bits, flags)
+        self._columns.setdefault(priority, []).append(batch)
+
+    def pieces(self) -> list[tuple[Priority, Batch]]:
+        """Return one batch for each priority that has readings, most important first."""
+        joined = [(priority, Batch.join(batches)) for priority, batches in sorted(self._columns.items())]
+        return [(priority, batch) for priority, batch in joined if len(batch)]
+
+
+@dataclass(slots=True)
+class Work:
+    """What one mapping has to do with one Arrivals.
+
+    `positions[k]` is where `payloads[k]` stands in the arrivals, `rows[k]` the mapping's number for its topic.
+    """
+
+    payloads: Sequence[bytes]
+    positions: npt.NDArray[np.intp]
+    rows: npt.NDArray[np.intp]
+    moment: Moment
+    output: Output = field(default_factory=Output)
+
+    def lose(self, position: int, reason: str, sentence: str, *, readings: int = 1) -> None:
+        """Note that readings of the payload at `position` of the arrivals are lost."""
+        self.output.malformed += [(position, reason, sentence)] * readings
+
+
+class Plan(Protocol):
+    """A mapping that is ready to work."""
+
+    def add_topic(self, topic: Topic) -> int:
+        """Take a topic that is the mapping's; return its row."""
+        ...
+
+    def forget(self) -> None:
+        """Let go of all topics: their rows are not used any more."""
+        ...
+
+    def map(self, work: Work) -> None:
+        """Turn the payloads into readings in `work.output`."""
+        ...
+
+
+class RefusingPlan:
+    """Every message is lost for one reason; `sentence` says it of a topic."""
+
+    def __init__(self, reason: str, sentence: Callable[[str], str]) -> None:
+        self._reason = reason
+        self._sentence = sentence
+        self._topics: list[Topic] = []
+
+    def add_topic(self, topic: Topic) -> int:
+        """Take a topic; return its row."""
+        self._topics.append(topic)
+        return len(self._topics) - 1
+
+    def forget(self) -> None:
+        """Let go of all topics."""
+        self._topics.clear()
+
+    def map(self, work: Work) -> None:
+        """Lose every payload."""
+        for position, row in zip(work.positions.tolist(), work.rows.tolist(), strict=True):
+            work.lose(position, self._reason, self._sentence(self._topics[row].text))
+
+
+class Naming:
+    """Makes series for a mapping's topics."""
+
+    def __init__(self, settings: MappingSettings, *, known: Sequence[str]) -> None:
+        self._resource = _templates(settings.resource, known)
+        self._attributes = _templates(settings.attributes, known)
+
+    def series(self, topic: Topic, name: str, metric: MetricSettings | None = None) -> Series:
+        """Return the series of the metric `name` of `topic`."""
+        return Series(
+            resource=_fill(self._resource, topic),
+            name=name,
+            unit="" if metric is None else metric.unit,
+            kind="gauge" if metric is None else metric.kind,
+            attributes=_fill(self._attributes, topic),
+        )
+
+
+def _templates(
+    attributes: Mapping[str, AttributeValue], known: Sequence[str]
+) -> list[tuple[str, Template | AttributeValue]]:
+    return [
+        (key, Template(value, known=known) if isinstance(value, str) else value)
+        for key, value in sorted(attributes.items())
+    ]
+
+
+def _fill(parts: list[tuple[str, Template | AttributeValue]], topic: Topic) -> Attributes:
+    return tuple((key, part.fill(topic.captures) if isinstance(part, Template) else part) for key, part in parts)
+
+
+PRIORITIES = {"critical": Priority.CRITICAL, "normal": Priority.NORMAL, "bulk": Priority.BULK}

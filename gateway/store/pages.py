@@ -1,0 +1,219 @@
+"""SQLite's file format, read by hand: pages, rows and log frames of a file that SQLite itself gives up on. Does no I/O.
+
+Sources: sqlite.org/fileformat2.html, sections 1.3 (header), 1.5 (freelist), 1.6 (b-tree pages), 2.1 (records), 4
+(the write-ahead log). Nothing that is read is believed: whatever does not fit is left out, never an error.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import numpy.typing as npt
+
+Value: TypeAlias = "int | float | str | bytes | None"
+GetPage: TypeAlias = "Callable[[int], bytes | None]"
+
+HEADER_BYTES: Final = 100
+TABLE_LEAF: Final = 0x0D
+LOG_HEADER_BYTES: Final = 32
+FRAME_HEADER_BYTES: Final = 24
+LOG_MAGIC: Final = 0x377F0682  # the last bit says that checksums are of big-endian words
+COLUMNS_MAX: Final = 32
+VALUE_BYTES_MAX: Final = 64 << 20
+
+
+def rows_of(page: bytes, number: int, get_page: GetPage) -> Iterator[tuple[int, tuple[Value, ...]]]:
+    """Return (row id, values) of each whole row of a table's leaf page; nothing for any other page."""
+    start = HEADER_BYTES if number == 1 else 0
+    if len(page) < start + 8 or page[start] != TABLE_LEAF:
+        return
+    cells = int.from_bytes(page[start + 3 : start + 5], "big")
+    for cell in range(min(cells, len(page) // 4)):
+        at = start + 8 + 2 * cell
+        offset = int.from_bytes(page[at : at + 2], "big")
+        if start + 8 <= offset < len(page):
+            row = _read_cell(page, offset, get_page)
+            if row is not None:
+                yield row
+
+
+def _read_cell(page: bytes, offset: int, get_page: GetPage) -> tuple[int, tuple[Value, ...]] | None:
+    payload_bytes, offset = _varint(page, offset)
+    row_id, offset = _varint(page, offset)
+    if not 0 < payload_bytes <= VALUE_BYTES_MAX:
+        return None
+    local = _local_bytes(payload_bytes, len(page))
+    payload = page[offset : offset + local]
+    if len(payload) < local:
+        return None
+    if local < payload_bytes:
+        rest = _overflow(page[offset + local : offset + local + 4], payload_bytes - local, get_page)
+        if rest is None:
+            return None
+        payload += rest
+    values = _read_record(payload)
+    return None if values is None else (row_id - (1 << 64) if row_id >> 63 else row_id, values)
+
+
+def _local_bytes(payload_bytes: int, page_bytes: int) -> int:
+    """Return how much of a payload stands on the leaf page itself (section 1.6)."""
+    most = page_bytes - 35
+    if payload_bytes <= most:
+        return payload_bytes
+    least = (page_bytes - 12) * 32 // 255 - 23
+    wanted = least + (payload_bytes - least) % (page_bytes - 4)
+    return wanted if wanted <= most else least
+
+
+def _overflow(pointer: bytes, wanted: int, get_page: GetPage) -> bytes | None:
+    parts: list[bytes] = []
+    while wanted > 0:
+        page = get_page(int.from_bytes(pointer, "big"))
+        if page is None:
+            return None
+        # A chain that runs in a circle ends here too: each page takes from `wanted`.
+        part = page[4 : 4 + wanted]
+        parts.append(part)
+        wanted -= len(part)
+        pointer = page[:4]
+    return b"".join(parts)
+
+
+def _varint(data: bytes, offset: int) -> tuple[int, int]:
+    value = 0
+    for count, byte in enumerate(data[offset : offset + 9], start=1):
+        if count == 9:
+            return (value << 8) | byte, offset + 9
+        value = (value << 7) | (byte & 0x7F)
+        if byte < 0x80:
+            return value, offset + count
+    return 0, len(data)
+
+
+def _read_record(payload: bytes) -> tuple[Value, ...] | None:
+    head_bytes, at = _varint(payload, 0)
+    if not at <= head_bytes <= len(payload):
+        return None
+    values: list[Value] = []
+    offset = head_bytes
+    while at < head_bytes:
+        kind, at = _varint(payload, at)
+        size = _sizes[kind] if kind < len(_sizes) else (kind - 12) // 2
+        part = payload[offset : offset + size]
+        if len(part) < size or len(values) == COLUMNS_MAX:
+            return None
+        values.append(_value(kind, part))
+        offset += size
+    return tuple(values)
+
+
+_sizes: Final = (0, 1, 2, 3, 4, 6, 8, 8, 0, 0, 0, 0)
+
+
+def _value(kind: int, part: bytes) -> Value:
+    if kind >= 12:
+        return part.decode("utf-8", "replace") if kind % 2 else part
+    if kind == 7:
+        (number,) = struct.unpack(">d", part)
+        return float(number)
+    if kind in {8, 9}:
+        return kind - 8
+    return int.from_bytes(part, "big", signed=True) if part else None
+
+
+def free_pages(get_page: GetPage, *, pages: int) -> set[int]:
+    """Return the numbers of pages that hold nothing any more, as far as the list of them can be read."""
+    head = get_page(1)
+    free: set[int] = set()
+    trunk = int.from_bytes(head[32:36], "big") if head else 0
+    while 1 < trunk <= pages and trunk not in free:
+        free.add(trunk)
+        page = get_page(trunk)
+        if page is None:
+            break
+        count = min(int.from_bytes(page[4:8], "big"), len(page) // 4 - 2)
+        free.update(struct.unpack_from(f">{count}I", page, 8))
+        trunk = int.from_bytes(page[:4], "big")
+    return free
+
+
+@dataclass(slots=True)
+class Log:
+    """What a write-ahead log says: the newest version of each page, and whether SQLite would read all of it.
+
+    `frames` lists page and place in `data` of every frame that is whole, in order, later generations of the
+    same page included; `newest` those of committed transactions. `is_broken` is true where SQLite would stop
+    reading before the last commit that is there.
+    """
+
+    data: bytes
+    page_bytes: int
+    frames: list[tuple[int, int]] = field(default_factory=list)
+    newest: dict[int, int] = field(default_factory=dict)
+    is_broken: bool = False
+
+    def page(self, offset: int) -> bytes:
+        """Return the page at a place that `frames` or `newest` gives."""
+        return self.data[offset : offset + self.page_bytes]
+
+
+def read_log(data: bytes, *, page_bytes: int) -> Log:
+    """Read a log of pages of `page_bytes`. Frames of an earlier generation, which carry another salt, are left out."""
+    log = Log(data, page_bytes)
+    frame_bytes = FRAME_HEADER_BYTES + page_bytes
+    count = (len(data) - LOG_HEADER_BYTES) // frame_bytes
+    if count < 1:
+        log.is_broken = 0 < len(data) < LOG_HEADER_BYTES and any(data)
+        return log
+    raw = np.frombuffer(data, np.uint8, count * frame_bytes, LOG_HEADER_BYTES).reshape(count, frame_bytes)
+    heads = np.ascontiguousarray(raw[:, :FRAME_HEADER_BYTES]).view(">u4").astype(np.uint32)
+    head = np.frombuffer(data, ">u4", LOG_HEADER_BYTES // 4).astype(np.uint32)
+    head_is_good = int(head[0]) | 1 == LOG_MAGIC | 1 and _checksums(
+        np.ascontiguousarray(np.frombuffer(data, np.uint8, 24)).reshape(1, 24), np.zeros((1, 2), np.uint32), big=bool(head[0] & 1)
+    ).tolist() == [head[6:8].tolist()]
+    salts = head[4:6] if head_is_good else heads[0, 2:4]
+    big = bool(head[0] & 1) if head_is_good else False
+    # Each frame's checksum goes on from the one before: where one is damaged, the next is checked against what
+    # the damaged one says that its own is.
+    seeds = np.concatenate([head[6:8].reshape(1, 2), heads[:-1, 4:6]])
+    content = np.concatenate([raw[:, :8], raw[:, FRAME_HEADER_BYTES:]], axis=1)
+    whole = (_checksums(content, seeds, big=big) == heads[:, 4:6]).all(axis=1) & (heads[:, 2:4] == salts).all(axis=1)
+    if not head_is_good and not whole[0]:
+        # The first frame's seed went with the header.
+        whole[0] = bool((heads[0, 2:4] == salts).all())
+    commits = np.flatnonzero(whole & (heads[:, 1] != 0))
+    last = int(commits[-1]) + 1 if len(commits) else 0
+    log.is_broken = bool(last) and not (head_is_good and whole[:last].all())
+    for index in np.flatnonzero(whole).tolist():
+        place = LOG_HEADER_BYTES + index * frame_bytes + FRAME_HEADER_BYTES
+        number = int(heads[index, 0])
+        log.frames.append((number, place))
+        if index < last:
+            log.newest[number] = place
+    return log
+
+
+def _checksums(
+    content: npt.NDArray[np.uint8], seeds: npt.NDArray[np.uint32], *, big: bool
+) -> npt.NDArray[np.uint32]:
+    """Return the two checksum words (section 4.2) of each row of `content` going on from `seeds`.
+
+    The sums s0 += x + s1; s1 += x' + s0 are a Fibonacci sequence with the words added in: each word counts with
+    the Fibonacci number of its distance from the end, modulo 2^32, so that all rows are summed at once.
+    """
+    words = np.ascontiguousarray(content).view(">u4" if big else "<u4").astype(np.uint32)
+    count = words.shape[1]
+    fibonacci = [0, 1]
+    for _ in range(count + 1):
+        fibonacci.append((fibonacci[-1] + fibonacci[-2]) & 0xFFFFFFFF)
+    series = np.array(fibonacci, np.uint32)
+    last = words @ series[count:0:-1] + seeds[:, 0] * series[count] + seeds[:, 1] * series[count + 1]
+    before = words[:, :-1] @ series[count - 1 : 0 : -1] + seeds[:, 0] * series[count - 1] + seeds[:, 1] * series[count]
+    return np.stack([before, last], axis=1)

@@ -1,0 +1,293 @@
+"""From a file to a Config, or to every problem in it."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from gateway.control import config as module
+from gateway.control.config import (
+    CONFIG_BYTES_MAX,
+    ConfigError,
+    example,
+    load,
+    machine_name,
+    parse_config,
+    schema,
+)
+
+DESIGN = """
+[gateway]
+id = "site-7"
+state_dir = "STATE"
+hw_profile = "auto"
+attributes = { "deployment.environment.name" = "prod" }
+
+[[sources]]
+type = "mqtt"
+name = "plant"
+url = "mqtt://127.0.0.1:1883"
+topics = ["plant/#"]
+qos = 1
+
+[[sources]]
+type = "mqtt_server"
+name = "direct"
+listen = "127.0.0.1:1884"
+
+[[sources]]
+type = "serial"
+name = "line1"
+port = "/dev/serial/by-id/usb-1"
+baud = 115200
+framing = "cobs"
+payload = "cbor"
+
+[[mappings]]
+match = "plant/{device}/climate"
+payload = "json"
+resource = { "device.id" = "{device}" }
+time = { field = "ts", unit = "ms" }
+metrics = [
+  { field = "temp", name = "temperature", unit = "Cel" },
+  { field = "hum",  name = "humidity",    unit = "%" },
+]
+class = "normal"
+examples = [
+  { topic = "plant/d/climate", payload = '{"ts":1700000000000,"temp":20.5}', gives = { temperature = 20.5 } },
+]
+
+[[mappings]]
+match = "bulk/{device}/wave"
+payload = "cbor"
+resource = { "device.id" = "{device}" }
+time = { start = "t0", step = "dt", unit = "ns" }
+fields = "v"
+
+[store]
+max_bytes = "512MiB"
+max_age = "30d"
+commit_interval = "250ms"
+when_full = "drop_oldest"
+
+[[detectors]]
+match = { metric = "temperature" }
+type = "zscore"
+
+[[uplinks]]
+type = "otlp"
+name = "cloud"
+endpoint = "https://otel.example:4318"
+protocol = "http/protobuf"
+compression = "auto"
+headers = { authorization = { env = "OTLP_TOKEN" } }
+
+[control]
+listen = "127.0.0.1:8181"
+"""
+
+
+def problems(text: str, **how) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, **how)
+    assert str(caught.value) == "\n".join(caught.value.problems)
+    return caught.value.problems
+
+
+def test_the_design_s_own_example_loads(tmp_path, monkeypatch) -> None:
+    """As it stands there, but for what later versions bring."""
+    monkeypatch.setenv("OTLP_TOKEN", "geheim")
+    path = tmp_path / "tidegate.toml"
+    path.write_text(DESIGN.replace("STATE", str(tmp_path / "state")))
+    config = load(path)
+    assert config.gateway.id == "site-7"
+    assert [source.name for source in config.sources] == ["plant", "direct", "line1"]
+    assert config.store.commit_interval == 0.25
+    assert config.detectors[0].match.metric == "temperature"
+    assert config.control is not None
+    assert config.warnings() == []
+    assert "geheim" not in repr(config)
+    assert not (tmp_path / "state").exists(), "loading makes nothing"
+
+
+def test_what_depends_on_the_machine_can_be_left_out(monkeypatch) -> None:
+    """`explain` on another desk needs no secret and no state directory."""
+    monkeypatch.delenv("OTLP_TOKEN", raising=False)
+    text = DESIGN.replace("STATE", "relative/path")
+    assert parse_config(text, offline=True).gateway.state_dir == "relative/path"
+    assert problems(text) == [
+        "uplinks[0].headers.authorization: the environment variable OTLP_TOKEN is not set",
+        'gateway.state_dir: "relative/path" depends on where the gateway is started; write an absolute one',
+    ]
+
+
+def test_the_whole_example_loads_and_shows_every_key() -> None:
+    """With its defaults commented out it is a configuration; it names each key of each table."""
+    text = example()
+    config = parse_config(text, offline=True)
+    assert config.control is not None
+    assert config.sources == ()
+    for name in ("mqtt_server", "mqtt", "serial", "otlp", "zscore", "iqr"):
+        assert f'# type = "{name}"' in text
+    for key in (
+        "log_level",
+        "listen",
+        "max_bytes",
+        "match",
+        "class",
+        "threshold",
+        "endpoint",
+        "backlog_share",
+    ):
+        assert re.search(rf"^# {key} = ", text, re.MULTILINE), key
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_every_line_of_the_example_is_toml_when_it_is_uncommented() -> None:
+    """Taking a # away never makes a syntax error."""
+    for line in example().splitlines():
+        if match := re.fullmatch(r"# ([a-z_]+ = .*|\[\[?[a-z_]+\]?\])", line):
+            tomllib.loads(match[1])
+
+
+def test_the_schema_covers_everything() -> None:
+    """Durations and sizes are texts with a pattern; defaults are as in the file; tags choose."""
+    made = schema()
+    assert made["title"] == "tidegate.toml"
+    parts = made["$defs"]
+    assert set(parts["Config"]["properties"]) >= {
+        "gateway",
+        "sources",
+        "mappings",
+        "store",
+        "uplinks",
+        "control",
+    }
+    age = parts["StoreSettings"]["properties"]["max_age"]
+    assert age["default"] == "30d"
+    assert re.fullmatch(age["pattern"], "30d")
+    assert not re.fullmatch(age["pattern"], "30")
+    assert parts["MqttServerSettings"]["properties"]["type"] == {"enum": ["mqtt_server"]}
+    assert parts["ControlSettings"]["additionalProperties"] is False
+
+
+def test_names_must_differ() -> None:
+    """Within each kind of part; detectors may have none."""
+    text = """
+[[sources]]
+type = "mqtt_server"
+name = "a"
+[[sources]]
+type = "serial"
+name = "a"
+port = "/dev/null"
+[[detectors]]
+type = "zscore"
+[[detectors]]
+type = "zscore"
+[[uplinks]]
+type = "otlp"
+name = "a"
+endpoint = "http://127.0.0.1:1"
+"""
+    assert problems(text, offline=True) == ['sources[1].name: "a" is taken by sources[0]; names must differ']
+
+
+def test_addresses_must_differ() -> None:
+    """Two listeners, one port; port 0 is any free one."""
+    source = '[[sources]]\ntype = "mqtt_server"\nname = "a"\nlisten = "127.0.0.1:{}"\n'
+    text = source + '[control]\nlisten = "127.0.0.1:{}"\n'
+    assert problems(text.format(8181, 8181), offline=True) == [
+        "control.listen: 127.0.0.1:8181 is taken by sources[0].listen; give it another port"
+    ]
+    assert parse_config(text.format(0, 0), offline=True)
+
+
+def test_listening_beyond_loopback_wants_a_token() -> None:
+    """With what to add."""
+    (found,) = problems('[control]\nlisten = "0.0.0.0:8181"')
+    assert found.startswith("control: listen is 0.0.0.0:8181, which other machines reach: add token = { env")
+
+
+def test_a_state_directory_that_could_not_be_made_is_named(tmp_path) -> None:
+    """Below a file, or where this user may not write."""
+    (tmp_path / "file").write_text("")
+    (found,) = problems(f'[gateway]\nstate_dir = "{tmp_path}/file/state"')
+    assert found == f"gateway.state_dir: {tmp_path}/file is a file; name a directory"
+
+
+def test_a_state_directory_of_somebody_else_is_named(tmp_path, monkeypatch) -> None:
+    """Asked of the system, so that nothing is written to find out."""
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    (there,) = problems(f'[gateway]\nstate_dir = "{tmp_path}"')
+    assert there.startswith(f"gateway.state_dir: {tmp_path} cannot be written by this user")
+    (new,) = problems(f'[gateway]\nstate_dir = "{tmp_path}/state"')
+    assert new.startswith(f"gateway.state_dir: {tmp_path}/state cannot be made in {tmp_path} by this user")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("a = \nb = 1", "x.toml: not TOML: Invalid value (at line 1, column 5)"),
+        ("[store\n", "x.toml: not TOML: "),
+        ("a = 1\na = 2", "x.toml: not TOML: Cannot overwrite a value"),
+        ("a = " + "[" * 5000, "x.toml: not TOML: "),
+    ],
+)
+def test_what_is_no_toml_is_said_with_its_place(text: str, problem: str) -> None:
+    """Line and column; depth has an end."""
+    (found,) = problems(text, name="x.toml")
+    assert found.startswith(problem)
+
+
+def test_a_file_that_is_not_there_says_how_to_make_one(tmp_path) -> None:
+    """`tidegate init`."""
+    with pytest.raises(
+        ConfigError, match=r"there is no such file; `tidegate init --out .*x\.toml` writes one"
+    ):
+        load(tmp_path / "x.toml")
+
+
+def test_a_file_that_cannot_be_read_says_why(tmp_path) -> None:
+    """A directory, too large, not UTF-8."""
+    with pytest.raises(ConfigError, match=r"cannot be read \(Is a directory\)"):
+        load(tmp_path)
+    path = tmp_path / "x.toml"
+    path.write_bytes(b"#" * (CONFIG_BYTES_MAX + 1))
+    with pytest.raises(ConfigError, match="larger than"):
+        load(path)
+    path.write_bytes(b"a = 1\n# caf\xe9\n")
+    with pytest.raises(ConfigError, match="line 2 is not UTF-8"):
+        load(path)
+
+
+def test_a_gateway_without_a_name_gets_one_from_its_machine(tmp_path, monkeypatch) -> None:
+    """Always the same, made from the machine id and not showing it; without one, the host's name."""
+    path = tmp_path / "machine-id"
+    path.write_text("0123456789abcdef0123456789abcdef\n")
+    monkeypatch.setattr(module, "MACHINE_ID_PATHS", (tmp_path / "none", path))
+    name = machine_name()
+    assert name == machine_name() == parse_config("", offline=True).gateway.id
+    assert re.fullmatch("[0-9a-f]{32}", name)
+    assert name != "0123456789abcdef0123456789abcdef"
+    for content in ("", "uninitialized\n"):
+        path.write_text(content)
+        assert machine_name() == socket.gethostname()
+
+
+def test_a_thousand_wrong_lines_end() -> None:
+    """Bounded in number, quick."""
+    text = "".join(f'[[sources]]\ntype = "mqtt_server"\nnme = {number}\n' for number in range(200))
+    assert 10 < len(problems(text)) <= 100
+
+
+def test_the_path_may_be_anything_path_like(tmp_path) -> None:
+    """An empty file is a configuration."""
+    path = Path(tmp_path) / "empty.toml"
+    path.write_text("")
+    assert load(path, offline=True).uplinks == ()

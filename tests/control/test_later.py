@@ -1,0 +1,46 @@
+"""What is planned says so, and nothing that works is called planned."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.control.config import ConfigError, parse_config
+from gateway.control.later import LATER, NOT_YET
+
+
+def test_every_sentence_says_what_to_do_instead() -> None:
+    """Not in this version; then a way that is."""
+    for sentence in [*LATER.keys.values(), *LATER.values.values()]:
+        assert NOT_YET in sentence
+        assert ";" in sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ('[[sources]]\ntype = "otlp"\nname = "local"\nhttp = "127.0.0.1:4318"', "sources[0].type"),
+        (
+            '[[uplinks]]\ntype = "otlp"\nname = "a"\nendpoint = "http://a:1"\nprotocol = "grpc"',
+            "uplinks[0].protocol",
+        ),
+        (
+            '[[uplinks]]\ntype = "otlp"\nname = "a"\nendpoint = "http://a:1"\nbudget = { rate = "1" }',
+            "uplinks[0].budget",
+        ),
+        ('[[mappings]]\nmatch = "#"\npayload = "sparkplug"', "mappings[0].payload"),
+        ('[store]\nwhen_full = "dilute"', "store.when_full"),
+        ('[[detectors]]\ntype = "forecast"', "detectors[0].type"),
+        (
+            '[[sources]]\ntype = "serial"\nname = "a"\nport = "/dev/null"\nframing = "modbus"',
+            "sources[0].framing",
+        ),
+        ("[alerts]", "alerts"),
+    ],
+)
+def test_the_design_s_later_words(text: str, path: str) -> None:
+    """Each is refused by name, alone."""
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, offline=True)
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{path}: ")
+    assert NOT_YET in problem

@@ -1,0 +1,77 @@
+"""The gateway's numbers as Prometheus text, read back by Prometheus' own parser."""
+
+from __future__ import annotations
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from gateway.control.metrics import MetricsPage
+from gateway.core.telemetry import Telemetry
+
+STATUS = {
+    "accepted": 12,
+    "healthy": True,
+    "uptime_s": 3.5,
+    "store": {"used_bytes": 4096, "max_bytes": 8192, "note": "text"},
+    "sources": {
+        "plant": {"state": "connected", "received": 7, "up": True},
+        "line": {"state": "open", "frames": 2},
+    },
+    "uplinks": {
+        "cloud": {"delivered": 5, "held": 6, "ledger": {"expired": 1}, "maybe_twice": 2, "state": "sending"},
+        "odd": {"held": 0},
+    },
+}
+
+
+def samples(telemetry: Telemetry, status: dict) -> dict[tuple, float]:
+    text = MetricsPage(telemetry=telemetry, status=lambda: status).render().decode()
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_what_is_counted_is_shown() -> None:
+    """Counters with _total, gauges without, odd label values escaped."""
+    telemetry = Telemetry()
+    telemetry.count("tidegate_messages", 3, help='What "came"\nin.', source='a"b\\c\nd')
+    telemetry.gauge("tidegate_clients", 2)
+    found = samples(telemetry, {})
+    assert found["tidegate_messages_total", ("source", 'a"b\\c\nd')] == 3
+    assert found["tidegate_clients",] == 2
+
+
+def test_the_sum_that_users_check_can_be_made_from_metrics_alone() -> None:
+    """accepted = delivered + held + ledger, for each uplink."""
+    found = samples(Telemetry(), STATUS)
+    cloud = ("uplink", "cloud")
+    parts = [
+        found["tidegate_delivered_readings_total", cloud],
+        found["tidegate_held_readings", cloud],
+        found["tidegate_ledger_readings_total", ("reason", "expired"), cloud],
+    ]
+    assert sum(parts) == found["tidegate_accepted_readings_total",] == 12
+    assert found["tidegate_maybe_twice_readings_total", cloud] == 2
+
+
+def test_numbers_of_sources_are_shown_and_words_are_not() -> None:
+    """Whatever a source counts, under its own name."""
+    found = samples(Telemetry(), STATUS)
+    assert found["tidegate_source_received", ("source", "plant")] == 7
+    assert found["tidegate_source_frames", ("source", "line")] == 2
+    assert not [key for key in found if key[0] in {"tidegate_source_state", "tidegate_source_up"}]
+    assert found["tidegate_store_used_bytes",] == 4096
+    assert found["tidegate_healthy",] == 1
+
+
+def test_the_process_is_shown() -> None:
+    """Memory and CPU, as every exporter names them."""
+    assert samples(Telemetry(), {})["process_resident_memory_bytes",] > 1e6
+
+
+@pytest.mark.parametrize("status", [{}, {"store": {}, "sources": {}, "uplinks": {}}])
+def test_an_empty_status_is_no_error(status: dict) -> None:
+    """A gateway that has just started."""
+    assert samples(Telemetry(), status)["tidegate_healthy",] == 0

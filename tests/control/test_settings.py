@@ -1,0 +1,46 @@
+"""The whole configuration as one class."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.control.settings import Config, ControlSettings
+from gateway.core.units import Duration, Size
+from gateway.net.secrets import Secret
+from gateway.uplinks.settings import OtlpUplinkSettings
+
+
+def test_nothing_needs_to_be_set() -> None:
+    """An empty file is a configuration, though one that says what it lacks."""
+    config = Config()
+    assert config.control is None
+    assert [warning.split(":")[0] for warning in config.warnings()] == ["sources", "uplinks"]
+
+
+def test_beyond_loopback_a_token_is_needed() -> None:
+    """And with one, a word about what travels in the clear."""
+    with pytest.raises(ValueError, match="which other machines reach"):
+        ControlSettings(listen="0.0.0.0:8181")
+    control = ControlSettings(listen="0.0.0.0:8181", token=Secret(env="TOKEN"))
+    assert (
+        "control.listen: the token travels unencrypted; put a TLS proxy before it"
+        in Config(control=control).warnings()
+    )
+    assert not any("control" in warning for warning in Config(control=ControlSettings()).warnings())
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"listen": "8181"}, {"listen": "::1:8181"}, {"timeout": Duration(0)}, {"request_max": Size(10)}]
+)
+def test_a_window_that_could_not_open_is_refused(wrong) -> None:
+    """No address, no time, no room."""
+    with pytest.raises(ValueError):
+        ControlSettings(**wrong)
+
+
+def test_unencrypted_roads_are_named() -> None:
+    """Beyond loopback http:// is allowed and said."""
+    near = OtlpUplinkSettings(name="near", endpoint="http://127.0.0.1:4318")
+    far = OtlpUplinkSettings(name="far", endpoint="http://otel.example:4318")
+    said = [warning for warning in Config(uplinks=(near, far)).warnings() if warning.startswith("uplinks")]
+    assert said == ["uplinks[1].endpoint: readings and headers travel unencrypted; use https://"]

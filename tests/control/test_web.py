@@ -1,0 +1,299 @@
+"""The window over HTTP, asked over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import socket
+from dataclasses import dataclass, field
+
+import pytest
+
+from gateway.control.settings import ControlSettings
+from gateway.control.web import ControlServer, check_head, is_address
+from gateway.core.telemetry import Telemetry
+from gateway.core.units import Duration, Size
+from gateway.net.secrets import Secret
+
+
+@dataclass
+class Window:
+    """A server on a free port and what it is told."""
+
+    server: ControlServer
+    telemetry: Telemetry
+    task: asyncio.Task[None]
+    says: dict[str, object] = field(
+        default_factory=lambda: {"healthy": True, "ready": True, "status": {"accepted": 5}}
+    )
+
+    async def ask(self, path: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], str]:
+        return await asyncio.to_thread(self._ask, path, method, headers)
+
+    def _ask(self, path: str, method: str, headers: dict[str, str]) -> tuple[int, dict[str, str], str]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=5)
+        with contextlib.closing(connection):
+            connection.request(method, path, headers=headers)
+            response = connection.getresponse()
+            return response.status, {k.lower(): v for k, v in response.getheaders()}, response.read().decode()
+
+    async def send(self, data: bytes) -> bytes:
+        """Send raw bytes; return all that comes back."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.server.port)
+        try:
+            writer.write(data)
+            return await asyncio.wait_for(reader.read(), 5)
+        except ConnectionResetError:
+            return b""
+        finally:
+            writer.close()
+
+    def refused(self, reason: str) -> float:
+        return self.telemetry.value("tidegate_control_refused", reason=reason)
+
+
+@pytest.fixture
+async def open_window():
+    windows: list[Window] = []
+
+    async def open_one(**changes) -> Window:
+        telemetry = Telemetry()
+        window: list[Window] = []
+
+        def says(what: str):
+            value = window[0].says[what]
+            if isinstance(value, Exception):
+                raise value
+            return value
+
+        settings = ControlSettings(**{"listen": "127.0.0.1:0"} | changes)
+        server = ControlServer(
+            settings,
+            status=lambda: says("status"),
+            telemetry=telemetry,
+            healthy=lambda: says("healthy"),
+            ready=lambda: says("ready"),
+        )
+        window.append(Window(server, telemetry, asyncio.create_task(server.run())))
+        windows.extend(window)
+        await asyncio.wait_for(server.started.wait(), 5)
+        return window[0]
+
+    yield open_one
+    for window in windows:
+        window.task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await window.task
+
+
+async def test_the_index_names_the_pages(open_window) -> None:
+    """For who comes with a browser."""
+    window = await open_window()
+    status, headers, body = await window.ask("/")
+    assert (status, headers["content-type"]) == (200, "text/plain; charset=utf-8")
+    assert body.startswith("tidegate ")
+    for line in body.splitlines()[1:]:
+        assert (await window.ask(line.split()[0]))[0] == 200
+
+
+async def test_health_follows_the_data_path(open_window) -> None:
+    """503 when it does not move."""
+    window = await open_window()
+    assert await _status_and_body(window, "/healthz") == (200, "ok\n")
+    window.says["healthy"] = False
+    assert await _status_and_body(window, "/healthz") == (503, "the data path does not move\n")
+
+
+async def test_readiness_follows_the_doors(open_window) -> None:
+    """503 while they are closed."""
+    window = await open_window()
+    assert await _status_and_body(window, "/readyz") == (200, "ready\n")
+    window.says["ready"] = False
+    assert await _status_and_body(window, "/readyz") == (503, "the doors are not open\n")
+
+
+async def test_status_is_json(open_window) -> None:
+    """What the gateway says of itself, unchanged."""
+    window = await open_window()
+    status, headers, body = await window.ask("/status")
+    assert (status, headers["content-type"], json.loads(body)) == (200, "application/json", {"accepted": 5})
+
+
+async def test_metrics_are_prometheus_text(open_window) -> None:
+    """With the version that scrapers look for."""
+    window = await open_window()
+    window.telemetry.count("tidegate_x", 3)
+    status, headers, body = await window.ask("/metrics")
+    assert (status, headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+    assert "tidegate_x_total 3.0" in body
+
+
+async def test_head_answers_without_a_body(open_window) -> None:
+    """For load balancers."""
+    window = await open_window()
+    status, _, body = await window.ask("/healthz", "HEAD")
+    assert (status, body) == (200, "")
+
+
+async def test_there_is_nothing_to_change_here(open_window) -> None:
+    """Other methods and other pages are answered, not served."""
+    window = await open_window()
+    for method in ("PUT", "DELETE", "PATCH"):
+        assert (await window.ask("/status", method))[0] == 405
+    assert (await window.ask("/nothing"))[0] == 404
+    assert (await window.ask("/../../etc/passwd"))[0] == 404
+
+
+async def test_a_status_that_fails_is_a_500_and_a_line_in_the_log(open_window, caplog) -> None:
+    """The page is down, the window is not."""
+    window = await open_window()
+    window.says["status"] = RuntimeError("no shelf")
+    status, _, body = await window.ask("/status")
+    assert (status, body) == (500, "the gateway could not say; its log tells why\n")
+    assert "no shelf" in caplog.text
+    assert (await window.ask("/healthz"))[0] == 200
+
+
+async def test_a_token_opens_what_tells_about_the_plant(open_window, monkeypatch) -> None:
+    """Health needs none; a wrong or missing one is 401, counted."""
+    monkeypatch.setenv("TOKEN", "geheim")
+    window = await open_window(token=Secret(env="TOKEN"))
+    for path in ("/", "/status", "/metrics"):
+        assert (await window.ask(path))[0] == 401
+        assert (await window.ask(path, authorization="Bearer nein"))[0] == 401
+        assert (await window.ask(path, authorization="Bearer geheim", host="gw.example"))[0] == 200
+    assert (await window.ask("/healthz"))[0] == 200
+    assert (await window.ask("/readyz"))[0] == 200
+    assert window.refused("status 401") == 6
+
+
+async def test_a_page_of_another_site_cannot_ask(open_window) -> None:
+    """A name that was made to point at loopback is not an address of this machine."""
+    window = await open_window()
+    assert (await window.ask("/status", host="evil.example"))[0] == 421
+    assert (await window.ask("/status", host=f"localhost:{window.server.port}"))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"\r\n\r\n", 400),
+        (b"GET /\r\n\r\n", 400),
+        (b"GET / HTTP/2.0\r\n\r\n", 400),
+        (b"GET http://x/ HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nno colon\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\n: empty\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nfolded: a\r\n b: c\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nbare: a\nb: c\r\n\r\n", 400),
+        (b"GET /\xff HTTP/1.1\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", 400),
+        (b"POST /status HTTP/1.1\r\ncontent-length: 5\r\n\r\nhello", 413),
+        (b"POST /status HTTP/1.1\r\ncontent-length: many\r\n\r\n", 413),
+        (b"POST /status HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n", 413),
+        (b"GET / HTTP/1.1\r\nx: " + b"a" * 20_000 + b"\r\n\r\n", 431),
+        (b"a" * 20_000, 431),
+        (b"GET / HTTP/1.0\r\ncontent-length: 0\r\n\r\n", 200),
+    ],
+)
+async def test_odd_requests_are_answered(open_window, capsys, data: bytes, status: int) -> None:
+    """One status each, counted, nothing printed, and the next one is served."""
+    window = await open_window()
+    answer = await window.send(data)
+    assert answer.startswith(f"HTTP/1.0 {status} ".encode())
+    assert window.refused(f"status {status}") == (status != 200)
+    assert capsys.readouterr() == ("", "")
+    assert (await window.ask("/healthz"))[0] == 200
+
+
+async def test_half_a_request_is_answered(open_window) -> None:
+    """A client that stops in the middle and closes its side."""
+    window = await open_window()
+    reader, writer = await asyncio.open_connection("127.0.0.1", window.server.port)
+    writer.write(b"GET / HT")
+    writer.write_eof()
+    assert (await reader.read()).startswith(b"HTTP/1.0 400 ")
+    writer.close()
+
+
+async def test_a_client_that_says_nothing_is_dropped(open_window) -> None:
+    """After the timeout, counted."""
+    window = await open_window(timeout=Duration(0.05))
+    assert await window.send(b"") == b""
+    assert window.refused("timeout") == 1
+
+
+async def test_a_client_that_does_not_read_is_dropped(open_window) -> None:
+    """A large answer into a full pipe ends after the timeout."""
+    window = await open_window(timeout=Duration(0.2))
+    window.says["status"] = {"long": "x" * 30_000_000}
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", window.server.port))
+        client.sendall(b"GET /status HTTP/1.0\r\n\r\n")
+        async with asyncio.timeout(5):
+            while not window.refused("timeout"):
+                await asyncio.sleep(0.01)
+    assert (await window.ask("/healthz"))[0] == 200
+
+
+async def test_connections_are_bounded(open_window) -> None:
+    """One too many is turned away and counted; when one leaves there is room."""
+    window = await open_window(connections_max=2)
+    idle = [await asyncio.open_connection("127.0.0.1", window.server.port) for _ in range(2)]
+    async with asyncio.timeout(5):
+        while len(window.server._connections) < 2:
+            await asyncio.sleep(0.01)
+    assert await window.send(b"GET /healthz HTTP/1.0\r\n\r\n") == b""
+    assert window.refused("connections") == 1
+    for _, writer in idle:
+        writer.close()
+    async with asyncio.timeout(5):
+        while window.server._connections:
+            await asyncio.sleep(0.01)
+    assert (await window.ask("/healthz"))[0] == 200
+
+
+async def test_cancelled_it_closes_and_drops_who_is_connected(open_window) -> None:
+    """The port is free at once, no task is left."""
+    window = await open_window()
+    reader, writer = await asyncio.open_connection("127.0.0.1", window.server.port)
+    async with asyncio.timeout(5):
+        while not window.server._connections:
+            await asyncio.sleep(0.01)
+    window.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await window.task
+    with contextlib.suppress(ConnectionResetError):
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+    writer.close()
+    with pytest.raises(OSError):
+        await asyncio.open_connection("127.0.0.1", window.server.port)
+    assert not window.server.started.is_set()
+
+
+async def test_a_taken_port_is_an_oserror(open_window) -> None:
+    """Who runs it says so and tries again later."""
+    window = await open_window()
+    settings = ControlSettings(listen=f"127.0.0.1:{window.server.port}", request_max=Size(1024))
+    second = ControlServer(settings, status=dict, telemetry=Telemetry(), healthy=bool, ready=bool)
+    with pytest.raises(OSError):
+        await second.run()
+
+
+def test_addresses_are_told_from_names() -> None:
+    """With port, without, IPv6 in brackets, left out."""
+    good = ["127.0.0.1", "127.0.0.1:80", "[::1]", "[::1]:80", "localhost", "localhost:1", ""]
+    assert all(is_address(host) for host in good)
+    assert not any(is_address(host) for host in ["evil.example", "evil.example:80", "1.evil", "a:b"])
+
+
+def test_a_plain_head_has_no_problem() -> None:
+    """As browsers send it."""
+    assert check_head(b"GET / HTTP/1.1\r\nhost: a\r\naccept: */*\r\n\r\n") is None
+
+
+async def _status_and_body(window: Window, path: str) -> tuple[int, str]:
+    status, _, body = await window.ask(path)
+    return status, body

@@ -1,0 +1,231 @@
+"""Which detector sees which series, and what comes out."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from gateway.core.batch import MONOTONIC, Batch, Series
+from gateway.core.units import Duration
+from gateway.detect.engine import Engine, identify, matcher
+from gateway.detect.saved import pack, unpack
+from gateway.detect.settings import IqrSettings, Match, ZScoreSettings
+
+SECOND = 10**9
+DEVICE = (("device.id", "pump-7"),)
+TEMPERATURE = Series(resource=DEVICE, name="temperature", unit="Cel")
+HUMIDITY = Series(resource=DEVICE, name="humidity", unit="%", attributes=(("place", "roof"), ("hot", True)))
+LOG = Series(resource=DEVICE, name="", kind="log")
+TABLE = {1: TEMPERATURE, 2: HUMIDITY, 3: LOG}
+
+
+def engine(*settings, table=None) -> Engine:
+    return Engine(settings or (ZScoreSettings(),), series=(table or TABLE).__getitem__)
+
+
+def noise(number: int, readings: int, *, seed: int = 1, level: float = 20.0, start: int = 0) -> Batch:
+    values = np.random.default_rng(seed).normal(level, 0.5, readings)
+    return Batch.of(number, np.arange(start, start + readings) * SECOND, values)
+
+
+def test_a_spike_becomes_a_finding_that_says_all() -> None:
+    """What, whose, how odd, what was expected, and the reading's own time and flags."""
+    watched = engine(ZScoreSettings(name="calm"))
+    assert watched.watch(noise(1, 500)) == []
+    (found,) = watched.watch(Batch.of(1, [777], np.array([93.25]), flags=MONOTONIC))
+    assert (found.detector, found.series, found.time_ns, found.flags) == ("calm", 1, 777, MONOTONIC)
+    assert found.value == 93.25
+    assert found.score > 100
+    assert found.threshold == 5.0
+    assert found.expected == pytest.approx(20, abs=0.2)
+    assert re.fullmatch(
+        r"temperature of device\.id=pump-7 is 93\.25 Cel, \d+ standard deviations from its mean "
+        r"\(expected about (19|20)\.\d+ Cel; said from 5\)",
+        found.text,
+    )
+
+
+def test_a_detector_sees_what_it_is_told_to_see() -> None:
+    """By metric; findings carry the name of who found them."""
+    watched = engine(ZScoreSettings(match=Match(metric="temp*")), IqrSettings(match=Match(metric="humidity")))
+    for number in (1, 2):
+        watched.watch(noise(number, 500))
+    found = watched.watch(Batch.of([1, 2], [0, 0], np.array([99.0, 99.0])))
+    assert [(one.detector, one.series) for one in found] == [("zscore", 1), ("iqr", 2)]
+    assert [status["series"] for status in watched.status().values()] == [1, 1]
+    assert watched.watch(Batch.of(3, [0], np.array([1.0]))) == []
+
+
+@pytest.mark.parametrize(
+    ("match", "fits"),
+    [
+        (Match(), [True, True]),
+        (Match(metric="h?midity"), [False, True]),
+        (Match(unit="Cel"), [True, False]),
+        (Match(attributes={"device.id": "pump-*"}), [True, True]),
+        (Match(attributes={"place": "roof", "hot": "true"}), [False, True]),
+        (Match(attributes={"device.id": "valve-*"}), [False, False]),
+        (Match(metric="temp"), [False, False]),
+    ],
+)
+def test_matching(match: Match, fits: list[bool]) -> None:
+    """Globs over the metric, the unit, and attributes of resource and point; logs never match."""
+    wanted = matcher(match)
+    assert [wanted(TEMPERATURE), wanted(HUMIDITY)] == fits
+    assert not wanted(LOG)
+
+
+def test_integers_are_watched_as_numbers() -> None:
+    """Kinds may change within a batch."""
+    watched = engine()
+    watched.watch(Batch.of(1, np.arange(500), np.random.default_rng(1).integers(90, 110, 500)))
+    (found,) = watched.watch(Batch.of(1, [0], np.array([5000])))
+    assert found.value == 5000
+
+
+def test_many_series_in_any_order_with_large_numbers() -> None:
+    """The table from numbers to rows grows; each series has a row of its own."""
+    table = {number: Series(resource=(("n", number),), name="t") for number in (5, 70_000, 300)}
+    watched = engine(table=table)
+    numbers = np.random.default_rng(2).choice([5, 70_000, 300], 3000)
+    values = np.random.default_rng(3).normal(numbers, 1.0)
+    assert watched.watch(Batch.of(numbers, np.arange(3000), values)) == []
+    found = watched.watch(Batch.of([300, 5, 70_000], [1, 2, 3], np.array([400.0, 5.0, 70_000.0])))
+    assert [one.series for one in found] == [300]
+
+
+def test_past_the_bound_series_are_counted_and_left_alone() -> None:
+    """Memory has an end; those that are watched go on."""
+    watched = engine(ZScoreSettings(series_max=1))
+    watched.watch(noise(1, 500))
+    watched.watch(noise(2, 500))
+    watched.watch(noise(2, 500))
+    status = watched.status()["zscore"]
+    assert (status["series"], status["series_over_limit"], status["readings"]) == (1, 1, 500)
+
+
+def test_findings_past_the_bound_are_counted() -> None:
+    """One batch gives so many at most."""
+    table = {number: Series(resource=(("n", number),), name="t") for number in range(1, 51)}
+    watched = engine(ZScoreSettings(findings_max=10), table=table)
+    numbers = np.tile(np.arange(1, 51), 200)
+    watched.watch(Batch.of(numbers, np.arange(10_000), np.random.default_rng(4).normal(0, 1, 10_000)))
+    assert len(watched.watch(Batch.of(np.arange(1, 51), np.zeros(50), np.full(50, 99.0)))) == 10
+    assert watched.status()["zscore"]["findings_over_limit"] == 40
+
+
+def test_what_is_no_number_is_counted_and_never_a_finding() -> None:
+    """NaN and infinities, alone or between others."""
+    watched = engine()
+    watched.watch(noise(1, 500))
+    assert watched.watch(Batch.of(1, [1, 2], np.array([np.nan, np.inf]))) == []
+    (found,) = watched.watch(Batch.of(1, [1, 2], np.array([np.nan, 99.0])))
+    assert found.value == 99.0
+    assert watched.status()["zscore"]["not_finite"] == 3
+
+
+def test_silence_is_told_in_time() -> None:
+    """Readings a second apart, ten minutes of silence."""
+    watched = engine(ZScoreSettings(habituation=0, silence=Duration(600)))
+    watched.watch(noise(1, 500))
+    spike = np.array([99.0])
+    assert len(watched.watch(Batch.of(1, [500 * SECOND], spike))) == 1
+    watched.watch(noise(1, 500, seed=2, start=501))
+    assert watched.watch(Batch.of(1, [1001 * SECOND], spike)) == []
+    watched.watch(noise(1, 200, seed=3, start=1002))
+    assert len(watched.watch(Batch.of(1, [1202 * SECOND], spike))) == 1
+
+
+def test_detectors_without_a_name_are_told_apart() -> None:
+    """By their type and a number."""
+    watched = engine(ZScoreSettings(), ZScoreSettings(), IqrSettings(), ZScoreSettings(name="mine"))
+    assert list(watched.status()) == ["zscore", "zscore-2", "iqr", "mine"]
+
+
+def test_an_empty_batch_and_no_detector() -> None:
+    """Nothing happens."""
+    assert engine().watch(Batch.empty()) == []
+    assert Engine((), series=TABLE.__getitem__).watch(noise(1, 3)) == []
+
+
+BOTH = (ZScoreSettings(), IqrSettings())
+
+
+def test_restored_it_goes_on_where_it_stopped() -> None:
+    """The same findings as if there had been no restart, also when series have got other numbers."""
+    first = engine(*BOTH)
+    for number in (1, 2):
+        first.watch(noise(number, 500))
+    renumbered = {8: HUMIDITY, 9: TEMPERATURE}
+    second = engine(*BOTH, table=renumbered)
+    assert second.restore(first.save())
+    odd = np.array([25.0, 99.0])
+    ours = first.watch(Batch.of([1, 2], [0, 0], odd))
+    theirs = second.watch(Batch.of([9, 8], [0, 0], odd))
+    assert [(one.detector, one.score) for one in ours] == [(one.detector, one.score) for one in theirs]
+    assert second.status()["zscore"]["series"] == 2
+    assert second.save() == first.save()
+
+
+def test_a_damaged_state_is_refused_and_everything_starts_fresh() -> None:
+    """Counted, and never an exception."""
+    watched = engine()
+    watched.watch(noise(1, 500))
+    data = bytearray(watched.save())
+    data[len(data) // 2] ^= 1
+    fresh = engine()
+    assert not fresh.restore(bytes(data))
+    assert not fresh.restore(b"")
+    assert fresh.states_refused == 2
+    assert fresh.watch(noise(1, 500)) == []
+
+
+def test_a_state_for_other_settings_is_left_and_the_rest_taken() -> None:
+    """A changed window starts that detector fresh; the other one keeps what it learnt."""
+    first = engine(*BOTH)
+    first.watch(noise(1, 500))
+    second = engine(ZScoreSettings(threshold=9.0), IqrSettings(window=64))
+    assert not second.restore(first.save())
+    assert second.states_refused == 1
+    second.watch(noise(1, 1))
+    assert second.status()["zscore"]["series"] == 1
+    assert [one.detector for one in second.watch(Batch.of(1, [0], np.array([99.0])))] == ["zscore"]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda arrays: arrays.pop("zscore/zscore/identity"),
+        lambda arrays: arrays.pop("zscore/zscore/gate"),
+        lambda arrays: arrays.pop("zscore/zscore/row/mean"),
+        lambda arrays: arrays.update({"zscore/zscore/row/mean": np.zeros(7)}),
+        lambda arrays: arrays.update({"zscore/zscore/row/seen": np.zeros(1)}),
+        lambda arrays: arrays.update({"zscore/zscore/row/mean": np.array([np.nan])}),
+        lambda arrays: arrays.update({"zscore/zscore/gate": np.zeros((1, 3))}),
+        lambda arrays: arrays.update({"zscore/zscore/gate": np.array([[0, np.inf, 0, 0]])}),
+        lambda arrays: arrays.update({"zscore/zscore/identity": np.zeros(1)}),
+    ],
+)
+def test_a_state_with_a_right_checksum_is_checked_all_the_same(spoil) -> None:
+    """Missing, of another shape or kind, not finite."""
+    first = engine()
+    first.watch(noise(1, 500))
+    arrays = unpack(first.save())
+    spoil(arrays)
+    assert not engine().restore(pack(arrays))
+
+
+def test_state_is_restored_before_the_first_batch_only() -> None:
+    """Later it would belong to other rows."""
+    watched = engine()
+    watched.watch(noise(1, 500))
+    assert not watched.restore(watched.save())
+
+
+def test_a_series_is_known_again_by_what_it_is() -> None:
+    """The same bits in every run, other ones for any difference."""
+    assert identify(TEMPERATURE) == 0x6FD16FE681B5901F
+    others = [HUMIDITY, LOG, Series(resource=DEVICE, name="temperature", unit="K")]
+    assert identify(TEMPERATURE) not in {identify(other) for other in others}

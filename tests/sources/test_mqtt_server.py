@@ -1,0 +1,545 @@
+"""Checks for the MQTT server as a whole: settings, floods, TLS, stopping, and clients that others wrote."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+import ssl
+import subprocess
+import time
+from pathlib import Path
+
+import msgspec
+import paho.mqtt.client as paho
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from gateway.core.units import Duration, Size
+from gateway.net.mqtt_packets import Will, connect_bytes, publish_bytes
+from gateway.net.secrets import Secret
+from gateway.sources.mqtt_server import MqttServerSettings, MqttServerSource, MqttTls
+from gateway.sources.mqtt_server_auth import MqttCertificate, MqttUser
+
+PING, PONG = b"\xc0\x00", b"\xd0\x00"
+ENV = "TIDEGATE_TEST_PASSWORD"
+
+
+@pytest.fixture
+def users(monkeypatch) -> tuple[MqttUser, ...]:
+    monkeypatch.setenv(ENV, "right")
+    return (MqttUser(name="pump", password=Secret(env=ENV), topics=("plant/{user}/#", "common/+")),)
+
+
+def settings(**fields: object) -> MqttServerSettings:
+    return MqttServerSettings(**({"name": "direct"} | fields))
+
+
+# Settings.
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:1884", "[::]:1884", "192.0.2.1:1884", "gateway.local:1884"])
+def test_listening_beyond_loopback_wants_users(listen: str, users) -> None:
+    """Nobody opens a gateway to the network by accident."""
+    with pytest.raises(ValueError, match="name users or certificates, or listen on 127.0.0.1"):
+        settings(listen=listen)
+    with pytest.raises(ValueError, match="anonymous clients are let in on loopback only"):
+        settings(listen=listen, users=users, anonymous=True)
+    assert not settings(listen=listen, users=users).lets_anyone_in
+
+
+def test_anonymous_clients_are_let_in_as_long_as_nobody_is_named(users) -> None:
+    """Naming users shuts the door to the others, unless it is said to be open."""
+    assert settings().lets_anyone_in
+    assert not settings(users=users).lets_anyone_in
+    assert settings(users=users, anonymous=True).lets_anyone_in
+    assert not settings(anonymous=False).lets_anyone_in
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"listen": "1884"}, "HOST:PORT"),
+        ({"anonymous_topics": ("a#",)}, "not a topic pattern"),
+        ({"certificates": (MqttCertificate(common_name="a", topics=("#",)),)}, "client_ca_file"),
+        ({"packet_bytes_max": Size(100)}, "packet_bytes_max is 256"),
+        ({"packet_bytes_max": Size(1 << 30)}, "at most in_flight_bytes_max"),
+        ({"users": (MqttUser(name="a", password=Secret(env=ENV), topics=("#",)),) * 2}, "'a' is named twice"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(fields: dict[str, object], sentence: str) -> None:
+    """With a sentence that says what would be right."""
+    with pytest.raises(ValueError, match=sentence):
+        settings(**fields)
+
+
+def test_settings_come_from_toml() -> None:
+    """As people write them, with the type as tag."""
+
+    def hook(kind: type, value: object) -> object:
+        assert kind in {Duration, Size}
+        return kind.parse(value)
+
+    text = """
+    type = "mqtt_server"
+    name = "direct"
+    connect_timeout = "5s"
+    packet_bytes_max = "64KiB"
+    users = [{ name = "a", password = { env = "A" }, topics = ["a/#"] }]
+    """
+    read = msgspec.toml.decode(text, type=MqttServerSettings, dec_hook=hook)
+    assert (read.connect_timeout, read.packet_bytes_max, read.users[0].name) == (5.0, 65536, "a")
+
+
+def test_files_that_are_missing_or_wrong_are_named(tmp_path: Path, door) -> None:
+    """A gateway that cannot keep its promise of TLS does not start."""
+
+    def build(cert: Path) -> None:
+        MqttServerSource(
+            settings(tls=MqttTls(cert_file=str(cert), key_file=str(cert))), accept=door, clock=None, telemetry=None
+        )
+
+    with pytest.raises(ValueError, match="there is no file .*server.pem"):
+        build(tmp_path / "server.pem")
+    (tmp_path / "server.pem").write_text("no certificate")
+    with pytest.raises(ValueError, match="tls: cannot use"):
+        build(tmp_path / "server.pem")
+
+
+# Who may come in.
+
+
+async def test_a_password_opens_its_topics_only(mqtt_server, users) -> None:
+    """MQTT 5 hears 0x87 for the others, 3.1.1 hears no PUBACK and is disconnected; both are counted."""
+    rig = await mqtt_server.start(users=users)
+    login = {"username": b"pump", "password": b"right"}
+    client = await rig.connect(version=5, **login)
+    topics = [b"plant/pump/a/b", b"plant/other/a", b"common/a", b"common/a/b"]
+    await client.send(
+        *(publish_bytes(topic, b"", qos=1, packet_id=k + 1, version=5) for k, topic in enumerate(topics)),
+        publish_bytes(b"forbidden", b"", qos=2, packet_id=9, version=5),
+        publish_bytes(b"forbidden", b"", version=5),
+    )
+    answers = [await client.packet() for _ in range(5)]
+    assert answers[0] == b"\x40\x02\0\1"
+    assert answers[1] == b"\x40\x03\0\2\x87"
+    assert answers[2] == b"\x40\x02\0\3"
+    assert answers[3] == b"\x40\x03\0\4\x87"
+    assert answers[4] == b"\x50\x03\0\x09\x87"
+    assert [topic for topic, _ in rig.door.messages] == [b"plant/pump/a/b", b"common/a"]
+
+    client = await rig.connect(b"d2", **login)
+    await client.send(publish_bytes(b"common/a", b"", qos=1, packet_id=1), publish_bytes(b"no", b""), PING)
+    assert {await client.packet(), await client.packet()} == {b"\x40\x02\0\1", PONG}
+    await client.send(publish_bytes(b"common/b", b"", qos=1, packet_id=2), publish_bytes(b"no", b"", qos=1, packet_id=3))
+    assert await client.rest() == b"\x40\x02\0\2"
+    assert rig.refused == {"not_authorized": 6}
+    assert "may not publish to b'no'" in rig.source.status()["last_error"]
+
+
+async def test_a_wrong_password_is_answered_late(mqtt_server, users) -> None:
+    """In the words of each version; an unknown name is no quicker; the right one is let in at once."""
+    rig = await mqtt_server.start(users=users)
+    for version, name, answer in ((4, b"pump", b"\x20\2\0\4"), (5, b"nobody", b"\x20\3\0\x86\0")):
+        client = await rig.open()
+        began_s = time.monotonic()
+        await client.send(connect_bytes(b"d1", version=version, username=name, password=b"wrong"))
+        assert await client.rest() == answer
+        assert time.monotonic() - began_s >= 0.45
+    began_s = time.monotonic()
+    await rig.connect(username=b"pump", password=b"right")
+    assert time.monotonic() - began_s < 0.4
+    assert rig.refused == {"wrong_password": 2}
+
+
+async def test_guessing_in_parallel_is_refused(mqtt_server, users, monkeypatch) -> None:
+    """While eight wrong answers of an address wait, no other try of it is looked at; hanging up frees no place."""
+    monkeypatch.setattr("gateway.sources.mqtt_server_auth.DELAY_S_MAX", 0.5)
+    rig = await mqtt_server.start(users=users)
+    guess = connect_bytes(b"d1", version=5, username=b"pump", password=b"wrong")
+    clients = [await rig.open() for _ in range(9)]
+    for k, client in enumerate(clients[:8]):
+        await client.send(guess)
+        await rig.until(lambda k=k: rig.refused.get("wrong_password") == k + 1)
+    for client in clients[:8]:
+        client.writer.transport.abort()
+    await clients[8].send(guess)
+    assert await clients[8].rest() == b"\x20\3\0\x9f\0"
+    await rig.until(lambda: rig.source.status()["connections"] == 0)
+    await rig.connect(username=b"pump", password=b"right")
+
+
+async def test_no_name_and_no_right_to_a_will(mqtt_server, users) -> None:
+    """Each is refused at once."""
+    rig = await mqtt_server.start(users=users)
+    client = await rig.open()
+    await client.send(connect_bytes(b"d1"))
+    assert await client.rest() == b"\x20\2\0\5"
+    client = await rig.open()
+    will = Will(b"elsewhere", b"", 0)
+    await client.send(connect_bytes(b"d1", version=5, username=b"pump", password=b"right", will=will))
+    assert await client.rest() == b"\x20\3\0\x87\0"
+    assert rig.refused == {"no_credentials": 1, "not_authorized": 1}
+
+
+# Floods.
+
+
+async def open_sockets(port: int, count: int) -> list[socket.socket]:
+    """Connect without ever saying anything."""
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await asyncio.gather(*(loop.sock_connect(one, ("127.0.0.1", port)) for one in sockets))
+    return sockets
+
+
+async def test_a_thousand_connections_that_say_nothing(mqtt_server) -> None:
+    """They are bounded, the oldest make room, and a device that speaks is served among them."""
+    rig = await mqtt_server.start(connections_max=100)
+    sockets = []
+    try:
+        for k in range(10):
+            sockets += await open_sockets(rig.port, 100)
+            # Before the kernel's own queue is full: what it turns away, it lets knock again seconds later.
+            await rig.until(lambda k=k: sum(rig.refused.values()) == 100 * (k + 1) - 25)
+        client = await rig.connect()
+        await client.send(publish_bytes(b"t", b"1", qos=1, packet_id=1))
+        assert await client.packet() == b"\x40\x02\0\1"
+        assert rig.source.status()["connections"] <= 27
+        assert set(rig.refused) == {"connecting_max"}
+    finally:
+        for one in sockets:
+            one.close()
+
+
+async def test_more_connections_than_there_may_be_are_sent_away(mqtt_server) -> None:
+    """Counted, and room again when one leaves."""
+    rig = await mqtt_server.start(connections_max=2)
+    first = await rig.connect(b"a")
+    await rig.connect(b"b")
+    third = await rig.open()
+    assert await third.rest() == b""
+    assert rig.refused == {"too_many_connections": 1}
+    await first.close()
+    await rig.until(lambda: rig.source.status()["connections"] == 1)
+    await rig.connect(b"c")
+
+
+async def test_sessions_are_bounded(mqtt_server) -> None:
+    """The one that would expire next is forgotten."""
+    rig = await mqtt_server.start(sessions_max=3)
+    for k in range(5):
+        client = await rig.connect(b"d%d" % k, clean_start=False)
+        await client.send(b"\xe0\x00")
+        await client.rest()
+    assert rig.source.status()["sessions"] == 3
+    assert rig.refused == {"sessions_max": 2}
+
+
+async def test_running_out_of_descriptors_is_waited_out(mqtt_server, monkeypatch) -> None:
+    """The server stays and says so."""
+    monkeypatch.setattr("gateway.sources.mqtt_server.ACCEPT_PAUSE_S", 0.01)
+    rig = await mqtt_server.start()
+    loop = asyncio.get_running_loop()
+    accept, failures = loop.sock_accept, [OSError(24, "Too many open files"), OSError(103, "aborted")]
+
+    async def failing(listener: socket.socket) -> object:
+        if failures:
+            raise failures.pop(0)
+        return await accept(listener)
+
+    monkeypatch.setattr(loop, "sock_accept", failing)
+    await rig.connect(b"a")  # taken by the call that was waiting already
+    await rig.connect(b"b")
+    assert rig.refused == {"out_of_resources": 1}
+
+
+async def test_a_port_that_is_taken_is_named(mqtt_server) -> None:
+    """The error says which, and so does status."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(OSError, match=f"cannot listen on {address}"):
+            await mqtt_server.start(listen=address)
+    assert mqtt_server.source.status()["state"] == "failed"
+    del mqtt_server.task
+
+
+# Time.
+
+
+async def test_the_clock_is_looked_at(mqtt_server, monkeypatch) -> None:
+    """Once a tick: silent connections end, sessions expire, the gauge is set."""
+    monkeypatch.setattr("gateway.sources.mqtt_server.TICK_S", 0.05)
+    rig = await mqtt_server.start(connect_timeout=Duration(0.2), session_expiry_max=Duration(1))
+    client = await rig.connect(b"a", clean_start=False)
+    await client.send(b"\xe0\x00")
+    silent = await rig.open()
+    assert await silent.rest() == b""
+    assert rig.refused == {"connect_timeout": 1}
+    await rig.until(lambda: rig.source.status()["sessions"] == 0)
+    await rig.until(lambda: rig.telemetry.value("tidegate_source_connections", source="direct") == 0)
+
+
+# Stopping.
+
+
+async def test_stopping_acknowledges_what_was_taken(mqtt_server) -> None:
+    """Accepts that are under way finish, their PUBACKs are sent, then comes the reason, then the end."""
+    rig = await mqtt_server.start()
+    rig.door.opened.clear()
+    will = Will(b"state", b"offline", 0)
+    client = await rig.connect(version=5, will=will)
+    silent = await rig.open()
+    await client.send(publish_bytes(b"t", b"1", qos=1, packet_id=1, version=5))
+    await rig.until(lambda: rig.door.offers)
+    rig.task.cancel()
+    await rig.until(lambda: rig.source.status()["state"] == "stopping")
+    await client.send(publish_bytes(b"t", b"2", qos=1, packet_id=2, version=5))
+    rig.door.opened.set()
+    assert await client.rest() == b"\x40\x02\0\1\xe0\x01\x8b"
+    assert await silent.rest() == b""
+    await client.close()
+    await silent.close()
+    with pytest.raises(asyncio.CancelledError):
+        await rig.task
+    assert rig.door.messages == [(b"t", b"1")]
+    assert rig.source.status()["state"] == "stopped"
+
+
+async def test_stopping_is_bounded(mqtt_server, monkeypatch, caplog) -> None:
+    """A gateway that stays full keeps nobody from stopping; nothing is acknowledged."""
+    monkeypatch.setattr("gateway.sources.mqtt_server.STOP_S_MAX", 0.1)
+    rig = await mqtt_server.start()
+    rig.door.full_times = 1_000_000
+    client = await rig.connect()
+    await client.send(publish_bytes(b"t", b"1", qos=1, packet_id=1))
+    await rig.until(lambda: rig.source.status()["state"] == "full")
+    rig.task.cancel()
+    assert await client.rest() == b""
+    await rig.until(rig.task.done)
+    assert "they were not acknowledged" in caplog.text
+
+
+async def test_a_will_that_waits_is_said_when_the_gateway_stops(mqtt_server) -> None:
+    """The device has gone; nobody else remembers."""
+    rig = await mqtt_server.start()
+    client = await rig.connect(version=5, will=Will(b"state", b"offline", 0, delay_s=60), properties=[(0x11, 100)])
+    client.writer.transport.abort()
+    await rig.until(lambda: rig.source.status()["clients"] == 0)
+    rig.task.cancel()
+    await rig.until(rig.task.done)
+    assert rig.door.messages == [(b"state", b"offline")]
+
+
+async def test_it_can_run_again(mqtt_server) -> None:
+    """A supervisor that starts it anew finds a working server."""
+    rig = await mqtt_server.start()
+    rig.task.cancel()
+    await rig.until(rig.task.done)
+    rig.task = asyncio.create_task(rig.source.run())
+    await rig.source.listening.wait()
+    client = await rig.connect()
+    await client.send(publish_bytes(b"t", b"1", qos=1, packet_id=1))
+    assert await client.packet() == b"\x40\x02\0\1"
+
+
+# TLS.
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory) -> Path:
+    """An authority, a server and a device that it signed, and a stranger, made by openssl."""
+    folder = tmp_path_factory.mktemp("certificates")
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True, timeout=30)
+
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
+    for name in ("ca", "stranger"):
+        openssl("req", "-x509", *key, "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}")
+    (folder / "server.ext").write_text("subjectAltName=IP:127.0.0.1")
+    (folder / "device.ext").write_text("subjectAltName=DNS:pump-7.plant")
+    for name in ("server", "device"):
+        openssl("req", "-new", *key[:5], "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        openssl(
+            "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
+            "-extfile", f"{name}.ext", "-out", f"{name}.pem",
+        )  # fmt: skip
+    return folder
+
+
+def tls_settings(folder: Path, **fields: object) -> dict[str, object]:
+    tls = MqttTls(
+        cert_file=str(folder / "server.pem"), key_file=str(folder / "server.key"), client_ca_file=str(folder / "ca.pem")
+    )
+    entry = MqttCertificate(common_name="pump-7.plant", topics=("plant/%u/#",))
+    return {"tls": tls, "certificates": (entry,)} | fields
+
+
+def tls_client(folder: Path, name: str = "") -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(folder / "ca.pem"))
+    if name:
+        context.load_cert_chain(folder / f"{name}.pem", folder / f"{name}.key")
+    return context
+
+
+async def test_a_certificate_opens_its_topics(mqtt_server, certificates: Path) -> None:
+    """By common or alternative name; paho does the talking; a thousand messages arrive."""
+    rig = await mqtt_server.start(**tls_settings(certificates))
+
+    def talk() -> list[bool]:
+        client = paho.Client(CallbackAPIVersion.VERSION2, client_id="p1")
+        client.tls_set_context(tls_client(certificates, "device"))
+        client.max_inflight_messages_set(500)
+        client.connect("127.0.0.1", rig.port)
+        client.loop_start()
+        infos = [client.publish("plant/pump-7.plant/x", b"%d" % k, qos=1) for k in range(1000)]
+        for info in infos:
+            info.wait_for_publish(10)
+        client.disconnect()
+        client.loop_stop()
+        return [info.is_published() for info in infos]
+
+    assert all(await asyncio.to_thread(talk))
+    assert sorted(map(int, rig.door.payloads)) == list(range(1000))
+    assert rig.source.status()["tls"] is True
+
+
+async def test_no_certificate_or_a_strangers_is_refused(mqtt_server, certificates: Path) -> None:
+    """The handshake fails and is counted; nobody else is disturbed."""
+    rig = await mqtt_server.start(**tls_settings(certificates))
+    for name in ("", "stranger"):
+        with pytest.raises((ssl.SSLError, ConnectionError, asyncio.IncompleteReadError)):
+            context = tls_client(certificates, name)
+            reader, writer = await asyncio.open_connection("127.0.0.1", rig.port, ssl=context)
+            try:
+                writer.write(connect_bytes(b"d1"))
+                await reader.readexactly(4)
+            finally:
+                writer.transport.abort()
+    plain = await rig.open()
+    await plain.send(connect_bytes(b"d1"))
+    await plain.rest()
+    await rig.until(lambda: rig.refused.get("tls_failed") == 3)
+
+
+async def test_handshakes_that_do_not_end_make_room(mqtt_server, certificates: Path) -> None:
+    """They count as connections, and a client that shakes hands is let in among them."""
+    rig = await mqtt_server.start(**tls_settings(certificates, connections_max=20))
+    sockets = []
+    try:
+        sockets += await open_sockets(rig.port, 100)
+        await rig.until(lambda: rig.refused.get("connecting_max") == 100 - 16)
+        assert len(rig.source._welcoming) == 16
+        context = tls_client(certificates, "device")
+        reader, writer = await asyncio.open_connection("127.0.0.1", rig.port, ssl=context)
+        writer.write(connect_bytes(b"d1"))
+        assert await reader.readexactly(4) == b"\x20\2\0\0"
+        writer.transport.abort()
+    finally:
+        for one in sockets:
+            one.close()
+
+
+async def test_a_certificate_is_optional_beside_passwords(mqtt_server, certificates: Path, users) -> None:
+    """A name and a password over TLS, with a certificate that is not listed or with none."""
+    rig = await mqtt_server.start(**tls_settings(certificates, users=users, certificates=()))
+    for name in ("", "device"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", rig.port, ssl=tls_client(certificates, name))
+        half = publish_bytes(b"common/a", b"1", qos=1, packet_id=1)
+        writer.write(connect_bytes(b"d1", username=b"pump", password=b"right") + half[:3])
+        assert await reader.readexactly(4) == b"\x20\2\0\0"
+        writer.write(half[3:] + b"\xe0\x00")
+        assert await reader.read() == b"\x40\x02\0\1"
+        writer.close()
+        await writer.wait_closed()
+
+
+# Clients that others wrote.
+
+
+@pytest.mark.parametrize("version", [MQTTProtocolVersion.MQTTv311, MQTTProtocolVersion.MQTTv5])
+@pytest.mark.parametrize("qos", [0, 1, 2])
+async def test_paho_publishes(mqtt_server, version: MQTTProtocolVersion, qos: int) -> None:
+    """All that it sends arrives, in order, once."""
+    rig = await mqtt_server.start()
+    connected: list[str] = []
+
+    def talk() -> None:
+        client = paho.Client(CallbackAPIVersion.VERSION2, client_id="p1", protocol=version)
+        client.on_connect = lambda *a: connected.append(str(a[3]))
+        client.will_set("state", b"offline")
+        client.connect("127.0.0.1", rig.port, keepalive=30)
+        client.loop_start()
+        for k in range(300):
+            info = client.publish(f"t/{k % 7}", b"%d" % k + b" " * (k * 3), qos=qos)
+        info.wait_for_publish(10)
+        assert info.is_published()
+        client.disconnect()
+        client.loop_stop()
+
+    await asyncio.to_thread(talk)
+    await rig.until(lambda: len(rig.door.payloads) >= 300)
+    assert connected == ["Success"]
+    assert [int(payload) for payload in rig.door.payloads] == list(range(300))
+    assert rig.refused == {}
+
+
+async def test_paho_resumes_its_session(mqtt_server) -> None:
+    """With MQTT 5, a session expiry and properties on each message; the second time the session is there."""
+    rig = await mqtt_server.start()
+    flags: list[bool] = []
+
+    def talk() -> None:
+        properties = Properties(PacketTypes.CONNECT)
+        properties.SessionExpiryInterval = 100
+        extra = Properties(PacketTypes.PUBLISH)
+        extra.ContentType = "application/json"
+        extra.UserProperty = ("k", "v")
+        extra.TopicAlias = 3
+        for _ in range(2):
+            client = paho.Client(
+                CallbackAPIVersion.VERSION2, client_id="p1", protocol=MQTTProtocolVersion.MQTTv5
+            )
+            client.on_connect = lambda *a: flags.append(a[2].session_present)
+            client.connect("127.0.0.1", rig.port, clean_start=False, properties=properties)
+            client.loop_start()
+            client.publish("t", b"1", qos=2, properties=extra).wait_for_publish(10)
+            client.disconnect()
+            client.loop_stop()
+
+    await asyncio.to_thread(talk)
+    assert flags == [False, True]
+    assert rig.door.messages == [(b"t", b"1")] * 2
+
+
+@pytest.mark.skipif(shutil.which("mosquitto_pub") is None, reason="mosquitto_pub is not installed")
+@pytest.mark.parametrize("version", ["mqttv311", "mqttv5"])
+@pytest.mark.parametrize("qos", ["0", "1", "2"])
+async def test_mosquitto_pub_publishes(mqtt_server, version: str, qos: str) -> None:
+    """The C client agrees with us about the protocol."""
+    rig = await mqtt_server.start()
+    command = ["mosquitto_pub", "-p", str(rig.port), "-V", version, "-q", qos, "-t", "plant/d1", "-l", "-i", "c1"]
+    process = await asyncio.create_subprocess_exec(*command, stdin=-1, stdout=-1, stderr=-1)
+    async with asyncio.timeout(10):
+        out, err = await process.communicate(b"".join(b"%d\n" % k for k in range(50)))
+    assert (process.returncode, out, err) == (0, b"", b"")
+    await rig.until(lambda: len(rig.door.payloads) == 50)
+    assert rig.door.messages == [(b"plant/d1", b"%d" % k) for k in range(50)]
+
+
+@pytest.mark.skipif(shutil.which("mosquitto_pub") is None, reason="mosquitto_pub is not installed")
+@pytest.mark.parametrize(("version", "code"), [("mqttv31", 1), ("mqttv311", 0)])
+async def test_mosquitto_pub_hears_why(mqtt_server, version: str, code: int) -> None:
+    """MQTT 3.1 is refused in words that a client of then understands."""
+    rig = await mqtt_server.start()
+    command = ["mosquitto_pub", "-p", str(rig.port), "-V", version, "-q", "1", "-t", "t", "-m", "1"]
+    process = await asyncio.create_subprocess_exec(*command, stdout=-1, stderr=-1)
+    async with asyncio.timeout(10):
+        _, err = await process.communicate()
+    assert process.returncode == code
+    assert (b"protocol version" in err) == bool(code)

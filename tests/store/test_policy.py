@@ -1,0 +1,275 @@
+"""Checks for what goes next and what has to go."""
+
+from __future__ import annotations
+
+from collections import Counter
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.contracts import Priority
+from gateway.store.policy import CLASS_WEIGHTS, Choice, Lane, LaneScheduler, Order, Summary, choose_evictions
+
+ALL = (1, 1, 1)
+NONE = (0, 0, 0)
+LEASE_MAX = 1000
+
+summaries = st.lists(
+    st.builds(
+        Summary,
+        sequence=st.integers(1, 999),
+        priority=st.sampled_from(Priority),
+        size_bytes=st.integers(1, 9),
+        readings=st.just(1),
+        first_ns=st.just(0),
+        last_ns=st.just(0),
+    ),
+    unique_by=lambda summary: summary.sequence,
+)
+
+
+def in_order(stored: list[Summary]) -> list[Summary]:
+    """Return summaries as the store streams them."""
+    return sorted(stored, key=lambda summary: (-summary.priority, summary.sequence))
+
+
+def settled(**options: object) -> LaneScheduler:
+    """Return a scheduler that owes nothing fresh."""
+    scheduler = LaneScheduler(**options)
+    for priority in Priority:
+        scheduler.sent(Lane.LIVE, priority, 1)
+        scheduler.sent(Lane.LIVE, priority, -1)
+    return scheduler
+
+
+def lease_sizes(seed: int) -> list[int]:
+    """Return the sizes of some hundred leases, all large, all small or mixed."""
+    random = Random(seed)
+    smallest, largest = sorted((random.randint(1, LEASE_MAX), random.randint(1, LEASE_MAX)))
+    return [random.randint(smallest, largest) for _ in range(200)]
+
+
+# Evictions.
+
+
+@given(summaries, st.integers(-5, 200))
+def test_evictions_make_room_and_take_no_more_than_needed(stored: list[Summary], bytes_over: int) -> None:
+    """Enough is freed, or everything goes; putting the last one back would not be enough."""
+    chosen = choose_evictions(in_order(stored), bytes_over=bytes_over)
+    freed = sum(summary.size_bytes for summary in chosen)
+    assert freed >= bytes_over or len(chosen) == len(stored)
+    assert not chosen or freed - chosen[-1].size_bytes < bytes_over
+
+
+@given(summaries, st.integers(0, 200))
+def test_nothing_more_important_or_newer_goes_before(stored: list[Summary], bytes_over: int) -> None:
+    """Bulk before normal before critical, and the oldest first in each."""
+    chosen = choose_evictions(in_order(stored), bytes_over=bytes_over)
+    assert chosen == in_order(stored)[: len(chosen)]
+
+
+def test_no_more_is_read_than_is_needed() -> None:
+    """A huge store is not listed to free a few bytes."""
+    stream = iter([Summary(k, Priority.BULK, 10, 1, 0, 0) for k in range(1, 100)])
+    assert [summary.sequence for summary in choose_evictions(stream, bytes_over=25)] == [1, 2, 3]
+    assert next(stream).sequence == 4
+
+
+def test_nothing_is_read_when_nothing_is_over() -> None:
+    """Not even the first."""
+    stream = iter([Summary(1, Priority.BULK, 10, 1, 0, 0)])
+    assert choose_evictions(stream, bytes_over=0) == []
+    assert next(stream).sequence == 1
+
+
+def test_candidates_out_of_order_are_our_mistake() -> None:
+    """Normal data offered before bulk would be let go too early."""
+    wrong = [Summary(1, Priority.NORMAL, 1, 1, 0, 0), Summary(2, Priority.BULK, 1, 1, 0, 0)]
+    with pytest.raises(AssertionError):
+        choose_evictions(wrong, bytes_over=5)
+
+
+# Fresh first.
+
+
+def test_after_link_up_the_newest_goes_first_class_by_class() -> None:
+    """One lease of the newest in each class, live or not; then each lane from its oldest."""
+    scheduler = settled()
+    scheduler.link_up()
+    choices = []
+    for live in (NONE, (0, 1, 1), ALL, ALL):
+        choice = scheduler.next(live=live, backlog=ALL)
+        assert choice is not None
+        choices.append((choice.lane, choice.priority, choice.order))
+        scheduler.sent(choice.lane, choice.priority, 100)
+    assert choices == [
+        (Lane.BACKLOG, Priority.CRITICAL, Order.NEWEST),
+        (Lane.LIVE, Priority.NORMAL, Order.NEWEST),
+        (Lane.LIVE, Priority.BULK, Order.NEWEST),
+        (Lane.LIVE, Priority.CRITICAL, Order.OLDEST),
+    ]
+
+
+def test_a_class_that_was_empty_at_link_up_has_its_fresh_lease_later() -> None:
+    """What comes first in it is the newest anyway."""
+    scheduler = LaneScheduler()
+    scheduler.sent(Lane.LIVE, Priority.CRITICAL, 10)
+    choice = scheduler.next(live=(1, 0, 0), backlog=NONE)
+    assert choice == Choice(Lane.LIVE, Priority.CRITICAL, Order.OLDEST)
+    assert scheduler.next(live=(1, 0, 1), backlog=NONE) == Choice(Lane.LIVE, Priority.BULK, Order.NEWEST)
+
+
+def test_a_fresh_lease_that_was_not_made_is_still_owed() -> None:
+    """Asking alone changes nothing."""
+    scheduler = LaneScheduler()
+    assert scheduler.next(live=ALL, backlog=ALL) == scheduler.next(live=ALL, backlog=ALL)
+
+
+# Shares.
+
+
+@given(
+    st.floats(0.05, 0.95),
+    st.integers(0, 2**32),
+    st.sampled_from([ALL, (1, 0, 0), (0, 1, 1)]),
+    st.sampled_from([ALL, (0, 0, 1)]),
+)
+def test_the_backlog_has_its_share_within_one_lease(
+    share: float, seed: int, live: tuple[int, ...], backlog: tuple[int, ...]
+) -> None:
+    """At every moment, whatever the leases' sizes, as long as both lanes hold something."""
+    scheduler = settled(backlog_share=share)
+    sent = {Lane.LIVE: 0, Lane.BACKLOG: 0}
+    for size in lease_sizes(seed):
+        choice = scheduler.next(live=live, backlog=backlog)
+        assert choice is not None
+        scheduler.sent(choice.lane, choice.priority, size)
+        sent[choice.lane] += size
+        total = sent[Lane.LIVE] + sent[Lane.BACKLOG]
+        assert abs(sent[Lane.BACKLOG] - share * total) <= LEASE_MAX + 1
+
+
+@given(st.integers(0, 2**32))
+def test_classes_share_by_weight_and_none_starves(seed: int) -> None:
+    """16:4:1 within what SFQ promises: for each pair, one lease each by weight."""
+    scheduler = settled()
+    sent: Counter[Priority] = Counter()
+    for size in lease_sizes(seed):
+        choice = scheduler.next(live=ALL, backlog=NONE)
+        assert choice is not None
+        scheduler.sent(choice.lane, choice.priority, size)
+        sent[choice.priority] += size
+        by_weight = [sent[priority] / CLASS_WEIGHTS[priority] for priority in Priority]
+        for one in Priority:
+            for other in Priority:
+                slack = LEASE_MAX / CLASS_WEIGHTS[one] + LEASE_MAX / CLASS_WEIGHTS[other]
+                assert abs(by_weight[one] - by_weight[other]) <= slack + 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 63), st.integers(1, LEASE_MAX)), max_size=200))
+def test_whatever_comes_and_goes_no_one_waits_for_ever(rounds: list[tuple[int, int]]) -> None:
+    """A queue that keeps holding is served before the others have sent what their weights allow them."""
+    scheduler = settled()
+    waited = 0
+    for held, size in rounds:
+        live = (held & 1, held >> 1 & 1, held >> 2 & 1)
+        backlog = (held >> 3 & 1, held >> 4 & 1, 1)
+        choice = scheduler.next(live=live, backlog=backlog)
+        assert choice is not None
+        assert (live if choice.lane is Lane.LIVE else backlog)[choice.priority]
+        scheduler.sent(choice.lane, choice.priority, size)
+        mine = (choice.lane, choice.priority) == (Lane.BACKLOG, Priority.BULK)
+        waited = 0 if mine else waited + size
+        # Its weight is 1 of 21 in the lane, and the lane's 0.3: with a lease of each other queue on top.
+        assert waited <= 21 / 0.3 * (LEASE_MAX + 1) + 5 * LEASE_MAX
+
+
+def test_a_lane_alone_has_all_of_the_road_and_saves_nothing_up() -> None:
+    """After an hour of live data alone the backlog starts level, not with an hour's share."""
+    scheduler = settled()
+    for _ in range(100):
+        scheduler.sent(Lane.LIVE, Priority.NORMAL, 1000)
+        assert scheduler.next(live=ALL, backlog=NONE).lane is Lane.LIVE
+    lanes = []
+    for _ in range(10):
+        choice = scheduler.next(live=ALL, backlog=ALL)
+        scheduler.sent(choice.lane, choice.priority, 1000)
+        lanes.append(choice.lane)
+    assert lanes.count(Lane.BACKLOG) == 3
+
+
+def test_critical_data_that_arrives_goes_next() -> None:
+    """It does not wait for normal data to have its turn."""
+    scheduler = settled()
+    for _ in range(5):
+        scheduler.next(live=(0, 1, 1), backlog=NONE)
+        scheduler.sent(Lane.LIVE, Priority.NORMAL, 1000)
+    assert scheduler.next(live=ALL, backlog=NONE).priority is Priority.CRITICAL
+
+
+@pytest.mark.parametrize(("share", "first"), [(0.0, Lane.LIVE), (1.0, Lane.BACKLOG)])
+def test_a_share_of_nothing_waits_until_the_other_lane_is_empty(share: float, first: Lane) -> None:
+    """0 sends backlog only while nothing live waits; 1 the other way round."""
+    scheduler = settled(backlog_share=share)
+    for _ in range(5):
+        choice = scheduler.next(live=ALL, backlog=ALL)
+        scheduler.sent(choice.lane, choice.priority, 1000)
+        assert choice.lane is first
+    assert scheduler.next(live=NONE, backlog=ALL).lane is Lane.BACKLOG
+    assert scheduler.next(live=ALL, backlog=NONE).lane is Lane.LIVE
+
+
+def test_a_released_lease_is_given_back() -> None:
+    """What was not sent after all is not charged."""
+    scheduler = settled()
+    for _ in range(20):
+        choice = scheduler.next(live=ALL, backlog=ALL)
+        scheduler.sent(choice.lane, choice.priority, 1000)
+        scheduler.sent(choice.lane, choice.priority, -1000)
+        assert choice == Choice(Lane.LIVE, Priority.CRITICAL, Order.OLDEST)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"backlog_share": 1.1}, "0 to 1, not 1.1"),
+        ({"backlog_share": -0.1}, "0 to 1"),
+        ({"weights": {Priority.CRITICAL: 1, Priority.NORMAL: 1}}, "would starve"),
+    ],
+)
+def test_impossible_shares_are_refused(options: dict[str, object], says: str) -> None:
+    """With a sentence."""
+    with pytest.raises(ValueError, match=says):
+        LaneScheduler(**options)
+
+
+def test_the_last_choice_is_explained() -> None:
+    """In a sentence with the numbers that made it."""
+    scheduler = LaneScheduler()
+    assert scheduler.explain() == "Nothing has been asked for yet."
+    scheduler.next(live=NONE, backlog=NONE)
+    assert scheduler.explain() == "Nothing is held."
+    scheduler.next(live=ALL, backlog=NONE)
+    assert scheduler.explain() == (
+        "The newest critical data of the live lane goes first, because the link has just come up."
+    )
+    for priority in Priority:
+        scheduler.sent(Lane.LIVE, priority, 100)
+    scheduler.next(live=NONE, backlog=(0, 0, 1))
+    assert scheduler.explain() == (
+        "The oldest bulk data of the backlog lane goes next, because the other lane is empty."
+    )
+    scheduler.sent("backlog", Priority.BULK, 100)
+    scheduler.next(live=(0, 1, 0), backlog=(0, 0, 1))
+    assert scheduler.explain() == (
+        "The oldest bulk data of the backlog lane goes next: since link-up the backlog has had 25 % of the bytes, "
+        "and its share is 30 %."
+    )
+    scheduler.link_up()
+    for priority in Priority:
+        scheduler.sent(Lane.LIVE, priority, 1)
+        scheduler.sent(Lane.LIVE, priority, -1)
+    scheduler.next(live=ALL, backlog=ALL)
+    assert "has had 0 % of the bytes" in scheduler.explain()
