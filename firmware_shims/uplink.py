@@ -4,7 +4,7 @@
 
 `sample` allocates nothing. `poll` does everything else in small steps and is to be called often, every 10 to
 50 ms; both from the same thread, never from an interrupt. Whatever the ring had to let go is counted and told
-upstream as the column DROPPED.
+upstream, as tidegate.device.dropped.
 """
 
 import struct
@@ -29,7 +29,8 @@ except ImportError:  # CPython, where this is tested: 30 bits, as on most boards
         return ((end - start + 0x20000000) & 0x3FFFFFFF) - 0x20000000
 
 
-DROPPED = "tidegate.device.dropped"
+# How many samples the ring had to let go since the start: {"tidegate": {"device": {"dropped": [...]}}}.
+DROPPED_PATH = ("tidegate", "device", "dropped")
 RESEND_MS_MAX = 30000
 HELLO_MS_MIN = 1000
 HELLO_MS_MAX = 60000
@@ -90,8 +91,8 @@ class Uplink:
         ticks=ticks_ms,
     ):
         names = [name for name, _ in fields]
-        if len(set(names) | {"t", "now", DROPPED}) != len(names) + 3:
-            raise ValueError("field names must differ, and t, now and " + DROPPED + " are taken")
+        if len(set(names) | {"t", "now", DROPPED_PATH[0]}) != len(names) + 3:
+            raise ValueError("field names must differ, and t, now and " + DROPPED_PATH[0] + " are taken")
         if not 1 <= window <= 4:
             raise ValueError("window is 1 to 4")
         self.session = session or new_session()
@@ -296,7 +297,9 @@ class Uplink:
         slot.dropped = -1
         if with_dropped:
             slot.dropped = ring.dropped
-            at = typed_head_into(body, text_into(body, at, DROPPED), "I", 4 * count)
+            for k in range(3):
+                at = text_into(body, at if k == 0 else head_into(body, at, MAP, 1), DROPPED_PATH[k])
+            at = typed_head_into(body, at, "I", 4 * count)
             for _ in range(count):
                 struct.pack_into("<I", body, at, slot.dropped)
                 at += 4
@@ -346,9 +349,11 @@ class Uplink:
 
     def _body_bytes(self, count, with_dropped):
         entries = list(zip(self._names, self._sizes)) + [("t", 4)]
+        extra = 0
         if with_dropped:
-            entries.append((DROPPED, 4))
-        total = 8 + len(self._topic) + head_bytes(len(entries) + 1) + 4 + 5
+            entries.append((DROPPED_PATH[0], 4))
+            extra = sum([2 + len(name) for name in DROPPED_PATH[1:]])
+        total = extra + 8 + len(self._topic) + head_bytes(len(entries) + 1) + 4 + 5
         for name, size in entries:
             name_bytes = len(name.encode())
             total += head_bytes(name_bytes) + name_bytes + 2 + head_bytes(size * count) + size * count

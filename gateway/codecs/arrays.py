@@ -14,12 +14,25 @@ import numpy as np
 
 from gateway.codecs.columns import Column, ValueReader, pack_doubles
 from gateway.codecs.device_time import Times
+from gateway.codecs.payloads import shown
+from gateway.core.contracts import MalformedError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from gateway.codecs.routing import Output
     from gateway.core.contracts import Priority
+
+
+def count_values(value: Any, *, label: str, most: int) -> int | None:
+    """Return how many readings an array or a list is, None for what is one value; raise MalformedError."""
+    if not isinstance(value, list | np.ndarray):
+        return None
+    if isinstance(value, np.ndarray) and value.ndim != 1:
+        raise MalformedError("wrong_type", f"{label} is {shown(value)} in {value.ndim} dimensions; send one per metric")
+    if len(value) > most:
+        raise MalformedError("too_many_readings", f"{label} has {len(value)} values, more than {most}")
+    return len(value)
 
 
 @dataclass(slots=True)
@@ -42,9 +55,11 @@ class Gatherer:
         self._groups: dict[tuple[int, str], _Group] = {}
 
     def add(
-        self, reader: ValueReader, values: list[Any] | npt.NDArray[Any], *, series: int, times: Times, position: int
+        self, reader: ValueReader, values: Any, *, series: int, times: Times, position: int
     ) -> None:
-        """Take one array (or list) of a payload with its times, one for each value."""
+        """Take one array, list or single value of a payload with its times, one for each value."""
+        if not isinstance(values, list | np.ndarray):
+            values = [values]
         if isinstance(values, list) and reader.is_plain and set(map(type, values)) == {float}:
             packed = pack_doubles(values)
             assert packed is not None, "a double fits a double"

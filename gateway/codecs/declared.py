@@ -6,16 +6,17 @@ Values of one metric out of all payloads are one list, then one numpy column; se
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from gateway.codecs.arrays import Gatherer
+from gateway.codecs.arrays import Gatherer, count_values
 from gateway.codecs.columns import ValueReader
-from gateway.codecs.documents import Cut, Cutter
+from gateway.codecs.documents import Cutter
+from gateway.codecs.mapping_settings import MetricSettings
 from gateway.codecs.paths import ABSENT, path_text, read_path
-from gateway.codecs.routing import PRIORITIES, Naming
-from gateway.codecs.timing import LISTS, Timing
+from gateway.codecs.routing import NO_SERIES_LEFT, PRIORITIES, UNRESOLVED, Naming
+from gateway.codecs.timing import Timing
 from gateway.codecs.topics import Pattern, Template
 from gateway.core.contracts import MalformedError
 
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
 
     from gateway.codecs.columns import Column
     from gateway.codecs.device_time import Times
+    from gateway.codecs.documents import Cut
     from gateway.codecs.mapping_settings import MapLimits, MappingSettings
     from gateway.codecs.routing import Resolve, Topic, Work
 
 ROWS_FIRST: Final = 64
-UNRESOLVED: Final = -1
-MAX_SERIES: Final = "no series is left (max_series)"
+NAMES_SHOWN: Final = 8
 
 
 class DeclaredPlan:
@@ -40,21 +41,18 @@ class DeclaredPlan:
         self._resolve = resolve
         self._priority = PRIORITIES[settings.class_]
         self._naming = Naming(settings, known=names)
-        self._metrics = settings.metrics
-        paths = [read_path(metric.field) for metric in settings.metrics]
-        if settings.payload == "text":  # a text has no paths: it is the value
-            paths = [() for _ in paths]
-        self._names = [
-            Template(metric.name or path_text(path) or "{topic}", known=names)
-            if metric.name or path
-            else None
-            for metric, path in zip(settings.metrics, paths, strict=True)
-        ]
+        self._limits = limits
+        # A text is its one value, which needs no name but the topic's; it has no paths either.
+        is_text = settings.payload == "text"
+        self._metrics = settings.metrics or (MetricSettings(),)
+        paths = [() if is_text else read_path(metric.field) for metric in self._metrics]
+        self._names = [Template(metric.name, known=names) for metric in self._metrics]
+        self._labels = [path_text(path) for path in paths]
         self._readers = [
             ValueReader(
-                path_text(path) or metric.name or "the value", type=metric.type, scale=metric.scale, offset=metric.offset
+                label or metric.name or "the value", type=metric.type, scale=metric.scale, offset=metric.offset
             )
-            for metric, path in zip(settings.metrics, paths, strict=True)
+            for metric, label in zip(self._metrics, self._labels, strict=True)
         ]
         self._timing = Timing(settings.time, is_each=settings.each is not None or settings.payload == "csv")
         self._cutter = Cutter(
@@ -83,13 +81,11 @@ class DeclaredPlan:
     def map(self, work: Work) -> None:
         """Turn the payloads into readings."""
         for cut in self._cutter.cut(work):
-            in_arrays = self._timing.in_arrays(cut)
-            if in_arrays is None:
-                self._map_items(cut, work)
-            else:
-                self._map_arrays(cut.take(np.flatnonzero(in_arrays)), work)
-                if not in_arrays.all():
-                    self._map_items(cut.take(np.flatnonzero(~in_arrays)), work)
+            for part, is_array in self._timing.split(cut):
+                if is_array:
+                    self._map_arrays(part, work)
+                else:
+                    self._map_items(part, work)
 
     def _map_items(self, cut: Cut, work: Work) -> None:
         """Map items that have one time and one value for each metric."""
@@ -128,7 +124,7 @@ class DeclaredPlan:
             kept = series != UNRESOLVED
             if not kept.all():
                 for position in positions[~kept].tolist():
-                    work.lose(position, "max_series", MAX_SERIES)
+                    work.lose(position, "max_series", NO_SERIES_LEFT)
                 series, bits, times = series[kept], bits[kept], times.take(kept)
                 kinds = kinds if isinstance(kinds, int) else kinds[kept]
         work.output.add(self._priority, series=series, times=times, bits=bits, kinds=kinds)
@@ -137,8 +133,8 @@ class DeclaredPlan:
         """Return the series of a metric of a topic, UNRESOLVED where the store has none left."""
         found = int(self._series[number, row])
         if found == UNRESOLVED:
-            topic, template = self._topics[row], self._names[number]
-            name = topic.last_level if template is None else template.fill(topic.captures)
+            topic = self._topics[row]
+            name = self._names[number].fill(topic.captures) or self._labels[number] or topic.last_level
             resolved = self._resolve(self._naming.series(topic, name, self._metrics[number]))
             found = UNRESOLVED if resolved is None else resolved
             self._series[number, row] = found
@@ -158,9 +154,21 @@ class DeclaredPlan:
                 if value is None or value is ABSENT:
                     continue
                 try:
-                    self._gather(gatherer, clock.of, k, reader, value, self._series_of(number, rows[k]), position)
+                    count = count_values(value, label=reader.label, most=self._limits.readings_per_payload_max)
+                    times = clock.of(k, count, reader.label)
                 except MalformedError as error:
                     work.lose(position, error.reason, str(error))
+                    continue
+                series = self._series_of(number, rows[k])
+                if series == UNRESOLVED:
+                    work.lose(position, "max_series", NO_SERIES_LEFT, readings=len(times.ns))
+                    continue
+                gatherer.add(reader, value, series=series, times=times, position=position)
             if not found:
                 work.lose(position, "no_readings", self._nothing_found())
         gatherer.finish(work.output, self._priority)
+
+    def _nothing_found(self) -> str:
+        names = [reader.label for reader in self._readers]
+        more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+        return f"the payload has nothing at {', '.join(names[:NAMES_SHOWN])}{more}"

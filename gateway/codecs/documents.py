@@ -7,7 +7,7 @@ joined to be parsed together: what one device sends cannot shift what another on
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
@@ -68,18 +68,18 @@ class Cut:
         """The row of each item's topic."""
         return self.rows if self.owners is None else self.rows[self.owners]
 
+    def keep_items(self, keep: npt.NDArray[np.bool_]) -> Cut:
+        """Return the same documents with the items that `keep` says."""
+        assert self.owners is not None
+        items = [item for item, is_kept in zip(self.items, keep.tolist(), strict=True) if is_kept]
+        return replace(self, items=items, owners=self.owners[keep])
+
     def take(self, index: npt.NDArray[np.intp]) -> Cut:
         """Return the documents that `index` picks, where each is one item."""
         assert self.owners is None
         documents = [self.documents[k] for k in index.tolist()]
-        return Cut(
-            documents,
-            self.positions[index],
-            self.rows[index],
-            documents,
-            None,
-            self.item_readers,
-            self.document_readers,
+        return replace(
+            self, documents=documents, positions=self.positions[index], rows=self.rows[index], items=documents
         )
 
 
@@ -109,11 +109,11 @@ class Cutter:
     def _compile(
         self, item_paths: list[tuple[Step, ...]], document_paths: list[tuple[Step, ...]]
     ) -> tuple[list[Reader], list[Reader]] | None:
-        compiled = compile_struct(item_paths)
+        compiled = compile_struct(item_paths if self._each is not None else [*item_paths, *document_paths])
         if compiled is None:
             return None
-        wanted, item_readers = compiled
-        document_readers: list[Reader] = []
+        wanted, readers = compiled
+        item_readers, document_readers = readers[: len(item_paths)], readers[len(item_paths) :]
         if self._each is not None and not self._each and not document_paths:
             wanted = list[wanted]  # type: ignore[valid-type]  made at run time
             self._typed_each = list

@@ -256,9 +256,7 @@ def _read_data(body: bytes) -> Data:
     _, session, sequence, topic_bytes = _DATA.unpack_from(body)
     start = _DATA.size + topic_bytes
     if start > len(body):
-        raise MalformedError(
-            "header", f"a DATA of {len(body)} bytes has no room for a topic of {topic_bytes} bytes"
-        )
+        raise MalformedError("header", f"a DATA of {len(body)} bytes has no room for a topic of {topic_bytes} bytes")
     return Data(session, sequence, body[_DATA.size : start], body[start:])
 
 

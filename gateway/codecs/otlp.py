@@ -167,9 +167,7 @@ class MetricsEncoder:
     where a mapping gave the same key, the mapping's stands, except for keys of the gateway's own namespace.
     """
 
-    def __init__(
-        self, *, series: Callable[[int], Series], gateway_attributes: Attributes, version: str
-    ) -> None:
+    def __init__(self, *, series: Callable[[int], Series], gateway_attributes: Attributes, version: str) -> None:
         self._series = series
         self._gateway_attributes = gateway_attributes
         self._version = version
@@ -230,9 +228,7 @@ class MetricsEncoder:
         )
         return _Layout(bytearray().join(pieces), _time_offsets(groups, bases, np.array(strides, np.int64)))
 
-    def _arrange(
-        self, tree: _Tree, marks: Sequence[Marks]
-    ) -> tuple[list[bytes], list[tuple[list[int], int]]]:
+    def _arrange(self, tree: _Tree, marks: Sequence[Marks]) -> tuple[list[bytes], list[tuple[list[int], int]]]:
         """Return the request in pieces, and for each scope its runs and the piece before its first block."""
         scope_leads: dict[tuple[int, str], bytes] = {}
         pieces: list[bytes] = []
@@ -358,9 +354,7 @@ def encode_log_record(
     )
 
 
-def group_logs(
-    records: LogRecords, series: Callable[[int], Series]
-) -> dict[Attributes, dict[str, list[bytes]]]:
+def group_logs(records: LogRecords, series: Callable[[int], Series]) -> dict[Attributes, dict[str, list[bytes]]]:
     """Return the records' bodies by resource and scope, each in their order."""
     tree: dict[Attributes, dict[str, list[bytes]]] = {}
     for number, body in zip(records.series.tolist(), records.bodies, strict=True):

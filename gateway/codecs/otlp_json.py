@@ -182,9 +182,7 @@ def _any_value(value: Any) -> Json:
         return {"arrayValue": {"values": [_any_value(item) for item in value.array_value.values]}}
     if which == "kvlist_value":
         items = value.kvlist_value.values
-        return {
-            "kvlistValue": {"values": [{"key": item.key, "value": _any_value(item.value)} for item in items]}
-        }
+        return {"kvlistValue": {"values": [{"key": item.key, "value": _any_value(item.value)} for item in items]}}
     if which == "bytes_value":
         return {"bytesValue": base64.b64encode(value.bytes_value).decode()}
     # What is left are this version's plain kinds, and nothing at all for a newer one's.

@@ -309,8 +309,7 @@ def decode_csv(
     Without `columns` the first line names them; with them, a first line that repeats the names is left out.
     """
     text = _decode_utf8(payload)
-    if text.count("
-") >= lines_max:
+    if text.count("\n") >= lines_max:
         raise MalformedError("too_many_readings", f"more than {lines_max} lines")
     try:
         lines = [line for line in csv.reader(text.splitlines(), delimiter=delimiter) if line]

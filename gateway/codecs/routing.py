@@ -6,7 +6,7 @@ Must not decode or map anything.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
@@ -24,6 +24,13 @@ if TYPE_CHECKING:
     from gateway.core.batch import Attributes, AttributeValue
 
     Resolve = Callable[[Series], int | None]
+
+PRIORITIES: Final = {"critical": Priority.CRITICAL, "normal": Priority.NORMAL, "bulk": Priority.BULK}
+
+UNRESOLVED: Final = -1
+"""In place of a series' number: the store was not asked yet, or had none left."""
+
+NO_SERIES_LEFT: Final = "no series is left: more different ones than max_series allows"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,4 +163,3 @@ def _fill(parts: list[tuple[str, Template | AttributeValue]], topic: Topic) -> A
     return tuple((key, part.fill(topic.captures) if isinstance(part, Template) else part) for key, part in parts)
 
 
-PRIORITIES = {"critical": Priority.CRITICAL, "normal": Priority.NORMAL, "bulk": Priority.BULK}

@@ -38,8 +38,16 @@ class Timing:
         self.document_paths = [read_path(getattr(settings, name)) for name in self._names]
         self.paths: list[tuple[Step, ...]] = [*self.item_paths, *self.document_paths]
 
-    def in_arrays(self, cut: Cut) -> npt.NDArray[np.bool_] | None:
-        """Return which documents have a time for each of several values; None if none has."""
+    def split(self, cut: Cut) -> list[tuple[Cut, bool]]:
+        """Return the documents whose values have a time each, with True, and those with one time for all."""
+        in_arrays = self._in_arrays(cut)
+        if in_arrays is None:
+            return [(cut, False)]
+        if in_arrays.all():
+            return [(cut, True)]
+        return [(cut.take(np.flatnonzero(in_arrays)), True), (cut.take(np.flatnonzero(~in_arrays)), False)]
+
+    def _in_arrays(self, cut: Cut) -> npt.NDArray[np.bool_] | None:
         if self._is_each:
             return None
         if "step" in self._names:

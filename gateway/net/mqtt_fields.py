@@ -267,9 +267,7 @@ def check_text(text: bytes) -> None:
         raise malformed("a text holds U+0000")
 
 
-def read_properties(
-    data: bytes, position: int, end: int, allowed: frozenset[Property]
-) -> tuple[Properties, int]:
+def read_properties(data: bytes, position: int, end: int, allowed: frozenset[Property]) -> tuple[Properties, int]:
     """Return the properties at `position`, and where they end; user properties are checked and left out.
 
     Raises ProtocolError for one that is unknown, not `allowed` here, twice, or has a value it must not have.

@@ -98,9 +98,7 @@ def read_connect(body: bytes, *, topic_bytes_max: int = 65535) -> Connect:
     name, position = read_binary(body, 0, end)
     version, position = read_integer(body, position, end, 1)
     if name == b"MQIsdp" and version == VERSION_3_1:
-        raise ProtocolError(
-            ReasonCode.UNSUPPORTED_PROTOCOL_VERSION, "MQTT 3.1; only 3.1.1 and 5.0 are spoken"
-        )
+        raise ProtocolError(ReasonCode.UNSUPPORTED_PROTOCOL_VERSION, "MQTT 3.1; only 3.1.1 and 5.0 are spoken")
     if name != b"MQTT":
         raise malformed("a CONNECT of another protocol")
     if version not in {VERSION_3_1_1, VERSION_5}:
@@ -115,9 +113,7 @@ def read_connect(body: bytes, *, topic_bytes_max: int = 65535) -> Connect:
         properties, position = read_properties(body, position, end, CONNECT_PROPERTIES)
     client_id, position = read_string(body, position, end)
     clean_start = bool(flags & _CLEAN)
-    if len(client_id) > CLIENT_ID_BYTES_MAX or (
-        version == VERSION_3_1_1 and not client_id and not clean_start
-    ):
+    if len(client_id) > CLIENT_ID_BYTES_MAX or (version == VERSION_3_1_1 and not client_id and not clean_start):
         raise ProtocolError(
             ReasonCode.CLIENT_ID_NOT_VALID,
             f"a client id has 1 to {CLIENT_ID_BYTES_MAX} bytes, got {len(client_id)}",
@@ -176,9 +172,7 @@ def _check_connect_flags(flags: int, version: int) -> None:
         raise malformed("a CONNECT with a password and no user name")
 
 
-def _read_will(
-    body: bytes, position: int, flags: int, version: int, topic_bytes_max: int
-) -> tuple[Will, int]:
+def _read_will(body: bytes, position: int, flags: int, version: int, topic_bytes_max: int) -> tuple[Will, int]:
     end = len(body)
     properties: Properties = {}
     if version == VERSION_5:
@@ -211,9 +205,7 @@ def read_filters(body: bytes, version: int, kind: PacketType) -> tuple[bytes, li
             raise protocol_error(f"a {kind.name} with an empty filter")
         filters.append(name)
         if len(filters) > FILTERS_MAX:
-            raise ProtocolError(
-                ReasonCode.QUOTA_EXCEEDED, f"more than {FILTERS_MAX} filters in one {kind.name}"
-            )
+            raise ProtocolError(ReasonCode.QUOTA_EXCEEDED, f"more than {FILTERS_MAX} filters in one {kind.name}")
     if not filters:
         raise protocol_error(f"a {kind.name} with no filter")
     return packet_id.to_bytes(2, "big"), filters
@@ -284,9 +276,7 @@ def answer_bytes(kind: PacketType, packet_id: bytes, *, code: int = 0, version: 
     '62020007'
     """
     first_byte = kind << 4 | (0x02 if kind is PacketType.PUBREL else 0)
-    return packet_bytes(
-        first_byte, packet_id + bytes((code,)) if code and version == VERSION_5 else packet_id
-    )
+    return packet_bytes(first_byte, packet_id + bytes((code,)) if code and version == VERSION_5 else packet_id)
 
 
 def suback_bytes(packet_id: bytes, codes: Sequence[int], *, version: int) -> bytes:

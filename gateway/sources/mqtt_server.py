@@ -92,9 +92,9 @@ class MqttServerSettings(
         tuple[str, ...], Meta(description="Topics that clients without a name may publish to.")
     ] = ("#",)
     connections_max: Annotated[int, Meta(description="Connections at a time.", ge=1, le=65536)] = 1000
-    connect_timeout: Annotated[
-        Duration, Meta(description="How long a new connection may take to say who it is.")
-    ] = Duration(10)
+    connect_timeout: Annotated[Duration, Meta(description="How long a new connection may take to say who it is.")] = (
+        Duration(10)
+    )
     keep_alive_max: Annotated[
         Duration, Meta(description="Longest keep alive of MQTT 5 clients, and that of those which name none.")
     ] = Duration(3600)
@@ -103,8 +103,7 @@ class MqttServerSettings(
     receive_maximum: Annotated[
         int,
         Meta(
-            description="Messages of one MQTT 5 client that may wait for their answer; "
-            "many let one commit serve many.",
+            description="Messages of one MQTT 5 client that may wait for their answer; many let one commit serve many.",
             ge=1,
             le=65535,
         ),
@@ -116,10 +115,8 @@ class MqttServerSettings(
     in_flight_bytes_total: Annotated[
         Size,
         Meta(description="Bytes of all connections that may wait for the commit; past that none is read."),
-    ] = Size(16 * 1024 * 1024)
-    sessions_max: Annotated[
-        int, Meta(description="Sessions remembered, of clients that are gone too.", ge=1)
-    ] = 4000
+    ] = Size(8 * 1024 * 1024)
+    sessions_max: Annotated[int, Meta(description="Sessions remembered, of clients that are gone too.", ge=1)] = 4000
     session_expiry_max: Annotated[
         Duration, Meta(description="Longest time that the session of a client that is gone is remembered.")
     ] = Duration(86400)
@@ -149,9 +146,7 @@ class MqttServerSettings(
             if twice:
                 raise ValueError(f"{what} {twice[0]!r} is named twice")
         if self.packet_bytes_max < PACKET_BYTES_MIN or self.packet_bytes_max > self.in_flight_bytes_max:
-            raise ValueError(
-                f"packet_bytes_max is {PACKET_BYTES_MIN} bytes or more and at most in_flight_bytes_max"
-            )
+            raise ValueError(f"packet_bytes_max is {PACKET_BYTES_MIN} bytes or more and at most in_flight_bytes_max")
 
     @property
     def lets_anyone_in(self) -> bool:
@@ -164,9 +159,7 @@ class MqttServerSettings(
 class MqttServerSource:
     """The server. `run` listens until it is cancelled; `address` says where, once `listening` is set."""
 
-    def __init__(
-        self, settings: MqttServerSettings, *, accept: Accept, clock: Clock, telemetry: Telemetry
-    ) -> None:
+    def __init__(self, settings: MqttServerSettings, *, accept: Accept, clock: Clock, telemetry: Telemetry) -> None:
         self.name = settings.name
         self.listening = asyncio.Event()
         self.address: tuple[str, int] = ("", 0)
@@ -205,8 +198,7 @@ class MqttServerSource:
         self._hub.is_stopping = False
         self._state = "listening"
         tasks = [
-            asyncio.create_task(self._accept_from(listener), name=f"{self.name}: accept")
-            for listener in listeners
+            asyncio.create_task(self._accept_from(listener), name=f"{self.name}: accept") for listener in listeners
         ]
         self.listening.set()
         try:
@@ -283,9 +275,7 @@ class MqttServerSource:
         connections_max = self._settings.connections_max
         if not self._make_room(connections_max):
             connected.close()
-            self._refuse(
-                "too_many_connections", f"more than {connections_max} connections; {address} was sent away"
-            )
+            self._refuse("too_many_connections", f"more than {connections_max} connections; {address} was sent away")
             return
         if self._tls is None:
             await self._welcome(connected, address)
@@ -350,9 +340,10 @@ class MqttServerSource:
     def _press(self, is_on: bool) -> None:  # noqa: FBT001  a callback with one meaning
         self._hub.is_pressed = is_on
         for connection in list(self._hub.connections):
-            if is_on:
+            # Those that have not said who they are cost nothing yet, and may.
+            if is_on and connection not in self._hub.connecting:
                 connection.pause(Pause.SHARED)
-            else:
+            elif not is_on:
                 connection.resume(Pause.SHARED)
 
     def _refuse(self, reason: str, sentence: str) -> None:
@@ -430,9 +421,7 @@ def _tls_context(settings: MqttServerSettings) -> ssl.SSLContext:
         if tls.client_ca_file:
             context.load_verify_locations(tls.client_ca_file)
     except (OSError, ssl.SSLError) as error:
-        raise ValueError(
-            f"tls: cannot use {', '.join(files)}: {getattr(error, 'reason', None) or error}"
-        ) from error
+        raise ValueError(f"tls: cannot use {', '.join(files)}: {getattr(error, 'reason', None) or error}") from error
     if tls.client_ca_file:
         # Where there are other ways in, a certificate is welcome and not asked for.
         only_certificates = bool(settings.certificates) and not settings.users and not settings.lets_anyone_in

@@ -69,9 +69,7 @@ class MqttUser(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=
 class MqttCertificate(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """Someone who may publish with a client certificate."""
 
-    common_name: Annotated[
-        str, Meta(description="The certificate's common name, or one of its alternative names.")
-    ]
+    common_name: Annotated[str, Meta(description="The certificate's common name, or one of its alternative names.")]
     topics: Annotated[
         tuple[str, ...],
         Meta(description="Topics it may publish to, with + and #; {user} or %u stands for the common name."),
@@ -137,18 +135,13 @@ class Doorkeeper:
     ) -> None:
         self._key = secrets.token_bytes(32)
         self._users = {
-            user.name: (self._digest(user.password.read().encode()), Grant(user.name, user.topics))
-            for user in users
+            user.name: (self._digest(user.password.read().encode()), Grant(user.name, user.topics)) for user in users
         }
-        self._certificates = {
-            entry.common_name: Grant(entry.common_name, entry.topics) for entry in certificates
-        }
+        self._certificates = {entry.common_name: Grant(entry.common_name, entry.topics) for entry in certificates}
         self._anonymous = None if anonymous_topics is None else Grant(ANONYMOUS, anonymous_topics)
         self._nobody = self._digest(secrets.token_bytes(32))
 
-    def admit(
-        self, *, username: str | None, password: bytes | None, peer_names: Sequence[str] = ()
-    ) -> Grant | None:
+    def admit(self, *, username: str | None, password: bytes | None, peer_names: Sequence[str] = ()) -> Grant | None:
         """Return what this client may do, or None: a certificate counts first, then the password."""
         for name in peer_names:
             grant = self._certificates.get(name)
@@ -170,9 +163,7 @@ def certificate_names(certificate: dict[str, Any] | None) -> list[str]:
     if not certificate:
         return []
     names = [value for part in certificate.get("subject", ()) for key, value in part if key == "commonName"]
-    return names + [
-        value for kind, value in certificate.get("subjectAltName", ()) if kind in {"DNS", "URI", "email"}
-    ]
+    return names + [value for kind, value in certificate.get("subjectAltName", ()) if kind in {"DNS", "URI", "email"}]
 
 
 @dataclass(slots=True)

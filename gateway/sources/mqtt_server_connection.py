@@ -124,8 +124,6 @@ class Connection(asyncio.BufferedProtocol):
         self._transport.set_write_buffer_limits(high=WRITE_BYTES_MAX)
         self._hub.connections[self] = None
         self._hub.connecting[self] = None
-        if self._hub.is_pressed:
-            self.pause(Pause.SHARED)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  asyncio's signature
         """Lend the one buffer of all connections: what is read is copied out before anyone else is called."""
@@ -141,9 +139,7 @@ class Connection(asyncio.BufferedProtocol):
         self._flush_replies()
         held = self._bytes_fresh = self._weigh_partial()
         if held and self._hub.partial_bytes > self._limits.partial_bytes_max:
-            self.end(
-                ReasonCode.QUOTA_EXCEEDED, "unfinished packets hold too much memory", reason="partial_packets"
-            )
+            self.end(ReasonCode.QUOTA_EXCEEDED, "unfinished packets hold too much memory", reason="partial_packets")
 
     def eof_received(self) -> bool:
         """Whether to stay: a client that only half hung up still gets its answers (TLS cannot)."""
@@ -186,9 +182,7 @@ class Connection(asyncio.BufferedProtocol):
                 self.drop("answers_not_read", "does not read its answers")
             elif not self._pause and 0 < self._keep_alive_s < now_s - self._heard_s:
                 self.end(ReasonCode.KEEP_ALIVE_TIMEOUT, "said nothing for 1.5 times its keep alive")
-        elif (self.state is State.CLOSING and since_s > LINGER_S) or (
-            self.state is State.ENDING and since_s > DRAIN_S
-        ):
+        elif (self.state is State.CLOSING and since_s > LINGER_S) or (self.state is State.ENDING and since_s > DRAIN_S):
             self.abort()
 
     def drop(self, reason: str, sentence: str) -> None:
@@ -291,9 +285,7 @@ class Connection(asyncio.BufferedProtocol):
             # Kept QoS 2 messages count until they are released.
             waiting = self._unacknowledged + len(self._session.kept)
             if waiting > self._limits.receive_maximum:
-                raise ProtocolError(
-                    ReasonCode.RECEIVE_MAXIMUM_EXCEEDED, f"{waiting} messages without an answer"
-                )
+                raise ProtocolError(ReasonCode.RECEIVE_MAXIMUM_EXCEEDED, f"{waiting} messages without an answer")
 
     def _sort_out(self, publishes: Publishes) -> None:
         """Hand in what may be, answer what may not."""
@@ -345,16 +337,11 @@ class Connection(asyncio.BufferedProtocol):
 
     def _remember(self, receipt: Receipt) -> None:
         """Note QoS 2 messages as kept; tell a newer connection of the client that has sent them again."""
-        session = receipt.session
-        assert session is not None
-        now_here = self._hub.by_session.get(session.key)
-        for packet_id in receipt.exactly_once:
-            session.offered.discard(packet_id)
-            session.kept.add(packet_id)
-            if packet_id in session.owed:
-                session.owed.discard(packet_id)
-                if now_here is not None and now_here is not self:
-                    now_here.write(answer_bytes(PacketType.PUBREC, packet_id))
+        assert receipt.session is not None
+        owed = receipt.session.keep(receipt.exactly_once)
+        now_here = self._hub.by_session.get(receipt.session.key)
+        if now_here is not None and now_here is not self:
+            now_here.write(b"".join(answer_bytes(PacketType.PUBREC, packet_id) for packet_id in owed))
 
     def _take_packet(self, packet: Packet) -> None:
         """Answer what is not a PUBLISH."""
@@ -406,18 +393,7 @@ class Connection(asyncio.BufferedProtocol):
         if isinstance(answer, Refusal):
             self._turn_away(answer)
             return
-        earlier = hub.by_session.get(answer.session_key)
-        if earlier is not None:
-            earlier.end(ReasonCode.SESSION_TAKEN_OVER, f"{earlier!r}: its client id connected again")
-        waiting = hub.sessions.find(answer.session_key)
-        if waiting is not None and waiting.will is not None:
-            if not connect.clean_start:
-                waiting.will = None
-            hub.wake_will(waiting)
-        session, is_resumed = hub.sessions.open(
-            answer.session_key, connect, expiry_s_max=self._limits.session_expiry_s_max, now_s=hub.now_s()
-        )
-        hub.by_session[answer.session_key] = self
+        session, is_resumed = hub.open_session(self, answer.session_key, connect)
         self._session, self._grant, self._will = session, answer.grant, connect.will
         self._name = f"{answer.client_id.decode()!r} of {answer.grant.name or 'anyone'} at {self.address}"
         self._keep_alive_s = answer.keep_alive_s * KEEP_ALIVE_FACTOR
@@ -425,6 +401,8 @@ class Connection(asyncio.BufferedProtocol):
         self._scanner.packet_bytes_max = self._limits.packet_bytes_max
         self._scanner.topic_alias_max = self._limits.topic_alias_max
         self._set_state(State.OPEN)
+        if hub.is_pressed:
+            self.pause(Pause.SHARED)
         # At once: nothing may come before it.
         self.write(
             welcome_bytes(
@@ -460,19 +438,7 @@ class Connection(asyncio.BufferedProtocol):
         if session is None:
             return
         self._session = self._will = None
-        hub = self._hub
-        if hub.by_session.get(session.key) is self:
-            del hub.by_session[session.key]
-        hub.sessions.close(session, now_s=hub.now_s())
-        # When it is the gateway that leaves, nothing is known of the device.
-        if will is None or not with_will or hub.is_stopping:
-            return
-        delay_s = min(will.delay_s, session.expiry_s)
-        if delay_s:
-            session.will = will
-            session.will_timer = asyncio.get_running_loop().call_later(delay_s, hub.wake_will, session)
-        else:
-            hub.publish_will(will)
+        self._hub.close_session(self, session, will if with_will else None)
 
     def _hang_up(self) -> None:
         """Say the last words and close; reading on until the client closes keeps a RST from eating them."""

@@ -1,4 +1,4 @@
-"""What the connections of the MQTT server share, and the states that one can be in. Must not read or write.
+"""What the connections of the MQTT server share, and who has which session. Must not read or write.
 
 A will is handed in from here, since the connection that left it is gone by then.
 """
@@ -10,12 +10,13 @@ import enum
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from gateway.net.mqtt_fields import ReasonCode
 from gateway.sources.mqtt_server_intake import MESSAGE_BYTES, Receipt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gateway.net.mqtt_packets import Will
+    from gateway.net.mqtt_packets import Connect, Will
     from gateway.sources.mqtt_server_admission import Limits
     from gateway.sources.mqtt_server_auth import Attempts, Doorkeeper
     from gateway.sources.mqtt_server_connection import Connection
@@ -77,6 +78,35 @@ class Hub:
         self.connecting.pop(connection, None)
         if not self.connections:
             self.all_gone.set()
+
+    def open_session(self, connection: Connection, key: SessionKey, connect: Connect) -> tuple[Session, bool]:
+        """Give a client its session, and whether it was there before; whoever had it is told to go."""
+        earlier = self.by_session.get(key)
+        if earlier is not None:
+            earlier.end(ReasonCode.SESSION_TAKEN_OVER, f"{earlier!r}: its client id connected again")
+        waiting = self.sessions.find(key)
+        if waiting is not None and waiting.will is not None:
+            if not connect.clean_start:
+                waiting.will = None
+            self.wake_will(waiting)
+        opened = self.sessions.open(key, connect, expiry_s_max=self.limits.session_expiry_s_max, now_s=self.now_s())
+        self.by_session[key] = connection
+        return opened
+
+    def close_session(self, connection: Connection, session: Session, will: Will | None) -> None:
+        """Take a session back from a connection that ends, and see to its will, if that is to be said."""
+        if self.by_session.get(session.key) is connection:
+            del self.by_session[session.key]
+        self.sessions.close(session, now_s=self.now_s())
+        # When it is the gateway that leaves, nothing is known of the device.
+        if will is None or self.is_stopping:
+            return
+        delay_s = min(will.delay_s, session.expiry_s)
+        if delay_s:
+            session.will = will
+            session.will_timer = asyncio.get_running_loop().call_later(delay_s, self.wake_will, session)
+        else:
+            self.publish_will(will)
 
     def settle(self) -> None:
         """Nobody waits for an answer to a will."""

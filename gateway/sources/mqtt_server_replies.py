@@ -55,9 +55,7 @@ def sort_out(publishes: Publishes, *, grant: Grant, session: Session, version: i
                 out.must_hang_up = True
                 break
             if qos:
-                out.answers.append(
-                    answer_bytes(kind, packet_id, code=ReasonCode.NOT_AUTHORIZED, version=version)
-                )
+                out.answers.append(answer_bytes(kind, packet_id, code=ReasonCode.NOT_AUTHORIZED, version=version))
             continue
         if qos == 2:
             if packet_id in session.kept:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from gateway.net.mqtt_packets import Connect, Will
 
@@ -78,6 +78,17 @@ class Session:
     will: Will | None = None
     will_timer: asyncio.TimerHandle | None = None
 
+    def keep(self, packet_ids: Iterable[bytes]) -> list[bytes]:
+        """Note QoS 2 messages as being on disk; return those that were sent again meanwhile."""
+        owed: list[bytes] = []
+        for packet_id in packet_ids:
+            self.offered.discard(packet_id)
+            self.kept.add(packet_id)
+            if packet_id in self.owed:
+                self.owed.discard(packet_id)
+                owed.append(packet_id)
+        return owed
+
 
 class Sessions:
     """All sessions of a server, at most `sessions_max`: past that the one to expire next goes."""
@@ -94,9 +105,7 @@ class Sessions:
         """Return what is remembered of a client."""
         return self._sessions.get(key)
 
-    def open(
-        self, key: SessionKey, connect: Connect, *, expiry_s_max: int, now_s: float
-    ) -> tuple[Session, bool]:
+    def open(self, key: SessionKey, connect: Connect, *, expiry_s_max: int, now_s: float) -> tuple[Session, bool]:
         """Return the session of a client that connects, and whether it was there before.
 
         The caller has ended an earlier connection of the same key, and seen to a will that waits.

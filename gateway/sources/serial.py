@@ -166,9 +166,7 @@ class SerialSource:
         self._link = link = SerialLink(port, on_data=self._take, on_gone=self._note_gone)
         self._ended.clear()
         self._counts["opened"] += 1
-        self._telemetry.count(
-            "tidegate_serial_opened", help="Times a serial port was opened.", source=self.name
-        )
+        self._telemetry.count("tidegate_serial_opened", help="Times a serial port was opened.", source=self.name)
         self._last_error = ""
         log.info("%s: reading %s", self.name, port.path)
         self._read_if_room()

@@ -26,9 +26,7 @@ class SerialLink:
     After `on_gone` nothing is read or written any more; `close` is still to be called.
     """
 
-    def __init__(
-        self, port: Port, *, on_data: Callable[[bytes], None], on_gone: Callable[[str], None]
-    ) -> None:
+    def __init__(self, port: Port, *, on_data: Callable[[bytes], None], on_gone: Callable[[str], None]) -> None:
         self.port = port
         self.is_reading = False
         self._on_data = on_data

@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 USB_PREFIX: Final = "usb:"
-USB_SHAPE: Final = (
-    '"usb:VID:PID" or "usb:VID:PID:SERIAL", with VID and PID in hexadecimal, like "usb:2e8a:0005"'
-)
+USB_SHAPE: Final = '"usb:VID:PID" or "usb:VID:PID:SERIAL", with VID and PID in hexadecimal, like "usb:2e8a:0005"'
 
 # linux/serial.h: struct serial_icounter_struct is cts, dsr, rng, dcd, rx, tx, frame, overrun, parity, brk,
 # buf_overrun and nine reserved, all int.

@@ -34,9 +34,7 @@ class SerialSettings(
         ),
     ]
     baud: Annotated[int, Meta(description="Bits per second.", ge=50, le=12_000_000)] = 115_200
-    parity: Annotated[
-        Literal["none", "even", "odd", "mark", "space"], Meta(description="The parity bit.")
-    ] = "none"
+    parity: Annotated[Literal["none", "even", "odd", "mark", "space"], Meta(description="The parity bit.")] = "none"
     stopbits: Annotated[Literal[1, 2], Meta(description="Stop bits.")] = 1
     bytesize: Annotated[Literal[5, 6, 7, 8], Meta(description="Data bits; cobs needs 8.")] = 8
     rtscts: Annotated[bool, Meta(description="Flow control by the RTS and CTS wires.")] = False
@@ -52,9 +50,9 @@ class SerialSettings(
     frame_bytes_max: Annotated[
         Size, Meta(description="The longest frame or line on the wire; longer ones are dropped and counted.")
     ] = Size(4096)
-    pending_max: Annotated[
-        Size, Meta(description="What may be read and not yet on disk before reading stops.")
-    ] = Size(256 * 1024)
+    pending_max: Annotated[Size, Meta(description="What may be read and not yet on disk before reading stops.")] = Size(
+        256 * 1024
+    )
     reopen_delay: Annotated[
         Duration,
         Meta(description="How long to wait for a port that is gone; grows to 30 s if it cannot be opened."),
@@ -66,9 +64,7 @@ class SerialSettings(
             raise ValueError(f"the name {self.name!r} stands in topics: not empty, and no /, + or #")
         check_name(self.port)
         if self.framing == "cobs" and (self.bytesize != 8 or self.xonxoff):
-            raise ValueError(
-                'framing "cobs" uses every byte value: bytesize = 8 and xonxoff = false go with it'
-            )
+            raise ValueError('framing "cobs" uses every byte value: bytesize = 8 and xonxoff = false go with it')
         if not FRAME_BYTES_MIN <= self.frame_bytes_max <= FRAME_BYTES_CEILING:
             raise ValueError('frame_bytes_max must be from "16B" to "1MiB"')
         if self.pending_max < self.frame_bytes_max:

@@ -49,6 +49,7 @@ class State(msgspec.Struct, array_like=True):
     boot: int = 0
     boot_last_ns: int = 0
     clean: bool = True  # closed in order
+    series_next: int = 1  # no series' number is given twice, even where the rows of some are lost
     shares: list[Share] = []
     slots: dict[str, int] = {}  # of every uplink there ever was, so that one that comes back is known
 

@@ -13,12 +13,13 @@ import sqlite3
 from collections import deque
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from gateway.core.clock import NS_PER_S
 from gateway.core.contracts import BootId, FullError
 from gateway.store.accounts import encode_state
+from gateway.store.connection import DATABASE
 from gateway.store.planning import EVICTED, EXPIRED, encode_boot, make_change, next_state
 from gateway.store.records import where_from
 from gateway.store.room import find_evictions, find_expired, find_oldest_boot
+from gateway.store.starting import is_damage, mark_suspect
 from gateway.store.writer import READING_BYTES, SEGMENT_READINGS_MAX, Pending, Transaction, seal, write
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ class Committer:
         self._started_s: float | None = None
         self._tended_s = asyncio.get_running_loop().time()
         self._closing = False
+        self._is_damaged = False
 
     # What comes in. All of it happens in one step of the event loop.
 
@@ -186,8 +188,16 @@ class Committer:
             "trouble": self.trouble,
         }
 
+    def damaged(self, why: str) -> None:
+        """Take note that the file is wrong: nothing here mends it, the next start does."""
+        self.trouble = f"{DATABASE} is damaged ({why}); it is salvaged at the next start"
+        self._is_damaged = True
+        mark_suspect(self.room.state_dir, why)
+
     def is_moving(self) -> bool:
-        """Whether the commit under way, if any, is not stuck."""
+        """Whether the commit under way, if any, is not stuck, and the file is whole."""
+        if self._is_damaged:
+            return False
         return self._started_s is None or asyncio.get_running_loop().time() - self._started_s < STUCK_S
 
     def _full(self, cause: str, sentence: str, after_s: float) -> FullError:
@@ -243,7 +253,8 @@ class Committer:
         except (sqlite3.Error, FullError) as error:
             self._failed(pending, error)
         else:
-            self.trouble = ""
+            if not self._is_damaged:
+                self.trouble = ""
             for waiter in pending.waiters:
                 if not waiter.done():
                     waiter.set_result(None)
@@ -260,6 +271,8 @@ class Committer:
         else:
             name = getattr(error, "sqlite_errorname", "") or type(error).__name__
             self.trouble = f"nothing can be written: {error} ({name})"
+            if is_damage(error):
+                self.damaged(str(error))
             log.error("commit failed, trying again: %s (%s)", error, name)
             full = self._full(name, self.trouble, RETRY_S)
             self._want(RETRY_S)
@@ -327,7 +340,13 @@ class Committer:
         after = self.accounts.copy()
         after.apply(change)
         state = next_state(
-            self.state, after, sealed=sealed, timeline=self.timeline, desks=self._desks, clean=clean
+            self.state,
+            after,
+            sealed=sealed,
+            timeline=self.timeline,
+            desks=self._desks,
+            series_next=self._registry.next_number,
+            clean=clean,
         )
         aside = [_cut(what) for what in pending.set_aside]
         work = Transaction(

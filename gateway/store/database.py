@@ -15,13 +15,14 @@ import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
-from gateway.store.accounts import NOBODY, DamagedStateError, Entry
+from gateway.store.accounts import NOBODY, Entry
 from gateway.store.committer import Committer
-from gateway.store.connection import DATABASE, DirectoryLock, open_reader, open_writer
+from gateway.store.connection import DirectoryLock
 from gateway.store.drawer import Drawer
 from gateway.store.leases import Desk, Recent
-from gateway.store.opening import Opened, fetch, read_shelf
+from gateway.store.opening import Opened, fetch
 from gateway.store.policy import LaneScheduler
+from gateway.store.reading import Held, VerifyReport, read_held, verify
 from gateway.store.records import (
     Lease,
     LeasedSegment,
@@ -36,6 +37,7 @@ from gateway.store.room import Room
 from gateway.store.series import SeriesRegistry
 from gateway.store.settings import StoreSettings
 from gateway.store.shelf import ShelfReader
+from gateway.store.starting import is_damage, start
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from gateway.core.telemetry import Telemetry
 
 __all__ = [
+    "Held",
     "Lease",
     "LeasedSegment",
     "Loss",
@@ -57,6 +60,9 @@ __all__ = [
     "StoreError",
     "StoreSettings",
     "StoreStatus",
+    "VerifyReport",
+    "read_held",
+    "verify",
 ]
 
 log = logging.getLogger("tidegate.store")
@@ -88,7 +94,7 @@ class Store:
         self._lock = lock
         self._settings = settings
         self._telemetry = telemetry
-        self._registry = SeriesRegistry(opened.series, series_max=max_series)
+        self._registry = SeriesRegistry(opened.series, series_max=max_series, next_number=opened.state.series_next)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="tidegate-seal")
         recent = Recent(bytes_max=int(settings.recent_bytes), floor=opened.state.sequence)
         self._desks = {
@@ -143,16 +149,13 @@ class Store:
         async with contextlib.AsyncExitStack() as undo:
             undo.callback(lock.close)
             room = Room(state_dir, settings)
-            path = state_dir / DATABASE
-            try:
-                connection = await open_writer(path, max_bytes=int(settings.max_bytes))
-                undo.push_async_callback(connection.close)
-                opened = await read_shelf(connection, uplinks=uplinks, clock=clock)
-                reader = await open_reader(path)
-                undo.push_async_callback(reader.close)
-                await room.measure(connection)
-            except (sqlite3.Error, DamagedStateError) as error:
-                raise StoreError(f"cannot open {path}: {error}") from error
+            connection, reader, opened = await start(
+                state_dir, uplinks=uplinks, clock=clock, room=room, max_bytes=int(settings.max_bytes)
+            )
+            undo.push_async_callback(connection.close)
+            undo.push_async_callback(reader.close)
+            await room.measure(connection)
+            room.keep_ballast()
             store = cls(
                 connection,
                 reader,
@@ -168,8 +171,8 @@ class Store:
             undo.pop_all()
         for event in store.events:
             log.warning("%s", event)
-        await store._committer.commit()  # noqa: SLF001  its own
-        store._task = asyncio.create_task(store._committer.run(), name="store commits")  # noqa: SLF001  its own
+        await store._committer.commit()
+        store._task = asyncio.create_task(store._committer.run(), name="store commits")
         return store
 
     def resolve(self, series: Series) -> int | None:
@@ -193,7 +196,15 @@ class Store:
 
     async def lease(self, uplink: str, *, readings_max: int, bytes_max: int) -> Lease | None:
         """Return what `uplink` sends next: segments of one signal, at least one; None when nothing is held for it now."""
-        return await self._desks[uplink].lease(readings_max=readings_max, bytes_max=bytes_max)
+        try:
+            return await self._desks[uplink].lease(readings_max=readings_max, bytes_max=bytes_max)
+        except sqlite3.DatabaseError as error:
+            if not is_damage(error):
+                raise
+            # What is in memory still leaves; the rest waits for the next start, which salvages.
+            self._committer.damaged(str(error))
+            self._desks[uplink].has_some.clear()
+            return None
 
     async def wait_held(self, uplink: str) -> None:
         """Return when something can be leased."""

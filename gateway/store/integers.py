@@ -107,7 +107,7 @@ def from_planes(planes: Planes) -> Unsigned:
 
 def mean_bits(values: Unsigned) -> float:
     """Return the mean of the bits that the integers take, as an estimate of what coding them costs."""
-    return float(np.log2(values.astype(np.float64) + 1.0).mean()) if len(values) else 0.0
+    return float(np.log2(values.astype(np.float64) + 1.0).sum()) / len(values) if len(values) else 0.0
 
 
 def common_divisor(values: Unsigned) -> int:
@@ -172,8 +172,8 @@ class Writer:
             return
         smallest = values.min()
         offsets = (values - smallest).view(np.uint64)
-        steps = zigzag(np.diff(values))
-        differs = mean_bits(steps) < mean_bits(offsets)
+        steps = zigzag(values[1:] - values[:-1])
+        differs = len(values) > 2 and mean_bits(steps) < mean_bits(offsets)
         self.parts.append(bytes([_DIFFERENCES if differs else _OFFSETS]))
         base = int(values[0] if differs else smallest)
         self.varint((base << 1 ^ base >> 63) & _U64)

@@ -51,6 +51,7 @@ class Opened:
     timeline: Timeline
     quarantine: list[tuple[int, int]]
     refused: list[tuple[int, int]]
+    was_clean: bool
     events: list[str] = field(default_factory=list)
 
 
@@ -79,6 +80,7 @@ async def read_shelf(connection: aiosqlite.Connection, *, uplinks: Sequence[str]
             f"SELECT id, {ROW_BYTES} + length(uplink) + length(reason) + length(message) + length(body)"  # noqa: S608  a number of our own
             " FROM refused ORDER BY id",
         ),
+        state.clean,
     )
     await _count_interrupted(connection, opened)
     await _follow_uplinks(connection, opened, list(uplinks) or [NOBODY])
@@ -121,14 +123,8 @@ async def read_series(connection: aiosqlite.Connection) -> list[tuple[int, Serie
 
 async def read_timeline(connection: aiosqlite.Connection, state: State, clock: Clock) -> Timeline:
     """Return the boots that are known and this one, which a process that starts again finds as it left it."""
-    boots: list[BootTimes] = []
-    for number, uuid, body in await fetch(connection, "SELECT number, uuid, body FROM boots ORDER BY number"):
-        last_ns, samples = msgspec.msgpack.decode(body, type=tuple[int, list[tuple[int, int, int]]])
-        if number == state.boot:
-            last_ns = max(last_ns, state.boot_last_ns)
-        boots.append(
-            BootTimes(BootId(number), uuid, last_ns, [Sample(at, offset, Quality(q)) for at, offset, q in samples])
-        )
+    rows = await fetch(connection, "SELECT number, uuid, body FROM boots ORDER BY number")
+    boots = [decode_boot(*row, state=state) for row in rows]
     uuid = clock.boot_uuid()
     current = next((times for times in boots if times.uuid == uuid), None)
     if current is None:
@@ -137,6 +133,14 @@ async def read_timeline(connection: aiosqlite.Connection, state: State, clock: C
     timeline = Timeline(boots, current=current.boot)
     timeline.observe(clock)
     return timeline
+
+
+def decode_boot(number: int, uuid: str, body: bytes, *, state: State) -> BootTimes:
+    """Read a row of the table of boots; raise msgspec.DecodeError. The state row knows better how long a boot lasted."""
+    last_ns, samples = msgspec.msgpack.decode(body, type=tuple[int, list[tuple[int, int, Quality]]])
+    if number == state.boot:
+        last_ns = max(last_ns, state.boot_last_ns)
+    return BootTimes(BootId(number), uuid, last_ns, [Sample(*sample) for sample in samples])
 
 
 async def _count_interrupted(connection: aiosqlite.Connection, opened: Opened) -> None:

@@ -176,7 +176,9 @@ def read_log(data: bytes, *, page_bytes: int) -> Log:
     heads = np.ascontiguousarray(raw[:, :FRAME_HEADER_BYTES]).view(">u4").astype(np.uint32)
     head = np.frombuffer(data, ">u4", LOG_HEADER_BYTES // 4).astype(np.uint32)
     head_is_good = int(head[0]) | 1 == LOG_MAGIC | 1 and _checksums(
-        np.ascontiguousarray(np.frombuffer(data, np.uint8, 24)).reshape(1, 24), np.zeros((1, 2), np.uint32), big=bool(head[0] & 1)
+        np.ascontiguousarray(np.frombuffer(data, np.uint8, 24)).reshape(1, 24),
+        np.zeros((1, 2), np.uint32),
+        big=bool(head[0] & 1),
     ).tolist() == [head[6:8].tolist()]
     salts = head[4:6] if head_is_good else heads[0, 2:4]
     big = bool(head[0] & 1) if head_is_good else False
@@ -189,6 +191,10 @@ def read_log(data: bytes, *, page_bytes: int) -> Log:
         # The first frame's seed went with the header.
         whole[0] = bool((heads[0, 2:4] == salts).all())
     commits = np.flatnonzero(whole & (heads[:, 1] != 0))
+    breaks = np.flatnonzero(~whole)
+    if head_is_good and len(breaks) and (commits >= breaks[0]).sum() < 2:
+        # Each transaction is synced before the next begins: one alone behind the break was never finished.
+        commits = commits[commits < breaks[0]]
     last = int(commits[-1]) + 1 if len(commits) else 0
     log.is_broken = bool(last) and not (head_is_good and whole[:last].all())
     for index in np.flatnonzero(whole).tolist():
@@ -200,9 +206,7 @@ def read_log(data: bytes, *, page_bytes: int) -> Log:
     return log
 
 
-def _checksums(
-    content: npt.NDArray[np.uint8], seeds: npt.NDArray[np.uint32], *, big: bool
-) -> npt.NDArray[np.uint32]:
+def _checksums(content: npt.NDArray[np.uint8], seeds: npt.NDArray[np.uint32], *, big: bool) -> npt.NDArray[np.uint32]:
     """Return the two checksum words (section 4.2) of each row of `content` going on from `seeds`.
 
     The sums s0 += x + s1; s1 += x' + s0 are a Fibonacci sequence with the words added in: each word counts with

@@ -53,13 +53,18 @@ def make_change(
 
 
 def next_state(
-    state: State, after: Accounts, *, sealed: Sealed, timeline: Timeline, desks: Mapping[str, Desk], clean: bool
+    state: State,
+    after: Accounts,
+    *,
+    sealed: Sealed,
+    timeline: Timeline,
+    desks: Mapping[str, Desk],
+    series_next: int,
+    clean: bool,
 ) -> State:
     """Return the state row of a commit that leaves the accounts as `after`."""
     for name, desk in desks.items():
-        after.shares[name].leased = [
-            (lease.segments[0].id, lease.segments[-1].id) for lease in desk.leases.values()
-        ]
+        after.shares[name].leased = [(lease.segments[0].id, lease.segments[-1].id) for lease in desk.leases.values()]
     return State(
         commit=state.commit + 1,
         accepted=after.accepted,
@@ -68,6 +73,7 @@ def next_state(
         boot=timeline.current.boot,
         boot_last_ns=timeline.current.last_ns,
         clean=clean,
+        series_next=series_next,
         shares=list(after.shares.values()),
         slots=state.slots,
     )

@@ -128,9 +128,7 @@ class LaneScheduler:
     1, the other way round.
     """
 
-    def __init__(
-        self, *, backlog_share: float = 0.3, weights: Mapping[Priority, float] = CLASS_WEIGHTS
-    ) -> None:
+    def __init__(self, *, backlog_share: float = 0.3, weights: Mapping[Priority, float] = CLASS_WEIGHTS) -> None:
         if not 0.0 <= backlog_share <= 1.0:
             raise ValueError(f"backlog_share is a part of the road, 0 to 1, not {backlog_share}")
         by_class = [weights.get(priority, 0) for priority in Priority]

@@ -53,7 +53,7 @@ class Room:
     def __init__(self, state_dir: Path, settings: StoreSettings) -> None:
         self.used_bytes = 0
         self.free_pages = 0
-        self._state_dir = state_dir
+        self.state_dir = state_dir
         self._log = state_dir / f"{DATABASE}-wal"
         self._max_bytes = int(settings.max_bytes)
 
@@ -68,7 +68,7 @@ class Room:
     @property
     def limit_bytes(self) -> int:
         """How much may be used: `max_bytes`, or less where the disk has less."""
-        disk = os.statvfs(self._state_dir)
+        disk = os.statvfs(self.state_dir)
         on_disk = self.used_bytes + self.free_pages * PAGE_BYTES + disk.f_bavail * disk.f_frsize
         return min(self._max_bytes, on_disk)
 
@@ -85,8 +85,8 @@ class Room:
 
     def keep_ballast(self) -> None:
         """Take the ballast aboard where there is plenty of room."""
-        path = self._state_dir / BALLAST
-        disk = os.statvfs(self._state_dir)
+        path = self.state_dir / BALLAST
+        disk = os.statvfs(self.state_dir)
         if path.exists() or disk.f_bavail * disk.f_frsize < 8 * BALLAST_BYTES:
             return
         with contextlib.suppress(OSError):
@@ -99,7 +99,7 @@ class Room:
     def drop_ballast(self) -> None:
         """Give the ballast back to a disk that has no room left."""
         with contextlib.suppress(OSError):
-            (self._state_dir / BALLAST).unlink()
+            (self.state_dir / BALLAST).unlink()
 
 
 async def oldest(connection: aiosqlite.Connection, shelf: int, *, limit: int) -> list[Candidate]:
@@ -138,7 +138,12 @@ def _summary(row: Candidate) -> Summary:
 
 
 async def find_expired(
-    connection: aiosqlite.Connection, timeline: Timeline, *, now_ns: int, max_age_s: float, may_go: Callable[[int], bool]
+    connection: aiosqlite.Connection,
+    timeline: Timeline,
+    *,
+    now_ns: int,
+    max_age_s: float,
+    may_go: Callable[[int], bool],
 ) -> list[Candidate]:
     """Return what was stored longer than `max_age_s` ago. `now_ns` is this boot's monotonic clock."""
     expired: list[Candidate] = []

@@ -75,7 +75,7 @@ class Runs:
         >>> Runs.of_counts(np.array([2, 1, 3])).steps(np.array([1, 3, 7, 7, 7, 8])).tolist()
         [2, 0, 1]
         """
-        steps = np.diff(values)
+        steps = values[1:] - values[:-1]
         inside = self.inside()
         return steps if isinstance(inside, slice) else steps[inside[1:]]
 

@@ -71,8 +71,8 @@ HEADER_BYTES: Final = 68
 HASH_BYTES: Final = 16
 FIRST_HASH: Final = bytes(HASH_BYTES)
 """What stands for the hash of the segment before the very first one."""
-READINGS_MAX: Final = 1 << 20
-"""Readings or log records in one segment; decoded they take 21 bytes each."""
+READINGS_MAX: Final = 1 << 18
+"""Readings or log records in one segment. Decoded they take 21 bytes each, and while decoding some 60."""
 LOG_BYTES_MAX: Final = 16 << 20
 """Bytes of all bodies of one segment of logs."""
 
@@ -110,9 +110,7 @@ class SegmentHeader:
         )
 
 
-def encode_metrics(
-    batch: Batch, *, sequence: int, boot: BootId, previous_hash: bytes, level: int = LEVEL
-) -> bytes:
+def encode_metrics(batch: Batch, *, sequence: int, boot: BootId, previous_hash: bytes, level: int = LEVEL) -> bytes:
     """Seal 1 to READINGS_MAX readings, in any order; what comes back is `batch.sorted()`, bit by bit."""
     assert 1 <= len(batch) <= READINGS_MAX, len(batch)
     batch = batch.sorted()
@@ -124,9 +122,7 @@ def encode_metrics(
     )
 
 
-def encode_logs(
-    records: LogRecords, *, sequence: int, boot: BootId, previous_hash: bytes, level: int = LEVEL
-) -> bytes:
+def encode_logs(records: LogRecords, *, sequence: int, boot: BootId, previous_hash: bytes, level: int = LEVEL) -> bytes:
     """Seal 1 to READINGS_MAX log records of LOG_BYTES_MAX bytes together, in their order."""
     assert 1 <= len(records) <= READINGS_MAX, len(records)
     assert sum(map(len, records.bodies)) <= LOG_BYTES_MAX, "too many bytes of log records for one segment"
@@ -147,15 +143,11 @@ def read_header(data: bytes) -> SegmentHeader:
     """Return what stands before the columns, without checking these; raise SegmentError."""
     if len(data) < HEADER_BYTES:
         raise SegmentError(f"a segment has at least {HEADER_BYTES} bytes, this has {len(data)}")
-    magic, version, signal, _, sequence, boot, readings, first, last, previous, size, stored = (
-        _LAYOUT.unpack_from(data)
-    )
+    magic, version, signal, _, sequence, boot, readings, first, last, previous, size, stored = _LAYOUT.unpack_from(data)
     if magic != MAGIC:
         raise SegmentError(f"not a segment: it begins with {magic!r} instead of {MAGIC!r}")
     if version != FORMAT_VERSION:
-        raise SegmentError(
-            f"this segment has format version {version}, and only {FORMAT_VERSION} is known here"
-        )
+        raise SegmentError(f"this segment has format version {version}, and only {FORMAT_VERSION} is known here")
     if signal not in {Signal.METRICS, Signal.LOGS}:
         raise SegmentError(f"a segment of signal {signal} is not known here")
     if not 1 <= readings <= READINGS_MAX:
@@ -163,9 +155,7 @@ def read_header(data: bytes) -> SegmentHeader:
     if sequence < 1:
         raise SegmentError("the sequence of segments starts at 1, this says 0")
     (crc32,) = _CRC.unpack_from(data, _LAYOUT.size)
-    return SegmentHeader(
-        Signal(signal), sequence, BootId(boot), readings, first, last, previous, size, stored, crc32
-    )
+    return SegmentHeader(Signal(signal), sequence, BootId(boot), readings, first, last, previous, size, stored, crc32)
 
 
 def decode_metrics(data: bytes) -> Batch:
@@ -217,9 +207,7 @@ def check_link(previous_hash: bytes, data: bytes) -> None:
         )
 
 
-def _seal(
-    parts: Sequence[Part], *, what: tuple[Signal, int, BootId, int, int, int, bytes], level: int
-) -> bytes:
+def _seal(parts: Sequence[Part], *, what: tuple[Signal, int, BootId, int, int, int, bytes], level: int) -> bytes:
     signal, sequence, boot, readings, first_ns, last_ns, previous_hash = what
     assert sequence >= 1, sequence
     assert len(previous_hash) == HASH_BYTES, previous_hash
@@ -253,9 +241,7 @@ def _compress(parts: Sequence[Part], *, level: int) -> tuple[bytes, int]:
 def _check_whole(data: bytes, header: SegmentHeader) -> None:
     promised = HEADER_BYTES + header.body_bytes
     if len(data) != promised:
-        raise SegmentError(
-            f"segment {header.sequence} has {len(data)} bytes where its header says {promised}"
-        )
+        raise SegmentError(f"segment {header.sequence} has {len(data)} bytes where its header says {promised}")
     view = memoryview(data)
     if zlib.crc32(view[HEADER_BYTES:], zlib.crc32(view[: _LAYOUT.size])) != header.crc32:
         raise SegmentError(f"segment {header.sequence} is damaged: its checksum does not match")
@@ -264,14 +250,10 @@ def _check_whole(data: bytes, header: SegmentHeader) -> None:
 def _unseal(data: bytes, header: SegmentHeader, signal: Signal, *, bytes_max: int) -> bytes:
     """Check everything that can be checked before the columns are read; return them."""
     if header.signal is not signal:
-        raise SegmentError(
-            f"segment {header.sequence} holds {header.signal.name.lower()}, not {signal.name.lower()}"
-        )
+        raise SegmentError(f"segment {header.sequence} holds {header.signal.name.lower()}, not {signal.name.lower()}")
     _check_whole(data, header)
     if header.columns_bytes > bytes_max:
-        raise SegmentError(
-            f"segment {header.sequence} says that it holds {header.columns_bytes} bytes of columns"
-        )
+        raise SegmentError(f"segment {header.sequence} says that it holds {header.columns_bytes} bytes of columns")
     try:
         content = zstd.decompress(data[HEADER_BYTES:], bytes_max=header.columns_bytes)
     except ValueError as error:

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 class SeriesRegistry:
     """At most `series_max` series. Numbers start at 1 and are never given twice."""
 
-    def __init__(self, known: Iterable[tuple[int, Series]], *, series_max: int) -> None:
+    def __init__(self, known: Iterable[tuple[int, Series]], *, series_max: int, next_number: int = 1) -> None:
         self._series_max = series_max
         self._by_number = dict(known)
         self._by_series = {series: number for number, series in self._by_number.items()}
-        self._next = max(self._by_number, default=0) + 1
+        self.next_number = max(next_number, max(self._by_number, default=0) + 1)
         self._unsaved: list[int] = []
 
     def __len__(self) -> int:
@@ -33,16 +33,17 @@ class SeriesRegistry:
             return number
         if len(self._by_number) >= self._series_max:
             return None
-        number = self._next
-        self._next += 1
+        number = self.next_number
+        self.next_number += 1
         self._by_number[number] = series
         self._by_series[series] = number
         self._unsaved.append(number)
         return number
 
     def series(self, number: int) -> Series:
-        """Return the series that has `number`; raise KeyError."""
-        return self._by_number[number]
+        """Return the series that has `number`; for one whose row was lost to damage, a stand-in that says so."""
+        known = self._by_number.get(number)
+        return known if known is not None else lost_series(number)
 
     def unsaved(self) -> list[tuple[int, bytes]]:
         """Return rows (number, body) that the next commit must write."""
@@ -53,9 +54,14 @@ class SeriesRegistry:
         del self._unsaved[:count]
 
 
+def lost_series(number: int) -> Series:
+    """Return what stands for a series of which only the number is left: its readings still leave, marked."""
+    return Series((("tidegate.series.lost", number),), "tidegate.lost_series")
+
+
 def encode_series(series: Series) -> bytes:
-    """Return CRC-32 and JSON: people can read it, and a flipped bit does not rename a sensor."""
-    body = msgspec.json.encode(series)
+    """Return CRC-32 and MessagePack: a flipped bit does not rename a sensor, and NaN stays NaN."""
+    body = msgspec.msgpack.encode(series)
     return zlib.crc32(body).to_bytes(4, "little") + body
 
 
@@ -67,4 +73,4 @@ def decode_series(data: bytes) -> Series:
     """
     if zlib.crc32(data[4:]).to_bytes(4, "little") != data[:4]:
         raise ValueError("a series' checksum does not match")
-    return msgspec.json.decode(data[4:], type=Series)
+    return msgspec.msgpack.decode(data[4:], type=Series)

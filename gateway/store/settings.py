@@ -19,7 +19,9 @@ def _about(text: str) -> msgspec.Meta:
 class StoreSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """What is kept, for how long, and what happens when there is no more room."""
 
-    max_bytes: Annotated[Size, _about("How much disk the shelf may use, its write-ahead log included.")] = Size(512 << 20)
+    max_bytes: Annotated[Size, _about("How much disk the shelf may use, its write-ahead log included.")] = Size(
+        512 << 20
+    )
     max_age: Annotated[Duration, _about("How long a reading is kept at most; older ones go to the ledger.")] = Duration(
         30 * 86400
     )
@@ -57,4 +59,6 @@ class StoreSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, fr
         if self.max_age <= 0:
             raise ValueError("max_age must be longer than nothing")
         if self.commit_interval is not None and not 0 <= self.commit_interval <= 60:
-            raise ValueError(f"commit_interval is {self.commit_interval}; at most 1m: nothing is acknowledged before it")
+            raise ValueError(
+                f"commit_interval is {self.commit_interval}; at most 1m: nothing is acknowledged before it"
+            )

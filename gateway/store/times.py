@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from gateway.store.integers import Reader, Signed, Writer
     from gateway.store.runs import Bools
 
-# Distinct times are sorted out only among so many; where there are more, sorting would take longest of all.
+# Distinct times are looked for among so many: fewer are not worth the while, more would take long to sort.
+_RANKED_MIN: Final = 64
 _RANKED_MAX: Final = 1 << 14
 # Below this there is little to gain.
 _RANKED_BITS_MIN: Final = 2.0
@@ -31,10 +32,11 @@ def write_times(writer: Writer, runs: Runs, time_ns: Signed) -> None:
     if shared.any():
         time_ns = time_ns[runs.readings_of(~shared)]
         runs = runs.take(~shared)
-    if len(runs) > 1 and len(time_ns) <= _RANKED_MAX:
+    if len(runs) > 1 and _RANKED_MIN <= len(time_ns) <= _RANKED_MAX:
         bits = bits_of_steps(runs, time_ns)
         if bits > _RANKED_BITS_MIN * len(time_ns):
-            distinct, ranks = np.unique(time_ns, return_inverse=True)
+            distinct, places = np.unique(time_ns, return_inverse=True)
+            ranks = places.astype(np.int64, copy=False)
             one_run = Runs.of_counts(np.array([len(distinct)]))
             if bits_of_steps(one_run, distinct) + bits_of_steps(runs, ranks) < bits:
                 writer.varint(len(distinct))

@@ -16,7 +16,7 @@ from gateway.store.runs import Runs, read_steps, write_steps
 
 if TYPE_CHECKING:
     from gateway.store.integers import Reader, Signed, Unsigned, Writer
-    from gateway.store.runs import Bools, Index
+    from gateway.store.runs import Bools
 
 # What is only estimated, or guessed and then checked, is so from about this many readings of all runs.
 _SAMPLE: Final = 1 << 13
@@ -42,9 +42,7 @@ def write_values(writer: Writer, runs: Runs, bits: Signed, is_double: Bools) -> 
     is_long, inside = runs.long()
     if len(inside):
         every = len(inside) == len(runs)
-        _write_inside(
-            writer, runs.take(is_long), inside, integers if every else integers[runs.readings_of(is_long)]
-        )
+        _write_inside(writer, runs.take(is_long), inside, integers if every else integers[runs.readings_of(is_long)])
     writer.varint(len(exceptions))
     writer.signed(exceptions)
     writer.signed(decimals.ordered(bits[exceptions]))
@@ -66,9 +64,7 @@ def read_values(reader: Reader, runs: Runs, is_double: Bools) -> Signed:
     elif len(inside):
         integers = np.empty(runs.readings, np.int64)
         integers[runs.readings_of(~is_long)] = firsts[~is_long]
-        integers[runs.readings_of(is_long)] = _read_inside(
-            reader, runs.take(is_long), inside, firsts[is_long]
-        )
+        integers[runs.readings_of(is_long)] = _read_inside(reader, runs.take(is_long), inside, firsts[is_long])
     else:
         integers = firsts
     bits = _from_forms(runs, integers, forms, is_double, distinct)
@@ -86,23 +82,21 @@ def read_values(reader: Reader, runs: Runs, is_double: Bools) -> Signed:
 # Forms.
 
 
-def _choose_forms(runs: Runs, bits: Signed, is_double: Bools) -> tuple[Signed, Signed, Index]:
+def _choose_forms(runs: Runs, bits: Signed, is_double: Bools) -> tuple[Signed, Signed, Signed]:
     """Return the form of each run, the integers of all readings, and the positions of exceptions."""
     forms = np.zeros(len(runs), np.int64)
     if not is_double.any():
-        return forms, bits, np.empty(0, np.intp)
+        return forms, bits, np.empty(0, np.int64)
     if is_double.all():
         forms, integers, wrong = decimals.choose(bits, runs.starts, runs.counts)
         decimals.lift(forms, integers, runs.starts, runs.counts)
     else:
         mine, doubles = runs.readings_of(is_double), runs.take(is_double)
-        chosen, integers_of_doubles, wrong_of_doubles = decimals.choose(
-            bits[mine], doubles.starts, doubles.counts
-        )
+        chosen, integers_of_doubles, wrong_of_doubles = decimals.choose(bits[mine], doubles.starts, doubles.counts)
         decimals.lift(chosen, integers_of_doubles, doubles.starts, doubles.counts)
         integers, wrong = bits.copy(), np.zeros(len(bits), np.bool_)
         forms[is_double], integers[mine], wrong[mine] = chosen, integers_of_doubles, wrong_of_doubles
-    exceptions = np.flatnonzero(wrong)
+    exceptions = np.flatnonzero(wrong).astype(np.int64, copy=False)
     if len(exceptions):
         # An exception repeats what stands before it, and so costs nothing in the run itself.
         before = np.arange(len(bits))

@@ -95,9 +95,7 @@ class Transaction:
     refused: Filing = Filing([], 0)
 
 
-def seal(
-    pending: Pending, *, sequence: int, previous_hash: bytes, boot: BootId, offset_ns: int | None
-) -> Sealed:
+def seal(pending: Pending, *, sequence: int, previous_hash: bytes, boot: BootId, offset_ns: int | None) -> Sealed:
     """Encode what is pending: one segment for each priority and signal, large ones cut.
 
     `offset_ns` is what Unix time is ahead of this boot's monotonic clock, None where no clock is known.
@@ -147,7 +145,11 @@ def time_range(batch: Batch, offset_ns: int | None) -> tuple[int, int]:
     monotonic = (batch.flags & MONOTONIC) != 0
     if not monotonic.any():
         return int(batch.time_ns.min()), int(batch.time_ns.max())
-    times = batch.time_ns[~monotonic] if offset_ns is None else np.where(monotonic, batch.time_ns + offset_ns, batch.time_ns)
+    times = (
+        batch.time_ns[~monotonic]
+        if offset_ns is None
+        else np.where(monotonic, batch.time_ns + offset_ns, batch.time_ns)
+    )
     return (int(times.min()), int(times.max())) if len(times) else (0, 0)
 
 
@@ -185,7 +187,10 @@ async def _write_shelf(connection: aiosqlite.Connection, work: Transaction) -> N
         boot, stored_ns = work.stored
         await connection.executemany(
             "INSERT INTO shelf VALUES (?, 0, ?, ?, ?, ?, ?, ?)",
-            [(new.row.id, new.row.readings, boot, stored_ns, new.first_ns, new.last_ns, new.body) for new in work.segments],
+            [
+                (new.row.id, new.row.readings, boot, stored_ns, new.first_ns, new.last_ns, new.body)
+                for new in work.segments
+            ],
         )
     await connection.execute_fetchall("UPDATE shelf SET body = ? WHERE id = ?", (work.state, STATE_ID))
 

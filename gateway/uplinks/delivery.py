@@ -357,9 +357,7 @@ class Uplink:
         known.rtt_s = hand.rtt_s
         if hand.message:
             known.last_error = hand.message
-        self._telemetry.count(
-            "tidegate_uplink_readings_sent", hand.delivered, help="Readings taken.", uplink=self.name
-        )
+        self._telemetry.count("tidegate_uplink_readings_sent", hand.delivered, help="Readings taken.", uplink=self.name)
         self._backoff.succeeded()
         if self._is_down:
             self._is_down = False

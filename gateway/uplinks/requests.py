@@ -62,9 +62,7 @@ class Repair(Protocol):
         """How good this boot's wall clock is now."""
         ...
 
-    def repair(
-        self, monotonic_ns: npt.NDArray[np.int64], boot: BootId
-    ) -> tuple[npt.NDArray[np.int64], Quality]:
+    def repair(self, monotonic_ns: npt.NDArray[np.int64], boot: BootId) -> tuple[npt.NDArray[np.int64], Quality]:
         """Return Unix times for moments of `boot`, and how good they are."""
         ...
 
@@ -112,9 +110,7 @@ class LogsPart:
 
     def _cut(self, index: slice) -> LogsPart:
         records = self.records
-        return LogsPart(
-            LogRecords(records.series[index], records.time_ns[index], records.bodies[index]), self.marks
-        )
+        return LogsPart(LogRecords(records.series[index], records.time_ns[index], records.bodies[index]), self.marks)
 
 
 Part: TypeAlias = "MetricsPart | LogsPart"
@@ -232,13 +228,10 @@ class RequestBuilder:
             for word, piece in self._repair(segment.boot, batch, rejected):
                 by_word.setdefault(word, []).append(piece)
         return [
-            (_merge(pieces), Marks(backfill=is_backfill, time_quality=word))
-            for word, pieces in sorted(by_word.items())
+            (_merge(pieces), Marks(backfill=is_backfill, time_quality=word)) for word, pieces in sorted(by_word.items())
         ]
 
-    def _repair(
-        self, boot: BootId, batch: Batch, rejected: dict[str, tuple[int, str]]
-    ) -> list[tuple[str, Batch]]:
+    def _repair(self, boot: BootId, batch: Batch, rejected: dict[str, tuple[int, str]]) -> list[tuple[str, Batch]]:
         is_monotonic = (batch.flags & MONOTONIC) != 0
         if not is_monotonic.any():
             return [("", batch)]

@@ -33,9 +33,7 @@ _OWN_HEADERS: Final = frozenset(
 class TlsSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """How the far side proves itself, and how we do. The chain and the host name are always checked."""
 
-    ca_file: Annotated[
-        str, Meta(description="PEM file of the authorities to trust instead of the system's.")
-    ] = ""
+    ca_file: Annotated[str, Meta(description="PEM file of the authorities to trust instead of the system's.")] = ""
     cert_file: Annotated[str, Meta(description="PEM file of our own certificate and its chain.")] = ""
     key_file: Annotated[str, Meta(description="PEM file of our own key; needed with `cert_file`.")] = ""
 
@@ -48,17 +46,13 @@ class TlsSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, froz
 class RetrySettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """How long to wait before trying again: at random up to `initial`, then up to twice as long each time."""
 
-    initial: Annotated[Duration, Meta(description="Bound of the first wait; doubles with each failure.")] = (
-        Duration(1)
-    )
+    initial: Annotated[Duration, Meta(description="Bound of the first wait; doubles with each failure.")] = Duration(1)
     max: Annotated[Duration, Meta(description="Bound that no wait grows over.")] = Duration(60)
 
     def __post_init__(self) -> None:
         """Check what can only be wrong together."""
         if not 0 < self.initial <= self.max:
-            raise ValueError(
-                f"initial ({self.initial:g}s) must be over zero and not exceed max ({self.max:g}s)"
-            )
+            raise ValueError(f"initial ({self.initial:g}s) must be over zero and not exceed max ({self.max:g}s)")
 
 
 class OtlpUplinkSettings(
@@ -87,9 +81,7 @@ class OtlpUplinkSettings(
         Duration,
         Meta(description='How long fresh data may wait to be sent together; "60s" is good on metered links.'),
     ] = Duration(1)
-    batch_readings_max: Annotated[int, Meta(description="Readings in one request at most.", ge=1)] = (
-        BATCH_READINGS_MAX
-    )
+    batch_readings_max: Annotated[int, Meta(description="Readings in one request at most.", ge=1)] = BATCH_READINGS_MAX
     request_bytes_max: Annotated[
         Size, Meta(description="Size of one request at most, before compression; larger ones are split.")
     ] = Size(REQUEST_BYTES_MAX)

@@ -69,9 +69,7 @@ def test_cobs_vectors(vector: dict[str, str]) -> None:
     assert framing.cobs_decode(encoded) == data
 
 
-@given(
-    st.lists(st.one_of(st.binary(max_size=20), st.integers(0, 520).map(lambda n: b"\x07" * n))).map(b"".join)
-)
+@given(st.lists(st.one_of(st.binary(max_size=20), st.integers(0, 520).map(lambda n: b"\x07" * n))).map(b"".join))
 @example(b"\x01" * 254)
 @example(b"\x01" * 508)
 @example(b"\x01" * 254 + b"\0")
@@ -161,9 +159,7 @@ bodies = st.lists(st.binary(min_size=1, max_size=40), max_size=8)
 
 
 @given(bodies, st.lists(st.integers(0, 400), max_size=6), st.binary(max_size=20))
-def test_frames_do_not_depend_on_how_bytes_were_cut(
-    wanted: list[bytes], cuts: list[int], tail: bytes
-) -> None:
+def test_frames_do_not_depend_on_how_bytes_were_cut(wanted: list[bytes], cuts: list[int], tail: bytes) -> None:
     """Fed whole, in pieces, byte by byte, with trailing bytes: the same bodies and the same counts."""
     wire = b"".join(framing.encode_frame(body) for body in wanted)
     whole = wire + tail.replace(b"\0", b"\x01")
@@ -176,9 +172,7 @@ def test_frames_do_not_depend_on_how_bytes_were_cut(
 
 
 @given(st.binary(max_size=300), bodies, st.integers(8, 64))
-def test_after_any_garbage_the_next_frame_is_read(
-    garbage: bytes, wanted: list[bytes], bytes_max: int
-) -> None:
+def test_after_any_garbage_the_next_frame_is_read(garbage: bytes, wanted: list[bytes], bytes_max: int) -> None:
     """Noise ends at the next 0x00; cut as it may be, the counts agree."""
     fitting = [body for body in wanted if len(framing.encode_frame(body)) - 1 <= bytes_max]
     wire = garbage + b"\0" + b"".join(framing.encode_frame(body) for body in fitting)
@@ -201,11 +195,8 @@ def test_a_flipped_bit_never_passes(body: bytes, place: int) -> None:
 def test_an_overlong_frame_is_dropped_and_counted_once() -> None:
     """Whole or in pieces; memory stays bounded; the next frame is read."""
     long, good = framing.encode_frame(b"x" * 500), framing.encode_frame(b"good")
-    for pieces in (
-        [long + good],
-        one_by_one(long + good),
-        [good[:3], good[3:] + long[:70], long[70:] + good],
-    ):
+    wire = good + long + good
+    for pieces in ([wire], [long + good], one_by_one(wire), [wire[:3], wire[3:80], wire[80:]]):
         reader = FrameReader(64)
         found, rejected = read_all(reader, pieces)
         assert found[-1] == b"good"
@@ -401,18 +392,14 @@ def test_only_the_sessions_heard_last_are_remembered() -> None:
     assert sessions.judge(0, 1) is Verdict.NEW
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3), st.sampled_from(["judge", "commit", "release"])))
-)
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3), st.sampled_from(["judge", "commit", "release"]))))
 def test_sessions_agree_with_two_sets(actions: list[tuple[int, int, str]]) -> None:
     """While nothing is forgotten, the window is a set of what is pending and one of what is committed."""
     sessions, pending, committed = Sessions(), set(), set()
     for session, sequence, action in actions:
         key = (session, sequence)
         if action == "judge":
-            wanted = (
-                Verdict.COMMITTED if key in committed else Verdict.PENDING if key in pending else Verdict.NEW
-            )
+            wanted = Verdict.COMMITTED if key in committed else Verdict.PENDING if key in pending else Verdict.NEW
             assert sessions.judge(*key) is wanted
             if wanted is Verdict.NEW:
                 pending.add(key)

@@ -92,9 +92,7 @@ series_strategy = st.builds(
     attributes=st.sampled_from([(), (("axis", "x"),), (("long", "v" * 150), ("ok", True))]),
     scope=st.sampled_from(["", "other"]),
 )
-marks_strategy = st.sampled_from(
-    [NO_MARKS, Marks(backfill=True), Marks(backfill=True, time_quality="repaired")]
-)
+marks_strategy = st.sampled_from([NO_MARKS, Marks(backfill=True), Marks(backfill=True, time_quality="repaired")])
 
 
 @st.composite
@@ -136,8 +134,7 @@ def test_every_reading_arrives_as_it_was(data) -> None:
         assert readings(encoder.encode(groups)) == expected(groups, series)
         # The same structure with other numbers goes through the layout that was kept.
         again = [
-            (replace(batch, time_ns=batch.time_ns[::-1].copy(), bits=batch.bits & 0xFFFF), m)
-            for batch, m in groups
+            (replace(batch, time_ns=batch.time_ns[::-1].copy(), bits=batch.bits & 0xFFFF), m) for batch, m in groups
         ]
         assert readings(encoder.encode(again)) == expected(again, series)
 
@@ -167,9 +164,7 @@ def test_marks_make_scopes_of_their_own() -> None:
         {},
         {"tidegate.backfill": True, "tidegate.time.quality": "repaired"},
     ]
-    assert {(scope.scope.name, scope.scope.version) for scope in resource.scope_metrics} == {
-        ("tidegate", "0.1.0")
-    }
+    assert {(scope.scope.name, scope.scope.version) for scope in resource.scope_metrics} == {("tidegate", "0.1.0")}
 
 
 def test_the_gateway_names_itself_on_every_resource() -> None:
@@ -179,9 +174,7 @@ def test_the_gateway_names_itself_on_every_resource() -> None:
         gateway_attributes=(("site", "configured"), ("tidegate.gateway.id", "real")),
         version="1",
     )
-    request = ExportMetricsServiceRequest.FromString(
-        encoder.encode([(Batch.of(0, [1], np.ones(1)), NO_MARKS)])
-    )
+    request = ExportMetricsServiceRequest.FromString(encoder.encode([(Batch.of(0, [1], np.ones(1)), NO_MARKS)]))
     pairs = request.resource_metrics[0].resource.attributes
     assert sorted((pair.key, pair.value.string_value) for pair in pairs) == [
         ("site", "mapped"),
@@ -192,9 +185,7 @@ def test_the_gateway_names_itself_on_every_resource() -> None:
 def test_a_sum_is_cumulative_and_monotonic_with_unknown_start() -> None:
     """A counter says what it is, and does not guess when it started."""
     encoder = encoder_for(device("a", "pulses", kind="sum"))
-    request = ExportMetricsServiceRequest.FromString(
-        encoder.encode([(Batch.of(0, [NOW_NS], np.array([5])), NO_MARKS)])
-    )
+    request = ExportMetricsServiceRequest.FromString(encoder.encode([(Batch.of(0, [NOW_NS], np.array([5])), NO_MARKS)]))
     metric = request.resource_metrics[0].scope_metrics[0].metrics[0]
     assert (metric.sum.aggregation_temporality, metric.sum.is_monotonic) == (2, True)
     assert (metric.sum.data_points[0].as_int, metric.sum.data_points[0].start_time_unix_nano) == (5, 0)
@@ -354,9 +345,7 @@ def test_logs_go_by_resource_and_scope() -> None:
         ExportMetricsServiceResponse(
             partial_success=ExportMetricsPartialSuccess(rejected_data_points=3, error_message="no")
         ),
-        ExportLogsServiceResponse(
-            partial_success=ExportLogsPartialSuccess(rejected_log_records=3, error_message="no")
-        ),
+        ExportLogsServiceResponse(partial_success=ExportLogsPartialSuccess(rejected_log_records=3, error_message="no")),
     ],
 )
 def test_a_partial_success_is_read(answer) -> None:
@@ -388,9 +377,7 @@ def test_json_answers_are_tolerated(body: bytes, found: PartialSuccess) -> None:
     assert otlp.read_response(body, content_type="application/json; charset=utf-8") == found
 
 
-@given(
-    st.binary(max_size=80), st.sampled_from(["", "application/json", "application/x-protobuf", "text/plain"])
-)
+@given(st.binary(max_size=80), st.sampled_from(["", "application/json", "application/x-protobuf", "text/plain"]))
 def test_any_answer_is_read(body: bytes, content_type: str) -> None:
     """Whatever a server answers, reading ends with a count and a bounded printable sentence."""
     assert otlp.read_response(body, content_type=content_type).rejected >= 0

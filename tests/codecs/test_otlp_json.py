@@ -33,9 +33,7 @@ LOG_SERIES = [Series((("device.id", "a"),), "", kind="log")]
 
 
 def as_json(groups) -> bytes:
-    return otlp_json.metrics_json(
-        groups, series=SERIES.__getitem__, gateway_attributes=GATEWAY, version="0.1.0"
-    )
+    return otlp_json.metrics_json(groups, series=SERIES.__getitem__, gateway_attributes=GATEWAY, version="0.1.0")
 
 
 def log_json(*bodies: bytes, marks: Marks = NO_MARKS) -> dict:

@@ -78,18 +78,13 @@ def test_a_sorted_batch_is_not_sorted_again() -> None:
     assert batch.sorted() is batch
 
 
-readings = st.lists(
-    st.tuples(st.integers(0, 3), st.integers(-5, 5), st.sampled_from([0, 4, 12])), max_size=30
-)
+readings = st.lists(st.tuples(st.integers(0, 3), st.integers(-5, 5), st.sampled_from([0, 4, 12])), max_size=30)
 
 
 @given(readings)
 def test_sorting_is_by_series_flags_and_time_and_stable(rows: list[tuple[int, int, int]]) -> None:
     """As Python's own stable sort does it; runs begin where series or flags change."""
-    parts = [
-        Batch.of(series, [at], np.array([number]), flags=flags)
-        for number, (series, at, flags) in enumerate(rows)
-    ]
+    parts = [Batch.of(series, [at], np.array([number]), flags=flags) for number, (series, at, flags) in enumerate(rows)]
     batch = Batch.join(parts).sorted()
     expected = sorted(range(len(rows)), key=lambda k: (rows[k][0], rows[k][2], rows[k][1]))
     assert batch.bits.tolist() == expected
@@ -99,10 +94,7 @@ def test_sorting_is_by_series_flags_and_time_and_stable(rows: list[tuple[int, in
 
 def test_pieces_of_many_readings_are_put_in_order() -> None:
     """Messages of two series that took turns come out as two runs, also where one message came late."""
-    pieces = [
-        Batch.of(series, np.arange(at, at + 8), np.zeros(8))
-        for series, at in ((2, 0), (1, 0), (2, 8), (1, 8))
-    ]
+    pieces = [Batch.of(series, np.arange(at, at + 8), np.zeros(8)) for series, at in ((2, 0), (1, 0), (2, 8), (1, 8))]
     for order, late in ((pieces, False), (pieces[::-1], True)):
         batch = Batch.join(order).sorted()
         assert batch.series.tolist() == [1] * 16 + [2] * 16

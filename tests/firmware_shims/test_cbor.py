@@ -34,9 +34,7 @@ def test_a_decoder_reads_what_was_encoded(value: object) -> None:
     assert cbor2.loads(cbor.encode(value)) == value
 
 
-@given(
-    st.one_of(st.integers(-(2**64), 2**64 - 1), st.text(max_size=300), st.lists(st.booleans(), max_size=300))
-)
+@given(st.one_of(st.integers(-(2**64), 2**64 - 1), st.text(max_size=300), st.lists(st.booleans(), max_size=300)))
 def test_heads_are_as_short_as_can_be(value: object) -> None:
     """Byte for byte what the reference encoder makes (RFC 8949, 4.2.1)."""
     assert cbor.encode(value) == cbor2.dumps(value)

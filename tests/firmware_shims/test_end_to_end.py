@@ -1,4 +1,4 @@
-"""A device in a MicroPython VM, a pty that hurts, the gateway's serial door: every sample once, or counted."""
+"""A device in a MicroPython VM, a pty that hurts, the serial door: every sample once, or counted."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import random
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cbor2
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from hil.children import Child
     from hil.serial_lines import SerialLine
 
-SAMPLES = 2000
-DROPPED = "tidegate.device.dropped"
+SHIMS = Path(__file__).parents[2] / "firmware_shims"
+SAMPLES = 1200
 KINDS = {70: "<u4", 78: "<i4", 85: "<f4"}
 
 # Samples as fast as it can poll, then polls until all is acknowledged; the last line says what it counted.
@@ -119,7 +120,7 @@ class Gateway:
             numbers = column(batch["n"])
             assert column(batch["temp"]) == [n / 2 for n in numbers]
             self.numbers += numbers
-            self.dropped = max([self.dropped, *column(batch.get(DROPPED))])
+            self.dropped = max([self.dropped, *column(batch.get("tidegate", {}).get("device", {}).get("dropped"))])
         return Accepted(len(arrivals.payloads))
 
     @property
@@ -221,3 +222,52 @@ async def test_the_same_in_64_kib_over_standard_input_and_output(
         _, said = child.communicate()
     assert child.returncode == 0, said
     check(gateway, json.loads(said))
+
+
+# As much of a board as the example asks for; the UART is the test's line.
+MACHINE = (
+    WEB_PORT
+    + """
+class Pin:
+    def __init__(self, number):
+        pass
+
+class ADC(Pin):
+    def read_u16(self):
+        return 14000
+
+class RTC:
+    def datetime(self, when):
+        print("clock", when[0], when[4])
+
+def UART(number, baud, **options):
+    return Port()
+
+def unique_id():
+    return b"\\xe6\\x61"
+"""
+)
+
+
+async def test_the_example_for_a_board_runs_as_it_is(serial_line: SerialLine, start_vm: Callable[..., Child]) -> None:
+    """main.py: the chip's temperature arrives, the board's name is known, its clock is set."""
+    gateway = Gateway(serial_line, full=0)
+    kept: list[Any] = []
+
+    async def accept(arrivals: Arrivals, /) -> Accepted:
+        kept.extend(zip(arrivals.topics, map(cbor2.loads, arrivals.payloads), strict=True))
+        return Accepted(1)
+
+    gateway.source._accept = accept
+    async with running(gateway), asyncio.timeout(20):
+        child = start_vm((SHIMS / "main.py").read_text(), port=serial_line.device_path, files={"machine.py": MACHINE})
+        while not kept:
+            assert child.is_running, child.output
+            await asyncio.sleep(0.01)
+        child.kill()
+    topic, batch = kept[0]
+    assert topic == b"line1/chip"
+    chip = 27 - (14000 * 3.3 / 65535 - 0.706) / 0.001721
+    assert column(batch["temperature"])[0] == pytest.approx(chip, rel=1e-5)
+    assert gateway.status["devices"] == ["e661"]
+    assert child.lines == ["clock 2026 14"]

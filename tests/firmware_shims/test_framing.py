@@ -23,9 +23,7 @@ class Heard:
 
     def __init__(self, bytes_max: int = 64) -> None:
         self.bodies: list[bytes] = []
-        self.receiver = device.Receiver(
-            lambda body, length: self.bodies.append(bytes(body[:length])), bytes_max
-        )
+        self.receiver = device.Receiver(lambda body, length: self.bodies.append(bytes(body[:length])), bytes_max)
 
     def hear(self, data: bytes) -> list[bytes]:
         """Feed `data`; return what came out of it."""

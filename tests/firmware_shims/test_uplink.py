@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firmware_shims.uplink import DROPPED, Uplink, new_session
+from firmware_shims.uplink import Uplink, new_session
 from gateway.codecs import framing
 from gateway.codecs.framing import Data, FrameReader, Hello, Sessions, Verdict
 
+DROPPED = "tidegate.device.dropped"
 SESSION = b"\x78\x56\x34\x12"
 SESSION_NUMBER = 0x12345678
 TICKS = 1 << 30
@@ -24,11 +25,16 @@ KINDS = {70: "<u4", 78: "<i4", 85: "<f4", 86: "<f8", 64: "u1"}
 
 
 def columns(payload: bytes) -> dict[str, Any]:
-    """Decode a batch: numbers, and typed arrays as lists."""
-    return {
-        key: np.frombuffer(value.value, KINDS[value.tag]).tolist() if hasattr(value, "tag") else value
-        for key, value in cbor2.loads(payload).items()
-    }
+    """Decode a batch: numbers, and typed arrays as lists; what is nested by its path."""
+    found: dict[str, Any] = {}
+    todo = list(cbor2.loads(payload).items())
+    while todo:
+        path, value = todo.pop(0)
+        if isinstance(value, dict):
+            todo += [(f"{path}.{key}", inner) for key, inner in value.items()]
+        else:
+            found[path] = np.frombuffer(value.value, KINDS[value.tag]).tolist() if hasattr(value, "tag") else value
+    return found
 
 
 @dataclass
@@ -278,9 +284,7 @@ def test_noise_and_foreign_frames_are_passed_over() -> None:
     desk = Desk()
     echo = framing.encode_hello(SESSION_NUMBER, "me")
     short = framing.encode_frame(b"\x02" + SESSION)
-    desk.hear(
-        b"noise\0" + echo + short + framing.encode_plain(b"{}") + framing.encode_frame(b"\x05" + SESSION)
-    )
+    desk.hear(b"noise\0" + echo + short + framing.encode_plain(b"{}") + framing.encode_frame(b"\x05" + SESSION))
     desk.hear(framing.encode_frame(b"\x03" + SESSION + b"\0\0") + framing.encode_frame(b"\x02\x01"))
     desk.hear(framing.encode_nak(SESSION_NUMBER, 9, after_ms=1))
     assert desk.uplink.rejected == 1
@@ -329,7 +333,7 @@ def test_a_full_batch_fits_its_frame(frame_bytes: int, fields: int, has_lost: bo
 
 def test_mistakes_are_refused_by_name() -> None:
     """Names that are taken, doubled fields, frames that hold nothing, a window out of bounds."""
-    for fields in ([("t", "f")], [("now", "f")], [(DROPPED, "I")], [("a", "f"), ("a", "f")]):
+    for fields in ([("t", "f")], [("now", "f")], [("tidegate", "I")], [("a", "f"), ("a", "f")]):
         with pytest.raises(ValueError, match="field names"):
             Uplink(FakePort(), fields)
     with pytest.raises(ValueError, match="too small"):
@@ -353,9 +357,7 @@ def test_sessions_differ() -> None:
 
 
 @given(st.integers(0, 2**32), st.integers(1, 4), st.floats(0, 0.6), st.integers(5, 60))
-def test_every_sample_arrives_exactly_once_or_is_counted(
-    seed: int, window: int, loss: float, records: int
-) -> None:
+def test_every_sample_arrives_exactly_once_or_is_counted(seed: int, window: int, loss: float, records: int) -> None:
     """Frames and answers lost at random, NAKs, late answers: the gateway's rule sees each sample once."""
     dice = random.Random(seed)
     desk = Desk(records=records, window=window, flush_ms=300, frame_bytes=128)

@@ -1,4 +1,4 @@
-"""The compiled modules in real MicroPython VMs: the same bytes as here, no allocation where none is promised."""
+"""The compiled modules in real MicroPython VMs: the same bytes, and no allocation where none is promised."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ async def serve(commit_s: float, in_flight: int) -> None:
         name="direct",
         listen="127.0.0.1:0",
         in_flight_bytes_max=Size(in_flight),
-        in_flight_bytes_total=Size(4 * in_flight),
+        in_flight_bytes_total=Size(2 * in_flight),
     )
     source = MqttServerSource(settings, accept=door, clock=SystemClock(), telemetry=Telemetry())
     task = asyncio.create_task(source.run())

@@ -159,6 +159,12 @@ async def mqtt_server() -> AsyncIterator[MqttServerRig]:
         await rig.stop()
 
 
+@pytest.fixture(scope="session")
+def mqtt_server_rig() -> type[MqttServerRig]:
+    """The class, for tests that bring an event loop of their own."""
+    return MqttServerRig
+
+
 @pytest.fixture
 async def door() -> Door:
     """An accept that can be told what to do."""

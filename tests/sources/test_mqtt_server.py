@@ -167,6 +167,7 @@ async def test_guessing_in_parallel_is_refused(mqtt_server, users, monkeypatch) 
         client.writer.transport.abort()
     await clients[8].send(guess)
     assert await clients[8].rest() == b"\x20\3\0\x9f\0"
+    await clients[8].close()
     await rig.until(lambda: rig.source.status()["connections"] == 0)
     await rig.connect(username=b"pump", password=b"right")
 

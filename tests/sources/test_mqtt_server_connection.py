@@ -7,10 +7,13 @@ import socket
 import struct
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gateway.core.units import Duration, Size
 from gateway.net.mqtt_fields import Property, write_properties
 from gateway.net.mqtt_packets import Will, connect_bytes, packet_bytes, publish_bytes
+from gateway.sources.mqtt_server_connection import Connection, State
 
 PING, PONG = b"\xc0\x00", b"\xd0\x00"
 GOODBYE = b"\xe0\x00"
@@ -525,3 +528,116 @@ async def test_a_reset_connection_is_forgotten(mqtt_server) -> None:
     rig.door.opened.set()
     await rig.until(lambda: rig.source.status()["in_flight_bytes"] == 0)
     assert "anyone" in repr((await rig.connect()) and next(iter(rig.source._hub.connections)))
+
+
+async def test_a_client_can_connect_while_the_gateway_is_full(mqtt_server) -> None:
+    """It is let in, its message waits with the others, and none is lost."""
+    rig = await mqtt_server.start()
+    rig.door.full_times = 20
+    first = await rig.connect(b"a")
+    await first.send(publish(1))
+    await rig.until(lambda: rig.source.status()["state"] == "full")
+    second = await rig.connect(b"b")
+    await second.send(publish(2))
+    assert await first.packet() == ack(0x40, 1)
+    assert await second.packet() == ack(0x40, 2)
+    assert rig.door.payloads == [b"1", b"2"]
+
+
+class Wire(asyncio.Transport):
+    """A transport without a wire: remembers what is written and whether it was closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.closed = False
+
+    def write(self, data) -> None:
+        self.written += data
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def set_write_buffer_limits(self, high=None, low=None) -> None:
+        assert high
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.closed = True
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+
+WORDS = [
+    connect_bytes(b"d1"),
+    connect_bytes(b"d1", version=5, clean_start=False, will=Will(b"w", b"", 1)),
+    publish(1),
+    publish(2, qos=2),
+    publish(3, qos=0, topic=b"x/y"),
+    publish(4, version=5),
+    publish(2, qos=2, version=5),
+    ack(0x62, 2),
+    packet_bytes(0x82, b"\0\1\0\1a\0"),
+    PING,
+    GOODBYE,
+]
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_whatever_a_client_says(mqtt_server_rig, data: st.DataObject) -> None:
+    """Words of MQTT in any order, damaged or not, cut anywhere: the connection serves, ends, and never breaks.
+
+    Every message that was handed in is acknowledged or its connection is closed, and no memory stays behind.
+    """
+
+    async def play() -> None:
+        rig = await mqtt_server_rig().start()
+        hub = rig.source._hub
+        connections = []
+        for _ in range(data.draw(st.integers(1, 3))):
+            connection = Connection(hub, address="192.0.2.1")
+            connection.connection_made(Wire())
+            connections.append(connection)
+        for _ in range(data.draw(st.integers(1, 4))):
+            connection = data.draw(st.sampled_from(connections))
+            said = bytearray(b"".join(data.draw(st.lists(st.sampled_from(WORDS), max_size=5))))
+            if said and data.draw(st.booleans()):
+                said[data.draw(st.integers(0, len(said) - 1))] = data.draw(st.integers(0, 255))
+            if connection.state is not State.CLOSED:
+                cut = data.draw(st.integers(0, len(said)))
+                for piece in (said[:cut], said[cut:]):
+                    hub.buffer[: len(piece)] = piece
+                    connection.buffer_updated(len(piece))
+            if data.draw(st.integers(0, 5)) == 0 and connection.state is not State.CLOSED:
+                connection.connection_lost(None)
+            if data.draw(st.booleans()):
+                await asyncio.sleep(0)
+        await rig.until(lambda: hub.intake.bytes_held == 0)
+        for connection in connections:
+            if connection.state is not State.CLOSED:
+                connection.connection_lost(None)
+        await rig.until(lambda: hub.intake.bytes_held == 0)
+        assert hub.partial_bytes == 0
+        assert not hub.connections
+        assert not hub.connecting
+        assert not hub.by_session
+        assert hub.intake.acknowledged == hub.intake.received == len(rig.door.payloads)
+        await rig.stop()
+
+    asyncio.run(play())

@@ -90,9 +90,7 @@ class Rig:
 
     def new_source(self) -> SerialSource:
         """Make a source with this rig's shelf behind it."""
-        return SerialSource(
-            self.settings, accept=self.shelf.accept, clock=self.clock, telemetry=self.telemetry
-        )
+        return SerialSource(self.settings, accept=self.shelf.accept, clock=self.clock, telemetry=self.telemetry)
 
     async def start(self, *, state: str = "reading") -> None:
         """Run the source; return when it is in `state`."""

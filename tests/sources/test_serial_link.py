@@ -136,9 +136,7 @@ async def test_what_the_port_does_not_take_now_it_is_given_later_up_to_a_bound(e
     assert ends.link.send(b"more")
 
 
-async def test_drain_waits_until_all_is_out_but_not_for_ever(
-    ends: Ends, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_drain_waits_until_all_is_out_but_not_for_ever(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
     """A device that does not read must not hold up the stop."""
     while ends.link.send(b"x" * 4096):
         pass

@@ -51,9 +51,7 @@ def test_usb_ids_pick_devices(name: str, devices: list[str]) -> None:
     assert serial_port.pick_usb(name, PORTS) == devices
 
 
-def test_usb_ids_are_looked_up_among_the_ports_of_the_machine(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_usb_ids_are_looked_up_among_the_ports_of_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """By pyserial; one that is there is found, none or two say so."""
     device = tmp_path / "ttyACM0"
     device.touch()
@@ -113,9 +111,7 @@ def test_every_failure_says_what_to_do(error: Exception, sentence: str) -> None:
         raise PortError(serial_port.explain(error, "/dev/none"))
 
 
-def test_permission_names_the_group_that_the_port_belongs_to(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_permission_names_the_group_that_the_port_belongs_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """dialout on Debian, another one elsewhere; never root's own."""
     port = tmp_path / "tty"
     port.touch()
@@ -151,9 +147,7 @@ def test_what_is_no_port_is_refused(tmp_path: Path) -> None:
     assert caught.value.is_missing
 
 
-def test_a_link_that_vanishes_between_look_and_open_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_link_that_vanishes_between_look_and_open_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is looked for again soon, as if it had not been seen."""
     monkeypatch.setattr(serial_port, "find", lambda port: port)
     with pytest.raises(PortError) as caught:

@@ -56,9 +56,7 @@ def test_lines_may_have_seven_bits_and_xonxoff() -> None:
 def test_other_framings_are_refused(framing_name: str) -> None:
     """They come with a later version."""
     with pytest.raises(msgspec.ValidationError, match="framing"):
-        msgspec.convert(
-            {"type": "serial", "name": "l", "port": "/dev/x", "framing": framing_name}, SerialSettings
-        )
+        msgspec.convert({"type": "serial", "name": "l", "port": "/dev/x", "framing": framing_name}, SerialSettings)
 
 
 def test_the_reader_is_the_framings() -> None:

@@ -13,9 +13,7 @@ from gateway.store.integers import SegmentError, Writer
 
 int64 = st.one_of(st.integers(-(2**63), 2**63 - 1), st.integers(-9, 9))
 rows = st.lists(
-    st.tuples(
-        st.sampled_from([0, 1, 2, 3, 2**32 - 1]), int64, int64, st.sampled_from([0, 1, 2, 4, 5, 12, 15])
-    ),
+    st.tuples(st.sampled_from([0, 1, 2, 3, 2**32 - 1]), int64, int64, st.sampled_from([0, 1, 2, 4, 5, 12, 15])),
     min_size=1,
     max_size=60,
 )
@@ -30,8 +28,7 @@ def batch_of(readings: list[tuple[int, int, int, int]]) -> Batch:
 def same(one: Batch, other: Batch) -> bool:
     """Return whether two batches are equal, bit by bit."""
     return all(
-        np.array_equal(getattr(one, name), getattr(other, name))
-        for name in ("series", "time_ns", "bits", "flags")
+        np.array_equal(getattr(one, name), getattr(other, name)) for name in ("series", "time_ns", "bits", "flags")
     )
 
 

@@ -21,9 +21,7 @@ from gateway.store.integers import (
     zigzag,
 )
 
-unsigned = st.one_of(
-    st.integers(0, 2**64 - 1), st.integers(0, 300), st.integers(0, 99).map(lambda n: n * 1000)
-)
+unsigned = st.one_of(st.integers(0, 2**64 - 1), st.integers(0, 300), st.integers(0, 99).map(lambda n: n * 1000))
 signed = st.one_of(st.integers(-(2**63), 2**63 - 1), st.integers(-300, 300))
 
 

@@ -10,9 +10,7 @@ from gateway.store.integers import Reader, Writer
 from gateway.store.runs import Runs, bits_of_steps, read_steps, write_steps
 
 int64 = st.integers(-(2**63), 2**63 - 1)
-columns = st.lists(
-    st.lists(st.one_of(int64, st.integers(0, 50)), min_size=1, max_size=12), min_size=1, max_size=12
-)
+columns = st.lists(st.lists(st.one_of(int64, st.integers(0, 50)), min_size=1, max_size=12), min_size=1, max_size=12)
 
 
 def flat(rows: list[list[int]]) -> tuple[Runs, np.ndarray]:

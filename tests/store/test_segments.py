@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 import zlib
@@ -44,9 +45,7 @@ def same(one: Batch, other: Batch) -> bool:
 
 def sealed(batch: Batch, **changes: object) -> bytes:
     """Seal a batch."""
-    return encode_metrics(
-        batch, **{"sequence": 7, "boot": BootId(3), "previous_hash": bytes(range(16))} | changes
-    )
+    return encode_metrics(batch, **{"sequence": 7, "boot": BootId(3), "previous_hash": bytes(range(16))} | changes)
 
 
 def resealed(data: bytes, *, content: bytes | None = None, **fields: int) -> bytes:
@@ -75,9 +74,7 @@ def mixed() -> Batch:
             Batch.of(3, beat + 17, random.normal(size=300).astype(np.float32)),
             Batch.of(4, beat, random.normal(size=300)),
             Batch.of(5, np.arange(40), np.arange(40) % 7, flags=MONOTONIC),
-            Batch.of(
-                np.arange(6, 50), random.integers(0, 4, 44) * 10**6, np.round(random.normal(size=44), 1)
-            ),
+            Batch.of(np.arange(6, 50), random.integers(0, 4, 44) * 10**6, np.round(random.normal(size=44), 1)),
             Batch.of(60, [1, 2], np.array([True, False])),
         ]
     )
@@ -90,18 +87,14 @@ def logs(*bodies: bytes) -> LogRecords:
 
 
 int64 = st.one_of(st.integers(-(2**63), 2**63 - 1), st.integers(-9, 9))
-rows = st.lists(
-    st.tuples(st.integers(0, 4), int64, int64, st.sampled_from([0, 1, 2, 4, 12])), min_size=1, max_size=40
-)
+rows = st.lists(st.tuples(st.integers(0, 4), int64, int64, st.sampled_from([0, 1, 2, 4, 12])), min_size=1, max_size=40)
 
 
 @given(rows)
 def test_readings_come_back_sorted_and_bit_by_bit(readings: list[tuple[int, int, int, int]]) -> None:
     """In whatever order and with whatever bits they came."""
     dtypes = (np.uint32, np.int64, np.int64, np.uint8)
-    batch = Batch(
-        *(np.array(column, dtype) for column, dtype in zip(zip(*readings, strict=True), dtypes, strict=True))
-    )
+    batch = Batch(*(np.array(column, dtype) for column, dtype in zip(zip(*readings, strict=True), dtypes, strict=True)))
     data = sealed(batch)
     assert same(decode_metrics(data), batch.sorted())
     header = read_header(data)
@@ -166,10 +159,8 @@ def test_malice_is_refused_or_harmless(data: st.DataObject) -> None:
         # Most of the content is values; what steers the decoder stands at the front.
         place = data.draw(st.one_of(st.integers(0, len(content) - 1), st.integers(0, 400)))
         content[place] = data.draw(st.one_of(st.sampled_from([0, 1, 0x7F, 0x80, 0xFF]), st.integers(0, 255)))
-    try:
+    with contextlib.suppress(SegmentError):
         assert len(decode_metrics(resealed(sealed(batch), content=bytes(content)))) == len(batch)
-    except SegmentError:
-        pass
 
 
 @given(st.binary(max_size=200), st.integers(1, READINGS_MAX))
@@ -179,10 +170,8 @@ def test_any_columns_are_read_or_refused(content: bytes, readings: int) -> None:
         (sealed(mixed()), decode_metrics),
         (encode_logs(logs(b"a"), sequence=1, boot=BootId(1), previous_hash=FIRST_HASH), decode_logs),
     ):
-        try:
+        with contextlib.suppress(SegmentError):
             assert len(decode(resealed(whole, content=content, readings=readings))) == readings
-        except SegmentError:
-            pass
 
 
 @given(st.binary(max_size=120))
@@ -213,7 +202,7 @@ LOGS = encode_logs(logs(b"one", b"two"), sequence=1, boot=BootId(1), previous_ha
         (decode_metrics, METRICS[:-1], "has .* bytes where its header says"),
         (decode_metrics, resealed(METRICS, signal=2), "signal 2 is not known"),
         (decode_metrics, resealed(METRICS, readings=0), "this says 0"),
-        (decode_metrics, resealed(METRICS, readings=READINGS_MAX + 1), "1 to 1048576 readings"),
+        (decode_metrics, resealed(METRICS, readings=READINGS_MAX + 1), "1 to 262144 readings"),
         (decode_metrics, resealed(METRICS, sequence=0), "starts at 1"),
         (decode_metrics, resealed(METRICS, columns_bytes=2**32 - 1), "holds 4294967295 bytes"),
         (decode_metrics, resealed(METRICS, columns_bytes=5), "cannot be decompressed"),
@@ -248,9 +237,7 @@ def test_segments_are_linked_by_their_hashes() -> None:
         lambda: sealed(Batch.of(1, [1], np.array([1.0])), sequence=0),
         lambda: sealed(Batch.of(1, [1], np.array([1.0])), previous_hash=b"short"),
         lambda: encode_logs(logs(), sequence=1, boot=BootId(1), previous_hash=FIRST_HASH),
-        lambda: encode_logs(
-            logs(bytes(LOG_BYTES_MAX + 1)), sequence=1, boot=BootId(1), previous_hash=FIRST_HASH
-        ),
+        lambda: encode_logs(logs(bytes(LOG_BYTES_MAX + 1)), sequence=1, boot=BootId(1), previous_hash=FIRST_HASH),
     ],
 )
 def test_what_must_never_be_stored_is_our_mistake(wrong: object) -> None:
@@ -317,9 +304,7 @@ def make_vectors() -> list[dict[str, object]]:
                 Batch.of(3, np.arange(40), random.integers(1000, 1200, 40)),
             ]
         ),
-        "ranked times": Batch.of(
-            np.arange(60), random.choice([17, 10**9 + 3, 2 * 10**9], 60), np.zeros(60, int)
-        ),
+        "ranked times": Batch.of(np.arange(80), random.choice([17, 10**9 + 3, 2 * 10**9], 80), np.zeros(80, int)),
     }
     made = []
     for sequence, (name, batch) in enumerate(batches.items(), 1):

@@ -26,9 +26,7 @@ def written(runs: list[tuple[bool, np.ndarray]]) -> bytes:
     """Return a value column."""
     writer = Writer()
     places = Runs.of_counts(np.array([len(bits) for _, bits in runs]))
-    write_values(
-        writer, places, np.concatenate([bits for _, bits in runs]), np.array([double for double, _ in runs])
-    )
+    write_values(writer, places, np.concatenate([bits for _, bits in runs]), np.array([double for double, _ in runs]))
     return b"".join(writer.parts)
 
 
@@ -60,9 +58,7 @@ def test_every_bit_comes_back(runs: list[tuple[bool, np.ndarray]]) -> None:
     check(*runs)
 
 
-@given(
-    st.integers(1, 400), st.integers(0, 2**32), st.sampled_from(["walk", "noise", "volts", "gaps", "singles"])
-)
+@given(st.integers(1, 400), st.integers(0, 2**32), st.sampled_from(["walk", "noise", "volts", "gaps", "singles"]))
 def test_long_runs_come_back(count: int, seed: int, kind: str) -> None:
     """What sensors send: walks, noise, converters' volts, decimals with gaps, singles."""
     random = np.random.default_rng(seed)
@@ -130,9 +126,7 @@ SHORT = b"\x00" + b"\x00\x00\x00"
         ([2], False, SHORT + b"\x00" + b"\x00" + b"\x00" + b"\x01\x09", "more than 8 bytes"),
     ],
 )
-def test_values_that_cannot_be_are_refused(
-    counts: list[int], is_double: bool, data: bytes, says: str
-) -> None:
+def test_values_that_cannot_be_are_refused(counts: list[int], is_double: bool, data: bytes, says: str) -> None:
     """Whatever does not fit raises SegmentError."""
     with pytest.raises(SegmentError, match=says):
         read_values(Reader(data), Runs.of_counts(np.array(counts)), np.full(len(counts), is_double))

@@ -82,11 +82,7 @@ class FakeStore:
         self._sequence += 1
         is_metrics = isinstance(batch, Batch)
         encode = encode_metrics if is_metrics else encode_logs
-        body = (
-            encode(batch, sequence=self._sequence, boot=boot, previous_hash=bytes(16))
-            if body is None
-            else body
-        )
+        body = encode(batch, sequence=self._sequence, boot=boot, previous_hash=bytes(16)) if body is None else body
         signal = Signal.METRICS if is_metrics else Signal.LOGS
         self.lanes[lane].append(Segment(self._sequence, boot, signal, priority, len(batch), body))
         self.accepted += len(batch)
@@ -266,9 +262,7 @@ class Road:
         self.store.check()
 
 
-def build_road(
-    *script, takes_s: float = 0.0, wall: int = NOW_NS, hear_time: bool = False, **settings: Any
-) -> Road:
+def build_road(*script, takes_s: float = 0.0, wall: int = NOW_NS, hear_time: bool = False, **settings: Any) -> Road:
     clock = FakeClock(wall=wall)
     store, wire, telemetry = FakeStore(clock), FakeWire(*script, takes_s=takes_s), Telemetry()
     heard: list = []

@@ -291,9 +291,7 @@ def test_a_reading_that_is_too_large_alone_is_set_aside(make_road, make_readings
 
 
 @pytest.mark.parametrize("limit_bytes", [1024, 4096])
-def test_a_request_over_our_own_limit_is_split_before_it_is_sent(
-    make_road, make_readings, limit_bytes: int
-) -> None:
+def test_a_request_over_our_own_limit_is_split_before_it_is_sent(make_road, make_readings, limit_bytes: int) -> None:
     """`request_bytes_max` counts before compression, and the names count too."""
 
     async def main() -> None:
@@ -639,9 +637,7 @@ answers = st.one_of(
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    st.lists(answers, max_size=12), st.lists(st.integers(1, 40), min_size=1, max_size=8), st.floats(0, 100)
-)
+@given(st.lists(answers, max_size=12), st.lists(st.integers(1, 40), min_size=1, max_size=8), st.floats(0, 100))
 def test_whatever_is_answered_the_sums_agree(make_road, make_readings, script, lengths, stop_s) -> None:
     """Accepted = delivered + held + ledger at the end, and nothing answered in full is sent again."""
 
@@ -690,9 +686,7 @@ async def end(task: asyncio.Task) -> None:
         await task
 
 
-async def test_over_real_http_through_every_fault(
-    no_threads_left, make_store, make_readings, otlp_sink
-) -> None:
+async def test_over_real_http_through_every_fault(no_threads_left, make_store, make_readings, otlp_sink) -> None:
     """Unknown encoding, throttling, cuts, refusals, a portal: every reading is delivered or counted."""
     store = make_store(FakeClock())
     otlp_sink.always = Behaviour(refuse_encoding="zstd")

@@ -53,9 +53,7 @@ def test_what_points_at_the_way_is_held(status: int) -> None:
 
 def test_a_redirect_names_its_target() -> None:
     """Whoever reads the status sees what to correct."""
-    with pytest.raises(
-        HoldError, match="a redirect to http://login/, which is not followed; correct the endpoint"
-    ):
+    with pytest.raises(HoldError, match="a redirect to http://login/, which is not followed; correct the endpoint"):
         check_reply(Reply(302, location="http://login/"))
 
 

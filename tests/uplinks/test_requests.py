@@ -142,9 +142,7 @@ async def test_a_clock_that_comes_later_repairs_what_waited(make_store) -> None:
 
 async def test_a_forgotten_boot_does_not_block(store, builder) -> None:
     """Stamps of a boot that nobody remembers are counted; what stands beside them goes."""
-    batch = Batch.join(
-        [Batch.of(0, [WALL_FLOOR_NS], np.ones(1)), Batch.of(0, [1, 2], np.ones(2), flags=STAMPED)]
-    )
+    batch = Batch.join([Batch.of(0, [WALL_FLOOR_NS], np.ones(1)), Batch.of(0, [1, 2], np.ones(2), flags=STAMPED)])
     store.add(batch, boot=BootId(9))
     hand = Hand(await lease(store))
     builder.open(hand)

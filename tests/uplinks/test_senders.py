@@ -114,9 +114,7 @@ def say(*pieces: bytes, pause_s: float = 0.0, after=None):
     return answer
 
 
-@pytest.mark.parametrize(
-    ("encoding", "encode"), [("", bytes), ("gzip", gzip.compress), ("zstd", zstd.compress)]
-)
+@pytest.mark.parametrize(("encoding", "encode"), [("", bytes), ("gzip", gzip.compress), ("zstd", zstd.compress)])
 def test_a_request_is_taken(otlp_sink, make_sender, encoding: str, encode) -> None:
     """Path, type, encoding and length are OTLP's; what was sent is counted as the receiver counts it."""
     sender = make_sender(otlp_sink.url + "/", headers={"x-site": "7"})
@@ -200,10 +198,7 @@ def test_a_retry_date_is_seen_from_the_servers_clock(otlp_sink, make_sender) -> 
 def test_a_redirect_is_not_followed(serve, otlp_sink, make_sender) -> None:
     """Neither data nor token go where an answer points."""
     address = serve(
-        say(
-            f"HTTP/1.1 302 Found\r\nLocation: {otlp_sink.url}/v1/metrics\r\n".encode()
-            + b"Content-Length: 0\r\n\r\n"
-        )
+        say(f"HTTP/1.1 302 Found\r\nLocation: {otlp_sink.url}/v1/metrics\r\n".encode() + b"Content-Length: 0\r\n\r\n")
     )
     with pytest.raises(HoldError, match=r"a redirect to http://127.0.0.1:.*/v1/metrics"):
         make_sender(address).send(PACKED)
@@ -537,9 +532,7 @@ def test_our_own_certificate_is_shown(authority, rigs, make_sender) -> None:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    tls = TlsSettings(
-        ca_file=str(authority.certificate), cert_file=str(client.certificate), key_file=str(client.key)
-    )
+    tls = TlsSettings(ca_file=str(authority.certificate), cert_file=str(client.certificate), key_file=str(client.key))
     make_sender(f"https://127.0.0.1:{listener.getsockname()[1]}", tls=tls).send(PACKED)
     thread.join(5)
     assert seen == ["gateway"]

@@ -36,9 +36,7 @@ async def open_store(folder) -> Store:
 
 def uplink_of(store: Store, endpoint: str) -> Uplink:
     uplink = Uplink(
-        OtlpUplinkSettings(
-            name="cloud", endpoint=endpoint, timeout=Duration(2), batch_interval=Duration(0.05)
-        ),
+        OtlpUplinkSettings(name="cloud", endpoint=endpoint, timeout=Duration(2), batch_interval=Duration(0.05)),
         store=store,
         gateway_attributes=(("tidegate.gateway.id", "site-7"),),
         version="0.1.0",
@@ -52,9 +50,7 @@ def uplink_of(store: Store, endpoint: str) -> Uplink:
 
 def counted(store: Store, start: int, count: int, device: str = "a") -> Batch:
     number = store.resolve(Series((("device.id", device),), "n"))
-    return Batch.of(
-        number, CLOCK.monotonic_ns() + np.arange(count), np.arange(start, start + count), flags=MONOTONIC
-    )
+    return Batch.of(number, CLOCK.monotonic_ns() + np.arange(count), np.arange(start, start + count), flags=MONOTONIC)
 
 
 def balance(store: Store) -> dict:
@@ -79,9 +75,7 @@ async def end(task: asyncio.Task) -> None:
 async def test_everything_arrives_once_through_an_outage(tmp_path, otlp_sink) -> None:
     """Metrics of two devices and logs, with refused connections, cuts and throttling on the way."""
     store = await open_store(tmp_path)
-    otlp_sink.behave(
-        *[Behaviour(status=503)] * 3, Behaviour(cut="before_read"), Behaviour(status=429, retry_after="0")
-    )
+    otlp_sink.behave(*[Behaviour(status=503)] * 3, Behaviour(cut="before_read"), Behaviour(status=429, retry_after="0"))
     task = asyncio.create_task(uplink_of(store, otlp_sink.url).run())
     log = store.resolve(Series((("device.id", "a"),), "", kind="log"))
     for k in range(20):

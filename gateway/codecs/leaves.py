@@ -1,0 +1,270 @@
+"""A mapping that takes every number it finds: payloads to columns, metrics named by their paths. Must not decode.
+
+| what stands there                                            | becomes                                             |
+| ------------------------------------------------------------ | --------------------------------------------------- |
+| a number, true or false                                      | a reading of the metric of its path: `a.b`, `a[0]`  |
+| the payload itself, where it is one                          | a reading named by the topic's last level           |
+| a list of numbers, where `time` has steps or a list of times | a reading for each, under the list's path           |
+| another list                                                 | its elements, if they are at most `elements_max`    |
+| text, null, bytes                                            | nothing                                             |
+
+Where nothing is said about time and the payload's form either, a key `ts`, `timestamp` or `time` that can only
+be a time is one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gateway.codecs.arrays import Gatherer, count_values
+from gateway.codecs.columns import BOOL, DOUBLE, INT, ValueReader, fit_integer, pack_doubles
+from gateway.codecs.device_time import read_times
+from gateway.codecs.documents import Cutter
+from gateway.codecs.paths import ABSENT, path_text, read_path
+from gateway.codecs.payloads import shown
+from gateway.codecs.routing import NO_SERIES_LEFT, PRIORITIES, UNRESOLVED, Naming
+from gateway.codecs.timing import LISTS, Timing
+from gateway.codecs.topics import Pattern
+from gateway.codecs.walking import Walk, leaf_name, own_time
+from gateway.core.contracts import MalformedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gateway.codecs.device_time import Times
+    from gateway.codecs.documents import Cut
+    from gateway.codecs.mapping_settings import MapLimits, MappingSettings
+    from gateway.codecs.routing import Resolve, Topic, Work
+    from gateway.core.contracts import Priority
+
+
+@dataclass(slots=True)
+class _Leaf:
+    """A metric of a topic that its payloads named."""
+
+    reader: ValueReader
+    series: int
+
+
+@dataclass(slots=True)
+class _Row:
+    """A topic and the leaves seen in it."""
+
+    topic: Topic
+    leaves: dict[str, _Leaf] = field(default_factory=dict)
+
+
+class _Scalars:
+    """Single values of one kind from many items; three parallel lists."""
+
+    def __init__(self) -> None:
+        self.values: list[Any] = []
+        self.leaves: list[_Leaf] = []
+        self.items: list[int] = []
+
+    def add(self, value: float, leaf: _Leaf, item: int) -> None:
+        """Take one value of item number `item`."""
+        self.values.append(value)
+        self.leaves.append(leaf)
+        self.items.append(item)
+
+
+class LeavesPlan:
+    """A mapping with `fields`, or with neither that nor `metrics`."""
+
+    def __init__(self, settings: MappingSettings, *, resolve: Resolve, limits: MapLimits) -> None:
+        self._limits = limits
+        self._resolve = resolve
+        self._priority: Priority = PRIORITIES[settings.class_]
+        self._naming = Naming(settings, known=Pattern(settings.match).names)
+        is_each = settings.each is not None
+        self._timing = Timing(settings.time, is_each=is_each or settings.payload == "csv")
+        self._base = read_path(settings.fields or "")
+        self._has_own_time = settings.payload == "auto" and settings.time is None and not self._base
+        paths = self._timing.item_paths if is_each else self._timing.paths
+        inside = [path[len(self._base) :] for path in paths if path[: len(self._base)] == self._base]
+        self._skip = frozenset(map(leaf_name, inside))
+        self._cutter = Cutter(
+            settings,
+            limits=limits,
+            item_paths=[self._base, *self._timing.item_paths],
+            document_paths=self._timing.document_paths,
+        )
+        self._rows: list[_Row] = []
+        self._readers: dict[str, ValueReader] = {}
+        self._leaves = 0
+
+    def add_topic(self, topic: Topic) -> int:
+        """Take a topic; return its row."""
+        self._rows.append(_Row(topic))
+        return len(self._rows) - 1
+
+    def forget(self) -> None:
+        """Let go of all topics."""
+        self._rows.clear()
+        self._leaves = 0
+
+    def map(self, work: Work) -> None:
+        """Turn the payloads into readings."""
+        if self._leaves > self._limits.leaves_max:
+            self._forget_leaves()
+        for cut in self._cutter.cut(work):
+            for part, is_array in self._timing.split(cut):
+                if is_array:
+                    self._map_arrays(part, work)
+                else:
+                    self._map_items(part, work)
+
+    def _forget_leaves(self) -> None:
+        for row in self._rows:
+            row.leaves = {}
+        self._readers = {}
+        self._leaves = 0
+
+    def _map_items(self, cut: Cut, work: Work) -> None:
+        """Map items that have one time for all their values."""
+        times, keep = self._timing.item_times(cut, work)
+        if keep is not None:
+            cut = cut.keep_items(keep)
+        bases = cut.item_readers[0](cut.items)
+        skips = [self._skip] * len(bases)
+        if self._has_own_time:
+            own = [own_time(base) for base in bases]
+            times = read_times([ns for _, ns in own], unit="ns", moment=work.moment, owners=cut.owners)
+            skips = [frozenset({key}) if key else self._skip for key, _ in own]
+        doubles, integers, bools = _Scalars(), _Scalars(), _Scalars()
+        rows = [self._rows[row] for row in cut.item_rows.tolist()]
+        positions = cut.item_positions.tolist()
+        for k, base in enumerate(bases):
+            for leaf, value in self._leaves_of(base, rows[k], skips[k], positions[k], work, has_times=False):
+                kind = type(value)
+                if kind is float:
+                    leaf.reader.is_double = True
+                    doubles.add(value, leaf, k)
+                elif kind is bool:
+                    bools.add(value, leaf, k)
+                else:
+                    held = fit_integer(value, prefer_double=leaf.reader.is_double)
+                    if held is None:
+                        sentence = f"{leaf.reader.label} is {shown(value)}, too large for 64 bits"
+                        work.lose(positions[k], "out_of_range", sentence)
+                    else:
+                        (doubles if type(held) is float else integers).add(held, leaf, k)
+        self._add_doubles(doubles, times, positions, work)
+        for scalars, kind_of_all in ((integers, INT), (bools, BOOL)):
+            self._add(scalars, np.array(scalars.values, np.int64), kind_of_all, times, work)
+
+    def _add_doubles(self, scalars: _Scalars, times: Times, positions: list[int], work: Work) -> None:
+        values = pack_doubles(scalars.values)
+        assert values is not None, "a double fits a double"
+        finite = np.isfinite(values)
+        if not finite.all():
+            for at in np.flatnonzero(~finite).tolist():
+                sentence = f"{scalars.leaves[at].reader.label} is not a finite number"
+                work.lose(positions[scalars.items[at]], "not_finite", sentence)
+            kept = np.flatnonzero(finite).tolist()
+            scalars.leaves = [scalars.leaves[at] for at in kept]
+            scalars.items = [scalars.items[at] for at in kept]
+            values = values[finite]
+        self._add(scalars, values.view(np.int64), DOUBLE, times, work)
+
+    def _add(self, scalars: _Scalars, bits: Any, kind: int, times: Times, work: Work) -> None:
+        if len(bits):
+            series = np.array([leaf.series for leaf in scalars.leaves], np.int64)
+            taken = times.take(np.array(scalars.items, np.intp))
+            work.output.add(self._priority, series=series, times=taken, bits=bits, kinds=kind)
+
+    def _map_arrays(self, cut: Cut, work: Work) -> None:
+        """Map documents in which lists have a time for each of their values."""
+        clock = self._timing.array_times(cut, work.moment)
+        gatherer = Gatherer()
+        rows, positions = cut.rows.tolist(), cut.positions.tolist()
+        most = self._limits.readings_per_payload_max
+        for k, base in enumerate(cut.item_readers[0](cut.items)):
+            leaves = self._leaves_of(base, self._rows[rows[k]], self._skip, positions[k], work, has_times=True)
+            for leaf, value in leaves:
+                try:
+                    count = count_values(value, label=leaf.reader.label, most=most)
+                    times = clock.of(k, count, leaf.reader.label)
+                except MalformedError as error:
+                    work.lose(positions[k], error.reason, str(error))
+                else:
+                    gatherer.add(leaf.reader, value, series=leaf.series, times=times, position=positions[k])
+        gatherer.finish(work.output, self._priority)
+
+    def _leaves_of(
+        self, base: Any, row: _Row, skip: frozenset[str], position: int, work: Work, *, has_times: bool
+    ) -> list[tuple[_Leaf, Any]]:
+        """Return the numbers of one item with their leaves; what should be a number and is none is lost."""
+        if base is None:
+            return []
+        before = len(work.output.malformed)
+        found: list[tuple[_Leaf, Any]] = []
+        most = self._limits.fields_per_payload_max
+        numbers = 0
+
+        def lose(reason: str, sentence: str) -> None:
+            work.lose(position, reason, sentence)
+
+        walk = Walk(self._limits, skip, has_times, lose)
+        try:
+            for name, value in walk.numbers(base, self._root_name(row)):
+                numbers += 1
+                if numbers > most:
+                    raise MalformedError("too_many_fields", f"the payload has more than {most} numbers")
+                leaf = row.leaves.get(name) or self._new_leaf(row, name, lose)
+                if leaf is None:
+                    continue
+                if leaf.series == UNRESOLVED:
+                    readings = len(value) if type(value) in LISTS else 1
+                    work.lose(position, "max_series", NO_SERIES_LEFT, readings=readings)
+                else:
+                    found.append((leaf, value))
+        except MalformedError as error:
+            work.lose(position, error.reason, str(error))
+        if not numbers and len(work.output.malformed) == before and not walk.has_seen_null:
+            work.lose(position, "no_readings", self._nothing_found(base))
+        return found
+
+    def _new_leaf(self, row: _Row, name: str, lose: Callable[[str, str], None]) -> _Leaf | None:
+        """Return the leaf of a name, UNRESOLVED if the store has no series left, None if no metric can have it."""
+        wrong = name_problem(name, letters_max=self._limits.name_length_max)
+        if wrong:
+            lose("bad_name", wrong)
+            return None
+        number = self._resolve(self._naming.series(row.topic, name))
+        if number is None:
+            return _Leaf(ValueReader(name), UNRESOLVED)
+        self._leaves += 1
+        reader = self._readers.setdefault(name, ValueReader(name))
+        leaf = row.leaves[name] = _Leaf(reader, number)
+        return leaf
+
+    def _root_name(self, row: _Row) -> str:
+        """Return what a number is called that is not in an object."""
+        return str(self._base[-1]) if self._base else row.topic.last_level
+
+    def _nothing_found(self, base: Any) -> str:
+        if base is ABSENT:
+            return f"the payload has nothing at {path_text(self._base)}"
+        return "there is no number in the payload" + (f" at {path_text(self._base)}" if self._base else "")
+
+
+def name_problem(name: str, *, letters_max: int) -> str:
+    """Say what keeps `name` from being a metric's name, "" if nothing does.
+
+    >>> name_problem("a.b", letters_max=9), name_problem("", letters_max=9)
+    ('', 'the name of a metric is empty')
+    """
+    if not name:
+        return "the name of a metric is empty"
+    if len(name) > letters_max:
+        return f"the name of a metric is longer than {letters_max} letters: {shown(name)}"
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return f"the name of a metric is not UTF-8: {name[:60]!a}"
+    return ""

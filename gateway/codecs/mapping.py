@@ -1,0 +1,198 @@
+"""Messages become readings: which mapping takes which topic, then columns per mapping. Must not decode or do I/O.
+
+| step                     | where                             |
+| ------------------------ | --------------------------------- |
+| topic → mapping and row  | here, one dict lookup per message |
+| payload → document       | documents, payloads, structs      |
+| documents → columns      | declared, leaves, arrays, columns |
+| device time → Unix time  | timing, device_time               |
+
+Everything a device sends may be wrong: what cannot be used comes back as (index, reason, sentence), and costs
+no other reading of the same buffer anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from gateway.codecs.declared import DeclaredPlan
+from gateway.codecs.device_time import Moment
+from gateway.codecs.explain import Explanation, check_examples, explain
+from gateway.codecs.leaves import LeavesPlan
+from gateway.codecs.mapping_settings import MapLimits, MappingSettings, default_mappings
+from gateway.codecs.payloads import shown
+from gateway.codecs.routing import Output, Plan, RefusingPlan, Topic, Work
+from gateway.codecs.topics import Pattern
+from gateway.core.clock import WALL_CEILING_NS, WALL_FLOOR_NS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gateway.codecs.routing import Resolve
+    from gateway.core.batch import Batch
+    from gateway.core.contracts import Arrivals, Priority
+
+__all__ = ["Explanation", "MapLimits", "Mapped", "Mapper", "MappingSettings", "default_mappings"]
+
+PATTERNS_SHOWN: Final = 8
+
+# Where a message goes, in one integer: the number of the plan, and the plan's row for the topic.
+_ROW_BITS: Final = 32
+_ROW_MASK: Final = (1 << _ROW_BITS) - 1
+
+
+@dataclass(slots=True)
+class Mapped:
+    """What arrivals became.
+
+    `pieces` holds one batch for each priority there is. `malformed` holds (index of the arrival, countable
+    reason, sentence): one entry for each reading that is lost, or for a payload that is lost whole.
+    """
+
+    pieces: list[tuple[Priority, Batch]] = field(default_factory=list)
+    malformed: list[tuple[int, str, str]] = field(default_factory=list)
+    readings: int = 0
+
+
+class Mapper:
+    """All mappings of a gateway. The first in order that matches a topic takes the message.
+
+    `resolve` gives a series its number, or None where there are too many. Not thread-safe; one for all sources.
+    """
+
+    def __init__(
+        self, mappings: Sequence[MappingSettings], *, resolve: Resolve, limits: MapLimits | None = None
+    ) -> None:
+        self.mappings = tuple(mappings)
+        self.limits = limits or MapLimits()
+        self._patterns = [Pattern(mapping.match) for mapping in self.mappings]
+        self._plans: list[Plan] = [_plan(mapping, resolve, self.limits) for mapping in self.mappings]
+        self._plans += [RefusingPlan("no_mapping", self._no_mapping), RefusingPlan("bad_topic", self._bad_topic)]
+        self._minds_source = any(
+            mapping.source is not None or "{source}" in repr(mapping) for mapping in self.mappings
+        )
+        self._routes: dict[str, dict[bytes, int]] = {}
+        self._routes_count = 0
+
+    def map(self, arrivals: Arrivals, *, wall_ns: int | None) -> Mapped:
+        """Return the readings of `arrivals` and what is lost of them.
+
+        `wall_ns` is the Unix time of their arrival if a clock is known; a device's time much later is not believed.
+        """
+        output = Output()
+        if not arrivals.payloads:
+            return Mapped()
+        routes = self._find_routes(arrivals)
+        plans = routes >> _ROW_BITS
+        moment = self._moment(arrivals.arrived_ns, wall_ns)
+        first = int(plans[0])
+        if (plans == first).all():
+            everything = np.arange(len(routes))
+            self._plans[first].map(Work(arrivals.payloads, everything, routes & _ROW_MASK, moment, output))
+        else:
+            for number in np.unique(plans).tolist():
+                positions = np.flatnonzero(plans == number)
+                payloads = [arrivals.payloads[position] for position in positions.tolist()]
+                self._plans[number].map(Work(payloads, positions, routes[positions] & _ROW_MASK, moment, output))
+        pieces = output.pieces()
+        return Mapped(pieces, output.malformed, sum(len(batch) for _, batch in pieces))
+
+    def explain(
+        self, topic: str, payload: bytes, *, wall_ns: int | None, source: str | None = None
+    ) -> Explanation:
+        """Say what becomes of one message and why; nothing is remembered. Without `source` any source will do."""
+        return explain(self, topic, payload, wall_ns=wall_ns, source=source)
+
+    def check(self) -> list[str]:
+        """Try each mapping's own examples; return sentences about those that are wrong."""
+        return check_examples(self)
+
+    def find(self, topic: str, source: str | None) -> tuple[int | None, list[tuple[int, str]]]:
+        """Return which mapping takes a topic, and why each one before it does not.
+
+        A `source` of None stands for any.
+        """
+        tried: list[tuple[int, str]] = []
+        for number, (mapping, pattern) in enumerate(zip(self.mappings, self._patterns, strict=True)):
+            if source is not None and mapping.source not in {None, source}:
+                tried.append((number, f"the source is {source!r}, not {mapping.source!r}"))
+            elif pattern.match(topic) is not None:
+                return number, tried
+            else:
+                tried.append((number, pattern.why_not(topic)))
+        return None, tried
+
+    def _moment(self, arrived_ns: int, wall_ns: int | None) -> Moment:
+        # A clock that stands before this software was made was never set.
+        if wall_ns is None or not WALL_FLOOR_NS <= wall_ns < WALL_CEILING_NS:
+            return Moment(arrived_ns, self.limits.device_time_min, WALL_CEILING_NS)
+        return Moment(arrived_ns, self.limits.device_time_min, wall_ns + self.limits.device_time_ahead_max)
+
+    def _find_routes(self, arrivals: Arrivals) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        """Return plan and row of each message."""
+        topics = arrivals.topics
+        source = arrivals.source if self._minds_source else ""
+        known = self._routes.setdefault(source, {})
+        try:
+            return np.fromiter(map(known.get, topics), np.int64, len(topics))  # type: ignore[arg-type]  None raises
+        except TypeError:
+            missing = set(topics).difference(known)
+        if self._routes_count + len(missing) > self.limits.routes_max:
+            self._forget_routes()
+            known, missing = self._routes.setdefault(source, {}), set(topics)
+        for topic in missing:
+            known[topic] = self._route(topic, arrivals.source)
+        self._routes_count += len(missing)
+        return np.fromiter(map(known.__getitem__, topics), np.int64, len(topics))
+
+    def _forget_routes(self) -> None:
+        self._routes.clear()
+        self._routes_count = 0
+        for plan in self._plans:
+            plan.forget()
+
+    def _route(self, raw: bytes, source: str) -> int:
+        """Look a topic up in the mappings."""
+        number: int | None = len(self.mappings) + 1
+        text = raw[: self.limits.topic_bytes_max].decode(errors="replace")
+        captures: dict[str, str] = {}
+        if not self._topic_problem(raw):
+            number, _ = self.find(text, source)
+            if number is not None:
+                captures = self._patterns[number].match(text) or {}
+            else:
+                number = len(self.mappings)
+        assert number is not None, "what nobody takes has plans of its own"
+        row = self._plans[number].add_topic(Topic(text, {**captures, "topic": text, "source": source}))
+        return (number << _ROW_BITS) | row
+
+    def _topic_problem(self, raw: bytes) -> str:
+        if len(raw) > self.limits.topic_bytes_max:
+            return f"longer than {self.limits.topic_bytes_max} bytes"
+        if raw.count(b"/") >= self.limits.topic_levels_max:
+            return f"of more than {self.limits.topic_levels_max} levels"
+        try:
+            raw.decode()
+        except UnicodeDecodeError:
+            return "not UTF-8"
+        return ""
+
+    def _no_mapping(self, topic: str) -> str:
+        patterns = [mapping.match for mapping in self.mappings]
+        more = f" and {len(patterns) - PATTERNS_SHOWN} more" if len(patterns) > PATTERNS_SHOWN else ""
+        return f"no mapping takes the topic {shown(topic)}; there are {', '.join(patterns[:PATTERNS_SHOWN])}{more}"
+
+    def _bad_topic(self, topic: str) -> str:
+        problem = "not UTF-8" if "\ufffd" in topic else "too long or has too many levels"
+        return f"the topic {shown(topic)} is {problem}"
+
+
+def _plan(settings: MappingSettings, resolve: Resolve, limits: MapLimits) -> Plan:
+    if settings.drop:
+        return RefusingPlan("dropped_by_mapping", lambda topic: f"the mapping of {shown(topic)} says drop")
+    if settings.metrics or settings.payload == "text":
+        return DeclaredPlan(settings, resolve=resolve, limits=limits)
+    return LeavesPlan(settings, resolve=resolve, limits=limits)

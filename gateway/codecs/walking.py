@@ -1,0 +1,131 @@
+"""Every number in a document, with its name: the walk behind `fields`. Bounded; must not know series or times."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from gateway.codecs.device_time import read_iso8601
+from gateway.codecs.mapping_settings import UNIT_NS
+from gateway.codecs.payloads import Opaque, shown
+from gateway.core.clock import NS_PER_S, WALL_CEILING_NS
+from gateway.core.contracts import MalformedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from gateway.codecs.mapping_settings import MapLimits
+    from gateway.codecs.paths import Step
+
+# Keys of an object that are its time, if what stands there can be nothing else.
+TIME_KEYS: Final = ("ts", "timestamp", "time")
+YEAR_2000_NS: Final = 946_684_800 * NS_PER_S
+
+NUMBERS: Final = frozenset({int, float, bool})
+# What is no number but nothing wrong either.
+_SILENT: Final = frozenset({str, bytes, type(None)})
+
+
+@dataclass(slots=True)
+class Walk:
+    """How documents are walked. `lose` takes a reason and a sentence for what should have been a reading.
+
+    `has_times` says that lists of numbers are readings one after the other; otherwise their elements are metrics.
+    `skip` are names that are not metrics, as those of times. `has_seen_null`: a value is there and has no value now.
+    """
+
+    limits: MapLimits
+    skip: frozenset[str]
+    has_times: bool
+    lose: Callable[[str, str], None]
+    has_seen_null: bool = False
+
+    def numbers(self, document: Any, name: str) -> Iterator[tuple[str, Any]]:
+        """Yield name and value of what is a number (or, with times, a list or an array of them).
+
+        An object's own name is not part of its leaves' names. Raises MalformedError where it goes too deep.
+        """
+        return self._walk(document, "" if type(document) is dict else name, 0)
+
+    def _walk(self, value: Any, name: str, depth: int) -> Iterator[tuple[str, Any]]:
+        kind = type(value)
+        if kind in NUMBERS:
+            yield name, value
+        elif depth > self.limits.depth_max:
+            raise MalformedError("too_deep", f"the payload is nested more than {self.limits.depth_max} deep")
+        elif kind is dict:
+            yield from self._walk_object(value, name, depth)
+        elif kind is list or kind is np.ndarray:
+            yield from self._walk_list(value, name, depth)
+        elif kind is Opaque:
+            self.lose("wrong_type", f"{name} is {value!r}, which is no number here")
+
+    def _walk_object(self, value: dict[Any, Any], name: str, depth: int) -> Iterator[tuple[str, Any]]:
+        before = f"{name}." if name else ""
+        for key, inner in value.items():
+            if type(inner) in _SILENT:
+                self.has_seen_null = self.has_seen_null or inner is None
+                continue
+            if not isinstance(key, str | int):
+                self.lose("bad_name", f"{name or 'the payload'} has a key that is no text: {shown(key)[:80]}")
+                continue
+            full = f"{before}{key}" if before or type(key) is int else key
+            if full in self.skip:
+                continue
+            if type(inner) in NUMBERS:
+                yield full, inner
+            else:
+                yield from self._walk(inner, full, depth + 1)
+
+    def _walk_list(self, value: Any, name: str, depth: int) -> Iterator[tuple[str, Any]]:
+        is_array = type(value) is np.ndarray
+        if self.has_times and (is_array or any(type(inner) in NUMBERS for inner in value)):
+            yield name, value
+        elif len(value) > self.limits.elements_max:
+            self.lose(
+                "array_without_time",
+                f"{name} is {shown(value)}; say when its values were taken with time = {{ start, step }}, "
+                "or for a list of objects each",
+            )
+        else:
+            for index, inner in enumerate(value.tolist() if is_array else value):
+                yield from self._walk(inner, f"{name}[{index}]", depth + 1)
+
+
+def leaf_name(steps: tuple[Step, ...]) -> str:
+    """Return what a walk calls the leaf at `steps`.
+
+    >>> leaf_name(("a", 0, "b"))
+    'a[0].b'
+    """
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).removeprefix(".")
+
+
+def own_time(document: Any) -> tuple[str, int | None]:
+    """Return the key of an object's time and the time in Unix ns; "" and None if there is none for sure.
+
+    >>> own_time({"ts": 1700000000, "temp": 20.5}), own_time({"time": 1234})
+    (('ts', 1700000000000000000), ('', None))
+    """
+    if type(document) is dict:
+        for key in TIME_KEYS:
+            value = document.get(key)
+            if value is not None and (ns := _sure_time(value)) is not None:
+                return key, ns
+    return "", None
+
+
+def _sure_time(value: Any) -> int | None:
+    """Return the Unix time in ns that a value between the years 2000 and 2100 must be, in whatever unit."""
+    if isinstance(value, str):
+        ns = read_iso8601(value) if "-" in value else None
+        return ns if ns is not None and YEAR_2000_NS <= ns < WALL_CEILING_NS else None
+    if type(value) not in {int, float}:
+        return None
+    # A hundred years in one unit are long before the year 2000 in the next finer one.
+    for scale in UNIT_NS.values():
+        if YEAR_2000_NS // scale <= value < WALL_CEILING_NS // scale:
+            return value * scale if isinstance(value, int) else round(value * (scale / 1000)) * 1000
+    return None

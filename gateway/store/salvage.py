@@ -1,0 +1,355 @@
+"""Salvage: a damaged database is moved aside and what can be read of it goes into a new one. Must not give up on anything readable.
+
+SQLite itself stops at the first page that is wrong, so the file is read by hand (store/pages): every leaf page of
+the database and its log, whatever leads to it. A segment is kept if its own checksum is right; the accounts come
+from the newest state row that can be found, and what they say was held and is not there goes to the ledger as
+`damaged`. Something delivered may come back this way: it is counted as possibly sent twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import mmap
+import sqlite3
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from gateway.core.clock import NS_PER_S
+from gateway.store.accounts import Accounts, DamagedStateError, Entry, State, decode_state, encode_state
+from gateway.store.connection import APPLICATION_ID, DATABASE, PAGE_BYTES, schemas
+from gateway.store.pages import free_pages, read_log, rows_of
+from gateway.store.planning import DAMAGED
+from gateway.store.records import SEQUENCE_END, STATE_ID, where_from
+from gateway.store.segments import SegmentError, check_link, read_header, segment_hash
+from gateway.store.series import decode_series
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from gateway.store.pages import Value
+
+log = logging.getLogger("tidegate.store")
+
+BATCH_ROWS: Final = 256
+ASIDE_MAX: Final = 2
+# Where it is not known which numbers were given, the next ones begin this far from those that are.
+LOST_SERIES_MAX: Final = 1 << 20
+NEW: Final = f"{DATABASE}.new"
+
+
+@dataclass(slots=True)
+class Salvaged:
+    """What was found."""
+
+    segments: int = 0
+    readings: int = 0
+    damaged_segments: int = 0
+    lost_readings: dict[str, int] = field(default_factory=dict)
+    aside: str = ""
+    is_complete: bool = True  # whether all that was readable found room on the disk
+    state_found: bool = False
+
+    def sentence(self, why: str) -> str:
+        """Say what happened."""
+        lost = ", ".join(
+            f"{count} readings for {name or 'nobody'}" for name, count in self.lost_readings.items() if count
+        )
+        if not self.state_found:
+            lost = "how much is not known, its counters are lost too"
+        text = (
+            f"{DATABASE} was damaged ({why}): {self.segments} segments with {self.readings} readings were salvaged, "
+            f"lost: {lost or 'nothing'}; the damaged file is kept as {self.aside}"
+        )
+        return text if self.is_complete else text + "; the disk has no room for the rest of what it holds"
+
+
+class DamagedFile:
+    """The pages of a database file and its log, the log's newest before the file's."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        size = self._file.seek(0, 2)
+        self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) if size else None
+        self.page_bytes = self._page_bytes()
+        log_path = path.with_name(path.name + "-wal")
+        data = log_path.read_bytes() if log_path.exists() else b""
+        self.log = read_log(data, page_bytes=self.page_bytes)
+        self.pages = max(size // self.page_bytes, max(self.log.newest, default=0))
+
+    def _page_bytes(self) -> int:
+        if self._map is None or len(self._map) < 18:
+            return PAGE_BYTES
+        said = int.from_bytes(self._map[16:18], "big")
+        return said if said in {512, 1024, 2048, 4096, 8192, 16384, 32768} else PAGE_BYTES
+
+    def page(self, number: int) -> bytes | None:
+        """Return a page, or None where there is none."""
+        if number in self.log.newest:
+            return self.log.page(self.log.newest[number])
+        start = (number - 1) * self.page_bytes
+        if self._map is None or number < 1 or start + self.page_bytes > len(self._map):
+            return None
+        return self._map[start : start + self.page_bytes]
+
+    def rows(self) -> Iterator[tuple[int, tuple[Value, ...]]]:
+        """Return every row of every table that can be read."""
+        free = free_pages(self.page, pages=self.pages)
+        for number in range(1, self.pages + 1):
+            page = self.page(number) if number not in free else None
+            if page is not None:
+                yield from rows_of(page, number, self.page)
+
+    def older_rows(self) -> Iterator[tuple[int, tuple[Value, ...]]]:
+        """Return the rows of every page that the log has, outdated ones too."""
+        for number, place in self.log.frames:
+            yield from rows_of(self.log.page(place), number, self.page)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._map is not None:
+            self._map.close()
+        self._file.close()
+
+
+def log_is_broken(path: Path) -> bool:
+    """Whether the log holds commits that SQLite would pass over in silence because something before them is damaged."""
+    log_path = path.with_name(path.name + "-wal")
+    data = log_path.read_bytes() if log_path.exists() else b""
+    return read_log(data, page_bytes=PAGE_BYTES).is_broken
+
+
+def salvage(state_dir: Path, *, wall_ns: int) -> Salvaged:
+    """Move the database in `state_dir` aside and put a new one in its place; raise OSError or sqlite3.Error."""
+    path = state_dir / DATABASE
+    new = state_dir / NEW
+    _remove(new)
+    result = Salvaged()
+    result.aside = _aside_name(state_dir, wall_ns)
+    path.touch()
+    damaged = DamagedFile(path)
+    try:
+        connection = sqlite3.connect(new, isolation_level=None)
+        try:
+            _fill(connection, damaged, result)
+        finally:
+            connection.close()
+    finally:
+        damaged.close()
+    aside = state_dir / result.aside
+    for suffix in ("-wal", "-shm", ""):
+        old = path.with_name(path.name + suffix)
+        if old.exists():
+            old.replace(aside.with_name(aside.name + suffix))
+    new.replace(path)
+    _drop_oldest_aside(state_dir)
+    return result
+
+
+def _aside_name(state_dir: Path, wall_ns: int) -> str:
+    stamp = datetime.fromtimestamp(wall_ns // NS_PER_S, UTC).strftime("%Y%m%dT%H%M%SZ")
+    name = f"{DATABASE}.damaged-{stamp}"
+    number = 1
+    while (state_dir / name).exists():
+        number += 1
+        name = f"{DATABASE}.damaged-{stamp}-{number}"
+    return name
+
+
+def _drop_oldest_aside(state_dir: Path) -> None:
+    """Keep ASIDE_MAX damaged files: they lie outside of the quota."""
+    files = [file for file in state_dir.glob(f"{DATABASE}.damaged-*") if not file.name.endswith(("-wal", "-shm"))]
+    files.sort(key=lambda file: file.stat().st_mtime_ns)
+    for file in files[:-ASIDE_MAX]:
+        _remove(file)
+
+
+def _remove(path: Path) -> None:
+    for suffix in ("-wal", "-shm", "-journal", ""):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _fill(connection: sqlite3.Connection, damaged: DamagedFile, result: Salvaged) -> None:
+    connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+    connection.execute("PRAGMA synchronous = FULL")
+    # The new file is nobody's before it is renamed: a journal in memory is enough.
+    connection.execute("PRAGMA journal_mode = MEMORY")
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    for number, text in enumerate(schemas(), start=1):
+        connection.executescript(f"BEGIN;{text};PRAGMA user_version = {number};COMMIT;")
+    states: list[State] = []
+    sorter = _Sorter(connection, result, states)
+    try:
+        for row_id, values in damaged.rows():
+            sorter.take(row_id, values)
+        sorter.flush()
+    except sqlite3.OperationalError as error:
+        log.error("salvage stops: %s", error)  # noqa: TRY400  the sentence is enough
+        result.is_complete = False
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+    if not states:
+        for row_id, values in damaged.older_rows():
+            if row_id == STATE_ID:
+                sorter.take(row_id, values)
+    _balance(connection, result, max(states, key=lambda state: state.commit, default=None))
+
+
+class _Sorter:
+    """Recognises rows by their shape and puts the good ones into the new database, some at a time."""
+
+    def __init__(self, connection: sqlite3.Connection, result: Salvaged, states: list[State]) -> None:
+        self._connection = connection
+        self._result = result
+        self._states = states
+        self._waiting: list[tuple[str, tuple[object, ...]]] = []
+
+    def take(self, row_id: int, values: tuple[Value, ...]) -> None:
+        """Look at one row."""
+        if not values or values[0] is not None:
+            return
+        row = (row_id, *values[1:])
+        kinds = "".join(_KINDS.get(type(value), "?") for value in row)
+        if kinds == "iiiiiiib" and row_id == STATE_ID:
+            with contextlib.suppress(DamagedStateError):
+                self._states.append(decode_state(_bytes(values[-1])))
+        elif kinds == "iiiiiiib":
+            self._take_segment(row)
+        elif kinds == "ib":
+            with contextlib.suppress(ValueError, msgspec.DecodeError):
+                decode_series(_bytes(row[1]))
+                self._add("INSERT OR IGNORE INTO series VALUES (?, ?)", row)
+                self._add("INSERT OR IGNORE INTO series_copy VALUES (?, ?)", row)
+        elif kinds in _OTHER_TABLES:
+            self._add(_OTHER_TABLES[kinds], row)
+
+    def _take_segment(self, row: tuple[Value, ...]) -> None:
+        body = _bytes(row[-1])
+        try:
+            _, signal, sequence = where_from(_int(row[0]))
+            header = read_header(body)
+            check_link(header.previous_hash, body)
+        except (SegmentError, ValueError):
+            self._result.damaged_segments += 1
+            return
+        if (header.signal, header.sequence, header.readings) != (signal, sequence, row[2]):
+            self._result.damaged_segments += 1
+            return
+        self._add("INSERT OR IGNORE INTO shelf VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+
+    def _add(self, sql: str, row: tuple[object, ...]) -> None:
+        self._waiting.append((sql, row))
+        if len(self._waiting) >= BATCH_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits."""
+        waiting, self._waiting = self._waiting, []
+        self._connection.execute("BEGIN")
+        for sql, row in waiting:
+            self._connection.execute(sql, row)
+        self._connection.execute("COMMIT")
+
+
+_KINDS: Final = {int: "i", str: "s", bytes: "b", type(None): "n"}
+_OTHER_TABLES: Final = {
+    "issiiiii": "INSERT OR IGNORE INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+    "isb": "INSERT OR IGNORE INTO boots VALUES (?, ?, ?)",
+    "iisssbb": "INSERT OR IGNORE INTO quarantine VALUES (?, ?, ?, ?, ?, ?, ?)",
+    "iisssib": "INSERT OR IGNORE INTO refused VALUES (?, ?, ?, ?, ?, ?, ?)",
+}
+
+
+def _bytes(value: object) -> bytes:
+    assert isinstance(value, bytes)
+    return value
+
+
+def _int(value: object) -> int:
+    assert isinstance(value, int)
+    return value
+
+
+def _balance(connection: sqlite3.Connection, result: Salvaged, found: State | None) -> None:
+    """Bring the accounts in line with what is there, and write the state row."""
+    result.state_found = found is not None
+    state = found or State()
+    newest = _newest(connection)
+    (result.segments, result.readings) = connection.execute(
+        "SELECT count(*), coalesce(sum(readings), 0) FROM shelf WHERE id < ?", (STATE_ID,)
+    ).fetchone()
+    ledger = {
+        (uplink, reason): Entry(*numbers)
+        for uplink, reason, *numbers in connection.execute(
+            "SELECT uplink, reason, readings, first_ns, last_ns, since_ns, until_ns FROM ledger"
+        )
+    }
+    ((newer, boot),) = connection.execute(
+        "SELECT coalesce(sum(CASE WHEN id & ? >= ? THEN readings END), 0), coalesce(max(boot), 0) FROM shelf WHERE id < ?",
+        (SEQUENCE_END - 1, state.sequence, STATE_ID),
+    )
+    state = msgspec.structs.replace(state, accepted=state.accepted + newer, boot=max(state.boot, boot))
+    if newest is not None and newest[0] >= state.sequence:
+        state = msgspec.structs.replace(state, sequence=newest[0] + 1, previous_hash=newest[1])
+    for share in state.shares:
+        share.held += newer
+    held = {share.name: _held(connection, share.bit) for share in state.shares}
+    lost = {share.name: max(share.held - held[share.name], 0) for share in state.shares}
+    if not state.shares:
+        # Nobody's account is known: whoever is configured starts with what is here.
+        (numbers,) = connection.execute("SELECT coalesce(max(number), 0) FROM series").fetchone()
+        state = msgspec.structs.replace(
+            state, accepted=result.readings, slots={}, series_next=numbers + LOST_SERIES_MAX
+        )
+        connection.execute("UPDATE shelf SET done = 0")
+        connection.execute("DELETE FROM ledger")
+    else:
+        accounts = Accounts(state.shares, ledger, accepted=state.accepted)
+        _settle(accounts, held, lost)
+        state = msgspec.structs.replace(state, accepted=accounts.accepted, clean=False)
+        connection.execute("DELETE FROM ledger")
+        connection.executemany(
+            "INSERT INTO ledger VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)",
+            [(*key, *entry) for key, entry in accounts.ledger.items()],
+        )
+        result.lost_readings = lost
+    connection.execute("INSERT OR REPLACE INTO shelf VALUES (?, 0, 0, 0, 0, 0, 0, ?)", (STATE_ID, encode_state(state)))
+
+
+def _settle(accounts: Accounts, held: dict[str, int], lost: dict[str, int]) -> None:
+    """Make every account add up again with what is held now."""
+    for name, share in accounts.shares.items():
+        # More than the accounts knew of was delivered once, and is back again.
+        again = min(max(held[name] - share.held, 0), share.delivered)
+        share.delivered -= again
+        share.maybe_twice += again
+        share.held = held[name]
+        share.leased = []
+        if lost[name]:
+            accounts.lose(name, DAMAGED, Entry(lost[name]))
+    accounts.accepted -= min(0, *(accounts.gap(name) for name in accounts.shares))
+    for name in accounts.shares:
+        if (gap := accounts.gap(name)) > 0:
+            # The ledger's own rows were lost: how much is known, why no longer.
+            accounts.lose(name, DAMAGED, Entry(gap))
+
+
+def _held(connection: sqlite3.Connection, bit: int) -> int:
+    (held,) = connection.execute(
+        "SELECT coalesce(sum(readings), 0) FROM shelf WHERE id < ? AND done & ? = 0", (STATE_ID, bit)
+    ).fetchone()
+    return _int(held)
+
+
+def _newest(connection: sqlite3.Connection) -> tuple[int, bytes] | None:
+    """Return sequence and hash of the newest segment."""
+    heads = connection.execute("SELECT max(id) FROM shelf WHERE id < ? GROUP BY id >> 59", (STATE_ID,)).fetchall()
+    if not heads:
+        return None
+    newest = max((where_from(segment_id)[2], segment_id) for (segment_id,) in heads)
+    (body,) = connection.execute("SELECT body FROM shelf WHERE id = ?", (newest[1],)).fetchone()
+    return newest[0], segment_hash(body)

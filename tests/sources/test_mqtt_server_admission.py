@@ -1,0 +1,90 @@
+"""Checks for the answer to a CONNECT."""
+
+from __future__ import annotations
+
+from gateway.net.mqtt_fields import CONNECT_PROPERTIES, Property, ReasonCode, read_properties
+from gateway.net.mqtt_packets import Connect, Will
+from gateway.sources.mqtt_server_admission import Limits, Refusal, Welcome, decide, welcome_bytes
+from gateway.sources.mqtt_server_auth import Attempts, Doorkeeper
+
+LIMITS = Limits(
+    packet_bytes_max=1000,
+    topic_bytes_max=100,
+    topic_alias_max=4,
+    receive_maximum=65535,
+    connect_timeout_s=10,
+    keep_alive_s_max=600,
+    session_expiry_s_max=100,
+    in_flight_bytes_max=1000,
+    partial_bytes_max=1000,
+)
+
+
+def ask(connect: Connect, *, attempts: Attempts | None = None) -> Welcome | Refusal:
+    return decide(
+        connect,
+        limits=LIMITS,
+        doorkeeper=Doorkeeper(users=(), certificates=(), anonymous_topics=("a",)),
+        attempts=attempts or Attempts(),
+        address="10.0.0.1",
+        peer_names=(),
+        now_s=0,
+    )
+
+
+def connect(**fields: object) -> Connect:
+    values = {"version": 5, "client_id": b"d", "clean_start": True, "keep_alive_s": 60} | fields
+    return Connect(**values)
+
+
+def test_a_welcome_names_the_session() -> None:
+    """By who it is and the client id, assigned where there is none."""
+    welcome = ask(connect())
+    assert isinstance(welcome, Welcome)
+    assert welcome.session_key == ("", b"d")
+    assert welcome.keep_alive_s == 60
+    assigned = ask(connect(client_id=b""))
+    assert isinstance(assigned, Welcome)
+    assert assigned.client_id.startswith(b"tidegate-")
+
+
+def test_the_keep_alive_of_version_5_has_a_bound() -> None:
+    """None and too long become the longest; 3.1.1 cannot be told, so its wish stands."""
+    for version, wish, given in ((5, 0, 600), (5, 6000, 600), (4, 0, 0), (4, 6000, 6000)):
+        answer = ask(connect(version=version, keep_alive_s=wish))
+        assert isinstance(answer, Welcome)
+        assert answer.keep_alive_s == given
+
+
+def test_refusals() -> None:
+    """Another authentication, a will that is not allowed, a wrong name, too many wrong names."""
+    attempts = Attempts()
+    refusals = [
+        ask(connect(authentication_method=b"x")),
+        ask(connect(will=Will(b"b", b"", 0))),
+        ask(connect(username="u", password=b"p"), attempts=attempts),
+    ]
+    for _ in range(7):
+        ask(connect(username="u"), attempts=attempts)
+    refusals.append(ask(connect(), attempts=attempts))
+    codes = [refusal.code for refusal in refusals if isinstance(refusal, Refusal)]
+    assert codes == [
+        ReasonCode.BAD_AUTHENTICATION_METHOD,
+        ReasonCode.NOT_AUTHORIZED,
+        ReasonCode.BAD_USER_NAME_OR_PASSWORD,
+        ReasonCode.CONNECTION_RATE_EXCEEDED,
+    ]
+    assert [refusal.delay_s > 0 for refusal in refusals] == [False, False, True, False]
+
+
+def test_a_connack_says_what_differs_and_no_more() -> None:
+    """A client that asked for what it gets reads the limits only."""
+    asked = connect(session_expiry_s=50)
+    welcome = ask(asked)
+    assert isinstance(welcome, Welcome)
+    data = welcome_bytes(asked, welcome, limits=LIMITS, session_present=True, session_expiry_s=50)
+    assert data[2:4] == b"\1\0"
+    properties, _ = read_properties(data, 4, len(data), CONNECT_PROPERTIES | {Property.SERVER_KEEP_ALIVE})
+    assert properties == {Property.MAXIMUM_PACKET_SIZE: 1000, Property.TOPIC_ALIAS_MAXIMUM: 4}
+    old = connect(version=4)
+    assert welcome_bytes(old, welcome, limits=LIMITS, session_present=False, session_expiry_s=0) == b"\x20\2\0\0"

@@ -1,0 +1,134 @@
+"""Checks for the way from PUBLISHes to the door and back."""
+
+from __future__ import annotations
+
+import asyncio
+
+from gateway.core.clock import FakeClock
+from gateway.core.telemetry import Telemetry
+from gateway.sources.mqtt_server_intake import GATHER_BYTES_MAX, Intake, Receipt
+
+
+class Owner:
+    def __init__(self) -> None:
+        self.settled = 0
+        self.failed = 0
+
+    def settle(self) -> None:
+        self.settled += 1
+
+    def fail(self) -> None:
+        self.failed += 1
+
+
+def intake(door, *, bytes_max: int = 10_000_000) -> tuple[Intake, list[bool]]:
+    pressure: list[bool] = []
+    made = Intake(
+        source="direct",
+        accept=door,
+        clock=FakeClock(),
+        telemetry=Telemetry(),
+        bytes_max=bytes_max,
+        on_pressure=pressure.append,
+    )
+    return made, pressure
+
+
+def receipt(owner: Owner, size: int = 10) -> Receipt:
+    return Receipt(owner, b"", messages=1, bytes_held=size)
+
+
+async def test_one_turn_of_the_loop_is_one_offer(door) -> None:
+    """Whatever many connections brought."""
+    made, _ = intake(door)
+    owners = [Owner() for _ in range(100)]
+    receipts = [receipt(owner) for owner in owners]
+    for k, one in enumerate(receipts):
+        made.put(one, [b"t"], [b"%d" % k])
+    assert await made.drain(timeout_s=5)
+    assert door.offers == 1
+    assert door.payloads == [b"%d" % k for k in range(100)]
+    assert all(one.is_kept for one in receipts)
+    assert {owner.settled for owner in owners} == {1}
+    assert (made.received, made.acknowledged, made.bytes_held) == (100, 100, 0)
+
+
+async def test_while_an_offer_waits_the_next_one_gathers(door) -> None:
+    """Several turns of the loop become one offer."""
+    made, _ = intake(door)
+    door.opened.clear()
+    owner = Owner()
+    made.put(receipt(owner), [b"t"], [b"0"])
+    await door.came.wait()
+    for k in range(1, 4):
+        made.put(receipt(owner), [b"t"], [b"%d" % k])
+        await asyncio.sleep(0)
+    door.opened.set()
+    assert await made.drain(timeout_s=5)
+    assert door.offers == 2
+    assert door.payloads == [b"0", b"1", b"2", b"3"]
+
+
+async def test_a_large_gathering_is_offered_at_once(door) -> None:
+    """No offer is much larger than the bound."""
+    made, _ = intake(door, bytes_max=1 << 30)
+    owner = Owner()
+    for _ in range(4):
+        made.put(receipt(owner, GATHER_BYTES_MAX // 2), [b"t"], [b""])
+    assert await made.drain(timeout_s=5)
+    assert door.offers == 2
+
+
+async def test_pressure_is_said_once_and_taken_back_once(door) -> None:
+    """At the bound, and when a quarter of it is free again."""
+    made, pressure = intake(door, bytes_max=100)
+    door.opened.clear()
+    owner = Owner()
+    for _ in range(3):
+        made.put(receipt(owner, 60), [b"t"], [b""])
+    assert pressure == [True]
+    door.opened.set()
+    assert await made.drain(timeout_s=5)
+    assert pressure == [True, False]
+
+
+async def test_full_is_pressure_too(door) -> None:
+    """The same arrivals are offered again until they are kept."""
+    made, pressure = intake(door)
+    door.full_times = 3
+    made.put(receipt(Owner()), [b"t"], [b"1"])
+    made.offer()
+    await door.came.wait()
+    await asyncio.sleep(0)
+    assert made.is_full
+    assert await made.drain(timeout_s=5)
+    assert not made.is_full
+    assert pressure == [True, False]
+    assert door.payloads == [b"1"]
+    assert made.last_error == "full: no room"
+
+
+async def test_what_fails_is_not_settled(door, caplog) -> None:
+    """Its owners are told, and the bytes are given back."""
+    made, _ = intake(door)
+    door.failure = RuntimeError("a mistake")
+    owner = Owner()
+    one = receipt(owner)
+    made.put(one, [b"t"], [b"1"])
+    assert await made.drain(timeout_s=5)
+    assert (owner.settled, owner.failed, one.is_kept) == (0, 1, False)
+    assert (made.acknowledged, made.bytes_held) == (0, 0)
+    assert "a mistake" in caplog.text
+
+
+async def test_draining_gives_up(door) -> None:
+    """What is not kept in time is not settled."""
+    made, _ = intake(door)
+    door.opened.clear()
+    owner = Owner()
+    made.put(receipt(owner), [b"t"], [b"1"])
+    assert not await made.drain(timeout_s=0.01)
+    await asyncio.sleep(0)
+    assert (owner.settled, owner.failed) == (0, 1)
+    assert made.bytes_held == 0
+    assert await made.drain(timeout_s=1)

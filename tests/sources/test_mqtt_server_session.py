@@ -1,0 +1,102 @@
+"""Checks for what is remembered of a client."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.net.mqtt_packets import Connect, Will
+from gateway.sources.mqtt_server_session import PacketIdSet, Sessions
+
+PACKET_IDS = st.integers(1, 65535).map(lambda k: k.to_bytes(2, "big")) | st.sampled_from([b"\0\1", b"\0\2", b"\xff\xff"])
+
+
+@given(st.lists(st.tuples(st.booleans(), PACKET_IDS), max_size=60))
+def test_packet_ids_are_a_set(steps: list[tuple[bool, bytes]]) -> None:
+    """The bitmap and a plain set agree after every step."""
+    ours, model = PacketIdSet(), set()
+    for is_add, packet_id in steps:
+        if is_add:
+            ours.add(packet_id)
+            model.add(packet_id)
+        else:
+            assert ours.discard(packet_id) is (packet_id in model)
+            model.discard(packet_id)
+        assert len(ours) == len(model)
+        assert (packet_id in ours) is (packet_id in model)
+    assert bool(ours._bits) is bool(model)
+
+
+def connect(*, clean_start: bool = False, expiry_s: int = 100) -> Connect:
+    return Connect(version=5, client_id=b"d", clean_start=clean_start, keep_alive_s=0, session_expiry_s=expiry_s)
+
+
+def sessions(sessions_max: int = 10) -> tuple[Sessions, list[None]]:
+    evicted: list[None] = []
+    return Sessions(sessions_max=sessions_max, on_evicted=lambda: evicted.append(None)), evicted
+
+
+def test_a_session_is_resumed_until_it_expires() -> None:
+    """And no longer than the server allows."""
+    all_, _ = sessions()
+    first, resumed = all_.open(("u", b"d"), connect(), expiry_s_max=50, now_s=0)
+    assert not resumed
+    all_.close(first, now_s=10)
+    all_.expire(now_s=59)
+    assert all_.open(("u", b"d"), connect(), expiry_s_max=50, now_s=59) == (first, True)
+    all_.close(first, now_s=60)
+    second, resumed = all_.open(("u", b"d"), connect(), expiry_s_max=50, now_s=111)
+    assert second is not first
+    assert not resumed
+    all_.close(second, now_s=200)
+    all_.expire(now_s=250)
+    assert len(all_) == 0
+
+
+def test_a_clean_start_and_an_expiry_of_0_leave_nothing() -> None:
+    """Each in its way."""
+    all_, _ = sessions()
+    first, _ = all_.open(("u", b"d"), connect(), expiry_s_max=50, now_s=0)
+    all_.close(first, now_s=0)
+    second, resumed = all_.open(("u", b"d"), connect(clean_start=True, expiry_s=0), expiry_s_max=50, now_s=1)
+    assert second is not first
+    assert not resumed
+    all_.close(second, now_s=2)
+    assert len(all_) == 0
+
+
+def test_a_client_id_means_nothing_to_another_user() -> None:
+    """So nobody pushes somebody else out."""
+    all_, _ = sessions()
+    one, _ = all_.open(("u", b"d"), connect(), expiry_s_max=50, now_s=0)
+    two, resumed = all_.open(("v", b"d"), connect(), expiry_s_max=50, now_s=0)
+    assert one is not two
+    assert not resumed
+
+
+def test_the_session_to_expire_next_is_evicted() -> None:
+    """Connected ones never are."""
+    all_, evicted = sessions(sessions_max=2)
+    opened = {
+        name: all_.open(("u", name), connect(expiry_s=expiry_s), expiry_s_max=100, now_s=0)[0]
+        for name, expiry_s in ((b"a", 90), (b"b", 10))
+    }
+    for session in opened.values():
+        all_.close(session, now_s=0)
+    all_.open(("u", b"c"), connect(), expiry_s_max=100, now_s=0)
+    assert all_.find(("u", b"b")) is None
+    assert all_.find(("u", b"a")) is not None
+    assert len(evicted) == 1
+    for name in (b"d", b"e"):
+        all_.open(("u", name), connect(), expiry_s_max=100, now_s=0)
+    assert len(all_) == 3
+    assert len(evicted) == 2
+
+
+def test_wills_that_wait_are_found() -> None:
+    """By whoever stops the server."""
+    all_, _ = sessions()
+    session, _ = all_.open(("u", b"d"), connect(), expiry_s_max=50, now_s=0)
+    assert all_.waiting_wills() == []
+    session.will = Will(b"t", b"", 0)
+    assert all_.waiting_wills() == [session]
