@@ -1,3 +1,130 @@
-"""Tidegate: a store-and-forward telemetry gateway."""
+"""Tidegate: a store-and-forward telemetry gateway. Start reading at pipeline.py.
+
+__main__.py               python -m gateway: the same as the command `tidegate`
+cli.py                    The commands
+daemon.py                 The process around a gateway: signals, logging, memory manners
+simulator/                A plant on this desk: fake devices that knock on the real doors, and a collector that can go away
+  collector.py            A small OTLP/HTTP receiver that remembers what it was sent
+  demo.py                 `tidegate demo`: the whole story on one desk
+  plant.py                Fake devices: MQTT clients and one on a serial line
+bench/                    The performance suite: every number that is claimed is printed by it
+  end_to_end.py           A real gateway under load, from the devices' socket to a receiver's: what it takes, costs and leaves behind
+  load.py                 A cheap load: QoS 1 PUBLISHes from prebuilt bytes over a few connections, PUBACKs counted by their length
+  processes.py            A gateway and a sink as children, and what the operating system says they cost
+  report.py               Runs the measurements, prints a table or JSON, and says which goals were missed
+  sink.py                 A counting OTLP/HTTP receiver: decompresses, counts data points without building one, answers 200
+  suite.py                What the suite measures, in order
+app.py                    Assembly: build each part, run all in one place, stop in order, feed the watchdog
+pipeline.py               The data path on one screen: arrive, decode, map, detect, append
+sources/                  Doors: bytes arrive here and are acknowledged only when they are kept
+  mqtt.py                 A subscriber: takes what a broker has and acknowledges it when it is on disk
+  mqtt_intake.py          Arrivals on their way to the disk: many at once, bounded, answered in order
+  mqtt_link.py            One connection to a broker: reads in bulk, paces itself, hands out PUBLISHes, sends answers
+  mqtt_server.py          The gateway's own MQTT server: devices publish straight to it, no broker needed
+  mqtt_server_admission.pyWhat to answer a CONNECT: welcome, with what was agreed, or refusal and why
+  mqtt_server_auth.py     Who may publish what to the gateway's own MQTT server, and how often one may guess
+  mqtt_server_connection.pyOne client's connection to the gateway's MQTT server
+  mqtt_server_hub.py      What the connections of the MQTT server share, and who has which session
+  mqtt_server_intake.py   From the PUBLISHes of all connections to the gateway's door, and the answers back
+  mqtt_server_replies.py  What the MQTT server answers to a packet: pure functions of the packet and the session
+  mqtt_server_session.py  What the MQTT server remembers of a client between connections
+  mqtt_settings.py        Settings of an MQTT subscription, and what a broker's URL means
+  paho_client.py          A paho client that takes bytes in bulk; the one place that touches paho's private parts
+  serial.py               The serial door: frames or lines from a port that may come and go
+  serial_link.py          An open serial port on the event loop: buffers in, answers out, bounded
+  serial_port.py          Finds, opens and closes serial ports, and says why one cannot be opened
+  serial_settings.py      How a serial line is set, and what it would make of bytes that someone shows it
+codecs/                   Words on the wire: bytes become columns and columns bytes
+  arrays.py               Arrays out of payloads become readings, with numpy calls per metric and not per array
+  columns.py              Values out of many payloads become one typed column, exactly
+  declared.py             A mapping whose metrics are listed: payloads to columns
+  device_time.py          Devices' own times become columns, or arrival stands in for them and says so
+  documents.py            Payloads of one mapping become lists of documents, each knowing whose it is
+  explain.py              What becomes of one message, in words for people, and whether a mapping's examples are right
+  framing.py              Cuts the bytes of a serial line into frames or lines, and reads what frames say
+  leaves.py               A mapping that takes every number it finds: payloads to columns, metrics named by their paths
+  mapping.py              Messages become readings: which mapping takes which topic, then columns per mapping
+  mapping_settings.py     What can be set about mappings, and their limits
+  otlp.py                 OTLP in protobuf: columns become requests without an object per point, and answers are read
+  otlp_json.py            OTLP as JSON lines, for `tidegate export`
+  paths.py                Where in a document a value stands: paths like a.b[0].c
+  payloads.py             Payloads become documents: JSON, CBOR, text, CSV, from bytes that anyone may have sent
+  protobuf.py             Protobuf by hand: varints, tags and fields, written and read
+  routing.py              What the parts of mapping hand each other: topics that were looked up, work to do, and what came out of it
+  series_table.py         Series numbers of a mapping as a table, metric by topic, filled as readings come
+  shapes.py               JSON objects that look alike are decoded as one class: the fast path behind `fields`
+  structs.py              Wanted paths become a msgspec class that decodes them alone, and readers of whole columns
+  timing.py               A mapping's `time`, ready to use: the paths it wants, and the times of items and of arrays
+  topics.py               Topic patterns with captures, and texts that are filled in from them
+  walking.py              Every number in a document, with its name: the walk behind `fields`
+  zstd.py                 zstd behind one door: the standard library's from Python 3.14 on, its backport below
+detect/                   Watchers: columns in, scores out
+  engine.py               Watches batches: which detector sees which series, what it found
+  gate.py                 Turns scores into findings: threshold, habituation, silence
+  saved.py                Arrays as bytes and back, for state that survives a restart
+  settings.py             What can be set about watchers
+  statistics.py           Detectors without a model, for many series at once: z-score, quartiles
+store/                    The shelf: what was accepted is kept here, in SQLite, until every uplink has it
+  accounts.py             Counting: accepted = delivered + held + ledger for each uplink, and the state row it is kept in
+  columns.py              Readings as bytes: run directory, time column, value column, before compression
+  committer.py            The one who writes: gathers what waits, makes room, commits, and lets it take effect
+  connection.py           SQLite as the shelf uses it: one directory locked for one process, pragmas, numbered schema files
+  database.py             The store: what was accepted stays here until every uplink has it
+  decimals.py             Doubles as integers: which runs of doubles are decimals, singles or neither
+  drawer.py               A drawer: rows set aside for a person to look at, bounded in bytes, the oldest making way
+  integers.py             Integers in few bytes: differences, common divisors, byte planes
+  leases.py               Leasing: what an uplink sends next, and what it has in hand
+  opening.py              Opening the shelf: what it holds is read, and brought in line with the uplinks and the boot of today
+  pages.py                SQLite's file format, read by hand: pages, rows and log frames of a file that SQLite itself gives up on
+  planning.py             One commit on paper: what it changes in the accounts, and what it writes
+  policy.py               What goes next and what has to go: leases by lane and class, evictions
+  reading.py              Looking at a shelf from outside: `verify` and `read_held`
+  records.py              The words of the shelf: losses, leases, and where a segment stands
+  room.py                 Room on the disk: what is used, what may be used, and who has to go
+  runs.py                 Runs: readings of one series with the same flags, side by side
+  salvage.py              Salvage: a damaged database is moved aside and what can be read of it goes into a new one
+  segments.py             Sealed batches: versioned header, compressed columns, checksum, hash of the one before
+  series.py               The registry: series ↔ small numbers, all in memory, new ones waiting for the next commit
+  settings.py             How the shelf is bounded: the `[store]` table of the configuration
+  shelf.py                Reading segments for leases, over a connection that cannot write
+  starting.py             Starting whatever the last power cut left behind: is the shelf whole, can it be salvaged, what does one tell people?
+  times.py                The time column of a segment: steps, shared or ranked times
+  values.py               The value column of a segment: every value an integer in few bits
+  writer.py               Group commit: everything that waits becomes one transaction, then all that waited return
+uplinks/                  Roads: what is held leaves here, fresh first, and is let go only when the far side has it
+  delivery.py             Delivery: lease, send, and let go only of what the far side has
+  guards.py               What to do after each answer: fine, later, hold, split, refuse; how long to wait
+  pacing.py               How much to send at once and how hard to compress it: decisions from what was measured
+  requests.py             From a lease to request bodies: decode, repair times, mark, encode, split
+  senders.py              Senders: packed requests go out as OTLP/HTTP over one kept connection
+  settings.py             What can be said of an uplink in the config, and what is refused by name
+  worker.py               One thread for an uplink's blocking work: decode, encode, compress, send
+control/                  Windows: people and servers look in here
+  config.py               Loads a configuration and says all that is wrong with it at once
+  export.py               `tidegate export`: what is held, as OTLP JSON lines in a file
+  init.py                 `tidegate init`: a configuration for this box from a few answers
+  later.py                Words of the configuration that are planned and not in this version yet
+  manual.py               Pages made from the settings: JSON Schema, example, docs/CONFIGURATION.md
+  metrics.py              The gateway's numbers as Prometheus text
+  profiles.py             Hardware profiles: the limits that go with a board, from hw_profiles/*.toml
+  reading.py              Reads tables into settings classes and finds every problem at once
+  settings.py             The whole configuration as one class, composed of the rooms' own
+  sizing.py               How long a disk and a link last: the arithmetic behind `tidegate size`
+  summary.py              `tidegate status` for people: fetch the running gateway's status and lay it out
+  web.py                  The window over HTTP: /healthz, /readyz, /metrics, /status
+net/                      Wires that everyone shares
+  addresses.py            Where to listen, as people write it
+  mqtt.py                 MQTT packets cut from a byte stream, PUBLISHes in bulk as columns
+  mqtt_fields.py          What MQTT packets are made of: reason codes, errors, numbers, texts, properties
+  mqtt_packets.py         MQTT packets beside PUBLISH, read and written: CONNECT, SUBSCRIBE, DISCONNECT and the answers
+  ports.py                A port that nobody listens on, for the demo and the benchmark
+  secrets.py              Secrets by reference: an environment variable, a file, a systemd credential
+core/                     Ground: the words that every room speaks
+  batch.py                Columns: many readings of many series at once, and what a series is
+  clock.py                Time: the only place that asks a clock, and the repair of times stamped before the clock was right
+  contracts.py            What rooms promise each other: the four errors that cross walls, arrivals, and who may be called how
+  telemetry.py            The gateway's own counters, numbers that status and Prometheus read
+  units.py                Durations and sizes as people write them
+"""
 
 __version__ = "0.1.0"

@@ -124,9 +124,7 @@ class Gateway:
         config = self.config
         mapper = Mapper(config.mappings or default_mappings(), resolve=store.resolve)
         engine = Engine(config.detectors, series=store.series) if config.detectors else None
-        pipeline = Pipeline(
-            mapper=mapper, engine=engine, store=store, clock=self._clock, telemetry=self.telemetry
-        )
+        pipeline = Pipeline(mapper=mapper, engine=engine, store=store, clock=self._clock, telemetry=self.telemetry)
         if engine is not None:
             path = Path(config.gateway.state_dir) / DETECTOR_STATE_FILE
             with contextlib.suppress(FileNotFoundError):
@@ -184,7 +182,11 @@ class Gateway:
         from gateway.control.web import ControlServer  # noqa: PLC0415  microdot only where it is used
 
         server = ControlServer(
-            self.config.control, status=self.status, telemetry=self.telemetry, healthy=self.is_healthy, ready=self.is_ready
+            self.config.control,
+            status=self.status,
+            telemetry=self.telemetry,
+            healthy=self.is_healthy,
+            ready=self.is_ready,
         )
         return server.run
 

@@ -296,7 +296,9 @@ def run_export(options: argparse.Namespace) -> int:
         result = export(_state(options.state_dir), options.out, gateway_id=options.gateway_id, progress=progress)
     except OSError as error:
         raise CommandError(f"cannot write {options.out}: {error.strerror}") from error
-    print(f"{result.readings} readings and {result.records} log records in {options.out} ({result.lines} lines of OTLP JSON)")
+    print(
+        f"{result.readings} readings and {result.records} log records in {options.out} ({result.lines} lines of OTLP JSON)"
+    )
     if result.damaged:
         print(f"{result.damaged} damaged segments were left out; `tidegate verify` names them", file=sys.stderr)
     return FOUND if result.damaged else FINE

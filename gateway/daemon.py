@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 M_ARENA_MAX: Final = -8
 M_TRIM_THRESHOLD: Final = -1
 M_MMAP_THRESHOLD: Final = -3
-TRIM_BYTES: Final = 512 * 1024
+TRIM_BYTES: Final = 4 * 1024 * 1024
 
 
 def tame_malloc() -> None:

@@ -59,13 +59,14 @@ class Pipeline:
         prepared = arrivals.prepared
         if not isinstance(prepared, Prepared):
             prepared = arrivals.prepared = self._prepare(arrivals)
+            arrivals.payloads = ()
         mapped = prepared.mapped
         await self._store.append(
             mapped.pieces, logs=prepared.logs, losses=prepared.losses, set_aside=prepared.set_aside
         )
         arrivals.prepared = None
         self._telemetry.count(
-            "tidegate_messages_accepted", len(arrivals.payloads), help="Messages on disk.", source=arrivals.source
+            "tidegate_messages_accepted", len(arrivals), help="Messages on disk.", source=arrivals.source
         )
         return Accepted(mapped.readings, mapped.malformed)
 
@@ -109,7 +110,9 @@ class Pipeline:
             about = self._store.series(finding.series)
             number = self._store.resolve(Series(resource=about.resource, name="", kind="log"))
             if number is None:
-                self._telemetry.count("tidegate_findings_lost", help="Findings with no series left.", reason="max_series")
+                self._telemetry.count(
+                    "tidegate_findings_lost", help="Findings with no series left.", reason="max_series"
+                )
                 continue
             time_ns = finding.time_ns
             if finding.flags & MONOTONIC:

@@ -129,9 +129,7 @@ class Site:
         """Return the counts of its uplink."""
         status = self.status()
         uplink = status["uplinks"]["cloud"]
-        return Account(
-            status["accepted"], uplink["delivered"], uplink["held"], uplink["ledger"], uplink["maybe_twice"]
-        )
+        return Account(status["accepted"], uplink["delivered"], uplink["held"], uplink["ledger"], uplink["maybe_twice"])
 
     def drain(self) -> Account:
         """Wait until all is delivered; return the counts then."""

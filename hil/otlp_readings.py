@@ -62,9 +62,7 @@ def parse_metrics(body: bytes) -> list[Reading]:
             for metric in scope_metrics.metrics:
                 for point in getattr(metric, metric.WhichOneof("data") or "gauge").data_points:
                     value = point.as_int if point.WhichOneof("value") == "as_int" else point.as_double
-                    found.append(
-                        Reading(resource, metric.name, _pairs(point.attributes), point.time_unix_nano, value)
-                    )
+                    found.append(Reading(resource, metric.name, _pairs(point.attributes), point.time_unix_nano, value))
     return found
 
 

@@ -134,9 +134,7 @@ class OtlpSink:
             self._server.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             self._server.tls.load_cert_chain(identity.certificate, identity.key)
         self.host, self.port = host, int(self._server.server_address[1])
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.05,), name="otlp sink", daemon=True
-        )
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="otlp sink", daemon=True)
         self._thread.start()
 
     def __enter__(self) -> Self:
@@ -180,9 +178,7 @@ class OtlpSink:
         """
         with self._lock:
             answered = {request.number for request in self.requests if request.is_answered}
-            return [
-                reading for reading, numbers in self._seen.items() if any(n in answered for n in numbers[:-1])
-            ]
+            return [reading for reading, numbers in self._seen.items() if any(n in answered for n in numbers[:-1])]
 
     def wait_for(self, readings: int, *, within_s: float = 20.0) -> None:
         """Return when `readings` have been taken (repeats included); raise TimeoutError."""
@@ -304,9 +300,7 @@ class _Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length", "0"))
         encoding = self.headers.get("Content-Encoding", "")
         request = Request(0, SIGNALS.get(self.path, ""), encoding, length, headers=dict(self.headers.items()))
-        header_bytes = (
-            len(self.raw_requestline) + sum(len(k) + len(v) + 4 for k, v in self.headers.items()) + 2
-        )
+        header_bytes = len(self.raw_requestline) + sum(len(k) + len(v) + 4 for k, v in self.headers.items()) + 2
         behaviour = sink.begin(request, header_bytes)
         if behaviour.cut == "before_read":
             self._reset()

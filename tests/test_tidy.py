@@ -38,7 +38,11 @@ def drawn_map() -> str:
         return (FLOW.index(name) if name in FLOW else len(FLOW), name)
 
     def draw(folder: Path, indent: int) -> None:
-        entries = [p for p in folder.iterdir() if (p / "__init__.py").exists() or (p.suffix == ".py" and p.name != "__init__.py")]
+        entries = [
+            p
+            for p in folder.iterdir()
+            if (p / "__init__.py").exists() or (p.suffix == ".py" and p.name != "__init__.py")
+        ]
         for path in sorted(entries, key=rank):
             pad = " " * indent
             if path.is_dir():

@@ -26,6 +26,7 @@ DRAIN_S_MAX: Final = 300.0
 BACKLOG_READINGS: Final = 10_000_000
 READINGS_PER_BATCH: Final = 800
 MOSQUITTO: Final = "mosquitto"
+PAHO_MESSAGES_MAX: Final = 50_000
 
 CONFIG: Final = """\
 [gateway]
@@ -193,7 +194,9 @@ def through_mosquitto(quick: bool) -> Iterator[Result]:  # noqa: FBT001  the sui
         took = gateway.cost().since(before)
         check_all_arrived(gateway, sink)
         cost = gateway.cost().since(before)
-        yield Figure(name, load["acknowledged"] / took.at_s / 1e3, "k/s", better="more", note="the broker's ceiling here")
+        yield Figure(
+            name, load["acknowledged"] / took.at_s / 1e3, "k/s", better="more", note="the broker's ceiling here"
+        )
         yield Figure("CPU per message through mosquitto", cost.cpu_s / load["acknowledged"] * 1e6, "µs")
 
 
@@ -239,7 +242,17 @@ def backlog(quick: bool) -> Iterator[Result]:  # noqa: FBT001  the suite's one s
     port, upstream = free_port(), free_port()
     with Workshop.open() as shop:
         gateway = start_gateway(shop, source=SERVER.format(port=port), endpoint=f"http://127.0.0.1:{upstream}")
-        run_load(port, "--kind", "cbor", "--messages", str(readings // READINGS_PER_BATCH), "--seconds", "300", "--window", "400")
+        run_load(
+            port,
+            "--kind",
+            "cbor",
+            "--messages",
+            str(readings // READINGS_PER_BATCH),
+            "--seconds",
+            "300",
+            "--window",
+            "400",
+        )
         held = gateway.uplink()["held"]
         folder = shop.folder / "state"
         shelf = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -257,7 +270,13 @@ def backlog(quick: bool) -> Iterator[Result]:  # noqa: FBT001  the suite's one s
         drain_s = time.monotonic() - began_s
         yield Figure("backlog drained", held / drain_s / 1e6, "M/s", better="more", note=f"{held:,} readings held")
         yield Figure("shelf per reading of the backlog", shelf / held, "bytes", note="CBOR doubles in steps of 0.01")
-        yield Figure("RSS after the backlog has drained", gateway.rss_mb(), "MB", floor=50, note=f"peak {gateway.rss_peak_mb():.1f}")
+        yield Figure(
+            "RSS after the backlog has drained",
+            gateway.rss_mb(),
+            "MB",
+            floor=50,
+            note=f"peak {gateway.rss_peak_mb():.1f}",
+        )
         trickle.end()
 
 
@@ -282,8 +301,20 @@ def idle(quick: bool) -> Iterator[Result]:  # noqa: FBT001  the suite's one swit
     port = free_port()
     with Workshop.open() as shop:
         sink = start_sink(shop)
-        gateway = start_gateway(shop, source=SERVER.format(port=port), endpoint=sink.endpoint, commit="1s", interval="10s")
-        command = (sys.executable, "-m", "gateway.bench.load", "--port", str(port), "--connections", "1", "--rate", "50")
+        gateway = start_gateway(
+            shop, source=SERVER.format(port=port), endpoint=sink.endpoint, commit="1s", interval="10s"
+        )
+        command = (
+            sys.executable,
+            "-m",
+            "gateway.bench.load",
+            "--port",
+            str(port),
+            "--connections",
+            "1",
+            "--rate",
+            "50",
+        )
         shop.add(Child(*command, "--fields", "2", "--seconds", str(seconds + 5)))
         time.sleep(3)
         accepted, before = gateway.status()["accepted"], gateway.cost()
@@ -291,7 +322,11 @@ def idle(quick: bool) -> Iterator[Result]:  # noqa: FBT001  the suite's one swit
         cost = gateway.cost().since(before)
         per_second = (gateway.status()["accepted"] - accepted) / cost.at_s
         yield Figure(
-            "CPU at 100 readings/s", cost.cpu_s / cost.at_s * 100, "% of a core", floor=1, note=f"measured at {per_second:.0f}/s"
+            "CPU at 100 readings/s",
+            cost.cpu_s / cost.at_s * 100,
+            "% of a core",
+            floor=1,
+            note=f"measured at {per_second:.0f}/s",
         )
         yield Figure("RSS at 100 readings/s", gateway.rss_mb(), "MB", floor=50)
 
@@ -306,7 +341,17 @@ def flash(quick: bool) -> Iterator[Result]:  # noqa: FBT001  the suite's one swi
         if not gateway.cost().flash_bytes and not _counts_flash(shop.folder):
             yield Skipped("flash bytes per reading", "this file system does not count writes in /proc/PID/io")
             return
-        command = (sys.executable, "-m", "gateway.bench.load", "--port", str(port), "--connections", "1", "--rate", "500")
+        command = (
+            sys.executable,
+            "-m",
+            "gateway.bench.load",
+            "--port",
+            str(port),
+            "--connections",
+            "1",
+            "--rate",
+            "500",
+        )
         shop.add(Child(*command, "--fields", "2", "--seconds", str(seconds + 5)))
         time.sleep(3)
         accepted, before = gateway.status()["accepted"], gateway.cost()

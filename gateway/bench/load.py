@@ -57,7 +57,13 @@ class Load:
 
 
 def build_block(
-    messages: int, *, kind: str = "json", connection: int = 0, devices: int = 50, version: int = 4, payload_bytes: int = 0
+    messages: int,
+    *,
+    kind: str = "json",
+    connection: int = 0,
+    devices: int = 50,
+    version: int = 4,
+    payload_bytes: int = 0,
 ) -> Block:
     """Build a window of messages: small JSON ones, or CBOR ones of READINGS_PER_BATCH readings each.
 
@@ -158,7 +164,12 @@ class _Client:
 
 
 def run_load(
-    address: tuple[str, int], blocks: Sequence[Block], *, seconds: float, messages_max: int = sys.maxsize, version: int = 4
+    address: tuple[str, int],
+    blocks: Sequence[Block],
+    *,
+    seconds: float,
+    messages_max: int = sys.maxsize,
+    version: int = 4,
 ) -> Load:
     """Keep a block's worth of messages in flight on each connection for `seconds`; then wait for the rest."""
     clients = [_Client(address, block, client_id=b"load-%d" % k, version=version) for k, block in enumerate(blocks)]
@@ -213,8 +224,14 @@ def run_plant(address: tuple[str, int], *, rate: float, seconds: float, devices:
         parts = []
         for k in range(sent, sent + due):
             walk = 20 + (k // devices % 200) / 100
-            body = b'{"ts":%d,"temp":%.2f,"hum":%.1f}' % (ts, walk, 2 * walk) if fields == 2 else b'{"ts":%d,"temp":%.2f}' % (ts, walk)
-            parts.append(publish_bytes(b"plant/p%d/climate" % (k % devices), body, qos=1, packet_id=k % 60_000 + 1, version=4))
+            body = (
+                b'{"ts":%d,"temp":%.2f,"hum":%.1f}' % (ts, walk, 2 * walk)
+                if fields == 2
+                else b'{"ts":%d,"temp":%.2f}' % (ts, walk)
+            )
+            parts.append(
+                publish_bytes(b"plant/p%d/climate" % (k % devices), body, qos=1, packet_id=k % 60_000 + 1, version=4)
+            )
         client.socket.sendall(b"".join(parts))
         sent += due
         time.sleep(min(0.1, max(1 / rate, 0.005)))

@@ -176,7 +176,8 @@ class Receiver(asyncio.Protocol):
         else:
             answer = json.dumps(vars(self._counts)).encode()
         self._transport.write(
-            b"HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: %d\r\n\r\n" % len(answer) + answer
+            b"HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: %d\r\n\r\n" % len(answer)
+            + answer
         )
 
 

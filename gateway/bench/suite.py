@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from gateway.bench import end_to_end
+from gateway.bench import end_to_end, micro
 from gateway.bench.report import Bench
 
 SUITE: Final = [
@@ -14,4 +14,7 @@ SUITE: Final = [
     Bench("backlog", end_to_end.backlog, "ten million readings held, then the link comes"),
     Bench("idle", end_to_end.idle, "CPU at 100 readings/s"),
     Bench("flash", end_to_end.flash, "bytes to flash at 1,000 readings/s"),
+    Bench("encode", micro.encode, "10,000 readings as OTLP"),
+    Bench("wire", micro.on_the_wire, "bytes on the wire in minute batches"),
+    Bench("segments", micro.shelf, "segments by themselves"),
 ]

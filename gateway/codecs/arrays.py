@@ -54,9 +54,7 @@ class Gatherer:
         self._floats = _Group(ValueReader("a value"))
         self._groups: dict[tuple[int, str], _Group] = {}
 
-    def add(
-        self, reader: ValueReader, values: Any, *, series: int, times: Times, position: int
-    ) -> None:
+    def add(self, reader: ValueReader, values: Any, *, series: int, times: Times, position: int) -> None:
         """Take one array, list or single value of a payload with its times, one for each value."""
         if not isinstance(values, list | np.ndarray):
             values = [values]

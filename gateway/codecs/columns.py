@@ -7,6 +7,7 @@ change them. What is no reading is either nothing (null, absent) or a problem wi
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -72,7 +73,12 @@ class ValueReader:
     __slots__ = ("_fits", "_is_forced_double", "_offset", "_scale", "is_double", "label", "type")
 
     def __init__(
-        self, label: str, *, type: ValueType = "auto", scale: float = 1.0, offset: float = 0.0  # noqa: A002  the setting's name
+        self,
+        label: str,
+        *,
+        type: ValueType = "auto",  # noqa: A002  the setting's name
+        scale: float = 1.0,
+        offset: float = 0.0,
     ) -> None:
         self.label = label
         self.type = type
@@ -150,9 +156,11 @@ class ValueReader:
         if not self.is_plain:
             with np.errstate(over="ignore", invalid="ignore"):
                 doubles = doubles * self._scale + self._offset
+        # A sum is finite only if everything in it is; the other way round it may just be too large.
+        with np.errstate(over="ignore", invalid="ignore"):
+            if math.isfinite(doubles.sum()):
+                return Column(doubles.view(np.int64), DOUBLE, which)
         finite = np.isfinite(doubles)
-        if finite.all():
-            return Column(doubles.view(np.int64), DOUBLE, which)
         positions = np.arange(len(doubles)) if which is None else which
         sentence = f"{self.label} is not a finite number"
         problems = [(position, "not_finite", sentence) for position in positions[~finite].tolist()]
@@ -174,9 +182,7 @@ class ValueReader:
                 kept.append(position)
                 kinds.append(kind)
                 bits.append(word)
-        return Column(
-            np.array(bits, np.int64), np.array(kinds, np.uint8), np.array(kept, np.intp), problems
-        )
+        return Column(np.array(bits, np.int64), np.array(kinds, np.uint8), np.array(kept, np.intp), problems)
 
     def _pack_one(self, value: Any) -> tuple[int, int]:
         if self._is_forced_double:
@@ -198,11 +204,11 @@ class ValueReader:
     def _too_large(self, value: object) -> MalformedError:
         return MalformedError("out_of_range", f"{self.label} is {shown(value)}, too large for 64 bits")
 
-    def _convert(self, value: Any) -> int | float | bool:
-        """Return a value that is not yet of the wanted type as one that is; raise MalformedError."""
+    def _convert(self, value: Any) -> Any:
+        """Return a value that is not yet of the wanted type as a number that is; raise MalformedError."""
         number = parse_number(value) if isinstance(value, str) and self.type != "auto" else value
         if type(number) in self._fits:
-            return number  # type: ignore[no-any-return]  its type was just looked at
+            return number
         if self.type == "int" and (isinstance(number, bool) or (isinstance(number, float) and number.is_integer())):
             return int(number)
         if self.type == "bool" and isinstance(number, int | float) and number in {0, 1}:
@@ -227,8 +233,10 @@ class ValueReader:
 def fit_integer(value: int, *, prefer_double: bool) -> int | float | None:
     """Return `value` as what holds it exactly: an int of 64 bits or a double; None if neither does.
 
-    >>> fit_integer(5, prefer_double=True), fit_integer(2**53 + 1, prefer_double=True), fit_integer(2**64, prefer_double=False)
-    (5.0, 9007199254740993, 1.8446744073709552e+19)
+    >>> fit_integer(5, prefer_double=True), fit_integer(2**53 + 1, prefer_double=True)
+    (5.0, 9007199254740993)
+    >>> fit_integer(2**64, prefer_double=False), fit_integer(2**64 + 1, prefer_double=False)
+    (1.8446744073709552e+19, None)
     """
     fits = -INT64_MAX - 1 <= value <= INT64_MAX
     if prefer_double or not fits:

@@ -8,28 +8,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
 from gateway.codecs.arrays import Gatherer, count_values
 from gateway.codecs.columns import ValueReader
 from gateway.codecs.documents import Cutter
 from gateway.codecs.mapping_settings import MetricSettings
 from gateway.codecs.paths import ABSENT, path_text, read_path
-from gateway.codecs.routing import NO_SERIES_LEFT, PRIORITIES, UNRESOLVED, Naming
+from gateway.codecs.routing import NO_SERIES_LEFT, PRIORITIES, Naming
+from gateway.codecs.series_table import UNRESOLVED, SeriesTable
 from gateway.codecs.timing import Timing
 from gateway.codecs.topics import Pattern, Template
 from gateway.core.contracts import MalformedError
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from gateway.codecs.columns import Column
-    from gateway.codecs.device_time import Times
     from gateway.codecs.documents import Cut
     from gateway.codecs.mapping_settings import MapLimits, MappingSettings
     from gateway.codecs.routing import Resolve, Topic, Work
 
-ROWS_FIRST: Final = 64
 NAMES_SHOWN: Final = 8
 
 
@@ -49,9 +43,7 @@ class DeclaredPlan:
         self._names = [Template(metric.name, known=names) for metric in self._metrics]
         self._labels = [path_text(path) for path in paths]
         self._readers = [
-            ValueReader(
-                label or metric.name or "the value", type=metric.type, scale=metric.scale, offset=metric.offset
-            )
+            ValueReader(label or metric.name or "the value", type=metric.type, scale=metric.scale, offset=metric.offset)
             for metric, label in zip(self._metrics, self._labels, strict=True)
         ]
         self._timing = Timing(settings.time, is_each=settings.each is not None or settings.payload == "csv")
@@ -62,21 +54,22 @@ class DeclaredPlan:
             document_paths=self._timing.document_paths,
         )
         self._topics: list[Topic] = []
-        self._series = np.full((len(paths), ROWS_FIRST), UNRESOLVED, np.int64)
+        self._series = SeriesTable(len(paths), resolve=self._resolve_one)
+
+    def _resolve_one(self, number: int, row: int) -> int | None:
+        topic = self._topics[row]
+        name = self._names[number].fill(topic.captures) or self._labels[number] or topic.last_level
+        return self._resolve(self._naming.series(topic, name, self._metrics[number]))
 
     def add_topic(self, topic: Topic) -> int:
         """Take a topic; return its row."""
-        row = len(self._topics)
         self._topics.append(topic)
-        if row == self._series.shape[1]:
-            more = np.full_like(self._series, UNRESOLVED)
-            self._series = np.concatenate([self._series, more], axis=1)
-        return row
+        return self._series.add_row()
 
     def forget(self) -> None:
         """Let go of all topics."""
         self._topics.clear()
-        self._series = np.full((len(self._metrics), ROWS_FIRST), UNRESOLVED, np.int64)
+        self._series.forget()
 
     def map(self, work: Work) -> None:
         """Turn the payloads into readings."""
@@ -96,49 +89,12 @@ class DeclaredPlan:
         missing: set[int] | None = None
         for number, reader in enumerate(self._readers):
             column = reader.read(cut.item_readers[number](cut.items))
-            for at, reason, sentence in column.problems:
-                work.lose(int(positions[at]), reason, sentence)
             missing = set(column.absent) if missing is None else missing and missing.intersection(column.absent)
-            self._add(number, column, rows, positions, times, work)
+            self._series.hand_over(
+                number, column, work, priority=self._priority, rows=rows, positions=positions, times=times
+            )
         for at in sorted(missing or ()):
             work.lose(int(positions[at]), "no_readings", self._nothing_found())
-
-    def _add(
-        self,
-        number: int,
-        column: Column,
-        rows: npt.NDArray[np.intp],
-        positions: npt.NDArray[np.intp],
-        times: Times,
-        work: Work,
-    ) -> None:
-        """Hand over the readings of one metric with their series."""
-        if column.which is not None:
-            rows, positions, times = rows[column.which], positions[column.which], times.take(column.which)
-        series = self._series[number][rows]
-        bits, kinds = column.bits, column.kinds
-        if len(series) and series.min() == UNRESOLVED:
-            for row in np.unique(rows[series == UNRESOLVED]).tolist():
-                self._series_of(number, row)
-            series = self._series[number][rows]
-            kept = series != UNRESOLVED
-            if not kept.all():
-                for position in positions[~kept].tolist():
-                    work.lose(position, "max_series", NO_SERIES_LEFT)
-                series, bits, times = series[kept], bits[kept], times.take(kept)
-                kinds = kinds if isinstance(kinds, int) else kinds[kept]
-        work.output.add(self._priority, series=series, times=times, bits=bits, kinds=kinds)
-
-    def _series_of(self, number: int, row: int) -> int:
-        """Return the series of a metric of a topic, UNRESOLVED where the store has none left."""
-        found = int(self._series[number, row])
-        if found == UNRESOLVED:
-            topic = self._topics[row]
-            name = self._names[number].fill(topic.captures) or self._labels[number] or topic.last_level
-            resolved = self._resolve(self._naming.series(topic, name, self._metrics[number]))
-            found = UNRESOLVED if resolved is None else resolved
-            self._series[number, row] = found
-        return found
 
     def _map_arrays(self, cut: Cut, work: Work) -> None:
         """Map documents in which a metric is an array, with a time for each of its values."""
@@ -159,7 +115,7 @@ class DeclaredPlan:
                 except MalformedError as error:
                     work.lose(position, error.reason, str(error))
                     continue
-                series = self._series_of(number, rows[k])
+                series = self._series.one(number, rows[k])
                 if series == UNRESOLVED:
                     work.lose(position, "max_series", NO_SERIES_LEFT, readings=len(times.ns))
                     continue

@@ -8,7 +8,7 @@ device gave is kept: a device that counts from its own start still tells what ca
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -39,7 +39,7 @@ AGE_NS_MAX: Final = 366 * 86_400 * NS_PER_S
 NS_MAX: Final = 1 << 62
 ISO_LETTERS_MAX: Final = 40
 
-_EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _BELOW_MICROSECONDS: Final = re.compile(r"[.,]\d{6}(\d{1,3})")
 
 
@@ -69,11 +69,27 @@ def at_arrival(count: int, moment: Moment) -> Times:
     return Times(np.full(count, moment.arrived_ns, np.int64), MONOTONIC)
 
 
-def read_times(
-    values: list[Any], *, unit: Unit, moment: Moment, owners: npt.NDArray[np.intp] | None = None
-) -> Times:
+def read_times(values: list[Any], *, unit: Unit, moment: Moment, owners: npt.NDArray[np.intp] | None = None) -> Times:
     """Return Unix times out of what documents held; `owners` (n,) says which of them share a payload."""
-    ns, was_read = _read_numbers(values, unit) or _read_each(values, unit)
+    if unit != "iso8601" and set(map(type, values)) == {int}:
+        numbers = pack_integers(values)
+        scale = UNIT_NS[unit]
+        if numbers is not None and moment.floor_ns <= int(numbers.min()) * scale:  # noqa: SIM102  one test a line
+            if int(numbers.max()) * scale <= moment.ceiling_ns:
+                return Times(numbers * scale, 0)
+    ns, was_read = read_numbers(values, unit) or _read_each(values, unit)
+    return keep_sane(ns, was_read, values, moment=moment, owners=owners)
+
+
+def keep_sane(
+    ns: npt.NDArray[np.int64],
+    was_read: npt.NDArray[np.bool_],
+    values: list[Any],
+    *,
+    moment: Moment,
+    owners: npt.NDArray[np.intp] | None = None,
+) -> Times:
+    """Return Unix times where they are sane, arrival where not; `values` are what they were read from."""
     sane = was_read & (ns >= moment.floor_ns) & (ns <= moment.ceiling_ns)
     if sane.all():
         return Times(ns, 0)
@@ -82,9 +98,7 @@ def read_times(
     return Times(np.where(sane, ns, moment.arrived_ns - ages), flags)
 
 
-def _read_numbers(
-    values: list[Any], unit: Unit
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]] | None:
+def read_numbers(values: list[Any], unit: Unit) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]] | None:
     """Return times in ns and which of them are times at all; None where the values are not all of one kind."""
     types = set(map(type, values))
     scale = UNIT_NS.get(unit, 0)
@@ -149,11 +163,11 @@ def read_iso8601(text: str) -> int | None:
     if len(text) > ISO_LETTERS_MAX:
         return None
     try:
-        moment = datetime.datetime.fromisoformat(text.strip())
+        moment = dt.datetime.fromisoformat(text.strip())
     except ValueError:
         return None
     if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=datetime.timezone.utc)
+        moment = moment.replace(tzinfo=dt.UTC)
     since = moment - _EPOCH
     finer = _BELOW_MICROSECONDS.search(text)
     below_ns = int(finer[1].ljust(3, "0")) if finer else 0
@@ -186,11 +200,10 @@ def step_times(start: Any, step: Any, count: int, *, unit: Unit, moment: Moment)
 def _step_ns(step: Any, count: int, scale: int) -> int | float:
     if count <= 1:
         return 0
-    is_number = isinstance(step, int | float) and not isinstance(step, bool)
-    if not is_number or not abs(step) < NS_MAX / scale / count:
-        said = "missing" if step is None or step is ABSENT else shown(step)
-        raise MalformedError("bad_step", f"the time between values is {said}, so {count} values have no times")
-    return step * scale  # type: ignore[no-any-return]  a number, as was just looked at
+    if isinstance(step, int | float) and not isinstance(step, bool) and abs(step) < NS_MAX / scale / count:
+        return step * scale
+    said = "missing" if step is None or step is ABSENT else shown(step)
+    raise MalformedError("bad_step", f"the time between values is {said}, so {count} values have no times")
 
 
 def list_times(values: Any, *, unit: Unit, moment: Moment) -> Times:
@@ -202,7 +215,7 @@ def list_times(values: Any, *, unit: Unit, moment: Moment) -> Times:
 def tick_times(ticks: list[Any], now: list[Any], *, unit: Unit, moment: Moment) -> Times:
     """Return times on our monotonic clock of readings taken at `ticks` on a device's, sent when it said `now`.
 
-    Reading k is as old as now[k] − ticks[k]. Both clocks wrap at 2^30 where both are below it.
+    Reading k is as old as now[k] - ticks[k]. Both clocks wrap at 2^30 where both are below it.
     """
     scale = UNIT_NS[unit]
     taken, sent = _clock(ticks), _clock(now)
@@ -219,7 +232,7 @@ def tick_times(ticks: list[Any], now: list[Any], *, unit: Unit, moment: Moment) 
 
 
 def _clock(values: list[Any]) -> npt.NDArray[np.int64]:
-    """Return a device's clock as int64, −1 where it says nothing that a clock could say."""
+    """Return a device's clock as int64, -1 where it says nothing that a clock could say."""
     if set(map(type, values)) == {int}:
         numbers = pack_integers(values)
         if numbers is not None:
@@ -232,5 +245,3 @@ def _clock(values: list[Any]) -> npt.NDArray[np.int64]:
 
 def _is_clock(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < NS_MAX
-
-

@@ -7,8 +7,9 @@ joined to be parsed together: what one device sends cannot shift what another on
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
+from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -47,7 +48,7 @@ class Cut:
 
     Without `each` the items are the documents and `owners` is None; with it `owners[k]` says which document
     item k is from. `positions`, `rows` are those of `Work`, one for each document. `item_readers`,
-    `document_readers` read a wanted path out of a whole list.
+    `document_readers` read a wanted path out of a whole list. `time_values` belongs to `Timing`.
     """
 
     documents: list[Any]
@@ -57,6 +58,7 @@ class Cut:
     owners: npt.NDArray[np.intp] | None
     item_readers: Sequence[Reader]
     document_readers: Sequence[Reader]
+    time_values: list[Any] = field(default_factory=list)
 
     @property
     def item_positions(self) -> npt.NDArray[np.intp]:
@@ -79,7 +81,12 @@ class Cut:
         assert self.owners is None
         documents = [self.documents[k] for k in index.tolist()]
         return replace(
-            self, documents=documents, positions=self.positions[index], rows=self.rows[index], items=documents
+            self,
+            documents=documents,
+            positions=self.positions[index],
+            rows=self.rows[index],
+            items=documents,
+            time_values=[self.time_values[k] for k in index.tolist()] if self.time_values else [],
         )
 
 
@@ -115,10 +122,10 @@ class Cutter:
         wanted, readers = compiled
         item_readers, document_readers = readers[: len(item_paths)], readers[len(item_paths) :]
         if self._each is not None and not self._each and not document_paths:
-            wanted = list[wanted]  # type: ignore[valid-type]  made at run time
+            wanted = GenericAlias(list, (wanted,))
             self._typed_each = list
         elif self._each is not None:
-            types = {self._each: list[wanted]}  # type: ignore[valid-type]  made at run time
+            types = {self._each: GenericAlias(list, (wanted,))}
             compiled = compile_struct([self._each, *document_paths], types=types)
             if compiled is None:
                 return None

@@ -6,7 +6,7 @@ from what would really happen nor change what happens next.
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -183,7 +183,7 @@ def iso_text(ns: int) -> str:
     ('2023-11-14T22:13:20.123Z', '2023-11-14T22:13:20.000000001Z')
     """
     seconds, below = divmod(ns, 1_000_000_000)
-    text = (datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=seconds)).isoformat()  # noqa: DTZ001  UTC by its Z
+    text = (dt.datetime(1970, 1, 1) + dt.timedelta(seconds=seconds)).isoformat()  # noqa: DTZ001  UTC by its Z
     for digits, step in ((0, 1_000_000_000), (3, 1_000_000), (6, 1000), (9, 1)):
         if below % step == 0:
             return f"{text}.{below // step:0{digits}d}Z" if digits else f"{text}Z"

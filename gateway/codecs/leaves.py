@@ -20,15 +20,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gateway.codecs.arrays import Gatherer, count_values
-from gateway.codecs.columns import BOOL, DOUBLE, INT, ValueReader, fit_integer, pack_doubles
+from gateway.codecs.columns import BOOL, DOUBLE, EXACT_MAX, INT, ValueReader, fit_integer, pack_doubles
 from gateway.codecs.device_time import read_times
 from gateway.codecs.documents import Cutter
 from gateway.codecs.paths import ABSENT, path_text, read_path
 from gateway.codecs.payloads import shown
-from gateway.codecs.routing import NO_SERIES_LEFT, PRIORITIES, UNRESOLVED, Naming
+from gateway.codecs.routing import NO_SERIES_LEFT, PRIORITIES, Naming
+from gateway.codecs.series_table import UNRESOLVED
+from gateway.codecs.shapes import Shape, Shapes, ShapeTime, own_shape_time
 from gateway.codecs.timing import LISTS, Timing
 from gateway.codecs.topics import Pattern
-from gateway.codecs.walking import Walk, leaf_name, own_time
+from gateway.codecs.walking import NUMBERS, SILENT, Walk, leaf_name, own_time
 from gateway.core.contracts import MalformedError
 
 if TYPE_CHECKING:
@@ -93,6 +95,10 @@ class LeavesPlan:
             item_paths=[self._base, *self._timing.item_paths],
             document_paths=self._timing.document_paths,
         )
+        is_flat = not self._base and settings.each is None and settings.payload in {"auto", "json"}
+        self._time = settings.time
+        can_shape = is_flat and (settings.time is None or settings.time.field is not None)
+        self._shapes = Shapes(self._make_shape) if can_shape else None
         self._rows: list[_Row] = []
         self._readers: dict[str, ValueReader] = {}
         self._leaves = 0
@@ -100,27 +106,53 @@ class LeavesPlan:
     def add_topic(self, topic: Topic) -> int:
         """Take a topic; return its row."""
         self._rows.append(_Row(topic))
+        if self._shapes is not None:
+            self._shapes.add_topic(topic)
         return len(self._rows) - 1
 
     def forget(self) -> None:
         """Let go of all topics."""
         self._rows.clear()
         self._leaves = 0
+        if self._shapes is not None:
+            self._shapes.forget()
 
     def map(self, work: Work) -> None:
         """Turn the payloads into readings."""
         if self._leaves > self._limits.leaves_max:
             self._forget_leaves()
-        for cut in self._cutter.cut(work):
+        left = work if self._shapes is None else self._shapes.map(work)
+        for cut in [] if left is None else self._cutter.cut(left):
             for part, is_array in self._timing.split(cut):
                 if is_array:
                     self._map_arrays(part, work)
                 else:
                     self._map_items(part, work)
 
+    def _make_shape(self, form: Any, document: Any) -> Shape | None:
+        """Return what maps objects of a form, None if they must be looked at each."""
+        names = [leaf_name(path) for path, _ in form]
+        if any(name_problem(name, letters_max=self._limits.name_length_max) for name in names):
+            return None
+        try:
+            time = own_shape_time(document) if self._has_own_time else None
+        except ValueError:
+            return None
+        if self._time is not None:
+            time = ShapeTime(self._time, next(iter(self._skip)))
+        return Shape(form, time=time, reader_of=self._reader_of, resolve=self._resolve_leaf, priority=self._priority)
+
+    def _reader_of(self, name: str) -> ValueReader:
+        return self._readers.setdefault(name, ValueReader(name))
+
+    def _resolve_leaf(self, topic: Topic, name: str) -> int | None:
+        return self._resolve(self._naming.series(topic, name))
+
     def _forget_leaves(self) -> None:
         for row in self._rows:
             row.leaves = {}
+        if self._shapes is not None:
+            self._shapes.forget(topics=False)
         self._readers = {}
         self._leaves = 0
 
@@ -139,13 +171,18 @@ class LeavesPlan:
         rows = [self._rows[row] for row in cut.item_rows.tolist()]
         positions = cut.item_positions.tolist()
         for k, base in enumerate(bases):
-            for leaf, value in self._leaves_of(base, rows[k], skips[k], positions[k], work, has_times=False):
+            found = _known_leaves(base, rows[k].leaves, skips[k], most=self._limits.fields_per_payload_max)
+            if not found:
+                found = self._leaves_of(base, rows[k], skips[k], positions[k], work, has_times=False)
+            for leaf, value in found:
                 kind = type(value)
                 if kind is float:
                     leaf.reader.is_double = True
                     doubles.add(value, leaf, k)
                 elif kind is bool:
                     bools.add(value, leaf, k)
+                elif not leaf.reader.is_double and -EXACT_MAX <= value <= EXACT_MAX:
+                    integers.add(value, leaf, k)
                 else:
                     held = fit_integer(value, prefer_double=leaf.reader.is_double)
                     if held is None:
@@ -214,7 +251,8 @@ class LeavesPlan:
             for name, value in walk.numbers(base, self._root_name(row)):
                 numbers += 1
                 if numbers > most:
-                    raise MalformedError("too_many_fields", f"the payload has more than {most} numbers")
+                    lose("too_many_fields", f"the payload has more than {most} numbers")
+                    break
                 leaf = row.leaves.get(name) or self._new_leaf(row, name, lose)
                 if leaf is None:
                     continue
@@ -235,12 +273,11 @@ class LeavesPlan:
         if wrong:
             lose("bad_name", wrong)
             return None
-        number = self._resolve(self._naming.series(row.topic, name))
+        number = self._resolve_leaf(row.topic, name)
         if number is None:
             return _Leaf(ValueReader(name), UNRESOLVED)
         self._leaves += 1
-        reader = self._readers.setdefault(name, ValueReader(name))
-        leaf = row.leaves[name] = _Leaf(reader, number)
+        leaf = row.leaves[name] = _Leaf(self._reader_of(name), number)
         return leaf
 
     def _root_name(self, row: _Row) -> str:
@@ -251,6 +288,23 @@ class LeavesPlan:
         if base is ABSENT:
             return f"the payload has nothing at {path_text(self._base)}"
         return "there is no number in the payload" + (f" at {path_text(self._base)}" if self._base else "")
+
+
+def _known_leaves(base: Any, leaves: dict[str, _Leaf], skip: frozenset[str], *, most: int) -> list[tuple[_Leaf, Any]]:
+    """Return the numbers of an object whose every number has been seen before; empty if there is more to it."""
+    found: list[tuple[_Leaf, Any]] = []
+    if type(base) is not dict or len(base) > most:
+        return found
+    for key, value in base.items():
+        kind = type(value)
+        if kind in NUMBERS and key not in skip:
+            leaf = leaves.get(key)
+            if leaf is None:
+                return []
+            found.append((leaf, value))
+        elif kind not in SILENT and kind not in NUMBERS:
+            return []
+    return found
 
 
 def name_problem(name: str, *, letters_max: int) -> str:

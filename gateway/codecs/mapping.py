@@ -71,9 +71,7 @@ class Mapper:
         self._patterns = [Pattern(mapping.match) for mapping in self.mappings]
         self._plans: list[Plan] = [_plan(mapping, resolve, self.limits) for mapping in self.mappings]
         self._plans += [RefusingPlan("no_mapping", self._no_mapping), RefusingPlan("bad_topic", self._bad_topic)]
-        self._minds_source = any(
-            mapping.source is not None or "{source}" in repr(mapping) for mapping in self.mappings
-        )
+        self._minds_source = any(mapping.source is not None or "{source}" in repr(mapping) for mapping in self.mappings)
         self._routes: dict[str, dict[bytes, int]] = {}
         self._routes_count = 0
 
@@ -89,20 +87,16 @@ class Mapper:
         plans = routes >> _ROW_BITS
         moment = self._moment(arrivals.arrived_ns, wall_ns)
         first = int(plans[0])
+        work = Work(arrivals.payloads, np.arange(len(routes)), routes & _ROW_MASK, moment, output)
         if (plans == first).all():
-            everything = np.arange(len(routes))
-            self._plans[first].map(Work(arrivals.payloads, everything, routes & _ROW_MASK, moment, output))
+            self._plans[first].map(work)
         else:
             for number in np.unique(plans).tolist():
-                positions = np.flatnonzero(plans == number)
-                payloads = [arrivals.payloads[position] for position in positions.tolist()]
-                self._plans[number].map(Work(payloads, positions, routes[positions] & _ROW_MASK, moment, output))
+                self._plans[number].map(work.take(np.flatnonzero(plans == number)))
         pieces = output.pieces()
         return Mapped(pieces, output.malformed, sum(len(batch) for _, batch in pieces))
 
-    def explain(
-        self, topic: str, payload: bytes, *, wall_ns: int | None, source: str | None = None
-    ) -> Explanation:
+    def explain(self, topic: str, payload: bytes, *, wall_ns: int | None, source: str | None = None) -> Explanation:
         """Say what becomes of one message and why; nothing is remembered. Without `source` any source will do."""
         return explain(self, topic, payload, wall_ns=wall_ns, source=source)
 
@@ -137,7 +131,7 @@ class Mapper:
         source = arrivals.source if self._minds_source else ""
         known = self._routes.setdefault(source, {})
         try:
-            return np.fromiter(map(known.get, topics), np.int64, len(topics))  # type: ignore[arg-type]  None raises
+            return np.fromiter(map(known.get, topics), np.int64, len(topics))
         except TypeError:
             missing = set(topics).difference(known)
         if self._routes_count + len(missing) > self.limits.routes_max:

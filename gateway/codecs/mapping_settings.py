@@ -66,9 +66,9 @@ class MetricSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, f
         ),
     ] = ""
     unit: Annotated[str, Meta(description="Its unit in UCUM, like Cel, %, kW.", max_length=63)] = ""
-    kind: Annotated[
-        Literal["gauge", "sum"], Meta(description="sum for what only counts up, gauge for the rest.")
-    ] = "gauge"
+    kind: Annotated[Literal["gauge", "sum"], Meta(description="sum for what only counts up, gauge for the rest.")] = (
+        "gauge"
+    )
     type: Annotated[
         ValueType,
         Meta(
@@ -130,9 +130,7 @@ class MappingSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, 
         ),
     ]
     source: Annotated[str | None, Meta(description="Only messages of the source of this name.")] = None
-    payload: Annotated[
-        Format, Meta(description="What the payload is written in; auto looks at the bytes.")
-    ] = "auto"
+    payload: Annotated[Format, Meta(description="What the payload is written in; auto looks at the bytes.")] = "auto"
     columns: Annotated[
         tuple[str, ...],
         Meta(description="csv: what the columns are called. Without them the first line says it.", max_length=1024),
@@ -152,7 +150,9 @@ class MappingSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, 
     time: Annotated[
         TimeSettings | None, Meta(description="The device's own time; without it readings have that of arrival.")
     ] = None
-    metrics: Annotated[tuple[MetricSettings, ...], Meta(description="The values that are wanted.", max_length=1024)] = ()
+    metrics: Annotated[
+        tuple[MetricSettings, ...], Meta(description="The values that are wanted.", max_length=1024)
+    ] = ()
     fields: Annotated[
         str | None,
         Meta(
@@ -202,21 +202,21 @@ class MapLimits(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen
     routes_max: Annotated[
         int, Meta(description="Topics remembered with their mapping; past that all are looked up anew.", ge=1)
     ] = 16_384
-    leaves_max: Annotated[
-        int, Meta(description="Names remembered of metrics that payloads name themselves.", ge=1)
-    ] = 131_072
+    leaves_max: Annotated[int, Meta(description="Names remembered of metrics that payloads name themselves.", ge=1)] = (
+        131_072
+    )
     depth_max: Annotated[int, Meta(description="How deep a payload is nested.", ge=1, le=200)] = 32
     readings_per_payload_max: Annotated[int, Meta(description="Readings in one payload.", ge=1)] = 1_000_000
     fields_per_payload_max: Annotated[
         int, Meta(description="Metrics that one payload (of a list: one of its elements) may name itself.", ge=1)
     ] = 4096
-    elements_max: Annotated[
-        int, Meta(description="Longest list whose elements become metrics of their own.", ge=1)
-    ] = 64
+    elements_max: Annotated[int, Meta(description="Longest list whose elements become metrics of their own.", ge=1)] = (
+        64
+    )
     name_length_max: Annotated[int, Meta(description="Longest name of a metric, in letters.", ge=1)] = 255
-    device_time_min: Annotated[
-        int, Meta(description="Unix time in ns before which no device time is believed.")
-    ] = 946_684_800 * NS_PER_S  # 2000-01-01
+    device_time_min: Annotated[int, Meta(description="Unix time in ns before which no device time is believed.")] = (
+        946_684_800 * NS_PER_S
+    )  # 2000-01-01
     device_time_ahead_max: Annotated[
         int, Meta(description="How many ns a device may be ahead of this box's clock.", ge=0)
     ] = 86_400 * NS_PER_S

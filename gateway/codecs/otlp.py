@@ -14,7 +14,7 @@ So a request is laid out once as a skeleton for its run structure (which series,
 points each) and times and values are scattered into it by two numpy assignments, however short the runs are.
 Steady telemetry repeats its structure from batch to batch, so the last layouts are kept, bounded in bytes.
 
-What the layout does for the wire (tests/perf/wire_bench.py): all series of one device stand behind each other
+What the layout does for the wire (gateway/bench/wire.py): all series of one device stand behind each other
 under one ResourceMetrics, so the times that they share recur at a constant distance, which zstd says in a
 fraction of a byte; neither attributes nor names recur per point. What is left is the value's own news.
 
@@ -193,6 +193,11 @@ class MetricsEncoder:
             self._layouts.move_to_end(key)
         batch = Batch.join([batch for batch, _ in groups])
         return layout.fill(np.maximum(batch.time_ns, 0), batch.bits)
+
+    def forget_layouts(self) -> None:
+        """Lay every request out anew, as if its structure had not been seen before."""
+        self._layouts.clear()
+        self._layouts_bytes = 0
 
     def _keep(self, key: object, layout: _Layout) -> None:
         if layout.size_bytes > LAYOUTS_BYTES_MAX // 2:

@@ -13,14 +13,16 @@ import functools
 import json
 import math
 import re
-from collections.abc import Callable
-from typing import Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import cbor2
 import msgspec
 import numpy as np
 
 from gateway.core.contracts import MalformedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FormatFound: TypeAlias = Literal["json", "cbor", "text", "csv"]
 Scalar: TypeAlias = "int | float | bool"
@@ -63,17 +65,17 @@ class Opaque:
 
 
 def detect_format(payload: bytes) -> FormatFound:
-    """Tell JSON, CBOR and text (a number, a switch's state, a line of CSV) apart by the first byte.
+    r"""Tell JSON, CBOR and text (a number, a switch's state, a line of CSV) apart by the first byte.
 
     JSON objects and lists begin with a brace or bracket; CBOR maps, lists and tagged items with 0x80 to 0xdb,
     which no ASCII text does, and its bare floats with 0xf9 to 0xfb; a byte order mark means JSON.
 
-    >>> [detect_format(data) for data in (b' {"a":1}', b"\\xa1aa\\x01", b"20.5", b"1,2")]
+    >>> [detect_format(data) for data in (b' {"a":1}', b"\xa1aa\x01", b"20.5", b"1,2")]
     ['json', 'cbor', 'text', 'csv']
     """
     if payload.startswith(BYTE_ORDER_MARK):
         return "json"
-    start = payload.lstrip(b" \t\r\n")[:1]
+    start = payload[:SHOWN_MAX].lstrip(b" \t\r\n")[:1]
     if start in {b"{", b"["}:
         return "json"
     if payload[:1] >= b"\x80" and (payload[0] < 0xDC or 0xF9 <= payload[0] <= 0xFB):
@@ -83,16 +85,18 @@ def detect_format(payload: bytes) -> FormatFound:
 
 def shown(value: object) -> str:
     """Return `value` for a sentence: what it is if that is short, otherwise its kind and length."""
-    if isinstance(value, list | dict | np.ndarray | bytes):
-        kind = {list: "a list", dict: "an object", bytes: "bytes"}.get(type(value), "an array")
-        return f"{kind} of {np.size(value) if isinstance(value, np.ndarray) else len(value)}"
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.size}"
+    if isinstance(value, list | dict | bytes):
+        what = "a list" if isinstance(value, list) else "an object" if isinstance(value, dict) else "bytes"
+        return f"{what} of {len(value)}"
     if isinstance(value, str):
         return f'"{value[:SHOWN_MAX]}"' + ("…" if len(value) > SHOWN_MAX else "")
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, int) and abs(value) >= 10**SHOWN_MAX:
         return f"a whole number of about {int(value.bit_length() * math.log10(2)) + 1} digits"
-    return repr(value)
+    return repr(value)[: 2 * SHOWN_MAX]
 
 
 # JSON
@@ -280,9 +284,7 @@ def decode_text(payload: bytes) -> Scalar:
     text = _decode_utf8(payload)
     value = parse_number(text)
     if value is None:
-        raise MalformedError(
-            "malformed_text", f"{shown(text.strip())} is not a number and not ON, OFF, true or false"
-        )
+        raise MalformedError("malformed_text", f"{shown(text.strip())} is not a number and not ON, OFF, true or false")
     return value
 
 

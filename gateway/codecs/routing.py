@@ -6,7 +6,7 @@ Must not decode or map anything.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     Resolve = Callable[[Series], int | None]
 
 PRIORITIES: Final = {"critical": Priority.CRITICAL, "normal": Priority.NORMAL, "bulk": Priority.BULK}
-
-UNRESOLVED: Final = -1
-"""In place of a series' number: the store was not asked yet, or had none left."""
 
 NO_SERIES_LEFT: Final = "no series is left: more different ones than max_series allows"
 
@@ -51,7 +48,7 @@ class Output:
 
     def __init__(self) -> None:
         self.malformed: list[tuple[int, str, str]] = []
-        self._columns: dict[Priority, list[Batch]] = {}
+        self._columns: dict[Priority, tuple[list[Any], list[Any], list[Any], list[Any]]] = {}
 
     def add(
         self,
@@ -63,16 +60,34 @@ class Output:
         kinds: int | npt.NDArray[np.uint8],
     ) -> None:
         """Take readings, all columns of one length (flags and kinds may be one for all)."""
-        flags = np.asarray(times.flags | kinds, np.uint8)
-        if flags.ndim == 0:
-            flags = np.full(len(bits), flags, np.uint8)
-        batch = Batch(series.astype(np.uint32), times.ns, bits, flags)
-        self._columns.setdefault(priority, []).append(batch)
+        flags = times.flags | kinds
+        columns = self._columns.get(priority)
+        if columns is None:
+            columns = self._columns[priority] = ([], [], [], [])
+        columns[0].append(series)
+        columns[1].append(times.ns)
+        columns[2].append(bits)
+        columns[3].append(flags)
 
     def pieces(self) -> list[tuple[Priority, Batch]]:
         """Return one batch for each priority that has readings, most important first."""
-        joined = [(priority, Batch.join(batches)) for priority, batches in sorted(self._columns.items())]
-        return [(priority, batch) for priority, batch in joined if len(batch)]
+        pieces: list[tuple[Priority, Batch]] = []
+        for priority in sorted(self._columns):
+            all_series, all_times, all_bits, all_flags = self._columns[priority]
+            series, times, bits = map(np.concatenate, (all_series, all_times, all_bits))
+            flags = _join_flags(all_flags, [len(part) for part in all_bits])
+            if len(series):
+                pieces.append((priority, Batch(series.astype(np.uint32), times, bits, flags)))
+        return pieces
+
+
+def _join_flags(parts: list[int | npt.NDArray[np.uint8]], counts: list[int]) -> npt.NDArray[np.uint8]:
+    """Return flags of parts, some of them one for all of their readings, as one column."""
+    if set(map(type, parts)) == {int} and len(set(parts)) == 1:
+        return np.full(sum(counts), parts[0], np.uint8)
+    return np.concatenate(
+        [np.broadcast_to(np.asarray(part, np.uint8), count) for part, count in zip(parts, counts, strict=True)]
+    )
 
 
 @dataclass(slots=True)
@@ -87,6 +102,11 @@ class Work:
     rows: npt.NDArray[np.intp]
     moment: Moment
     output: Output = field(default_factory=Output)
+
+    def take(self, index: npt.NDArray[np.intp]) -> Work:
+        """Return the part of the work that is `payloads[k]` for each k in `index`."""
+        payloads = [self.payloads[k] for k in index.tolist()]
+        return Work(payloads, self.positions[index], self.rows[index], self.moment, self.output)
 
     def lose(self, position: int, reason: str, sentence: str, *, readings: int = 1) -> None:
         """Note that readings of the payload at `position` of the arrivals are lost."""
@@ -161,5 +181,3 @@ def _templates(
 
 def _fill(parts: list[tuple[str, Template | AttributeValue]], topic: Topic) -> Attributes:
     return tuple((key, part.fill(topic.captures) if isinstance(part, Template) else part) for key, part in parts)
-
-

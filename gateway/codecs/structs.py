@@ -16,7 +16,7 @@ import msgspec
 from gateway.codecs.paths import ABSENT, follow
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from gateway.codecs.paths import Step
 
@@ -32,12 +32,15 @@ class _Node:
 
 
 def compile_struct(
-    paths: Sequence[tuple[Step, ...]], *, types: dict[tuple[Step, ...], Any] | None = None
+    paths: Sequence[tuple[Step, ...]],
+    *,
+    types: Mapping[tuple[Step, ...], Any] | None = None,
+    is_strict: bool = False,
 ) -> tuple[Any, list[Reader]] | None:
     """Return a class with all of `paths`, and for each path what reads it out of a list of its objects.
 
     `types` are those of paths that are more than a value. None where no such class can be: a path that is the
-    whole document, or one that leads into what has a type of its own.
+    whole document, or one that leads into what has a type of its own. A strict class takes no other keys.
     """
     types = types or {}
     if not all(map(_keys, paths)) or not all(_stands_alone(path, paths) for path in types):
@@ -48,7 +51,7 @@ def compile_struct(
         for key in _keys(path):
             node = node.keys.setdefault(key, _Node())
         node.type = types.get(path, Any)
-    return _build(root), [_reader(*_place(root, path)) for path in paths]
+    return _build(root, is_strict=is_strict), [_reader(*_place(root, path)) for path in paths]
 
 
 def _keys(path: tuple[Step, ...]) -> tuple[str, ...]:
@@ -71,7 +74,8 @@ def _stands_alone(path: tuple[Step, ...], paths: Sequence[tuple[Step, ...]]) -> 
 
 def _place(root: _Node, path: tuple[Step, ...]) -> tuple[list[str], tuple[Step, ...]]:
     """Return the attributes that lead to what is decoded for `path`, and the steps from there."""
-    node, names = root, []
+    node = root
+    names: list[str] = []
     for position, step in enumerate(path):
         if node.type is not None:
             return names, path[position:]
@@ -81,7 +85,7 @@ def _place(root: _Node, path: tuple[Step, ...]) -> tuple[list[str], tuple[Step, 
     return names, ()
 
 
-def _build(node: _Node) -> Any:
+def _build(node: _Node, *, is_strict: bool) -> Any:
     fields: list[tuple[str, Any, Any]] = []
     renamed: dict[str, str] = {}
     for number, (key, child) in enumerate(node.keys.items()):
@@ -92,10 +96,10 @@ def _build(node: _Node) -> Any:
         elif child.type is not None:
             fields.append((name, child.type | msgspec.UnsetType, ABSENT))
         else:
-            inner = _build(child)
+            inner = _build(child, is_strict=is_strict)
             fields.append((name, inner | None, msgspec.field(default_factory=inner)))
     # Nothing decoded from JSON refers back to itself, so the collector needs not look.
-    return msgspec.defstruct("Document", fields, rename=renamed, gc=False)
+    return msgspec.defstruct("Document", fields, rename=renamed, gc=False, forbid_unknown_fields=is_strict)
 
 
 def _reader(names: list[str], rest: tuple[Step, ...]) -> Reader:

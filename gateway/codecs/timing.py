@@ -40,6 +40,8 @@ class Timing:
 
     def split(self, cut: Cut) -> list[tuple[Cut, bool]]:
         """Return the documents whose values have a time each, with True, and those with one time for all."""
+        if self._item_names:
+            cut.time_values = cut.item_readers[-1](cut.items)
         in_arrays = self._in_arrays(cut)
         if in_arrays is None:
             return [(cut, False)]
@@ -54,10 +56,9 @@ class Timing:
             return np.ones(len(cut.documents), np.bool_)
         if not self._item_names:
             return None
-        values = self._item_values(cut)
-        if LISTS.isdisjoint(map(type, values)):
+        if LISTS.isdisjoint(map(type, cut.time_values)):
             return None
-        return np.array([type(value) in LISTS for value in values], np.bool_)
+        return np.array([type(value) in LISTS for value in cut.time_values], np.bool_)
 
     def item_times(self, cut: Cut, work: Work) -> tuple[Times, npt.NDArray[np.bool_] | None]:
         """Return a time for each item, and which items have one where not all do (those are lost)."""
@@ -66,7 +67,7 @@ class Timing:
             return self._stepped(cut, work)
         if not self._item_names:
             return at_arrival(len(cut.items), moment), None
-        values = self._item_values(cut)
+        values = cut.time_values
         if self._item_names == ["field"]:
             return read_times(values, unit=self.unit, moment=moment, owners=cut.owners), None
         (now,) = self._document_values(cut)
@@ -78,11 +79,8 @@ class Timing:
         """Return what gives the times of arrays in the documents of `cut`."""
         named: dict[str, list[Any]] = dict(zip(self._names, self._document_values(cut), strict=True))
         if self._item_names:
-            named[self._item_names[0]] = self._item_values(cut)
+            named[self._item_names[0]] = cut.time_values
         return ArrayTimes(named, unit=self.unit, moment=moment)
-
-    def _item_values(self, cut: Cut) -> list[Any]:
-        return cut.item_readers[-1](cut.items)
 
     def _document_values(self, cut: Cut) -> list[list[Any]]:
         count = len(self._names)

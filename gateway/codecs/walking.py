@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from gateway.codecs.columns import pack_doubles, pack_integers
 from gateway.codecs.device_time import read_iso8601
 from gateway.codecs.mapping_settings import UNIT_NS
 from gateway.codecs.payloads import Opaque, shown
@@ -16,16 +17,19 @@ from gateway.core.contracts import MalformedError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    import numpy.typing as npt
+
     from gateway.codecs.mapping_settings import MapLimits
     from gateway.codecs.paths import Step
 
 # Keys of an object that are its time, if what stands there can be nothing else.
 TIME_KEYS: Final = ("ts", "timestamp", "time")
+_TIME_KEYS: Final = frozenset(TIME_KEYS)
 YEAR_2000_NS: Final = 946_684_800 * NS_PER_S
 
 NUMBERS: Final = frozenset({int, float, bool})
 # What is no number but nothing wrong either.
-_SILENT: Final = frozenset({str, bytes, type(None)})
+SILENT: Final = frozenset({str, bytes, type(None)})
 
 
 @dataclass(slots=True)
@@ -65,13 +69,13 @@ class Walk:
     def _walk_object(self, value: dict[Any, Any], name: str, depth: int) -> Iterator[tuple[str, Any]]:
         before = f"{name}." if name else ""
         for key, inner in value.items():
-            if type(inner) in _SILENT:
+            if type(inner) in SILENT:
                 self.has_seen_null = self.has_seen_null or inner is None
                 continue
             if not isinstance(key, str | int):
                 self.lose("bad_name", f"{name or 'the payload'} has a key that is no text: {shown(key)[:80]}")
                 continue
-            full = f"{before}{key}" if before or type(key) is int else key
+            full = before + (key if isinstance(key, str) else str(key))
             if full in self.skip:
                 continue
             if type(inner) in NUMBERS:
@@ -109,12 +113,34 @@ def own_time(document: Any) -> tuple[str, int | None]:
     >>> own_time({"ts": 1700000000, "temp": 20.5}), own_time({"time": 1234})
     (('ts', 1700000000000000000), ('', None))
     """
-    if type(document) is dict:
+    if type(document) is dict and not _TIME_KEYS.isdisjoint(document):
         for key in TIME_KEYS:
             value = document.get(key)
             if value is not None and (ns := _sure_time(value)) is not None:
                 return key, ns
     return "", None
+
+
+def sure_times(values: list[Any]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Return many times in Unix ns, as `own_time` finds them, and which of the values are times for sure."""
+    types = set(map(type, values))
+    numbers: npt.NDArray[Any] | None = None
+    if types == {int}:
+        numbers = pack_integers(values)
+    elif types == {float}:
+        numbers = pack_doubles(values)
+    if numbers is not None:
+        least, most = numbers.min(), numbers.max()
+        for scale in UNIT_NS.values():
+            if YEAR_2000_NS // scale <= least and most < WALL_CEILING_NS // scale:
+                if types == {int}:
+                    ns = numbers * scale
+                else:
+                    ns = np.rint(numbers * (scale / 1000)).astype(np.int64) * 1000
+                return ns, np.ones(len(values), np.bool_)
+    found = [_sure_time(value) for value in values]
+    was_sure = np.array([ns is not None for ns in found], np.bool_)
+    return np.array([0 if ns is None else ns for ns in found], np.int64), was_sure
 
 
 def _sure_time(value: Any) -> int | None:

@@ -47,9 +47,7 @@ def load(path: Path, *, offline: bool = False) -> Config:
         with path.open("rb") as file:
             data = file.read(CONFIG_BYTES_MAX + 1)
     except FileNotFoundError:
-        raise ConfigError(
-            [f"{path}: there is no such file; `tidegate init --out {path}` writes one"]
-        ) from None
+        raise ConfigError([f"{path}: there is no such file; `tidegate init --out {path}` writes one"]) from None
     except OSError as error:
         raise ConfigError([f"{path}: cannot be read ({error.strerror}); check its owner and mode"]) from error
     if len(data) > CONFIG_BYTES_MAX:
@@ -75,9 +73,7 @@ def parse_config(text: str, *, name: str = "configuration", offline: bool = Fals
         # What is built in one piece is checked together; with half a configuration the rest would mislead.
         raise ConfigError(problems)
     if not config.gateway.id:
-        config = msgspec.structs.replace(
-            config, gateway=msgspec.structs.replace(config.gateway, id=machine_name())
-        )
+        config = msgspec.structs.replace(config, gateway=msgspec.structs.replace(config.gateway, id=machine_name()))
     problems = [*_check_names(config), *_check_addresses(config)]
     if not offline:
         problems += [*_check_secrets(config), *_check_state_dir(Path(config.gateway.state_dir))]

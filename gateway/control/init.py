@@ -34,7 +34,12 @@ def ask(answers: Answers) -> Answers:
     serial = question("serial line", answers.serial, "")
     state_dir = question("where data is kept", answers.state_dir, STATE_DIR)
     return replace(
-        answers, endpoint=endpoint or None, broker=broker or None, topics=topics, serial=serial or None, state_dir=state_dir
+        answers,
+        endpoint=endpoint or None,
+        broker=broker or None,
+        topics=topics,
+        serial=serial or None,
+        state_dir=state_dir,
     )
 
 

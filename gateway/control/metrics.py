@@ -62,9 +62,7 @@ def _whole(status: dict[str, Any]) -> Iterator[Metric]:
         "tidegate_healthy", "1 while the data path moves.", value=float(bool(status.get("healthy")))
     )
     if "uptime_s" in status:
-        yield GaugeMetricFamily(
-            "tidegate_uptime_seconds", "Since the gateway started.", value=status["uptime_s"]
-        )
+        yield GaugeMetricFamily("tidegate_uptime_seconds", "Since the gateway started.", value=status["uptime_s"])
     if "accepted" in status:
         yield CounterMetricFamily(
             "tidegate_accepted_readings",
@@ -80,9 +78,7 @@ def _whole(status: dict[str, Any]) -> Iterator[Metric]:
 def _sources(sources: dict[str, dict[str, Any]]) -> Iterator[Metric]:
     keys = sorted({key for source in sources.values() for key, value in source.items() if _is_number(value)})
     for key in keys:
-        metric = UnknownMetricFamily(
-            f"tidegate_source_{key}", f"`{key}` of each source's status.", labels=["source"]
-        )
+        metric = UnknownMetricFamily(f"tidegate_source_{key}", f"`{key}` of each source's status.", labels=["source"])
         for name, source in sources.items():
             if _is_number(source.get(key)):
                 metric.add_metric([name], source[key])
@@ -90,18 +86,14 @@ def _sources(sources: dict[str, dict[str, Any]]) -> Iterator[Metric]:
 
 
 def _uplinks(uplinks: dict[str, dict[str, Any]]) -> Iterator[Metric]:
-    delivered = CounterMetricFamily(
-        "tidegate_delivered_readings", "Readings the far side has.", labels=["uplink"]
-    )
+    delivered = CounterMetricFamily("tidegate_delivered_readings", "Readings the far side has.", labels=["uplink"])
     held = GaugeMetricFamily("tidegate_held_readings", "Readings still to be delivered.", labels=["uplink"])
     ledger = CounterMetricFamily(
         "tidegate_ledger_readings",
         "Readings that will not be delivered, by reason.",
         labels=["uplink", "reason"],
     )
-    twice = CounterMetricFamily(
-        "tidegate_maybe_twice_readings", "Readings possibly sent twice.", labels=["uplink"]
-    )
+    twice = CounterMetricFamily("tidegate_maybe_twice_readings", "Readings possibly sent twice.", labels=["uplink"])
     for name, uplink in uplinks.items():
         for metric, key in ((delivered, "delivered"), (held, "held"), (twice, "maybe_twice")):
             if _is_number(uplink.get(key)):

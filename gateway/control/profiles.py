@@ -82,9 +82,7 @@ def profile_paths(folders: Sequence[Path] = FOLDERS) -> list[Path]:
         found = sorted(folder.glob("*.toml"))
         if found:
             return found
-    raise ProfileError(
-        f"no hardware profiles in {' or '.join(map(str, folders))}: the installation is incomplete"
-    )
+    raise ProfileError(f"no hardware profiles in {' or '.join(map(str, folders))}: the installation is incomplete")
 
 
 def read_profile(path: Path) -> HardwareProfile:

@@ -111,9 +111,7 @@ def structs_of(wanted: Any) -> list[type[msgspec.Struct]]:
 
 def choices_of(wanted: Any) -> list[Any]:
     """Return the values that may be chosen from, where a type lists them."""
-    return [
-        choice for part in alternatives(wanted) if get_origin(part) is Literal for choice in get_args(part)
-    ]
+    return [choice for part in alternatives(wanted) if get_origin(part) is Literal for choice in get_args(part)]
 
 
 def description_of(wanted: Any) -> str:
@@ -198,9 +196,7 @@ class _Walk:
                 self._note(place, f"unknown key; {did_you_mean(key, known)}")
         for key, item in fields.items():
             if item.required and key not in table:
-                self._note(
-                    _below(path, key), f"is missing; {description_of(item.type) or 'it has no default'}"
-                )
+                self._note(_below(path, key), f"is missing; {description_of(item.type) or 'it has no default'}")
 
     def _choose(
         self, table: dict[str, Any], structs: list[type[msgspec.Struct]], path: str
@@ -259,12 +255,7 @@ class _Walk:
 
 def _bound(text: str) -> str:
     text = text.strip()
-    text = (
-        text.replace(">=", "of at least")
-        .replace("<=", "of at most")
-        .replace(">", "above")
-        .replace("<", "below")
-    )
+    text = text.replace(">=", "of at least").replace("<=", "of at most").replace(">", "above").replace("<", "below")
     text = text.replace("of length of", "with a length of").replace("matching regex", "like")
     return f" {text}" if text else ""
 

@@ -52,9 +52,7 @@ class GatewaySettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, 
 class ControlSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """The window for people and monitoring, read-only: /healthz, /readyz, /metrics and /status."""
 
-    listen: Annotated[str, Meta(description="Address and port. Beyond loopback a token is needed.")] = (
-        "127.0.0.1:8181"
-    )
+    listen: Annotated[str, Meta(description="Address and port. Beyond loopback a token is needed.")] = "127.0.0.1:8181"
     token: Annotated[
         Secret | None,
         Meta(description="What clients send as `Authorization: Bearer …`; /healthz and /readyz need none."),
@@ -62,9 +60,9 @@ class ControlSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, 
     connections_max: Annotated[
         int, Meta(description="Connections served at once; more are turned away.", ge=1, le=1024)
     ] = 16
-    timeout: Annotated[
-        Duration, Meta(description="How long a client may take to ask and to read the answer.")
-    ] = Duration(5)
+    timeout: Annotated[Duration, Meta(description="How long a client may take to ask and to read the answer.")] = (
+        Duration(5)
+    )
     request_max: Annotated[Size, Meta(description="How large a request may be.")] = Size(8192)
 
     def __post_init__(self) -> None:
@@ -125,9 +123,7 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tr
         for index, uplink in enumerate(self.uplinks):
             parts = urlsplit(uplink.endpoint)
             if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
-                said.append(
-                    f"uplinks[{index}].endpoint: readings and headers travel unencrypted; use https://"
-                )
+                said.append(f"uplinks[{index}].endpoint: readings and headers travel unencrypted; use https://")
         if self.control is not None and not is_loopback(split_address(self.control.listen)[0]):
             said.append("control.listen: the token travels unencrypted; put a TLS proxy before it")
         return said

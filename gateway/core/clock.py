@@ -242,9 +242,7 @@ class Timeline:
         offset = self._offset(self.current)
         return None if offset is None else offset.wall_ns(monotonic_ns)
 
-    def repair(
-        self, monotonic_ns: npt.NDArray[np.int64], boot: BootId
-    ) -> tuple[npt.NDArray[np.int64], Quality]:
+    def repair(self, monotonic_ns: npt.NDArray[np.int64], boot: BootId) -> tuple[npt.NDArray[np.int64], Quality]:
         """Return Unix times in ns for moments of `boot`, and the worst quality among them.
 
         UNKNOWN gives the times back as they are: keep them until there is a clock.
@@ -301,9 +299,7 @@ class _Offset:
     `loses_ns` is when the clock was last known to be disciplined, None if it still is.
     """
 
-    def __init__(
-        self, at_ns: list[int], offset_ns: list[int], quality: Quality, *, loses_ns: int | None
-    ) -> None:
+    def __init__(self, at_ns: list[int], offset_ns: list[int], quality: Quality, *, loses_ns: int | None) -> None:
         self.quality = quality
         self._first_ns, self._loses_ns = at_ns[0], loses_ns
         self._offset_ns = offset_ns[0]
@@ -394,9 +390,5 @@ def _thinned(samples: list[Sample]) -> list[Sample]:
     Taken together, a clock that keeps losing its time source could lose all samples of one quality.
     """
     half = len(samples) // 2
-    kept = [
-        sample
-        for quality in Quality
-        for sample in [old for old in samples[:half] if old.quality is quality][::2]
-    ]
+    kept = [sample for quality in Quality for sample in [old for old in samples[:half] if old.quality is quality][::2]]
     return sorted(kept) + samples[half:]

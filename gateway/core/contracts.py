@@ -72,7 +72,8 @@ class Arrivals:
     `topics[k]` and `payloads[k]` belong together. A serial line's topic is the source's name, with
     `/channel` behind it where the device names one. `arrived_ns` is the boot's monotonic clock
     (CLOCK_BOOTTIME, ns) at which the buffer was read: one stamp for the whole buffer. `prepared` belongs to
-    the pipeline: what it made of the arrivals, kept so that offering them again costs nothing twice.
+    the pipeline: what it made of the arrivals, kept so that offering them again costs nothing twice. From then
+    on `payloads` is empty, since what waits for the disk waits as columns; `len` still counts the messages.
     """
 
     source: str
@@ -80,6 +81,9 @@ class Arrivals:
     payloads: Sequence[bytes]
     arrived_ns: int
     prepared: object = field(default=None, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.topics)
 
     @property
     def size_bytes(self) -> int:

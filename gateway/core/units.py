@@ -23,9 +23,7 @@ _NUMBER_UNIT: Final = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z]
 def _parse(text: str, units: dict[str, Any], what: str, example: str) -> float:
     match = _NUMBER_UNIT.fullmatch(text)
     if match is None or match[2] not in units:
-        raise ValueError(
-            f'{text!r} is not a {what}; write a number with one of {", ".join(units)}, like "{example}"'
-        )
+        raise ValueError(f'{text!r} is not a {what}; write a number with one of {", ".join(units)}, like "{example}"')
     return float(match[1]) * float(units[match[2]])
 
 

@@ -71,9 +71,7 @@ class Engine:
 
     def __init__(self, settings: Sequence[DetectorSettings], *, series: Callable[[int], Series]) -> None:
         names = _names(settings)
-        self._watches = [
-            _Watch(one, name=name, series=series) for one, name in zip(settings, names, strict=True)
-        ]
+        self._watches = [_Watch(one, name=name, series=series) for one, name in zip(settings, names, strict=True)]
         self.states_refused = 0
 
     def watch(self, batch: Batch) -> list[Finding]:
@@ -170,16 +168,12 @@ class _Watch:
         self.counts.readings += len(values)
         seen = self.detector.seen(np.arange(self.rows_used))
         scores = self.detector.update(values, index, batch.time_ns)
-        passed = self.gate.judge(
-            scores, index, batch.time_ns, clock=batch.flags & np.uint8(MONOTONIC), seen=seen
-        )
+        passed = self.gate.judge(scores, index, batch.time_ns, clock=batch.flags & np.uint8(MONOTONIC), seen=seen)
         self.counts.findings += len(passed.positions)
         self.counts.findings_over_limit += passed.over_limit
         expected = self.detector.expected(index[passed.positions]) if passed.positions else np.empty(0)
         return [
-            self._finding(
-                batch, position, float(values[position]), float(scores[position]), level, float(usual)
-            )
+            self._finding(batch, position, float(values[position]), float(scores[position]), level, float(usual))
             for position, level, usual in zip(passed.positions, passed.levels, expected, strict=True)
         ]
 
@@ -248,20 +242,10 @@ class _Watch:
 
     def restore(self, arrays: dict[str, npt.NDArray[Any]]) -> bool:
         """Take up what `state` returned if it is of this detector's shape; call it before the first batch."""
-        mine = {
-            name.removeprefix(f"{self.key}/"): a
-            for name, a in arrays.items()
-            if name.startswith(f"{self.key}/")
-        }
+        mine = {name.removeprefix(f"{self.key}/"): a for name, a in arrays.items() if name.startswith(f"{self.key}/")}
         identity, gate = mine.get("identity"), mine.get("gate")
         own = self.detector.state()
-        if (
-            identity is None
-            or gate is None
-            or self.rows_used
-            or identity.ndim != 1
-            or identity.dtype != np.uint64
-        ):
+        if identity is None or gate is None or self.rows_used or identity.ndim != 1 or identity.dtype != np.uint64:
             return False
         used = len(identity)
         rows = {name: mine.get(f"row/{name}") for name in own}

@@ -74,9 +74,7 @@ class Gate:
         left_out = 0
         # Few readings are over a threshold; where all of them are, most are soon silent.
         columns = (over, index[over], places, scores[over], time_ns[over], clock[over])
-        for position, row, place, score, at_ns, on in zip(
-            *(column.tolist() for column in columns), strict=True
-        ):
+        for position, row, place, score, at_ns, on in zip(*(column.tolist() for column in columns), strict=True):
             level = self._meet(row, place, score, at_ns, on)
             if level is None:
                 continue

@@ -54,10 +54,7 @@ def pack(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
 
 def unpack(data: bytes) -> Arrays:
     """Return what `pack` was given, as arrays that may be written; raise SavedError for anything else."""
-    if (
-        len(data) < _HEAD.size + _CRC.size
-        or zlib.crc32(data[: -_CRC.size]) != _CRC.unpack(data[-_CRC.size :])[0]
-    ):
+    if len(data) < _HEAD.size + _CRC.size or zlib.crc32(data[: -_CRC.size]) != _CRC.unpack(data[-_CRC.size :])[0]:
         raise SavedError("the checksum does not match")
     magic, version, length = _HEAD.unpack_from(data)
     if magic != MAGIC or version != VERSION:

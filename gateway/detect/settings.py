@@ -29,9 +29,7 @@ class CommonSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, f
 
     name: Annotated[str, Meta(description="What its findings are signed with; the type if not given.")] = ""
     match: Annotated[Match, Meta(description="Which series it watches; all of them if not given.")] = Match()
-    warmup: Annotated[
-        int, Meta(description="Readings of a series before it is judged.", ge=8, le=1_000_000)
-    ] = 64
+    warmup: Annotated[int, Meta(description="Readings of a series before it is judged.", ge=8, le=1_000_000)] = 64
     silence: Annotated[
         Duration,
         Meta(description="How long a series says nothing more after a finding; for 120 readings at least."),
@@ -55,26 +53,16 @@ class CommonSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, f
 class ZScoreSettings(CommonSettings, kw_only=True, forbid_unknown_fields=True, frozen=True, tag="zscore"):
     """How many standard deviations a reading is away from the recent mean of its series."""
 
-    threshold: Annotated[
-        float, Meta(description="Standard deviations from which a reading is a finding.", gt=0)
-    ] = 5.0
-    span: Annotated[
-        int, Meta(description="Readings over which mean and deviation forget.", ge=8, le=10_000_000)
-    ] = 1000
-    scale_min: Annotated[
-        float, Meta(description="Smallest standard deviation, in the metric's unit.", ge=0)
-    ] = 0.0
+    threshold: Annotated[float, Meta(description="Standard deviations from which a reading is a finding.", gt=0)] = 5.0
+    span: Annotated[int, Meta(description="Readings over which mean and deviation forget.", ge=8, le=10_000_000)] = 1000
+    scale_min: Annotated[float, Meta(description="Smallest standard deviation, in the metric's unit.", ge=0)] = 0.0
 
 
 class IqrSettings(CommonSettings, kw_only=True, forbid_unknown_fields=True, frozen=True, tag="iqr"):
     """How many interquartile ranges a reading is outside the quartiles of its recent past."""
 
-    threshold: Annotated[
-        float, Meta(description="Interquartile ranges from which a reading is a finding.", gt=0)
-    ] = 3.0
-    window: Annotated[int, Meta(description="How many readings are kept of each series.", ge=8, le=4096)] = (
-        128
-    )
+    threshold: Annotated[float, Meta(description="Interquartile ranges from which a reading is a finding.", gt=0)] = 3.0
+    window: Annotated[int, Meta(description="How many readings are kept of each series.", ge=8, le=4096)] = 128
     stride: Annotated[
         int,
         Meta(
@@ -83,9 +71,7 @@ class IqrSettings(CommonSettings, kw_only=True, forbid_unknown_fields=True, froz
             le=10_000,
         ),
     ] = 8
-    scale_min: Annotated[
-        float, Meta(description="Smallest interquartile range, in the metric's unit.", ge=0)
-    ] = 0.0
+    scale_min: Annotated[float, Meta(description="Smallest interquartile range, in the metric's unit.", ge=0)] = 0.0
 
 
 DetectorSettings: TypeAlias = ZScoreSettings | IqrSettings

@@ -122,9 +122,7 @@ class MqttSource:
             "bytes_pending": intake.bytes_pending if intake is not None else 0,
             "messages_held": intake.messages_held if intake is not None else 0,
             "held_back": intake is not None and link is not None and intake.is_full,
-            "topics": {
-                topic: _granted_text(self._granted.get(topic)) for topic, _ in subscriptions(self._settings)
-            },
+            "topics": {topic: _granted_text(self._granted.get(topic)) for topic, _ in subscriptions(self._settings)},
             "last_error": self._last_error,
         }
 
@@ -158,9 +156,7 @@ class MqttSource:
         if link is not None:
             link.pause()
         if not await intake.drain(within_s=STOP_S):
-            log.warning(
-                "%s: not everything was kept within %.0f s; the broker delivers it again", self.name, STOP_S
-            )
+            log.warning("%s: not everything was kept within %.0f s; the broker delivers it again", self.name, STOP_S)
         if link is not None:
             await link.close(within_s=CLOSE_S)
             self._link = None
@@ -312,9 +308,7 @@ class MqttSource:
             log.info("%s: connected to %s", self.name, self._settings.url)
         return refused
 
-    def _take(
-        self, link: Link, intake: Intake, publishes: Publishes, arrived_ns: int, size_bytes: int
-    ) -> None:
+    def _take(self, link: Link, intake: Intake, publishes: Publishes, arrived_ns: int, size_bytes: int) -> None:
         """Send one buffer's messages on their way; the answers follow when they are on disk."""
         count = len(publishes)
         self._received += count

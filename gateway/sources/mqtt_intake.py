@@ -53,11 +53,7 @@ class Intake:
     @property
     def is_full(self) -> bool:
         """Whether nothing more should be read now."""
-        return (
-            self.messages_held > 0
-            or self.bytes_pending >= self._bytes_max
-            or len(self._under_way) >= BUFFERS_MAX
-        )
+        return self.messages_held > 0 or self.bytes_pending >= self._bytes_max or len(self._under_way) >= BUFFERS_MAX
 
     @property
     def is_empty(self) -> bool:
@@ -109,7 +105,7 @@ class Intake:
 
     async def _hold(self, delivery: _Delivery, error: FullError) -> None:
         """Keep what nobody has room for, unanswered, until it is time to ask again."""
-        count = len(delivery.arrivals.payloads)
+        count = len(delivery.arrivals)
         self.messages_held += count
         self.full_reason = str(error)
         self._on_change()

@@ -255,9 +255,7 @@ class Link:
             self._on_connected(bool(flags.session_present), int(reason.value))
             self.connected.set_result((int(reason.value), str(reason)))
 
-    def _on_subscribe(
-        self, _client: Any, _data: Any, message_id: int, reasons: Any, _properties: Any
-    ) -> None:
+    def _on_subscribe(self, _client: Any, _data: Any, message_id: int, reasons: Any, _properties: Any) -> None:
         waiting = self._subscribing.get(message_id)
         if waiting is not None and not waiting.done():
             waiting.set_result([int(reason.value) for reason in reasons])

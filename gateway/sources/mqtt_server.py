@@ -47,6 +47,8 @@ BACKLOG: Final = 256
 ACCEPT_PAUSE_S: Final = 1.0
 # Aliases spare a device on a metered link its topic; each is a topic's length of memory.
 TOPIC_ALIAS_MAX: Final = 16
+# How much of the bytes in flight may be packets that have begun and not ended.
+PARTIAL_SHARE: Final = 4
 # How many of the connections may be ones that have not said who they are.
 CONNECTING_SHARE: Final = 4
 CONNECTING_MIN: Final = 16
@@ -111,11 +113,11 @@ class MqttServerSettings(
     in_flight_bytes_max: Annotated[
         Size,
         Meta(description="Bytes of one connection that may wait for the commit; past that it is not read."),
-    ] = Size(4 * 1024 * 1024)
+    ] = Size(8 * 1024 * 1024)
     in_flight_bytes_total: Annotated[
         Size,
         Meta(description="Bytes of all connections that may wait for the commit; past that none is read."),
-    ] = Size(8 * 1024 * 1024)
+    ] = Size(32 * 1024 * 1024)
     sessions_max: Annotated[int, Meta(description="Sessions remembered, of clients that are gone too.", ge=1)] = 4000
     session_expiry_max: Annotated[
         Duration, Meta(description="Longest time that the session of a client that is gone is remembered.")
@@ -398,7 +400,7 @@ def _limits(settings: MqttServerSettings) -> Limits:
         keep_alive_s_max=min(int(settings.keep_alive_max), 65535),
         session_expiry_s_max=min(int(settings.session_expiry_max), 0xFFFF_FFFE),
         in_flight_bytes_max=settings.in_flight_bytes_max,
-        partial_bytes_max=settings.in_flight_bytes_total,
+        partial_bytes_max=max(settings.packet_bytes_max, settings.in_flight_bytes_total // PARTIAL_SHARE),
     )
 
 

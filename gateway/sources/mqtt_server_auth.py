@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
-from gateway.net.secrets import Secret  # noqa: TC001  msgspec reads annotations when it runs
+from gateway.net.secrets import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -43,15 +43,11 @@ class MqttTlsSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, 
             raise ValueError("cert_file and key_file belong together: give both or none")
 
 
-class MqttSettings(
-    msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True, tag_field="type", tag="mqtt"
-):
+class MqttSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True, tag_field="type", tag="mqtt"):
     """Subscribe to a broker. What it delivers is acknowledged when it is on disk, and not before."""
 
     name: Annotated[str, _about("Name of this source, in status and counters.", min_length=1, max_length=64)]
-    url: Annotated[
-        str, _about("mqtt://, mqtts://, ws:// or wss:// with host, and port if not the usual one.")
-    ]
+    url: Annotated[str, _about("mqtt://, mqtts://, ws:// or wss:// with host, and port if not the usual one.")]
     topics: Annotated[
         tuple[str | TopicSettings, ...],
         _about("Topic filters to subscribe to.", min_length=1, max_length=1024),
@@ -59,9 +55,7 @@ class MqttSettings(
     qos: Annotated[Qos, _about("Quality of service for topics that name none: 0, 1 or 2.")] = 1
     client_id: Annotated[
         str,
-        _about(
-            "Name of the session at the broker. Without it: tidegate-<gateway id>-<source>.", max_length=256
-        ),
+        _about("Name of the session at the broker. Without it: tidegate-<gateway id>-<source>.", max_length=256),
     ] = ""
     username: Annotated[str, _about("User name at the broker.")] = ""
     password: Annotated[Secret | None, _about("Its password, by reference.")] = None
@@ -69,33 +63,29 @@ class MqttSettings(
         Literal["5", "3.1.1"],
         _about("MQTT version. 5 falls back to 3.1.1 where the broker does not know it."),
     ] = "5"
-    clean: Annotated[
-        bool, _about("Forget the session at the broker on each connect: what came meanwhile is lost.")
-    ] = False
+    clean: Annotated[bool, _about("Forget the session at the broker on each connect: what came meanwhile is lost.")] = (
+        False
+    )
     session_expiry: Annotated[
         Duration,
         _about("How long the broker keeps the session, and messages for it, while we are away (MQTT 5)."),
     ] = Duration(7 * 86400)
-    keepalive: Annotated[Duration, _about("After this long a silence the connection is probed.")] = Duration(
-        30
-    )
+    keepalive: Annotated[Duration, _about("After this long a silence the connection is probed.")] = Duration(30)
     receive_maximum: Annotated[
         int,
         _about("Messages of QoS 1 and 2 that may wait for their acknowledgement (MQTT 5).", ge=1, le=65535),
     ] = 32768
-    packet_max: Annotated[Size, _about("Largest packet that is taken, topic and payload together.")] = Size(
-        1 << 20
-    )
+    packet_max: Annotated[Size, _about("Largest packet that is taken, topic and payload together.")] = Size(1 << 20)
     buffer_max: Annotated[
         Size, _about("Bytes in memory that wait for their commit; past them the broker is held back.")
     ] = Size(4 << 20)
     connect_timeout: Annotated[Duration, _about("Time for each step of a connect.")] = Duration(10)
-    reconnect_min: Annotated[
-        Duration, _about("First wait after a lost connection; doubles, with jitter.")
-    ] = Duration(1)
-    reconnect_max: Annotated[
-        Duration, _about("Longest wait; at once after a refusal that needs a person.")
-    ] = Duration(60)
+    reconnect_min: Annotated[Duration, _about("First wait after a lost connection; doubles, with jitter.")] = Duration(
+        1
+    )
+    reconnect_max: Annotated[Duration, _about("Longest wait; at once after a refusal that needs a person.")] = Duration(
+        60
+    )
     tls: Annotated[MqttTlsSettings, _about("Certificates, for mqtts:// and wss://.")] = MqttTlsSettings()
 
     def __post_init__(self) -> None:
@@ -146,9 +136,7 @@ def parse_url(url: str) -> BrokerAddress:
         # Not repeated: the message ends up in logs.
         raise ValueError("url holds credentials; write username = … and password = { env = … } instead")
     if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
-        raise ValueError(
-            f"url {url!r} is not a broker's; write mqtt://, mqtts://, ws:// or wss:// and a host"
-        )
+        raise ValueError(f"url {url!r} is not a broker's; write mqtt://, mqtts://, ws:// or wss:// and a host")
     is_websocket = parts.scheme in {"ws", "wss"}
     if not is_websocket and (parts.path.strip("/") or parts.query):
         raise ValueError(f"url {url!r} has a path; topics belong into topics = [...]")
@@ -166,10 +154,7 @@ def parse_url(url: str) -> BrokerAddress:
 
 def subscriptions(settings: MqttSettings) -> list[tuple[str, int]]:
     """Return every topic filter with its QoS."""
-    return [
-        (topic, settings.qos) if isinstance(topic, str) else (topic.topic, topic.qos)
-        for topic in settings.topics
-    ]
+    return [(topic, settings.qos) if isinstance(topic, str) else (topic.topic, topic.qos) for topic in settings.topics]
 
 
 def check_filter(topic: str) -> None:

@@ -135,13 +135,9 @@ class BulkClient(Client):
         try:
             outcome = self.loop_read()
         except DECODE_ERRORS as error:
-            raise ProtocolError(
-                ReasonCode.MALFORMED_PACKET, f"a packet that makes no sense: {error}"
-            ) from error
+            raise ProtocolError(ReasonCode.MALFORMED_PACKET, f"a packet that makes no sense: {error}") from error
         if outcome == MQTTErrorCode.MQTT_ERR_PROTOCOL:
-            raise ProtocolError(
-                ReasonCode.PROTOCOL_ERROR, f"a {PacketType(first_byte >> 4).name} out of place"
-            )
+            raise ProtocolError(ReasonCode.PROTOCOL_ERROR, f"a {PacketType(first_byte >> 4).name} out of place")
 
     def send_raw(self, packets: bytes) -> None:
         """Queue whole packets behind whatever paho is sending, and send what the socket takes."""

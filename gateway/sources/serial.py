@@ -272,7 +272,7 @@ class SerialSource:
     def _offer(self, arrivals: Arrivals, frames: list[Data]) -> None:
         """Take `arrivals` to the disk in a task of their own; `frames` are the DATA they came in, if any."""
         size_bytes = arrivals.size_bytes + OFFER_BYTES
-        self._counts["received"] += len(arrivals.payloads)
+        self._counts["received"] += len(arrivals)
         self._pending_bytes += size_bytes
         self._read_if_room()
         task = asyncio.create_task(
@@ -314,15 +314,15 @@ class SerialSource:
         self._send([framing.encode_ack(*key) for key in keys])
 
     def _count_kept(self, arrivals: Arrivals, accepted: Accepted) -> None:
-        self._counts["on_disk"] += len(arrivals.payloads)
+        self._counts["on_disk"] += len(arrivals)
         self._counts["malformed"] += len(accepted.malformed)
 
     def _put_off(self, arrivals: Arrivals, error: FullError) -> None:
-        self._counts["put_off"] += len(arrivals.payloads)
+        self._counts["put_off"] += len(arrivals)
         self._last_error = f"no room: {error}"
         self._telemetry.count(
             "tidegate_serial_put_off",
-            len(arrivals.payloads),
+            len(arrivals),
             help="Messages that found no room and are offered again.",
             source=self.name,
         )

@@ -118,9 +118,11 @@ def open_port(port: str, options: PortOptions) -> Port:
 
 
 def close_port(port: Port) -> None:
-    """Close; what was not sent yet is thrown away, since the kernel would wait half a minute for it."""
-    with contextlib.suppress(OSError, termios.error):
-        termios.tcflush(port.fd, termios.TCOFLUSH)
+    """Close; what is still unsent is thrown away, since the kernel would wait half a minute for it."""
+    # Only then: flushing a pty takes away what the far end has not read yet.
+    if unsent_bytes(port):
+        with contextlib.suppress(OSError, termios.error):
+            termios.tcflush(port.fd, termios.TCOFLUSH)
     with contextlib.suppress(OSError, termios.error):
         port.handle.close()
 
@@ -171,11 +173,14 @@ def explain(error: Exception, path: str) -> str:
         return f"{path} is not there; waiting for it to be plugged in"
     if number in {errno.ENOTTY, errno.EISDIR} or "Inappropriate ioctl" in str(error):
         return f"{path} is not a serial port; `ls -l /dev/serial/by-id` shows what is there"
+    if number == errno.EINVAL or isinstance(error, ValueError):
+        return f"{path} does not take these settings, check baud, parity, stopbits and bytesize ({error})"
     return f"{path} cannot be opened: {error}"
 
 
 def _number(error: Exception) -> int | None:
-    number = getattr(error, "errno", None)
+    # A termios.error has its number as the first argument only.
+    number = error.args[0] if isinstance(error, termios.error) else getattr(error, "errno", None)
     return number if isinstance(number, int) else None
 
 

@@ -68,6 +68,8 @@ __all__ = [
 log = logging.getLogger("tidegate.store")
 
 EVENTS_MAX: Final = 32
+DRAWER_SHARE: Final = 8
+"""What is set aside takes an eighth of the shelf at most, however much of it there may be by the settings."""
 
 
 class Store:
@@ -109,6 +111,8 @@ class Store:
             for name, share in opened.accounts.shares.items()
             if name != NOBODY
         }
+        # What is set aside counts as used: on a small shelf it must not crowd out what is to be sent.
+        drawer_bytes_max = settings.max_bytes // DRAWER_SHARE
         self._committer = Committer(
             connection,
             opened.state,
@@ -119,8 +123,8 @@ class Store:
             registry=self._registry,
             timeline=self.timeline,
             room=room,
-            quarantine=Drawer(opened.quarantine, bytes_max=int(settings.quarantine_bytes)),
-            refused=Drawer(opened.refused, bytes_max=int(settings.refused_bytes)),
+            quarantine=Drawer(opened.quarantine, bytes_max=int(min(settings.quarantine_bytes, drawer_bytes_max))),
+            refused=Drawer(opened.refused, bytes_max=int(min(settings.refused_bytes, drawer_bytes_max))),
             settings=settings,
             commit_interval_s=commit_interval_s,
             clock=clock,
@@ -234,6 +238,10 @@ class Store:
     def link_up(self, uplink: str) -> None:
         """The road is open again: from now on what arrives is live, what is older is backlog."""
         self._desks[uplink].link_up(self._committer.next_sequence)
+
+    async def tend(self) -> None:
+        """Look after age, old boots and the ballast now; it happens by itself every half minute."""
+        await self._committer.tend()
 
     def is_moving(self) -> bool:
         """Whether commits are not stuck; whether they succeed is in `status`."""

@@ -25,6 +25,7 @@ TABLE_LEAF: Final = 0x0D
 LOG_HEADER_BYTES: Final = 32
 FRAME_HEADER_BYTES: Final = 24
 LOG_MAGIC: Final = 0x377F0682  # the last bit says that checksums are of big-endian words
+PAGE_SIZES: Final = frozenset(1 << bits for bits in range(9, 17))
 COLUMNS_MAX: Final = 32
 VALUE_BYTES_MAX: Final = 64 << 20
 
@@ -165,7 +166,13 @@ class Log:
 
 
 def read_log(data: bytes, *, page_bytes: int) -> Log:
-    """Read a log of pages of `page_bytes`. Frames of an earlier generation, which carry another salt, are left out."""
+    """Read a log. Frames of an earlier generation, which carry another salt, are left out.
+
+    `page_bytes` holds where the log's own header does not say it.
+    """
+    said = int.from_bytes(data[8:12], "big")
+    if said in PAGE_SIZES:
+        page_bytes = said
     log = Log(data, page_bytes)
     frame_bytes = FRAME_HEADER_BYTES + page_bytes
     count = (len(data) - LOG_HEADER_BYTES) // frame_bytes

@@ -1,8 +1,8 @@
-"""Looking at a shelf from outside: `verify` and `read_held`. Must not change a byte of it, while a gateway runs or not.
+"""Looking at a shelf from outside: `verify` and `read_held`. Must not change a byte of it, nor lock it, gateway or not.
 
-The database is opened read-only. Where no log lies beside it (it was closed in order) it is opened as immutable,
-so that nothing at all is written; else SQLite reads the log as the gateway would, and may leave its index
-(`tidegate.db-shm`) beside it, which holds nothing that cannot be made again.
+What was closed in order is opened where it is, as immutable: nothing is locked and nothing is written. Where a log
+lies beside it (a gateway runs, or died) a copy of both is made first (store/snapshots.py), so that even a gateway
+that starts in this moment is not in the way, nor we in its.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import heapq
 import sqlite3
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
 
 import msgspec
 import numpy as np
@@ -19,11 +20,12 @@ import numpy as np
 from gateway.core.clock import BootTimes, Timeline
 from gateway.core.contracts import BootId, Signal
 from gateway.store.accounts import NOBODY, Accounts, DamagedStateError, Entry, State, decode_state
-from gateway.store.connection import APPLICATION_ID, DATABASE, schemas, uri
+from gateway.store.connection import APPLICATION_ID, DATABASE, schemas
 from gateway.store.opening import decode_boot
 from gateway.store.records import SEQUENCE_END, SHELVES, STATE_ID, LeasedSegment, StoreError, place, where_from
 from gateway.store.segments import SegmentError, decode_logs, decode_metrics, read_header, segment_hash
 from gateway.store.series import decode_series, lost_series
+from gateway.store.snapshots import Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,18 +72,30 @@ class Held:
     """What a shelf holds, oldest first. Iterate over it for segments; close it, or use it in a `with`."""
 
     def __init__(self, state_dir: Path) -> None:
-        self._connection = open_outside(state_dir / DATABASE)
+        path = state_dir / DATABASE
+        if not path.exists():
+            raise StoreError(f"there is no {path}; is this the gateway's state_dir?")
+        self._copy = Snapshot.of(path)
+        try:
+            self._connection = open_outside(path if self._copy is None else self._copy.path)
+        except StoreError:
+            self._drop_copy()
+            raise
         try:
             self._connection.execute("BEGIN")
             self.state = _read_state(self._connection)
+            self.segments: int
             (self.segments,) = self._connection.execute(
                 "SELECT count(*) FROM shelf WHERE id < ?", (STATE_ID,)
             ).fetchone()
             self._series, self.series_damaged = _read_series(self._connection)
             self.timeline = _read_timeline(self._connection, self.state)
         except sqlite3.Error as error:
-            self._connection.close()
-            raise _unreadable(state_dir / DATABASE, error) from error
+            self.close()
+            raise _unreadable(path, error) from error
+        except StoreError:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -95,6 +109,11 @@ class Held:
     def close(self) -> None:
         """Let go of the database."""
         self._connection.close()
+        self._drop_copy()
+
+    def _drop_copy(self) -> None:
+        if self._copy is not None:
+            self._copy.close()
 
     def series(self, number: int) -> Series:
         """Return the series that has `number`, or what stands for one that was lost."""
@@ -138,14 +157,8 @@ class Held:
 
 def open_outside(path: Path) -> sqlite3.Connection:
     """Open a database to look at it; raise StoreError."""
-    if not path.exists():
-        raise StoreError(f"there is no {path}; is this the gateway's state_dir?")
-    log_path = path.with_name(path.name + "-wal")
-    immutable = not log_path.exists() or not log_path.stat().st_size
     try:
-        connection = sqlite3.connect(
-            uri(path, mode="ro") + ("&immutable=1" if immutable else ""), uri=True, isolation_level=None
-        )
+        connection = sqlite3.connect(f"file:{quote(str(path.absolute()))}?immutable=1", uri=True, isolation_level=None)
     except sqlite3.Error as error:
         raise _unreadable(path, error) from error
     try:
@@ -236,7 +249,7 @@ def _verify(held: Held, report: VerifyReport) -> None:
         before = (where_from(row_id)[2], segment_hash(body))
     if before[0] >= held.state.sequence:
         report.problem(f"segment {before[0]} is newer than the state row, which expects {held.state.sequence} next")
-    elif before[0] + 1 == held.state.sequence and before[1] != held.state.previous_hash:
+    elif before[1] and before[0] + 1 == held.state.sequence and before[1] != held.state.previous_hash:
         report.problem(f"the chain breaks after segment {before[0]}: the state row knows another hash")
     _verify_accounts(held, counted, report)
 

@@ -52,24 +52,25 @@ class Room:
 
     def __init__(self, state_dir: Path, settings: StoreSettings) -> None:
         self.used_bytes = 0
-        self.free_pages = 0
+        self.free_bytes = 0
         self.state_dir = state_dir
         self._log = state_dir / f"{DATABASE}-wal"
         self._max_bytes = int(settings.max_bytes)
 
     async def measure(self, connection: aiosqlite.Connection) -> None:
         """Look how much is used: pages that hold something, and the log."""
-        pages, self.free_pages = await count_pages(connection)
+        pages, free = await count_pages(connection)
         log_bytes = 0
         with contextlib.suppress(FileNotFoundError):
             log_bytes = self._log.stat().st_size
-        self.used_bytes = (pages - self.free_pages) * PAGE_BYTES + log_bytes
+        self.free_bytes = free * PAGE_BYTES
+        self.used_bytes = (pages - free) * PAGE_BYTES + log_bytes
 
     @property
     def limit_bytes(self) -> int:
         """How much may be used: `max_bytes`, or less where the disk has less."""
         disk = os.statvfs(self.state_dir)
-        on_disk = self.used_bytes + self.free_pages * PAGE_BYTES + disk.f_bavail * disk.f_frsize
+        on_disk = self.used_bytes + self.free_bytes + disk.f_bavail * disk.f_frsize
         return min(self._max_bytes, on_disk)
 
     def lacking(self, incoming_bytes: int) -> int:

@@ -85,7 +85,7 @@ class DamagedFile:
         if self._map is None or len(self._map) < 18:
             return PAGE_BYTES
         said = int.from_bytes(self._map[16:18], "big")
-        return said if said in {512, 1024, 2048, 4096, 8192, 16384, 32768} else PAGE_BYTES
+        return said if said in PAGE_SIZES else PAGE_BYTES
 
     def page(self, number: int) -> bytes | None:
         """Return a page, or None where there is none."""

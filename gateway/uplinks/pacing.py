@@ -24,7 +24,7 @@ HARD_BYTES_MAX: Final = 256 * 1024
 # Share of one processor that goes into compressing harder, and how much of it may be saved up.
 SPARE_SHARE: Final = 0.005
 SPARE_S_MAX: Final = 0.5
-# What the hard level saves of the fast level's bytes, measured on telemetry (tests/perf/wire_bench.py).
+# What the hard level saves of the fast level's bytes, measured on telemetry (gateway/bench/wire.py).
 HARD_SAVES: Final = 0.2
 # Before the first measurement: seconds per byte of a slow board (a Raspberry Pi Zero 2 W's class).
 HARD_S_PER_BYTE: Final = 1e-6

@@ -21,14 +21,18 @@ def fake(monkeypatch: pytest.MonkeyPatch, *results: report.Result) -> None:
     monkeypatch.setattr(suite, "SUITE", [Bench("fake", run, "nothing")])
 
 
-def test_a_floor_that_is_missed_is_an_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_floor_that_is_missed_is_an_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """And said on stderr."""
     fake(monkeypatch, Figure("speed", 5, "k/s", floor=10, better="more"))
     assert bench(only=None, as_json=False, quick=True) == 1
     assert "floor missed: speed" in capsys.readouterr().err
 
 
-def test_a_goal_that_is_missed_is_only_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_goal_that_is_missed_is_only_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Goals are reached for, floors are held."""
     fake(monkeypatch, Figure("speed", 15, "k/s", floor=10, goal=20, better="more"), Skipped("x", "no broker"))
     assert bench(only="fake", as_json=False, quick=True) == 0
@@ -48,7 +52,9 @@ def test_json_has_everything(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     assert read["machine"]["cores"]
 
 
-def test_names_are_listed_and_unknown_ones_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_are_listed_and_unknown_ones_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """`--only list` is fine, `--only typo` is bad usage."""
     fake(monkeypatch)
     assert bench(only="list", as_json=False, quick=True) == 0

@@ -247,9 +247,7 @@ def test_what_is_no_toml_is_said_with_its_place(text: str, problem: str) -> None
 
 def test_a_file_that_is_not_there_says_how_to_make_one(tmp_path) -> None:
     """`tidegate init`."""
-    with pytest.raises(
-        ConfigError, match=r"there is no such file; `tidegate init --out .*x\.toml` writes one"
-    ):
+    with pytest.raises(ConfigError, match=r"there is no such file; `tidegate init --out .*x\.toml` writes one"):
         load(tmp_path / "x.toml")
 
 

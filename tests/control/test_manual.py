@@ -89,9 +89,7 @@ def test_a_schema_shows_durations_as_they_stand_in_the_file() -> None:
     one = schema_of(Root)["$defs"]["One"]["properties"]
     assert one["wait"]["default"] == "90s"
     assert one["type"] == {"enum": ["one"]}
-    built, problems = read(
-        {"needed": 1, "ones": [{"type": "one", "name": "x", "wait": one["wait"]["default"]}]}, Root
-    )
+    built, problems = read({"needed": 1, "ones": [{"type": "one", "name": "x", "wait": one["wait"]["default"]}]}, Root)
     assert problems == []
     assert built is not None
     assert built.ones[0].wait == 90

@@ -80,9 +80,7 @@ def test_every_profile_hangs_together(path: Path) -> None:
 
 def test_an_unknown_name_lists_what_there_is() -> None:
     """The sentence says what would be right."""
-    with pytest.raises(
-        ProfileError, match=r"no hardware profile 'pi-9'; there are arm64, pi-4, .*auto or the path"
-    ):
+    with pytest.raises(ProfileError, match=r"no hardware profile 'pi-9'; there are arm64, pi-4, .*auto or the path"):
         load("pi-9")
 
 

@@ -27,9 +27,7 @@ class Red(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True,
     wait: Duration = Duration(5)
 
 
-class Blue(
-    msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True, tag_field="type", tag="blue"
-):
+class Blue(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True, tag_field="type", tag="blue"):
     size: Size | None = None
     token: Secret | None = None
     headers: dict[str, str | Secret] = {}
@@ -163,9 +161,7 @@ def test_a_secret_in_the_file_is_refused_without_repeating_it() -> None:
 
 def test_problems_are_bounded() -> None:
     """A file of rubbish gives a page, not a book; long words are cut."""
-    found = problems(
-        {f"key{number}" + "x" * 1000: 1 for number in range(5 * PROBLEMS_MAX)} | {"level": "x" * 1000}
-    )
+    found = problems({f"key{number}" + "x" * 1000: 1 for number in range(5 * PROBLEMS_MAX)} | {"level": "x" * 1000})
     assert len(found) == PROBLEMS_MAX
     assert len(problems({"parts": [{"width": "x"}] * 1000})) == PROBLEMS_MAX
     assert len(problems({"level": "x" * 1000})[0]) < 200

@@ -23,8 +23,7 @@ def test_beyond_loopback_a_token_is_needed() -> None:
         ControlSettings(listen="0.0.0.0:8181")
     control = ControlSettings(listen="0.0.0.0:8181", token=Secret(env="TOKEN"))
     assert (
-        "control.listen: the token travels unencrypted; put a TLS proxy before it"
-        in Config(control=control).warnings()
+        "control.listen: the token travels unencrypted; put a TLS proxy before it" in Config(control=control).warnings()
     )
     assert not any("control" in warning for warning in Config(control=ControlSettings()).warnings())
 

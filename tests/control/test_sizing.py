@@ -72,6 +72,10 @@ def test_what_is_no_link_says_what_would_be(text: str) -> None:
 def test_spans_and_amounts() -> None:
     """Units that people use."""
     assert [span(s) for s in (5, 120, 7200, 86400 * 30, 86400 * 36500)] == [
-        "5 s", "2 min", "2 h", "30 days", "36500 days",
+        "5 s",
+        "2 min",
+        "2 h",
+        "30 days",
+        "36500 days",
     ]
     assert [amount(b) for b in (12, 2048, 3 * 2**30)] == ["12 B", "2 KiB", "3 GiB"]

@@ -26,8 +26,13 @@ STATUS: dict[str, Any] = {
     "sources": {"direct": {"state": "listening", "clients": 3, "last_error": ""}},
     "uplinks": {
         "cloud": {
-            "state": "waiting", "delivered": 12000, "held": 340, "ledger": {"malformed": 5}, "maybe_twice": 7,
-            "last_error": "connection refused", "backlog_eta_s": 60,
+            "state": "waiting",
+            "delivered": 12000,
+            "held": 340,
+            "ledger": {"malformed": 5},
+            "maybe_twice": 7,
+            "last_error": "connection refused",
+            "backlog_eta_s": 60,
         }
     },
 }
@@ -62,7 +67,16 @@ def serve() -> Iterator[Callable[[int, bytes], str]]:
 def test_a_person_sees_what_is_held_lost_and_wrong() -> None:
     """Every number that decides anything is in the text, without colour codes when not on a terminal."""
     text = render(STATUS, colour=False)
-    for part in ("site-7", "12,345", "held 340", "malformed 5", "connection refused", "salvaged", "2 KiB of 4 KiB", "1 min"):
+    for part in (
+        "site-7",
+        "12,345",
+        "held 340",
+        "malformed 5",
+        "connection refused",
+        "salvaged",
+        "2 KiB of 4 KiB",
+        "1 min",
+    ):
         assert part in text
     assert "\x1b" not in text
     assert BOLD in render(STATUS, colour=True)

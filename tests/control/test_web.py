@@ -25,9 +25,7 @@ class Window:
     server: ControlServer
     telemetry: Telemetry
     task: asyncio.Task[None]
-    says: dict[str, object] = field(
-        default_factory=lambda: {"healthy": True, "ready": True, "status": {"accepted": 5}}
-    )
+    says: dict[str, object] = field(default_factory=lambda: {"healthy": True, "ready": True, "status": {"accepted": 5}})
 
     async def ask(self, path: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], str]:
         return await asyncio.to_thread(self._ask, path, method, headers)

@@ -150,16 +150,12 @@ def test_a_synced_look_wins_over_plausible_ones_before_and_after() -> None:
 
 def test_two_reboots_before_the_first_sync_keep_their_order() -> None:
     """Boots without any clock are laid end to end before the first that has one."""
-    line = timeline(
-        BootTimes(ONE, "a", last_ns=HOUR), BootTimes(TWO, "b", last_ns=2 * HOUR), BootTimes(THREE, "c")
-    )
+    line = timeline(BootTimes(ONE, "a", last_ns=HOUR), BootTimes(TWO, "b", last_ns=2 * HOUR), BootTimes(THREE, "c"))
     assert line.repair(ns(0), ONE)[1] is Quality.UNKNOWN
     line.observe(FakeClock(monotonic=HOUR, wall=NOW))
     began = NOW - HOUR
     assert line.repair(np.array([0, 2 * HOUR]), TWO) == _same([began - 2 * HOUR, began], Quality.ESTIMATED)
-    assert line.repair(np.array([0, HOUR]), ONE) == _same(
-        [began - 3 * HOUR, began - 2 * HOUR], Quality.ESTIMATED
-    )
+    assert line.repair(np.array([0, HOUR]), ONE) == _same([began - 3 * HOUR, began - 2 * HOUR], Quality.ESTIMATED)
 
 
 def test_a_clock_that_was_saved_at_the_last_shutdown_does_not_begin_before_its_end() -> None:
@@ -167,9 +163,7 @@ def test_a_clock_that_was_saved_at_the_last_shutdown_does_not_begin_before_its_e
     first = BootTimes(ONE, "a", last_ns=10 * HOUR, samples=[Sample(0, NOW, Quality.SYNCED)])
     line = timeline(first, BootTimes(TWO, "b"))
     line.add(Sample(0, NOW + 9 * HOUR, Quality.UNSYNCED))
-    assert line.repair(np.array([0, HOUR]), TWO) == _same(
-        [NOW + 10 * HOUR, NOW + 11 * HOUR], Quality.ESTIMATED
-    )
+    assert line.repair(np.array([0, HOUR]), TWO) == _same([NOW + 10 * HOUR, NOW + 11 * HOUR], Quality.ESTIMATED)
     line.add(Sample(HOUR, NOW + 20 * HOUR, Quality.SYNCED))
     assert line.repair(np.array([0]), TWO) == _same([NOW + 20 * HOUR], Quality.REPAIRED)
 
@@ -334,11 +328,7 @@ def test_looks_that_nobody_confirmed_move_nothing_once_one_was(
     later = at
     for gap, offset, quality in more:
         later += gap
-        line.add(
-            Sample(
-                later * MS, NOW + offset * MS, min(Quality.UNSYNCED, quality) if quality else Quality.UNSYNCED
-            )
-        )
+        line.add(Sample(later * MS, NOW + offset * MS, min(Quality.UNSYNCED, quality) if quality else Quality.UNSYNCED))
     if confirmed:
         assert line.repair(moments, ONE)[0].tolist() == before.tolist()
 
@@ -389,9 +379,7 @@ def test_boots_keep_their_order_where_confirmed_clocks_do(
         if quality in {Quality.SYNCED, Quality.ESTIMATED}:
             spans.append((int(began), int(ended)))
     assert spans == sorted(spans)
-    last_sure = max(
-        (i for i, t in enumerate(made) if t.samples and t.samples[0].quality is Quality.SYNCED), default=-1
-    )
+    last_sure = max((i for i, t in enumerate(made) if t.samples and t.samples[0].quality is Quality.SYNCED), default=-1)
     assert all(line.repair(ns(0), t.boot)[1] is not Quality.UNKNOWN for t in made[: last_sure + 1])
 
 

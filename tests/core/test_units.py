@@ -27,9 +27,7 @@ def test_sizes(text: str, size: int) -> None:
 @pytest.mark.parametrize("text", ["5", "s", "", "-5s", "5 weeks", "1e9s", "5S", "9" * 16 + "s", "5s5s", "٣s"])
 def test_what_is_no_duration_is_refused_with_an_example(text: str) -> None:
     """A number and one of the units, nothing else."""
-    with pytest.raises(
-        ValueError, match=r'is not a duration; write a number with one of ms, s, .* like "5s"'
-    ):
+    with pytest.raises(ValueError, match=r'is not a duration; write a number with one of ms, s, .* like "5s"'):
         Duration.parse(text)
 
 

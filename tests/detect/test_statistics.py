@@ -42,9 +42,9 @@ def test_a_floor_can_be_set() -> None:
     """A scale below `scale_min` counts as that."""
     values = np.append(np.tile([1.0, 1.001], 200), 2.0)
     assert fed(ZScore(warmup=16, span=100, scale_min=0.5), values)[-1] == pytest.approx(2.0, rel=0.01)
-    assert fed(InterquartileRange(warmup=16, window=16, stride=1, scale_min=0.5), values)[
-        -1
-    ] == pytest.approx(2.0, rel=0.01)
+    assert fed(InterquartileRange(warmup=16, window=16, stride=1, scale_min=0.5), values)[-1] == pytest.approx(
+        2.0, rel=0.01
+    )
 
 
 def test_scores_have_an_end() -> None:

@@ -15,7 +15,7 @@ from firmware_shims.uplink import Uplink
 from gateway.codecs import framing
 from gateway.codecs.framing import Data, FrameReader
 from gateway.codecs.mapping import Mapper, default_mappings
-from gateway.codecs.mapping_settings import MappingSettings
+from gateway.codecs.mapping_settings import MappingSettings, TimeSettings
 from gateway.control.reading import decode_hook
 from gateway.core.batch import Batch, Series
 from gateway.core.contracts import Arrivals
@@ -76,7 +76,7 @@ def batches(fields: list[tuple[str, str]], *, samples: int, records: int) -> lis
     port = Port()
     uplink = Uplink(port, fields, topic="chip", records=records, ticks=lambda: clock[0])
     for n in range(samples):
-        uplink.sample([20.5 + n] * len(fields))
+        uplink.sample([20 + n] * len(fields))
         clock[0] += 100
     clock[0] += 2000
     for _ in range(5):
@@ -92,10 +92,14 @@ def test_the_mapping_in_the_manual_understands_the_batches(page: str) -> None:
     mapping = msgspec.convert(config["mappings"][0], MappingSettings, dec_hook=decode_hook)
     metric = mapping.metrics[0]
     gateway = Gateway([mapping])
-    fields = [(item.field, "f") for item in mapping.metrics if not item.field.startswith("tidegate.")]
+    fields = [
+        (item.field, "i" if item.type == "int" else "f")
+        for item in mapping.metrics
+        if not item.field.startswith("tidegate.")
+    ]
     (calm,) = batches(fields, samples=3, records=10)
     found = gateway.read(calm.payload)
-    assert found[metric.name] == [(2300, 20.5), (2200, 21.5), (2100, 22.5)]
+    assert found[metric.name] == [(2300, 20), (2200, 21), (2100, 22)]
     assert set(found) == {item.name for item in mapping.metrics[: len(fields)]}
     assert gateway.series[0].resource == (("device.id", "chip"),)
     (full,) = batches(fields, samples=10, records=4)
@@ -119,7 +123,7 @@ def test_every_kind_of_column_is_understood(code: str) -> None:
     mapping = MappingSettings(
         match="#",
         payload="cbor",
-        time=msgspec.convert({"ticks": "t", "now": "now", "unit": "ms"}, type=_type_of("time")),
+        time=TimeSettings(ticks="t", now="now", unit="ms"),
         fields="",
     )
     clock = [0]
@@ -131,8 +135,3 @@ def test_every_kind_of_column_is_understood(code: str) -> None:
     bodies = FrameReader(4096).feed(bytes(port.sent))
     (data,) = [message for body in bodies if isinstance(message := framing.read_message(body), Data)]
     assert np.array(Gateway([mapping]).read(data.payload)["v"])[:, 1].tolist() == [7]
-
-
-def _type_of(name: str) -> Any:
-    (kind,) = [item.type for item in msgspec.structs.fields(MappingSettings) if item.name == name]
-    return kind

@@ -10,9 +10,7 @@ import pytest
 from hil.children import Child, python, wait_until
 
 ECHO = "import sys\nprint('ready')\nfor line in sys.stdin: print('got', line.strip())"
-STUBBORN = (
-    "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('ready')\ntime.sleep(600)"
-)
+STUBBORN = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('ready')\ntime.sleep(600)"
 
 
 def test_lines_are_read_as_they_come(make_child) -> None:

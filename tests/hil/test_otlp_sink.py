@@ -26,9 +26,7 @@ from hil.otlp_count import count_points, count_records
 from hil.otlp_sink import Behaviour, zstd
 
 
-def request(
-    values: list[float], *, device: str = "d1", mark: str = "", attributes: tuple[str, ...] = ()
-) -> bytes:
+def request(values: list[float], *, device: str = "d1", mark: str = "", attributes: tuple[str, ...] = ()) -> bytes:
     """Return an export request with one gauge of one device."""
     message = ExportMetricsServiceRequest()
     resource = message.resource_metrics.add()
@@ -43,9 +41,7 @@ def request(
     return message.SerializeToString()
 
 
-def post(
-    sink, body: bytes, *, path: str = "/v1/metrics", encoding: str = ""
-) -> tuple[int, bytes, dict[str, str]]:
+def post(sink, body: bytes, *, path: str = "/v1/metrics", encoding: str = "") -> tuple[int, bytes, dict[str, str]]:
     """Send a request on a connection of its own."""
     connection = http.client.HTTPConnection(sink.host, sink.port, timeout=5)
     try:
@@ -75,9 +71,7 @@ def test_the_gateways_own_marks_do_not_make_another_reading(otlp_sink) -> None:
     assert list(otlp_sink.readings().values()) == [2]
 
 
-@pytest.mark.parametrize(
-    ("encoding", "encode"), [("gzip", gzip.compress), ("zstd", zstd.compress), ("", bytes)]
-)
+@pytest.mark.parametrize(("encoding", "encode"), [("gzip", gzip.compress), ("zstd", zstd.compress), ("", bytes)])
 def test_encodings(otlp_sink, encoding: str, encode) -> None:
     """gzip, zstd and none are understood; wire and decoded bytes are counted apart."""
     body = request([1.0] * 1000)

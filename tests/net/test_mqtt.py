@@ -243,7 +243,9 @@ def test_topic_aliases() -> None:
     def publish(topic: bytes, alias: int) -> bytes:
         return publish_bytes(topic, b"", version=5, properties=[(Property.TOPIC_ALIAS, alias)])
 
-    stream = publish(b"a", 1) + publish(b"b", 2) + publish(b"", 1) + publish(b"c", 1) + publish(b"", 1) + publish(b"", 2)
+    stream = (
+        publish(b"a", 1) + publish(b"b", 2) + publish(b"", 1) + publish(b"c", 1) + publish(b"", 1) + publish(b"", 2)
+    )
     rows, _ = scan([stream], version=5, alias_max=2)
     assert [row[1] for row in rows] == [b"a", b"b", b"a", b"c", b"c", b"b"]
 

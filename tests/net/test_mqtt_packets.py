@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -107,16 +109,14 @@ def test_noise_is_a_packet_or_a_protocol_error(head: bytes, noise: bytes) -> Non
     """Never anything else."""
     for version in (4, 5):
         for read in (
-            lambda data: read_connect(data),
+            read_connect,
             lambda data, v=version: read_answer(data, v),
             lambda data, v=version: read_disconnect(data, v),
             lambda data, v=version: read_filters(data, v, PacketType.SUBSCRIBE),
             lambda data, v=version: read_filters(data, v, PacketType.UNSUBSCRIBE),
         ):
-            try:
+            with contextlib.suppress(ProtocolError):
                 read(head + noise)
-            except ProtocolError as error:
-                assert error.reason
 
 
 def test_filters() -> None:

@@ -43,9 +43,7 @@ def test_a_file_that_cannot_be_read_is_named_and_its_content_is_not(tmp_path) ->
     assert "geheim" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "places", [{}, {"env": "A", "file": "b"}, {"env": "A", "file": "b", "credential": "c"}]
-)
+@pytest.mark.parametrize("places", [{}, {"env": "A", "file": "b"}, {"env": "A", "file": "b", "credential": "c"}])
 def test_exactly_one_place(places: dict[str, str]) -> None:
     """None or two are refused with what would be right."""
     with pytest.raises(ValueError, match="a secret is "):

@@ -34,12 +34,19 @@ def write_bytes() -> int:
     raise OSError("/proc/self/io has no write_bytes")
 
 
-async def flash_bench(folder: Path, *, seconds: int = 600, readings: int = 1000, wait_s: float = 0.0) -> dict[str, float]:
+async def flash_bench(
+    folder: Path, *, seconds: int = 600, readings: int = 1000, wait_s: float = 0.0
+) -> dict[str, float]:
     """Return bytes a reading for `seconds` commits of `readings` each, and what the parts of it are."""
     clock = FakeClock()
     store = await Store.open(
-        state_dir=folder, settings=StoreSettings(), clock=clock, uplinks=["cloud"], max_series=SERIES,
-        telemetry=Telemetry(), commit_interval_s=0.0,
+        state_dir=folder,
+        settings=StoreSettings(),
+        clock=clock,
+        uplinks=["cloud"],
+        max_series=SERIES,
+        telemetry=Telemetry(),
+        commit_interval_s=0.0,
     )
     numbers = [store.resolve(Series((("device.id", f"d{k}"),), "temperature", "Cel")) for k in range(SERIES)]
     series = np.array(numbers, np.uint32)[np.arange(readings) % SERIES]
@@ -55,7 +62,7 @@ async def flash_bench(folder: Path, *, seconds: int = 600, readings: int = 1000,
         await store.append([(Priority.NORMAL, Batch.of(series, times, level[np.arange(readings) % SERIES]))])
         clock.advance(NS_PER_S)
         await asyncio.sleep(wait_s)
-        while (lease := await store.lease("cloud", readings_max=100_000, bytes_max=1 << 20)):
+        while lease := await store.lease("cloud", readings_max=100_000, bytes_max=1 << 20):
             stored += lease.size_bytes
             await store.ack(lease)
     written = write_bytes() - written
@@ -82,7 +89,11 @@ def main() -> None:
         module.PAGE_BYTES = wanted.page
     folder = Path(tempfile.mkdtemp(dir=wanted.folder))
     try:
-        print(json.dumps(asyncio.run(flash_bench(folder, seconds=wanted.seconds, readings=wanted.readings, wait_s=wanted.wait))))
+        print(
+            json.dumps(
+                asyncio.run(flash_bench(folder, seconds=wanted.seconds, readings=wanted.readings, wait_s=wanted.wait))
+            )
+        )
     finally:
         shutil.rmtree(folder)
 

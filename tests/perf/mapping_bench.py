@@ -80,7 +80,10 @@ def climate_payloads(count: int, *, nested: bool = False) -> list[bytes]:
     random = np.random.default_rng(7)
     documents = []
     for k in range(count):
-        values = {"temp": round(float(random.normal(20, 3)), 2) + 0.001, "hum": round(float(random.normal(45, 5)), 1) + 0.01}
+        values = {
+            "temp": round(float(random.normal(20, 3)), 2) + 0.001,
+            "hum": round(float(random.normal(45, 5)), 1) + 0.01,
+        }
         documents.append({"ts": 1_789_999_000_000 + k, **({"env": values} if nested else values)})
     return [json.dumps(document).encode() for document in documents]
 

@@ -18,7 +18,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from gateway.core.clock import SystemClock
 from gateway.core.contracts import Accepted, Arrivals
@@ -51,7 +52,7 @@ async def serve(commit_s: float, in_flight: int) -> None:
         name="direct",
         listen="127.0.0.1:0",
         in_flight_bytes_max=Size(in_flight),
-        in_flight_bytes_total=Size(2 * in_flight),
+        in_flight_bytes_total=Size(4 * in_flight),
     )
     source = MqttServerSource(settings, accept=door, clock=SystemClock(), telemetry=Telemetry())
     task = asyncio.create_task(source.run())
@@ -126,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--serve", action="store_true")
     parser.add_argument("--commit-ms", type=float, default=50.0)
-    parser.add_argument("--in-flight-mib", type=float, default=4)
+    parser.add_argument("--in-flight-mib", type=float, default=8)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--connections", type=int, default=4)

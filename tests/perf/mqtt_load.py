@@ -62,9 +62,7 @@ def build_block(
     for k in range(messages):
         payload = b'{"ts":%d,"temp":%.2f}' % (1_790_000_000_000 + k, 20 + k % 400 / 40)
         topic = b"plant/d%d-%d/climate" % (connection, k % devices)
-        parts.append(
-            publish_bytes(topic, payload.ljust(payload_bytes), qos=1, packet_id=k + 1, version=version)
-        )
+        parts.append(publish_bytes(topic, payload.ljust(payload_bytes), qos=1, packet_id=k + 1, version=version))
         if (k + 1) % SLICE_MESSAGES == 0 or k + 1 == messages:
             cuts.append(cuts[-1] + sum(map(len, parts[-((k % SLICE_MESSAGES) + 1) :])))
     return Block(b"".join(parts), tuple(cuts), messages)
@@ -140,9 +138,7 @@ def run_load(
     version: int = 4,
 ) -> Load:
     """Keep a block's worth of messages in flight on each connection for `seconds`; then wait for the rest."""
-    clients = [
-        _Client(address, block, client_id=b"load-%d" % k, version=version) for k, block in enumerate(blocks)
-    ]
+    clients = [_Client(address, block, client_id=b"load-%d" % k, version=version) for k, block in enumerate(blocks)]
     selector = selectors.DefaultSelector()
     for client in clients:
         selector.register(client.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, client)

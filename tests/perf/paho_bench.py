@@ -44,8 +44,7 @@ def flood(port: int, messages: int, payload_bytes: int, rate: float) -> None:
     payload = PAYLOAD.ljust(payload_bytes, b" ")
     topics = [b"plant/d%02d/climate" % number for number in range(50)]
     packets = [
-        publish_bytes(topics[number % 50], payload, qos=1, packet_id=number % 60000 + 1)
-        for number in range(6000)
+        publish_bytes(topics[number % 50], payload, qos=1, packet_id=number % 60000 + 1) for number in range(6000)
     ]
     step = 500
     with socket.create_connection(("127.0.0.1", port)) as broker:
@@ -100,9 +99,7 @@ def measure_ours(broker: Broker, messages: int, payload_bytes: int, rate: float)
             return Accepted(len(arrivals.payloads))
 
         source = MqttSource(
-            MqttSettings(
-                name="bench", url=f"mqtt://127.0.0.1:{broker.port}", topics=("plant/#",), clean=True
-            ),
+            MqttSettings(name="bench", url=f"mqtt://127.0.0.1:{broker.port}", topics=("plant/#",), clean=True),
             gateway_id="bench",
             accept=accept,
             clock=SystemClock(),
@@ -186,9 +183,7 @@ def main() -> None:
     if options.flood:
         flood(options.flood, options.messages, options.payload, options.rate)
         return
-    result = compare(
-        messages=options.messages, payload_bytes=options.payload, rounds=options.rounds, rate=options.rate
-    )
+    result = compare(messages=options.messages, payload_bytes=options.payload, rounds=options.rounds, rate=options.rate)
     for name in ("ours", "paho"):
         print(f"{name}: {result[f'{name}_us']:7.2f} us CPU each, {result[f'{name}_per_s']:9,.0f} messages/s")
     print(f"ratio: {result['ratio']}")

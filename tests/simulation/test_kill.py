@@ -62,9 +62,7 @@ class Bench:
         self._make_child = make_child
         self.config = folder / "tidegate.toml"
         self.config.write_text(
-            CONFIG.format(
-                state=json.dumps(str(folder / "state")), mqtt=self.mqtt, endpoint=sink.url, control=control
-            ),
+            CONFIG.format(state=json.dumps(str(folder / "state")), mqtt=self.mqtt, endpoint=sink.url, control=control),
             encoding="utf-8",
         )
 

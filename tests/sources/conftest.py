@@ -96,11 +96,17 @@ class MqttServerRig:
         self.task: asyncio.Task[None]
         self._clients: list[RawClient] = []
 
-    async def start(self, **settings: object) -> MqttServerRig:
+    def build(self, **settings: object) -> MqttServerRig:
+        """Make the server without starting it."""
         values = {"name": "direct", "listen": "127.0.0.1:0"} | settings
         self.source = MqttServerSource(
             MqttServerSettings(**values), accept=self.door, clock=self.clock, telemetry=self.telemetry
         )
+        return self
+
+    async def start(self, **settings: object) -> MqttServerRig:
+        """Make it and wait until it listens."""
+        self.build(**settings)
         self.task = asyncio.create_task(self.source.run())
         ready = asyncio.create_task(self.source.listening.wait())
         await asyncio.wait([self.task, ready], return_when=asyncio.FIRST_COMPLETED, timeout=WAIT_S)

@@ -444,9 +444,7 @@ async def test_a_wrong_password_is_said_loudly_and_tried_slowly(make_broker, mon
     source = source_for(broker.port, Shelf(), username="gateway", password=secret, reconnect_max=Duration(60))
     with caplog.at_level(logging.ERROR):
         async with running(source, state="refused"):
-            assert "the broker refuses tidegate-g1-plant: not authorized" in str(
-                source.status()["last_error"]
-            )
+            assert "the broker refuses tidegate-g1-plant: not authorized" in str(source.status()["last_error"])
             connects = sum("New connection" in line for line in broker.log)
             await asyncio.sleep(0.3)
             assert sum("New connection" in line for line in broker.log) == connects
@@ -490,9 +488,7 @@ async def test_tls_carries_everything(make_broker, authority, publish_to) -> Non
     identity = authority.issue()
     broker = make_broker(identity=identity, client_ca=authority.certificate)
     ours = authority.issue("gateway")
-    tls = MqttTlsSettings(
-        ca_file=str(authority.certificate), cert_file=str(ours.certificate), key_file=str(ours.key)
-    )
+    tls = MqttTlsSettings(ca_file=str(authority.certificate), cert_file=str(ours.certificate), key_file=str(ours.key))
     shelf = Shelf()
     source = source_for(0, shelf, url=f"mqtts://localhost:{broker.port}", tls=tls)
     sender = Shelf()
@@ -685,9 +681,7 @@ async def test_a_broker_that_drops_what_it_does_not_know_gets_3_1_1(fake_broker)
 
 
 @pytest.mark.parametrize(("protocol", "code"), [("5", 0x87), ("3.1.1", 0x80)])
-async def test_a_refused_subscription_is_asked_for_again(
-    fake_broker, monkeypatch, caplog, protocol, code
-) -> None:
+async def test_a_refused_subscription_is_asked_for_again(fake_broker, monkeypatch, caplog, protocol, code) -> None:
     """SUBACK 0x87 or 0x80: loud in status and log; the granted ones go on; asked again later."""
     monkeypatch.setattr("gateway.sources.mqtt.SUBSCRIBE_RETRY_S", 0.05)
     if protocol == "5":

@@ -61,9 +61,7 @@ def test_it_is_full_by_bytes_by_number_and_while_something_is_held(run_virtual) 
 
     async def main() -> None:
         changes: list[bool] = []
-        intake = Intake(
-            accept=Door(1, -2, 0), bytes_max=100, on_change=lambda: changes.append(intake.is_full)
-        )
+        intake = Intake(accept=Door(1, -2, 0), bytes_max=100, on_change=lambda: changes.append(intake.is_full))
         intake.offer(arrivals(1), size_bytes=99, answer=lambda: None)
         assert not intake.is_full
         intake.offer(arrivals(2), size_bytes=1, answer=lambda: None)

@@ -28,9 +28,7 @@ class Far:
         self.near, self.far = socket.socketpair()
         self.near.setblocking(False)
         self.far.setblocking(False)
-        client = BulkClient(
-            client_id="t", version=VERSION_5, transport="tcp", clean=True, tls=None, timeout_s=5
-        )
+        client = BulkClient(client_id="t", version=VERSION_5, transport="tcp", clean=True, tls=None, timeout_s=5)
         client._sock = self.near
         self.runs: list[Publishes] = []
         self.released: list[bytes] = []

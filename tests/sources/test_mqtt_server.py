@@ -8,7 +8,7 @@ import socket
 import ssl
 import subprocess
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import paho.mqtt.client as paho
@@ -22,6 +22,9 @@ from gateway.net.mqtt_packets import Will, connect_bytes, publish_bytes
 from gateway.net.secrets import Secret
 from gateway.sources.mqtt_server import MqttServerSettings, MqttServerSource, MqttTls
 from gateway.sources.mqtt_server_auth import MqttCertificate, MqttUser
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PING, PONG = b"\xc0\x00", b"\xd0\x00"
 ENV = "TIDEGATE_TEST_PASSWORD"
@@ -43,7 +46,7 @@ def settings(**fields: object) -> MqttServerSettings:
 @pytest.mark.parametrize("listen", ["0.0.0.0:1884", "[::]:1884", "192.0.2.1:1884", "gateway.local:1884"])
 def test_listening_beyond_loopback_wants_users(listen: str, users) -> None:
     """Nobody opens a gateway to the network by accident."""
-    with pytest.raises(ValueError, match="name users or certificates, or listen on 127.0.0.1"):
+    with pytest.raises(ValueError, match=r"name users or certificates, or listen on 127\.0\.0\.1"):
         settings(listen=listen)
     with pytest.raises(ValueError, match="anonymous clients are let in on loopback only"):
         settings(listen=listen, users=users, anonymous=True)
@@ -101,7 +104,7 @@ def test_files_that_are_missing_or_wrong_are_named(tmp_path: Path, door) -> None
             settings(tls=MqttTls(cert_file=str(cert), key_file=str(cert))), accept=door, clock=None, telemetry=None
         )
 
-    with pytest.raises(ValueError, match="there is no file .*server.pem"):
+    with pytest.raises(ValueError, match=r"there is no file .*server\.pem"):
         build(tmp_path / "server.pem")
     (tmp_path / "server.pem").write_text("no certificate")
     with pytest.raises(ValueError, match="tls: cannot use"):
@@ -133,7 +136,9 @@ async def test_a_password_opens_its_topics_only(mqtt_server, users) -> None:
     client = await rig.connect(b"d2", **login)
     await client.send(publish_bytes(b"common/a", b"", qos=1, packet_id=1), publish_bytes(b"no", b""), PING)
     assert {await client.packet(), await client.packet()} == {b"\x40\x02\0\1", PONG}
-    await client.send(publish_bytes(b"common/b", b"", qos=1, packet_id=2), publish_bytes(b"no", b"", qos=1, packet_id=3))
+    await client.send(
+        publish_bytes(b"common/b", b"", qos=1, packet_id=2), publish_bytes(b"no", b"", qos=1, packet_id=3)
+    )
     assert await client.rest() == b"\x40\x02\0\2"
     assert rig.refused == {"not_authorized": 6}
     assert "may not publish to b'no'" in rig.source.status()["last_error"]
@@ -410,18 +415,22 @@ async def test_a_certificate_opens_its_topics(mqtt_server, certificates: Path) -
     assert rig.source.status()["tls"] is True
 
 
+async def greet(port: int, context: ssl.SSLContext) -> bytes:
+    """Connect with TLS; return the CONNACK."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+    try:
+        writer.write(connect_bytes(b"d1"))
+        return await reader.readexactly(4)
+    finally:
+        writer.transport.abort()
+
+
 async def test_no_certificate_or_a_strangers_is_refused(mqtt_server, certificates: Path) -> None:
     """The handshake fails and is counted; nobody else is disturbed."""
     rig = await mqtt_server.start(**tls_settings(certificates))
     for name in ("", "stranger"):
         with pytest.raises((ssl.SSLError, ConnectionError, asyncio.IncompleteReadError)):
-            context = tls_client(certificates, name)
-            reader, writer = await asyncio.open_connection("127.0.0.1", rig.port, ssl=context)
-            try:
-                writer.write(connect_bytes(b"d1"))
-                await reader.readexactly(4)
-            finally:
-                writer.transport.abort()
+            await greet(rig.port, tls_client(certificates, name))
     plain = await rig.open()
     await plain.send(connect_bytes(b"d1"))
     await plain.rest()
@@ -436,11 +445,7 @@ async def test_handshakes_that_do_not_end_make_room(mqtt_server, certificates: P
         sockets += await open_sockets(rig.port, 100)
         await rig.until(lambda: rig.refused.get("connecting_max") == 100 - 16)
         assert len(rig.source._welcoming) == 16
-        context = tls_client(certificates, "device")
-        reader, writer = await asyncio.open_connection("127.0.0.1", rig.port, ssl=context)
-        writer.write(connect_bytes(b"d1"))
-        assert await reader.readexactly(4) == b"\x20\2\0\0"
-        writer.transport.abort()
+        assert await greet(rig.port, tls_client(certificates, "device")) == b"\x20\2\0\0"
     finally:
         for one in sockets:
             one.close()
@@ -503,9 +508,7 @@ async def test_paho_resumes_its_session(mqtt_server) -> None:
         extra.UserProperty = ("k", "v")
         extra.TopicAlias = 3
         for _ in range(2):
-            client = paho.Client(
-                CallbackAPIVersion.VERSION2, client_id="p1", protocol=MQTTProtocolVersion.MQTTv5
-            )
+            client = paho.Client(CallbackAPIVersion.VERSION2, client_id="p1", protocol=MQTTProtocolVersion.MQTTv5)
             client.on_connect = lambda *a: flags.append(a[2].session_present)
             client.connect("127.0.0.1", rig.port, clean_start=False, properties=properties)
             client.loop_start()

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from gateway.net.mqtt_packets import Connect, Will
 from gateway.sources.mqtt_server_session import PacketIdSet, Sessions
 
-PACKET_IDS = st.integers(1, 65535).map(lambda k: k.to_bytes(2, "big")) | st.sampled_from([b"\0\1", b"\0\2", b"\xff\xff"])
+PACKET_IDS = st.integers(1, 65535).map(lambda k: k.to_bytes(2, "big")) | st.sampled_from(
+    [b"\0\1", b"\0\2", b"\xff\xff"]
+)
 
 
 @given(st.lists(st.tuples(st.booleans(), PACKET_IDS), max_size=60))

@@ -130,9 +130,7 @@ def test_a_broker_is_always_checked(authority) -> None:
     """No setting turns it off."""
     ours = authority.issue()
     context = tls_context(
-        MqttTlsSettings(
-            ca_file=str(authority.certificate), cert_file=str(ours.certificate), key_file=str(ours.key)
-        )
+        MqttTlsSettings(ca_file=str(authority.certificate), cert_file=str(ours.certificate), key_file=str(ours.key))
     )
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.check_hostname

@@ -572,7 +572,7 @@ class KeepingDevice:
     async def run(self) -> None:
         """Send until all is acknowledged."""
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(50):
             while self._waiting:
                 for sequence in list(self._waiting)[:4]:
                     if self._due[sequence] <= loop.time():
@@ -618,3 +618,24 @@ async def test_every_payload_is_kept_exactly_once(
     assert sorted(rig.shelf.payloads) == sorted(payloads)
     assert set(rig.shelf.topics) == {b"line1/d"}
     assert rig.status["unplugged"] == 1
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("seed", range(10))
+async def test_every_payload_is_kept_exactly_once_for_long(
+    make_serial_line: Callable[..., SerialLine], make_rig: Callable[..., Rig], seed: int
+) -> None:
+    """Loss, noise and delay together, from a seed; the adapter falls out again and again."""
+    line = make_serial_line(name=f"seed{seed}", seed=seed)
+    rig = make_rig(port=str(line.path))
+    await rig.start()
+    for hurt in (lossy, noisy, slow):
+        hurt(line)
+    payloads = [json.dumps({"n": n, "pad": "x" * (n % 200)}).encode() for n in range(150)]
+    device = asyncio.create_task(KeepingDevice(line, payloads, one_by_one=False).run())
+    while not device.done():
+        await asyncio.sleep(1)
+        rig.shelf.full = 3
+        line.replug()
+    await device
+    assert sorted(rig.shelf.payloads) == sorted(payloads)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from hil.serial_lines import SerialLine
 
-OPTIONS = PortOptions(baud=9600, parity="even", stopbits=2, bytesize=8, rtscts=False, xonxoff=False)
+OPTIONS = PortOptions(baud=9600, parity="none", stopbits=2, bytesize=8, rtscts=False, xonxoff=False)
 
 
 def usb(device: str, vid: int | None, pid: int | None, serial_number: str | None) -> SimpleNamespace:
@@ -102,7 +102,8 @@ def test_a_name_that_can_be_found_is_fine(name: str) -> None:
         (OSError(errno.EISDIR, "folder"), "is not a serial port"),
         (termios.error(25, "Inappropriate ioctl for device"), "is not a serial port"),
         (OSError(errno.EIO, "Input/output error"), "cannot be opened: .*Input/output error"),
-        (ValueError("Invalid baud rate: 1"), "cannot be opened: Invalid baud rate"),
+        (ValueError("Invalid baud rate: 1"), "does not take these settings, .*Invalid baud rate"),
+        (termios.error(22, "Invalid argument"), "does not take these settings, check baud, parity"),
     ],
 )
 def test_every_failure_says_what_to_do(error: Exception, sentence: str) -> None:
@@ -125,7 +126,7 @@ def test_a_port_is_opened_raw_and_locked(serial_line: SerialLine) -> None:
     """With the line's settings, without waiting; a second one finds it in use until it is closed."""
     port = open_port(str(serial_line.path), OPTIONS)
     attributes = termios.tcgetattr(port.fd)
-    assert attributes[2] & termios.CSTOPB  # a pty keeps no parity
+    assert attributes[2] & termios.CSTOPB
     assert attributes[4] == termios.B9600
     assert not attributes[3] & (termios.ICANON | termios.ECHO)
     with pytest.raises(BlockingIOError):
@@ -161,6 +162,20 @@ def test_a_vanished_port_can_be_closed(serial_line: SerialLine) -> None:
     serial_line.unplug()
     serial_port.close_port(port)
     serial_port.close_port(port)
+
+
+def test_closing_throws_away_only_what_is_still_unsent(
+    serial_line: SerialLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel would wait for it; what has left is not touched."""
+    flushed: list[int] = []
+    monkeypatch.setattr(serial_port.termios, "tcflush", lambda _, queue: flushed.append(queue))
+    for unsent, wanted in ((0, []), (5, [termios.TCOFLUSH])):
+        port = open_port(str(serial_line.path), OPTIONS)
+        flushed.clear()
+        monkeypatch.setattr(serial_port, "unsent_bytes", lambda _, unsent=unsent: unsent)
+        serial_port.close_port(port)
+        assert flushed == wanted
 
 
 def test_a_link_that_leads_elsewhere_has_moved(

@@ -1,14 +1,14 @@
 """How quickly batches become OTLP requests: P50 and P99 of 10,000 readings in runs of several lengths.
 
-`measure()` returns the figures; `python -m tests.perf.otlp_bench` prints them. "steady" is the run structure
+`measure()` returns the figures; `tidegate bench --only encode` prints the ones that matter. "steady" is the run structure
 of the batch before (the common case: the layout is kept), "new" a structure seen first with series
 that are known, "peer" the same request built with the official protobuf classes in the same run. "cpu" is the
-thread's own time: on a machine with other work the wall's P99 is the scheduler's, in slices of 4 ms.
+thread's own time: on a machine with other work the wall's P99 is the scheduler's, in slices of 4 ms. Must not be
+imported by the gateway.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -42,8 +42,7 @@ def _measure(series_count: int, points: int, rounds: int) -> dict[str, float]:
     groups = [(batch, NO_MARKS)]
 
     def new() -> None:
-        encoder._layouts.clear()
-        encoder._layouts_bytes = 0
+        encoder.forget_layouts()
         encoder.encode(groups)
 
     steady_us = _times_us(lambda: encoder.encode(groups), rounds)
@@ -94,6 +93,3 @@ def _times_us(
 def _quantile(ordered: list[float], share: float) -> float:
     return round(ordered[min(int(len(ordered) * share), len(ordered) - 1)], 1)
 
-
-if __name__ == "__main__":
-    print(json.dumps(measure(), indent=2))

@@ -1,6 +1,7 @@
-"""How fast segments are made and read, and how small they are: `python tests/perf/segments_bench.py`.
+"""How fast segments are made and read, and how small they are: `tidegate bench --only segments`.
 
-`measure` returns the figures; medians, since a machine has other things to do. Times are of one thread.
+`measure` returns the figures; medians, since a machine has other things to do. Times are of one thread. Must not be
+imported by the gateway.
 """
 
 from __future__ import annotations
@@ -102,14 +103,3 @@ def measure(*, seconds: float = 0.3) -> dict[str, dict[str, float]]:
         }
     return figures
 
-
-def main() -> None:
-    """Print a table."""
-    print(f"{'':<70}{'bytes':>9}{'per reading':>13}{'encode M/s':>12}{'decode M/s':>12}")
-    for name, row in measure().items():
-        rates = f"{row['encode_mreadings_per_s']:>12.1f}{row['decode_mreadings_per_s']:>12.1f}"
-        print(f"{name:<70}{row['bytes']:>9.0f}{row['bytes_per_reading']:>13.3f}{rates}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """How many bytes a reading takes on the wire: a minute of 20 devices with 5 metrics at 1 Hz, in one request.
 
-`measure()` returns bytes per reading, HTTP headers included; `python -m tests.perf.wire_bench` prints them.
+`measure()` returns bytes per reading, HTTP headers included; `tidegate bench --only wire` prints the ones that matter.
 What was tried, and what it taught:
 
 - Series by series, with all series of a device together, is the best order found: a device's metrics share
@@ -14,12 +14,12 @@ What was tried, and what it taught:
   the processor has time to spare (uplinks/pacing.py).
 - A request of ten minutes instead of one saves another tenth.
 
-"peer" is how others do it: a request for each timestamp, attributes on each point, gzip.
+"peer" is how others do it: a request for each timestamp, attributes on each point, gzip. Must not be imported by the
+gateway.
 """
 
 from __future__ import annotations
 
-import json
 import time
 import zlib
 from typing import Any
@@ -131,6 +131,3 @@ def peer_bodies(devices: Devices) -> list[bytes]:
                     point.as_int = int(column[row])
     return [request.SerializeToString() for request, _ in scopes.values()]
 
-
-if __name__ == "__main__":
-    print(json.dumps(measure(), indent=2))

@@ -1,0 +1,93 @@
+"""Series numbers of a mapping as a table, metric by topic, filled as readings come. Must not know payloads or names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from gateway.codecs.routing import NO_SERIES_LEFT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy.typing as npt
+
+    from gateway.codecs.columns import Column
+    from gateway.codecs.device_time import Times
+    from gateway.codecs.routing import Work
+    from gateway.core.contracts import Priority
+
+UNRESOLVED: Final = -1
+"""In place of a series' number: the store was not asked yet, or had none left."""
+
+ROWS_FIRST: Final = 64
+
+
+class SeriesTable:
+    """int64 (metrics, rows), a row for each topic. `resolve` is asked (metric, row) at the first reading.
+
+    It answers None where no series is left, and is asked again with the next reading.
+    """
+
+    def __init__(self, metrics: int, *, resolve: Callable[[int, int], int | None]) -> None:
+        self._resolve = resolve
+        self._numbers = np.full((metrics, ROWS_FIRST), UNRESOLVED, np.int64)
+        self._rows = 0
+
+    def add_row(self) -> int:
+        """Return a new row."""
+        if self._rows == self._numbers.shape[1]:
+            self._numbers = np.concatenate([self._numbers, np.full_like(self._numbers, UNRESOLVED)], axis=1)
+        self._rows += 1
+        return self._rows - 1
+
+    def forget(self) -> None:
+        """Let go of all rows."""
+        self._numbers = np.full((len(self._numbers), ROWS_FIRST), UNRESOLVED, np.int64)
+        self._rows = 0
+
+    def one(self, metric: int, row: int) -> int:
+        """Return the series of one metric of one row, UNRESOLVED where none is left."""
+        if self._numbers[metric, row] == UNRESOLVED:
+            number = self._resolve(metric, row)
+            self._numbers[metric, row] = UNRESOLVED if number is None else number
+        return int(self._numbers[metric, row])
+
+    def many(self, metric: int, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.int64]:
+        """Return the series of one metric of each of `rows`, UNRESOLVED where none is left."""
+        found: npt.NDArray[np.int64] = self._numbers[metric][rows]
+        if found.min(initial=0) == UNRESOLVED:
+            for row in np.unique(rows[found == UNRESOLVED]).tolist():
+                self.one(metric, row)
+            found = self._numbers[metric][rows]
+        return found
+
+    def hand_over(
+        self,
+        metric: int,
+        column: Column,
+        work: Work,
+        *,
+        priority: Priority,
+        rows: npt.NDArray[np.intp],
+        positions: npt.NDArray[np.intp],
+        times: Times,
+    ) -> None:
+        """Give the readings and problems of a column to `work`.
+
+        `rows`, `positions`, `times` are those of the values that the column was made of.
+        """
+        for at, reason, sentence in column.problems:
+            work.lose(int(positions[at]), reason, sentence)
+        if column.which is not None:
+            rows, positions, times = rows[column.which], positions[column.which], times.take(column.which)
+        bits, kinds = column.bits, column.kinds
+        series = self.many(metric, rows)
+        if series.min(initial=0) == UNRESOLVED:
+            kept = series != UNRESOLVED
+            for position in positions[~kept].tolist():
+                work.lose(position, "max_series", NO_SERIES_LEFT)
+            series, bits, times = series[kept], bits[kept], times.take(kept)
+            kinds = kinds if isinstance(kinds, int) else kinds[kept]
+        work.output.add(priority, series=series, times=times, bits=bits, kinds=kinds)

@@ -1,0 +1,170 @@
+"""Virtual time for code that uses threads: what a thread would do is done by the loop, in turn, and takes virtual time.
+
+    with inline_sqlite(disk):                 # aiosqlite.connect gives connections that live in the loop
+        run(main())                           # run_in_executor too
+
+So a run depends on nothing but its seed: a simulated day takes a second, and a failure comes back. `Disk` decides
+how long a statement takes, which one fails, and when the power is gone. Must not be used beside real threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from unittest import mock
+
+import aiosqlite
+
+from hil.virtual_time import VirtualLoop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+    from random import Random
+
+T = TypeVar("T")
+
+# Statements that a full or broken disk lets fail; the rest reads, or takes back.
+WRITES: Final = ("INSERT", "UPDATE", "DELETE", "COMMIT", "PRAGMA WAL_CHECKPOINT")
+
+
+class InlineLoop(VirtualLoop):
+    """Virtual time, and executors that run what they are given in the loop."""
+
+    def run_in_executor(  # type: ignore[override]  # the base's is async only in stubs
+        self, _executor: Any, func: Callable[..., T], *args: Any
+    ) -> asyncio.Future[T]:
+        """Run `func` at the loop's next turn."""
+        future: asyncio.Future[T] = self.create_future()
+        self.call_soon(_settle, future, lambda: func(*args))
+        return future
+
+
+class Disk:
+    """The medium below every connection of one boot.
+
+    `fails_with` is what writing statements fail with now ("" for not at all); `statement_s` about how long one
+    takes. After `cut` nothing comes through any more, as from a process whose power is gone.
+    """
+
+    def __init__(self, random: Random, *, statement_s: float = 0.0) -> None:
+        self.fails_with = ""
+        self.failures = 0
+        self.is_cut = False
+        self._random = random
+        self._statement_s = statement_s
+
+    def cut(self) -> None:
+        """Let no statement through from now on."""
+        self.is_cut = True
+
+    def wait_s(self) -> float:
+        """Return how long the next statement takes."""
+        return self._random.expovariate(1 / self._statement_s) if self._statement_s else 0.0
+
+    def check(self, sql: str) -> None:
+        """Raise what the medium has to say about a statement."""
+        if self.is_cut:
+            raise sqlite3.OperationalError("the power is gone")
+        if self.fails_with and sql.lstrip().upper().startswith(WRITES):
+            self.failures += 1
+            error = sqlite3.OperationalError(self.fails_with)
+            full = "full" in self.fails_with
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL if full else sqlite3.SQLITE_IOERR
+            error.sqlite_errorname = "SQLITE_FULL" if full else "SQLITE_IOERR"
+            raise error
+
+
+class InlineConnection:
+    """The part of aiosqlite's connection that the store uses, one statement after the other in the loop."""
+
+    def __init__(self, disk: Disk, database: str, **options: Any) -> None:
+        self._disk = disk
+        self._turn = asyncio.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._open = (database, options)
+
+    def __await__(self) -> Any:
+        """Open it, as `await aiosqlite.connect(…)` does."""
+        return self._connect().__await__()
+
+    async def _connect(self) -> InlineConnection:
+        database, options = self._open
+        self._connection = await self._do("", lambda: sqlite3.connect(database, **options))
+        return self
+
+    async def _do(self, sql: str, act: Callable[[], T]) -> T:
+        async with self._turn:
+            await asyncio.sleep(self._disk.wait_s())
+            self._disk.check(sql)
+            return act()
+
+    @property
+    def _db(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise ValueError("no active connection")
+        return self._connection
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open."""
+        return self._db.in_transaction and not self._disk.is_cut
+
+    async def execute_fetchall(self, sql: str, parameters: Iterable[Any] = ()) -> list[Any]:
+        """Return all rows of one statement."""
+        if sql == "PRAGMA synchronous = FULL":
+            # No power is cut below these files: to sync them would only take real time.
+            sql = "PRAGMA synchronous = OFF"
+        values: Sequence[Any] = tuple(parameters)
+        return await self._do(sql, lambda: self._db.execute(sql, values).fetchall())
+
+    async def executemany(self, sql: str, parameters: Iterable[Iterable[Any]]) -> Any:
+        """Run a statement once for each of `parameters`."""
+        rows = [tuple(row) for row in parameters]
+        return await self._do(sql, lambda: self._db.executemany(sql, rows))
+
+    async def executescript(self, sql: str) -> Any:
+        """Run several statements."""
+        return await self._do(sql, lambda: self._db.executescript(sql))
+
+    async def close(self) -> None:
+        """Close it; without power too, since the process lives on."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+@contextlib.contextmanager
+def inline_sqlite(disk: Callable[[], Disk]) -> Iterator[None]:
+    """Let `aiosqlite.connect` give connections on the disk that `disk()` returns at that moment."""
+
+    def connect(database: Any, **options: Any) -> InlineConnection:
+        return InlineConnection(disk(), str(database), **options)
+
+    with mock.patch.object(aiosqlite, "connect", connect):
+        yield
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine in virtual time, executors included.
+
+    >>> async def nap() -> int:
+    ...     await asyncio.sleep(86400)
+    ...     return await asyncio.get_running_loop().run_in_executor(None, len, "four")
+    >>> run(nap())
+    4
+    """
+    with asyncio.Runner(loop_factory=InlineLoop) as runner:
+        return runner.run(main)
+
+
+def _settle(future: asyncio.Future[T], act: Callable[[], T]) -> None:
+    if future.cancelled():
+        return
+    try:
+        result = act()
+    except Exception as error:  # noqa: BLE001  as an executor's thread hands every error over
+        future.set_exception(error)
+    else:
+        future.set_result(result)

@@ -1,0 +1,37 @@
+"""The end-to-end measurements run and hold their own account: accepted is what the receiver counted."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.bench.end_to_end import batched, flash, idle, single
+from gateway.bench.report import Figure, Skipped
+
+
+@pytest.mark.slow
+def test_single_messages_are_measured_and_all_arrive() -> None:
+    """The floor of CPU holds even on a busy machine."""
+    figures = {figure.name: figure for figure in single(True) if isinstance(figure, Figure)}
+    cpu = figures["CPU per message, all the way to OTLP"]
+    assert cpu.meets(cpu.floor), cpu
+
+
+@pytest.mark.slow
+def test_batched_readings_are_measured_and_all_arrive() -> None:
+    """Under a microsecond each, on any machine."""
+    figures = {figure.name: figure for figure in batched(True) if isinstance(figure, Figure)}
+    assert figures["CPU per batched reading"].value < 1000
+
+
+@pytest.mark.slow
+def test_a_trickle_is_measured() -> None:
+    """At about the rate that is asked for."""
+    note = next(figure.note for figure in idle(True) if isinstance(figure, Figure))
+    assert 80 < float(note.removeprefix("measured at ").removesuffix("/s")) < 120
+
+
+@pytest.mark.slow
+def test_flash_is_measured_or_the_reason_said() -> None:
+    """Under the floor where the file system counts."""
+    (result,) = flash(True)
+    assert isinstance(result, Skipped) or result.meets(result.floor), result

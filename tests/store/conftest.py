@@ -1,0 +1,124 @@
+"""A shelf for tests: opened with defaults that a test may change, closed at its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from gateway.core.batch import Batch, LogRecords, Series
+from gateway.core.clock import FakeClock
+from gateway.core.contracts import Priority, Signal
+from gateway.core.telemetry import Telemetry
+from gateway.store.database import Lease, Store, StoreSettings
+from gateway.store.segments import decode_logs, decode_metrics
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+
+class Shelves:
+    """Opens stores in `state_dir` and speaks in plain numbers: every reading's value is a number of its own."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.state_dir = state_dir
+        self.clock = FakeClock()
+        self.telemetry = Telemetry()
+        self._next = 1
+        self._open: list[Store] = []
+
+    async def open(
+        self, *, uplinks=("cloud",), commit_interval_s=0.0, max_series=100, state_dir=None, **settings: Any
+    ) -> Store:
+        store = await Store.open(
+            state_dir=state_dir or self.state_dir,
+            settings=StoreSettings(**settings),
+            clock=self.clock,
+            uplinks=uplinks,
+            max_series=max_series,
+            telemetry=self.telemetry,
+            commit_interval_s=commit_interval_s,
+        )
+        self._open.append(store)
+        return store
+
+    async def close(self, *stores: Store) -> None:
+        for store in stores or tuple(self._open):
+            if store in self._open:
+                self._open.remove(store)
+                await store.close()
+
+    def numbers(self, count: int) -> list[int]:
+        first, self._next = self._next, self._next + count
+        return list(range(first, first + count))
+
+    def batch(self, store: Store, numbers: list[int], *, name: str = "m") -> Batch:
+        series = store.resolve(Series((("device.id", "d1"),), name))
+        return Batch.of(series, self.clock.wall_ns(), np.array(numbers, np.int64))
+
+    async def put(
+        self, store: Store, count: int = 1, *, priority: Priority = Priority.NORMAL, **more: Any
+    ) -> list[int]:
+        """Append readings and return their numbers."""
+        numbers = self.numbers(count)
+        await store.append([(priority, self.batch(store, numbers))], **more)
+        return numbers
+
+    async def put_noise(self, store: Store, size_bytes: int, *, priority: Priority = Priority.NORMAL) -> int:
+        """Append about `size_bytes` that nothing compresses; return how many readings that is."""
+        rng = np.random.default_rng(self._next)
+        self._next += 1
+        values = rng.integers(-(2**62), 2**62, size_bytes // 8)
+        series = store.resolve(Series((), "noise"))
+        await store.append([(priority, Batch.of(series, self.clock.wall_ns(), values))])
+        return len(values)
+
+    def logs(self, store: Store, *texts: str) -> LogRecords:
+        series = store.resolve(Series((), "", kind="log"))
+        times = np.full(len(texts), self.clock.wall_ns(), np.int64)
+        return LogRecords(np.full(len(texts), series, np.uint32), times, tuple(t.encode() for t in texts))
+
+    async def lease(self, store: Store, uplink: str = "cloud", *, readings_max=1000, bytes_max=1 << 20) -> Lease | None:
+        return await store.lease(uplink, readings_max=readings_max, bytes_max=bytes_max)
+
+    async def drain(self, store: Store, uplink: str = "cloud") -> list[int]:
+        """Lease and ack all that is held; return the numbers."""
+        numbers: list[int] = []
+        while (lease := await self.lease(store, uplink)) is not None:
+            numbers += numbers_in(lease)
+            await store.ack(lease)
+        return numbers
+
+    def check(self, store: Store) -> None:
+        """Every account adds up."""
+        status = store.status()
+        for uplink in status["uplinks"].values():
+            assert status["accepted"] == uplink["delivered"] + uplink["held"] + sum(uplink["ledger"].values())
+
+
+def numbers_in(lease: Lease) -> list[int]:
+    """Return the numbers of a lease's readings, in order."""
+    found: list[int] = []
+    for segment in lease.segments:
+        if segment.signal is Signal.LOGS:
+            found += [int(body) for body in decode_logs(segment.body).bodies]
+        else:
+            found += decode_metrics(segment.body).bits.tolist()
+    return found
+
+
+@pytest.fixture
+async def shelves(tmp_path: Path) -> AsyncIterator[Shelves]:
+    found = Shelves(tmp_path / "state")
+    yield found
+    with contextlib.suppress(asyncio.CancelledError):
+        await found.close()
+
+
+@pytest.fixture
+def numbers():
+    return numbers_in

@@ -1,0 +1,334 @@
+"""The store from outside: what was accepted is kept, sent in the right order, and counted."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+
+import pytest
+
+from gateway.core.clock import NS_PER_S
+from gateway.core.contracts import FullError, Priority, Signal
+from gateway.store.database import Loss, SetAside, StoreError, verify
+
+
+async def test_what_was_appended_is_leased(shelves, numbers) -> None:
+    """One lease brings it back, bit by bit."""
+    store = await shelves.open()
+    put = await shelves.put(store, 10)
+    lease = await shelves.lease(store)
+    assert numbers(lease) == put
+    assert (lease.uplink, lease.lane, lease.signal, lease.readings) == ("cloud", "live", Signal.METRICS, 10)
+    assert repr(lease.segments[0].id)
+
+
+async def test_an_empty_append_returns(shelves) -> None:
+    """Nothing to keep is kept at once."""
+    store = await shelves.open()
+    await store.append([])
+    assert store.status()["accepted"] == 0
+
+
+async def test_what_is_leased_is_not_leased_again_before_its_release(shelves, numbers) -> None:
+    """Two senders never have the same segment."""
+    store = await shelves.open()
+    put = await shelves.put(store, 3)
+    lease = await shelves.lease(store)
+    assert await shelves.lease(store) is None
+    await store.release(lease, maybe_delivered=False)
+    assert numbers(await shelves.lease(store)) == put
+
+
+async def test_a_lost_answer_is_counted_as_possibly_twice(shelves) -> None:
+    """Released with doubt: sent again, and said so. A second release says nothing new."""
+    store = await shelves.open()
+    await shelves.put(store, 3)
+    lease = await shelves.lease(store)
+    await store.release(lease, maybe_delivered=True)
+    await store.release(lease, maybe_delivered=True)
+    assert store.status()["uplinks"]["cloud"]["maybe_twice"] == 3
+    assert store.status()["uplinks"]["cloud"]["held"] == 3
+
+
+async def test_an_ack_settles_and_the_next_commit_deletes(shelves) -> None:
+    """Delivered is counted at once; the row goes with the next commit, and nothing is left."""
+    store = await shelves.open()
+    await shelves.put(store, 3)
+    await store.ack(await shelves.lease(store))
+    assert store.status()["uplinks"]["cloud"]["delivered"] == 3
+    await store.append([])
+    await shelves.close()
+    report = verify(shelves.state_dir)
+    assert (report.segments, report.problems) == (0, [])
+    assert report.uplinks == {"cloud": {"delivered": 3, "held": 0, "ledger": 0}}
+
+
+async def test_rejected_readings_are_in_the_ledger(shelves) -> None:
+    """A partial success is delivered but for the rejected ones, with the moment of losing them."""
+    store = await shelves.open()
+    await shelves.put(store, 5)
+    await store.ack(await shelves.lease(store), rejected=2, reason="partial")
+    uplink = store.status()["uplinks"]["cloud"]
+    assert (uplink["delivered"], uplink["ledger"]) == (3, {"partial": 2})
+    assert uplink["losses"][0]["since_ns"] == shelves.clock.wall_ns()
+    shelves.check(store)
+
+
+async def test_refused_segments_are_set_aside_and_do_not_block(shelves, numbers) -> None:
+    """The next segment goes on; the refused one can be looked at."""
+    store = await shelves.open()
+    await shelves.put(store, 4)
+    lease = await shelves.lease(store)
+    await store.refuse(lease, "status_400", "bad data")
+    await store.refuse(lease, "status_400", "bad data")
+    put = await shelves.put(store, 1)
+    assert numbers(await shelves.lease(store)) == put
+    assert store.status()["uplinks"]["cloud"]["ledger"] == {"status_400": 4}
+    assert store.status()["store"]["refused"] == 1
+    await shelves.close()
+    with sqlite3.connect(shelves.state_dir / "tidegate.db") as connection:
+        assert connection.execute("SELECT uplink, reason, message, readings FROM refused").fetchall() == [
+            ("cloud", "status_400", "bad data", 4)
+        ]
+    connection.close()
+
+
+async def test_malformed_payloads_count_for_every_uplink_and_can_be_looked_at(shelves) -> None:
+    """Accepted and lost: the accounts of both uplinks add up, and the quarantine shows the newest first."""
+    store = await shelves.open(uplinks=("a", "b"))
+    for number in range(2):
+        await store.append(
+            [], losses=[Loss("syntax", 1, 5, 5)], set_aside=[SetAside("plant", b"t", b"{%d" % number, "syntax", "no")]
+        )
+    assert store.status()["accepted"] == 2
+    shelves.check(store)
+    found = await store.quarantined(limit=1)
+    assert [(q.at_ns, q.what.payload, q.what.reason) for q in found] == [(shelves.clock.wall_ns(), b"{1", "syntax")]
+
+
+async def test_appends_of_one_window_share_a_commit(shelves) -> None:
+    """A hundred waiters, one transaction more, one segment."""
+    store = await shelves.open(commit_interval_s=0.05)
+    before = store.status()["store"]["commits"]
+    await asyncio.gather(*(shelves.put(store, 2) for _ in range(100)))
+    assert store.status()["store"]["commits"] == before + 1
+    assert len((await shelves.lease(store)).segments) == 1
+
+
+async def test_logs_are_segments_of_their_own(shelves, numbers) -> None:
+    """One lease carries one signal; log records are accepted and delivered like readings."""
+    store = await shelves.open()
+    put = await shelves.put(store, 2, logs=shelves.logs(store, "901", "902"))
+    assert store.status()["accepted"] == 4
+    first, second = await shelves.lease(store), await shelves.lease(store)
+    assert {first.signal, second.signal} == {Signal.LOGS, Signal.METRICS}
+    assert sorted(numbers(first) + numbers(second)) == [*put, 901, 902]
+
+
+async def test_large_appends_become_several_segments(shelves, monkeypatch) -> None:
+    """A segment stays small enough to be sent."""
+    monkeypatch.setattr("gateway.store.writer.SEGMENT_READINGS_MAX", 100)
+    store = await shelves.open()
+    put = await shelves.put(store, 250)
+    lease = await shelves.lease(store, readings_max=100)
+    assert lease.readings == 50  # the newest goes first
+    await store.release(lease, maybe_delivered=False)
+    assert sorted(await shelves.drain(store)) == put
+
+
+async def test_nothing_is_sent_twice_nor_forgotten_over_a_restart(shelves) -> None:
+    """What was acked is gone, what was leased or waiting is there, in order."""
+    store = await shelves.open()
+    acked = await shelves.put(store, 2)
+    await store.ack(await shelves.lease(store))
+    left = await shelves.put(store, 2) + await shelves.put(store, 2)
+    await shelves.lease(store, readings_max=2)
+    await shelves.close()
+    store = await shelves.open()
+    assert store.status()["uplinks"]["cloud"]["delivered"] == len(acked)
+    assert store.status()["uplinks"]["cloud"]["maybe_twice"] == 2
+    assert "2 readings were being sent" in store.events[0]
+    assert sorted(await shelves.drain(store)) == left
+
+
+async def test_after_link_up_the_newest_goes_first_then_live_and_backlog_share(shelves, numbers) -> None:
+    """What came before is backlog; what comes now is live; both flow."""
+    store = await shelves.open(backlog_share=0.5)
+    old = [await shelves.put(store, 1) for _ in range(6)]
+    store.link_up("cloud")
+    first = await shelves.lease(store, readings_max=1)
+    assert (first.lane, numbers(first)) == ("backlog", old[5])
+    new = [await shelves.put(store, 1) for _ in range(3)]
+    order = []
+    while (lease := await shelves.lease(store, readings_max=1)) is not None:
+        order.append((str(lease.lane), numbers(lease)))
+        await store.ack(lease)
+    assert [n for lane, n in order if lane == "live"] == new
+    assert [n for lane, n in order if lane == "backlog"] == old[:5]
+    assert {lane for lane, _ in order[:3]} == {"live", "backlog"}
+
+
+async def test_critical_overtakes(shelves) -> None:
+    """The class that matters most is not behind the others."""
+    store = await shelves.open()
+    await shelves.put(store, 1, priority=Priority.BULK)
+    await shelves.put(store, 1, priority=Priority.CRITICAL)
+    assert (await shelves.lease(store)).segments[0].priority is Priority.CRITICAL
+
+
+async def test_waiting_for_something_to_send(shelves) -> None:
+    """`wait_held` returns when something is committed, and not before."""
+    store = await shelves.open()
+    assert await shelves.lease(store) is None
+    waiting = asyncio.create_task(store.wait_held("cloud"))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    await shelves.put(store, 1)
+    await asyncio.wait_for(waiting, 5)
+
+
+async def test_a_backlog_is_drained_from_disk(shelves) -> None:
+    """More than memory keeps comes back complete and in order."""
+    store = await shelves.open(recent_bytes=500)
+    put = [n for _ in range(30) for n in await shelves.put(store, 5)]
+    await shelves.close()
+    store = await shelves.open(recent_bytes=500)
+    put += [n for _ in range(30) for n in await shelves.put(store, 5)]
+    assert sorted(await shelves.drain(store)) == put
+    shelves.check(store)
+
+
+async def test_two_uplinks_each_get_everything(shelves) -> None:
+    """A segment goes when both have it, and what one has it does not get again after a restart."""
+    store = await shelves.open(uplinks=("a", "b"))
+    put = await shelves.put(store, 3)
+    assert await shelves.drain(store, "a") == put
+    await shelves.put(store, 1)
+    await shelves.close()
+    store = await shelves.open(uplinks=("a", "b"))
+    assert len(await shelves.drain(store, "a")) == 1
+    assert len(await shelves.drain(store, "b")) == 4
+    await shelves.close()
+    assert verify(shelves.state_dir).segments == 0
+
+
+async def test_an_uplink_that_is_added_gets_what_is_held(shelves) -> None:
+    """What was gone before it came is in its ledger, so that its account adds up like the others'."""
+    store = await shelves.open(uplinks=("a",))
+    await shelves.put(store, 2)
+    await shelves.drain(store, "a")
+    held = await shelves.put(store, 3)
+    await shelves.close()
+    store = await shelves.open(uplinks=("a", "b"))
+    assert store.status()["uplinks"]["b"]["ledger"] == {"before_uplink": 2}
+    assert await shelves.drain(store, "b") == held
+    shelves.check(store)
+    assert "b is new" in store.events[-1]
+
+
+async def test_an_uplink_that_is_removed_lets_go(shelves) -> None:
+    """What only it still wanted is gone; it is said. When it comes back it is not sent what it had."""
+    store = await shelves.open(uplinks=("a", "b"))
+    await shelves.put(store, 2)
+    await shelves.drain(store, "a")
+    await shelves.drain(store, "b")
+    first = await shelves.put(store, 2)
+    assert await shelves.drain(store, "a") == first
+    await shelves.close()
+    store = await shelves.open(uplinks=("a",))
+    assert any("b is configured no more: the 2 readings" in event for event in store.events)
+    second = await shelves.put(store, 1)
+    await shelves.close()
+    assert verify(shelves.state_dir).segments == 1
+    store = await shelves.open(uplinks=("a", "b"))
+    assert await shelves.drain(store, "b") == second
+    shelves.check(store)
+
+
+async def test_without_an_uplink_everything_is_held(shelves) -> None:
+    """The first uplink that is configured gets it."""
+    store = await shelves.open(uplinks=())
+    put = await shelves.put(store, 3)
+    await store.append([], losses=[Loss("syntax", 1)])
+    assert store.status()["uplinks"] == {}
+    await shelves.close()
+    store = await shelves.open(uplinks=("cloud",))
+    assert await shelves.drain(store) == put
+    assert store.status()["uplinks"]["cloud"]["ledger"] == {"before_uplink": 1}
+    shelves.check(store)
+
+
+async def test_series_are_found_again(shelves) -> None:
+    """Numbers stay over a restart; beyond `max_series` there are none."""
+    store = await shelves.open(max_series=1)
+    await shelves.put(store, 1)
+    number = shelves.batch(store, [1]).series[0]
+    series = store.series(int(number))
+    await shelves.close()
+    store = await shelves.open(max_series=1)
+    assert store.resolve(series) == number
+    assert store.resolve(type(series)((), "other")) is None
+
+
+async def test_the_same_boot_is_found_again_and_a_new_one_gets_a_number(shelves) -> None:
+    """A restarted process goes on in its boot; after a reboot there is a new one."""
+    store = await shelves.open()
+    await shelves.put(store, 1)
+    await shelves.close()
+    store = await shelves.open()
+    assert store.timeline.current.boot == 1
+    await shelves.close()
+    shelves.clock.reboot("boot-2", wall=0)
+    store = await shelves.open()
+    assert store.timeline.current.boot == 2
+    assert store.status()["clock"]["quality"] == "unknown"
+    assert [times.uuid for times in store.timeline.boots] == ["boot-1", "boot-2"]
+    assert (await shelves.lease(store)).segments[0].boot == 1
+
+
+async def test_nothing_is_taken_while_stopping(shelves) -> None:
+    """Appends that wait are committed by `close`; later ones are pushed back."""
+    store = await shelves.open(commit_interval_s=30)
+    waiting = asyncio.create_task(shelves.put(store, 1))
+    await asyncio.sleep(0)
+    await shelves.close(store)
+    await waiting
+    with pytest.raises(FullError, match="stopping"):
+        await shelves.put(store, 1)
+    assert verify(shelves.state_dir).readings == 1
+
+
+async def test_the_second_gateway_is_told_who_is_first(shelves) -> None:
+    """One state_dir, one gateway."""
+    await shelves.open()
+    with pytest.raises(StoreError, match=r"another gateway \(pid \d+\) uses"):
+        await shelves.open()
+
+
+async def test_what_is_too_old_goes_to_the_ledger(shelves) -> None:
+    """Past max_age it is let go, with the time range of what was lost."""
+    store = await shelves.open(max_age=60)
+    first_ns = shelves.clock.wall_ns()
+    await shelves.put(store, 3)
+    shelves.clock.advance(50 * NS_PER_S)
+    young = await shelves.put(store, 2)
+    shelves.clock.advance(20 * NS_PER_S)
+    await store.tend()
+    await store.append([])
+    uplink = store.status()["uplinks"]["cloud"]
+    assert uplink["ledger"] == {"expired_age": 3}
+    assert (uplink["losses"][0]["first_ns"], uplink["losses"][0]["last_ns"]) == (first_ns, first_ns)
+    assert await shelves.drain(store) == young
+    shelves.check(store)
+
+
+async def test_a_cancelled_append_hurts_nobody(shelves) -> None:
+    """Who gave up waiting may find it kept all the same; the others get their answer."""
+    store = await shelves.open(commit_interval_s=0.05)
+    gone = asyncio.create_task(shelves.put(store, 1))
+    stays = asyncio.create_task(shelves.put(store, 1))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await stays
+    assert store.status()["accepted"] == 2
+    assert store.is_moving()

@@ -1,0 +1,259 @@
+"""Whatever happened to the files: the store starts, keeps all that can be read, and says and counts the rest."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import sqlite3
+
+import pytest
+
+from gateway.core.contracts import Priority
+from gateway.store.connection import PAGE_BYTES
+from gateway.store.database import Loss, verify
+from gateway.store.salvage import ASIDE_MAX, Salvaged, log_is_broken
+
+DATABASE = "tidegate.db"
+
+
+@pytest.fixture
+async def filled(shelves, tmp_path):
+    """A shelf with 40 segments of three classes, closed in order; the numbers it holds."""
+    store = await shelves.open()
+    held = []
+    for number in range(40):
+        held += await shelves.put(store, 5 + 40 * (number % 3), priority=Priority(number % 3))
+    await store.append([], losses=[Loss("syntax", 3)])
+    await shelves.close()
+    return held
+
+
+@pytest.fixture
+async def crashed(shelves, tmp_path):
+    """The same as a process that died leaves it: a small database and a long log."""
+    store = await shelves.open()
+    held = []
+    for number in range(40):
+        held += await shelves.put(store, 5 + 40 * (number % 3), priority=Priority(number % 3))
+    await store.append([], losses=[Loss("syntax", 3)])
+    copy = tmp_path / "crashed"
+    shutil.copytree(shelves.state_dir, copy)
+    await shelves.close()
+    shelves.state_dir = copy
+    return held
+
+
+def damage(path, offset: int, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+async def check(shelves, held, *, aside: bool = True) -> tuple[list[int], dict]:
+    """Open; what is there is right and in the accounts; return it with the first uplink's status."""
+    store = await shelves.open()
+    status = store.status()
+    uplink = status["uplinks"]["cloud"]
+    found = await shelves.drain(store)
+    assert set(found) <= set(held)
+    assert len(found) == len(set(found)) == uplink["held"]
+    shelves.check(store)
+    assert await shelves.put(store, 1)
+    await shelves.close()
+    assert verify(shelves.state_dir).problems == []
+    assert bool(list(shelves.state_dir.glob("tidegate.db.damaged-*"))) == aside
+    if aside:
+        assert "was damaged" in status["events"][0]
+    return found, uplink
+
+
+async def test_a_log_that_is_whole_is_not_salvaged(shelves, crashed) -> None:
+    """A process that died is not damage."""
+    found, _ = await check(shelves, crashed, aside=False)
+    assert sorted(found) == sorted(crashed)
+
+
+async def test_a_torn_end_of_the_log_is_not_damage(shelves, crashed) -> None:
+    """What was never finished was never acknowledged."""
+    log = shelves.state_dir / f"{DATABASE}-wal"
+    with log.open("ab") as file:
+        file.write(bytes(1000))
+    assert not log_is_broken(shelves.state_dir / DATABASE)
+    found, _ = await check(shelves, crashed, aside=False)
+    assert sorted(found) == sorted(crashed)
+
+
+@pytest.mark.parametrize("where", [0.2, 0.5, 0.8])
+async def test_a_flipped_bit_in_the_log_costs_what_it_hit(shelves, crashed, where) -> None:
+    """SQLite would forget all that was committed after it, in silence."""
+    log = shelves.state_dir / f"{DATABASE}-wal"
+    offset = int(log.stat().st_size * where)
+    damage(log, offset, bytes([log.read_bytes()[offset] ^ 8]))
+    found, uplink = await check(shelves, crashed)
+    assert len(crashed) - len(found) <= 100
+    assert uplink["ledger"].get("damaged", 0) == len(crashed) - len(found)
+
+
+async def test_a_log_without_its_header_is_read_all_the_same(shelves, crashed) -> None:
+    """The frames are enough."""
+    damage(shelves.state_dir / f"{DATABASE}-wal", 0, bytes(32))
+    found, _ = await check(shelves, crashed)
+    assert sorted(found) == sorted(crashed)
+
+
+async def test_a_log_of_garbage_is_ignored(shelves, filled) -> None:
+    """It holds no commit: nothing was lost with it."""
+    (shelves.state_dir / f"{DATABASE}-wal").write_bytes(random.Random(1).randbytes(50_000))
+    found, _ = await check(shelves, filled, aside=False)
+    assert sorted(found) == sorted(filled)
+
+
+async def test_a_database_without_a_header_is_read_page_by_page(shelves, filled) -> None:
+    """The first page says nothing that is needed."""
+    damage(shelves.state_dir / DATABASE, 0, bytes(PAGE_BYTES))
+    found, uplink = await check(shelves, filled)
+    assert sorted(found) == sorted(filled)
+    assert uplink["ledger"] == {"syntax": 3}
+
+
+async def test_a_database_that_was_cut_short_loses_its_end(shelves, filled) -> None:
+    """What was behind the cut is counted as damaged."""
+    path = shelves.state_dir / DATABASE
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size * 2 // 3)
+    found, uplink = await check(shelves, filled)
+    assert 0 < len(found) < len(filled)
+    assert sum(uplink["ledger"].values()) in {0, 3 + len(filled) - len(found)}
+
+
+async def test_an_empty_database_starts_anew(shelves, filled) -> None:
+    """Nothing is there to salvage, and that is said."""
+    (shelves.state_dir / DATABASE).write_bytes(b"")
+    found, _ = await check(shelves, filled)
+    assert found == []
+
+
+async def test_a_missing_database_is_made_of_its_log(shelves, crashed) -> None:
+    """All pages that were written since the last checkpoint are in the log."""
+    (shelves.state_dir / DATABASE).unlink()
+    found, _ = await check(shelves, crashed)
+    assert sorted(found) == sorted(crashed)
+
+
+async def test_another_programs_database_is_moved_aside(shelves, filled) -> None:
+    """It is not ours to write to."""
+    path = shelves.state_dir / DATABASE
+    path.unlink()
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE other (a, b)")
+    connection.execute("INSERT INTO other VALUES (1, x'00')")
+    connection.commit()
+    connection.close()
+    found, _ = await check(shelves, filled)
+    assert found == []
+
+
+async def test_a_text_file_is_moved_aside(shelves, filled) -> None:
+    """Nor is this."""
+    (shelves.state_dir / DATABASE).write_text("hello\n" * 1000)
+    assert (await check(shelves, filled))[0] == []
+
+
+async def test_what_was_marked_while_running_is_salvaged(shelves, filled) -> None:
+    """Damage that shows only when a page is read is mended at the next start."""
+    (shelves.state_dir / f"{DATABASE}.suspect").write_text("malformed")
+    found, _ = await check(shelves, filled)
+    assert sorted(found) == sorted(filled)
+
+
+async def test_the_state_row_is_found_in_the_log(shelves, crashed) -> None:
+    """Its newest version may be damaged: an older one is better than none."""
+    path = shelves.state_dir / f"{DATABASE}-wal"
+    data = bytearray(path.read_bytes())
+    at = data.rindex(b"TGs1")
+    data[at + 4] ^= 255
+    path.write_bytes(data)
+    (shelves.state_dir / f"{DATABASE}.suspect").write_text("state")
+    found, _ = await check(shelves, crashed)
+    assert len(found) >= len(crashed) - 100
+
+
+async def test_without_any_state_row_it_starts_with_what_is_there(shelves, filled) -> None:
+    """Then nobody knows what was delivered: all that is held counts as accepted, and new series get new numbers."""
+    path = shelves.state_dir / DATABASE
+    data = path.read_bytes().replace(b"TGs1", b"XXXX")
+    path.write_bytes(data)
+    store = await shelves.open()
+    assert store.status()["accepted"] == len(filled)
+    assert "not known" in store.events[0]
+    number = store.resolve(type(store.series(1))((), "new"))
+    assert number > 1 << 20
+    assert sorted(await shelves.drain(store)) == sorted(filled)
+
+
+async def test_series_survive_in_their_copy(shelves, filled) -> None:
+    """Both tables hold all of them; where both are lost, a stand-in says so."""
+    connection = sqlite3.connect(shelves.state_dir / DATABASE)
+    connection.execute("UPDATE series SET body = x'00000000'")
+    connection.commit()
+    store = await shelves.open()
+    assert store.series(1).name == "m"
+    await shelves.close()
+    connection.execute("UPDATE series_copy SET body = x'00000000'")
+    connection.execute("UPDATE series SET body = x'00000000'")
+    connection.commit()
+    connection.close()
+    store = await shelves.open()
+    assert store.series(1).name == "tidegate.lost_series"
+    assert "damaged in both copies" in store.events[0]
+    assert store.resolve(type(store.series(1))((), "new")) > 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(30))
+async def test_any_damage_anywhere(shelves, crashed, filled, seed) -> None:
+    """Bits flipped, pages zeroed or swapped, in either file: it starts, and what it has is right."""
+    rng = random.Random(seed)
+    held = crashed if seed % 2 else filled
+    if not seed % 2:
+        shelves.state_dir = shelves.state_dir.parent / "state"
+    path = shelves.state_dir / (f"{DATABASE}-wal" if seed % 2 and seed % 4 == 1 else DATABASE)
+    for _ in range(rng.randint(1, 4)):
+        size = path.stat().st_size
+        match rng.randrange(3):
+            case 0:
+                damage(path, rng.randrange(size), rng.randbytes(1))
+            case 1:
+                damage(path, rng.randrange(max(size // PAGE_BYTES, 1)) * PAGE_BYTES, bytes(PAGE_BYTES))
+            case _:
+                data = path.read_bytes()
+                one, two = (rng.randrange(max(size // PAGE_BYTES, 1)) * PAGE_BYTES for _ in range(2))
+                damage(path, one, data[two : two + PAGE_BYTES])
+    store = await shelves.open()
+    found = []
+    while (lease := await shelves.lease(store)) is not None:
+        try:
+            from gateway.store.segments import decode_metrics
+
+            for segment in lease.segments:
+                found += decode_metrics(segment.body).bits.tolist()
+        finally:
+            await store.ack(lease)
+    assert set(found) <= set(held)
+    shelves.check(store)
+
+
+async def test_only_the_last_damaged_files_are_kept(shelves, filled) -> None:
+    """They lie outside of the quota."""
+    for _ in range(ASIDE_MAX + 2):
+        (shelves.state_dir / f"{DATABASE}.suspect").write_text("again")
+        await shelves.open()
+        await shelves.close()
+    assert len(list(shelves.state_dir.glob("tidegate.db.damaged-*"))) == ASIDE_MAX
+
+
+def test_a_salvage_says_what_it_could_not_keep() -> None:
+    """A disk with no room for the rest is named."""
+    found = Salvaged(segments=1, readings=2, lost_readings={"a": 3, "": 1}, aside="x", is_complete=False, state_found=True)
+    assert "lost: 3 readings for a, 1 readings for nobody" in found.sentence("why")
+    assert "no room" in found.sentence("why")
