@@ -6,14 +6,20 @@ daemon.py                 The process around a gateway: signals, logging, memory
 simulator/                A plant on this desk: fake devices that knock on the real doors, and a collector that can go away
   collector.py            A small OTLP/HTTP receiver that remembers what it was sent
   demo.py                 `tidegate demo`: the whole story on one desk
+  desk.py                 What stands on the demo's desk: a config, a real gateway as a child process, and someone who tells the story
   plant.py                Fake devices: MQTT clients and one on a serial line
 bench/                    The performance suite: every number that is claimed is printed by it
+  encoding.py             How quickly batches become OTLP requests: P50 and P99 of 10,000 readings in runs of several lengths
   end_to_end.py           A real gateway under load, from the devices' socket to a receiver's: what it takes, costs and leaves behind
   load.py                 A cheap load: QoS 1 PUBLISHes from prebuilt bytes over a few connections, PUBACKs counted by their length
+  micro.py                The parts of the data path by themselves: encoding, wire, segments
+  paho_peer.py            The peer for the subscriber: paho's own loop, acknowledging and doing nothing else
   processes.py            A gateway and a sink as children, and what the operating system says they cost
   report.py               Runs the measurements, prints a table or JSON, and says which goals were missed
+  segments.py             How fast segments are made and read, and how small they are: `tidegate bench --only segments`
   sink.py                 A counting OTLP/HTTP receiver: decompresses, counts data points without building one, answers 200
   suite.py                What the suite measures, in order
+  wire.py                 How many bytes a reading takes on the wire: a minute of 20 devices with 5 metrics at 1 Hz, in one request
 app.py                    Assembly: build each part, run all in one place, stop in order, feed the watchdog
 pipeline.py               The data path on one screen: arrive, decode, map, detect, append
 sources/                  Doors: bytes arrive here and are acknowledged only when they are kept
@@ -68,11 +74,12 @@ store/                    The shelf: what was accepted is kept here, in SQLite, 
   accounts.py             Counting: accepted = delivered + held + ledger for each uplink, and the state row it is kept in
   columns.py              Readings as bytes: run directory, time column, value column, before compression
   committer.py            The one who writes: gathers what waits, makes room, commits, and lets it take effect
-  connection.py           SQLite as the shelf uses it: one directory locked for one process, pragmas, numbered schema files
+  connection.py           SQLite as the shelf uses it: directory lock, pragmas, numbered schema files
   database.py             The store: what was accepted stays here until every uplink has it
   decimals.py             Doubles as integers: which runs of doubles are decimals, singles or neither
   drawer.py               A drawer: rows set aside for a person to look at, bounded in bytes, the oldest making way
   integers.py             Integers in few bytes: differences, common divisors, byte planes
+  keeping.py              Housekeeping: who goes when the shelf is full or something too old, which boots nobody needs
   leases.py               Leasing: what an uplink sends next, and what it has in hand
   opening.py              Opening the shelf: what it holds is read, and brought in line with the uplinks and the boot of today
   pages.py                SQLite's file format, read by hand: pages, rows and log frames of a file that SQLite itself gives up on
@@ -82,15 +89,16 @@ store/                    The shelf: what was accepted is kept here, in SQLite, 
   records.py              The words of the shelf: losses, leases, and where a segment stands
   room.py                 Room on the disk: what is used, what may be used, and who has to go
   runs.py                 Runs: readings of one series with the same flags, side by side
-  salvage.py              Salvage: a damaged database is moved aside and what can be read of it goes into a new one
+  salvage.py              Salvage: a damaged database is moved aside, what can be read of it goes into a new one
   segments.py             Sealed batches: versioned header, compressed columns, checksum, hash of the one before
   series.py               The registry: series ↔ small numbers, all in memory, new ones waiting for the next commit
   settings.py             How the shelf is bounded: the `[store]` table of the configuration
   shelf.py                Reading segments for leases, over a connection that cannot write
-  starting.py             Starting whatever the last power cut left behind: is the shelf whole, can it be salvaged, what does one tell people?
+  snapshots.py            A copy of a shelf that may be in use, as of one moment, made without a lock
+  starting.py             Starting, whatever the last power cut left behind: salvage a shelf that is not whole, say why it cannot be opened
   times.py                The time column of a segment: steps, shared or ranked times
   values.py               The value column of a segment: every value an integer in few bits
-  writer.py               Group commit: everything that waits becomes one transaction, then all that waited return
+  writer.py               Group commit: everything that waits becomes one transaction, then all return
 uplinks/                  Roads: what is held leaves here, fresh first, and is let go only when the far side has it
   delivery.py             Delivery: lease, send, and let go only of what the far side has
   guards.py               What to do after each answer: fine, later, hold, split, refuse; how long to wait

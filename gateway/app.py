@@ -13,16 +13,14 @@ import os
 import random
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from gateway import __version__
 from gateway.codecs.mapping import Mapper, default_mappings
 from gateway.core.clock import NS_PER_S, Quality, Sample
 from gateway.core.telemetry import Telemetry
-from gateway.detect.engine import Engine
 from gateway.pipeline import Pipeline
 from gateway.store.database import Store
-from gateway.uplinks.delivery import Seams, Uplink
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
     from gateway.control.profiles import HardwareProfile
     from gateway.core.batch import Attributes
     from gateway.core.clock import Clock
+    from gateway.detect.engine import Engine
 
 log = logging.getLogger("tidegate")
 
@@ -40,8 +39,23 @@ DETECTOR_SAVE_S = 3600.0
 # A part that fails is started again, later and later, so that a fault in one never spins or ends the rest.
 RESTART_WAIT_S = 1.0
 RESTART_WAIT_S_MAX = 60.0
-STOP_S_MAX = 15.0
+# Doors, roads and windows one after the other: all of it within systemd's TimeoutStopSec of 30 s.
+STOP_S_MAX = 8.0
+# How long a start waits for listeners to listen before it says that it is ready all the same.
+OPEN_S_MAX = 2.0
+# A shelf that stands still for so long is started anew; until then it may be a slow card.
+STILL_S_MAX = 10.0
+# A damaged shelf is salvaged at the start, which takes its time: systemd is asked for more of it again and again.
+PATIENCE_S = 10.0
 DETECTOR_STATE_FILE = "detectors.state"
+
+
+class StartError(Exception):
+    """The gateway cannot start with this configuration; the message says why."""
+
+
+class StillError(Exception):
+    """The shelf stands still and only a new start helps; the message says why."""
 
 
 class Part(Protocol):
@@ -56,6 +70,13 @@ class Part(Protocol):
     def status(self) -> dict[str, object]:
         """Say how it is."""
         ...
+
+
+@runtime_checkable
+class Listener(Protocol):
+    """A part that says when it listens."""
+
+    listening: asyncio.Event
 
 
 class Gateway:
@@ -76,43 +97,71 @@ class Gateway:
         self._restarts: dict[str, int] = {}
         self._store: Store | None = None
         self._pipeline: Pipeline | None = None
+        self._control: Callable[[], Coroutine[Any, Any, None]] | None = None
+        self._still_s = 0.0
+        self._end_reason = ""
 
     def stop(self) -> None:
         """Ask for a clean stop; `run` returns when all is on disk."""
         self._stopping.set()
 
     async def run(self) -> None:
-        """Serve until `stop`."""
-        config = self.config
-        store = self._store = await Store.open(
-            state_dir=Path(config.gateway.state_dir),
-            settings=config.store,
-            clock=self._clock,
-            uplinks=[uplink.name for uplink in config.uplinks],
-            max_series=config.gateway.max_series or self.profile.max_series,
-            telemetry=self.telemetry,
-            commit_interval_s=float(config.store.commit_interval or self.profile.commit_interval),
-        )
+        """Serve until `stop`. Raise StoreError or StartError where it cannot start, StillError where it must anew."""
+        store = self._store = await self._open_store()
         try:
-            self._pipeline = self._build_pipeline(store)
-            self._uplinks = [self._build_uplink(settings, store) for settings in config.uplinks]
-            self._sources = [self._build_source(settings) for settings in config.sources]
-            await self._serve()
+            if not self._stopping.is_set():
+                self._build(store)
+                await self._serve()
         finally:
             await store.close()
-            notify("STOPPING=1")
+        if self._end_reason:
+            raise StillError(self._end_reason)
+
+    async def _open_store(self) -> Store:
+        config = self.config
+        patience = asyncio.create_task(_ask_for_patience(), name="patience")
+        try:
+            return await Store.open(
+                state_dir=Path(config.gateway.state_dir),
+                settings=config.store,
+                clock=self._clock,
+                uplinks=[uplink.name for uplink in config.uplinks],
+                max_series=config.gateway.max_series or self.profile.max_series,
+                telemetry=self.telemetry,
+                commit_interval_s=float(config.store.commit_interval or self.profile.commit_interval),
+            )
+        finally:
+            patience.cancel()
+
+    def _build(self, store: Store) -> None:
+        what = "the mappings"
+        try:
+            self._pipeline = self._build_pipeline(store)
+            for uplink in self.config.uplinks:
+                what = f"uplink {uplink.name}"
+                self._uplinks.append(self._build_uplink(uplink, store))
+            for source in self.config.sources:
+                what = f"source {source.name}"
+                self._sources.append(self._build_source(source))
+            what = "control"
+            self._control = self._build_control()
+        except (OSError, ValueError, ImportError) as error:
+            # What the configuration's check could not see: an unreadable certificate, a missing library.
+            raise StartError(f"{what}: {error}") from error
 
     async def _serve(self) -> None:
-        windows = [asyncio.create_task(self._supervise("housekeeping", self._keep_house), name="housekeeping")]
-        control = self._build_control()
-        if control is not None:
-            windows.append(asyncio.create_task(self._supervise("control", control), name="control"))
-        roads = [asyncio.create_task(self._supervise(p.name, p.run), name=f"uplink {p.name}") for p in self._uplinks]
-        doors = [asyncio.create_task(self._supervise(p.name, p.run), name=f"source {p.name}") for p in self._sources]
-        self.ready.set()
-        notify("READY=1")
-        log.info("running: %d sources, %d uplinks, state in %s", len(doors), len(roads), self.config.gateway.state_dir)
+        windows = [self._start("housekeeping", self._keep_house)]
+        if self._control is not None:
+            windows.append(self._start("control", self._control))
+        roads = [self._start(f"uplink {part.name}", part.run) for part in self._uplinks]
+        doors = [self._start(f"source {part.name}", part.run) for part in self._sources]
         try:
+            await self._wait_open()
+            if not self._stopping.is_set():
+                self.ready.set()
+                notify("READY=1\nSTATUS=running")
+                where = self.config.gateway.state_dir
+                log.info("running: %d sources, %d uplinks, state in %s", len(doors), len(roads), where)
             await self._stopping.wait()
         finally:
             log.info("stopping: doors first, then roads, then the shelf")
@@ -120,22 +169,43 @@ class Gateway:
                 await _end(group)
             await self._save_detectors()
 
+    def _start(self, name: str, run: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        return asyncio.create_task(self._supervise(name, run), name=name)
+
+    async def _wait_open(self) -> None:
+        """Wait a moment for the listeners, so that who is told "ready" finds an open door."""
+        listening = [part.listening.wait() for part in self._sources if isinstance(part, Listener)]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(OPEN_S_MAX):
+                await asyncio.gather(*listening)
+
     def _build_pipeline(self, store: Store) -> Pipeline:
         config = self.config
         mapper = Mapper(config.mappings or default_mappings(), resolve=store.resolve)
-        engine = Engine(config.detectors, series=store.series) if config.detectors else None
+        engine = None
+        if config.detectors:
+            from gateway.detect.engine import Engine  # noqa: PLC0415  only where something is watched
+
+            engine = Engine(config.detectors, series=store.series)
         pipeline = Pipeline(mapper=mapper, engine=engine, store=store, clock=self._clock, telemetry=self.telemetry)
         if engine is not None:
-            path = Path(config.gateway.state_dir) / DETECTOR_STATE_FILE
-            with contextlib.suppress(FileNotFoundError):
-                if not engine.restore(path.read_bytes()):
-                    log.warning("%s cannot be used (damaged, or of another version): the detectors learn anew", path)
+            self._restore_detectors(engine)
         return pipeline
+
+    def _restore_detectors(self, engine: Engine) -> None:
+        path = Path(self.config.gateway.state_dir) / DETECTOR_STATE_FILE
+        try:
+            if not engine.restore(path.read_bytes()):
+                log.warning("%s cannot be used (damaged, or of another version): the detectors learn anew", path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            log.warning("%s cannot be read (%s): the detectors learn anew", path, error.strerror)
 
     def _build_source(self, settings: Any) -> Part:
         # Imported when configured: paho, ssl and pyserial are memory that other boxes should not pay.
         assert self._pipeline is not None
-        shared = {"accept": self._pipeline.accept, "clock": self._clock, "telemetry": self.telemetry}
+        shared: dict[str, Any] = {"accept": self._pipeline.accept, "clock": self._clock, "telemetry": self.telemetry}
         kind = type(settings).__name__
         source: Part
         if kind == "MqttServerSettings":
@@ -153,6 +223,8 @@ class Gateway:
         return source
 
     def _build_uplink(self, settings: Any, store: Store) -> Part:
+        from gateway.uplinks.delivery import Seams, Uplink  # noqa: PLC0415  an HTTP client and TLS: only where used
+
         return Uplink(
             settings,
             store=store,
@@ -192,14 +264,23 @@ class Gateway:
 
     async def _supervise(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         """Run a part for as long as the gateway lives; a crash is logged, counted and started again."""
+        loop = asyncio.get_running_loop()
         wait_s = RESTART_WAIT_S
         while True:
+            began_s = loop.time()
             try:
                 await run()
+                log.error("%s ended by itself; starting it again in %.0f s", name, wait_s)
+            except OSError as error:
+                # The world's doing, like a port in use: a sentence says it all, and it may pass.
+                log.error("%s: %s; trying again in %.0f s", name, error.strerror or error, wait_s)  # noqa: TRY400
+                log.debug("%s failed here:", name, exc_info=True)
             except Exception:
                 log.exception("%s failed; starting it again in %.0f s", name, wait_s)
-                self._restarts[name] = self._restarts.get(name, 0) + 1
-                self.telemetry.count("tidegate_part_restarts", help="Parts that failed and were restarted.", part=name)
+            self._restarts[name] = self._restarts.get(name, 0) + 1
+            self.telemetry.count("tidegate_part_restarts", help="Parts that failed and were restarted.", part=name)
+            if loop.time() - began_s > RESTART_WAIT_S_MAX:
+                wait_s = RESTART_WAIT_S
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, RESTART_WAIT_S_MAX)
 
@@ -212,9 +293,20 @@ class Gateway:
             self._heartbeat_ns = now_ns
             if self.is_healthy():
                 notify("WATCHDOG=1")
+            self._watch_shelf()
             if now_ns - saved_ns >= DETECTOR_SAVE_S * NS_PER_S:
                 saved_ns = now_ns
                 await self._save_detectors()
+
+    def _watch_shelf(self) -> None:
+        """End where the shelf will not move again by itself: a damaged one is salvaged by the next start."""
+        assert self._store is not None
+        self._still_s = 0.0 if self._store.is_moving() else self._still_s + HOUSEKEEPING_S
+        if self._still_s >= STILL_S_MAX and not self._end_reason:
+            trouble = self._store.status()["store"].get("trouble")
+            self._end_reason = f"{trouble or 'the disk does not answer'}; ending, so that a new start can help"
+            log.error("%s", self._end_reason)
+            self.stop()
 
     async def _save_detectors(self) -> None:
         if self._pipeline is None or self._pipeline.engine is None:
@@ -264,6 +356,12 @@ async def _end(tasks: list[asyncio.Task[None]]) -> None:
         _, stuck = await asyncio.wait(tasks, timeout=STOP_S_MAX)
         for task in stuck:
             log.warning("%s did not stop within %.0f s", task.get_name(), STOP_S_MAX)
+
+
+async def _ask_for_patience() -> None:
+    while True:
+        notify(f"EXTEND_TIMEOUT_USEC={int(PATIENCE_S * 3e6)}\nWATCHDOG=1\nSTATUS=opening the shelf")
+        await asyncio.sleep(PATIENCE_S)
 
 
 def notify(message: str) -> None:

@@ -17,14 +17,20 @@ from gateway import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from typing import TypeAlias
 
     from gateway.control.config import Config
+
+    Command: TypeAlias = Callable[[argparse.Namespace], int]
 
 FINE: Final = 0
 FOUND: Final = 1
 USAGE: Final = 2
+INTERRUPTED: Final = 130
 CONFIG_DEFAULT: Final = "/etc/tidegate/tidegate.toml"
+URL_DEFAULT: Final = "http://127.0.0.1:8181"
 STATUS_TIMEOUT_S: Final = 5
+DEMO_SECONDS_MAX: Final = 3600
 
 
 class CommandError(Exception):
@@ -40,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     # Set before numpy is imported anywhere: a thread pool for matrices nobody multiplies costs memory.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     options = parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], int] = options.command
+    command: Command = options.command
     try:
         return command(options)
     except CommandError as error:
@@ -50,8 +56,13 @@ def main(arguments: list[str] | None = None) -> int:
         # The reader of our output went away, as `| head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FINE
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "gateway":
+            raise
+        print(f"tidegate: the Python package {error.name!r} is missing; install tidegate again", file=sys.stderr)
+        return FOUND
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
 
 
 def parser() -> argparse.ArgumentParser:
@@ -62,94 +73,122 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"tidegate {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
 
-    def add(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+    def add(name: str, run: Command, text: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(command=run)
         return command
 
-    def with_config(command: argparse.ArgumentParser) -> None:
-        command.add_argument("-c", "--config", type=Path, default=Path(CONFIG_DEFAULT), metavar="FILE")
-
-    def with_state(command: argparse.ArgumentParser) -> None:
-        command.add_argument("--state-dir", type=Path, required=True, metavar="DIR")
-
-    demo = add("demo", run_demo, "the whole story on this desk: devices, outage, kill, recovery, anomaly")
-    demo.add_argument("--seconds", type=float, default=40, metavar="N", help="how long the story takes (default 40)")
-    demo.add_argument("--keep", action="store_true", help="leave it running and print where to look")
-
-    init = add("init", run_init, "write a commented configuration for this box")
-    init.add_argument("--out", type=Path, default=Path("tidegate.toml"), metavar="FILE")
-    init.add_argument("--endpoint", metavar="URL", help="OTLP/HTTP endpoint, like https://otel.example:4318")
-    init.add_argument("--broker", metavar="URL", help="MQTT broker to subscribe to, like mqtt://127.0.0.1:1883")
-    init.add_argument("--topics", metavar="FILTER,…", help='what to subscribe to (default "#")')
-    init.add_argument("--serial", metavar="PORT", help="serial line, like /dev/serial/by-id/usb-…")
-    init.add_argument("--state-dir", metavar="DIR", help="where data is kept (default /var/lib/tidegate)")
-    init.add_argument("--full", action="store_true", help="every setting there is, as comments")
-    init.add_argument("--yes", action="store_true", help="ask nothing")
-
-    check = add("check", run_check, "read the configuration and say every problem at once")
-    with_config(check)
-
-    run = add("run", run_gateway, "the daemon; SIGTERM drains and stops, SIGHUP reloads")
-    with_config(run)
-    run.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default=None)
-
-    explain = add("explain", run_explain, "say what becomes of one message, or why not")
-    with_config(explain)
-    explain.add_argument("--topic", help="the message's topic")
-    explain.add_argument("--payload", help="the payload as text")
-    explain.add_argument("--port", metavar="NAME", help="a serial source's name, instead of --topic")
-    explain.add_argument("--hex", metavar="HEX", help="the payload (with --port: the bytes on the line) as hex")
-
-    status = add("status", run_status, "what a running gateway holds, sends and owes")
-    status.add_argument("-c", "--config", type=Path, default=None, metavar="FILE")
-    status.add_argument("--url", help="where the gateway's [control] listens (default http://127.0.0.1:8181)")
-    status.add_argument("--json", action="store_true")
-
-    verify = add("verify", run_verify, "check every segment's CRC, the hash chain and the counts")
-    with_state(verify)
-    verify.add_argument("--json", action="store_true")
-
-    export = add("export", run_export, "held data as OTLP JSON lines, for a stick carried by hand")
-    with_state(export)
-    export.add_argument("--out", type=Path, required=True, metavar="FILE")
-    export.add_argument("--gateway-id", default="", help="what tidegate.gateway.id says")
-
-    size = add("size", run_size, "how long this disk and this link last")
-    size.add_argument("--rate", required=True, help='readings, like "200/s"')
-    size.add_argument("--outage", required=True, help='how long the link may be away, like "7d"')
-    size.add_argument("--disk", default="512MiB", help="[store] max_bytes (default 512MiB)")
-    size.add_argument("--link", default="", help='like "64kbit/s" or an allowance like "20MiB/d"')
-
+    _add_demo(add("demo", run_demo, "the whole story on this desk: devices, outage, kill, recovery, anomaly"))
+    _add_init(add("init", run_init, "write a commented configuration for this box"))
+    _add_config(add("check", run_check, "read the configuration and say every problem at once"))
+    _add_run(add("run", run_gateway, "the daemon; SIGTERM drains and stops, SIGHUP reloads"))
+    _add_explain(add("explain", run_explain, "say what becomes of one message, or why not"))
+    _add_status(add("status", run_status, "what a running gateway holds, sends and owes"))
+    _add_verify(add("verify", run_verify, "check every segment's CRC, the hash chain and the counts"))
+    _add_export(add("export", run_export, "held data as OTLP JSON lines, for a stick carried by hand"))
+    _add_size(add("size", run_size, "how long this disk and this link last"))
     add("schema", run_schema, "the configuration's JSON Schema, for editors")
-
-    bench = add("bench", run_bench, "the performance suite")
-    bench.add_argument("--json", action="store_true")
-    bench.add_argument("--only", metavar="NAME,…", help="some of it; `--only list` names them")
-    bench.add_argument("--quick", action="store_true", help="a small sample of everything")
+    _add_bench(add("bench", run_bench, "the performance suite"))
     return top
+
+
+def _add_config(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "-c", "--config", type=Path, default=Path(CONFIG_DEFAULT), metavar="FILE", help=f"default {CONFIG_DEFAULT}"
+    )
+
+
+def _add_state(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--state-dir", type=Path, required=True, metavar="DIR", help="[gateway] state_dir of the configuration"
+    )
+
+
+def _add_demo(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--seconds", type=float, default=40, metavar="N", help="how long it takes (default 40)")
+    command.add_argument("--keep", action="store_true", help="leave it running and print where to look")
+
+
+def _add_init(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--out", type=Path, default=Path("tidegate.toml"), metavar="FILE")
+    command.add_argument("--endpoint", metavar="URL", help="OTLP/HTTP endpoint, like https://otel.example:4318")
+    command.add_argument("--broker", metavar="URL", help="MQTT broker to subscribe to, like mqtt://127.0.0.1:1883")
+    command.add_argument("--topics", metavar="FILTER,…", help='what to subscribe to there (default "#")')
+    command.add_argument("--serial", metavar="PORT", help="serial line, like /dev/serial/by-id/usb-…")
+    command.add_argument("--state-dir", metavar="DIR", help="where data is kept (default /var/lib/tidegate)")
+    command.add_argument("--full", action="store_true", help="every setting there is, as comments")
+    command.add_argument("--yes", action="store_true", help="ask nothing")
+
+
+def _add_run(command: argparse.ArgumentParser) -> None:
+    _add_config(command)
+    command.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default=None)
+
+
+def _add_explain(command: argparse.ArgumentParser) -> None:
+    _add_config(command)
+    command.add_argument("--topic", help="the message's topic")
+    command.add_argument("--payload", metavar="TEXT", help="the payload as text")
+    command.add_argument("--port", metavar="NAME", help="a serial source's name, instead of --topic")
+    command.add_argument("--hex", metavar="HEX", help="the payload (with --port: the bytes on the line) as hex")
+
+
+def _add_status(command: argparse.ArgumentParser) -> None:
+    command.add_argument("-c", "--config", type=Path, default=None, metavar="FILE", help="its [control] says where")
+    command.add_argument("--url", help=f"where the gateway's [control] listens (default {URL_DEFAULT})")
+    command.add_argument("--json", action="store_true", help="all of it, for programs")
+
+
+def _add_verify(command: argparse.ArgumentParser) -> None:
+    _add_state(command)
+    command.add_argument("--json", action="store_true", help="for programs")
+
+
+def _add_export(command: argparse.ArgumentParser) -> None:
+    _add_state(command)
+    command.add_argument("--out", type=Path, required=True, metavar="FILE")
+    command.add_argument("--gateway-id", default="", metavar="ID", help="what tidegate.gateway.id says")
+
+
+def _add_size(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--rate", required=True, help='readings, like "200/s"')
+    command.add_argument("--outage", required=True, help='how long the link may be away, like "7d"')
+    command.add_argument("--disk", default="512MiB", help="[store] max_bytes (default 512MiB)")
+    command.add_argument("--link", default="", help='like "64kbit/s" or an allowance like "20MiB/d"')
+
+
+def _add_bench(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="for programs")
+    command.add_argument("--only", metavar="NAME,…", help="some of it; `--only list` names them")
+    command.add_argument("--quick", action="store_true", help="a small sample of everything")
 
 
 def load(path: Path, *, offline: bool = False) -> Config:
     """Read the configuration or leave with every problem in it; `offline` asks nothing of this machine."""
-    from gateway.control.config import ConfigError, load as load_config  # noqa: PLC0415  msgspec only where needed
+    from gateway.control import config  # noqa: PLC0415  msgspec only where needed
 
     try:
-        return load_config(path, offline=offline)
-    except ConfigError as error:
-        raise CommandError("\n".join(["the configuration has problems:", *error.problems])) from error
+        return config.load(path, offline=offline)
+    except config.ConfigError as error:
+        raise _problems(error.problems) from error
+
+
+def _problems(problems: list[str]) -> CommandError:
+    return CommandError("\n".join(["the configuration has problems:", *problems]))
 
 
 def run_demo(options: argparse.Namespace) -> int:
     """`tidegate demo`."""
     from gateway.simulator import demo  # noqa: PLC0415  other commands need no simulator
 
+    if not 0 < options.seconds < DEMO_SECONDS_MAX:
+        raise CommandError(f"--seconds takes a number up to {DEMO_SECONDS_MAX}")
     return demo(seconds=options.seconds, keep=options.keep)
 
 
 def run_init(options: argparse.Namespace) -> int:
     """`tidegate init`."""
-    from gateway.control.init import Answers, ask, write_config  # noqa: PLC0415  only this command
+    from gateway.control.init import AnswerError, Answers, ask, write_config  # noqa: PLC0415  only this command
 
     answers = Answers(
         endpoint=options.endpoint,
@@ -158,12 +197,18 @@ def run_init(options: argparse.Namespace) -> int:
         serial=options.serial,
         state_dir=options.state_dir,
     )
-    if not options.yes and sys.stdin.isatty():
-        answers = ask(answers)
     if options.out.exists():
         raise CommandError(f"{options.out} is there already; name another with --out")
     try:
-        options.out.write_text(write_config(answers, full=options.full), encoding="utf-8")
+        if not options.yes and sys.stdin.isatty():
+            answers = ask(answers)
+        text = write_config(answers, full=options.full)
+        with options.out.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except EOFError as error:
+        raise CommandError("no answer; nothing was written") from error
+    except AnswerError as error:
+        raise CommandError(f"nothing was written: {error}") from error
     except OSError as error:
         raise CommandError(f"cannot write {options.out}: {error.strerror}") from error
     print(f"{options.out} written. Next: tidegate check -c {options.out} && tidegate run -c {options.out}")
@@ -173,34 +218,48 @@ def run_init(options: argparse.Namespace) -> int:
 def run_check(options: argparse.Namespace) -> int:
     """`tidegate check`: problems to stderr, exit 2 if any."""
     from gateway.codecs.mapping import Mapper  # noqa: PLC0415  numpy only where needed
-    from gateway.control.profiles import ProfileError, load as load_profile  # noqa: PLC0415
+    from gateway.control import config as configuration  # noqa: PLC0415
+    from gateway.control import profiles  # noqa: PLC0415
 
-    config = load(options.config)
+    path: Path = options.config
     problems: list[str] = []
+    try:
+        config = configuration.load(path)
+    except configuration.ConfigError as error:
+        problems = error.problems
+        try:
+            # A secret or a directory that is not there yet is no reason to keep quiet about the examples.
+            config = configuration.load(path, offline=True)
+        except configuration.ConfigError:
+            raise _problems(problems) from error
     numbers = iter(range(1, 1 << 31))
     problems += Mapper(config.mappings, resolve=lambda _: next(numbers)).check()
+    name = ""
     try:
-        profile = load_profile(config.gateway.hw_profile)
-    except ProfileError as error:
+        name = profiles.load(config.gateway.hw_profile).name
+    except profiles.ProfileError as error:
         problems.append(f"gateway.hw_profile: {error}")
     if problems:
-        raise CommandError("\n".join(["the configuration has problems:", *problems]))
+        raise _problems(problems)
     examples = sum(len(mapping.examples) for mapping in config.mappings)
+    mappings = f"{plural(len(config.mappings), 'mapping')} ({plural(examples, 'example')} right)"
     print(
-        f"{options.config}: fine. {plural(len(config.sources), 'source')}, {plural(len(config.mappings), 'mapping')} "
-        f"({plural(examples, 'example')} right), {plural(len(config.uplinks), 'uplink')}, profile {profile.name}"
+        f"{path}: fine. {plural(len(config.sources), 'source')}, "
+        f"{mappings if config.mappings else 'no mappings (every number is taken)'}, "
+        f"{plural(len(config.uplinks), 'uplink')}, hardware profile {name}"
     )
     for warning in config.warnings():
-        print(f"{options.config}: note: {warning}")
+        print(f"{path}: note: {warning}")
     return FINE
 
 
 def run_gateway(options: argparse.Namespace) -> int:
     """`tidegate run`."""
+    from gateway.control import config as configuration  # noqa: PLC0415  msgspec only where needed
     from gateway.daemon import run_daemon  # noqa: PLC0415  the whole gateway only here
 
-    config = load(options.config)
-    return run_daemon(config, reload=lambda: load(options.config), log_level=options.log_level)
+    path: Path = options.config
+    return run_daemon(load(path), reload=lambda: configuration.load(path), log_level=options.log_level)
 
 
 def run_explain(options: argparse.Namespace) -> int:
@@ -214,7 +273,7 @@ def run_explain(options: argparse.Namespace) -> int:
     if (options.payload is None) == (options.hex is None):
         raise CommandError("say the message with --payload TEXT or with --hex HEX, one of them")
     try:
-        data = bytes.fromhex(options.hex) if options.hex is not None else options.payload.encode()
+        data = bytes.fromhex(options.hex) if options.hex is not None else os.fsencode(options.payload)
     except ValueError as error:
         raise CommandError(f"--hex takes pairs of hexadecimal digits: {error}") from error
     numbers = iter(range(1, 1 << 31))
@@ -224,7 +283,7 @@ def run_explain(options: argparse.Namespace) -> int:
         messages = list(_unframe(config, options.port, data))
     fine = bool(messages)
     for topic, payload in messages:
-        explanation = mapper.explain(topic, payload, wall_ns=SystemClock().wall_ns())
+        explanation = mapper.explain(topic, payload, wall_ns=SystemClock().wall_ns(), source=options.port)
         print(explanation)
         fine = fine and not explanation.problems
     return FINE if fine else FOUND
@@ -232,9 +291,9 @@ def run_explain(options: argparse.Namespace) -> int:
 
 def _unframe(config: Config, name: str, data: bytes) -> Iterator[tuple[str, bytes]]:
     """Cut what a line carried into messages, as the source of that name would."""
-    from gateway.sources.serial_settings import explain_bytes  # noqa: PLC0415  only this command
+    from gateway.sources.serial_settings import SerialSettings, explain_bytes  # noqa: PLC0415  only this command
 
-    lines = {source.name: source for source in config.sources if type(source).__name__ == "SerialSettings"}
+    lines = {source.name: source for source in config.sources if isinstance(source, SerialSettings)}
     if name not in lines:
         known = ", ".join(lines) or "none is configured"
         raise CommandError(f"no serial source is named {name!r} ({known})")
@@ -253,30 +312,38 @@ def run_status(options: argparse.Namespace) -> int:
     """`tidegate status`: exit 1 where nothing answers."""
     from gateway.control.summary import fetch_status, render  # noqa: PLC0415  http.client only here
 
-    url = options.url
-    token = ""
-    if url is None:
-        url = "http://127.0.0.1:8181"
-        if options.config is not None:
-            control = load(options.config, offline=True).control
-            if control is None:
-                raise CommandError(f'{options.config} has no [control]; add: [control] listen = "127.0.0.1:8181"')
-            url = f"http://{control.listen}"
-            token = control.token.read() if control.token is not None else ""
+    url, token = _address(options)
     try:
         status = fetch_status(url, token=token, timeout_s=STATUS_TIMEOUT_S)
     except (OSError, ValueError) as error:
-        hint = "is the gateway running, and does its configuration have [control]?"
+        hint = "is the gateway running, and does its configuration have [control]? -c FILE looks there"
         raise CommandError(f"no gateway answers at {url} ({error}); {hint}", FOUND) from error
     print(json.dumps(status) if options.json else render(status, colour=sys.stdout.isatty()))
     return FINE
 
 
+def _address(options: argparse.Namespace) -> tuple[str, str]:
+    """Return where a running gateway is asked, and with what token."""
+    if options.url is not None or options.config is None:
+        return options.url or URL_DEFAULT, ""
+    control = load(options.config, offline=True).control
+    if control is None:
+        raise CommandError(f'{options.config} has no [control]; add: [control] listen = "127.0.0.1:8181"')
+    try:
+        return f"http://{control.listen}", control.token.read() if control.token is not None else ""
+    except ValueError as error:
+        raise CommandError(f"control.token: {error}") from error
+
+
 def run_verify(options: argparse.Namespace) -> int:
     """`tidegate verify`: exit 1 with what is wrong."""
-    from gateway.store.database import verify  # noqa: PLC0415  SQLite only where needed
+    from gateway.store.database import StoreError, verify  # noqa: PLC0415  SQLite only where needed
 
-    report = verify(_state(options.state_dir))
+    try:
+        report = verify(_state(options.state_dir))
+    except StoreError as error:
+        # Damage stands in the report; this is a directory that no gateway has used.
+        raise CommandError(str(error)) from error
     if options.json:
         print(json.dumps(report.as_dict()))
     else:
@@ -289,19 +356,23 @@ def run_verify(options: argparse.Namespace) -> int:
 def run_export(options: argparse.Namespace) -> int:
     """`tidegate export`."""
     from gateway.control.export import export  # noqa: PLC0415  SQLite and codecs only here
+    from gateway.store.database import StoreError  # noqa: PLC0415
 
     if options.out.exists():
         raise CommandError(f"{options.out} is there already; name another with --out")
     try:
         result = export(_state(options.state_dir), options.out, gateway_id=options.gateway_id, progress=progress)
+    except StoreError as error:
+        raise CommandError(str(error), FOUND) from error
     except OSError as error:
         raise CommandError(f"cannot write {options.out}: {error.strerror}") from error
     print(
-        f"{result.readings} readings and {result.records} log records in {options.out} ({result.lines} lines of OTLP JSON)"
+        f"{result.readings:,} readings and {result.records:,} log records "
+        f"in {options.out} ({plural(result.lines, 'line')} of OTLP JSON)"
     )
-    if result.damaged:
-        print(f"{result.damaged} damaged segments were left out; `tidegate verify` names them", file=sys.stderr)
-    return FOUND if result.damaged else FINE
+    for sentence in result.left_out():
+        print(f"tidegate: {sentence}", file=sys.stderr)
+    return FOUND if result.left_out() else FINE
 
 
 def run_size(options: argparse.Namespace) -> int:

@@ -1,15 +1,24 @@
-"""The process around a gateway: signals, logging, memory manners. Must not know any part of the gateway by name."""
+"""The process around a gateway: signals, logging, memory manners. Must not know any part of the gateway by name.
+
+SIGTERM and SIGINT end it when all is on disk. SIGHUP reads the configuration again: a broken file changes nothing;
+a good one stops the parts and starts new ones; one that reads well and does not start gives way to the old one.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import logging
+import os
 import signal
 import sys
+import time
 from typing import TYPE_CHECKING, Final
 
-from gateway.app import Gateway, log, notify
+from gateway.app import Gateway, StartError, StillError, log, notify
+from gateway.control.config import ConfigError
+from gateway.control.profiles import ProfileError
 from gateway.control.profiles import load as load_profile
 from gateway.core.clock import SystemClock
 from gateway.store.database import StoreError
@@ -19,12 +28,21 @@ if TYPE_CHECKING:
 
     from gateway.control.config import Config
 
+FINE: Final = 0
+FOUND: Final = 1
+USAGE: Final = 2
+
 # mallopt(3): one arena for all threads. glibc's default gives each thread its own, which on a small box
 # holds tens of megabytes that no one uses.
 M_ARENA_MAX: Final = -8
 M_TRIM_THRESHOLD: Final = -1
 M_MMAP_THRESHOLD: Final = -3
 TRIM_BYTES: Final = 4 * 1024 * 1024
+# By then what the start needed for a moment is garbage.
+SETTLE_S: Final = 1.0
+
+# sd-daemon(3): the journal takes a line's priority from its first three letters.
+_PRIORITIES: Final = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
 
 def tame_malloc() -> None:
@@ -36,42 +54,138 @@ def tame_malloc() -> None:
         mallopt(M_MMAP_THRESHOLD, TRIM_BYTES)
 
 
-def run_daemon(config: Config, *, reload: Callable[[], Config], log_level: str | None) -> int:
-    """Run until SIGTERM or SIGINT; return the exit code."""
-    tame_malloc()
-    logging.basicConfig(
-        level=(log_level or config.log_level).upper(), stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
-    )
+def settle() -> None:
+    """Give back what only the start needed, and spare what stays the garbage collector's visits."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+class JournalFormatter(logging.Formatter):
+    """Lines as the journal wants them: a priority in front of each, no time, which it has itself."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record's lines."""
+        mark = f"<{_PRIORITIES.get(record.levelno, 5)}>"
+        return "\n".join(mark + line for line in super().format(record).splitlines())
+
+
+def is_journal() -> bool:
+    """Whether stderr goes to the journal (JOURNAL_STREAM, as systemd sets it)."""
     try:
-        asyncio.run(_serve(config, reload))
-    except StoreError as error:
-        print(f"tidegate: {error}", file=sys.stderr)
-        return 1
-    return 0
+        stat = os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{stat.st_dev}:{stat.st_ino}"
 
 
-async def _serve(config: Config, reload: Callable[[], Config]) -> None:
-    loop = asyncio.get_running_loop()
-    wanted = {"reload": True}
-    while wanted["reload"]:
-        wanted["reload"] = False
-        gateway = Gateway(config, load_profile(config.gateway.hw_profile), clock=SystemClock())
-        fresh: list[Config] = []
+def set_up_logging() -> None:
+    """Log to stderr, for the journal where that is what listens there."""
+    handler = logging.StreamHandler(sys.stderr)
+    if is_journal():
+        handler.setFormatter(JournalFormatter("%(name)s: %(message)s"))
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(handlers=[handler])
 
-        def read_again(gateway: Gateway = gateway, fresh: list[Config] = fresh) -> None:
-            # A broken file must not stop what works: the old configuration stays.
-            try:
-                fresh.append(reload())
-            except Exception as error:  # noqa: BLE001  whatever is wrong with the file, the gateway goes on
-                log.error("not reloaded, the old configuration stays: %s", error)  # noqa: TRY400  the sentence is enough
-                return
-            wanted["reload"] = True
-            notify("RELOADING=1")
-            gateway.stop()
 
+def run_daemon(config: Config, *, reload: Callable[[], Config], log_level: str | None) -> int:
+    """Run until SIGTERM or SIGINT; return the exit code. `reload` reads the file again, or raises ConfigError."""
+    tame_malloc()
+    set_up_logging()
+    try:
+        asyncio.run(Daemon(config, reload=reload, log_level=log_level).run())
+    except ProfileError as error:
+        return _say(f"gateway.hw_profile: {error}", USAGE)
+    except (StoreError, StartError, StillError) as error:
+        return _say(str(error), FOUND)
+    return FINE
+
+
+def _say(sentence: str, code: int) -> int:
+    print(f"tidegate: {sentence}", file=sys.stderr)  # noqa: T201  the process' last word is for people
+    return code
+
+
+def build(config: Config) -> Gateway:
+    """Return a gateway on this machine; raise ProfileError."""
+    return Gateway(config, load_profile(config.gateway.hw_profile), clock=SystemClock())
+
+
+class Daemon:
+    """One gateway after another, each with the configuration of its day."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        reload: Callable[[], Config],
+        log_level: str | None = None,
+        build: Callable[[Config], Gateway] = build,
+    ) -> None:
+        self._config = config
+        self._log_level = log_level
+        self._reload = reload
+        self._build = build
+        self._fallback: Config | None = None
+        self._next: Config | None = None
+        self._gateway: Gateway | None = None
+        self._is_ending = False
+
+    async def run(self) -> None:
+        """Serve until a signal ends it; raise what keeps a gateway from starting."""
+        loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, gateway.stop)
-        loop.add_signal_handler(signal.SIGHUP, read_again)
-        await gateway.run()
-        config = fresh[-1] if fresh else config
-    log.info("stopped; everything accepted is on disk")
+            loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        while not self._is_ending:
+            try:
+                await self._live()
+            except (StoreError, StartError, ProfileError) as error:
+                if self._fallback is None:
+                    raise
+                log.error("the new configuration does not start, the old one comes back: %s", error)
+                self._config, self._fallback = self._fallback, None
+                continue
+            if self._next is None:
+                break
+            self._fallback, self._config, self._next = self._config, self._next, None
+        log.info("stopped; everything accepted is on disk")
+
+    async def _live(self) -> None:
+        logging.getLogger().setLevel((self._log_level or self._config.log_level).upper())
+        self._gateway = self._build(self._config)
+        settling = asyncio.get_running_loop().call_later(SETTLE_S, settle)
+        try:
+            await self._gateway.run()
+        finally:
+            settling.cancel()
+            self._gateway = None
+
+    def stop(self) -> None:
+        """End: doors, roads, shelf. Also where a reload is under way."""
+        self._is_ending = True
+        notify("STOPPING=1")
+        if self._gateway is not None:
+            self._gateway.stop()
+
+    def reload(self) -> None:
+        """Read the configuration again and start anew with it, if it is good."""
+        if self._is_ending:
+            return
+        try:
+            fresh = self._reload()
+            # Looked at before anything is stopped: a broken file must not stop what works.
+            load_profile(fresh.gateway.hw_profile)
+        except (ConfigError, ProfileError) as error:
+            problems = error.problems if isinstance(error, ConfigError) else [str(error)]
+            log.error("not reloaded, the old configuration stays: %s", "; ".join(problems))
+            return
+        log.info("reloading")
+        notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self._next = fresh
+        if self._gateway is not None:
+            self._gateway.stop()

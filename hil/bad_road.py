@@ -59,6 +59,7 @@ class BadRoad:
         self._unix_s = unix_s
         self._since_s: float | None = None
         self._is_stalled = False
+        self._is_aborted = False
         self._is_stopped = False
 
     def open(self) -> None:
@@ -79,6 +80,9 @@ class BadRoad:
         return answer
 
     def _fate(self) -> str:
+        if self._is_aborted:
+            self._is_aborted = False
+            return self._random.choice(["lost_before", "lost_after"])
         if not self.weather.is_up:
             return self._random.choice(["unreachable", "lost_before", "portal"])
         if self._random.random() >= self.weather.trouble:
@@ -156,8 +160,8 @@ class BadRoad:
         return self._since_s is not None and self._now_s() - self._since_s > OVERDUE_S
 
     def began(self, *, is_stalled: bool) -> None:
-        """Note when a call was begun."""
-        self._since_s, self._is_stalled = self._now_s(), is_stalled
+        """Note when a call was begun; one that stalls goes nowhere before it is aborted."""
+        self._since_s, self._is_stalled, self._is_aborted = self._now_s(), is_stalled, False
 
     def ended(self) -> None:
         """Note that no call is under way."""
@@ -170,6 +174,7 @@ class BadRoad:
 
     def abort(self) -> None:
         """End the request under way."""
+        self._is_aborted |= self._is_stalled
         self._is_stalled = False
 
     def stop(self) -> None:
@@ -200,6 +205,8 @@ class InlineWorker:
         weather = self._road.weather
         self._road.began(is_stalled=self._random.random() < weather.trouble / 10)
         await asyncio.sleep(self._random.uniform(0, weather.delay_s))
+        while self._road.is_stalled:
+            await asyncio.sleep(1.0)
         result: Any = None
         failure: Exception | None = None
         try:
@@ -207,11 +214,6 @@ class InlineWorker:
         except Exception as error:  # noqa: BLE001  as the thread hands every error over
             failure = error
         await asyncio.sleep(self._random.uniform(0, weather.delay_s))
-        # An answer that does not come: what was sent has been taken, and nobody here will know.
-        while self._road.is_stalled and failure is None:
-            await asyncio.sleep(1.0)
-            if not self._road.is_stalled:
-                failure = InTransitError("no answer within 10 s", answer_lost=True)
         self._road.ended()
         if future.done():
             return

@@ -33,6 +33,7 @@ state_dir = {state_dir}
 type = "mqtt_server"
 name = "direct"
 listen = "127.0.0.1:{mqtt}"
+{source}
 [[mappings]]
 match = "plant/{{device}}/count"
 payload = "json"
@@ -71,7 +72,7 @@ class Account(NamedTuple):
 
 
 class Site:
-    """One gateway's place. `store` and `mappings` are more lines of its config."""
+    """One gateway's place. `source`, `store` and `mappings` are more lines of its config."""
 
     def __init__(
         self,
@@ -80,6 +81,7 @@ class Site:
         endpoint: str,
         make_child: Callable[..., Child],
         state_dir: Path | None = None,
+        source: str = "",
         store: str = "",
         mappings: str = "",
     ) -> None:
@@ -93,6 +95,7 @@ class Site:
                 mqtt=self.mqtt,
                 control=control,
                 endpoint=endpoint,
+                source=source,
                 store=store,
                 mappings=mappings,
             ),

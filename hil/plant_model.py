@@ -127,6 +127,10 @@ class Truth:
             for key in message.keys:
                 self.origins[key].arrived_ns = now_ns
 
+    def origin_ns(self, messages: Iterable[Message]) -> int:
+        """Return when the newest reading of these arrived, 0 if there is none."""
+        return max((self.origins[key].arrived_ns for message in messages for key in message.keys), default=0)
+
     def promised(self, messages: Iterable[Message], *, malformed: int) -> None:
         """Note that these were acknowledged."""
         self.promised_malformed += malformed
@@ -160,7 +164,7 @@ class FarSide:
             self.times[point.key] += 1
             self.qualities[point.quality] += 1
             assert point.time_ns >= WALL_FLOOR_NS, f"{point} says it was before this gateway was made"
-            if origin.device_ns is not None:
+            if origin.device_ns is not None and not point.quality:
                 assert point.time_ns == origin.device_ns, f"{point}: its device said {origin.device_ns}"
             elif point.quality in {"", "arrival"} or (point.quality == "repaired" and is_time_known):
                 off_ns = point.time_ns - origin.arrived_ns

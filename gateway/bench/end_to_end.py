@@ -25,6 +25,9 @@ LOAD_S: Final = 8.0
 DRAIN_S_MAX: Final = 300.0
 BACKLOG_READINGS: Final = 10_000_000
 READINGS_PER_BATCH: Final = 800
+# Messages in flight on each of four connections: what a commit every 50 or 100 ms has to answer, and not much more.
+SINGLE_WINDOW: Final = "15000"
+BATCHED_WINDOW: Final = "100"
 MOSQUITTO: Final = "mosquitto"
 PAHO_MESSAGES_MAX: Final = 50_000
 
@@ -148,10 +151,10 @@ def single(quick: bool) -> Iterator[Result]:  # noqa: FBT001  the suite's one sw
     with Workshop.open() as shop:
         sink = start_sink(shop)
         gateway = start_gateway(shop, source=SERVER.format(port=port), endpoint=sink.endpoint)
-        run_load(port, "--seconds", "1")
+        run_load(port, "--seconds", "1", "--window", SINGLE_WINDOW)
         check_all_arrived(gateway, sink)
         before = gateway.cost()
-        load = run_load(port, "--seconds", str(seconds))
+        load = run_load(port, "--seconds", str(seconds), "--window", SINGLE_WINDOW)
         during = gateway.cost().since(before)
         rss = gateway.rss_mb()
         check_all_arrived(gateway, sink)
@@ -217,12 +220,12 @@ def batched(quick: bool) -> Iterator[Result]:  # noqa: FBT001  the suite's one s
     port = free_port()
     with Workshop.open() as shop:
         sink = start_sink(shop)
-        gateway = start_gateway(shop, source=SERVER.format(port=port), endpoint=sink.endpoint)
-        run_load(port, "--kind", "cbor", "--seconds", "1", "--window", "400")
+        gateway = start_gateway(shop, source=SERVER.format(port=port), endpoint=sink.endpoint, commit="50ms")
+        run_load(port, "--kind", "cbor", "--seconds", "1", "--window", BATCHED_WINDOW)
         check_all_arrived(gateway, sink)
         earlier = counts(sink)
         before = gateway.cost()
-        run_load(port, "--kind", "cbor", "--seconds", str(seconds), "--window", "400")
+        run_load(port, "--kind", "cbor", "--seconds", str(seconds), "--window", BATCHED_WINDOW)
         rss = gateway.rss_mb()
         check_all_arrived(gateway, sink)
         cost = gateway.cost().since(before)

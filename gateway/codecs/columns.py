@@ -147,8 +147,8 @@ class ValueReader:
         self.is_double = self.is_double or float in types
         if bool not in types:
             doubles = pack_doubles(values)
-            # Integers beyond 2^53 are looked at one by one: as doubles they might be other numbers.
-            if doubles is not None and (int not in types or not (np.abs(doubles) > EXACT_MAX).any()):
+            # Integers from 2^53 are looked at one by one: as doubles they might be other numbers.
+            if doubles is not None and (int not in types or not (np.abs(doubles) >= EXACT_MAX).any()):
                 return self._finish_doubles(doubles, which)
         return self._pack_each(values, which)
 

@@ -28,6 +28,8 @@ PROBLEMS_SHOWN: Final = 16
 # A buffer that an explanation pretends to arrive in.
 ARRIVED_NS: Final = 1 << 60
 
+# Digits of a second, and the nanoseconds that the last of them counts.
+_DIGITS: Final = ((0, 1_000_000_000), (3, 1_000_000), (6, 1000), (9, 1))
 _TYPES: Final = {ValueKind.DOUBLE: "double", ValueKind.INT: "int", ValueKind.BOOL: "bool"}
 
 
@@ -184,10 +186,8 @@ def iso_text(ns: int) -> str:
     """
     seconds, below = divmod(ns, 1_000_000_000)
     text = (dt.datetime(1970, 1, 1) + dt.timedelta(seconds=seconds)).isoformat()  # noqa: DTZ001  UTC by its Z
-    for digits, step in ((0, 1_000_000_000), (3, 1_000_000), (6, 1000), (9, 1)):
-        if below % step == 0:
-            return f"{text}.{below // step:0{digits}d}Z" if digits else f"{text}Z"
-    raise AssertionError("every number is a multiple of 1")
+    digits = next(digits for digits, step in _DIGITS if below % step == 0)
+    return f"{text}.{below // 10 ** (9 - digits):0{digits}d}Z" if digits else f"{text}Z"
 
 
 def check_examples(mapper: Mapper) -> list[str]:

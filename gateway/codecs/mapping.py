@@ -26,6 +26,7 @@ from gateway.codecs.mapping_settings import MapLimits, MappingSettings, default_
 from gateway.codecs.payloads import shown
 from gateway.codecs.routing import Output, Plan, RefusingPlan, Topic, Work
 from gateway.codecs.topics import Pattern
+from gateway.core.batch import distinct
 from gateway.core.clock import WALL_CEILING_NS, WALL_FLOOR_NS
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class Mapper:
         if (plans == first).all():
             self._plans[first].map(work)
         else:
-            for number in np.unique(plans).tolist():
+            for number in distinct(plans).tolist():
                 self._plans[number].map(work.take(np.flatnonzero(plans == number)))
         pieces = output.pieces()
         return Mapped(pieces, output.malformed, sum(len(batch) for _, batch in pieces))
@@ -133,10 +134,11 @@ class Mapper:
         try:
             return np.fromiter(map(known.get, topics), np.int64, len(topics))
         except TypeError:
-            missing = set(topics).difference(known)
+            # In the order of arrival: where series run out, who came first has one.
+            missing = [topic for topic in dict.fromkeys(topics) if topic not in known]
         if self._routes_count + len(missing) > self.limits.routes_max:
             self._forget_routes()
-            known, missing = self._routes.setdefault(source, {}), set(topics)
+            known, missing = self._routes.setdefault(source, {}), list(dict.fromkeys(topics))
         for topic in missing:
             known[topic] = self._route(topic, arrivals.source)
         self._routes_count += len(missing)

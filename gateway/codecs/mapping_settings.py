@@ -171,16 +171,20 @@ class MappingSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, 
 
     def __post_init__(self) -> None:
         """Check what can only be wrong together."""
-        names = Pattern(self.match).names
+        captures = Pattern(self.match).names
         for text in (*self.resource.values(), *self.attributes.values(), *(metric.name for metric in self.metrics)):
             if isinstance(text, str):
-                Template(text, known=names)
+                Template(text, known=captures)
         if self.metrics and self.fields is not None:
             raise ValueError("metrics and fields: one of them; fields takes every number there is")
         for path in (self.each, self.fields):
             read_path(path or "")
         if self.payload in {"text", "csv"}:
             self._check_text()
+        names = [metric.name or metric.field for metric in self.metrics]
+        twice = sorted(name for name in names if names.count(name) > 1)
+        if twice:
+            raise ValueError(f"there is {twice[0]!r} twice in metrics; give each a name of its own")
         for metric in self.metrics:
             if not metric.name and not read_path(metric.field) and self.payload != "text":
                 raise ValueError("a metric has a field or a name")

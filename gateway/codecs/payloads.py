@@ -37,8 +37,8 @@ SHOWN_MAX: Final = 60
 
 JSON_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
-_NUMBER: Final = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,4})?")
-_WHOLE: Final = re.compile(r"[+-]?\d+")
+_NUMBER: Final = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,4})?", re.ASCII)
+_WHOLE: Final = re.compile(r"[+-]?\d+", re.ASCII)
 _BOOLS: Final = {"on": True, "true": True, "off": False, "false": False}
 _NOT_FINITE: Final = {
     "nan": math.nan,
@@ -152,7 +152,7 @@ def decode_cbor(payload: bytes, *, depth_max: int) -> Any:
         # mark, whatever is left over stands where the mark should.
         pair = cbor2.loads(
             b"\x82" + payload + _END,
-            tag_hook=_read_tag,
+            tag_hook=_unknown,
             semantic_decoders=_SEMANTIC,
             max_depth=depth_max + 1,
         )
@@ -170,29 +170,25 @@ def decode_cbor(payload: bytes, *, depth_max: int) -> Any:
 _END_MARK: Final = b"tidegate: end of payload"
 _END: Final = cbor2.dumps(_END_MARK)
 
-# RFC 8746, section 2.1: bytes of numbers, by tag. Doubles of 128 bits (83, 87) have no home in numpy.
+# RFC 8746, section 2.1: bytes of numbers, by tag. Floats of 128 bits (83, 87) have no home in numpy.
 _TYPED_ARRAYS: Final = {
     64: ">u1", 65: ">u2", 66: ">u4", 67: ">u8", 68: ">u1", 69: "<u2", 70: "<u4", 71: "<u8",
     72: ">i1", 73: ">i2", 74: ">i4", 75: ">i8", 77: "<i2", 78: "<i4", 79: "<i8",
     80: ">f2", 81: ">f4", 82: ">f8", 84: "<f2", 85: "<f4", 86: "<f8",
 }  # fmt: skip
-_DTYPES: Final = {tag: np.dtype(code) for tag, code in _TYPED_ARRAYS.items()}
 
 
-def _read_tag(tag: Any, _immutable: bool) -> Any:  # noqa: FBT001  cbor2's signature
-    """Return what a tagged item is here: cbor2 asks for every tag that it has no decoder for."""
-    dtype = _DTYPES.get(tag.tag)
-    value = tag.value
-    if dtype is not None:
-        # What is no byte string, or not of whole numbers, raises: cbor2 turns that into its own error.
-        return np.frombuffer(value, dtype)
-    if tag.tag in {40, 1040}:
-        return _shape(value, order="C" if tag.tag == 40 else "F")
-    # 41 promises elements of one kind; 21 to 24 say how bytes would be shown; 63 embeds.
-    return value if tag.tag == 41 else Opaque(tag.tag)
+def _typed_array(dtype: np.dtype[Any], value: Any, _immutable: bool) -> Any:  # noqa: FBT001  cbor2's signature
+    # What is no byte string, or not of whole numbers, raises: cbor2 turns that into its own error.
+    return np.frombuffer(value, dtype)
 
 
-def _shape(value: Any, *, order: Literal["C", "F"]) -> Any:
+def _unknown(tag: Any, _immutable: bool) -> Opaque:  # noqa: FBT001  cbor2's signature
+    """Return what a tagged item is that nobody has a decoder for."""
+    return Opaque(tag.tag)
+
+
+def _shape(order: Literal["C", "F"], value: Any, _immutable: bool) -> Any:  # noqa: FBT001  cbor2's signature
     dimensions, elements = value
     if not 0 < len(dimensions) <= SHAPE_MAX or not all(type(size) is int and size >= 0 for size in dimensions):
         raise ValueError("an array has up to 8 dimensions, each a whole number")
@@ -225,7 +221,7 @@ def _scaled(value: Any, *, base: int) -> Any:
     try:
         return float(f"{mantissa}e{exponent}") if base == 10 else math.ldexp(mantissa, exponent)
     except OverflowError:
-        return math.copysign(math.inf, mantissa)
+        return math.inf if mantissa > 0 else -math.inf
 
 
 def _ratio(value: Any, _immutable: bool) -> Any:  # noqa: FBT001  cbor2's signature
@@ -235,11 +231,12 @@ def _ratio(value: Any, _immutable: bool) -> Any:  # noqa: FBT001  cbor2's signat
     try:
         return above / below
     except OverflowError:
-        return math.copysign(math.inf, above)
+        return math.inf if above > 0 else -math.inf
 
 
 # Every tag that cbor2 has a decoder of its own for gets one of ours. References (25, 29) could make a small
-# payload a huge or an endless document; patterns, mails and addresses are of no use here.
+# payload a huge or an endless document; patterns, mails and addresses are of no use here. And what is left to the
+# tag_hook would have tuples in the place of lists.
 _SEMANTIC: Final[dict[int, Callable[[Any, bool], Any]]] = {
     0: _as_it_is,
     1: _as_it_is,
@@ -249,9 +246,13 @@ _SEMANTIC: Final[dict[int, Callable[[Any, bool], Any]]] = {
     5: lambda value, _: _scaled(value, base=2),
     28: _as_it_is,
     30: _ratio,
+    40: functools.partial(_shape, "C"),
+    41: _as_it_is,
+    1040: functools.partial(_shape, "F"),
     256: _as_it_is,
     258: _as_it_is,
     55799: _as_it_is,
+    **{tag: functools.partial(_typed_array, np.dtype(code)) for tag, code in _TYPED_ARRAYS.items()},
     **{
         tag: functools.partial(lambda tag, _value, _immutable: Opaque(tag), tag)
         for tag in (25, 29, 35, 36, 37, 52, 54, 100, 260, 261, 1004, 43000)
@@ -326,6 +327,8 @@ def decode_csv(
         raise MalformedError("malformed_csv", 'the columns have no names; write columns = ["ts", "temp", …]')
     if first == columns:
         del lines[0]
+    if not lines:
+        raise MalformedError("no_readings", "there is a line of names and none of values")
     objects = [dict(zip(columns, map(decode_cell, line), strict=True)) for line in lines if len(line) == len(columns)]
     odd = [
         f"{shown(delimiter.join(line))} has {len(line)} cells, not {len(columns)}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from gateway.codecs.routing import NO_SERIES_LEFT
+from gateway.core.batch import distinct
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,7 +59,7 @@ class SeriesTable:
         """Return the series of one metric of each of `rows`, UNRESOLVED where none is left."""
         found: npt.NDArray[np.int64] = self._numbers[metric][rows]
         if found.min(initial=0) == UNRESOLVED:
-            for row in np.unique(rows[found == UNRESOLVED]).tolist():
+            for row in distinct(rows[found == UNRESOLVED]).tolist():
                 self.one(metric, row)
             found = self._numbers[metric][rows]
         return found

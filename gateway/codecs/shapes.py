@@ -39,7 +39,7 @@ DEPTH_MAX: Final = 4
 LOOK_AT_FIRST: Final = 2
 LOOKS_MAX: Final = 4
 # Looking costs as much as mapping: so much of it in one go.
-LOOKS_AT_ONCE_MAX: Final = 64
+LOOKS_AT_ONCE_MAX: Final = 256
 
 _NUMBER: Final = int | float | bool | None
 _TEXT: Final = str | None

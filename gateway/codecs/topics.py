@@ -96,7 +96,7 @@ class Pattern:
 class Template:
     """A text with {captures} in it.
 
-    >>> Template("dev-{device}").fill({"device": "d1"})
+    >>> Template("dev-{device}", known=["device"]).fill({"device": "d1"})
     'dev-d1'
     """
 

@@ -67,7 +67,7 @@ class Walk:
             self.lose("wrong_type", f"{name} is {value!r}, which is no number here")
 
     def _walk_object(self, value: dict[Any, Any], name: str, depth: int) -> Iterator[tuple[str, Any]]:
-        before = f"{name}." if name else ""
+        before = f"{name}." if name or depth else ""
         for key, inner in value.items():
             if type(inner) in SILENT:
                 self.has_seen_null = self.has_seen_null or inner is None
@@ -134,10 +134,8 @@ def sure_times(values: list[Any]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np
         for scale in UNIT_NS.values():
             if YEAR_2000_NS // scale <= least and most < WALL_CEILING_NS // scale:
                 if types == {int}:
-                    ns = numbers * scale
-                else:
-                    ns = np.rint(numbers * (scale / 1000)).astype(np.int64) * 1000
-                return ns, np.ones(len(values), np.bool_)
+                    return numbers * scale, np.ones(len(values), np.bool_)
+                return np.rint(numbers * (scale / 1000)).astype(np.int64) * 1000, np.ones(len(values), np.bool_)
     found = [_sure_time(value) for value in values]
     was_sure = np.array([ns is not None for ns in found], np.bool_)
     return np.array([0 if ns is None else ns for ns in found], np.int64), was_sure

@@ -1,16 +1,39 @@
-"""`tidegate export`: what is held, as OTLP JSON lines in a file. Must not change the store."""
+"""`tidegate export`: what is held, as OTLP JSON lines in a file. Must not change the store.
+
+A line is one ExportMetricsServiceRequest or ExportLogsServiceRequest, as the OpenTelemetry Collector's file
+exporter writes them and its otlpjsonfile receiver reads them. Segments come in the order in which they were
+accepted, one after the other, a large one in several lines, so that memory stays small whatever is held. Times
+are repaired as an uplink would do it, and everything says `tidegate.backfill`.
+
+The file appears under its name when it is whole and on the medium; until then it has `.part` behind it.
+"""
 
 from __future__ import annotations
 
-import json
+import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from gateway import __version__
+from gateway.codecs.otlp_json import logs_json, metrics_json
+from gateway.core.clock import Quality
+from gateway.core.contracts import MalformedError
+from gateway.store.database import Lease, StoreError, read_held
+from gateway.store.policy import Lane
+from gateway.uplinks.requests import DAMAGED, TIME_LOST, Hand, MetricsPart, RequestBuilder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
+
+    from gateway.core.batch import Attributes
+    from gateway.core.clock import Timeline
+    from gateway.store.reading import Held
+    from gateway.store.records import LeasedSegment
+    from gateway.uplinks.requests import Part
+
+# About 200 bytes of JSON each: a line of one or two megabytes, and some ten while it is made.
+LINE_READINGS_MAX: Final = 10_000
 
 
 class Progress(Protocol):
@@ -23,14 +46,127 @@ class Progress(Protocol):
 
 @dataclass(slots=True)
 class Exported:
-    """What went into the file."""
+    """What went into the file, and what did not."""
 
     lines: int = 0
     readings: int = 0
     records: int = 0
-    damaged: int = 0
+    damaged: int = 0  # segments
+    timeless: int = 0  # readings
+    unreadable: str = ""
+
+    def left_out(self) -> list[str]:
+        """Return sentences about what is held and not in the file."""
+        said: list[str] = []
+        if self.damaged:
+            said.append(f"{self.damaged} damaged segments were left out; `tidegate verify` names them")
+        if self.timeless:
+            said.append(
+                f"{self.timeless} readings were left out: nobody knows yet what time it was; "
+                "they stay on the shelf until the gateway learns it"
+            )
+        if self.unreadable:
+            said.append(f"the rest of the shelf was left out: {self.unreadable}")
+        return said
 
 
 def export(state_dir: Path, out: Path, *, gateway_id: str, progress: Progress) -> Exported:
-    """Write every held segment of `state_dir` to `out`, one OTLP request a line; raise OSError."""
-    raise NotImplementedError
+    """Write every held segment of `state_dir` to `out`; raise OSError for the file, StoreError for the shelf."""
+    attributes: Attributes = (("tidegate.gateway.id", gateway_id),) if gateway_id else ()
+    part = out.with_name(out.name + ".part")
+    result = Exported()
+    with read_held(state_dir) as held:
+        try:
+            with part.open("wb") as file:
+                for line in _Lines(held, attributes, result).all(progress):
+                    file.write(line)
+                    file.write(b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(out)
+        except BaseException:
+            # Half a file on a stick would be taken for all of it.
+            part.unlink(missing_ok=True)
+            raise
+    _sync_folder(out.parent)
+    return result
+
+
+class _Clock:
+    """The shelf's clocks for who cannot wait: where an uplink would wait for the time, readings are left out."""
+
+    quality = Quality.UNSYNCED
+
+    def __init__(self, timeline: Timeline) -> None:
+        self.repair = timeline.repair
+
+
+class _Lines:
+    """Turns segments into lines and counts what becomes of them."""
+
+    def __init__(self, held: Held, attributes: Attributes, result: Exported) -> None:
+        self._held = held
+        self._attributes = attributes
+        self._result = result
+        self._builder = RequestBuilder(
+            series=held.series, timeline=_Clock(held.timeline), gateway_attributes=attributes, version=__version__
+        )
+
+    def all(self, progress: Progress) -> Iterator[bytes]:
+        """Return every line, without its end."""
+        try:
+            for segment in progress(self._held, total=len(self._held), what="exporting"):
+                yield from self._of(segment)
+        except StoreError as error:
+            self._result.unreadable = str(error)
+
+    def _of(self, segment: LeasedSegment) -> Iterator[bytes]:
+        hand = Hand(Lease("export", Lane.BACKLOG, [segment], segment.signal))
+        self._builder.open(hand)
+        self._result.damaged += DAMAGED in hand.rejected
+        self._result.timeless += hand.rejected.get(TIME_LOST, 0)
+        for part in _cut(hand.parts or ()):
+            try:
+                line = self._encode(part)
+            except MalformedError:
+                self._result.damaged += 1
+                continue
+            self._result.lines += 1
+            yield line
+
+    def _encode(self, part: Part) -> bytes:
+        if isinstance(part, MetricsPart):
+            line = metrics_json(
+                part.groups, series=self._held.series, gateway_attributes=self._attributes, version=__version__
+            )
+            self._result.readings += len(part)
+        else:
+            line = logs_json(
+                part.records,
+                series=self._held.series,
+                gateway_attributes=self._attributes,
+                version=__version__,
+                marks=part.marks,
+            )
+            self._result.records += len(part)
+        return line
+
+
+def _cut(parts: Iterable[Part]) -> Iterator[Part]:
+    """Return the parts in their order, halved until each fits a line."""
+    waiting = list(parts)[::-1]
+    while waiting:
+        part = waiting.pop()
+        if len(part) > LINE_READINGS_MAX:
+            waiting += reversed(part.halves())
+        else:
+            yield part
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name last, where the file system can."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 STATE_DIR: Final = "/var/lib/tidegate"
@@ -18,6 +19,10 @@ class Answers:
     topics: str | None = None
     serial: str | None = None
     state_dir: str | None = None
+
+
+class AnswerError(ValueError):
+    """An answer that makes no configuration; the message says what would."""
 
 
 def ask(answers: Answers) -> Answers:
@@ -44,18 +49,30 @@ def ask(answers: Answers) -> Answers:
 
 
 def quote(text: str) -> str:
-    """Return `text` as a TOML string; JSON's escapes are TOML's."""
-    return json.dumps(text, ensure_ascii=False)
+    """Return `text` as a TOML string; raise AnswerError. JSON's escapes are TOML's, which wants one more."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise AnswerError(f"{text!a} is not UTF-8; a configuration is") from None
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def write_config(answers: Answers, *, full: bool) -> str:
-    """Return the commented configuration."""
-    parts = [_gateway(answers), _sources(answers), MAPPINGS, STORE, _uplink(answers), CONTROL]
-    if full:
-        from gateway.control.config import example  # noqa: PLC0415  the settings classes only when they are printed
+    """Return the commented configuration; raise AnswerError for answers that no configuration can have."""
+    from gateway.control.config import ConfigError, example, parse_config  # noqa: PLC0415  numpy, only when written
 
-        parts.append("\n# Every setting there is, with its default:\n\n" + commented(example()))
-    return "\n".join(parts)
+    if answers.topics is not None and not answers.broker:
+        raise AnswerError("topics are subscribed to at a broker; say which with --broker URL")
+    parts = [_gateway(answers), _sources(answers), MAPPINGS, STORE, _uplink(answers), CONTROL]
+    text = "\n".join(part.strip("\n") + "\n" for part in parts)
+    try:
+        # What this command writes, the next one takes.
+        parse_config(text, offline=True)
+    except ConfigError as error:
+        raise AnswerError("; ".join(error.problems)) from error
+    if full:
+        text += "\n# Every setting there is, with its default:\n\n" + commented(example())
+    return text
 
 
 def commented(text: str) -> str:
@@ -69,7 +86,7 @@ def _gateway(answers: Answers) -> str:
 
 [gateway]
 # id = "site-7"                 # who this is upstream; without it: made from the machine's id
-state_dir = {quote(answers.state_dir or STATE_DIR)}
+state_dir = {quote(str(Path(answers.state_dir or STATE_DIR).absolute()))}
 hw_profile = "auto"             # memory, commit interval and flash allowance for this board
 attributes = {{ "deployment.environment.name" = "prod" }}
 """
@@ -85,7 +102,7 @@ name = "direct"
 listen = "127.0.0.1:1884"
 """
     if answers.broker:
-        topics = [topic.strip() for topic in (answers.topics or "#").split(",")]
+        topics = [name for topic in (answers.topics or "#").split(",") if (name := topic.strip())] or ["#"]
         text += f"""
 [[sources]]
 type = "mqtt"                   # subscribe to a broker
@@ -118,7 +135,10 @@ MAPPINGS: Final = """
 #   { field = "temp", name = "temperature", unit = "Cel" },
 #   { field = "hum",  name = "humidity",    unit = "%" },
 # ]
-# examples = [ { topic = "plant/d1/climate", payload = '{"ts":1790000000000,"temp":20.5}', gives = { temperature = 20.5 } } ]
+# [[mappings.examples]]         # `tidegate check` tries them
+# topic = "plant/d1/climate"
+# payload = '{"ts":1790000000000,"temp":20.5}'
+# gives = { temperature = 20.5 }
 """
 
 STORE: Final = """

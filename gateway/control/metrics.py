@@ -47,6 +47,8 @@ class GatewayCollector(Collector):
 class MetricsPage:
     """What /metrics answers, made anew at each request."""
 
+    content_type = CONTENT_TYPE
+
     def __init__(self, *, telemetry: Telemetry, status: Callable[[], dict[str, Any]]) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(GatewayCollector(telemetry=telemetry, status=status))

@@ -88,10 +88,8 @@ class Sizing:
     def lines(self) -> list[str]:
         """Say it in sentences."""
         disk = "fits" if self.outage_bytes <= self.disk_bytes else "does NOT fit"
-        lines = [
-            f"{self.rate:g} readings/s for {span(self.outage_s)} take {amount(self.outage_bytes)} on the shelf: "
-            f"{disk} in {amount(self.disk_bytes)}, which lasts {span(self.disk_lasts_s)}.",
-        ]
+        takes = f"{self.rate:g} readings/s for {span(self.outage_s)} take {amount(self.outage_bytes)} on the shelf"
+        lines = [f"{takes}: {disk} in {amount(self.disk_bytes)}, which lasts {span(self.disk_lasts_s)}."]
         if self.link_bytes_per_s:
             needs = f"Live data takes {amount(self.link_needs_bytes_per_s * DAY_S)} a day of the link's "
             needs += f"{amount(self.link_bytes_per_s * DAY_S)}"
@@ -110,7 +108,7 @@ def span(seconds: float) -> str:
     """Return a duration for people.
 
     >>> span(90), span(200000), span(float("inf"))
-    ('1.5 min', '2.3 days', 'for ever')
+    ('1.5 min', '2.31 days', 'for ever')
     """
     if seconds == float("inf"):
         return "for ever"

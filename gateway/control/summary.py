@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -12,6 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 STATUS_BYTES_MAX: Final = 4 * 1024 * 1024
+WIDTH: Final = 79
+# What says that a part does its work; everything else deserves a second look.
+GOOD_STATES: Final = frozenset({"connected", "listening", "reading", "idle", "sending", "combining"})
+# Of a source even when they are nothing: that is what one looks for when nothing arrives.
+ALWAYS: Final = frozenset({"clients", "received", "acknowledged"})
 BOLD, RED, GREEN, YELLOW, PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m"
 
 
@@ -31,6 +37,8 @@ def fetch_status(url: str, *, token: str, timeout_s: float) -> dict[str, Any]:
         raise ValueError(f"not a gateway: {type(error).__name__}") from error
     finally:
         connection.close()
+    if response.status == 401:
+        raise ValueError("it wants its token: name its configuration with -c FILE")
     if response.status != 200:
         raise ValueError(f"answered {response.status}")
     status = json.loads(body)
@@ -40,7 +48,7 @@ def fetch_status(url: str, *, token: str, timeout_s: float) -> dict[str, Any]:
 
 
 def render(status: dict[str, Any], *, colour: bool) -> str:
-    """Return the status as lines for a terminal."""
+    """Return the status as lines of at most WIDTH letters for a terminal."""
     text = "\n".join(_lines(status))
     if colour:
         return text
@@ -51,40 +59,99 @@ def render(status: dict[str, Any], *, colour: bool) -> str:
 
 def _lines(status: dict[str, Any]) -> Iterator[str]:
     well = f"{GREEN}healthy{PLAIN}" if status.get("healthy") else f"{RED}NOT healthy{PLAIN}"
-    yield (
-        f"{BOLD}{status['gateway']}{PLAIN}  tidegate {status['version']}, {well}, up {span(status['uptime_s'])}, "
-        f"profile {status['hw_profile']}"
-    )
-    yield f"accepted {status['accepted']:,} readings; shelf {_shelf(status)}"
-    for event in status.get("events", []):
-        yield f"{YELLOW}! {event}{PLAIN}"
-    yield f"{BOLD}sources{PLAIN}"
-    for name, source in status["sources"].items():
-        yield f"  {name}: {_state(source)}  {_rest(source)}"
-    yield f"{BOLD}uplinks{PLAIN}"
-    for name, uplink in status["uplinks"].items():
-        yield f"  {name}: {_state(uplink)}"
-        ledger = uplink.get("ledger", {})
-        lost = ", ".join(f"{reason} {count:,}" for reason, count in ledger.items()) or "nothing lost"
-        yield f"    delivered {uplink.get('delivered', 0):,}, held {uplink.get('held', 0):,}, ledger: {lost}"
-        if uplink.get("maybe_twice"):
-            yield f"    possibly sent twice {uplink['maybe_twice']:,}"
-        if eta := uplink.get("backlog_eta_s"):
-            yield f"    backlog gone in about {span(eta)}"
-        if error := uplink.get("last_error"):
-            yield f"    last error: {error}"
+    up = f"up {span(status['uptime_s'])}" if "uptime_s" in status else "up for an unknown time"
+    yield f"{BOLD}{status.get('gateway', '?')}{PLAIN}  {well}, {up}"
+    yield from _wrap(f"tidegate {status.get('version', '?')}, hardware profile {status.get('hw_profile', '?')}")
+    yield from _wrap(_shelf(status))
+    yield from _troubles(status)
+    for room, known in (("sources", _source), ("uplinks", _uplink)):
+        parts = status.get(room, {})
+        yield f"{BOLD}{room}{PLAIN}{'' if parts else ': none is configured'}"
+        for name, part in parts.items():
+            reason = f" ({part['reason']})" if part.get("reason") else ""
+            yield from _wrap(f"{_state(part)}{reason}", head=f"{name}: ")
+            for line in known(part):
+                yield from _wrap(line, indent=4)
+            if error := part.get("last_error"):
+                yield from _wrap(str(error), head="last error: ", indent=4)
 
 
 def _shelf(status: dict[str, Any]) -> str:
     store = status.get("store", {})
-    return f"{amount(store.get('used_bytes', 0))} of {amount(store.get('max_bytes', 0))}"
+    used, most = store.get("used_bytes", 0), store.get("max_bytes", 0)
+    share = f" ({used / most:.0%})" if most else ""
+    text = f"accepted {status.get('accepted', 0):,} readings of {store.get('series', 0):,} series; "
+    text += f"on the shelf {amount(used)} of {amount(most)}{share}"
+    if quality := status.get("clock", {}).get("quality"):
+        text += f"; clock {quality}"
+    return text
+
+
+def _troubles(status: dict[str, Any]) -> Iterator[str]:
+    store = status.get("store", {})
+    if trouble := store.get("trouble"):
+        yield from _wrap(str(trouble), head="! ", colour=RED)
+    for event in status.get("events", []):
+        yield from _wrap(str(event), head="! ", colour=YELLOW)
+    for name, times in status.get("restarts", {}).items():
+        yield from _wrap(f"{name} failed and was started again {times:,} times", head="! ", colour=YELLOW)
+    for name, what in (("quarantined", "payloads that nobody understood"), ("refused", "segments that were refused")):
+        if count := store.get(name):
+            yield from _wrap(f"{count:,} {what} are set aside", head="! ", colour=YELLOW)
+    for name, detector in status.get("detectors", {}).items():
+        if found := detector.get("findings"):
+            yield from _wrap(f"detector {name}: {found:,} findings")
+
+
+def _source(source: dict[str, Any]) -> Iterator[str]:
+    """Return the numbers that are not nothing, under their own names; where it listens; what it refused."""
+    for key in ("address", "url", "port"):
+        if source.get(key):
+            yield f"{key} {source[key]}"
+            break
+    numbers = [
+        f"{key.replace('_', ' ')} {value:,}"
+        for key, value in source.items()
+        if isinstance(value, int) and not isinstance(value, bool) and (value or key in ALWAYS)
+    ]
+    if numbers:
+        yield ", ".join(numbers)
+    for key in ("refused", "rejected"):
+        reasons = source.get(key)
+        if isinstance(reasons, dict) and reasons:
+            yield f"{key}: {_reasons(reasons)}"
+
+
+def _uplink(uplink: dict[str, Any]) -> Iterator[str]:
+    if uplink.get("endpoint"):
+        yield f"to {uplink['endpoint']}"
+    ledger = uplink.get("ledger", {})
+    yield f"delivered {uplink.get('delivered', 0):,}, held {uplink.get('held', 0):,}, ledger: " + (
+        _reasons(ledger) or "nothing lost"
+    )
+    if uplink.get("maybe_twice"):
+        yield f"possibly sent twice {uplink['maybe_twice']:,}"
+    if sent := uplink.get("bytes_sent"):
+        yield f"sent {amount(sent)} in {uplink.get('requests', 0):,} requests since the start"
+    if retry := uplink.get("retry_in_s"):
+        yield f"next try in {span(retry)}"
+    if eta := uplink.get("backlog_eta_s"):
+        yield f"backlog gone in about {span(eta)}"
+
+
+def _reasons(reasons: dict[str, Any]) -> str:
+    return ", ".join(f"{reason} {count:,}" for reason, count in reasons.items())
 
 
 def _state(part: dict[str, Any]) -> str:
     state = str(part.get("state", "?"))
-    good = state in {"connected", "listening", "open", "idle", "sending"}
-    return f"{GREEN if good else YELLOW}{state}{PLAIN}"
+    return f"{GREEN if state in GOOD_STATES else YELLOW}{state}{PLAIN}"
 
 
-def _rest(part: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in part.items() if key != "state" and value not in ({}, "", None))
+def _wrap(text: str, *, head: str = "", indent: int = 2, colour: str = "") -> Iterator[str]:
+    """Return lines of at most WIDTH letters; those after the first stand below the text."""
+    first = " " * indent + head
+    lines = textwrap.wrap(text, WIDTH - len(first), break_on_hyphens=False) or [""]
+    for number, line in enumerate(lines):
+        start = first if not number else " " * len(first)
+        yield f"{colour}{start}{line}{PLAIN if colour else ''}"

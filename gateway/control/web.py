@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
+import importlib
 import ipaddress
 import logging
 from typing import TYPE_CHECKING, Any, Final
@@ -17,12 +18,12 @@ import msgspec
 from microdot import Microdot, Request, Response
 
 from gateway import __version__
-from gateway.control.metrics import CONTENT_TYPE, MetricsPage
 from gateway.net.addresses import split_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gateway.control.metrics import MetricsPage
     from gateway.control.settings import ControlSettings
     from gateway.core.telemetry import Telemetry
 
@@ -57,9 +58,7 @@ class ControlServer:
         self._telemetry = telemetry
         self._token = settings.token.read() if settings.token is not None else ""
         self._connections: set[asyncio.Task[None]] = set()
-        self._app = _routes(
-            page=MetricsPage(telemetry=telemetry, status=status), status=status, healthy=healthy, ready=ready
-        )
+        self._app = _routes(telemetry=telemetry, status=status, healthy=healthy, ready=ready)
         self._app.before_request(self._admit)
 
     async def run(self) -> None:
@@ -145,7 +144,7 @@ class ControlServer:
 
 def _routes(
     *,
-    page: MetricsPage,
+    telemetry: Telemetry,
     status: Callable[[], dict[str, Any]],
     healthy: Callable[[], bool],
     ready: Callable[[], bool],
@@ -159,8 +158,15 @@ def _routes(
     async def readyz(_: Request) -> Response:
         return _verdict(ready(), "ready", "the doors are not open")
 
+    pages_made: list[MetricsPage] = []
+
     async def metrics(_: Request) -> Response:
-        return Response(page.render(), 200, {"content-type": CONTENT_TYPE})
+        if not pages_made:
+            # Nobody may ever ask, and prometheus_client is memory. Imported aside: it takes a while on a small board.
+            module = await asyncio.to_thread(importlib.import_module, "gateway.control.metrics")
+            pages_made.append(module.MetricsPage(telemetry=telemetry, status=status))
+        page = pages_made[0]
+        return Response(page.render(), 200, {"content-type": page.content_type})
 
     async def status_page(_: Request) -> Response:
         return Response(msgspec.json.encode(status()), 200, {"content-type": "application/json"})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from gateway.core.batch import MONOTONIC
+from gateway.core.batch import MONOTONIC, distinct
 from gateway.core.clock import NS_PER_S
 from gateway.detect.gate import Gate
 from gateway.detect.saved import SavedError, pack, unpack
@@ -208,7 +208,7 @@ class _Watch:
             self._row_of = grown
         rows = self._row_of[numbers]
         if (rows == UNSEEN).any():
-            for number in np.unique(numbers[rows == UNSEEN]).tolist():
+            for number in distinct(numbers[rows == UNSEEN]).tolist():
                 self._row_of[number] = self._enter(number)
             rows = self._row_of[numbers]
         return rows.astype(np.intp)

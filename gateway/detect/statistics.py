@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
+from gateway.core.batch import distinct
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import TypeAlias
@@ -256,7 +258,7 @@ class InterquartileRange(_Columns):
         of = self._of
         held = np.minimum(-(-of["seen"][full] // self._stride), self._window)
         # While the rings fill, rows that hold equally much are taken together; later all hold the same.
-        for number in np.unique(held):
+        for number in distinct(held):
             these = full[held == number]
             low, middle, high = quartiles(of["kept"][these, :number])
             of["low"][these], of["middle"][these], of["high"][these] = low, middle, high

@@ -31,7 +31,7 @@ class Collector:
         self.first_after_open: tuple[float, int, int] | None = None  # (monotonic s, points, newest time ns)
         self.backfill_points = 0
         self._lock = threading.Lock()
-        self._server: ThreadingHTTPServer | None = None
+        self._server: _Server | None = None
         self.port = 0
         self.open()
 
@@ -132,7 +132,7 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, *_: Any) -> None:
-        """A cut connection is part of the story."""
+        """Say nothing: a cut connection is part of the story."""
 
     def cut(self) -> None:
         """End every open connection, as a link that goes away does."""

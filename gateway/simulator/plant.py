@@ -13,7 +13,7 @@ import threading
 import time
 import tty
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import cbor2
 import paho.mqtt.client as paho
@@ -29,6 +29,7 @@ CLOCK: Final = SystemClock()
 FRAME_BYTES_MAX: Final = 4096
 SAMPLES_PER_FRAME: Final = 10
 RESEND_S: Final = 0.4
+STOP_S: Final = 5.0
 
 
 class MqttPlant:
@@ -40,36 +41,60 @@ class MqttPlant:
         self.anomaly_on: str | None = None
         self._per_second = per_second
         self._stop = threading.Event()
-        self._waiting: dict[int, tuple[str, int]] = {}
+        self._talking = threading.Event()
+        self._quiet = threading.Event()
+        # Held for a moment only and never while paho is called: paho calls back with locks of its own in hand.
         self._lock = threading.Lock()
+        self._waiting: dict[int, tuple[str, int]] = {}
+        self._early: set[int] = set()  # acknowledged before publish() had said its number
         self._client = paho.Client(
             CallbackAPIVersion.VERSION2, client_id="plant", protocol=paho.MQTTv311, clean_session=False
         )
         self._client.max_inflight_messages_set(1000)
-        self._client.reconnect_delay_set(0.2, 0.5)
+        self._client.reconnect_delay_set(1, 1)
         self._client.on_publish = self._on_publish
         self._client.connect_async("127.0.0.1", port, keepalive=10)
         self._thread = threading.Thread(target=self._publish, name="plant", daemon=True)
 
     def start(self) -> None:
         """Connect and publish."""
+        self._talking.set()
         self._client.loop_start()
         self._thread.start()
 
-    def stop(self, *, wait_s: float) -> int:
-        """Stop publishing, wait for what is on the way; return how many messages were never acknowledged."""
-        self._stop.set()
-        self._thread.join()
+    def pause(self, *, wait_s: float) -> int:
+        """Publish no more for now, wait for what is on the way; return how many messages are not acknowledged."""
         deadline = time.monotonic() + wait_s
-        while self._waiting and time.monotonic() < deadline:
+        self._quiet.clear()
+        self._talking.clear()
+        self._quiet.wait(wait_s)
+        while self.unacknowledged and time.monotonic() < deadline:
             time.sleep(0.05)
-        self._client.disconnect()
-        self._client.loop_stop()
-        return len(self._waiting)
+        return self.unacknowledged
+
+    def resume(self) -> None:
+        """Publish again."""
+        self._talking.set()
+
+    def stop(self) -> None:
+        """Fall silent for good."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(STOP_S)
+            self._client.disconnect()
+            self._client.loop_stop()
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many messages are on the way."""
+        with self._lock:
+            return len(self._waiting)
 
     def _on_publish(self, _client: Any, _userdata: Any, mid: int, *_: Any) -> None:
         with self._lock:
             sent = self._waiting.pop(mid, None)
+            if sent is None:
+                self._early.add(mid)
         if sent is not None:
             self.acknowledged[sent[0]].add(sent[1])
 
@@ -77,11 +102,19 @@ class MqttPlant:
         numbers = dict.fromkeys(self.acknowledged, 0)
         noise = random.Random(7)
         while not self._stop.wait(1 / self._per_second):
+            if not self._talking.is_set():
+                self._quiet.set()
+                continue
             for device, n in numbers.items():
                 numbers[device] = n + 1
+                info = self._client.publish(f"plant/{device}/climate", self._payload(device, n, noise), qos=1)
                 with self._lock:
-                    info = self._client.publish(f"plant/{device}/climate", self._payload(device, n, noise), qos=1)
-                    self._waiting[info.mid] = (device, n)
+                    is_early = info.mid in self._early
+                    self._early.discard(info.mid)
+                    if not is_early:
+                        self._waiting[info.mid] = (device, n)
+                if is_early:
+                    self.acknowledged[device].add(n)
                 self.published += 1
 
     def _payload(self, device: str, n: int, noise: random.Random) -> str:
@@ -92,6 +125,14 @@ class MqttPlant:
         return json.dumps({"ts": ts, "temp": round(temperature, 2), "hum": round(45 + noise.gauss(0, 1), 1), "n": n})
 
 
+class _Frame(NamedTuple):
+    """Readings on their way: their numbers, and the device's own clock at the last of them."""
+
+    sequence: int
+    numbers: range
+    ticks_ms: int
+
+
 class SerialDevice:
     """A device on a pty: CBOR in COBS frames with CRC, each kept until the gateway's ACK, as the firmware does."""
 
@@ -100,61 +141,78 @@ class SerialDevice:
         self.name = "boiler"
         self._per_second = per_second
         self._stop = threading.Event()
+        self._talking = threading.Event()
         self._near, far = os.openpty()
         tty.setraw(far, termios.TCSANOW)
         os.set_blocking(self._near, False)
         self._far = far  # kept open: a pty whose far end closes would hang up on the gateway
         link.symlink_to(os.ttyname(far))
         self._session = random.getrandbits(32)
-        self._unacknowledged: deque[tuple[int, range]] = deque()
+        self._unacknowledged: deque[_Frame] = deque()
         self._thread = threading.Thread(target=self._run, name="boiler", daemon=True)
 
     def start(self) -> None:
         """Begin to talk."""
+        self._talking.set()
         self._thread.start()
 
-    def stop(self, *, wait_s: float) -> int:
-        """Stop measuring, wait for what is on the way; return how many frames were never acknowledged."""
-        self._stop.set()
-        self._thread.join(wait_s)
+    def pause(self, *, wait_s: float) -> int:
+        """Measure no more for now, wait for what is on the way; return how many frames are not acknowledged."""
+        self._talking.clear()
+        deadline = time.monotonic() + wait_s
+        while self._unacknowledged and time.monotonic() < deadline:
+            time.sleep(0.05)
         return len(self._unacknowledged)
+
+    def resume(self) -> None:
+        """Measure again."""
+        self._talking.set()
+
+    def stop(self) -> None:
+        """Fall silent for good and unplug the line."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(STOP_S)
+        if not self._thread.is_alive():
+            os.close(self._near)
+            os.close(self._far)
 
     def _run(self) -> None:
         reader = FrameReader(FRAME_BYTES_MAX)
         sequence = n = 0
         began_s = measured_s = sent_s = time.monotonic()
-        while True:
+        while not self._stop.is_set():
             now_s = time.monotonic()
-            if self._stop.is_set() and not self._unacknowledged:
-                return
-            if not self._stop.is_set() and now_s - measured_s >= SAMPLES_PER_FRAME / self._per_second:
+            if self._talking.is_set() and now_s - measured_s >= SAMPLES_PER_FRAME / self._per_second:
                 measured_s = now_s
                 numbers = range(n, n + SAMPLES_PER_FRAME)
                 n += SAMPLES_PER_FRAME
-                self._unacknowledged.append((sequence, numbers))
+                self._unacknowledged.append(_Frame(sequence, numbers, int((now_s - began_s) * 1000)))
                 sequence = (sequence + 1) % 65536
             # One frame at a time, sent again until its ACK comes: what the firmware does with a window of one.
             if self._unacknowledged and now_s - sent_s > RESEND_S:
                 sent_s = now_s
-                self._send(*self._unacknowledged[0], ticks_ms=int((now_s - began_s) * 1000))
+                self._send(self._unacknowledged[0], ticks_ms=int((now_s - began_s) * 1000))
             if select.select([self._near], [], [], 0.02)[0]:
                 for body in reader.feed(os.read(self._near, 4096)):
                     message = read_message(body)
                     if isinstance(message, Ack) and self._unacknowledged:
-                        if message.sequence == self._unacknowledged[0][0]:
-                            self.acknowledged.update(self._unacknowledged.popleft()[1])
+                        if message.sequence == self._unacknowledged[0].sequence:
+                            self.acknowledged.update(self._unacknowledged.popleft().numbers)
                         sent_s = 0.0
 
-    def _send(self, sequence: int, numbers: range, *, ticks_ms: int) -> None:
+    def _send(self, frame: _Frame, *, ticks_ms: int) -> None:
         step_ms = 1000 / self._per_second
+        last = frame.numbers[-1]
         payload = cbor2.dumps(
             {
                 "now": ticks_ms,
-                "t": [int(k * step_ms) for k in numbers],
-                "pressure": [round(1.4 + 0.1 * math.sin(k / 50), 3) for k in numbers],
-                "n": list(numbers),
+                "t": [max(0, frame.ticks_ms - round((last - n) * step_ms)) for n in frame.numbers],
+                "pressure": [round(1.4 + 0.1 * math.sin(n / 50), 3) for n in frame.numbers],
+                "n": list(frame.numbers),
             }
         )
-        frame = encode_data(payload, session=self._session, sequence=sequence, topic=self.name.encode())
+        data = encode_data(payload, session=self._session, sequence=frame.sequence, topic=self.name.encode())
+        # What does not fit the line is cut off; the gateway drops half a frame, and it is sent again.
         with contextlib.suppress(BlockingIOError):
-            os.write(self._near, frame)
+            os.write(self._near, data)

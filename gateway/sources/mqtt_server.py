@@ -113,11 +113,11 @@ class MqttServerSettings(
     in_flight_bytes_max: Annotated[
         Size,
         Meta(description="Bytes of one connection that may wait for the commit; past that it is not read."),
-    ] = Size(8 * 1024 * 1024)
+    ] = Size(4 * 1024 * 1024)
     in_flight_bytes_total: Annotated[
         Size,
         Meta(description="Bytes of all connections that may wait for the commit; past that none is read."),
-    ] = Size(32 * 1024 * 1024)
+    ] = Size(8 * 1024 * 1024)
     sessions_max: Annotated[int, Meta(description="Sessions remembered, of clients that are gone too.", ge=1)] = 4000
     session_expiry_max: Annotated[
         Duration, Meta(description="Longest time that the session of a client that is gone is remembered.")

@@ -66,6 +66,8 @@ def encode_state(state: State) -> bytes:
 
 def decode_state(data: bytes) -> State:
     """Read what `encode_state` wrote; raise DamagedStateError."""
+    if not isinstance(data, bytes):
+        raise DamagedStateError("the state row is no blob")
     body = data[8:]
     if data[:4] != STATE_MAGIC or zlib.crc32(body).to_bytes(4, "little") != data[4:8]:
         raise DamagedStateError("the state row's checksum does not match")
@@ -148,8 +150,11 @@ class Accounts:
     def deliver(self, name: str, readings: int, *, lost: tuple[str, Entry] | None = None) -> None:
         """Settle `readings` that were held: delivered, but for those in `lost`."""
         share = self.shares[name]
+        # On a damaged shelf a row may say more than was ever held.
+        readings = min(readings, share.held)
+        if lost and lost[1].readings > readings:
+            lost = (lost[0], lost[1]._replace(readings=readings))
         lost_readings = lost[1].readings if lost else 0
-        assert 0 <= lost_readings <= readings <= share.held, (lost_readings, readings, share.held)
         share.held -= readings
         share.delivered += readings - lost_readings
         if lost and lost_readings:

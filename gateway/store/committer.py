@@ -11,16 +11,18 @@ import contextlib
 import logging
 import sqlite3
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from gateway.core.contracts import BootId, FullError
-from gateway.store.accounts import encode_state
+from gateway.store.accounts import Entry, encode_state
 from gateway.store.connection import DATABASE
-from gateway.store.planning import EVICTED, EXPIRED, encode_boot, make_change, next_state
+from gateway.store.drawer import Drawer
+from gateway.store.keeping import TEND_S, Keeper
+from gateway.store.planning import DAMAGED, encode_boot, make_change, next_state
 from gateway.store.records import where_from
-from gateway.store.room import find_evictions, find_expired, find_oldest_boot
 from gateway.store.starting import is_damage, mark_suspect
-from gateway.store.writer import READING_BYTES, SEGMENT_READINGS_MAX, Pending, Transaction, seal, write
+from gateway.store.writer import READING_BYTES, Pending, Transaction, seal, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -29,14 +31,14 @@ if TYPE_CHECKING:
     import aiosqlite
 
     from gateway.core.batch import Batch, LogRecords
-    from gateway.core.clock import Clock, Timeline
+    from gateway.core.clock import Clock
     from gateway.core.contracts import Priority
     from gateway.core.telemetry import Telemetry
-    from gateway.store.accounts import Accounts, Entry, State
-    from gateway.store.drawer import Drawer
-    from gateway.store.leases import Desk, Recent
+    from gateway.store.accounts import Change, State
+    from gateway.store.leases import Desk, Recent, Row
+    from gateway.store.opening import Opened
     from gateway.store.records import Lease, Loss, SetAside
-    from gateway.store.room import Candidate, Room
+    from gateway.store.room import Room
     from gateway.store.series import SeriesRegistry
     from gateway.store.settings import StoreSettings
     from gateway.store.writer import Sealed
@@ -47,8 +49,11 @@ log = logging.getLogger("tidegate.store")
 
 # Acks alone don't hurry: they ride with the next arrivals, or go by themselves after this long.
 ACK_WAIT_S: Final = 2.0
-TEND_S: Final = 30.0
 RETRY_S: Final = 1.0
+# A commit does not wait for its time when this part of `pending_bytes` is taken: the rest takes what comes meanwhile.
+EARLY_SHARE: Final = 4
+# So many readings don't wait for others: a commit of this size is worth its fsync.
+COMMIT_READINGS_MAX: Final = 131_072
 # Below this, handing a batch to a thread costs more than encoding it.
 THREAD_READINGS_MIN: Final = 4096
 # Of a flood of payloads that nobody understands, these are enough to see why. The ledger counts them all.
@@ -60,59 +65,64 @@ STUCK_S: Final = 60.0
 """How long a commit may take until the store no longer counts as moving: worn cards stall for many seconds."""
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a store is given from outside."""
+
+    settings: StoreSettings
+    room: Room
+    clock: Clock
+    telemetry: Telemetry
+    max_series: int
+    commit_interval_s: float
+
+
 class Committer:
     """The pending work of one store and the loop that commits it."""
 
     def __init__(
         self,
         connection: aiosqlite.Connection,
-        state: State,
+        opened: Opened,
+        around: Surroundings,
         *,
-        accounts: Accounts,
-        written: dict[tuple[str, str], Entry],
         desks: dict[str, Desk],
         recent: Recent,
         registry: SeriesRegistry,
-        timeline: Timeline,
-        room: Room,
-        quarantine: Drawer,
-        refused: Drawer,
-        settings: StoreSettings,
-        commit_interval_s: float,
-        clock: Clock,
-        telemetry: Telemetry,
         executor: Executor,
     ) -> None:
+        settings = around.settings
         self.connection = connection
-        self.state = state
-        self.accounts = accounts
+        self.state = opened.state
+        self.accounts = opened.accounts
         self.trouble = ""
-        self.timeline = timeline
-        self.room = room
-        self.quarantine = quarantine
-        self.refused = refused
-        self._written = written
+        self.timeline = opened.timeline
+        self.room = around.room
+        self.quarantine = Drawer(opened.quarantine, bytes_max=int(settings.quarantine_bytes))
+        self.refused = Drawer(opened.refused, bytes_max=int(settings.refused_bytes))
+        self._written = opened.written
         self._desks = desks
         self._recent = recent
         self._registry = registry
         self._settings = settings
-        self._interval_s = commit_interval_s
-        self._clock = clock
-        self._telemetry = telemetry
+        self._interval_s = around.commit_interval_s
+        self._clock = around.clock
+        self._telemetry = around.telemetry
         self._executor = executor
         self._pending = Pending()
         self._in_flight_bytes = 0
         self._done: dict[int, int] = {}
         self._refusing: deque[Refusal] = deque(maxlen=REFUSED_WAITING_MAX)
         self._boots_unsaved = True
-        self._forget_before = 0
-        self._expired: list[Candidate] = []
+        self._keeper = Keeper(
+            connection, room=self.room, timeline=self.timeline, desks=desks, settings=settings, clock=self._clock
+        )
         self._due_s: float | None = None
         self._wake = asyncio.Event()
         self._started_s: float | None = None
         self._tended_s = asyncio.get_running_loop().time()
         self._closing = False
-        self._is_damaged = False
+        self.is_damaged = False
 
     # What comes in. All of it happens in one step of the event loop.
 
@@ -134,7 +144,7 @@ class Committer:
         if waiting_bytes and waiting_bytes + size_bytes > self._settings.pending_bytes:
             raise self._full("pending", "the disk is slower than what arrives", self._interval_s)
         if self._settings.when_full == "refuse" and readings and self.room.lacking(0):
-            raise self._full("refused", "the shelf is full and when_full is refuse", RETRY_S)
+            raise self._full("full", "the shelf is full and when_full is refuse", RETRY_S)
         pending.pieces += [(priority, batch) for priority, batch in pieces if len(batch)]
         if logs is not None and len(logs):
             pending.logs.append(logs)
@@ -145,7 +155,7 @@ class Committer:
         waiter = asyncio.get_running_loop().create_future()
         pending.waiters.append(waiter)
         self._want(self._interval_s)
-        if pending.readings >= SEGMENT_READINGS_MAX or pending.size_bytes >= self._settings.pending_bytes // 4:
+        if pending.readings >= COMMIT_READINGS_MAX or pending.size_bytes >= self._settings.pending_bytes // 4:
             self._want(0)
         return waiter
 
@@ -155,6 +165,16 @@ class Committer:
         bit = self.accounts.shares[lease.uplink].bit
         for segment_id in lease.ids():
             self._done[segment_id] = self._done.get(segment_id, 0) | bit
+        self._want(ACK_WAIT_S)
+
+    def settle_damaged(self, name: str, rows: Sequence[Row]) -> None:
+        """Count segments whose bytes are not what was written: nobody can be sent them."""
+        now_ns = self.now_ns()
+        share = self.accounts.shares[name]
+        for row in rows:
+            self.accounts.deliver(name, row.readings, lost=(DAMAGED, Entry(row.readings, 0, 0, now_ns, now_ns)))
+            self._done[row.id] = self._done.get(row.id, 0) | share.bit
+        log.error("%s: %d segments on the disk are damaged; they are in the ledger", name, len(rows))
         self._want(ACK_WAIT_S)
 
     def set_refused_aside(self, lease: Lease, reason: str, message: str) -> None:
@@ -191,12 +211,12 @@ class Committer:
     def damaged(self, why: str) -> None:
         """Take note that the file is wrong: nothing here mends it, the next start does."""
         self.trouble = f"{DATABASE} is damaged ({why}); it is salvaged at the next start"
-        self._is_damaged = True
+        self.is_damaged = True
         mark_suspect(self.room.state_dir, why)
 
     def is_moving(self) -> bool:
         """Whether the commit under way, if any, is not stuck, and the file is whole."""
-        if self._is_damaged:
+        if self.is_damaged:
             return False
         return self._started_s is None or asyncio.get_running_loop().time() - self._started_s < STUCK_S
 
@@ -221,7 +241,7 @@ class Committer:
             wait_s = tend_in_s if self._due_s is None else min(self._due_s - now_s, tend_in_s)
             if tend_in_s <= 0:
                 self._tended_s = now_s
-                await self._tend_or_say()
+                await self.tend()
             elif wait_s > 0:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(wait_s):
@@ -229,12 +249,6 @@ class Committer:
                 self._wake.clear()
             else:
                 await self.commit()
-
-    async def _tend_or_say(self) -> None:
-        try:
-            await self.tend()
-        except (sqlite3.Error, OSError) as error:
-            log.warning("looking after the shelf failed, trying again later: %s", error)
 
     def stop(self) -> None:
         """Take no more, and let `run` return after the commit under way."""
@@ -250,10 +264,10 @@ class Committer:
         self._started_s = loop.time()
         try:
             await self._commit(pending, clean=last)
-        except (sqlite3.Error, FullError) as error:
+        except Exception as error:  # noqa: BLE001  supervised here: whatever fails, those who wait get an answer
             self._failed(pending, error)
         else:
-            if not self._is_damaged:
+            if not self.is_damaged:
                 self.trouble = ""
             for waiter in pending.waiters:
                 if not waiter.done():
@@ -262,18 +276,20 @@ class Committer:
             self._in_flight_bytes = 0
             self._started_s = None
 
-    def _failed(self, pending: Pending, error: sqlite3.Error | FullError) -> None:
+    def _failed(self, pending: Pending, error: Exception) -> None:
         if isinstance(error, FullError):
-            full = error
+            full = self._full("full", str(error), error.after_s)
             # What was acked makes room; it must not wait for those who were turned away.
-            if self._done:
-                self._want(0)
+            self._want(0 if self._done else ACK_WAIT_S)
         else:
             name = getattr(error, "sqlite_errorname", "") or type(error).__name__
             self.trouble = f"nothing can be written: {error} ({name})"
-            if is_damage(error):
-                self.damaged(str(error))
-            log.error("commit failed, trying again: %s (%s)", error, name)
+            if isinstance(error, sqlite3.Error):
+                log.error("commit failed, trying again: %s (%s)", error, name)
+                if is_damage(error):
+                    self.damaged(str(error))
+            else:
+                log.error("commit failed, trying again", exc_info=error)
             full = self._full(name, self.trouble, RETRY_S)
             self._want(RETRY_S)
         for waiter in pending.waiters:
@@ -319,24 +335,40 @@ class Committer:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
     async def _write(self, pending: Pending, sealed: Sealed, *, clean: bool) -> None:
-        victims = await self._find_victims(sealed.size_bytes)
+        found = await self._keeper.find_victims(sealed.size_bytes)
         # From here to the transaction all is one step of the event loop: nobody acks or leases in between.
+        # While victims were looked for, somebody may have begun to send one: it stays, or it would be both
+        # delivered and lost.
+        victims = [(reason, victim) for reason, victim in found if self._keeper.may_go(victim.id)]
         self._boots_unsaved |= self.timeline.observe(self._clock)
         done, self._done = self._done, {}
         refusing, self._refusing = self._refusing, deque(maxlen=REFUSED_WAITING_MAX)
         gone = [victim.id for _, victim in victims]
         for desk in self._desks.values():
             desk.hide(gone)
-        now_ns = self.now_ns()
-        change = make_change(
-            self.accounts,
-            sealed=sealed,
-            losses=pending.losses,
-            victims=victims,
-            done=done,
-            timeline=self.timeline,
-            now_ns=now_ns,
-        )
+        try:
+            change = make_change(
+                self.accounts,
+                sealed=sealed,
+                losses=pending.losses,
+                victims=victims,
+                done=done,
+                timeline=self.timeline,
+                now_ns=self.now_ns(),
+            )
+            work, state = self._plan(pending, sealed, change, clean=clean)
+            work.done, work.removed = done, gone
+            work.refused = self.refused.plan(self.now_ns(), refusing)
+            await write(self.connection, work)
+        except BaseException:
+            self._take_back(done, refusing, gone)
+            raise
+        self.accounts.apply(change)
+        self.state = state
+        self._take_effect(work)
+        await self.room.measure(self.connection)
+
+    def _plan(self, pending: Pending, sealed: Sealed, change: Change, *, clean: bool) -> tuple[Transaction, State]:
         after = self.accounts.copy()
         after.apply(change)
         state = next_state(
@@ -348,30 +380,18 @@ class Committer:
             series_next=self._registry.next_number,
             clean=clean,
         )
-        aside = [_cut(what) for what in pending.set_aside]
         work = Transaction(
             encode_state(state),
             segments=sealed.segments,
             stored=(self.timeline.current.boot, self.timeline.current.last_ns),
             active=after.active,
-            done=done,
-            removed=gone,
             series=self._registry.unsaved(),
             ledger={key: entry for key, entry in after.ledger.items() if self._written.get(key) != entry},
             boots=[encode_boot(self.timeline.current)] if self._boots_unsaved else [],
-            boots_from=self._forget_before,
-            quarantine=self.quarantine.plan(now_ns, aside),
-            refused=self.refused.plan(now_ns, refusing),
+            boots_from=self._keeper.forget_before,
+            quarantine=self.quarantine.plan(self.now_ns(), [_cut(what) for what in pending.set_aside]),
         )
-        try:
-            await write(self.connection, work)
-        except BaseException:
-            self._take_back(done, refusing, gone)
-            raise
-        self.accounts.apply(change)
-        self.state = state
-        self._take_effect(work)
-        await self.room.measure(self.connection)
+        return work, state
 
     def _take_back(self, done: dict[int, int], refusing: Iterable[Refusal], gone: list[int]) -> None:
         """Put back what a failed transaction would have settled."""
@@ -390,7 +410,7 @@ class Committer:
         self._boots_unsaved = False
         if work.boots_from:
             self.timeline.forget_before(BootId(work.boots_from))
-            self._forget_before = 0
+            self._keeper.forget_before = BootId(0)
         self.quarantine.done(work.quarantine)
         self.refused.done(work.refused)
         for segment_id, bits in work.done.items():
@@ -406,43 +426,13 @@ class Committer:
         self._telemetry.count("tidegate_store_commits", help="Transactions that reached the medium.")
         self._telemetry.gauge("tidegate_store_used_bytes", self.room.used_bytes, help="Disk that the shelf uses.")
 
-    async def _find_victims(self, incoming_bytes: int) -> list[tuple[str, Candidate]]:
-        """Return who goes in this commit, with the reason; raise FullError where that is not enough."""
-        expired, self._expired = self._expired, []
-        victims = [(EXPIRED, row) for row in expired if self._may_go(row.id)]
-        # Acks, state and deletions need a little room too, but never make anybody go by themselves.
-        over = self.room.lacking(incoming_bytes) if incoming_bytes else 0
-        over -= sum(row.size_bytes for _, row in victims)
-        if over <= 0:
-            return victims
-        if self._settings.when_full == "refuse":
-            raise self._full("refused", "the shelf is full and when_full is refuse", RETRY_S)
-        chosen = {row.id for _, row in victims}
-        evicted = await find_evictions(
-            self.connection, bytes_over=over, may_go=lambda row_id: row_id not in chosen and self._may_go(row_id)
-        )
-        if sum(row.size_bytes for row in evicted) + self.room.slack_bytes < over:
-            raise self._full("evicted", "the shelf is full of what is being sent right now", RETRY_S)
-        return victims + [(EVICTED, row) for row in evicted]
-
-    def _may_go(self, segment_id: int) -> bool:
-        return not any(desk.is_leased(segment_id) for desk in self._desks.values())
-
     async def tend(self) -> None:
-        """Look for what is too old, for boots that nothing refers to any more, and after the ballast."""
-        now_ns = self._clock.monotonic_ns()
-        self.room.keep_ballast()
-        self._expired = await find_expired(
-            self.connection,
-            self.timeline,
-            now_ns=now_ns,
-            max_age_s=float(self._settings.max_age),
-            may_go=self._may_go,
-        )
-        oldest_boot = await find_oldest_boot(self.connection)
-        if self.timeline.boots[0].boot < (oldest_boot or self.timeline.current.boot):
-            self._forget_before = oldest_boot or self.timeline.current.boot
-        if self._expired:
+        """Look after the clock, age, old boots and the ballast."""
+        # A clock that is set while nothing arrives is noticed too: what is held may be waiting for it.
+        if self.timeline.observe(self._clock):
+            self._boots_unsaved = True
+            self._want(ACK_WAIT_S)
+        if await self._keeper.tend():
             self._want(0)
 
 

@@ -1,4 +1,4 @@
-"""SQLite as the shelf uses it: one directory locked for one process, pragmas, numbered schema files. Must not know what the rows mean.
+"""SQLite as the shelf uses it: directory lock, pragmas, numbered schema files. Must not know what the rows mean.
 
 Flash is written by pages that a commit touches, so the page size is chosen by measuring (tests/perf/flash_bench.py).
 """
@@ -26,9 +26,6 @@ DATABASE: Final = "tidegate.db"
 LOCK: Final = "lock"
 APPLICATION_ID: Final = 0x54494445  # "TIDE"
 PAGE_BYTES: Final = 512
-# A long log means that what is acked soon never reaches the database file, a short one less disk and RAM.
-LOG_BYTES_MAX: Final = 8 << 20
-LOG_SHARE: Final = 8
 WRITER_CACHE_KIB: Final = 2000
 READER_CACHE_KIB: Final = 500
 BUSY_S: Final = 10.0
@@ -86,11 +83,13 @@ def _unwritable(state_dir: Path, error: OSError) -> StoreError:
     )
 
 
-async def open_writer(path: Path, *, max_bytes: int) -> aiosqlite.Connection:
-    """Open the one connection that writes, with the newest schema; raise sqlite3.Error or StoreError."""
+async def open_writer(path: Path, *, log_bytes: int) -> aiosqlite.Connection:
+    """Open the one connection that writes, with the newest schema; raise sqlite3.Error or StoreError.
+
+    When the log has `log_bytes`, what it holds moves into the database and it begins anew.
+    """
     connection = await aiosqlite.connect(uri(path, mode="rwc"), uri=True, isolation_level=None, timeout=BUSY_S)
     try:
-        log_bytes = min(LOG_BYTES_MAX, max_bytes // LOG_SHARE)
         await _run(
             connection,
             [
@@ -103,6 +102,8 @@ async def open_writer(path: Path, *, max_bytes: int) -> aiosqlite.Connection:
                 f"PRAGMA cache_size = -{WRITER_CACHE_KIB}",
                 "PRAGMA temp_store = MEMORY",
                 "PRAGMA trusted_schema = OFF",
+                # Some builds (Debian's) overwrite what is deleted by zeros: every byte would be written twice.
+                "PRAGMA secure_delete = OFF",
                 "PRAGMA cell_size_check = ON",
             ],
         )
@@ -139,7 +140,8 @@ async def migrate(connection: aiosqlite.Connection) -> None:
         raise sqlite3.DatabaseError(f"{DATABASE} is some other program's database")
     for number, text in enumerate(files[version:], start=version + 1):
         await connection.executescript(
-            f"BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID};\n{text}\n;PRAGMA user_version = {number}; COMMIT;"
+            f"BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID};\n{text};\n"
+            f"PRAGMA user_version = {number}; COMMIT;"
         )
 
 

@@ -16,10 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
 from gateway.store.accounts import NOBODY, Entry
-from gateway.store.committer import Committer
+from gateway.store.committer import Committer, Surroundings
 from gateway.store.connection import DirectoryLock
-from gateway.store.drawer import Drawer
-from gateway.store.leases import Desk, Recent
+from gateway.store.leases import Desk, Recent, Row
 from gateway.store.opening import Opened, fetch
 from gateway.store.policy import LaneScheduler
 from gateway.store.reading import Held, VerifyReport, read_held, verify
@@ -68,6 +67,7 @@ __all__ = [
 log = logging.getLogger("tidegate.store")
 
 EVENTS_MAX: Final = 32
+OPENINGS_MAX: Final = 2
 DRAWER_SHARE: Final = 8
 """What is set aside takes an eighth of the shelf at most, however much of it there may be by the settings."""
 
@@ -80,25 +80,20 @@ class Store:
         connection: aiosqlite.Connection,
         reader: aiosqlite.Connection,
         opened: Opened,
+        around: Surroundings,
         *,
         lock: DirectoryLock,
-        room: Room,
-        settings: StoreSettings,
-        clock: Clock,
-        telemetry: Telemetry,
-        max_series: int,
-        commit_interval_s: float,
     ) -> None:
         self.timeline: Timeline = opened.timeline
         self.events = opened.events[-EVENTS_MAX:]
         self._connection = connection
         self._reader = reader
         self._lock = lock
-        self._settings = settings
-        self._telemetry = telemetry
-        self._registry = SeriesRegistry(opened.series, series_max=max_series, next_number=opened.state.series_next)
+        self._registry = SeriesRegistry(
+            opened.series, series_max=around.max_series, next_number=opened.state.series_next
+        )
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="tidegate-seal")
-        recent = Recent(bytes_max=int(settings.recent_bytes), floor=opened.state.sequence)
+        recent = Recent(bytes_max=int(around.settings.recent_bytes), floor=opened.state.sequence)
         self._desks = {
             name: Desk(
                 name,
@@ -106,29 +101,19 @@ class Store:
                 live_from=opened.state.sequence,
                 reader=ShelfReader(reader),
                 recent=recent,
-                scheduler=LaneScheduler(backlog_share=settings.backlog_share),
+                scheduler=LaneScheduler(backlog_share=around.settings.backlog_share),
+                damaged=self._settle_damaged,
             )
             for name, share in opened.accounts.shares.items()
             if name != NOBODY
         }
-        # What is set aside counts as used: on a small shelf it must not crowd out what is to be sent.
-        drawer_bytes_max = settings.max_bytes // DRAWER_SHARE
         self._committer = Committer(
             connection,
-            opened.state,
-            accounts=opened.accounts,
-            written=opened.written,
+            opened,
+            around,
             desks=self._desks,
             recent=recent,
             registry=self._registry,
-            timeline=self.timeline,
-            room=room,
-            quarantine=Drawer(opened.quarantine, bytes_max=int(min(settings.quarantine_bytes, drawer_bytes_max))),
-            refused=Drawer(opened.refused, bytes_max=int(min(settings.refused_bytes, drawer_bytes_max))),
-            settings=settings,
-            commit_interval_s=commit_interval_s,
-            clock=clock,
-            telemetry=telemetry,
             executor=self._executor,
         )
         self._task: asyncio.Task[None] | None = None
@@ -150,32 +135,25 @@ class Store:
         A damaged one is salvaged: what can be read is kept, the rest is set aside in a file that `events` name.
         """
         lock = DirectoryLock(state_dir)
-        async with contextlib.AsyncExitStack() as undo:
-            undo.callback(lock.close)
-            room = Room(state_dir, settings)
-            connection, reader, opened = await start(
-                state_dir, uplinks=uplinks, clock=clock, room=room, max_bytes=int(settings.max_bytes)
-            )
-            undo.push_async_callback(connection.close)
-            undo.push_async_callback(reader.close)
-            await room.measure(connection)
-            room.keep_ballast()
-            store = cls(
-                connection,
-                reader,
-                opened,
-                lock=lock,
-                room=room,
-                settings=settings,
-                clock=clock,
-                telemetry=telemetry,
-                max_series=max_series,
-                commit_interval_s=commit_interval_s,
-            )
-            undo.pop_all()
+        for _ in range(OPENINGS_MAX):
+            async with contextlib.AsyncExitStack() as undo:
+                undo.callback(lock.close)
+                room = Room(state_dir, settings)
+                connection, reader, opened = await start(state_dir, uplinks=uplinks, clock=clock, room=room)
+                undo.push_async_callback(connection.close)
+                undo.push_async_callback(reader.close)
+                await room.measure(connection)
+                room.keep_ballast()
+                around = Surroundings(settings, room, clock, telemetry, max_series, commit_interval_s)
+                store = cls(connection, reader, opened, around, lock=lock)
+                await store._committer.commit()
+                undo.pop_all()
+            if not store.is_damaged:
+                break
+            # It only showed when it was written to; the second time it is salvaged first.
+            await store._end()
         for event in store.events:
             log.warning("%s", event)
-        await store._committer.commit()
         store._task = asyncio.create_task(store._committer.run(), name="store commits")
         return store
 
@@ -199,7 +177,7 @@ class Store:
         await self._committer.append(pieces, logs=logs, losses=losses, set_aside=set_aside)
 
     async def lease(self, uplink: str, *, readings_max: int, bytes_max: int) -> Lease | None:
-        """Return what `uplink` sends next: segments of one signal, at least one; None when nothing is held for it now."""
+        """Return what `uplink` sends next, at least one segment; None when nothing is held for it now."""
         try:
             return await self._desks[uplink].lease(readings_max=readings_max, bytes_max=bytes_max)
         except sqlite3.DatabaseError as error:
@@ -215,7 +193,7 @@ class Store:
         await self._desks[uplink].has_some.wait()
 
     async def ack(self, lease: Lease, *, rejected: int = 0, reason: str = "rejected") -> None:
-        """The far side has it, but for `rejected` readings, which go to the ledger. A second answer changes nothing."""
+        """Settle a lease: delivered, but for `rejected` readings, which go to the ledger. A second ack does nothing."""
         if self._desks[lease.uplink].close(lease, settled=True):
             lost = self._entry(min(rejected, lease.readings))
             self._committer.settle(lease, lost=(reason, lost) if rejected > 0 else None)
@@ -225,23 +203,35 @@ class Store:
         if self._desks[lease.uplink].close(lease, settled=False) and maybe_delivered:
             self._committer.count_maybe_twice(lease.uplink, lease.readings)
 
+    def count_maybe_twice(self, lease: Lease, readings: int) -> None:
+        """Count a part of `lease` that was sent, got no answer, and is sent again while the rest stays in hand."""
+        self._committer.count_maybe_twice(lease.uplink, readings)
+
     async def refuse(self, lease: Lease, reason: str, message: str) -> None:
-        """The far side will never take it: it goes to the ledger, and for a while aside for a person to look at."""
+        """Give up a lease that is never taken: to the ledger, and for a while aside for a person to look at."""
         if self._desks[lease.uplink].close(lease, settled=True):
             self._committer.set_refused_aside(lease, reason, message)
             self._committer.settle(lease, lost=(reason, self._entry(lease.readings)))
+
+    def _settle_damaged(self, name: str, rows: list[Row]) -> None:
+        self._committer.settle_damaged(name, rows)
 
     def _entry(self, readings: int) -> Entry:
         now_ns = self._committer.now_ns()
         return Entry(readings, 0, 0, now_ns, now_ns)
 
     def link_up(self, uplink: str) -> None:
-        """The road is open again: from now on what arrives is live, what is older is backlog."""
+        """Take note that the road is open again: from now on what arrives is live, what is older is backlog."""
         self._desks[uplink].link_up(self._committer.next_sequence)
 
     async def tend(self) -> None:
         """Look after age, old boots and the ballast now; it happens by itself every half minute."""
         await self._committer.tend()
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether the file turned out to be wrong while it was used: the next `open` salvages it."""
+        return self._committer.is_damaged
 
     def is_moving(self) -> bool:
         """Whether commits are not stuck; whether they succeed is in `status`."""
@@ -290,7 +280,10 @@ class Store:
                 await self._task
             await self._committer.commit(last=True)
         finally:
-            self._executor.shutdown()
-            await self._reader.close()
-            await self._connection.close()
+            await self._end()
             self._lock.close()
+
+    async def _end(self) -> None:
+        self._executor.shutdown()
+        await self._reader.close()
+        await self._connection.close()

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 
+from gateway.core.batch import distinct
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -186,7 +188,7 @@ def _verify(
     forms, integers, exceptions = out
     for _ in range(_TRIES_MAX):
         failed: list[Index] = []
-        for form in np.unique(guess).tolist():
+        for form in distinct(guess).tolist():
             mine = runs[guess == form]
             length = counts[mine]
             where: Index | slice = readings_of(starts[mine], length)

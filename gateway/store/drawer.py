@@ -19,6 +19,9 @@ class Filing(NamedTuple):
     first_kept: int
 
 
+NOTHING: Final = Filing([], 0)
+
+
 class Drawer:
     """Which rows are in the drawer, by id and size."""
 

@@ -1,7 +1,7 @@
-"""Leasing: what an uplink sends next, and what it has in hand. All in memory but the reading; a dead process holds no lease.
+"""Leasing: what an uplink sends next, and what it has in hand. Must not write: a dead process holds no lease.
 
 A `Desk` serves one uplink. It never lists the backlog: for each lane and shelf it remembers from where on there
-may be something, and reads on from there. Must not write to the database.
+may be something, and reads on from there.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 from gateway.core.contracts import BootId, Priority, Signal
 from gateway.store.policy import Choice, Lane, LaneScheduler, Order
 from gateway.store.records import SEQUENCE_END, SHELVES, Lease, LeasedSegment, place, where_from
+from gateway.store.segments import SegmentError, check_link, read_header
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 # Rows looked at in one query, and segments in one lease: SQLite's oldest limit of parameters is 999.
 LOOK_MAX: Final = 512
@@ -121,7 +122,15 @@ class Desk:
     """
 
     def __init__(
-        self, name: str, *, bit: int, live_from: int, reader: Reader, recent: Recent, scheduler: LaneScheduler
+        self,
+        name: str,
+        *,
+        bit: int,
+        live_from: int,
+        reader: Reader,
+        recent: Recent,
+        scheduler: LaneScheduler,
+        damaged: Callable[[str, list[Row]], None],
     ) -> None:
         self.name = name
         self.live_from = live_from
@@ -132,6 +141,7 @@ class Desk:
         self._reader = reader
         self._recent = recent
         self._scheduler = scheduler
+        self._damaged = damaged
         self._leased: set[int] = set()
         self._hidden: set[int] = set()
         self._changes = 0
@@ -256,7 +266,7 @@ class Desk:
             # All of them are on their way already.
             self._next[spot] = where_from(rows[-1].id)[2] + 1
 
-    async def _take(self, spot: Spot, rows: list[Row], order: Order) -> Lease:
+    async def _take(self, spot: Spot, rows: list[Row], order: Order) -> Lease | None:
         ids = [row.id for row in rows]
         self._leased.update(ids)
         lane, (_, signal) = spot
@@ -270,8 +280,14 @@ class Desk:
             except BaseException:
                 self.show(ids)
                 raise
-        assert len(found) == len(ids), "what is leased is not removed"
-        return Lease(self.name, lane, [_leased(row, found[row.id]) for row in rows], signal)
+        segments = [_leased(row, found[row.id]) for row in rows if is_whole(row, found.get(row.id))]
+        if len(segments) < len(rows):
+            whole = {segment.id for segment in segments}
+            lost = [row for row in rows if row.id not in whole]
+            self._leased.difference_update(row.id for row in lost)
+            self.hide(row.id for row in lost)
+            self._damaged(self.name, lost)
+        return Lease(self.name, lane, segments, signal) if segments else None
 
 
 def _within(rows: list[Row], readings_max: int, bytes_max: int) -> list[Row]:
@@ -283,6 +299,18 @@ def _within(rows: list[Row], readings_max: int, bytes_max: int) -> list[Row]:
         if count and (readings > readings_max or size_bytes > bytes_max):
             return rows[:count]
     return rows
+
+
+def is_whole(row: Row, body: bytes | None) -> bool:
+    """Whether a segment came back from the disk as it was written."""
+    if body is None:
+        return False
+    try:
+        header = read_header(body)
+        check_link(header.previous_hash, body)
+    except SegmentError:
+        return False
+    return (header.sequence, header.readings) == (where_from(row.id)[2], row.readings)
 
 
 def _leased(row: Row, body: bytes) -> LeasedSegment:

@@ -58,12 +58,7 @@ class Opened:
 async def read_shelf(connection: aiosqlite.Connection, *, uplinks: Sequence[str], clock: Clock) -> Opened:
     """Read what the shelf holds; raise sqlite3.Error or DamagedStateError where it is damaged."""
     state = await read_state(connection)
-    ledger = {
-        (uplink, reason): Entry(*numbers)
-        for uplink, reason, *numbers in await fetch(
-            connection, "SELECT uplink, reason, readings, first_ns, last_ns, since_ns, until_ns FROM ledger"
-        )
-    }
+    ledger = await read_ledger(connection)
     opened = Opened(
         state,
         Accounts(state.shares or [Share(NOBODY, 0)], dict(ledger), accepted=state.accepted),
@@ -90,6 +85,17 @@ async def read_shelf(connection: aiosqlite.Connection, *, uplinks: Sequence[str]
 async def fetch(connection: aiosqlite.Connection, sql: str, values: Sequence[object] = ()) -> list[Any]:
     """Return all rows of a query that is known to be small."""
     return [tuple(row) for row in await connection.execute_fetchall(sql, values)]
+
+
+async def read_ledger(connection: aiosqlite.Connection) -> dict[tuple[str, str], Entry]:
+    """Return the ledger by uplink and reason."""
+    rows = await fetch(connection, "SELECT uplink, reason, readings, first_ns, last_ns, since_ns, until_ns FROM ledger")
+    ledger: dict[tuple[str, str], Entry] = {}
+    for uplink, reason, *numbers in rows:
+        if not all(isinstance(number, int) for number in numbers):
+            raise DamagedStateError("a row of the ledger holds other types than it should")
+        ledger[uplink, reason] = Entry(*numbers)
+    return ledger
 
 
 async def read_state(connection: aiosqlite.Connection) -> State:
@@ -136,7 +142,7 @@ async def read_timeline(connection: aiosqlite.Connection, state: State, clock: C
 
 
 def decode_boot(number: int, uuid: str, body: bytes, *, state: State) -> BootTimes:
-    """Read a row of the table of boots; raise msgspec.DecodeError. The state row knows better how long a boot lasted."""
+    """Read a row of the table of boots; raise msgspec.DecodeError. The state knows better how long it lasts."""
     last_ns, samples = msgspec.msgpack.decode(body, type=tuple[int, list[tuple[int, int, Quality]]])
     if number == state.boot:
         last_ns = max(last_ns, state.boot_last_ns)

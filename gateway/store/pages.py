@@ -194,9 +194,9 @@ def read_log(data: bytes, *, page_bytes: int) -> Log:
     seeds = np.concatenate([head[6:8].reshape(1, 2), heads[:-1, 4:6]])
     content = np.concatenate([raw[:, :8], raw[:, FRAME_HEADER_BYTES:]], axis=1)
     whole = (_checksums(content, seeds, big=big) == heads[:, 4:6]).all(axis=1) & (heads[:, 2:4] == salts).all(axis=1)
-    if not head_is_good and not whole[0]:
-        # The first frame's seed went with the header.
-        whole[0] = bool((heads[0, 2:4] == salts).all())
+    if not head_is_good and whole.any():
+        # The first frame's seed went with the header; the others say that this is a log.
+        whole[0] = True
     commits = np.flatnonzero(whole & (heads[:, 1] != 0))
     breaks = np.flatnonzero(~whole)
     if head_is_good and len(breaks) and (commits >= breaks[0]).sum() < 2:

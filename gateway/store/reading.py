@@ -39,7 +39,7 @@ PROBLEMS_MAX: Final = 100
 
 @dataclass(slots=True)
 class VerifyReport:
-    """What `verify` found. Counts are readings (log records count too); `problems` are sentences, at most PROBLEMS_MAX."""
+    """What `verify` found. Counts are readings, log records included; `problems` are at most PROBLEMS_MAX sentences."""
 
     state_dir: str
     segments: int = 0
@@ -125,10 +125,13 @@ class Held:
         return set(self._series)
 
     def __iter__(self) -> Iterator[LeasedSegment]:
-        """Return every held segment in order of sequence; bodies are as they were found, damaged or not."""
-        for row_id, _, readings, boot, body in self.rows():
-            priority, signal, sequence = where_from(row_id)
-            yield LeasedSegment(sequence, BootId(boot), signal, priority, readings, body)
+        """Return every held segment in order of sequence, each as it was found, damaged or not; raise StoreError."""
+        try:
+            for row_id, _, readings, boot, body in self.rows():
+                priority, signal, sequence = where_from(row_id)
+                yield LeasedSegment(sequence, BootId(boot), signal, priority, readings, body)
+        except sqlite3.Error as error:
+            raise StoreError(f"{DATABASE} cannot be read to its end: {error}") from error
 
     def rows(self) -> Iterator[tuple[int, int, int, int, bytes]]:
         """Return (id, done, readings, boot, body) of every segment in order of sequence."""
@@ -215,9 +218,9 @@ def read_held(state_dir: Path) -> Held:
 
 
 def verify(state_dir: Path) -> VerifyReport:
-    """Check every segment, the chain between neighbours, the series and the accounts; raise StoreError if there is none.
+    """Check every segment, the chain between neighbours, the series and the accounts.
 
-    What cannot be read at all is a problem in the report, not an error.
+    Raises StoreError where there is no shelf. What cannot be read at all is a problem in the report, not an error.
     """
     report = VerifyReport(str(state_dir))
     if not (state_dir / DATABASE).exists():

@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     from gateway.store.settings import StoreSettings
 
 BALLAST: Final = "ballast"
-BALLAST_BYTES: Final = 1 << 20
+# A long log means that what is acked soon never reaches the database file, a short one less disk and RAM.
+LOG_BYTES_MAX: Final = 8 << 20
+LOG_BYTES_MIN: Final = 128 << 10
+LOG_SHARE: Final = 8
+LOG_DISK_SHARE: Final = 32
 SLACK_SHARE: Final = 64
 # Rows looked at in one commit and shelf; what does not fit into one commit goes with the next.
 LOOK_MAX: Final = 256
@@ -54,24 +58,36 @@ class Room:
         self.used_bytes = 0
         self.free_bytes = 0
         self.state_dir = state_dir
+        self._promised_bytes = 0
+        self._path = state_dir / DATABASE
         self._log = state_dir / f"{DATABASE}-wal"
         self._max_bytes = int(settings.max_bytes)
+        share = min(self._max_bytes // LOG_SHARE, self._disk_bytes() // LOG_DISK_SHARE)
+        self.log_bytes = max(min(share, LOG_BYTES_MAX), LOG_BYTES_MIN)
+        # On a disk with nothing left, all that is in the log must still find room in the database file: only
+        # then can the log begin anew and say what goes.
+        self.ballast_bytes = self.log_bytes * 3 // 2
+
+    def _disk_bytes(self) -> int:
+        disk = os.statvfs(self.state_dir)
+        return disk.f_bavail * disk.f_frsize
 
     async def measure(self, connection: aiosqlite.Connection) -> None:
         """Look how much is used: pages that hold something, and the log."""
         pages, free = await count_pages(connection)
-        log_bytes = 0
-        with contextlib.suppress(FileNotFoundError):
-            log_bytes = self._log.stat().st_size
+        log_bytes = _size(self._log)
         self.free_bytes = free * PAGE_BYTES
         self.used_bytes = (pages - free) * PAGE_BYTES + log_bytes
+        growth_bytes = max(pages * PAGE_BYTES - _size(self._path), 0)
+        self._promised_bytes = growth_bytes + max(self.log_bytes - log_bytes, 0)
 
     @property
     def limit_bytes(self) -> int:
         """How much may be used: `max_bytes`, or less where the disk has less."""
-        disk = os.statvfs(self.state_dir)
-        on_disk = self.used_bytes + self.free_bytes + disk.f_bavail * disk.f_frsize
-        return min(self._max_bytes, on_disk)
+        # What the log has still to move into the file, and the log itself, must not run out of room: that could
+        # not be mended by letting something go.
+        spendable = max(self._disk_bytes() - self._promised_bytes, 0)
+        return min(self._max_bytes, self.used_bytes + self.free_bytes + spendable)
 
     def lacking(self, incoming_bytes: int) -> int:
         """Return how many bytes have to go before `incoming_bytes` more fit."""
@@ -82,18 +98,17 @@ class Room:
     @property
     def slack_bytes(self) -> int:
         """How much more than needed is made free at once, so that a full shelf does not evict at each commit."""
-        return self._max_bytes // SLACK_SHARE
+        return self.limit_bytes // SLACK_SHARE
 
     def keep_ballast(self) -> None:
         """Take the ballast aboard where there is plenty of room."""
         path = self.state_dir / BALLAST
-        disk = os.statvfs(self.state_dir)
-        if path.exists() or disk.f_bavail * disk.f_frsize < 8 * BALLAST_BYTES:
+        if path.exists() or self._disk_bytes() < 4 * self.ballast_bytes:
             return
         with contextlib.suppress(OSError):
             file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
             try:
-                os.posix_fallocate(file, 0, BALLAST_BYTES)
+                os.posix_fallocate(file, 0, self.ballast_bytes)
             finally:
                 os.close(file)
 
@@ -101,6 +116,13 @@ class Room:
         """Give the ballast back to a disk that has no room left."""
         with contextlib.suppress(OSError):
             (self.state_dir / BALLAST).unlink()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 async def oldest(connection: aiosqlite.Connection, shelf: int, *, limit: int) -> list[Candidate]:

@@ -1,4 +1,4 @@
-"""Salvage: a damaged database is moved aside and what can be read of it goes into a new one. Must not give up on anything readable.
+"""Salvage: a damaged database is moved aside, what can be read of it goes into a new one. Must not lose the old one.
 
 SQLite itself stops at the first page that is wrong, so the file is read by hand (store/pages): every leaf page of
 the database and its log, whatever leads to it. A segment is kept if its own checksum is right; the accounts come
@@ -9,6 +9,7 @@ from the newest state row that can be found, and what they say was held and is n
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import mmap
 import sqlite3
@@ -21,7 +22,7 @@ import msgspec
 from gateway.core.clock import NS_PER_S
 from gateway.store.accounts import Accounts, DamagedStateError, Entry, State, decode_state, encode_state
 from gateway.store.connection import APPLICATION_ID, DATABASE, PAGE_BYTES, schemas
-from gateway.store.pages import free_pages, read_log, rows_of
+from gateway.store.pages import PAGE_SIZES, free_pages, read_log, rows_of
 from gateway.store.planning import DAMAGED
 from gateway.store.records import SEQUENCE_END, STATE_ID, where_from
 from gateway.store.segments import SegmentError, check_link, read_header, segment_hash
@@ -79,7 +80,7 @@ class DamagedFile:
         log_path = path.with_name(path.name + "-wal")
         data = log_path.read_bytes() if log_path.exists() else b""
         self.log = read_log(data, page_bytes=self.page_bytes)
-        self.pages = max(size // self.page_bytes, max(self.log.newest, default=0))
+        self._file_pages = size // self.page_bytes
 
     def _page_bytes(self) -> int:
         if self._map is None or len(self._map) < 18:
@@ -98,8 +99,9 @@ class DamagedFile:
 
     def rows(self) -> Iterator[tuple[int, tuple[Value, ...]]]:
         """Return every row of every table that can be read."""
-        free = free_pages(self.page, pages=self.pages)
-        for number in range(1, self.pages + 1):
+        behind = sorted(number for number in self.log.newest if number > self._file_pages)
+        free = free_pages(self.page, pages=max([self._file_pages, *behind]))
+        for number in itertools.chain(range(1, self._file_pages + 1), behind):
             page = self.page(number) if number not in free else None
             if page is not None:
                 yield from rows_of(page, number, self.page)
@@ -289,7 +291,8 @@ def _balance(connection: sqlite3.Connection, result: Salvaged, found: State | No
         )
     }
     ((newer, boot),) = connection.execute(
-        "SELECT coalesce(sum(CASE WHEN id & ? >= ? THEN readings END), 0), coalesce(max(boot), 0) FROM shelf WHERE id < ?",
+        "SELECT coalesce(sum(CASE WHEN id & ? >= ? THEN readings END), 0), coalesce(max(boot), 0) FROM shelf"
+        " WHERE id < ?",
         (SEQUENCE_END - 1, state.sequence, STATE_ID),
     )
     state = msgspec.structs.replace(state, accepted=state.accepted + newer, boot=max(state.boot, boot))

@@ -71,6 +71,8 @@ def decode_series(data: bytes) -> Series:
     >>> decode_series(encode_series(Series((("device.id", "d1"),), "temperature", "Cel"))).name
     'temperature'
     """
+    if not isinstance(data, bytes):
+        raise ValueError("a series is no blob")  # noqa: TRY004  the same to callers: a damaged row
     if zlib.crc32(data[4:]).to_bytes(4, "little") != data[:4]:
         raise ValueError("a series' checksum does not match")
     return msgspec.msgpack.decode(data[4:], type=Series)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from typing import TYPE_CHECKING
 
 from gateway.store.leases import Row
@@ -26,7 +27,10 @@ class ShelfReader:
             f" WHERE id >= ? AND id < ? AND done & ? = 0 ORDER BY id {order} LIMIT ?",
             (start, end, lacking, limit),
         )
-        return [Row(*row) for row in rows]
+        found = [Row(*row) for row in rows]
+        if not all(isinstance(value, int) for row in found for value in row):
+            raise sqlite3.DatabaseError("a row of the shelf holds other types than it should")
+        return found
 
     async def bodies(self, ids: Sequence[int]) -> dict[int, bytes]:
         """Return the bodies of those of `ids` that are there."""
@@ -35,4 +39,4 @@ class ShelfReader:
             f"SELECT id, body FROM shelf WHERE id IN ({marks})",  # noqa: S608  question marks only
             list(ids),
         )
-        return {segment_id: body for segment_id, body in rows}
+        return {int(segment_id): bytes(body) for segment_id, body in rows}

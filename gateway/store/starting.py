@@ -1,7 +1,7 @@
-"""Starting whatever the last power cut left behind: is the shelf whole, can it be salvaged, what does one tell people?
+"""Starting, whatever the last power cut left behind: salvage a shelf that is not whole, say why it cannot be opened.
 
-What is checked at each start is cheap: sizes, header, log, the small tables. After an unclean end, SQLite's own
-quick_check is run too where the file is small enough. Damage that shows later leaves a mark (`mark_suspect`), so that
+What is checked at each start is cheap: sizes, header, log, the small tables, and SQLite's own quick_check where the
+file is small enough (larger after an unclean end). Damage that shows later leaves a mark (`mark_suspect`), so that
 the next start salvages.
 """
 
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from gateway.store.accounts import DamagedStateError
-from gateway.store.connection import DATABASE, open_reader, open_writer
+from gateway.store.connection import DATABASE, PAGE_BYTES, count_pages, open_reader, open_writer
 from gateway.store.opening import Opened, fetch, read_shelf
 from gateway.store.records import StoreError
 from gateway.store.salvage import log_is_broken, salvage
@@ -35,8 +35,9 @@ log = logging.getLogger("tidegate.store")
 
 SUSPECT: Final = f"{DATABASE}.suspect"
 SQLITE_MAGIC: Final = b"SQLite format 3\0"
-# Reading this much takes a second or two from a slow card.
+# Reading this much takes a second or two from a slow card; the small one is looked through at every start.
 QUICK_CHECK_BYTES_MAX: Final = 64 << 20
+SMALL_BYTES_MAX: Final = 4 << 20
 # SQLite's words for "the file is wrong", as opposed to "the disk, or somebody else, is in the way".
 _DAMAGE: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_FORMAT}
 
@@ -80,7 +81,7 @@ def look(path: Path) -> None:
 
 
 async def start(
-    state_dir: Path, *, uplinks: Sequence[str], clock: Clock, room: Room, max_bytes: int
+    state_dir: Path, *, uplinks: Sequence[str], clock: Clock, room: Room
 ) -> tuple[aiosqlite.Connection, aiosqlite.Connection, Opened]:
     """Return the connections that write and read, and what the shelf holds; raise StoreError that says what to do."""
     path = state_dir / DATABASE
@@ -88,7 +89,7 @@ async def start(
     for attempt in (1, 2, 3):
         try:
             look(path)
-            writer, reader, opened = await _open(path, uplinks=uplinks, clock=clock, max_bytes=max_bytes)
+            writer, reader, opened = await _open(path, uplinks=uplinks, clock=clock, log_bytes=room.log_bytes)
         except DamagedError as error:
             if attempt == 3 or events:
                 raise StoreError(f"{path} cannot be salvaged ({error}); move it elsewhere and start again") from error
@@ -115,26 +116,27 @@ async def _salvage(state_dir: Path, why: str, room: Room, *, wall_ns: int) -> st
             "free some room on the disk and start again"
         ) from error
     (state_dir / SUSPECT).unlink(missing_ok=True)
-    sentence = salvaged.sentence(why)
-    return sentence
+    return salvaged.sentence(why)
 
 
 async def _open(
-    path: Path, *, uplinks: Sequence[str], clock: Clock, max_bytes: int
+    path: Path, *, uplinks: Sequence[str], clock: Clock, log_bytes: int
 ) -> tuple[aiosqlite.Connection, aiosqlite.Connection, Opened]:
     async with contextlib.AsyncExitStack() as undo:
         try:
-            writer = await open_writer(path, max_bytes=max_bytes)
+            writer = await open_writer(path, log_bytes=log_bytes)
             undo.push_async_callback(writer.close)
             opened = await read_shelf(writer, uplinks=uplinks, clock=clock)
-            if not opened.was_clean and path.stat().st_size <= QUICK_CHECK_BYTES_MAX:
+            pages, _ = await count_pages(writer)
+            if pages * PAGE_BYTES <= (SMALL_BYTES_MAX if opened.was_clean else QUICK_CHECK_BYTES_MAX):
                 await _quick_check(writer)
             reader = await open_reader(path)
         except sqlite3.Error as error:
             if is_damage(error):
                 raise DamagedError(str(error)) from error
             raise
-        except (DamagedStateError, msgspec.DecodeError) as error:
+        except (DamagedStateError, msgspec.MsgspecError, ValueError, TypeError) as error:
+            # Whatever a damaged row made of itself.
             raise DamagedError(str(error)) from error
         undo.pop_all()
         return writer, reader, opened

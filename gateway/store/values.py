@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from gateway.core.batch import distinct as each_once
 from gateway.store import decimals
 from gateway.store.integers import WIDTH_MAX, SegmentError, byte_widths, unzigzag, zigzag
 from gateway.store.runs import Runs, read_steps, write_steps
@@ -112,7 +113,7 @@ def _families(forms: Signed | Unsigned) -> tuple[Bools, Bools, Bools]:
 
 
 def _from_forms(runs: Runs, integers: Signed, forms: Unsigned, is_double: Bools, distinct: Signed) -> Signed:
-    present = np.unique(forms[is_double]).tolist()
+    present = each_once(forms[is_double]).tolist()
     if is_double.all() and len(present) == 1:
         return _from_form(integers, present[0], distinct)
     bits = integers.copy()
@@ -193,7 +194,7 @@ def _write_inside(writer: Writer, runs: Runs, inside: Runs, integers: Signed) ->
     writer.unsigned((integers[runs.starts] - smallest)[by_offset].view(np.uint64))
     writer.unsigned((divisors - 1).view(np.uint64))
     writer.unsigned(widths.astype(np.uint64))
-    for width in np.unique(widths).tolist():
+    for width in each_once(widths).tolist():
         if width:
             writer.planes(folded[_of_width(inside, widths, width)], width)
 
@@ -205,7 +206,7 @@ def _read_inside(reader: Reader, runs: Runs, inside: Runs, firsts: Signed) -> Si
     widths = reader.unsigned(len(runs))
     if widths.max() > WIDTH_MAX:
         raise SegmentError("a run says that its integers have more than 8 bytes")
-    present = np.unique(widths).tolist()
+    present = each_once(widths).tolist()
     if len(present) == 1 and present[0]:
         folded = reader.planes(inside.readings, present[0])
     else:

@@ -1,4 +1,4 @@
-"""Group commit: everything that waits becomes one transaction, then all that waited return. Must not decide what to keep.
+"""Group commit: everything that waits becomes one transaction, then all return. Must not decide what to keep.
 
 A commit is planned in one step of the event loop, written in SQLite's own thread, and only then takes effect in
 memory; one that fails leaves both as they were.
@@ -6,7 +6,6 @@ memory; one that fails leaves both as they were.
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -14,20 +13,23 @@ import numpy as np
 
 from gateway.core.batch import MONOTONIC, Batch, LogRecords
 from gateway.core.contracts import BootId, Priority, Signal
-from gateway.store.drawer import Filing
+from gateway.store.drawer import NOTHING, Filing
 from gateway.store.leases import Row
 from gateway.store.records import STATE_ID, place
 from gateway.store.segments import encode_logs, encode_metrics, segment_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import asyncio
+    from collections.abc import Iterable, Iterator, Sequence
 
     import aiosqlite
 
     from gateway.store.accounts import Entry
     from gateway.store.records import Loss, SetAside
 
-SEGMENT_READINGS_MAX: Final = 200_000
+# Columns of this length stay below malloc's threshold for mappings of their own, so that their memory is used again
+# instead of given back and faulted in anew, and a segment's working set is a few megabytes.
+SEGMENT_READINGS_MAX: Final = 32_768
 SEGMENT_LOG_BYTES_MAX: Final = 1 << 20
 # What findings and alerts are: the reason why somebody reads the rest.
 LOG_PRIORITY: Final = Priority.CRITICAL
@@ -91,8 +93,8 @@ class Transaction:
     ledger: dict[tuple[str, str], Entry] = field(default_factory=dict)
     boots: Sequence[tuple[int, str, bytes]] = ()
     boots_from: int = 0
-    quarantine: Filing = Filing([], 0)
-    refused: Filing = Filing([], 0)
+    quarantine: Filing = NOTHING
+    refused: Filing = NOTHING
 
 
 def seal(pending: Pending, *, sequence: int, previous_hash: bytes, boot: BootId, offset_ns: int | None) -> Sealed:
@@ -112,9 +114,7 @@ def seal(pending: Pending, *, sequence: int, previous_hash: bytes, boot: BootId,
         sequence += 1
 
     for priority in Priority:
-        batch = Batch.join([piece for wanted, piece in pending.pieces if wanted is priority])
-        for start in range(0, len(batch), SEGMENT_READINGS_MAX):
-            part = batch.take(slice(start, start + SEGMENT_READINGS_MAX))
+        for part in in_parts([piece for wanted, piece in pending.pieces if wanted is priority]):
             body = encode_metrics(part, sequence=sequence, boot=boot, previous_hash=chain)
             add(priority, Signal.METRICS, len(part), time_range(part, offset_ns), body)
     for records in _cut(LogRecords.join(pending.logs)):
@@ -122,6 +122,28 @@ def seal(pending: Pending, *, sequence: int, previous_hash: bytes, boot: BootId,
         times = (int(records.time_ns.min()), int(records.time_ns.max()))
         add(LOG_PRIORITY, Signal.LOGS, len(records), times, body)
     return Sealed(segments, sequence, chain)
+
+
+def in_parts(batches: Iterable[Batch], *, readings_max: int = SEGMENT_READINGS_MAX) -> Iterator[Batch]:
+    """Join and cut `batches`, in their order, into parts of at most `readings_max`; only one stands in memory joined.
+
+    >>> five = Batch.of(1, range(5), np.arange(5))
+    >>> [len(part) for part in in_parts([five, five], readings_max=4)]
+    [4, 4, 2]
+    """
+    waiting: list[Batch] = []
+    room = readings_max
+    for batch in batches:
+        start = 0
+        while len(batch) - start >= room:
+            yield Batch.join([*waiting, batch.take(slice(start, start + room))])
+            start, room = start + room, readings_max
+            waiting.clear()
+        if start < len(batch):
+            waiting.append(batch.take(slice(start, None)))
+            room -= len(batch) - start
+    if waiting:
+        yield Batch.join(waiting)
 
 
 def _cut(records: LogRecords) -> list[LogRecords]:

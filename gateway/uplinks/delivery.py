@@ -230,6 +230,9 @@ class Uplink:
                 await _to_end(self._store.release(lease, maybe_delivered=error.answer_lost))
                 await self._wait(error, wait_s)
                 return
+            if error.answer_lost and hand.parts:
+                # It is sent again from the hand: the store hears of it in no other way.
+                self._store.count_maybe_twice(lease, len(hand.parts[0]))
             try:
                 await self._wait(error, wait_s)
             except asyncio.CancelledError:
@@ -399,6 +402,9 @@ class Uplink:
         while self._store.timeline.quality is Quality.UNKNOWN and (left_s := until_s - _now_s()) > 0:
             self._say("waiting for the clock", str(error), left_s)
             await asyncio.sleep(min(left_s, CLOCK_LOOK_S))
+        if self._store.timeline.quality is not Quality.UNKNOWN:
+            # Whatever kept the road closed, what is freshest goes first when it opens.
+            self._store.link_up(self.name)
 
     async def _probe(self) -> None:
         """Send an empty request, now and then, for the Date in its answer; its failure costs nothing."""

@@ -44,7 +44,8 @@ _WORDS: Final = {
 }
 ARRIVAL: Final = "arrival"
 
-CLOCK_POLL_S: Final = 5.0
+# A clock that comes is noticed at once; this is how often all is decoded again without one.
+CLOCK_POLL_S: Final = 60.0
 
 
 class NoClockError(TryLaterError):

@@ -9,7 +9,9 @@ import pytest
 
 from gateway.core.clock import NS_PER_S
 from gateway.core.contracts import FullError, Priority, Signal
+from gateway.store import committer
 from gateway.store.database import Loss, SetAside, StoreError, verify
+from gateway.store.writer import SEGMENT_READINGS_MAX
 
 
 async def test_what_was_appended_is_leased(shelves, numbers) -> None:
@@ -125,11 +127,10 @@ async def test_logs_are_segments_of_their_own(shelves, numbers) -> None:
     assert sorted(numbers(first) + numbers(second)) == [*put, 901, 902]
 
 
-async def test_large_appends_become_several_segments(shelves, monkeypatch) -> None:
+async def test_large_appends_become_several_segments(shelves) -> None:
     """A segment stays small enough to be sent."""
-    monkeypatch.setattr("gateway.store.writer.SEGMENT_READINGS_MAX", 100)
     store = await shelves.open()
-    put = await shelves.put(store, 250)
+    put = await shelves.put(store, 2 * SEGMENT_READINGS_MAX + 50)
     lease = await shelves.lease(store, readings_max=100)
     assert lease.readings == 50  # the newest goes first
     await store.release(lease, maybe_delivered=False)
@@ -332,3 +333,89 @@ async def test_a_cancelled_append_hurts_nobody(shelves) -> None:
     await stays
     assert store.status()["accepted"] == 2
     assert store.is_moving()
+
+
+async def test_a_part_sent_without_an_answer_is_counted(shelves) -> None:
+    """A lease that is split may be doubtful in part."""
+    store = await shelves.open()
+    await shelves.put(store, 5)
+    lease = await shelves.lease(store)
+    store.count_maybe_twice(lease, 2)
+    assert store.status()["uplinks"]["cloud"]["maybe_twice"] == 2
+
+
+async def test_damage_while_running_leaves_a_mark_and_the_next_start_salvages(shelves, numbers) -> None:
+    """What is in memory still leaves; sources are pushed back; the watchdog is told; nothing is lost."""
+    store = await shelves.open(recent_bytes=0)
+    put = await shelves.put(store, 3)
+    await shelves.close()
+    store = await shelves.open()
+    reader = store._reader
+    await reader.close()
+    store._reader = store._desks["cloud"]._reader._connection = Broken("malformed", 11)
+    assert await shelves.lease(store) is None
+    assert store.is_damaged
+    assert not store.is_moving()
+    assert "salvaged at the next start" in store.status()["store"]["trouble"]
+    await shelves.put(store, 1)
+    assert "salvaged" in store.status()["store"]["trouble"]
+    await shelves.close()
+    store = await shelves.open()
+    assert "was damaged (malformed)" in store.events[0]
+    assert sorted(await shelves.drain(store))[:3] == put
+
+
+async def test_an_error_that_is_no_damage_is_the_callers(shelves) -> None:
+    """A disk that does not answer now is asked again."""
+    store = await shelves.open()
+    await shelves.put(store, 1)
+    await shelves.close()
+    store = await shelves.open()
+    await store._reader.close()
+    store._reader = store._desks["cloud"]._reader._connection = Broken("busy", 5)
+    with pytest.raises(sqlite3.OperationalError):
+        await shelves.lease(store)
+    assert not store.is_damaged
+
+
+class Broken:
+    """A connection whose every query fails."""
+
+    def __init__(self, text: str, code: int) -> None:
+        self.error = (sqlite3.DatabaseError if code == 11 else sqlite3.OperationalError)(text)
+        self.error.sqlite_errorcode = code
+
+    async def execute_fetchall(self, *_: object) -> None:
+        raise self.error
+
+    async def close(self) -> None:
+        pass
+
+
+async def test_damage_found_by_the_first_commit_is_salvaged_at_once(shelves, monkeypatch) -> None:
+    """Opening goes on with what could be read."""
+    store = await shelves.open()
+    put = await shelves.put(store, 3)
+    await shelves.close()
+    real = committer.write
+    calls = []
+
+    async def fails_once(connection, work) -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            error = sqlite3.DatabaseError("malformed page")
+            error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise error
+        await real(connection, work)
+
+    monkeypatch.setattr(committer, "write", fails_once)
+    store = await shelves.open()
+    assert "malformed page" in store.events[0]
+    assert await shelves.drain(store) == put
+
+
+async def test_a_missing_state_dir_that_cannot_be_made(shelves, tmp_path) -> None:
+    """The sentence says what to do."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot write to"):
+        await shelves.open(state_dir=tmp_path / "file" / "state")

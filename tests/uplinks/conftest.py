@@ -125,6 +125,10 @@ class FakeStore:
         self._look()
         self.events.append(("release", lease.readings, maybe_delivered))
 
+    def count_maybe_twice(self, lease: FakeLease, readings: int) -> None:
+        self.maybe_twice += readings
+        self.events.append(("maybe twice", readings))
+
     async def refuse(self, lease: FakeLease, reason: str, message: str) -> None:
         await self._end(lease)
         self.ledger[reason] += lease.readings

@@ -1,0 +1,516 @@
+"""A whole gateway and all around it, simulated from one seed in virtual time: plant, clock, disk, roads, power.
+
+    world = World(tmp_path, seed=7)
+    run(world.live())                # plays the story; whoever breaks a promise meanwhile raises AssertionError
+
+Pipeline, mapper, store, uplinks and SQLite are the real ones. What is not: threads (they live in the loop), the
+network (hil/bad_road) and the syncs below SQLite (hil/power_cut cuts those). A power cut here is the end of a
+process: its files are as it left them, and nothing that it does afterwards reaches them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+from collections import Counter
+from dataclasses import dataclass, field
+from random import Random
+from typing import TYPE_CHECKING, Any, Final
+
+from gateway.codecs.mapping import Mapper
+from gateway.core.clock import NS_PER_S, Quality, Sample
+from gateway.core.contracts import Arrivals, FullError
+from gateway.core.telemetry import Telemetry
+from gateway.core.units import Duration, Size
+from gateway.pipeline import Pipeline
+from gateway.store.connection import DATABASE
+from gateway.store.database import Store, StoreSettings
+from gateway.uplinks.delivery import Seams, Uplink
+from gateway.uplinks.settings import OtlpUplinkSettings, RetrySettings
+from hil.bad_road import BadRoad, InlineWorker, Weather
+from hil.plant_model import EPOCH_NS, FarSide, Message, Truth, mappings
+from hil.virtual_threads import Disk, inline_sqlite
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from pathlib import Path
+
+    from hil.plant_model import Point
+
+UPLINKS: Final = ("cloud", "archive")
+HOUR_S: Final = 3600.0
+CALM_HOURS_MAX: Final = 24.0
+LOOK_S: Final = 300.0
+# After so long a time without any answer it counts as an outage.
+OUTAGE_S: Final = 600.0
+FRESH_REQUESTS_MAX: Final = 4
+FRESH_NS: Final = 120 * NS_PER_S
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Plan:
+    """What kind of life it will be; all of it from the seed."""
+
+    hours: float
+    devices: int
+    reboots: int
+    has_rtc: bool
+    learns_time: bool
+    is_clock_steady: bool
+    disk_trouble: bool
+    trouble: float
+    settings: StoreSettings
+    commit_interval_s: float
+    statement_s: float
+
+    @classmethod
+    def of(cls, dice: Random, *, hours: float) -> Plan:
+        """Throw the dice."""
+        small = dice.random() < 0.4
+        return cls(
+            hours=hours * dice.uniform(0.7, 1.3),
+            devices=dice.randint(2, 5),
+            reboots=dice.choice([0, 0, 1, 2, 4]),
+            has_rtc=dice.random() < 0.4,
+            learns_time=dice.random() < 0.3,
+            is_clock_steady=dice.random() < 0.5,
+            disk_trouble=dice.random() < 0.5,
+            trouble=dice.choice([0.0, 0.05, 0.3]),
+            settings=StoreSettings(
+                max_bytes=Size(1 << 20 if small else 64 << 20),
+                when_full=dice.choice(["drop_oldest", "drop_oldest", "refuse"]),
+                max_age=Duration(dice.choice([30 * 86400, 30 * 86400, HOUR_S])),
+                recent_bytes=Size(dice.choice([2 << 20, 20_000])),
+                backlog_share=dice.choice([0.3, 0.0, 0.9]),
+            ),
+            commit_interval_s=dice.choice([0.02, 0.25, 1.0]),
+            statement_s=dice.choice([0.0, 0.001, 0.02]),
+        )
+
+
+@dataclass(slots=True)
+class BoxClock:
+    """The box's clocks: monotonic since the boot with a drift, wall as it was set."""
+
+    boot: str
+    booted_s: float
+    drift: float
+    wall_off_ns: int
+    synced: bool = False
+
+    def monotonic_ns(self) -> int:
+        """Nanoseconds since the boot."""
+        since_s = asyncio.get_running_loop().time() - self.booted_s
+        return 5 * NS_PER_S + round(since_s * (1 + self.drift) * NS_PER_S)
+
+    def wall_ns(self) -> int:
+        """Unix time, right or wrong."""
+        return true_ns() + self.wall_off_ns
+
+    def is_synced(self) -> bool:
+        """Whether somebody disciplines the wall clock."""
+        return self.synced
+
+    def boot_uuid(self) -> str:
+        """Name this boot."""
+        return self.boot
+
+    def set_right(self, off_ns: int = 0, *, synced: bool = True) -> None:
+        """Set the wall clock."""
+        self.wall_off_ns, self.synced = off_ns, synced
+
+
+@dataclass(slots=True)
+class Run:
+    """One process of the gateway."""
+
+    store: Store
+    pipeline: Pipeline
+    disk: Disk
+    clock: BoxClock
+    roads: dict[str, BadRoad]
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    is_dead: bool = False
+    # What each far side took, with the number of the last commit then: a cut forgets what came after it.
+    taken: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+
+
+def true_ns() -> int:
+    """Return the true Unix time."""
+    return EPOCH_NS + round(asyncio.get_running_loop().time() * NS_PER_S)
+
+
+class World:
+    """One life of one gateway."""
+
+    def __init__(self, folder: Path, *, seed: int, hours: float = 4.0) -> None:
+        self.seed = seed
+        self.dice = Random(seed)
+        self.plan = Plan.of(self.dice, hours=hours)
+        self.truth = Truth(self.dice)
+        self.far = {name: FarSide(self.truth) for name in UPLINKS}
+        self.weather = {name: Weather(trouble=self.plan.trouble, delay_s=0.2) for name in UPLINKS}
+        self.stats: Counter[str] = Counter()
+        # Readings that a cut may have made the gateway forget to have sent.
+        self.forgotten: Counter[str] = Counter()
+        self.run: Run | None = None
+        self._folder = folder
+        self._runs = 0
+        self._boots = 0
+        self._is_over = False
+        self._clock: BoxClock | None = None
+        self._disk = Disk(self.dice)
+        self._zombies: list[Coroutine[Any, Any, None]] = []
+        self._up = asyncio.Event()
+        self._last_taken_s = dict.fromkeys(UPLINKS, 0.0)
+        self._owed_fresh = dict.fromkeys(UPLINKS, 0)
+        self._newest_ns = 0
+
+    # The story.
+
+    async def live(self) -> None:
+        """Play it all, then let the weather clear up, let everything drain, and hold the gateway to account."""
+        with inline_sqlite(lambda: self._disk):
+            await self._boot(self._folder / "state-0")
+            story = [self._device(number) for number in range(self.plan.devices)]
+            powers = [self._sky(name) for name in UPLINKS] + [self._wear(), self._keep_time(), self._look_around()]
+            async with asyncio.TaskGroup() as devices:
+                for device in story:
+                    devices.create_task(device)
+                async with asyncio.TaskGroup() as world:
+                    tasks = [world.create_task(power) for power in powers]
+                    await self._power()
+                    self._is_over = True
+                    for task in tasks:
+                        task.cancel()
+                self._calm()
+            await self._drain()
+            await self._stop()
+            await self._reopen()
+            for zombie in self._zombies:
+                await zombie
+
+    async def _power(self) -> None:
+        """Let hours pass, with as many reboots as planned."""
+        spans = self.plan.reboots + 1
+        for number in range(spans):
+            await asyncio.sleep(self.plan.hours * HOUR_S / spans * self.dice.uniform(0.5, 1.5))
+            if number == spans - 1:
+                return
+            kind = self.dice.choice(["cut", "cut", "killed", "restart"])
+            self.stats[kind] += 1
+            if kind == "restart":
+                await self._stop()
+                folder = self._path
+            else:
+                folder = await self._die()
+            if kind == "cut" or self.dice.random() < 0.5:
+                self._clock = None
+                await asyncio.sleep(self.dice.choice([1.0, 60.0, 3 * HOUR_S]))
+            await self._boot(folder)
+
+    def _calm(self) -> None:
+        assert self.run is not None
+        for weather in self.weather.values():
+            weather.is_up, weather.trouble = True, 0.0
+        self._disk.fails_with = ""
+        self.run.clock.set_right()
+
+    async def _drain(self) -> None:
+        deadline_s = _now_s() + CALM_HOURS_MAX * HOUR_S
+        while any(self.held(name) for name in UPLINKS):
+            assert _now_s() < deadline_s, f"after a calm day still held: {self.status()}"
+            await asyncio.sleep(10.0)
+            # Nothing is committed while nothing happens, and a clock is looked at when something is.
+            self.check()
+
+    # Boots.
+
+    async def _boot(self, path: Path) -> None:
+        self._path = path
+        self._runs += 1
+        if self._clock is None:
+            self._boots += 1
+            off_ns = self.dice.randint(-10**7, 10**7) if self.plan.has_rtc else 100 * 86400 * NS_PER_S - true_ns()
+            drift = self.dice.uniform(-2e-5, 2e-5)
+            self._clock = BoxClock(f"boot-{self._boots}", _now_s(), drift, off_ns)
+        fails_with = self._disk.fails_with
+        self._disk = Disk(self.dice, statement_s=self.plan.statement_s)
+        telemetry = Telemetry()
+        store = await Store.open(
+            state_dir=path,
+            settings=self.plan.settings,
+            clock=self._clock,
+            uplinks=UPLINKS,
+            max_series=1000,
+            telemetry=telemetry,
+            commit_interval_s=self.plan.commit_interval_s,
+        )
+        odd = [event for event in store.events if "being sent when" not in event]
+        assert not odd, odd
+        self._disk.fails_with = fails_with
+        mapper = Mapper(mappings(), resolve=store.resolve)
+        pipeline = Pipeline(mapper=mapper, engine=None, store=store, clock=self._clock, telemetry=telemetry)
+        run = Run(store, pipeline, self._disk, self._clock, {})
+        for name in UPLINKS:
+            run.taken[name] = []
+            self._start_uplink(run, name, telemetry)
+        self.run = run
+        self._up.set()
+
+    def _start_uplink(self, run: Run, name: str, telemetry: Telemetry) -> None:
+        road = BadRoad(
+            self.dice,
+            self.weather[name],
+            deliver=lambda points: self._deliver(run, name, points),
+            now_s=_now_s,
+            unix_s=lambda: true_ns() // NS_PER_S,
+        )
+        run.roads[name] = road
+        uplink = Uplink(
+            OtlpUplinkSettings(
+                name=name,
+                endpoint="http://127.0.0.1:1",
+                batch_interval=Duration(self.dice.choice([0.0, 1.0, 60.0])),
+                batch_readings_max=self.dice.choice([100, 50_000]),
+                retry=RetrySettings(initial=Duration(1), max=Duration(60)),
+            ),
+            store=run.store,
+            gateway_attributes=(("tidegate.gateway.id", "simulated"),),
+            version="0",
+            clock=run.clock,
+            telemetry=telemetry,
+            random=self.dice,
+            seams=Seams(
+                wire=road,
+                start_worker=lambda _: InlineWorker(road, self.dice),  # type: ignore[arg-type,return-value]
+                on_server_time=(lambda unix_s, _: _learn(run, unix_s)) if self.plan.learns_time else None,
+            ),
+        )
+        run.tasks.append(asyncio.create_task(uplink.run(), name=f"uplink {name}"))
+
+    async def _stop(self) -> None:
+        """Stop as the gateway does: roads, then the shelf."""
+        run = self.run
+        assert run is not None
+        self._up.clear()
+        await _end(run.tasks)
+        await run.store.close()
+        run.is_dead = True
+
+    async def _die(self) -> Path:
+        """End the process between two turns of the loop; return where its files are."""
+        run = self.run
+        assert run is not None
+        self._up.clear()
+        self._count_forgotten(run)
+        run.is_dead = True
+        run.disk.cut()
+        folder = self._folder / f"state-{self._runs}"
+        folder.mkdir()
+        for file in self._path.glob(f"{DATABASE}*"):
+            if not file.name.endswith("-shm"):
+                shutil.copy(file, folder)
+        for road in run.roads.values():
+            road.is_dead = True
+        self._zombies.append(_bury(run))
+        return folder
+
+    def _count_forgotten(self, run: Run) -> None:
+        # The commit under way may have been planned before what was sent since.
+        known = int(str(run.store.status()["store"]["commits"])) - 1
+        for name, taken in run.taken.items():
+            self.forgotten[name] += sum(readings for commit, readings in taken if commit >= known)
+
+    async def _reopen(self) -> None:
+        """Look at what is on the disk: the same numbers as in memory."""
+        assert self.run is not None
+        before = self.status()
+        await self._boot(self._path)
+        after = self.status()
+        assert before["accepted"] == after["accepted"]
+        for name in UPLINKS:
+            for word in ("delivered", "held", "ledger", "maybe_twice"):
+                assert before["uplinks"][name][word] == after["uplinks"][name][word], (name, word)
+        await self._stop()
+
+    # The plant.
+
+    async def _device(self, number: int) -> None:
+        """Publish now and then; hold what was not acknowledged and offer it again, to whoever is there."""
+        kinds = [["meter"], ["meter", "alarm"], ["wave"], ["meter", "rubbish"]][number % 4]
+        dice = self.dice
+        pause_s = 400.0 if kinds == ["wave"] else dice.choice([30.0, 150.0])
+        while not self._is_over:
+            await asyncio.sleep(dice.expovariate(1 / pause_s))
+            count = 1 if kinds == ["wave"] else dice.choice([1, 1, 5, 40])
+            now_ns = true_ns()
+            messages = [self.truth.message(dice.choice(kinds), f"d{number}", now_ns=now_ns) for _ in range(count)]
+            await self._publish(messages)
+
+    async def _publish(self, messages: list[Message]) -> None:
+        while True:
+            await self._up.wait()
+            run = self.run
+            assert run is not None
+            arrivals = Arrivals(
+                "direct",
+                [message.topic for message in messages],
+                [message.payload for message in messages],
+                run.clock.monotonic_ns(),
+            )
+            self.truth.arrived(messages, true_ns())
+            while not run.is_dead:
+                try:
+                    accepted = await run.pipeline.accept(arrivals)
+                except FullError as error:
+                    if not run.is_dead:
+                        self.stats["pushed back"] += 1
+                        await asyncio.sleep(error.after_s)
+                        continue
+                if run.is_dead:
+                    break
+                assert accepted.readings == sum(len(message.keys) for message in messages)
+                self.truth.promised(messages, malformed=len(accepted.malformed))
+                self._newest_ns = max(self._newest_ns, self.truth.origin_ns(messages))
+                return
+            # It was offered when the process ended: kept or not, it will be offered again.
+            self.truth.perhaps(messages)
+
+    # Weather, wear and clocks.
+
+    async def _sky(self, name: str) -> None:
+        weather, dice = self.weather[name], self.dice
+        if name == UPLINKS[1] and dice.random() < 0.5:
+            weather.is_up = False
+            await asyncio.sleep(self.plan.hours * HOUR_S * 0.8)
+        while True:
+            weather.is_up = dice.random() < 0.6
+            weather.delay_s = dice.choice([0.05, 1.0, 8.0])
+            weather.readings_max = dice.choice([1 << 30, 1 << 30, 50])
+            await asyncio.sleep(dice.choice([60.0, 600.0, HOUR_S]))
+
+    async def _wear(self) -> None:
+        while self.plan.disk_trouble:
+            await asyncio.sleep(self.dice.expovariate(1 / HOUR_S))
+            self._disk.fails_with = self.dice.choice(["database or disk is full", "disk I/O error"])
+            await asyncio.sleep(self.dice.choice([1.0, 30.0, 120.0]))
+            self.stats["disk failures"] += self._disk.failures
+            self._disk.fails_with = ""
+
+    async def _keep_time(self) -> None:
+        dice = self.dice
+        while True:
+            await asyncio.sleep(dice.choice([5.0, 300.0, HOUR_S]))
+            clock = self._clock
+            if clock is None:
+                continue
+            fate = dice.random()
+            if fate < 0.6:
+                clock.set_right(dice.randint(-10**6, 10**6))
+            elif fate < 0.8:
+                clock.synced = False
+            elif not self.plan.is_clock_steady:
+                # Somebody sets it by hand, wrong by days, and no time server says so.
+                clock.set_right(dice.randint(-5, 5) * 86400 * NS_PER_S, synced=False)
+                self.stats["clock jumps"] += 1
+
+    # What is looked at.
+
+    async def _look_around(self) -> None:
+        while True:
+            await asyncio.sleep(self.dice.expovariate(1 / LOOK_S))
+            if self.run is not None and not self.run.is_dead:
+                self.check()
+
+    def status(self) -> dict[str, Any]:
+        """Return the store's status."""
+        assert self.run is not None
+        return dict(self.run.store.status())
+
+    def held(self, name: str) -> int:
+        """Return what is held for an uplink."""
+        return int(self.status()["uplinks"][name]["held"])
+
+    def check(self) -> None:
+        """Hold what must hold at any moment."""
+        assert self.run is not None
+        for task in self.run.tasks:
+            assert not task.done(), f"{task.get_name()} has ended: {task}"
+        status = self.status()
+        truth = self.truth
+        promised = truth.promised_readings + truth.promised_malformed
+        assert status["accepted"] >= promised, f"{status['accepted']} accepted, {promised} promised"
+        self.stats["looks"] += 1
+        for name, account in status["uplinks"].items():
+            gap = status["accepted"] - account["delivered"] - account["held"] - sum(account["ledger"].values())
+            assert gap == 0, f"{name}: {gap} readings are nowhere: {account}"
+        check_memory(self.run.store, self.plan.settings)
+
+    def _deliver(self, run: Run, name: str, points: list[Point]) -> None:
+        assert not run.is_dead
+        was_set = any(sample.quality is Quality.SYNCED for sample in run.store.timeline.current.samples)
+        self.far[name].take(points, is_time_known=was_set and self._boots == 1)
+        run.taken[name].append((int(str(run.store.status()["store"]["commits"])), len(points)))
+        self._check_fresh(name, points)
+
+    def _check_fresh(self, name: str, points: list[Point]) -> None:
+        """After an outage something of the last minutes is among the first requests."""
+        now_s = _now_s()
+        if now_s - self._last_taken_s[name] > OUTAGE_S and self.held(name) > 100:
+            self._owed_fresh[name] = FRESH_REQUESTS_MAX
+            self.stats["outages"] += 1
+        self._last_taken_s[name] = now_s
+        if not self._owed_fresh[name] or self.weather[name].readings_max < 100:
+            self._owed_fresh[name] = 0
+            return
+        newest_ns = max(self.truth.origins[point.key].arrived_ns for point in points)
+        if newest_ns >= self._newest_ns - FRESH_NS:
+            self._owed_fresh[name] = 0
+            return
+        self._owed_fresh[name] -= 1
+        assert self._owed_fresh[name], f"{name}: {FRESH_REQUESTS_MAX} requests after an outage and nothing is fresh"
+
+
+def check_memory(store: Store, settings: StoreSettings) -> None:
+    """What the store keeps in memory stays within its bounds, whatever the backlog."""
+    committer = store._committer  # noqa: SLF001  white-box, by purpose
+    recent = committer._recent  # noqa: SLF001
+    assert recent.size_bytes <= settings.recent_bytes
+    assert len(recent._order) <= settings.recent_bytes // 50  # noqa: SLF001
+    assert len(committer._done) <= 20_000  # noqa: SLF001
+    for desk in store._desks.values():  # noqa: SLF001
+        assert len(desk._leased) <= 2000  # noqa: SLF001
+        assert len(desk._hidden) <= 20_000  # noqa: SLF001
+    for times in store.timeline.boots:
+        assert len(times.samples) <= 256
+    for family in store._telemetry.families():  # noqa: SLF001
+        assert len(family.values) <= 256
+
+
+def _learn(run: Run, unix_s: int) -> None:
+    timeline = run.store.timeline
+    if timeline.quality is Quality.UNKNOWN:
+        monotonic_ns = run.clock.monotonic_ns()
+        timeline.add(Sample(monotonic_ns, unix_s * NS_PER_S - monotonic_ns, Quality.UNSYNCED))
+
+
+async def _bury(run: Run) -> None:
+    """Let the tasks of a dead process end; nothing that they do reaches anybody."""
+    await _end(run.tasks)
+    with contextlib.suppress(Exception):
+        await run.store.close()
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()

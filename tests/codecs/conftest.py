@@ -1,0 +1,97 @@
+"""A mapper on a desk: messages in, readings out as rows that a test can compare."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from gateway.codecs.mapping import MapLimits, Mapped, Mapper, MappingSettings, default_mappings
+from gateway.core.batch import KIND_MASK, Series, ValueKind
+from gateway.core.contracts import Arrivals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ARRIVED_NS = 5_000 * 10**9
+WALL_NS = 1_790_000_000 * 10**9
+
+
+@dataclass
+class Row:
+    """One reading."""
+
+    series: Series
+    value: float | int | bool
+    time_ns: int
+    flags: int
+    priority: int
+
+    @property
+    def name(self) -> str:
+        return self.series.name
+
+
+class Desk:
+    """A mapper with a small registry of series; `series_max` bounds it."""
+
+    def __init__(
+        self, *mappings: dict[str, Any], series_max: int = 10**6, limits: dict[str, Any] | None = None
+    ) -> None:
+        settings = msgspec.convert(mappings, tuple[MappingSettings, ...]) or default_mappings()
+        self.series: list[Series] = []
+        self.series_max = series_max
+        self.mapper = Mapper(settings, resolve=self._resolve, limits=MapLimits(**(limits or {})))
+
+    def _resolve(self, series: Series) -> int | None:
+        if series in self.series:
+            return self.series.index(series) + 1
+        if len(self.series) >= self.series_max:
+            return None
+        self.series.append(series)
+        return len(self.series)
+
+    def map(
+        self, *messages: tuple[str | bytes, bytes], wall_ns: int | None = WALL_NS, source: str = "direct"
+    ) -> tuple[list[Row], Mapped]:
+        """Map messages that arrive in one buffer; return the readings as rows too."""
+        topics = [topic.encode() if isinstance(topic, str) else topic for topic, _ in messages]
+        arrivals = Arrivals(source, topics, [payload for _, payload in messages], ARRIVED_NS)
+        mapped = self.mapper.map(arrivals, wall_ns=wall_ns)
+        rows = [row for priority, batch in mapped.pieces for row in self._rows(int(priority), batch)]
+        assert mapped.readings == len(rows)
+        assert all(0 <= index < len(messages) for index, _, _ in mapped.malformed)
+        return rows, mapped
+
+    def _rows(self, priority: int, batch: Any) -> list[Row]:
+        rows = []
+        for k in range(len(batch)):
+            kind = ValueKind(int(batch.flags[k]) & KIND_MASK)
+            bits = int(batch.bits[k])
+            value: Any = bits
+            if kind is ValueKind.DOUBLE:
+                value = float(batch.bits[k : k + 1].view(np.float64)[0])
+            elif kind is ValueKind.BOOL:
+                value = bool(bits)
+            flags = int(batch.flags[k]) & ~KIND_MASK
+            rows.append(Row(self.series[int(batch.series[k]) - 1], value, int(batch.time_ns[k]), flags, priority))
+        return rows
+
+    def values(self, *messages: tuple[str | bytes, bytes], **options: Any) -> dict[str, list[Any]]:
+        """Map messages; return the values by metric, and what was lost under "lost"."""
+        rows, mapped = self.map(*messages, **options)
+        found: dict[str, list[Any]] = {}
+        for row in rows:
+            found.setdefault(row.name, []).append(row.value)
+        if mapped.malformed:
+            found["lost"] = sorted((index, reason) for index, reason, _ in mapped.malformed)
+        return found
+
+
+@pytest.fixture
+def desk() -> Callable[..., Desk]:
+    """Return what makes a desk of mappings; none: the default mapping."""
+    return Desk

@@ -1,0 +1,386 @@
+"""Which mapping takes which message, and that the columns are what one message at a time would give."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import cbor2
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.codecs.mapping import MapLimits, Mapped, Mapper, MappingSettings
+from gateway.core.batch import DEVICE_TIME_REJECTED, KIND_MASK, MONOTONIC, Series, ValueKind
+from gateway.core.clock import WALL_FLOOR_NS
+from gateway.core.contracts import Arrivals, Priority
+
+T = {"metrics": [{"field": "t"}]}
+NOW_S = 1_789_999_000
+
+
+def topics_of(rows: list[Any]) -> dict[str, Any]:
+    """Return which topic a value came from, by value."""
+    return {row.value: dict(row.series.resource).get("m") for row in rows}
+
+
+# Which mapping
+
+
+def test_the_first_mapping_that_matches_takes_the_message(desk: Any) -> None:
+    """In the order of the file, for all messages of a buffer at once."""
+    at = desk(
+        {"match": "a/special", "resource": {"m": "1"}, **T},
+        {"match": "a/{x}", "resource": {"m": "2"}, **T},
+        {"match": "#", "resource": {"m": "3"}, **T},
+    )
+    for _ in range(2):
+        rows, _ = at.map(("a/special", b'{"t":1}'), ("a/b", b'{"t":2}'), ("c", b'{"t":3}'), ("a/special", b'{"t":4}'))
+        assert topics_of(rows) == {1: "1", 2: "2", 3: "3", 4: "1"}
+
+
+def test_a_mapping_may_be_one_sources(desk: Any) -> None:
+    """The same topic from another source goes on to the next; {source} is its name."""
+    at = desk(
+        {"match": "t", "source": "line1", "resource": {"m": "1"}, **T},
+        {"match": "#", "resource": {"m": "{source}"}, **T},
+    )
+    for _ in range(2):
+        assert topics_of(at.map(("t", b'{"t":1}'), source="line1")[0]) == {1: "1"}
+        assert topics_of(at.map(("t", b'{"t":2}'), source="direct")[0]) == {2: "direct"}
+
+
+def test_a_message_that_no_mapping_takes_says_what_there_is(desk: Any) -> None:
+    """Eight patterns, and how many more."""
+    at = desk(*({"match": f"m{k}", **T} for k in range(10)))
+    _, mapped = at.map(("x", b'{"t":1}'), ("m1", b'{"t":1}'))
+    assert mapped.readings == 1
+    assert mapped.malformed == [
+        (0, "no_mapping", 'no mapping takes the topic "x"; there are m0, m1, m2, m3, m4, m5, m6, m7 and 2 more')
+    ]
+    assert "and" not in desk({"match": "m", **T}).map(("x", b""))[1].malformed[0][2]
+
+
+def test_a_message_may_be_dropped_on_purpose(desk: Any) -> None:
+    """Counted by a reason of its own."""
+    at = desk({"match": "debug/#", "drop": True}, {"match": "#", **T})
+    assert at.values(("debug/x", b"{"), ("a", b'{"t":1}')) == {"t": [1], "lost": [(0, "dropped_by_mapping")]}
+
+
+@pytest.mark.parametrize("topic", [b"a" * 41, b"/".join([b"a"] * 11), b"a/\xff", b"\xff" * 50])
+def test_a_topic_that_cannot_be_is_malformed(desk: Any, topic: bytes) -> None:
+    """Too long, too many levels, not UTF-8; the rest of the buffer is fine."""
+    at = desk({"match": "#", **T}, limits={"topic_bytes_max": 40, "topic_levels_max": 10})
+    for _ in range(2):
+        assert at.values((topic, b'{"t":1}'), ("ok", b'{"t":2}')) == {"t": [2], "lost": [(0, "bad_topic")]}
+
+
+def test_an_odd_topic_is_a_topic(desk: Any) -> None:
+    """Empty, with empty levels, with wildcards and braces in it, a dollar, a zero byte."""
+    at = desk({"match": "#", "resource": {"m": "{topic}"}, **T})
+    topics = ["", "/", "a//b", "a/#", "+/{x}", "$SYS/x", "a\0b", "ä/€", " "]
+    rows, mapped = at.map(*((topic, b'{"t":%d}' % k) for k, topic in enumerate(topics)))
+    assert topics_of(rows) == dict(enumerate(topics))
+    assert mapped.malformed == []
+
+
+def test_topics_that_are_remembered_are_bounded(desk: Any) -> None:
+    """Past routes_max all are looked up anew; a buffer with more than that is mapped all the same."""
+    at = desk({"match": "#", "resource": {"m": "{topic}"}, **T}, limits={"routes_max": 10})
+    for start in range(0, 60, 6):
+        expected = {k: f"t{k}" for k in range(start, start + 6)}
+        assert topics_of(at.map(*((f"t{k}", b'{"t":%d}' % k) for k in expected))[0]) == expected
+        assert at.mapper._routes_count <= 10
+        assert len(at.mapper._plans[0]._topics) <= 10
+    many = {k: f"t{k}" for k in range(100)}
+    assert topics_of(at.map(*((f"t{k}", b'{"t":%d}' % k) for k in many))[0]) == many
+    assert topics_of(at.map(("t5", b'{"t":5}'))[0]) == {5: "t5"}
+
+
+def test_forgetting_reaches_every_kind_of_plan(desk: Any) -> None:
+    """Those that refuse too."""
+    at = desk(
+        {"match": "a/#", "drop": True},
+        {"match": "b/#", "payload": "json"},
+        {"match": "c/#", **T},
+        {"match": "e/#", "fields": "v"},
+        limits={"routes_max": 5},
+    )
+    for k in range(5):
+        found = at.values(
+            (f"a/{k}", b"1"), (f"b/{k}", b"2"), (f"c/{k}", b'{"t":3}'), (f"d/{k}", b"4"), (f"e/{k}", b'{"v":5}')
+        )
+        assert found == {str(k): [2], "t": [3], "v": [5], "lost": [(0, "dropped_by_mapping"), (3, "no_mapping")]}
+
+
+def test_nothing_is_nothing() -> None:
+    """An empty buffer has no pieces."""
+    mapper = Mapper([], resolve=lambda _: 1)
+    assert mapper.map(Arrivals("s", [], [], 0), wall_ns=None) == Mapped()
+
+
+def test_pieces_are_by_class(desk: Any) -> None:
+    """Most important first."""
+    at = desk({"match": "a", "class": "bulk", **T}, {"match": "b", "class": "critical", **T}, {"match": "c", **T})
+    _, mapped = at.map(("a", b'{"t":1}'), ("b", b'{"t":2}'), ("c", b'{"t":3}'), ("a", b'{"t":4}'))
+    assert [(priority, len(batch)) for priority, batch in mapped.pieces] == [
+        (Priority.CRITICAL, 1),
+        (Priority.NORMAL, 1),
+        (Priority.BULK, 2),
+    ]
+
+
+# Which clock
+
+
+@pytest.mark.parametrize(
+    ("wall_ns", "ts", "flags"),
+    [
+        (NOW_S * 10**9, NOW_S, 0),
+        (NOW_S * 10**9, NOW_S + 86_400, 0),
+        (NOW_S * 10**9, NOW_S + 86_401, MONOTONIC | DEVICE_TIME_REJECTED),
+        (NOW_S * 10**9, 1_500_000_000, 0),
+        (NOW_S * 10**9, 946_684_799, MONOTONIC | DEVICE_TIME_REJECTED),
+        (None, NOW_S + 86_401, 0),
+        (None, 4_102_444_801, MONOTONIC | DEVICE_TIME_REJECTED),
+        (WALL_FLOOR_NS - 1, NOW_S, 0),
+        (0, NOW_S, 0),
+    ],
+)
+def test_a_devices_time_is_sane_by_our_clock_if_there_is_one(desk: Any, wall_ns: Any, ts: int, flags: int) -> None:
+    """A clock from before this software was made was never set."""
+    rows, _ = desk({"match": "#", "time": {"field": "ts"}, **T}).map(("a", b'{"ts":%d,"t":1}' % ts), wall_ns=wall_ns)
+    assert rows[0].flags == flags
+
+
+# What one message at a time would give
+
+
+MAPPINGS = [
+    {
+        "match": "flat/{device}",
+        "payload": "json",
+        "resource": {"device.id": "{device}"},
+        "time": {"field": "ts", "unit": "ms"},
+        "metrics": [
+            {"field": "a"},
+            {"field": "o.b", "type": "double"},
+            {"field": "c", "type": "int"},
+            {"field": "d", "scale": 0.1, "offset": -5, "type": "double"},
+            {"field": "l[1]", "type": "bool"},
+        ],
+    },
+    {
+        "match": "each/{device}",
+        "payload": "cbor",
+        "each": "s",
+        "resource": {"device.id": "{device}"},
+        "time": {"field": "ts", "unit": "ms"},
+        "metrics": [{"field": "a"}, {"field": "o.b", "type": "double"}],
+    },
+]
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 3),
+    st.sampled_from([2**53 + 1, 2**63, 2**64 + 1, "20.5", "on", "n/a", [1], {"b": 1}]),
+    st.floats(allow_nan=False),
+)
+ITEMS = st.fixed_dictionaries(
+    {},
+    optional={
+        "ts": st.sampled_from([NOW_S * 1000, 5, None, "x", NOW_S * 1000.0, 2**70]),
+        "a": SCALARS,
+        "o": st.one_of(SCALARS, st.fixed_dictionaries({}, optional={"b": SCALARS})),
+        "c": SCALARS,
+        "d": SCALARS,
+        "l": st.lists(SCALARS, max_size=3),
+    },
+)
+MESSAGES = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from(["flat/1", "flat/2", "none/3"]), st.one_of(ITEMS, ITEMS, SCALARS)),
+        st.tuples(
+            st.just("each/1"),
+            st.one_of(
+                SCALARS,
+                st.fixed_dictionaries({}, optional={"s": st.lists(st.one_of(ITEMS, ITEMS, SCALARS), max_size=3)}),
+            ),
+        ),
+    ),
+    max_size=8,
+)
+
+
+class Naive:
+    """The rules in the fewest words, one value at a time; a metric that has a double anywhere has had one."""
+
+    def __init__(self, mappings: list[dict[str, Any]]) -> None:
+        self.mappings = mappings
+
+    def map(self, messages: list[tuple[str, Any]]) -> tuple[list[Any], list[Any]]:
+        """Return readings (device, metric, value, ns or None) and losses (index, reason)."""
+        readings: list[Any] = []
+        lost: list[Any] = []
+        for index, (topic, document) in enumerate(messages):
+            kind, device = topic.split("/")
+            mapping = {"flat": self.mappings[0], "each": self.mappings[1]}.get(kind)
+            if mapping is None:
+                lost.append((index, "no_mapping"))
+                continue
+            items = [document]
+            if "each" in mapping:
+                found = document.get("s") if isinstance(document, dict) else None
+                if found is None:
+                    lost.append((index, "no_readings"))
+                    continue
+                items = [item for item in found if isinstance(item, dict)]
+                lost += [(index, "wrong_type")] * (len(found) - len(items))
+            for item in items:
+                self._map_item(index, device, mapping, item, readings, lost)
+        return readings, lost
+
+    def _map_item(self, index: int, device: str, mapping: Any, item: Any, readings: Any, lost: Any) -> None:
+        is_there = False
+        for metric in mapping["metrics"]:
+            value = self._find(item, metric["field"])
+            is_there |= value is not ...
+            if value is ... or value is None:
+                continue
+            try:
+                readings.append((device, metric["field"], self._read(value, metric), self._ns(self._find(item, "ts"))))
+            except ValueError as error:
+                lost.append((index, str(error)))
+        if not is_there:
+            lost.append((index, "no_readings"))
+
+    @staticmethod
+    def _find(item: Any, path: str) -> Any:
+        if not isinstance(item, dict):
+            return ...
+        if path == "o.b":
+            return item["o"].get("b", ...) if isinstance(item.get("o"), dict) else ...
+        if path == "l[1]":
+            return item["l"][1] if len(item.get("l", [])) > 1 else ...
+        return item.get(path, ...)
+
+    @staticmethod
+    def _ns(ts: Any) -> int | None:
+        if isinstance(ts, int | float) and 946_684_800_000 <= ts < (NOW_S + 86_400) * 1000:
+            return int(ts) * 10**6
+        return None
+
+    @staticmethod
+    def _read(value: Any, metric: dict[str, Any]) -> Any:
+        kind = metric.get("type", "auto")
+        if isinstance(value, str) and kind != "auto":
+            value = {"20.5": 20.5, "on": True}.get(value, value)
+        if isinstance(value, str | list | dict):
+            raise ValueError("wrong_type")
+        if kind == "bool":
+            if value not in (0, 1):
+                raise ValueError("wrong_type")
+            return bool(value)
+        if kind == "int":
+            if isinstance(value, float) and not value.is_integer():
+                raise ValueError("wrong_type")
+            value = int(value)
+        if kind == "double":
+            value = float(value) * metric.get("scale", 1) + metric.get("offset", 0)
+        if isinstance(value, float):
+            if not math.isfinite(value):
+                raise ValueError("not_finite")
+            return value
+        if isinstance(value, int) and not -(2**63) <= value < 2**63 and int(float(value)) != value:
+            raise ValueError("out_of_range")
+        return value
+
+
+def columnar(messages: list[tuple[str, Any]], *, buffers: int) -> tuple[list[Any], list[Any]]:
+    """Map messages with the real mapper, cut into so many buffers."""
+    series: list[Series] = []
+
+    def resolve(one: Series) -> int:
+        if one not in series:
+            series.append(one)
+        return series.index(one)
+
+    settings_of_all = [MappingSettings(**_structs(mapping)) for mapping in MAPPINGS]
+    mapper = Mapper(settings_of_all, resolve=resolve, limits=MapLimits())
+    readings: list[Any] = []
+    lost: list[Any] = []
+    size = -(-len(messages) // buffers) or 1
+    for start in range(0, len(messages), size):
+        part = messages[start : start + size]
+        payloads = [
+            cbor2.dumps(document) if topic.startswith("each") else json.dumps(document).encode()
+            for topic, document in part
+        ]
+        arrivals = Arrivals("s", [topic.encode() for topic, _ in part], payloads, 0)
+        mapped = mapper.map(arrivals, wall_ns=NOW_S * 10**9)
+        lost += [(start + index, reason) for index, reason, _ in mapped.malformed]
+        for _, batch in mapped.pieces:
+            for k in range(len(batch)):
+                about, flags = series[int(batch.series[k])], int(batch.flags[k])
+                kind = ValueKind(flags & KIND_MASK)
+                value: Any = int(batch.bits[k])
+                if kind is ValueKind.DOUBLE:
+                    value = float(batch.bits[k : k + 1].view("f8")[0])
+                ns = None if flags & MONOTONIC else int(batch.time_ns[k])
+                readings.append(
+                    (
+                        dict(about.resource)["device.id"],
+                        about.name,
+                        bool(value) if kind is ValueKind.BOOL else value,
+                        ns,
+                    )
+                )
+    return readings, lost
+
+
+def _structs(mapping: dict[str, Any]) -> dict[str, Any]:
+    import msgspec  # noqa: PLC0415  only here
+
+    read = msgspec.convert(mapping, MappingSettings)
+    return {name: getattr(read, name) for name in MappingSettings.__struct_fields__}
+
+
+def comparable(readings: list[Any]) -> list[Any]:
+    """Return readings in an order of their own; whole doubles and integers are the same, booleans are not."""
+    return sorted(
+        (
+            device,
+            name,
+            repr(value) if isinstance(value, bool) else repr(float(value) if abs(value) <= 2**53 else value),
+            str(ns),
+        )
+        for device, name, value, ns in readings
+    )
+
+
+@given(MESSAGES, st.sampled_from([1, 2, 99]))
+@settings(max_examples=300)
+def test_columns_are_what_one_message_at_a_time_gives(messages: list[tuple[str, Any]], buffers: int) -> None:
+    """Readings, times and losses of every message, whatever stands beside it."""
+    readings, lost = columnar(messages, buffers=buffers)
+    expected, expected_lost = Naive(MAPPINGS).map(messages)
+    assert sorted(lost) == sorted(expected_lost)
+    assert [row[:2] + row[3:] for row in comparable(readings)] == [row[:2] + row[3:] for row in comparable(expected)]
+    for got, wanted in zip(comparable(readings), comparable(expected), strict=True):
+        assert got == wanted or float(got[2]) == float(wanted[2])
+
+
+@given(st.lists(st.tuples(st.binary(max_size=12), st.binary(max_size=40)), max_size=6))
+def test_any_topics_and_payloads_are_mapped_or_malformed(messages: list[tuple[bytes, bytes]]) -> None:
+    """By the default mapping, twice, so that what was learnt is used."""
+    from gateway.codecs.mapping import default_mappings  # noqa: PLC0415  only here
+
+    mapper = Mapper(default_mappings(), resolve=lambda _: 1)
+    arrivals = Arrivals("s", [topic for topic, _ in messages], [payload for _, payload in messages], 0)
+    for _ in range(3):
+        mapped = mapper.map(arrivals, wall_ns=None)
+        lost = {index for index, _, _ in mapped.malformed}
+        assert lost <= set(range(len(messages)))
+        assert mapped.readings == sum(len(batch) for _, batch in mapped.pieces)
+        assert mapped.readings or len(lost) == len(messages) or all(b"null" in p or b"\xf6" in p for _, p in messages)

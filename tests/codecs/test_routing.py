@@ -1,0 +1,77 @@
+"""What the parts of mapping hand each other."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gateway.codecs.device_time import Moment, Times
+from gateway.codecs.mapping_settings import MappingSettings, MetricSettings
+from gateway.codecs.routing import Naming, Output, RefusingPlan, Topic, Work
+from gateway.core.batch import MONOTONIC, Series
+from gateway.core.contracts import Priority
+
+
+def add(output: Output, priority: Priority, *values: int, flags: object = MONOTONIC, kinds: object = 1) -> None:
+    """Add readings whose columns can be told apart."""
+    bits = np.array(values, np.int64)
+    output.add(priority, series=bits + 1, times=Times(bits + 2, flags), bits=bits, kinds=kinds)  # type: ignore[arg-type]
+
+
+def test_pieces_come_by_priority() -> None:
+    """Most important first, each of all its columns; none that is empty."""
+    output = Output()
+    add(output, Priority.BULK, 10)
+    add(output, Priority.CRITICAL, 20, 30)
+    add(output, Priority.BULK, 40)
+    add(output, Priority.NORMAL)
+    (first, critical), (second, bulk) = output.pieces()
+    assert (first, second) == (Priority.CRITICAL, Priority.BULK)
+    assert (critical.bits.tolist(), bulk.bits.tolist()) == ([20, 30], [10, 40])
+    assert (bulk.series.tolist(), bulk.time_ns.tolist(), bulk.flags.tolist()) == ([11, 41], [12, 42], [5, 5])
+
+
+def test_flags_may_be_one_for_all_or_one_for_each() -> None:
+    """Kinds too."""
+    output = Output()
+    add(output, Priority.NORMAL, 1, 2, flags=np.array([0, 4], np.uint8))
+    add(output, Priority.NORMAL, 3, flags=0, kinds=np.array([2], np.uint8))
+    add(output, Priority.NORMAL, 4, flags=0, kinds=0)
+    ((_, batch),) = output.pieces()
+    assert batch.flags.tolist() == [1, 5, 2, 0]
+
+
+def test_a_part_of_the_work_knows_its_positions() -> None:
+    """And what it loses is lost at those."""
+    work = Work([b"a", b"b", b"c"], np.array([4, 5, 6]), np.array([1, 2, 3]), Moment(0, 0, 0))
+    part = work.take(np.array([2, 0]))
+    assert (part.payloads, part.positions.tolist(), part.rows.tolist()) == ([b"c", b"a"], [6, 4], [3, 1])
+    part.lose(int(part.positions[0]), "odd", "why", readings=2)
+    assert work.output.malformed == [(6, "odd", "why")] * 2
+
+
+def test_a_refusing_plan_loses_everything_with_its_topic() -> None:
+    """For one reason."""
+    plan = RefusingPlan("odd", lambda topic: f"not {topic}")
+    rows = [plan.add_topic(Topic("a", {})), plan.add_topic(Topic("b", {}))]
+    work = Work([b"", b""], np.array([0, 1]), np.array(rows[::-1]), Moment(0, 0, 0))
+    plan.map(work)
+    assert work.output.malformed == [(0, "odd", "not b"), (1, "odd", "not a")]
+    plan.forget()
+    assert plan.add_topic(Topic("c", {})) == 0
+
+
+def test_a_series_is_named_by_the_mapping_and_the_topic() -> None:
+    """Attributes sorted by key, texts filled in."""
+    settings = MappingSettings(match="{x}", resource={"z": 1, "a": "{x}"}, attributes={"t": "{topic}"})
+    topic = Topic("q", {"x": "q", "topic": "q", "source": "s"})
+    naming = Naming(settings, known=["x"])
+    assert naming.series(topic, "m") == Series((("a", "q"), ("z", 1)), "m", attributes=(("t", "q"),))
+    metric = MetricSettings(field="f", unit="W", kind="sum")
+    assert naming.series(topic, "m", metric) == Series(
+        (("a", "q"), ("z", 1)), "m", "W", "sum", attributes=(("t", "q"),)
+    )
+
+
+def test_what_a_bare_number_is_called() -> None:
+    """The last level, the topic if that is empty, something if there is none."""
+    assert [Topic(text, {}).last_level for text in ("a/b", "a/", "")] == ["b", "a/", "value"]

@@ -1,0 +1,197 @@
+"""A whole gateway on a disk that fails it: it goes on, says so in a sentence, pushes back, and loses nothing (P1, P7)."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hil.children import Child, wait_until
+from hil.gateway_child import Site
+from hil.otlp_sink import Behaviour
+from hil.publisher import Publisher
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from hil.disks import LoopDisk, TmpfsDisk
+    from hil.otlp_sink import OtlpSink
+
+
+def acknowledges(publisher: Publisher) -> bool:
+    """Whether PUBACKs still come."""
+    before = len(publisher.acknowledged)
+    time.sleep(0.3)
+    return len(publisher.acknowledged) > before
+
+
+def settle(site: Site, child: Child, publisher: Publisher, sink: OtlpSink) -> None:
+    """With a good disk and a good link again: whatever was acknowledged is delivered or in the ledger."""
+    sink.always = Behaviour()
+    publisher.stop()
+    account = site.drain()
+    assert site.status()["store"]["trouble"] == ""
+    assert account.gap == 0
+    assert child.terminate(within_s=15) == 0
+    arrived = {int(reading.value) for reading in sink.readings()}
+    missing = publisher.acknowledged - arrived
+    assert len(missing) <= sum(account.ledger.values()), f"{len(missing)} are missing, {account}"
+    assert len(publisher.acknowledged) > 100
+    assert site.verify()[0] == 0, site.verify()[1]
+    assert "Traceback" not in child.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when_full", ["refuse", "drop_oldest"])
+def test_a_disk_that_others_fill(
+    make_small_disk: Callable[[int], TmpfsDisk],
+    tmp_path: Path,
+    otlp_sink: OtlpSink,
+    make_child: Callable[..., Child],
+    when_full: str,
+) -> None:
+    """Not a byte left: no PUBACK with refuse, the oldest go with drop_oldest; room again, and it goes on by itself."""
+    disk = make_small_disk(8 << 20)
+    site = Site(
+        tmp_path,
+        endpoint=otlp_sink.url,
+        make_child=make_child,
+        state_dir=disk.path / "state",
+        store=f'when_full = "{when_full}"\nmax_bytes = "64MiB"',
+    )
+    otlp_sink.always = Behaviour(status=503)
+    child = site.start()
+    with Publisher(port=site.mqtt) as publisher:
+        wait_until(lambda: len(publisher.acknowledged) > 500, "some load")
+        disk.fill()
+        if when_full == "refuse":
+            wait_until(lambda: not acknowledges(publisher), "the gateway to push back")
+            status = site.status()
+            words = status["store"]["trouble"] + status["sources"]["direct"]["last_error"]
+            assert "full" in words, status
+            assert status["sources"]["direct"]["state"] == "full", status["sources"]
+        else:
+            time.sleep(1.0)
+        assert site.status()["healthy"]
+        assert child.is_running
+        disk.free()
+        wait_until(lambda: acknowledges(publisher), "the gateway to go on")
+        settle(site, child, publisher, otlp_sink)
+
+
+@pytest.mark.slow
+def test_a_disk_that_turns_read_only(
+    loop_disk: LoopDisk, tmp_path: Path, otlp_sink: OtlpSink, make_child: Callable[..., Child]
+) -> None:
+    """As a worn card does: no PUBACK from then on, a sentence, no crash; what it says on stopping is a sentence too."""
+    site = Site(tmp_path, endpoint=otlp_sink.url, make_child=make_child, state_dir=loop_disk.path / "state")
+    child = site.start()
+    with Publisher(port=site.mqtt) as publisher:
+        wait_until(lambda: len(publisher.acknowledged) > 500, "some load")
+        loop_disk.go_read_only()
+        wait_until(lambda: not acknowledges(publisher), "the gateway to push back")
+        kept = set(publisher.acknowledged)
+        wait_until(lambda: "written" in site.status()["store"]["trouble"], "a sentence in the status")
+        assert "commit failed, trying again" in child.output
+        assert child.is_running
+        publisher.stop()
+    began_s = time.monotonic()
+    child.send(15)
+    child.wait(within_s=20)
+    assert time.monotonic() - began_s < 15
+    assert "Traceback" not in child.output, child.tail(40)
+    second = site.launch()
+    assert second.wait(within_s=15) != 0
+    assert "read-only" in second.output.lower() or "cannot" in second.output, second.output
+    assert "Traceback" not in second.output, second.tail(40)
+    # Somebody puts it into a good reader: everything acknowledged is still there.
+    loop_disk.unmount()
+    loop_disk.mount()
+    third = site.start()
+    site.drain()
+    assert third.terminate(within_s=15) == 0
+    assert kept <= {int(reading.value) for reading in otlp_sink.readings()}
+
+
+@pytest.mark.slow
+def test_a_second_gateway_on_the_same_directory(
+    tmp_path: Path, otlp_sink: OtlpSink, make_child: Callable[..., Child]
+) -> None:
+    """It is told whose directory that is and what to do, and the first does not notice."""
+    site = Site(tmp_path, endpoint=otlp_sink.url, make_child=make_child)
+    first = site.start()
+    other = tmp_path / "other"
+    other.mkdir()
+    intruder = Site(other, endpoint=otlp_sink.url, make_child=make_child, state_dir=site.state_dir)
+    second = intruder.launch()
+    assert second.wait(within_s=15) == 1, second.output
+    assert f"pid {first.pid}" in second.output
+    assert "state_dir" in second.output
+    assert "Traceback" not in second.output, second.output
+    with Publisher(port=site.mqtt) as publisher:
+        wait_until(lambda: len(publisher.acknowledged) > 200, "the first to go on")
+        settle(site, first, publisher, otlp_sink)
+
+
+DAMAGES = ["flipped bits", "half a file", "somebody else's file", "no file", "zeros"]
+
+
+def damage(state_dir: Path, kind: str, dice: random.Random) -> None:
+    """Do to the database what disks and people do."""
+    path = state_dir / "tidegate.db"
+    log = state_dir / "tidegate.db-wal"
+    data = bytearray(path.read_bytes())
+    if kind == "flipped bits":
+        for _ in range(30):
+            data[dice.randrange(100, len(data))] ^= 1 << dice.randrange(8)
+        path.write_bytes(data)
+    elif kind == "half a file":
+        path.write_bytes(data[: len(data) // 2])
+    elif kind == "somebody else's file":
+        path.write_bytes(json.dumps({"not": "ours"}).encode() * 1000)
+    elif kind == "no file":
+        path.unlink()
+    else:
+        start = dice.randrange(len(data) // 2)
+        data[start : start + len(data) // 4] = bytes(len(data[start : start + len(data) // 4]))
+        path.write_bytes(data)
+    if log.exists() and dice.random() < 0.5:
+        log.unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_database(
+    tmp_path: Path, otlp_sink: OtlpSink, make_child: Callable[..., Child], kind: str
+) -> None:
+    """It starts all the same, keeps the damaged file, says what was lost, counts it, and takes new data."""
+    site = Site(tmp_path, endpoint=otlp_sink.url, make_child=make_child)
+    otlp_sink.always = Behaviour(status=503)
+    child = site.start()
+    with Publisher(port=site.mqtt) as publisher:
+        wait_until(lambda: len(publisher.acknowledged) > 3000, "some load")
+        child.terminate(within_s=15)
+        before = len(publisher.acknowledged)
+        damage(site.state_dir, kind, random.Random(kind))
+        otlp_sink.always = Behaviour()
+        child = site.start()
+        wait_until(lambda: len(publisher.acknowledged) > before + 200, "new data to be taken")
+        status = site.status()
+        publisher.stop()
+        account = site.drain()
+    assert account.gap == 0
+    arrived = {int(reading.value) for reading in otlp_sink.readings()}
+    missing = publisher.acknowledged - arrived
+    if missing and kind != "no file":
+        assert any("damaged" in event for event in status["events"]), status["events"]
+        # Where the counters are gone too, the event says that nobody knows how much.
+        known = not any("not known" in event for event in status["events"])
+        assert not known or len(missing) <= account.ledger.get("damaged", 0), (len(missing), account, status["events"])
+        assert any(".damaged-" in file.name for file in site.state_dir.iterdir())
+    assert "Traceback" not in child.output, child.tail(40)
+    assert child.terminate(within_s=15) == 0
+    assert site.verify()[0] == 0, site.verify()[1]

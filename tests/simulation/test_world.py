@@ -1,0 +1,61 @@
+"""The whole gateway from one seed in virtual time: whatever happens around it, the promises hold (P1, P2, P3, P5)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hil.virtual_threads import run
+from hil.world import UPLINKS, World
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def live(folder: Path, seed: int, *, hours: float = 4.0) -> World:
+    """Live through one seed and settle the accounts at the end."""
+    world = World(folder, seed=seed, hours=hours)
+    try:
+        run(world.live())
+        settle(world)
+    except BaseException as error:
+        error.add_note(f"seed {seed}: {world.plan}, {dict(world.stats)}")
+        raise
+    return world
+
+
+def settle(world: World) -> None:
+    """Hold the far sides and the final status against the truth."""
+    truth, status = world.truth, world.status()
+    promised = truth.promised_readings + truth.promised_malformed
+    assert promised <= status["accepted"] <= promised + truth.perhaps_readings
+    for name in UPLINKS:
+        far, account = world.far[name], status["uplinks"][name]
+        assert account["held"] == 0
+        ledger = account["ledger"].items()
+        # Where several reasons met in one lease, the ledger names all of them: refused+rejected.
+        malformed = sum(readings for reason, readings in ledger if reason.split("+")[0] not in GIVEN_UP)
+        lost = sum(account["ledger"].values()) - malformed
+        assert truth.promised_malformed <= malformed <= truth.promised_malformed + truth.perhaps_readings
+        assert far.missing() <= lost, f"{name}: {far.missing()} readings never came, {lost} are in the ledger"
+        explained = account["maybe_twice"] + world.forgotten[name]
+        assert far.doubled() <= explained, f"{name}: {far.doubled()} doubled, {explained} explained"
+
+
+# Reasons for which readings that were understood are let go.
+GIVEN_UP = {"evicted_full", "expired_age", "refused", "rejected", "too_large", "damaged", "time_lost"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_the_promises_hold_through_hours(tmp_path: Path, seed: int) -> None:
+    """Some hours with bad roads, full disks, wrong clocks and reboots, then a calm day: the accounts are settled."""
+    live(tmp_path, seed)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("seed", range(100, 600))
+def test_the_promises_hold_through_hundreds_of_lives(tmp_path: Path, seed: int) -> None:
+    """The same for five hundred seeds and half a day each."""
+    live(tmp_path, seed, hours=12.0)

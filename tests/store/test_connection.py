@@ -1,0 +1,115 @@
+"""The directory is one process's, the schema is the newest, and a newer one is left alone."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+
+import pytest
+
+from gateway.store import connection
+from gateway.store.connection import APPLICATION_ID, DATABASE, DirectoryLock, open_reader, open_writer, schemas
+from gateway.store.records import StoreError
+
+
+async def opened(path):
+    writer = await open_writer(path, log_bytes=1 << 20)
+    values = {}
+    for name in ("journal_mode", "synchronous", "page_size", "user_version", "application_id", "secure_delete"):
+        ((values[name],),) = await writer.execute_fetchall(f"PRAGMA {name}")
+    await writer.close()
+    return values
+
+
+async def test_a_new_database(tmp_path) -> None:
+    """WAL, synchronous=FULL, small pages, the newest schema, our name."""
+    assert await opened(tmp_path / DATABASE) == {
+        "journal_mode": "wal",
+        "synchronous": 2,
+        "page_size": connection.PAGE_BYTES,
+        "user_version": len(schemas()),
+        "application_id": APPLICATION_ID,
+        "secure_delete": 0,
+    }
+
+
+async def test_a_schema_is_taken_further(tmp_path, monkeypatch) -> None:
+    """Only the files that it lacks are applied, in order; what is there stays."""
+    first = schemas()
+    await opened(tmp_path / DATABASE)
+    monkeypatch.setattr(connection, "schemas", lambda: [*first, "CREATE TABLE second (a)", "INSERT INTO second VALUES (3)"])
+    assert (await opened(tmp_path / DATABASE))["user_version"] == len(first) + 2
+    with sqlite3.connect(tmp_path / DATABASE) as look:
+        assert look.execute("SELECT * FROM second").fetchall() == [(3,)]
+    look.close()
+
+
+async def test_a_schema_that_fails_leaves_the_old_one(tmp_path, monkeypatch) -> None:
+    """Each file is a transaction of its own."""
+    first = schemas()
+    await opened(tmp_path / DATABASE)
+    monkeypatch.setattr(connection, "schemas", lambda: [*first, "CREATE TABLE second (a); BROKEN"])
+    with pytest.raises(sqlite3.OperationalError):
+        await opened(tmp_path / DATABASE)
+    monkeypatch.undo()
+    assert (await opened(tmp_path / DATABASE))["user_version"] == len(first)
+
+
+async def test_a_newer_schema_is_left_alone(tmp_path) -> None:
+    """The sentence says what to do, and not a byte is changed."""
+    path = tmp_path / DATABASE
+    await opened(path)
+    with sqlite3.connect(path) as look:
+        look.execute("PRAGMA user_version = 99")
+    look.close()
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match=r"newer tidegate \(schema 99, this one knows"):
+        await opened(path)
+    assert path.read_bytes() == before
+
+
+async def test_the_reader_cannot_write_nor_make(tmp_path) -> None:
+    """It reads what the writer commits."""
+    with pytest.raises(sqlite3.OperationalError):
+        await open_reader(tmp_path / DATABASE)
+    writer = await open_writer(tmp_path / DATABASE, log_bytes=1 << 20)
+    reader = await open_reader(tmp_path / DATABASE)
+    with pytest.raises(sqlite3.OperationalError):
+        await reader.execute_fetchall("DELETE FROM shelf")
+    await reader.close()
+    await writer.close()
+
+
+async def test_a_file_that_is_no_database_cannot_be_read(tmp_path) -> None:
+    """The connection is closed behind the error."""
+    (tmp_path / DATABASE).write_bytes(b"x" * 5000)
+    reader = None
+    with pytest.raises(sqlite3.DatabaseError):
+        reader = await open_reader(tmp_path / DATABASE)
+        await reader.execute_fetchall("SELECT * FROM shelf")
+    if reader is not None:
+        await reader.close()
+
+
+def test_the_lock_names_its_owner_and_can_be_passed_on(tmp_path) -> None:
+    """It is gone with its process, whatever is written in it."""
+    lock = DirectoryLock(tmp_path / "state")
+    with pytest.raises(StoreError, match=rf"pid {os.getpid()}\) uses"):
+        DirectoryLock(tmp_path / "state")
+    lock.close()
+    DirectoryLock(tmp_path / "state").close()
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"), [(errno.ENOSPC, "the disk is full"), (errno.EACCES, "give it to the user"), (errno.EROFS, "Read-only")]
+)
+def test_a_directory_that_cannot_be_written(tmp_path, monkeypatch, code, sentence) -> None:
+    """The sentence says what to do."""
+
+    def refuse(*_: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(StoreError, match=sentence):
+        DirectoryLock(tmp_path)

@@ -1,0 +1,27 @@
+"""What cannot work is refused by name."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.core.units import Duration, Size
+from gateway.store.settings import StoreSettings
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"max_bytes": Size(1000)}, "give the shelf at least 1MiB"),
+        ({"max_age": Duration(0)}, "max_age must be longer"),
+        ({"commit_interval": Duration(61)}, "commit_interval is 1.* at most 1m"),
+    ],
+)
+def test_impossible_settings(settings, sentence) -> None:
+    """The sentence says what would be right."""
+    with pytest.raises(ValueError, match=sentence):
+        StoreSettings(**settings)
+
+
+def test_defaults_are_possible() -> None:
+    """As the manual shows them."""
+    assert StoreSettings(commit_interval=Duration(1)).max_bytes == 512 << 20

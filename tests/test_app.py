@@ -1,0 +1,401 @@
+"""A whole gateway in this process: how it starts, what restarts in it, and in which order it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import socket
+import sqlite3
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gateway import app
+from gateway.app import Gateway, StartError, StillError, notify, replace_file
+from gateway.control.config import parse_config
+from gateway.control.profiles import load as load_profile
+from gateway.core.clock import NS_PER_S, FakeClock, Quality, SystemClock
+from gateway.net.mqtt_packets import connect_bytes
+from gateway.net.ports import free_port
+from gateway.store.database import StoreError
+from hil.publisher import Publisher
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from hil.otlp_sink import OtlpSink
+
+WAIT_S = 10.0
+
+
+async def until(condition: Callable[[], object], what: str = "it") -> None:
+    """Poll until `condition()` holds."""
+    async with asyncio.timeout(WAIT_S):
+        while not condition():
+            await asyncio.sleep(0.005)
+    assert condition(), what
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., Gateway]:
+    """Build a gateway from lines of TOML."""
+
+    def build(toml: str = "", *, kind: type[Gateway] = Gateway, clock: Any = None) -> Gateway:
+        head = f'[gateway]\nid = "here"\nstate_dir = {json.dumps(str(tmp_path / "state"))}\n'
+        head += '[store]\ncommit_interval = "20ms"\n'
+        config = parse_config(head + toml)
+        return kind(config, load_profile("x86-64"), clock=clock or SystemClock(), seed=1)
+
+    return build
+
+
+@contextlib.asynccontextmanager
+async def running(gateway: Gateway) -> AsyncIterator[Gateway]:
+    """Run it until the end of the block, and see that it ends well."""
+    task = asyncio.create_task(gateway.run())
+    ready = asyncio.create_task(gateway.ready.wait())
+    await asyncio.wait([task, ready], timeout=WAIT_S, return_when=asyncio.FIRST_COMPLETED)
+    ready.cancel()
+    try:
+        if task.done():
+            await task
+        yield gateway
+    finally:
+        gateway.stop()
+        async with asyncio.timeout(30):
+            await task
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nobody wait for a whole second."""
+    monkeypatch.setattr(app, "HOUSEKEEPING_S", 0.02)
+    monkeypatch.setattr(app, "RESTART_WAIT_S", 0.02)
+    monkeypatch.setattr(app, "OPEN_S_MAX", 0.2)
+
+
+def server(port: int, name: str = "direct") -> str:
+    return f'[[sources]]\ntype = "mqtt_server"\nname = "{name}"\nlisten = "127.0.0.1:{port}"\n'
+
+
+def uplink(url: str) -> str:
+    return f'[[uplinks]]\ntype = "otlp"\nname = "cloud"\nendpoint = "{url}"\nbatch_interval = "50ms"\n'
+
+
+async def test_from_a_device_to_the_collector(make: Callable[..., Gateway], otlp_sink: OtlpSink) -> None:
+    """What is acknowledged is accepted, what is accepted is delivered, and the status says so."""
+    port = free_port()
+    async with running(make(server(port) + uplink(otlp_sink.url))) as gateway:
+        publisher = Publisher(port=port)
+        with publisher:
+            await until(lambda: len(publisher.acknowledged) > 200)
+            await asyncio.to_thread(publisher.stop)
+        await until(lambda: gateway.status()["uplinks"]["cloud"]["held"] == 0)  # type: ignore[index]
+        status: Any = gateway.status()
+        cloud = status["uplinks"]["cloud"]
+        assert status["accepted"] == cloud["delivered"] >= len(publisher.acknowledged)
+        assert (status["gateway"], status["hw_profile"], status["healthy"]) == ("here", "x86-64", True)
+        assert status["sources"]["direct"]["state"] == "listening"
+        assert json.dumps(status)
+        assert gateway.is_ready()
+    assert publisher.acknowledged <= {int(reading.value) for reading in otlp_sink.readings()}
+    assert not gateway.is_ready()
+
+
+async def test_ready_means_that_the_door_is_open(make: Callable[..., Gateway]) -> None:
+    """Who is told "ready" may connect at once."""
+    port = free_port()
+    async with running(make(server(port))):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(connect_bytes(b"early"))
+        assert (await reader.readexactly(4))[0] == 0x20
+        writer.close()
+        await writer.wait_closed()
+
+
+class FakePart:
+    """A part that notes when it ends, and can be made to fail."""
+
+    def __init__(self, name: str, ends: list[str], failures: list[Exception | None] | None = None) -> None:
+        self.name = name
+        self.runs = 0
+        self._ends = ends
+        self._failures = failures or []
+
+    async def run(self) -> None:
+        self.runs += 1
+        if self._failures:
+            failure = self._failures.pop(0)
+            if failure is None:
+                return
+            raise failure
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            await asyncio.sleep(0.02)
+            self._ends.append(self.name)
+
+    def status(self) -> dict[str, object]:
+        return {"state": "fake"}
+
+
+def faked(*, ends: list[str], failures: list[Exception | None] | None = None) -> type[Gateway]:
+    """Return a gateway whose parts are fakes; the first source has the failures."""
+
+    class Faked(Gateway):
+        def _build_source(self, settings: Any) -> Any:
+            return FakePart(settings.name, ends, failures)
+
+        def _build_uplink(self, settings: Any, store: Any) -> Any:
+            return FakePart(settings.name, ends)
+
+        def _build_control(self) -> Any:
+            return FakePart("control", ends).run
+
+        async def _save_detectors(self) -> None:
+            ends.append("detectors")
+            assert self._store is not None
+            assert self._store.is_moving()
+
+    return Faked
+
+
+async def test_doors_close_before_roads_and_the_shelf_comes_last(make: Callable[..., Gateway]) -> None:
+    """Doors may still wait for their commit, roads for their answer: each needs what ends after it."""
+    ends: list[str] = []
+    toml = server(1) + server(2, "other") + uplink("http://127.0.0.1:1")
+    async with running(make(toml, kind=faked(ends=ends))) as gateway:
+        pass
+    assert ends == ["direct", "other", "cloud", "control", "detectors"] or ends == [
+        "other", "direct", "cloud", "control", "detectors",
+    ]  # fmt: skip
+    with pytest.raises((sqlite3.Error, ValueError)):
+        await gateway._store._connection.execute("SELECT 1")  # type: ignore[union-attr]
+
+
+async def test_what_does_not_stop_does_not_keep_the_rest_from_it(
+    make: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Bounded, named in the log; what was accepted is saved all the same."""
+    monkeypatch.setattr(app, "STOP_S_MAX", 0.05)
+    release = asyncio.Event()
+
+    class Stuck(Gateway):
+        def _build_source(self, settings: Any) -> Any:
+            part = FakePart(settings.name, [])
+
+            async def run() -> None:
+                try:
+                    await release.wait()
+                except asyncio.CancelledError:
+                    await release.wait()
+                    raise
+
+            part.run = run  # type: ignore[method-assign]
+            return part
+
+    async with running(make(server(1), kind=Stuck)):
+        pass
+    assert "source direct did not stop within" in caplog.text
+    release.set()
+
+
+async def test_a_part_that_fails_is_started_again(
+    make: Callable[..., Gateway], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bug is logged with its traceback; a part that just ends is started again too; both are counted."""
+    failures = [ZeroDivisionError("our mistake"), None]
+    async with running(make(server(1), kind=faked(ends=[], failures=failures))) as gateway:
+        await until(lambda: gateway._sources[0].runs == 3)  # type: ignore[attr-defined]
+        assert gateway.status()["restarts"] == {"source direct": 2}
+        assert gateway.telemetry.value("tidegate_part_restarts", part="source direct") == 2
+    assert "Traceback" in caplog.text
+    assert "source direct ended by itself" in caplog.text
+
+
+async def test_a_port_in_use_is_one_sentence_and_is_tried_again(
+    make: Callable[..., Gateway], caplog: pytest.LogCaptureFixture
+) -> None:
+    """No traceback; as soon as the port is free the door opens, and nothing else has suffered."""
+    caplog.set_level(logging.INFO)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        gateway = make(server(port))
+        task = asyncio.create_task(gateway.run())
+        await until(lambda: "Address already in use" in caplog.text)
+        await until(gateway.is_ready)
+    await until(lambda: gateway.status()["sources"]["direct"]["state"] == "listening")  # type: ignore[index]
+    gateway.stop()
+    await task
+    said = next(record.getMessage() for record in caplog.records if "in use" in record.getMessage())
+    assert said.startswith(f"source direct: cannot listen on 127.0.0.1:{port}: Address already in use")
+    assert "; trying again in " in said
+    assert "Traceback" not in caplog.text
+
+
+async def test_a_control_port_in_use_is_one_sentence_too(
+    make: Callable[..., Gateway], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The window is not worth a traceback, nor the gateway."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        toml = f'[control]\nlisten = "127.0.0.1:{taken.getsockname()[1]}"\n'
+        async with running(make(toml)):
+            await until(lambda: "control: " in caplog.text)
+    assert "in use" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+async def test_what_no_check_could_see_is_a_start_error(make: Callable[..., Gateway], tmp_path: Path) -> None:
+    """A certificate that is none, found while the parts are built: which part, and why. The shelf is closed again."""
+    (tmp_path / "cert.pem").write_text("not a certificate")
+    tls = f'tls = {{ cert_file = "{tmp_path}/cert.pem", key_file = "{tmp_path}/cert.pem" }}\n'
+    gateway = make(server(free_port()) + tls)
+    with pytest.raises(StartError, match="source direct: "):
+        await gateway.run()
+    async with running(make()):
+        pass
+
+
+async def test_a_stop_before_the_start_is_over_is_kept(make: Callable[..., Gateway]) -> None:
+    """SIGTERM while the shelf is opened: no door opens any more."""
+    ends: list[str] = []
+    gateway = make(server(1), kind=faked(ends=ends))
+    task = asyncio.create_task(gateway.run())
+    await asyncio.sleep(0)
+    gateway.stop()
+    async with asyncio.timeout(WAIT_S):
+        await task
+    assert not gateway.ready.is_set()
+    assert ends == []
+
+
+async def test_a_second_gateway_on_the_same_shelf_is_refused(make: Callable[..., Gateway]) -> None:
+    """With a sentence that says what to do."""
+    async with running(make()):
+        with pytest.raises(StoreError, match="another gateway .* uses .*; stop it or give this one"):
+            await make().run()
+
+
+async def test_a_shelf_that_stands_still_ends_the_gateway(
+    make: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a new start can salvage: with the reason, and with everything closed in order."""
+    monkeypatch.setattr(app, "STILL_S_MAX", 0.05)
+    gateway = make()
+    task = asyncio.create_task(gateway.run())
+    async with asyncio.timeout(WAIT_S):
+        await gateway.ready.wait()
+    monkeypatch.setattr(gateway._store, "is_moving", lambda: False)
+    assert not gateway.is_healthy()
+    with pytest.raises(StillError, match="the disk does not answer; ending"):
+        await task
+
+
+async def test_what_the_detectors_have_learnt_outlives_a_restart(make: Callable[..., Gateway], tmp_path: Path) -> None:
+    """Saved at the end, read at the start."""
+    port = free_port()
+    toml = server(port) + '[[detectors]]\ntype = "zscore"\n'
+    async with running(make(toml)) as gateway:
+        with Publisher(port=port) as publisher:
+            await until(lambda: len(publisher.acknowledged) > 20)
+            await asyncio.to_thread(publisher.stop)
+    assert (tmp_path / "state" / app.DETECTOR_STATE_FILE).stat().st_size > 0
+    async with running(make(toml)) as gateway:
+        assert gateway.status()["detectors"]["zscore"]["series"] == 1  # type: ignore[index]
+
+
+@pytest.mark.parametrize("ruin", ["garbage", "folder"])
+async def test_a_damaged_detector_state_is_only_a_warning(
+    make: Callable[..., Gateway], tmp_path: Path, caplog: pytest.LogCaptureFixture, ruin: str
+) -> None:
+    """The detectors learn again; at the end, what cannot be saved is a warning too."""
+    path = tmp_path / "state" / app.DETECTOR_STATE_FILE
+    path.parent.mkdir()
+    if ruin == "garbage":
+        path.write_bytes(b"garbage")
+    else:
+        path.mkdir()
+    async with running(make('[[detectors]]\ntype = "zscore"\n')):
+        pass
+    assert "the detectors learn anew" in caplog.text
+
+
+async def test_detectors_are_saved_now_and_then(
+    make: Callable[..., Gateway], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut costs an hour of learning, not all of it."""
+    monkeypatch.setattr(app, "DETECTOR_SAVE_S", 0.05)
+    async with running(make('[[detectors]]\ntype = "zscore"\n')):
+        await until((tmp_path / "state" / app.DETECTOR_STATE_FILE).exists)
+
+
+async def test_a_box_without_a_clock_learns_the_time_from_upstream(make: Callable[..., Gateway]) -> None:
+    """Coarse, and marked as never confirmed; a box that has a clock believes its own."""
+    clock = FakeClock(wall=5 * NS_PER_S, synced=False)
+    async with running(make(clock=clock)) as gateway:
+        timeline = gateway._store.timeline  # type: ignore[union-attr]
+        assert timeline.quality is Quality.UNKNOWN
+        gateway._learn_time(1_790_000_000, 2.0)
+        assert timeline.wall_from(clock.monotonic_ns()) == 1_790_000_001 * NS_PER_S
+        assert timeline.quality is Quality.UNSYNCED
+        gateway._learn_time(1_800_000_000, 0.0)
+        assert timeline.wall_from(clock.monotonic_ns()) == 1_790_000_001 * NS_PER_S
+
+
+async def test_systemd_hears_ready_and_the_watchdog(
+    make: Callable[..., Gateway], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Patience while the shelf opens, READY when the doors are open, then a beat as long as the data path moves.
+
+    Not STOPPING: a gateway that ends may be one that is reloaded.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "notify"))
+        listener.settimeout(WAIT_S)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        async with running(make()):
+            await asyncio.sleep(0.1)
+        listener.setblocking(False)
+        heard = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                heard.append(listener.recv(1000).decode())
+    assert heard[0].startswith("EXTEND_TIMEOUT_USEC=")
+    assert any(message.startswith("READY=1") for message in heard)
+    assert heard[-1] == "WATCHDOG=1"
+    assert not any("STOPPING" in message for message in heard)
+
+
+def test_notify_speaks_to_abstract_sockets_and_forgives_dead_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd may use either; nobody there is no error."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind("\0tidegate-test-notify")
+        monkeypatch.setenv("NOTIFY_SOCKET", "@tidegate-test-notify")
+        notify("READY=1")
+        assert listener.recv(100) == b"READY=1"
+    notify("READY=1")
+    monkeypatch.delenv("NOTIFY_SOCKET")
+    notify("READY=1")
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    """The new one under the old name, nothing left beside it."""
+    path = tmp_path / "state"
+    replace_file(path, b"one")
+    replace_file(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+async def test_every_kind_of_source_is_built(make: Callable[..., Gateway], tmp_path: Path) -> None:
+    """MQTT, MQTT server and serial, each with its own status, though nobody is there for them."""
+    toml = server(free_port())
+    toml += '[[sources]]\ntype = "mqtt"\nname = "plant"\nurl = "mqtt://127.0.0.1:1"\ntopics = ["#"]\n'
+    toml += f'[[sources]]\ntype = "serial"\nname = "line1"\nport = "{tmp_path}/none"\n'
+    async with running(make(toml)) as gateway:
+        sources: Any = gateway.status()["sources"]
+        assert set(sources) == {"direct", "plant", "line1"}
+        assert all(source["state"] for source in sources.values())

@@ -1,0 +1,458 @@
+"""The process around a gateway: signals, reload and its ways back, exit codes, what systemd hears."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gateway import daemon
+from gateway.app import StartError, StillError
+from gateway.control.config import Config, ConfigError, parse_config
+from gateway.control.profiles import ProfileError
+from gateway.control.settings import GatewaySettings
+from gateway.control.summary import fetch_status
+from gateway.daemon import Daemon, JournalFormatter, run_daemon
+from gateway.net.ports import free_port
+from gateway.store.database import StoreError
+from hil.children import Child, python, wait_until
+from hil.publisher import Publisher
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+WAIT_S = 10.0
+
+
+class FakeGateway:
+    """Lives until it is stopped, or fails to start."""
+
+    def __init__(self, config: Config, failure: Exception | None, began: asyncio.Event) -> None:
+        self.config = config
+        self._failure = failure
+        self._began = began
+        self._stopped = asyncio.Event()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    async def run(self) -> None:
+        self._began.set()
+        await asyncio.sleep(0)
+        if self._failure is not None:
+            raise self._failure
+        await self._stopped.wait()
+
+
+class Desk:
+    """A daemon whose gateways are fakes. `lives` are the names of the configurations that were started."""
+
+    def __init__(self, *, failures: dict[str, Exception] | None = None, next_one: Any = None) -> None:
+        self.lives: list[str] = []
+        self.next_one = next_one
+        self._failures = failures or {}
+        self._began = asyncio.Event()
+        self.daemon = Daemon(named("first"), reload=self._reload, build=self._build)
+
+    def _reload(self) -> Config:
+        if isinstance(self.next_one, Exception):
+            raise self.next_one
+        return named(self.next_one)
+
+    def _build(self, config: Config) -> Any:
+        name = config.gateway.id
+        failure = self._failures.get(name)
+        if isinstance(failure, ProfileError):
+            raise failure
+        self.lives.append(name)
+        return FakeGateway(config, failure, self._began)
+
+    async def until_lives(self, *names: str) -> None:
+        async with asyncio.timeout(WAIT_S):
+            while self.lives != list(names):
+                await asyncio.sleep(0.002)
+            await self._began.wait()
+        await asyncio.sleep(0.005)
+
+
+def named(name: str) -> Config:
+    return Config(gateway=GatewaySettings(id=name))
+
+
+@pytest.fixture
+def hear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Stand in for systemd; return what was heard so far."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "notify"))
+        listener.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        heard: list[str] = []
+
+        def read() -> list[str]:
+            try:
+                while True:
+                    heard.append(listener.recv(1000).decode().splitlines()[0])
+            except BlockingIOError:
+                return heard
+
+        yield read
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_it(number: signal.Signals, hear) -> None:
+    """And systemd hears that this is meant."""
+    desk = Desk()
+    task = asyncio.create_task(desk.daemon.run())
+    await desk.until_lives("first")
+    os.kill(os.getpid(), number)
+    async with asyncio.timeout(WAIT_S):
+        await task
+    assert hear() == ["STOPPING=1"]
+
+
+async def test_a_good_reload_starts_anew(hear, caplog: pytest.LogCaptureFixture) -> None:
+    """With the new configuration; systemd hears RELOADING and not STOPPING, which would get us killed."""
+    desk = Desk(next_one="second")
+    task = asyncio.create_task(desk.daemon.run())
+    await desk.until_lives("first")
+    os.kill(os.getpid(), signal.SIGHUP)
+    await desk.until_lives("first", "second")
+    assert hear() == ["RELOADING=1"]
+    desk.daemon.stop()
+    await task
+
+
+@pytest.mark.parametrize("why", [ConfigError(["a: wrong", "b: wrong too"]), ProfileError("no such board")])
+async def test_a_broken_file_changes_nothing(why: Exception, hear, caplog: pytest.LogCaptureFixture) -> None:
+    """The gateway goes on as it was; the log says why, in one line."""
+    desk = Desk(next_one=why)
+    task = asyncio.create_task(desk.daemon.run())
+    await desk.until_lives("first")
+    os.kill(os.getpid(), signal.SIGHUP)
+    async with asyncio.timeout(WAIT_S):
+        while not caplog.records:
+            await asyncio.sleep(0.002)
+    assert desk.lives == ["first"]
+    assert hear() == []
+    (record,) = caplog.records
+    assert record.getMessage().startswith("not reloaded, the old configuration stays: ")
+    assert "\n" not in record.getMessage()
+    desk.daemon.stop()
+    await task
+
+
+async def test_an_unknown_board_in_a_reload_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """It is looked at before anything is stopped."""
+    desk = Desk()
+    desk.daemon._reload = lambda: Config(gateway=GatewaySettings(hw_profile="toaster"))
+    task = asyncio.create_task(desk.daemon.run())
+    await desk.until_lives("first")
+    desk.daemon.reload()
+    assert "there is no hardware profile 'toaster'" in caplog.text
+    assert desk.lives == ["first"]
+    desk.daemon.stop()
+    await task
+
+
+@pytest.mark.parametrize("why", [StartError("source direct: no"), StoreError("the disk"), ProfileError("gone")])
+async def test_a_reload_that_does_not_start_gives_way_to_the_old_one(
+    why: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A box in the field must not be dead because of a typo that no check could see."""
+    desk = Desk(next_one="second", failures={"second": why})
+    task = asyncio.create_task(desk.daemon.run())
+    await desk.until_lives("first")
+    desk.daemon.reload()
+    await desk.until_lives(*["first", "second", "first"] if not isinstance(why, ProfileError) else ["first", "first"])
+    assert f"the new configuration does not start, the old one comes back: {why}" in caplog.text
+    desk.daemon.stop()
+    await task
+
+
+async def test_a_second_reload_after_a_failed_one_works() -> None:
+    """The old one came back whole."""
+    desk = Desk(next_one="second", failures={"second": StartError("no")})
+    task = asyncio.create_task(desk.daemon.run())
+    await desk.until_lives("first")
+    desk.daemon.reload()
+    await desk.until_lives("first", "second", "first")
+    desk.next_one = "third"
+    desk.daemon.reload()
+    await desk.until_lives("first", "second", "first", "third")
+    desk.daemon.stop()
+    await task
+
+
+async def test_what_does_not_start_at_all_ends_the_process() -> None:
+    """systemd starts it again, and people see why."""
+    desk = Desk(failures={"first": StoreError("the disk")})
+    with pytest.raises(StoreError):
+        await desk.daemon.run()
+
+
+async def test_where_the_old_one_does_not_start_either_the_process_ends() -> None:
+    """Never dead and silent."""
+    desk = Desk(next_one="second", failures={"second": StartError("no")})
+    task = asyncio.create_task(desk.daemon.run())
+    await desk.until_lives("first")
+    desk._failures["first"] = StoreError("the disk is gone")
+    desk.daemon.reload()
+    with pytest.raises(StoreError, match="the disk is gone"):
+        await task
+
+
+async def test_a_shelf_that_stands_still_ends_the_process() -> None:
+    """No going back to an old configuration for that: a new start helps."""
+    desk = Desk(next_one="second", failures={"second": StillError("damaged")})
+    task = asyncio.create_task(desk.daemon.run())
+    await desk.until_lives("first")
+    desk.daemon.reload()
+    with pytest.raises(StillError):
+        await task
+
+
+async def test_an_end_during_a_reload_is_an_end() -> None:
+    """SIGTERM right after SIGHUP: the new one is not even started."""
+    desk = Desk(next_one="second")
+    task = asyncio.create_task(desk.daemon.run())
+    await desk.until_lives("first")
+    desk.daemon.reload()
+    desk.daemon.stop()
+    desk.daemon.reload()
+    async with asyncio.timeout(WAIT_S):
+        await task
+    assert desk.lives == ["first"]
+
+
+def test_exit_codes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """1 for what is wrong here, 2 for a configuration that cannot be; one sentence each."""
+    monkeypatch.setattr(daemon, "set_up_logging", lambda: None)
+    for failure, code in ((StoreError("in use"), 1), (StartError("no"), 1), (StillError("x"), 1), (ProfileError("y"), 2)):
+
+        async def run(_: Daemon, failure: Exception = failure) -> None:
+            raise failure
+
+        monkeypatch.setattr(Daemon, "run", run)
+        assert run_daemon(named("x"), reload=lambda: named("x"), log_level=None) == code
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_log_goes_to_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the time in front, or for the journal with a priority."""
+    made: list[logging.Handler] = []
+    monkeypatch.setattr(logging, "basicConfig", lambda handlers: made.extend(handlers))
+    daemon.set_up_logging()
+    monkeypatch.setattr(daemon, "is_journal", lambda: True)
+    daemon.set_up_logging()
+    record = logging.LogRecord("tidegate", logging.WARNING, "", 1, "hot", None, None)
+    plain, journal = (handler.format(record) for handler in made)
+    assert plain.endswith(" WARNING tidegate: hot")
+    assert plain[:2] == "20"
+    assert journal == "<4>tidegate: hot"
+
+
+def test_memory_manners_need_no_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """musl has neither mallopt nor malloc_trim; what the start left is collected either way."""
+
+    class Musl:
+        """A C library with nothing to tune."""
+
+    daemon.tame_malloc()
+    daemon.settle()
+    monkeypatch.setattr(daemon.ctypes, "CDLL", lambda _: Musl())
+    daemon.tame_malloc()
+    daemon.settle()
+    assert gc.get_freeze_count() > 0
+    gc.unfreeze()
+
+
+async def test_a_real_gateway_is_built_for_this_board() -> None:
+    """By the profile that the configuration names."""
+    config = Config(gateway=GatewaySettings(hw_profile="pi-4"))
+    assert daemon.build(config).profile.name == "pi-4"
+
+
+def test_journal_lines_carry_their_priority() -> None:
+    """Every line of a traceback too, so that `journalctl -p err` shows all of it."""
+    try:
+        raise ValueError("inside")
+    except ValueError:
+        record = logging.LogRecord("tidegate", logging.ERROR, "", 1, "failed", None, sys.exc_info())
+    lines = JournalFormatter("%(name)s: %(message)s").format(record).splitlines()
+    assert lines[0] == "<3>tidegate: failed"
+    assert all(line.startswith("<3>") for line in lines)
+
+
+def test_the_journal_is_known_by_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell started by a service inherits the variable and not the stream."""
+    with open(os.devnull, "w") as file:
+        monkeypatch.setattr(sys, "stderr", file)
+        stat = os.fstat(file.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{stat.st_dev}:{stat.st_ino}")
+        assert daemon.is_journal()
+        monkeypatch.setenv("JOURNAL_STREAM", "1:2")
+        assert not daemon.is_journal()
+    assert not daemon.is_journal()
+
+
+# From here on: the command in a process of its own.
+
+
+class Site:
+    """A configuration file and the gateways started with it."""
+
+    def __init__(self, folder: Path, make_child: Callable[..., Child]) -> None:
+        self.folder = folder
+        self.file = folder / "tidegate.toml"
+        self.ports = {"mqtt": free_port(), "control": free_port()}
+        self._make_child = make_child
+        self.write()
+
+    def write(self, *, gateway_id: str = "here", extra: str = "", mqtt: int | None = None) -> None:
+        state = json.dumps(str(self.folder / "state"))
+        self.file.write_text(
+            f'[gateway]\nid = "{gateway_id}"\nstate_dir = {state}\n'
+            f'[control]\nlisten = "127.0.0.1:{self.ports["control"]}"\n'
+            f'[[sources]]\ntype = "mqtt_server"\nname = "direct"\nlisten = "127.0.0.1:{mqtt or self.ports["mqtt"]}"\n'
+            f"{extra}",
+            encoding="utf-8",
+        )
+        parse_config(self.file.read_text(encoding="utf-8"), offline=True)
+
+    def launch(self, **environment: str) -> Child:
+        return self._make_child(python("-m", "gateway", "run", "-c", self.file), env=environment)
+
+    def start(self) -> Child:
+        child = self.launch()
+        child.wait_for("running: 1 sources")
+        return child
+
+    def status(self) -> dict[str, Any]:
+        return fetch_status(f"http://127.0.0.1:{self.ports['control']}", token="", timeout_s=5)
+
+
+@pytest.fixture
+def site(tmp_path: Path, make_child: Callable[..., Child]) -> Site:
+    return Site(tmp_path, make_child)
+
+
+def test_sigterm_ends_it_with_everything_on_disk(site: Site) -> None:
+    """Exit code 0; what was acknowledged is there when it starts again."""
+    child = site.start()
+    with Publisher(port=site.ports["mqtt"]) as publisher:
+        wait_until(lambda: len(publisher.acknowledged) > 500, "some load")
+        assert child.terminate() == 0
+    assert "stopped; everything accepted is on disk" in child.output
+    child = site.start()
+    assert site.status()["accepted"] >= len(publisher.acknowledged)
+    assert child.terminate() == 0
+
+
+def test_sigterm_at_any_moment_of_the_start_is_heard(site: Site) -> None:
+    """Before Python has set its handlers the signal's own default ends it; after, it ends in order. It never hangs."""
+    for k in range(6):
+        child = site.launch()
+        if k >= 3:
+            wait_until(lambda: (site.folder / "state" / "lock").exists(), "the shelf to be opened")
+        else:
+            wait_until(lambda delay=iter(range(20 * k + 1)): next(delay, None) is None, "a moment")
+        code = child.terminate(within_s=10)
+        assert code in {0, -signal.SIGTERM}
+        assert "Traceback" not in child.output
+    child = site.start()
+    assert child.terminate() == 0
+
+
+def test_reload_over_a_real_gateway(site: Site) -> None:
+    """A broken file changes nothing, a good one does; the shelf and its counts stay."""
+    child = site.start()
+    with Publisher(port=site.ports["mqtt"]) as publisher:
+        wait_until(lambda: len(publisher.acknowledged) > 100, "some load")
+    good = site.file.read_text(encoding="utf-8")
+    site.file.write_text(good + "typo = 1\n", encoding="utf-8")
+    child.send(signal.SIGHUP)
+    said = child.wait_for("not reloaded")
+    assert "unknown key" in said
+    assert site.status()["gateway"] == "here"
+    site.write(gateway_id="there")
+    child.send(signal.SIGHUP)
+    child.wait_for("reloading")
+    child.wait_for("running: 1 sources")
+    status = site.status()
+    assert status["gateway"] == "there"
+    assert status["accepted"] >= len(publisher.acknowledged)
+    assert child.terminate() == 0
+
+
+def test_a_reload_that_cannot_start_comes_back(site: Site) -> None:
+    """A certificate that is none is found when the new gateway is built; the old configuration serves on."""
+    child = site.start()
+    (site.folder / "cert.pem").write_text("none", encoding="utf-8")
+    tls = f'tls = {{ cert_file = "{site.folder}/cert.pem", key_file = "{site.folder}/cert.pem" }}\n'
+    site.write(gateway_id="there", extra=tls)
+    child.send(signal.SIGHUP)
+    said = child.wait_for("does not start, the old one comes back")
+    assert "source direct: " in said
+    child.wait_for("running: 1 sources")
+    assert site.status()["gateway"] == "here"
+    with Publisher(port=site.ports["mqtt"]) as publisher:
+        wait_until(lambda: publisher.acknowledged, "the door to be open again")
+    assert child.terminate() == 0
+
+
+def test_a_reload_onto_a_port_in_use_keeps_trying(site: Site) -> None:
+    """No traceback, no end: a sentence, and the door opens as soon as the port is free."""
+    child = site.start()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        site.write(mqtt=port)
+        child.send(signal.SIGHUP)
+        said = child.wait_for("Address already in use")
+        assert "source direct: cannot listen on" in said
+    with Publisher(port=port) as publisher:
+        wait_until(lambda: publisher.acknowledged, "the door to open")
+    assert "Traceback" not in child.output
+    assert child.terminate() == 0
+
+
+def test_a_second_instance_says_one_sentence(site: Site) -> None:
+    """Exit code 1, who has it, and what to do; the first one does not notice."""
+    first = site.start()
+    second = site.launch()
+    assert second.wait() == 1
+    assert second.lines == [
+        f"tidegate: another gateway (pid {first.pid}) uses {site.folder / 'state'}; stop it or give this one a "
+        "state_dir of its own"
+    ]
+    assert site.status()["healthy"]
+    assert first.terminate() == 0
+
+
+def test_a_state_dir_that_cannot_be_is_one_sentence(site: Site) -> None:
+    """Before anything is started: exit code 2, as for anything else that is wrong in the file."""
+    (site.folder / "state").write_text("a file", encoding="utf-8")
+    child = site.launch()
+    assert child.wait() == 2
+    assert "gateway.state_dir: " in child.output
+    assert "is a file; name a directory" in child.output
+    assert "Traceback" not in child.output
+
+
+def test_a_state_dir_that_cannot_be_made_is_one_sentence(site: Site) -> None:
+    """Where no check could see it, the shelf says so: exit code 1, so that systemd tries again."""
+    text = site.file.read_text(encoding="utf-8").replace(str(site.folder / "state"), "/proc/tidegate")
+    site.file.write_text(text, encoding="utf-8")
+    child = site.launch()
+    assert child.wait() in {1, 2}
+    assert len(child.lines) <= 2
+    assert "/proc/tidegate" in child.output
+    assert "Traceback" not in child.output

@@ -1,0 +1,178 @@
+"""The data path, with a real mapper and a shelf that can be told what to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
+
+from gateway.codecs.mapping import Mapper, default_mappings
+from gateway.core.clock import FakeClock
+from gateway.core.contracts import Arrivals, FullError
+from gateway.core.telemetry import Telemetry
+from gateway.detect.engine import Engine
+from gateway.detect.settings import Match, ZScoreSettings
+from gateway.pipeline import Pipeline
+
+
+@dataclass
+class FakeTimeline:
+    """Knows the time of day, or not."""
+
+    offset_ns: int | None = 1_700_000_000_000_000_000
+
+    def wall_from(self, monotonic_ns: int) -> int | None:
+        return None if self.offset_ns is None else monotonic_ns + self.offset_ns
+
+
+@dataclass
+class FakeStore:
+    """Keeps what it is given, unless it is full."""
+
+    max_series: int = 1000
+    full: int = 0
+    timeline: FakeTimeline = field(default_factory=FakeTimeline)
+    kept: list[dict[str, Any]] = field(default_factory=list)
+    numbers: dict[Any, int] = field(default_factory=dict)
+
+    def resolve(self, series) -> int | None:
+        if series not in self.numbers and len(self.numbers) >= self.max_series:
+            return None
+        return self.numbers.setdefault(series, len(self.numbers) + 1)
+
+    def series(self, number: int):
+        return next(series for series, known in self.numbers.items() if known == number)
+
+    async def append(self, pieces, *, logs=None, losses=(), set_aside=()) -> None:
+        if self.full:
+            self.full -= 1
+            raise FullError("the shelf is full", 2.0)
+        self.kept.append({"pieces": pieces, "logs": logs, "losses": losses, "set_aside": set_aside})
+
+    @property
+    def values(self) -> list[float]:
+        return [v for kept in self.kept for _, batch in kept["pieces"] for v in batch.values().tolist()]
+
+
+def build(store: FakeStore, *, watch: bool = False) -> tuple[Pipeline, Telemetry]:
+    telemetry = Telemetry()
+    engine = None
+    if watch:
+        settings = [ZScoreSettings(match=Match(metric="temp"), threshold=6.0, warmup=20)]
+        engine = Engine(settings, series=store.series)
+    mapper = Mapper(default_mappings(), resolve=store.resolve)
+    return Pipeline(mapper=mapper, engine=engine, store=store, clock=FakeClock(), telemetry=telemetry), telemetry
+
+
+def arrivals(*payloads: bytes, topic: bytes = b"plant/d1", arrived_ns: int = 1_000_000_000) -> Arrivals:
+    return Arrivals("direct", [topic] * len(payloads), list(payloads), arrived_ns)
+
+
+async def test_what_is_accepted_is_kept_and_counted() -> None:
+    """The readings are on the shelf when accept returns, the messages in the telemetry."""
+    store = FakeStore()
+    pipeline, telemetry = build(store)
+    accepted = await pipeline.accept(arrivals(b'{"temp": 20.5}', b'{"temp": 21.5}'))
+    assert (accepted.readings, accepted.malformed) == (2, [])
+    assert store.values == [20.5, 21.5]
+    assert telemetry.value("tidegate_messages_accepted", source="direct") == 2
+
+
+async def test_what_nobody_understands_is_lost_by_reason_and_set_aside() -> None:
+    """The good message beside it is kept; the bad one is counted once and can be looked at."""
+    store = FakeStore()
+    pipeline, _ = build(store)
+    accepted = await pipeline.accept(arrivals(b'{"temp": 20.5}', b'{"temp": '))
+    assert accepted.readings == 1
+    ((index, reason, sentence),) = accepted.malformed
+    assert index == 1
+    (loss,) = store.kept[0]["losses"]
+    assert (loss.reason, loss.readings, loss.first_ns) == (reason, 1, 1_000_000_000 + FakeTimeline().offset_ns)
+    (aside,) = store.kept[0]["set_aside"]
+    assert (aside.source, aside.topic, aside.payload, aside.message) == ("direct", b"plant/d1", b'{"temp": ', sentence)
+
+
+async def test_losses_of_one_reason_are_one_line() -> None:
+    """Many bad messages in one buffer cost one entry of the ledger."""
+    store = FakeStore()
+    pipeline, _ = build(store)
+    await pipeline.accept(arrivals(*[b"{"] * 50))
+    assert [loss.readings for loss in store.kept[0]["losses"]] == [50]
+
+
+async def test_without_a_clock_a_loss_has_no_time() -> None:
+    """0 stands for: not known."""
+    store = FakeStore(timeline=FakeTimeline(offset_ns=None))
+    pipeline, _ = build(store)
+    await pipeline.accept(arrivals(b"{"))
+    assert store.kept[0]["losses"][0].first_ns == 0
+
+
+async def test_a_full_shelf_keeps_nothing_and_takes_the_same_arrivals_later() -> None:
+    """The error goes to the source; offered again, the same is kept, and no detector has seen it twice."""
+    store = FakeStore()
+    pipeline, telemetry = build(store, watch=True)
+    store.full = 3
+    one = arrivals(b'{"temp": 20.5}', b"{")
+    for _ in range(3):
+        with pytest.raises(FullError) as caught:
+            await pipeline.accept(one)
+        assert caught.value.after_s == 2.0
+    assert telemetry.value("tidegate_messages_accepted", source="direct") == 0
+    accepted = await pipeline.accept(one)
+    assert (accepted.readings, len(accepted.malformed)) == (1, 1)
+    assert len(store.kept) == 1
+    assert store.kept[0]["set_aside"][0].payload == b"{"
+    assert pipeline.engine is not None
+    assert sum(watch["readings"] for watch in pipeline.engine.status().values()) == 1
+    assert telemetry.value("tidegate_messages_accepted", source="direct") == 2
+
+
+async def steady_then_hot(pipeline: Pipeline, *, count: int = 60) -> None:
+    for k in range(count):
+        payload = b'{"temp": %d.%d}' % (20, k % 10)
+        await pipeline.accept(arrivals(payload, arrived_ns=1_000_000_000 * (k + 1)))
+    await pipeline.accept(arrivals(b'{"temp": 95.0}', arrived_ns=1_000_000_000 * (count + 1)))
+
+
+async def test_a_finding_is_a_log_record_of_the_device_it_is_about() -> None:
+    """Time, severity, text and numbers stand in it; its stream is the device's own."""
+    store = FakeStore()
+    pipeline, telemetry = build(store, watch=True)
+    await steady_then_hot(pipeline)
+    logs = [kept["logs"] for kept in store.kept if kept["logs"] is not None]
+    assert len(logs) == 1
+    record = LogRecord.FromString(logs[0].bodies[0])
+    attributes = {item.key: item.value for item in record.attributes}
+    assert attributes["tidegate.finding.metric"].string_value == "temp"
+    assert attributes["tidegate.finding.value"].double_value == 95.0
+    assert attributes["tidegate.finding.score"].double_value > attributes["tidegate.finding.threshold"].double_value
+    assert "95" in record.body.string_value
+    assert record.severity_text == "WARN"
+    # The reading was stamped at arrival by the monotonic clock; the record carries the time of day.
+    assert record.time_unix_nano == logs[0].time_ns[0] == 61_000_000_000 + FakeTimeline().offset_ns
+    stream = store.series(int(logs[0].series[0]))
+    assert (stream.kind, stream.name) == ("log", "")
+    assert ("mqtt.topic", "plant/d1") in stream.resource
+    assert telemetry.value("tidegate_findings") == 1
+
+
+async def test_a_finding_without_a_clock_has_the_time_it_was_seen() -> None:
+    """The best that there is, until the wall clock is known."""
+    store = FakeStore(timeline=FakeTimeline(offset_ns=None))
+    pipeline, _ = build(store, watch=True)
+    await steady_then_hot(pipeline)
+    (logs,) = [kept["logs"] for kept in store.kept if kept["logs"] is not None]
+    assert logs.time_ns[0] == FakeClock().wall_ns()
+
+
+async def test_a_finding_with_no_series_left_is_counted() -> None:
+    """The reading is kept, the finding is not, and somebody can see that."""
+    store = FakeStore(max_series=1)
+    pipeline, telemetry = build(store, watch=True)
+    await steady_then_hot(pipeline)
+    assert store.values[-1] == 95.0
+    assert all(kept["logs"] is None for kept in store.kept)
+    assert telemetry.value("tidegate_findings_lost", reason="max_series") == 1
