@@ -179,7 +179,7 @@ def _problems(problems: list[str]) -> CommandError:
 
 def run_demo(options: argparse.Namespace) -> int:
     """`tidegate demo`."""
-    from gateway.simulator import demo  # noqa: PLC0415  other commands need no simulator
+    from gateway.simulator.demo import demo  # noqa: PLC0415  other commands need no simulator
 
     if not 0 < options.seconds < DEMO_SECONDS_MAX:
         raise CommandError(f"--seconds takes a number up to {DEMO_SECONDS_MAX}")
@@ -337,13 +337,9 @@ def _address(options: argparse.Namespace) -> tuple[str, str]:
 
 def run_verify(options: argparse.Namespace) -> int:
     """`tidegate verify`: exit 1 with what is wrong."""
-    from gateway.store.database import StoreError, verify  # noqa: PLC0415  SQLite only where needed
+    from gateway.store.database import verify  # noqa: PLC0415  SQLite only where needed
 
-    try:
-        report = verify(_state(options.state_dir))
-    except StoreError as error:
-        # Damage stands in the report; this is a directory that no gateway has used.
-        raise CommandError(str(error)) from error
+    report = verify(_state(options.state_dir))
     if options.json:
         print(json.dumps(report.as_dict()))
     else:
@@ -392,7 +388,7 @@ def run_size(options: argparse.Namespace) -> int:
     if sizing.rate <= 0:
         raise CommandError("--rate must be more than nothing")
     print("\n".join(sizing.lines()))
-    return FINE if sizing.fits or not options.link else FOUND
+    return FINE if sizing.fits else FOUND
 
 
 def run_schema(_: argparse.Namespace) -> int:
@@ -411,8 +407,10 @@ def run_bench(options: argparse.Namespace) -> int:
 
 
 def _state(path: Path) -> Path:
-    if not path.is_dir():
-        raise CommandError(f"{path} is not a directory; --state-dir is [gateway] state_dir of the configuration")
+    from gateway.store.connection import DATABASE  # noqa: PLC0415  SQLite only where needed
+
+    if not (path / DATABASE).exists():
+        raise CommandError(f"there is no {path / DATABASE}; --state-dir is [gateway] state_dir of the configuration")
     return path
 
 

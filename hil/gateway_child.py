@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 START_S: Final = 20.0
-DRAIN_S: Final = 60.0
+DRAIN_S: Final = 30.0
 
 CONFIG: Final = """\
 [gateway]
@@ -136,7 +136,11 @@ class Site:
 
     def drain(self) -> Account:
         """Wait until all is delivered; return the counts then."""
-        wait_until(lambda: self.account().held == 0, "everything to be delivered", within_s=DRAIN_S)
+        try:
+            wait_until(lambda: self.account().held == 0, "everything to be delivered", within_s=DRAIN_S)
+        except TimeoutError as error:
+            error.add_note(f"status: {self.status()}")
+            raise
         return self.account()
 
     def verify(self) -> tuple[int, str]:

@@ -18,13 +18,15 @@ from collections import Counter
 from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
+from unittest import mock
 
 from gateway.codecs.mapping import Mapper
-from gateway.core.clock import NS_PER_S, Quality, Sample
+from gateway.core.clock import NS_PER_S, SAMPLES_PER_BOOT_MAX, Quality, Sample
 from gateway.core.contracts import Arrivals, FullError
-from gateway.core.telemetry import Telemetry
+from gateway.core.telemetry import LABEL_SETS_MAX, Telemetry
 from gateway.core.units import Duration, Size
 from gateway.pipeline import Pipeline
+from gateway.store import settings as store_settings
 from gateway.store.connection import DATABASE
 from gateway.store.database import Store, StoreSettings
 from gateway.uplinks.delivery import Seams, Uplink
@@ -70,7 +72,13 @@ class Plan:
     @classmethod
     def of(cls, dice: Random, *, hours: float) -> Plan:
         """Throw the dice."""
-        small = dice.random() < 0.4
+        # Smaller than any real shelf may be, so that hours fill it.
+        max_bytes = dice.choice([64 << 20, 64 << 20, 300_000, 150_000])
+        with mock.patch.object(store_settings, "MAX_BYTES_MIN", 0):
+            return cls._of(dice, hours=hours, max_bytes=max_bytes)
+
+    @classmethod
+    def _of(cls, dice: Random, *, hours: float, max_bytes: int) -> Plan:
         return cls(
             hours=hours * dice.uniform(0.7, 1.3),
             devices=dice.randint(2, 5),
@@ -81,7 +89,7 @@ class Plan:
             disk_trouble=dice.random() < 0.5,
             trouble=dice.choice([0.0, 0.05, 0.3]),
             settings=StoreSettings(
-                max_bytes=Size(1 << 20 if small else 64 << 20),
+                max_bytes=Size(max_bytes),
                 when_full=dice.choice(["drop_oldest", "drop_oldest", "refuse"]),
                 max_age=Duration(dice.choice([30 * 86400, 30 * 86400, HOUR_S])),
                 recent_bytes=Size(dice.choice([2 << 20, 20_000])),
@@ -132,6 +140,7 @@ class Run:
     pipeline: Pipeline
     disk: Disk
     clock: BoxClock
+    telemetry: Telemetry
     roads: dict[str, BadRoad]
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     is_dead: bool = False
@@ -255,7 +264,7 @@ class World:
         self._disk.fails_with = fails_with
         mapper = Mapper(mappings(), resolve=store.resolve)
         pipeline = Pipeline(mapper=mapper, engine=None, store=store, clock=self._clock, telemetry=telemetry)
-        run = Run(store, pipeline, self._disk, self._clock, {})
+        run = Run(store, pipeline, self._disk, self._clock, telemetry, {})
         for name in UPLINKS:
             run.taken[name] = []
             self._start_uplink(run, name, telemetry)
@@ -450,6 +459,8 @@ class World:
             gap = status["accepted"] - account["delivered"] - account["held"] - sum(account["ledger"].values())
             assert gap == 0, f"{name}: {gap} readings are nowhere: {account}"
         check_memory(self.run.store, self.plan.settings)
+        for family in self.run.telemetry.families():
+            assert len(family.values) <= LABEL_SETS_MAX
 
     def _deliver(self, run: Run, name: str, points: list[Point]) -> None:
         assert not run.is_dead
@@ -487,9 +498,7 @@ def check_memory(store: Store, settings: StoreSettings) -> None:
         assert len(desk._leased) <= 2000  # noqa: SLF001
         assert len(desk._hidden) <= 20_000  # noqa: SLF001
     for times in store.timeline.boots:
-        assert len(times.samples) <= 256
-    for family in store._telemetry.families():  # noqa: SLF001
-        assert len(family.values) <= 256
+        assert len(times.samples) <= SAMPLES_PER_BOOT_MAX
 
 
 def _learn(run: Run, unix_s: int) -> None:

@@ -236,7 +236,12 @@ async def test_an_end_during_a_reload_is_an_end() -> None:
 def test_exit_codes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """1 for what is wrong here, 2 for a configuration that cannot be; one sentence each."""
     monkeypatch.setattr(daemon, "set_up_logging", lambda: None)
-    for failure, code in ((StoreError("in use"), 1), (StartError("no"), 1), (StillError("x"), 1), (ProfileError("y"), 2)):
+    for failure, code in (
+        (StoreError("in use"), 1),
+        (StartError("no"), 1),
+        (StillError("x"), 1),
+        (ProfileError("y"), 2),
+    ):
 
         async def run(_: Daemon, failure: Exception = failure) -> None:
             raise failure

@@ -37,9 +37,10 @@ def count_values(value: Any, *, label: str, most: int) -> int | None:
 
 @dataclass(slots=True)
 class _Group:
-    """Arrays that are read together; the lists are parallel."""
+    """Arrays that are read together, shared by several metrics or of one; the lists are parallel."""
 
     reader: ValueReader
+    is_shared: bool = False
     arrays: list[Any] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     series: list[int] = field(default_factory=list)
@@ -51,7 +52,7 @@ class Gatherer:
     """Takes arrays as they are found, gives columns at the end."""
 
     def __init__(self) -> None:
-        self._floats = _Group(ValueReader("a value"))
+        self._floats = _Group(ValueReader("a value"), is_shared=True)
         self._groups: dict[tuple[int, str], _Group] = {}
 
     def add(self, reader: ValueReader, values: Any, *, series: int, times: Times, position: int) -> None:
@@ -86,10 +87,10 @@ def _finish(group: _Group, output: Output, priority: Priority) -> None:
     counts = np.array([len(array) for array in group.arrays], np.intp)
     column = _read(group)
     if column.problems:
-        ends = np.cumsum(counts)
-        for at, reason, sentence in column.problems:
-            part = int(np.searchsorted(ends, at, side="right"))
-            said = sentence.replace(group.reader.label, group.labels[part], 1)
+        places = np.array([at for at, _, _ in column.problems], np.intp)
+        parts = np.searchsorted(np.cumsum(counts), places, side="right").tolist()
+        for part, (_, reason, sentence) in zip(parts, column.problems, strict=True):
+            said = sentence.replace(group.reader.label, group.labels[part], 1) if group.is_shared else sentence
             output.malformed.append((group.positions[part], reason, said))
     series = np.repeat(np.array(group.series, np.int64), counts)
     times = _join_times(group.times, counts)

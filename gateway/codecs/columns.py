@@ -35,6 +35,9 @@ INT64_MAX: Final = (1 << 63) - 1
 EXACT_MAX: Final = 1 << 53
 """Up to here every integer is a double too."""
 
+# Sentences cost more than readings; a flood of wrong values gets so many in one go.
+SENTENCES_MAX: Final = 256
+
 _NUMBERS: Final = frozenset({int, float, bool})
 _FITS_AS_IT_IS: Final = {
     "auto": _NUMBERS,
@@ -109,11 +112,12 @@ class ValueReader:
             elif value is ABSENT:
                 absent.append(position)
             elif value is not None and value is not cbor2.undefined:
-                try:
-                    clean.append(self._convert(value))
+                number = self._convert(value)
+                if number is None:
+                    problems.append((position, "wrong_type", self._sentence(value, len(problems))))
+                else:
+                    clean.append(number)
                     which.append(position)
-                except MalformedError as error:
-                    problems.append((position, error.reason, str(error)))
         column = self._pack(clean, set(map(type, clean)), np.array(which, np.intp))
         column.problems += problems
         column.absent = absent
@@ -205,7 +209,7 @@ class ValueReader:
         return MalformedError("out_of_range", f"{self.label} is {shown(value)}, too large for 64 bits")
 
     def _convert(self, value: Any) -> Any:
-        """Return a value that is not yet of the wanted type as a number that is; raise MalformedError."""
+        """Return a value that is not yet of the wanted type as a number that is, None if it cannot be one."""
         number = parse_number(value) if isinstance(value, str) and self.type != "auto" else value
         if type(number) in self._fits:
             return number
@@ -213,7 +217,13 @@ class ValueReader:
             return int(number)
         if self.type == "bool" and isinstance(number, int | float) and number in {0, 1}:
             return bool(number)
-        raise MalformedError("wrong_type", f"{self.label} is {shown(value)}, {self._what_instead(value)}")
+        return None
+
+    def _sentence(self, value: object, said: int) -> str:
+        """Say what is wrong with a value; after `said` others like it in one column only that there are more."""
+        if said >= SENTENCES_MAX:
+            return f"{self.label} is of a wrong type in many readings at once"
+        return f"{self.label} is {shown(value)}, {self._what_instead(value)}"
 
     def _what_instead(self, value: object) -> str:
         if isinstance(value, list | np.ndarray):

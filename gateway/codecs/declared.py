@@ -54,6 +54,7 @@ class DeclaredPlan:
             document_paths=self._timing.document_paths,
         )
         self._topics: list[Topic] = []
+        self._nothing_found = _nothing_found([reader.label for reader in self._readers])
         self._series = SeriesTable(len(paths), resolve=self._resolve_one)
 
     def _resolve_one(self, number: int, row: int) -> int | None:
@@ -94,7 +95,7 @@ class DeclaredPlan:
                 number, column, work, priority=self._priority, rows=rows, positions=positions, times=times
             )
         for at in sorted(missing or ()):
-            work.lose(int(positions[at]), "no_readings", self._nothing_found())
+            work.lose(int(positions[at]), "no_readings", self._nothing_found)
 
     def _map_arrays(self, cut: Cut, work: Work) -> None:
         """Map documents in which a metric is an array, with a time for each of its values."""
@@ -121,10 +122,10 @@ class DeclaredPlan:
                     continue
                 gatherer.add(reader, value, series=series, times=times, position=position)
             if not found:
-                work.lose(position, "no_readings", self._nothing_found())
+                work.lose(position, "no_readings", self._nothing_found)
         gatherer.finish(work.output, self._priority)
 
-    def _nothing_found(self) -> str:
-        names = [reader.label for reader in self._readers]
-        more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-        return f"the payload has nothing at {', '.join(names[:NAMES_SHOWN])}{more}"
+
+def _nothing_found(names: list[str]) -> str:
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return f"the payload has nothing at {', '.join(names[:NAMES_SHOWN])}{more}"

@@ -30,7 +30,7 @@ from gateway.codecs.series_table import UNRESOLVED
 from gateway.codecs.shapes import Shape, Shapes, ShapeTime, own_shape_time
 from gateway.codecs.timing import LISTS, Timing
 from gateway.codecs.topics import Pattern
-from gateway.codecs.walking import NUMBERS, SILENT, Walk, leaf_name, own_time
+from gateway.codecs.walking import NULLS, NUMBERS, SILENT, Walk, leaf_name, own_time
 from gateway.core.contracts import MalformedError
 
 if TYPE_CHECKING:
@@ -53,9 +53,10 @@ class _Leaf:
 
 @dataclass(slots=True)
 class _Row:
-    """A topic and the leaves seen in it."""
+    """A topic and the leaves seen in it; `root_name` is that of a number that is not in an object."""
 
     topic: Topic
+    root_name: str
     leaves: dict[str, _Leaf] = field(default_factory=dict)
 
 
@@ -105,7 +106,8 @@ class LeavesPlan:
 
     def add_topic(self, topic: Topic) -> int:
         """Take a topic; return its row."""
-        self._rows.append(_Row(topic))
+        root_name = str(self._base[-1]) if self._base else topic.last_level
+        self._rows.append(_Row(topic, root_name))
         if self._shapes is not None:
             self._shapes.add_topic(topic)
         return len(self._rows) - 1
@@ -174,7 +176,7 @@ class LeavesPlan:
         rows = [self._rows[row] for row in cut.item_rows.tolist()]
         positions = cut.item_positions.tolist()
         for k, base in enumerate(bases):
-            found = _known_leaves(base, rows[k].leaves, skips[k], most=self._limits.fields_per_payload_max)
+            found = _known_leaves(base, rows[k], skips[k], most=self._limits.fields_per_payload_max)
             if not found:
                 found = self._leaves_of(base, rows[k], skips[k], positions[k], work, has_times=False)
             for leaf, value in found:
@@ -239,7 +241,7 @@ class LeavesPlan:
         self, base: Any, row: _Row, skip: frozenset[str], position: int, work: Work, *, has_times: bool
     ) -> list[tuple[_Leaf, Any]]:
         """Return the numbers of one item with their leaves; what should be a number and is none is lost."""
-        if base is None:
+        if type(base) in NULLS:
             return []
         before = len(work.output.malformed)
         found: list[tuple[_Leaf, Any]] = []
@@ -251,7 +253,7 @@ class LeavesPlan:
 
         walk = Walk(self._limits, skip, has_times, lose)
         try:
-            for name, value in walk.numbers(base, self._root_name(row)):
+            for name, value in walk.numbers(base, row.root_name):
                 numbers += 1
                 if numbers > most:
                     lose("too_many_fields", f"the payload has more than {most} numbers")
@@ -283,19 +285,19 @@ class LeavesPlan:
         leaf = row.leaves[name] = _Leaf(self._reader_of(name), number)
         return leaf
 
-    def _root_name(self, row: _Row) -> str:
-        """Return what a number is called that is not in an object."""
-        return str(self._base[-1]) if self._base else row.topic.last_level
-
     def _nothing_found(self, base: Any) -> str:
         if base is ABSENT:
             return f"the payload has nothing at {path_text(self._base)}"
         return "there is no number in the payload" + (f" at {path_text(self._base)}" if self._base else "")
 
 
-def _known_leaves(base: Any, leaves: dict[str, _Leaf], skip: frozenset[str], *, most: int) -> list[tuple[_Leaf, Any]]:
-    """Return the numbers of an object whose every number has been seen before; empty if there is more to it."""
+def _known_leaves(base: Any, row: _Row, skip: frozenset[str], *, most: int) -> list[tuple[_Leaf, Any]]:
+    """Return the numbers of an item whose every number has been seen before; empty if there is more to it."""
+    leaves = row.leaves
     found: list[tuple[_Leaf, Any]] = []
+    if type(base) in NUMBERS:
+        leaf = leaves.get(row.root_name)
+        return found if leaf is None else [(leaf, base)]
     if type(base) is not dict or len(base) > most:
         return found
     for key, value in base.items():

@@ -39,6 +39,7 @@ JSON_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 _NUMBER: Final = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,4})?", re.ASCII)
 _WHOLE: Final = re.compile(r"[+-]?\d+", re.ASCII)
+_DIGITS: Final = frozenset("0123456789")
 _BOOLS: Final = {"on": True, "true": True, "off": False, "false": False}
 _NOT_FINITE: Final = {
     "nan": math.nan,
@@ -49,7 +50,7 @@ _NOT_FINITE: Final = {
     "-infinity": -math.inf,
 }
 
-decode_any_json: Final[Callable[[bytes], Any]] = msgspec.json.Decoder().decode
+decode_any_json: Final[Callable[[bytes | str], Any]] = msgspec.json.Decoder().decode
 
 
 class Opaque:
@@ -272,6 +273,12 @@ def parse_number(text: str) -> Scalar | None:
     text = text.strip()
     if len(text) > NUMBER_LETTERS_MAX:
         return None
+    if text[:1] in _DIGITS:
+        # Most numbers are JSON's too, and its decoder is quicker than looking and converting.
+        try:
+            return decode_any_json(text)  # type: ignore[no-any-return]  # what begins with a digit is a number
+        except msgspec.MsgspecError:
+            pass
     if _WHOLE.fullmatch(text):
         return int(text)
     if _NUMBER.fullmatch(text):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import cbor2
 import numpy as np
 
 from gateway.codecs.columns import pack_doubles, pack_integers
@@ -29,7 +30,8 @@ YEAR_2000_NS: Final = 946_684_800 * NS_PER_S
 
 NUMBERS: Final = frozenset({int, float, bool})
 # What is no number but nothing wrong either.
-SILENT: Final = frozenset({str, bytes, type(None)})
+NULLS: Final = frozenset({type(None), type(cbor2.undefined)})
+SILENT: Final = frozenset({str, bytes, *NULLS})
 
 
 @dataclass(slots=True)
@@ -70,7 +72,7 @@ class Walk:
         before = f"{name}." if name or depth else ""
         for key, inner in value.items():
             if type(inner) in SILENT:
-                self.has_seen_null = self.has_seen_null or inner is None
+                self.has_seen_null = self.has_seen_null or type(inner) in NULLS
                 continue
             if not isinstance(key, str | int):
                 self.lose("bad_name", f"{name or 'the payload'} has a key that is no text: {shown(key)[:80]}")

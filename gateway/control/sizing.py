@@ -82,8 +82,8 @@ class Sizing:
 
     @property
     def fits(self) -> bool:
-        """Whether disk and link both do."""
-        return self.outage_bytes <= self.disk_bytes and self.drain_s != float("inf")
+        """Whether the disk does, and the link where one is given."""
+        return self.outage_bytes <= self.disk_bytes and (not self.link_bytes_per_s or self.drain_s != float("inf"))
 
     def lines(self) -> list[str]:
         """Say it in sentences."""

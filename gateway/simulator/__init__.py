@@ -1,5 +1,1 @@
 """A plant on this desk: fake devices that knock on the real doors, and a collector that can go away."""
-
-from gateway.simulator.demo import demo
-
-__all__ = ["demo"]

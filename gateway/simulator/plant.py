@@ -142,6 +142,7 @@ class SerialDevice:
         self._per_second = per_second
         self._stop = threading.Event()
         self._talking = threading.Event()
+        self._quiet = threading.Event()
         self._near, far = os.openpty()
         tty.setraw(far, termios.TCSANOW)
         os.set_blocking(self._near, False)
@@ -158,8 +159,10 @@ class SerialDevice:
 
     def pause(self, *, wait_s: float) -> int:
         """Measure no more for now, wait for what is on the way; return how many frames are not acknowledged."""
-        self._talking.clear()
         deadline = time.monotonic() + wait_s
+        self._quiet.clear()
+        self._talking.clear()
+        self._quiet.wait(wait_s)
         while self._unacknowledged and time.monotonic() < deadline:
             time.sleep(0.05)
         return len(self._unacknowledged)
@@ -183,7 +186,9 @@ class SerialDevice:
         began_s = measured_s = sent_s = time.monotonic()
         while not self._stop.is_set():
             now_s = time.monotonic()
-            if self._talking.is_set() and now_s - measured_s >= SAMPLES_PER_FRAME / self._per_second:
+            if not self._talking.is_set():
+                self._quiet.set()
+            elif now_s - measured_s >= SAMPLES_PER_FRAME / self._per_second:
                 measured_s = now_s
                 numbers = range(n, n + SAMPLES_PER_FRAME)
                 n += SAMPLES_PER_FRAME

@@ -144,6 +144,13 @@ def test_a_problem_says_what_is_there_and_what_would_be_right(type_: Any, value:
     assert ValueReader("x", type=type_).read([value]).problems[0][2].startswith(sentence)
 
 
+def test_a_flood_of_wrong_values_is_counted_but_not_described_each() -> None:
+    """The reasons are all there, the sentences are not."""
+    problems = ValueReader("x").read(["n/a"] * 1000).problems
+    assert len(problems) == 1000
+    assert len({sentence for _, _, sentence in problems}) == 2
+
+
 def test_scaled_values_are_doubles() -> None:
     """value · scale + offset, of integers and booleans too; what overflows is not finite."""
     assert read([10, 20.5, True], scale=0.5, offset=1)[0] == [6.0, 11.25, 1.5]

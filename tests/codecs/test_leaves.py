@@ -111,6 +111,9 @@ def test_nulls_alone_are_no_loss(desk: Any) -> None:
         assert at.values(("a", b'{"temp":null}')) == {}
         assert at.values(("b", b'{"temp":1}'), ("b", b'{"temp":null}')) == {"temp": [1]}
     assert desk({"match": "#", "fields": "v"}).values(("a", b'{"v":null}')) == {}
+    assert desk().values(("a", cbor2.dumps({"temp": cbor2.undefined})), ("a", b"\xf6\xff"[:1])) == {
+        "lost": [(1, "malformed_text")]
+    }
 
 
 def test_a_metric_that_had_a_double_makes_doubles_of_integers(desk: Any) -> None:

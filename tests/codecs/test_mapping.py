@@ -383,4 +383,7 @@ def test_any_topics_and_payloads_are_mapped_or_malformed(messages: list[tuple[by
         lost = {index for index, _, _ in mapped.malformed}
         assert lost <= set(range(len(messages)))
         assert mapped.readings == sum(len(batch) for _, batch in mapped.pieces)
-        assert mapped.readings or len(lost) == len(messages) or all(b"null" in p or b"\xf6" in p for _, p in messages)
+        # A payload that neither gives a reading nor loses one has said null: in JSON, in CBOR, in a cell of CSV.
+        silent = [p for k, (_, p) in enumerate(messages) if k not in lost]
+        nulls = (b"null", b"\xf6", b"\xf7", b",", b";")
+        assert mapped.readings or all(any(null in p for null in nulls) for p in silent)

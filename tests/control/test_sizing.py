@@ -79,3 +79,11 @@ def test_spans_and_amounts() -> None:
         "36500 days",
     ]
     assert [amount(b) for b in (12, 2048, 3 * 2**30)] == ["12 B", "2 KiB", "3 GiB"]
+
+
+@pytest.mark.parametrize(
+    ("disk_bytes", "link", "fits"), [(10**6, 0.0, True), (10, 0.0, False), (10**6, 1.0, False), (10**6, 10**6, True)]
+)
+def test_what_fits(disk_bytes: int, link: float, fits: bool) -> None:
+    """The disk decides where no link is given."""
+    assert Sizing(rate=100, outage_s=60, disk_bytes=disk_bytes, link_bytes_per_s=link).fits == fits

@@ -1,0 +1,265 @@
+"""Whatever fails in a commit, nothing is kept half and everybody gets an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+
+import numpy as np
+import pytest
+
+from gateway.core.batch import Batch, Series
+from gateway.core.clock import NS_PER_S
+from gateway.core.contracts import FullError, Priority
+from gateway.store import committer, keeping
+from gateway.store.committer import SET_ASIDE_BYTES_MAX, SET_ASIDE_MAX, STUCK_S
+from gateway.store.database import Loss, SetAside, verify
+
+
+class Failing:
+    """Stands before the real `write`: fails as often as it is told, before or after the transaction."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.real = committer.write
+        self.errors: list[Exception] = []
+        self.meanwhile = None
+        monkeypatch.setattr(committer, "write", self)
+
+    async def __call__(self, connection, work) -> None:
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            await meanwhile()
+        if self.errors:
+            raise self.errors.pop(0)
+        await self.real(connection, work)
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    return Failing(monkeypatch)
+
+
+def error_of(code: int, text: str) -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError(text)
+    error.sqlite_errorcode, error.sqlite_errorname = code, "SQLITE_X"
+    return error
+
+
+@pytest.mark.parametrize("error", [error_of(sqlite3.SQLITE_IOERR, "disk I/O error"), ValueError("a mistake of ours")])
+async def test_a_failed_commit_keeps_nothing_and_can_be_repeated(shelves, failing, error) -> None:
+    """FullError for those who wait, a sentence in the status, and the same arrivals again."""
+    store = await shelves.open()
+    failing.errors = [error]
+    batch = shelves.batch(store, [1, 2])
+    with pytest.raises(FullError, match="nothing can be written"):
+        await store.append([(Priority.NORMAL, batch)], losses=[Loss("syntax", 1)])
+    assert store.status()["accepted"] == 0
+    assert str(error) in store.status()["store"]["trouble"]
+    await store.append([(Priority.NORMAL, batch)], losses=[Loss("syntax", 1)])
+    assert store.status()["accepted"] == 3
+    assert store.status()["store"]["trouble"] == ""
+    assert await shelves.drain(store) == [1, 2]
+    shelves.check(store)
+
+
+async def test_acks_and_refusals_survive_a_failed_commit(shelves, failing) -> None:
+    """They are settled by the next, those that came meanwhile too."""
+    store = await shelves.open(uplinks=("a", "b"))
+    for _ in range(3):
+        await shelves.put(store, 2)
+    leases = [await shelves.lease(store, name, readings_max=2) for name in "ab" for _ in range(2)]
+    await store.ack(leases[0])
+    await store.refuse(leases[1], "no", "no")
+
+    async def meanwhile() -> None:
+        await store.ack(leases[2])
+        await store.refuse(leases[3], "no", "later")
+
+    failing.meanwhile = meanwhile
+    failing.errors = [error_of(sqlite3.SQLITE_IOERR, "disk I/O error")]
+    with pytest.raises(FullError):
+        await store.append([])
+    await store.append([])
+    assert store.status()["store"]["refused"] == 2
+    shelves.check(store)
+    await shelves.close()
+    report = verify(shelves.state_dir)
+    assert report.problems == []
+    assert report.segments == 1
+
+
+async def test_a_victim_comes_back_when_its_commit_fails(shelves, failing) -> None:
+    """Neither lost nor hidden; and who was acked meanwhile stays settled."""
+    store = await shelves.open(max_age=60, uplinks=("a", "b"))
+    put = await shelves.put(store, 2)
+    await shelves.drain(store, "b")
+    shelves.clock.advance(100 * NS_PER_S)
+    failing.errors = [error_of(sqlite3.SQLITE_IOERR, "disk I/O error")]
+    await store.tend()
+    with pytest.raises(FullError):
+        await store.append([])
+    shelves.check(store)
+    assert await shelves.drain(store, "a") == put
+    assert await shelves.lease(store, "b") is None
+
+
+async def test_who_is_sent_meanwhile_stays(shelves, monkeypatch) -> None:
+    """Between finding and deleting somebody may have begun to send it."""
+    store = await shelves.open(max_age=60)
+    put = await shelves.put(store, 2)
+    shelves.clock.advance(100 * NS_PER_S)
+    keeper = store._committer._keeper
+    real = keeper.find_victims
+
+    async def find(incoming_bytes):
+        found = await real(incoming_bytes)
+        assert len(found) == 1
+        await shelves.lease(store)
+        return found
+
+    monkeypatch.setattr(keeper, "find_victims", find)
+    await store.tend()
+    await store.append([])
+    uplink = store.status()["uplinks"]["cloud"]
+    assert (uplink["held"], uplink["leased"], uplink["ledger"]) == (len(put), len(put), {})
+
+
+async def test_a_stuck_commit_stops_the_heartbeat(shelves, failing) -> None:
+    """The watchdog is told when the disk does not come back."""
+    store = await shelves.open()
+    stuck = asyncio.Event()
+    failing.meanwhile = stuck.wait
+    waiting = asyncio.create_task(shelves.put(store, 1))
+    while failing.meanwhile is not None:
+        await asyncio.sleep(0)
+    assert store.is_moving()
+    store._committer._started_s -= STUCK_S
+    assert not store.is_moving()
+    stuck.set()
+    await waiting
+    assert store.is_moving()
+
+
+async def test_many_readings_are_encoded_beside_the_loop(shelves) -> None:
+    """The same segments, made in a thread."""
+    store = await shelves.open()
+    number = store.resolve(Series((), "m"))
+    await store.append([(Priority.BULK, Batch.of(number, range(5000), np.arange(5000)))])
+    assert await shelves.drain(store) == list(range(5000))
+
+
+async def test_a_flood_of_malformed_payloads_is_counted_and_cut(shelves) -> None:
+    """The ledger has all, the quarantine enough, none of them long."""
+    store = await shelves.open(commit_interval_s=0.02)
+    await asyncio.gather(
+        *(
+            store.append([], losses=[Loss("syntax", 50)], set_aside=[SetAside("s", b"t", b"x" * 100_000, "syntax", "no")] * 50)
+            for _ in range(3)
+        )
+    )
+    assert store.status()["uplinks"]["cloud"]["ledger"] == {"syntax": 150}
+    found = await store.quarantined(limit=1000)
+    assert 0 < len(found) <= SET_ASIDE_MAX
+    assert len(found[0].what.payload) == SET_ASIDE_BYTES_MAX
+
+
+async def test_boots_that_nothing_refers_to_are_forgotten(shelves) -> None:
+    """As soon as the last segment of them has gone."""
+    store = await shelves.open()
+    await shelves.put(store, 1)
+    for number in (2, 3):
+        await shelves.close()
+        shelves.clock.reboot(f"boot-{number}", wall=shelves.clock.wall + NS_PER_S, synced=True)
+        store = await shelves.open()
+    await store.tend()
+    await store.append([])
+    assert [times.boot for times in store.timeline.boots] == [1, 2, 3]
+    await shelves.drain(store)
+    await store.append([])
+    await store.tend()
+    await store.append([])
+    assert [times.boot for times in store.timeline.boots] == [3]
+    await shelves.close()
+    assert (await shelves.open()).timeline.boots[0].boot == 3
+
+
+async def test_a_clock_that_is_set_while_nothing_arrives(shelves) -> None:
+    """It is noticed and kept."""
+    shelves.clock.wall, shelves.clock.synced = 0, False
+    store = await shelves.open()
+    await store.append([])
+    shelves.clock.wall, shelves.clock.synced = 1_790_000_000 * NS_PER_S, True
+    await store.tend()
+    assert store.status()["clock"]["quality"] == "synced"
+    await shelves.close()
+    assert len((await shelves.open()).timeline.current.samples) == 2
+
+
+async def test_it_tends_by_itself(shelves, monkeypatch) -> None:
+    """Every now and then, and a failure is only a line in the log."""
+    monkeypatch.setattr(committer, "TEND_S", 0.01)
+    store = await shelves.open(max_age=60)
+    await shelves.put(store, 1)
+    shelves.clock.advance(100 * NS_PER_S)
+    deadline = asyncio.get_running_loop().time() + 5
+    while not store.status()["uplinks"]["cloud"]["ledger"] and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(0.01)
+    assert store.status()["uplinks"]["cloud"]["ledger"] == {"expired_age": 1}
+
+    async def fail(*_: object, **__: object) -> None:
+        raise sqlite3.OperationalError("busy")
+
+    monkeypatch.setattr(keeping, "find_expired", fail)
+    await store.tend()
+    await shelves.put(store, 1)
+
+
+async def test_a_checkpoint_that_fails_is_not_the_end(shelves, failing) -> None:
+    """A full disk: the ballast goes, the log is rewound where that works, and the commit is tried once more."""
+    store = await shelves.open()
+    assert (shelves.state_dir / "ballast").exists()
+    failing.errors = [error_of(sqlite3.SQLITE_FULL, "database or disk is full")]
+    await shelves.put(store, 1)
+    assert not (shelves.state_dir / "ballast").exists()
+    real = store._committer.connection
+
+    class NoCheckpoint:
+        def __getattr__(self, name):
+            return getattr(real, name)
+
+        async def execute_fetchall(self, sql, *values):
+            if "checkpoint" in sql:
+                raise error_of(sqlite3.SQLITE_FULL, "database or disk is full")
+            return await real.execute_fetchall(sql, *values)
+
+    store._committer.connection = NoCheckpoint()
+    failing.errors = [error_of(sqlite3.SQLITE_FULL, "database or disk is full")] * 2
+    with pytest.raises(FullError, match="disk is full"):
+        await shelves.put(store, 1)
+    await shelves.put(store, 1)
+    assert store.status()["accepted"] == 2
+
+
+async def test_acks_alone_are_committed_in_time(shelves, monkeypatch) -> None:
+    """Without arrivals to ride with, after a while."""
+    monkeypatch.setattr(committer, "ACK_WAIT_S", 0.02)
+    store = await shelves.open()
+    await shelves.put(store, 1)
+    before = store.status()["store"]["commits"]
+    await store.ack(await shelves.lease(store))
+    deadline = asyncio.get_running_loop().time() + 5
+    while store.status()["store"]["commits"] == before and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(0.01)
+    assert store.status()["store"]["commits"] == before + 1
+
+
+async def test_whoever_gave_up_before_a_failure_is_left_alone(shelves, failing) -> None:
+    """A cancelled append has no answer to get."""
+    store = await shelves.open(commit_interval_s=0.02)
+    failing.errors = [error_of(sqlite3.SQLITE_IOERR, "disk I/O error")]
+    gone = asyncio.create_task(shelves.put(store, 1))
+    stays = asyncio.create_task(shelves.put(store, 1))
+    await asyncio.sleep(0)
+    gone.cancel()
+    with pytest.raises(FullError):
+        await stays

@@ -1,0 +1,242 @@
+"""A desk leases in order, never twice, never what is gone, and remembers no more than it has to."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.core.contracts import BootId, Priority, Signal
+from gateway.core.batch import Batch
+from gateway.store.leases import LOOK_MAX, Desk, Recent, Row, is_whole
+from gateway.store.policy import LaneScheduler
+from gateway.store.records import place, where_from
+from gateway.store.segments import encode_metrics
+
+import numpy as np
+
+METRICS = (Priority.NORMAL, Signal.METRICS)
+
+
+def body_of(sequence: int, readings: int = 1) -> bytes:
+    batch = Batch.of(1, range(readings), np.arange(readings))
+    return encode_metrics(batch, sequence=sequence, boot=BootId(1), previous_hash=bytes(16))
+
+
+class FakeReader:
+    """A shelf in a dict: id → (body, done)."""
+
+    def __init__(self) -> None:
+        self.shelf: dict[int, tuple[bytes, int]] = {}
+        self.reads = 0
+        self.meanwhile = None
+        self.fails = False
+
+    def put(self, sequence: int, *, shelf=METRICS, readings: int = 1) -> int:
+        number = place(*shelf, sequence)
+        self.shelf[number] = (body_of(sequence, readings), 0)
+        return number
+
+    async def rows(self, start, end, *, lacking, limit, newest):
+        self.reads += 1
+        found = sorted(n for n, (_, done) in self.shelf.items() if start <= n < end and not done & lacking)
+        rows = [Row(n, 1, 1, len(self.shelf[n][0])) for n in (found[::-1] if newest else found)[:limit]]
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
+        return rows
+
+    async def bodies(self, ids):
+        if self.fails:
+            raise OSError("gone")
+        return {n: self.shelf[n][0] for n in ids if n in self.shelf}
+
+
+@pytest.fixture
+def reader():
+    return FakeReader()
+
+
+@pytest.fixture
+def make_desk(reader):
+    def make(*, live_from=1000, floor=1000, bytes_max=1 << 20):
+        desk = Desk(
+            "a",
+            bit=2,
+            live_from=live_from,
+            reader=reader,
+            recent=Recent(bytes_max=bytes_max, floor=floor),
+            scheduler=LaneScheduler(backlog_share=0.5),
+            damaged=lambda name, rows: desk.lost.extend(row.id for row in rows),
+        )
+        return desk
+
+    Desk.lost = []
+    yield make
+    del Desk.lost
+
+
+def sequences(lease) -> list[int]:
+    return [segment.sequence for segment in lease.segments]
+
+
+async def take(desk, readings_max=100, bytes_max=1 << 20):
+    return await desk.lease(readings_max=readings_max, bytes_max=bytes_max)
+
+
+async def test_the_newest_first_then_the_oldest(reader, make_desk) -> None:
+    """A lease holds as many as fit, at least one."""
+    desk = make_desk()
+    for sequence in range(1, 8):
+        reader.put(sequence)
+    assert sequences(await take(desk)) == [7]
+    assert sequences(await take(desk, readings_max=3)) == [1, 2, 3]
+    assert sequences(await take(desk, bytes_max=1)) == [4]
+    assert sequences(await take(desk)) == [5, 6]
+    assert await take(desk) is None
+    assert not desk.has_some.is_set()
+
+
+async def test_what_comes_back_is_leased_again(reader, make_desk) -> None:
+    """The place moves back to it."""
+    desk = make_desk()
+    for sequence in range(1, 4):
+        reader.put(sequence)
+    first, second = await take(desk), await take(desk, readings_max=1)
+    assert desk.close(second, settled=False)
+    assert not desk.close(second, settled=False)
+    assert sequences(await take(desk, readings_max=1)) == [1]
+    assert desk.leased_readings == 2
+    assert desk.close(first, settled=True)
+
+
+async def test_more_on_their_way_than_one_look_sees(reader, make_desk) -> None:
+    """They are passed over without listing the backlog."""
+    desk = make_desk()
+    ids = [reader.put(sequence) for sequence in range(1, LOOK_MAX + 3)]
+    await take(desk)
+    desk.hide(ids[:LOOK_MAX])
+    assert sequences(await take(desk)) == [LOOK_MAX + 1]
+    desk.show(ids[:1])
+    assert sequences(await take(desk)) == [1]
+
+
+async def test_a_read_that_missed_a_commit_is_done_again(reader, make_desk) -> None:
+    """What was deleted meanwhile is not leased."""
+    desk = make_desk()
+    first, second = reader.put(1), reader.put(2)
+    await take(desk)
+
+    def commit() -> None:
+        desk.hide([first])
+        del reader.shelf[first]
+        desk.gone([first])
+
+    reader.meanwhile = commit
+    assert await take(desk) is None
+    assert desk.is_leased(second)
+
+
+async def test_live_segments_come_from_memory(reader, make_desk) -> None:
+    """The disk is not asked for what has just been committed."""
+    desk = make_desk(live_from=1, floor=1)
+    assert await take(desk) is None
+    for sequence, shelf in ((6, METRICS), (7, (Priority.BULK, Signal.METRICS))):
+        number = place(*shelf, sequence)
+        body = body_of(sequence)
+        desk._recent.add([(Row(number, 1, 1, len(body)), body)])
+        desk.arrived([shelf])
+    reads = reader.reads
+    assert {sequences(await take(desk))[0], sequences(await take(desk))[0]} == {6, 7}
+    assert reader.reads == reads
+
+
+def test_memory_keeps_the_newest(reader) -> None:
+    """Beyond its bytes the oldest go; below the floor the disk has to be asked."""
+    body = body_of(1)
+    recent = Recent(bytes_max=3 * len(body), floor=1)
+    rows = [Row(place(*METRICS, sequence), 1, 1, len(body)) for sequence in range(1, 6)]
+    recent.add([(row, body) for row in rows])
+    assert recent.floor == 3
+    assert recent.size_bytes == 3 * len(body)
+    everything = {"lacking": 2, "limit": 10}
+    assert recent.rows(0, 1 << 63, **everything, newest=False) == rows[2:]
+    assert recent.rows(0, 1 << 63, lacking=2, limit=1, newest=True) == rows[-1:]
+    recent.settle(rows[2].id, 2, all_of=6)
+    recent.settle(rows[3].id, 6, all_of=6)
+    recent.settle(rows[0].id, 6, all_of=6)
+    assert recent.rows(0, 1 << 63, **everything, newest=False) == rows[4:]
+    recent.remove(rows[2].id)
+    recent.add([])
+    assert recent.body(rows[3].id) is None
+    assert recent.size_bytes == len(body)
+
+
+async def test_a_failed_read_gives_everything_back(reader, make_desk) -> None:
+    """The next try finds the same."""
+    desk = make_desk()
+    reader.put(1)
+    reader.fails = True
+    with pytest.raises(OSError):
+        await take(desk)
+    reader.fails = False
+    assert sequences(await take(desk)) == [1]
+
+
+async def test_damaged_segments_are_told_and_passed_over(reader, make_desk) -> None:
+    """The others of the same lease go out; one that is missing altogether is damage too."""
+    desk = make_desk()
+    ids = [reader.put(sequence) for sequence in range(1, 6)]
+    await take(desk)
+    body, done = reader.shelf[ids[1]]
+    reader.shelf[ids[1]] = (body[:-1] + b"\0\0", done)
+    bodies = reader.bodies
+
+    async def without_third(wanted):
+        return {n: b for n, b in (await bodies(wanted)).items() if n != ids[2]}
+
+    reader.bodies = without_third
+    assert sequences(await take(desk)) == [1, 4]
+    assert desk.lost == ids[1:3]
+    reader.shelf[ids[1]] = (b"", 0)
+    assert await take(desk) is None
+
+
+async def test_all_damaged_means_no_lease(reader, make_desk) -> None:
+    """The desk goes on to what else there is."""
+    desk = make_desk()
+    first = reader.put(1)
+    reader.put(2, shelf=(Priority.BULK, Signal.METRICS))
+    reader.shelf[first] = (b"TGS1", 0)
+    assert sequences(await take(desk)) == [2]
+    assert desk.lost == [first]
+
+
+async def test_link_up_makes_a_backlog_of_what_came_before(reader, make_desk) -> None:
+    """The lanes meet at the boundary."""
+    desk = make_desk(live_from=1, floor=1)
+    for sequence in (1, 2, 3):
+        reader.put(sequence)
+    desk.link_up(4)
+    lease = await take(desk)
+    assert (str(lease.lane), sequences(lease)) == ("backlog", [3])
+    assert sequences(await take(desk)) == [1, 2]
+
+
+async def test_signals_of_a_class_take_turns(reader, make_desk) -> None:
+    """A flood of logs does not keep metrics waiting."""
+    desk = make_desk()
+    logs = (Priority.NORMAL, Signal.LOGS)
+    for sequence in range(1, 7):
+        reader.put(sequence, shelf=logs if sequence < 4 else METRICS)
+    await take(desk)
+    signals = [(await take(desk, readings_max=1)).signal for _ in range(4)]
+    assert set(signals[:2]) == {Signal.LOGS, Signal.METRICS}
+
+
+def test_a_whole_segment_says_what_its_row_says() -> None:
+    """Number of readings and sequence included."""
+    body = body_of(4, 2)
+    assert is_whole(Row(place(*METRICS, 4), 2, 1, len(body)), body)
+    assert not is_whole(Row(place(*METRICS, 4), 3, 1, len(body)), body)
+    assert not is_whole(Row(place(*METRICS, 5), 2, 1, len(body)), body)
+    assert not is_whole(Row(place(*METRICS, 4), 2, 1, len(body)), None)
+    assert where_from(place(*METRICS, 4))[2] == 4

@@ -1,0 +1,62 @@
+"""What is found at the start is brought in line with the configuration and the clocks of today."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import pytest
+
+from gateway.core.clock import NS_PER_S
+from gateway.store import opening
+from gateway.store.connection import DATABASE
+from gateway.store.database import StoreError
+
+
+async def test_a_state_dir_has_had_too_many_uplinks(shelves, monkeypatch) -> None:
+    """Each that ever was has a bit of its own in every row."""
+    monkeypatch.setattr(opening, "SLOTS_MAX", 3)
+    await shelves.open(uplinks=("a", "b"))
+    await shelves.close()
+    with pytest.raises(StoreError, match="3 different uplinks have used this state_dir"):
+        await shelves.open(uplinks=("c",))
+    await shelves.open(uplinks=("b",))
+
+
+async def test_times_before_a_reboot_are_repaired_after_it(shelves) -> None:
+    """What the first boot learnt about its clocks is still known in the second."""
+    store = await shelves.open()
+    await shelves.put(store, 1)
+    moment, wall = shelves.clock.monotonic, shelves.clock.wall
+    shelves.clock.advance(50 * NS_PER_S)
+    await store.append([])
+    await shelves.close()
+    shelves.clock.reboot("boot-2", wall=0)
+    store = await shelves.open()
+    import numpy as np
+
+    times, _ = store.timeline.repair(np.array([moment]), 1)
+    assert times.tolist() == [wall]
+    assert store.timeline.boots[0].last_ns == moment + 50 * NS_PER_S
+
+
+async def test_a_ledger_row_of_another_type_is_damage(shelves) -> None:
+    """The rest is salvaged, and what the row said is in the ledger as damaged."""
+    store = await shelves.open()
+    await shelves.put(store, 5)
+    await store.ack(await shelves.lease(store), rejected=2)
+    await shelves.close()
+    with sqlite3.connect(shelves.state_dir / DATABASE) as connection:
+        connection.execute("UPDATE ledger SET readings = 'two'")
+    connection.close()
+    store = await shelves.open()
+    assert "other types" in store.events[0]
+    assert store.status()["uplinks"]["cloud"]["ledger"] == {"damaged": 2}
+    shelves.check(store)
+
+
+async def test_an_uplink_that_joins_an_empty_shelf_says_nothing(shelves) -> None:
+    """No event where nothing happened."""
+    store = await shelves.open(uplinks=("a",))
+    assert store.events == []
+    await shelves.close()
+    assert (await shelves.open(uplinks=("a", "b"))).events == []

@@ -1,0 +1,199 @@
+"""Looking from outside: everything that is wrong is named, nothing is changed, and nobody is disturbed."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+
+import pytest
+
+from gateway.core.batch import Series
+from gateway.core.contracts import Priority
+from gateway.store.connection import DATABASE
+from gateway.store.database import Loss, StoreError, read_held, verify
+from gateway.store.reading import PROBLEMS_MAX, VerifyReport
+from gateway.store.records import STATE_ID
+
+
+@pytest.fixture
+async def filled(shelves):
+    """Twenty segments of three classes and a loss."""
+    store = await shelves.open()
+    held = []
+    for number in range(20):
+        held += await shelves.put(store, 2, priority=Priority(number % 3))
+    await store.append([], losses=[Loss("syntax", 3)], logs=shelves.logs(store, "5"))
+    await shelves.close()
+    return held
+
+
+def change(state_dir, sql: str, *values: object) -> None:
+    connection = sqlite3.connect(state_dir / DATABASE)
+    connection.execute(sql, values)
+    connection.commit()
+    connection.close()
+
+
+def bytes_of(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+async def test_a_good_shelf(shelves, filled) -> None:
+    """All is well, and not a byte is touched."""
+    before = bytes_of(shelves.state_dir)
+    report = verify(shelves.state_dir)
+    assert report.summary() == "21 segments with 41 readings of 2 series: all is well"
+    assert report.as_dict()["uplinks"] == {"cloud": {"delivered": 0, "held": 41, "ledger": 3}}
+    assert report.accepted == 44
+    assert bytes_of(shelves.state_dir) == before
+
+
+async def test_segments_come_in_order(shelves, filled, numbers) -> None:
+    """Of all classes together, with their series and clocks."""
+    with read_held(shelves.state_dir) as held:
+        segments = list(held)
+        assert [segment.sequence for segment in segments] == list(range(1, 22))
+        assert len(held) == 21
+        assert held.series(1).name == "m"
+        assert held.series(99).name == "tidegate.lost_series"
+        assert held.timeline.current.uuid == "boot-1"
+
+
+async def test_while_a_gateway_runs(shelves) -> None:
+    """What is committed is seen, what is leased too, and the gateway is not held up."""
+    store = await shelves.open()
+    await shelves.put(store, 3)
+    await shelves.lease(store)
+    report = verify(shelves.state_dir)
+    assert (report.readings, report.problems) == (3, [])
+    with read_held(shelves.state_dir) as held:
+        await shelves.put(store, 3)
+        assert len(list(held)) == 1
+    shelves.check(store)
+
+
+async def test_after_a_crash(shelves, tmp_path) -> None:
+    """The log is read, and the files stay as they were found."""
+    store = await shelves.open()
+    await shelves.put(store, 3)
+    copy = tmp_path / "copy"
+    shutil.copytree(shelves.state_dir, copy)
+    before = bytes_of(copy)
+    assert verify(copy).readings == 3
+    assert bytes_of(copy) == before
+
+
+async def test_a_new_shelf_is_well(shelves) -> None:
+    """Nothing is held yet, by nobody."""
+    await shelves.open(uplinks=())
+    await shelves.close()
+    report = verify(shelves.state_dir)
+    assert (report.problems, report.uplinks) == ([], {})
+
+
+def test_no_shelf_is_an_error(tmp_path) -> None:
+    """Both say where they looked."""
+    for look in (verify, read_held):
+        with pytest.raises(StoreError, match="is this the gateway's state_dir"):
+            look(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("sql", "sentence"),
+    [
+        ("UPDATE shelf SET body = substr(body, 1, 80) WHERE id < {state} AND readings = 1", "segment 21: "),
+        ("UPDATE shelf SET readings = 9 WHERE readings = 1", "its row and its header disagree"),
+        ("UPDATE shelf SET boot = 9 WHERE readings = 1", "its row and its header disagree"),
+        ("UPDATE shelf SET done = -1 WHERE readings = 1", "cloud: 41 readings should be held, 40 are"),
+        ("DELETE FROM shelf WHERE readings = 1", "cloud: 41 readings should be held, 40 are"),
+        ("DELETE FROM ledger", "cloud: accepted - delivered - held - ledger is 3, not 0"),
+        ("UPDATE series SET body = x'00' WHERE number = 1", "series 1 in series: a series' checksum does not match"),
+        ("UPDATE shelf SET body = x'00' WHERE id = {state}", "the state row's checksum does not match"),
+        ("DROP TABLE series", "cannot be read: no such table"),
+    ],
+)
+async def test_what_is_wrong_is_named(shelves, filled, sql, sentence) -> None:
+    """Each kind of damage in a sentence of its own."""
+    change(shelves.state_dir, sql.format(state=STATE_ID))
+    report = verify(shelves.state_dir)
+    assert any(sentence in problem for problem in report.problems), report.problems
+    assert "problems" in report.summary()
+
+
+async def test_a_swapped_segment_breaks_the_chain(shelves, filled) -> None:
+    """Each carries the hash of the one before, and the state that of the last."""
+    connection = sqlite3.connect(shelves.state_dir / DATABASE)
+    store = await shelves.open(state_dir=shelves.state_dir.parent / "other")
+    for _ in range(22):
+        await shelves.put(store, 2)
+    await shelves.close()
+    other = sqlite3.connect(shelves.state_dir.parent / "other" / DATABASE)
+    for sequence in (4, 21):
+        (body,) = other.execute("SELECT body FROM shelf WHERE id & 1023 = ? AND id < ?", (sequence, STATE_ID)).fetchone()
+        connection.execute("UPDATE shelf SET body = ? WHERE id & 1023 = ? AND id < ?", (body, sequence, STATE_ID))
+    connection.commit()
+    for each in (connection, other):
+        each.close()
+    problems = verify(shelves.state_dir).problems
+    assert any("segment 5: it does not follow segment 4" in problem for problem in problems)
+    assert any("the chain breaks after segment 21" in problem for problem in problems) or any(
+        "segment 21" in problem for problem in problems
+    )
+
+
+async def test_the_state_must_know_the_last_hash(shelves) -> None:
+    """And no segment may be newer than it."""
+    store = await shelves.open()
+    await shelves.put(store, 1)
+    await shelves.close()
+    old = (shelves.state_dir / DATABASE).read_bytes()
+    connection = sqlite3.connect(shelves.state_dir / DATABASE)
+    (state,) = connection.execute("SELECT body FROM shelf WHERE id = ?", (STATE_ID,)).fetchone()
+    connection.close()
+    store = await shelves.open()
+    await shelves.put(store, 1)
+    await shelves.close()
+    change(shelves.state_dir, "UPDATE shelf SET body = ? WHERE id = ?", state, STATE_ID)
+    assert any("newer than the state row" in problem for problem in verify(shelves.state_dir).problems)
+    change(shelves.state_dir, "DELETE FROM shelf WHERE id = (SELECT min(id) FROM shelf)")
+    assert old
+
+
+async def test_an_unknown_series_is_named(shelves, filled) -> None:
+    """Readings that nobody can name are no data."""
+    for table in ("series", "series_copy"):
+        change(shelves.state_dir, f"DELETE FROM {table} WHERE number = 1")
+    assert any("nobody knows its series [1]" in problem for problem in verify(shelves.state_dir).problems)
+
+
+async def test_a_file_that_is_no_shelf(shelves, filled, tmp_path) -> None:
+    """Garbage, somebody else's, or of another version."""
+    path = shelves.state_dir / DATABASE
+    change(shelves.state_dir, "PRAGMA user_version = 99")
+    assert "not a shelf that this version" in verify(shelves.state_dir).problems[0]
+    path.write_bytes(b"garbage" * 1000)
+    assert "cannot be read" in verify(shelves.state_dir).problems[0]
+    with pytest.raises(StoreError, match="cannot be read"):
+        read_held(shelves.state_dir)
+
+
+async def test_damaged_pages_end_the_look_with_a_sentence(shelves, filled) -> None:
+    """What could be read is in the report."""
+    path = shelves.state_dir / DATABASE
+    data = bytearray(path.read_bytes())
+    at = data.rindex(b"TGS1")
+    data[at - at % 512 : at - at % 512 + 8] = b"\xff" * 8
+    path.write_bytes(data)
+    assert verify(shelves.state_dir).problems
+    with read_held(shelves.state_dir) as held, pytest.raises(StoreError, match="cannot be read to its end"):
+        list(held)
+
+
+def test_a_report_has_a_bounded_number_of_problems() -> None:
+    """The rest is counted."""
+    report = VerifyReport("x")
+    for _ in range(PROBLEMS_MAX + 5):
+        report.problem("wrong")
+    assert len(report.problems) == PROBLEMS_MAX
+    assert report.summary().endswith("105 problems")
+    assert Series((), "m")

@@ -1,0 +1,105 @@
+"""Whatever stands in the way of a start is said in a sentence that helps."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+
+import pytest
+
+from gateway.store import starting
+from gateway.store.connection import DATABASE
+from gateway.store.database import StoreError
+from gateway.store.starting import SUSPECT, is_damage, mark_suspect
+
+
+def test_damage_and_what_is_in_the_way() -> None:
+    """A wrong file is salvaged; a busy or full disk is not."""
+    assert is_damage(sqlite3.DatabaseError("malformed"))
+    assert not is_damage(sqlite3.OperationalError("busy"))
+    error = sqlite3.OperationalError("no such table")
+    error.sqlite_errorcode = sqlite3.SQLITE_ERROR
+    assert is_damage(error)
+    error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+    assert not is_damage(error)
+
+
+def test_a_mark_that_cannot_be_written_is_no_matter(tmp_path) -> None:
+    """The disk may be full or read-only: the damage will be found again."""
+    mark_suspect(tmp_path / "nowhere", "why")
+    mark_suspect(tmp_path, "why")
+    assert (tmp_path / SUSPECT).read_text() == "why"
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "the disk is full; free some room"),
+        (OSError(errno.EROFS, os.strerror(errno.EROFS)), "is the disk read-only"),
+        (OSError(errno.EIO, os.strerror(errno.EIO)), "cannot open .*Input/output error"),
+    ],
+)
+async def test_why_it_does_not_start(shelves, monkeypatch, error, sentence) -> None:
+    """After the ballast was given up and it was tried again."""
+
+    def fail(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(starting, "look", fail)
+    with pytest.raises(StoreError, match=sentence):
+        await shelves.open()
+
+
+async def test_a_salvage_that_fails_says_so(shelves, monkeypatch) -> None:
+    """Nothing was moved; with more room it may work."""
+    await shelves.open()
+    await shelves.close()
+    mark_suspect(shelves.state_dir, "why")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(starting, "salvage", fail)
+    with pytest.raises(StoreError, match=r"is damaged \(why\), and salvaging it failed: .*free some room"):
+        await shelves.open()
+
+
+async def test_what_is_damaged_after_the_salvage_is_not_salvaged_for_ever(shelves, monkeypatch) -> None:
+    """The sentence says what is left to do."""
+
+    def fail(_: object) -> None:
+        raise starting.DamagedError("odd")
+
+    monkeypatch.setattr(starting, "look", fail)
+    with pytest.raises(StoreError, match=r"cannot be salvaged \(odd\); move it elsewhere"):
+        await shelves.open()
+
+
+async def test_quick_check_finds_what_reading_does_not(shelves, monkeypatch) -> None:
+    """Pages that belong to nobody, for instance."""
+    store = await shelves.open()
+    for _ in range(30):
+        await shelves.put(store, 30)
+    await shelves.close()
+    path = shelves.state_dir / DATABASE
+    data = bytearray(path.read_bytes())
+    count = int.from_bytes(data[28:32], "big")
+    data[28:32] = (count + 3).to_bytes(4, "big")
+    path.write_bytes(bytes(data) + bytes(3 * 512))
+    store = await shelves.open()
+    assert "was damaged" in store.events[0]
+    assert len(await shelves.drain(store)) == 900
+
+
+async def test_quick_check_is_for_files_of_bearable_size(shelves, monkeypatch) -> None:
+    """A large one that was closed in order is believed."""
+    await shelves.open()
+    await shelves.close()
+
+    async def never(_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(starting, "SMALL_BYTES_MAX", 0)
+    monkeypatch.setattr(starting, "_quick_check", never)
+    await shelves.open()

@@ -1,0 +1,63 @@
+"""A window's arrivals become few segments, in order, chained, with the range of their times."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gateway.core.batch import MONOTONIC, Batch, LogRecords
+from gateway.core.contracts import BootId, Priority, Signal
+from gateway.store import writer
+from gateway.store.records import where_from
+from gateway.store.segments import FIRST_HASH, check_link, decode_logs, decode_metrics, segment_hash
+from gateway.store.writer import Pending, seal, time_range
+
+
+def logs(*texts: bytes) -> LogRecords:
+    return LogRecords(np.ones(len(texts), np.uint32), np.arange(len(texts), dtype=np.int64) + 5, texts)
+
+
+def test_one_segment_for_each_priority_and_signal() -> None:
+    """Pieces of many appends together; the chain runs through all of them."""
+    pending = Pending(
+        pieces=[(Priority.BULK, Batch.of(1, [3], np.array([1]))), (Priority.NORMAL, Batch.of(1, [4, 5], np.array([2, 3])))] * 2,
+        logs=[logs(b"a"), logs(b"b")],
+    )
+    sealed = seal(pending, sequence=7, previous_hash=FIRST_HASH, boot=BootId(2), offset_ns=None)
+    assert [where_from(new.row.id) for new in sealed.segments] == [
+        (Priority.NORMAL, Signal.METRICS, 7),
+        (Priority.BULK, Signal.METRICS, 8),
+        (Priority.CRITICAL, Signal.LOGS, 9),
+    ]
+    chain = FIRST_HASH
+    for new in sealed.segments:
+        check_link(chain, new.body)
+        chain = segment_hash(new.body)
+    assert (sealed.previous_hash, sealed.sequence, sealed.readings) == (chain, 10, 8)
+    assert sealed.size_bytes > sum(len(new.body) for new in sealed.segments)
+    assert decode_metrics(sealed.segments[0].body).bits.tolist() == [2, 2, 3, 3]
+    assert decode_logs(sealed.segments[2].body).bodies == (b"a", b"b")
+    assert [(new.first_ns, new.last_ns) for new in sealed.segments] == [(4, 5), (3, 3), (5, 5)]
+
+
+def test_nothing_pending_is_no_segment() -> None:
+    """The chain stays where it is."""
+    sealed = seal(Pending(), sequence=7, previous_hash=b"h" * 16, boot=BootId(2), offset_ns=None)
+    assert (sealed.segments, sealed.sequence, sealed.previous_hash) == ([], 7, b"h" * 16)
+
+
+def test_many_log_records_are_cut(monkeypatch) -> None:
+    """A segment of logs stays small enough to be sent."""
+    monkeypatch.setattr(writer, "SEGMENT_LOG_BYTES_MAX", 10)
+    pending = Pending(logs=[logs(*[b"12345"] * 5)])
+    sealed = seal(pending, sequence=1, previous_hash=FIRST_HASH, boot=BootId(1), offset_ns=None)
+    assert [new.row.readings for new in sealed.segments] == [2, 2, 1]
+
+
+def test_times_that_wait_for_a_clock_are_not_in_the_range() -> None:
+    """With a clock they are, as far as it is known now."""
+    waiting = Batch.of(1, [10, 20], np.array([1, 2]), flags=MONOTONIC)
+    known = Batch.of(1, [1000], np.array([1]))
+    assert time_range(waiting, None) == (0, 0)
+    assert time_range(waiting, 500) == (510, 520)
+    assert time_range(Batch.join([waiting, known]), None) == (1000, 1000)
+    assert time_range(Batch.join([waiting, known]), 500) == (510, 1000)

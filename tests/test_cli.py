@@ -1,0 +1,550 @@
+"""The commands as people type them: what is printed where, and the exit codes that scripts rely on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import TYPE_CHECKING, Any
+
+import cbor2
+import numpy as np
+import pytest
+
+from gateway import __version__, cli
+from gateway.codecs.framing import encode_data
+from gateway.core.batch import MONOTONIC, Batch, Series
+from gateway.core.clock import FakeClock, SystemClock
+from gateway.core.contracts import Priority
+from gateway.core.telemetry import Telemetry
+from gateway.store.database import Store, StoreSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+MAPPING = """
+[[mappings]]
+match = "plant/{device}/climate"
+payload = "json"
+resource = { "device.id" = "{device}" }
+metrics = [ { field = "temp", name = "temperature", unit = "Cel" } ]
+examples = [ { topic = "plant/d1/climate", payload = '{"temp":20.5}', gives = { temperature = 20.5 } } ]
+"""
+SERIAL = """
+[[sources]]
+type = "serial"
+name = "line1"
+port = "/dev/ttyNONE"
+framing = "cobs"
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., str]:
+    """Write a configuration, return its path as it is typed."""
+
+    def config(text: str = "", *, gateway: str = "") -> str:
+        path = tmp_path / "tidegate.toml"
+        path.write_text(
+            f"[gateway]\nstate_dir = {json.dumps(str(tmp_path / 'state'))}\n{gateway}\n{text}", encoding="utf-8"
+        )
+        return str(path)
+
+    return config
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command in this process; return its exit code, what it printed, and what it complained about."""
+
+    def command(*arguments: object) -> tuple[int, str, str]:
+        try:
+            code = cli.main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = int(end.code or 0)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return command
+
+
+COMMANDS = "demo init check run explain status verify export size schema bench".split()
+
+
+def test_every_command_of_the_manual_is_there(run) -> None:
+    """With a sentence each; and each explains its own options."""
+    code, out, _ = run("--help")
+    assert code == 0
+    for name in COMMANDS:
+        assert f"    {name} " in out
+        assert run(name, "--help")[0] == 0
+
+
+def test_the_version(run) -> None:
+    """As the package says it."""
+    assert run("--version")[:2] == (0, f"tidegate {__version__}\n")
+
+
+@pytest.mark.parametrize("arguments", [(), ("dance",), ("run", "--fast"), ("size",), ("demo", "--seconds", "long")])
+def test_bad_usage_is_2(run, arguments: tuple[str, ...]) -> None:
+    """On stderr, with how it is used."""
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert "usage: tidegate" in err
+
+
+@pytest.mark.parametrize("seconds", ["-1", "0", "nan", "inf", "86400"])
+def test_a_demo_takes_a_sensible_time(run, seconds: str) -> None:
+    """Or says what would be."""
+    code, _, err = run("demo", "--seconds", seconds)
+    assert code == 2
+    assert err == "tidegate: --seconds takes a number up to 3600\n"
+
+
+def test_the_demo_is_told_as_asked(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its exit code is the command's."""
+    monkeypatch.setattr(
+        "gateway.simulator.demo.demo", lambda *, seconds, keep: 1 if (seconds, keep) == (20, True) else 9
+    )
+    assert run("demo", "--seconds", "20", "--keep")[0] == 1
+
+
+def test_the_start_is_cheap() -> None:
+    """Asking for help imports neither numpy nor anything else that is heavy."""
+    code = (
+        "import sys; from gateway.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\nprint(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"numpy", "asyncio", "msgspec", "sqlite3"} & set(done.stdout.splitlines()[-1].split())
+
+
+def test_a_running_gateway_imports_what_is_configured(write) -> None:
+    """paho, pyserial, detectors, prometheus and TLS clients are memory: nothing of them without a reason."""
+    code = """
+import sys
+from gateway import cli
+from gateway import app
+from gateway.control.config import load
+from gateway.control.profiles import load as profile
+from gateway.core.clock import SystemClock
+import asyncio, pathlib
+async def main():
+    gateway = app.Gateway(load(pathlib.Path(sys.argv[1])), profile("auto"), clock=SystemClock())
+    task = asyncio.create_task(gateway.run())
+    await gateway.ready.wait()
+    gateway.stop()
+    await task
+asyncio.run(main())
+print(*sys.modules)
+"""
+    text = '[[sources]]\ntype = "mqtt_server"\nname = "direct"\nlisten = "127.0.0.1:0"\n[control]\nlisten = "127.0.0.1:0"\n'
+    done = subprocess.run([sys.executable, "-c", code, write(text)], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert not {"paho", "serial", "prometheus_client", "urllib3", "google.protobuf", "cryptography"} & loaded
+    assert "gateway.detect.engine" not in loaded
+    assert "gateway.sources.mqtt_server" in loaded
+
+
+def test_a_missing_library_is_a_sentence(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a traceback; a module of our own that is missing is our mistake, and is one."""
+
+    def missing(name: str) -> Callable[[object], int]:
+        def command(_: object) -> int:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+        return command
+
+    monkeypatch.setattr(cli, "run_schema", missing("cbor2"))
+    code, _, err = run("schema")
+    assert (code, err) == (1, "tidegate: the Python package 'cbor2' is missing; install tidegate again\n")
+    monkeypatch.setattr(cli, "run_schema", missing("gateway.nowhere"))
+    with pytest.raises(ModuleNotFoundError):
+        run("schema")
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    """As `| head -1` does."""
+    done = subprocess.run(
+        f"{sys.executable} -m gateway schema | head -c 1; exit ${{PIPESTATUS[0]}}",
+        shell=True, executable="/bin/bash", capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "{", "")
+
+
+def test_ctrl_c_is_130(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As shells have it."""
+
+    def interrupted(_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run_schema", interrupted)
+    assert run("schema")[0] == 130
+
+
+# init and check
+
+
+def test_what_init_writes_passes_the_check(run, tmp_path: Path) -> None:
+    """The two commands that README names, one after the other."""
+    out = tmp_path / "new.toml"
+    code, said, _ = run(
+        "init", "--out", out, "--endpoint", "https://otel.example:4318", "--state-dir", tmp_path, "--yes"
+    )
+    assert code == 0
+    assert f"tidegate check -c {out}" in said
+    code, said, err = run("check", "-c", out)
+    assert (code, err) == (0, "")
+    assert "fine. 1 source, no mappings (every number is taken), 1 uplink" in said
+
+
+def test_init_overwrites_nothing(run, tmp_path: Path) -> None:
+    """Nor does it write what cannot be loaded, nor where it cannot."""
+    out = tmp_path / "there.toml"
+    out.write_text("mine", encoding="utf-8")
+    assert run("init", "--out", out, "--yes")[0] == 2
+    assert out.read_text(encoding="utf-8") == "mine"
+    code, _, err = run("init", "--out", tmp_path / "new.toml", "--endpoint", "nonsense", "--yes")
+    assert code == 2
+    assert err.startswith("tidegate: nothing was written: uplinks[0]")
+    assert not (tmp_path / "new.toml").exists()
+    code, _, err = run("init", "--out", tmp_path / "no" / "where.toml", "--yes")
+    assert (code, err) == (2, f"tidegate: cannot write {tmp_path}/no/where.toml: No such file or directory\n")
+
+
+def test_init_asks_on_a_terminal(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And an end of input is no answer."""
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    answers = iter(["https://otel.example:4318", "", "", ""])
+    monkeypatch.setattr("builtins.input", lambda _: next(answers))
+    out = tmp_path / "asked.toml"
+    assert run("init", "--out", out)[0] == 0
+    assert 'endpoint = "https://otel.example:4318"' in out.read_text(encoding="utf-8")
+
+    def end(_: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr("builtins.input", end)
+    code, _, err = run("init", "--out", tmp_path / "ended.toml")
+    assert (code, err) == (2, "tidegate: no answer; nothing was written\n")
+
+
+def test_check_says_every_problem_at_once(run, write) -> None:
+    """On stderr, one line each with its path; exit code 2."""
+    bad = '[store]\nmax_bytes = "lots"\n[[sources]]\ntype = "mqtt_server"\nname = "a"\nlisen = "x"\n[[uplinks]]\ntype = "otlp"\n'
+    code, out, err = run("check", "-c", write(bad))
+    assert (code, out) == (2, "")
+    assert err.startswith("tidegate: the configuration has problems:\n")
+    for path in ("store.max_bytes: ", "sources[0].lisen: ", "uplinks[0].name: ", "uplinks[0].endpoint: "):
+        assert f"\n{path}" in err
+
+
+def test_check_joins_what_different_rooms_find(run, write) -> None:
+    """A secret that is not there, an example that is wrong and a board that nobody knows, in one go."""
+    secret = (
+        '[[uplinks]]\ntype = "otlp"\nname = "c"\nendpoint = "https://e:1"\nheaders = { a = { env = "NOT_SET_HERE" } }\n'
+    )
+    wrong = MAPPING.replace("gives = { temperature = 20.5 }", "gives = { temperature = 99 }")
+    code, _, err = run("check", "-c", write(secret + wrong, gateway='hw_profile = "toaster"'))
+    assert code == 2
+    lines = err.splitlines()[1:]
+    assert len(lines) == 3
+    assert lines[0].startswith("uplinks[0].headers.a: ")
+    assert lines[1].startswith("mappings[0].examples[0]: temperature should be 99")
+    assert lines[2].startswith("gateway.hw_profile: there is no hardware profile 'toaster'")
+
+
+def test_check_notes_what_is_perhaps_not_meant(run, write) -> None:
+    """Allowed, so exit code 0."""
+    code, out, _ = run("check", "-c", write(MAPPING))
+    assert code == 0
+    assert "1 mapping (1 example right)" in out
+    assert "note: sources: there are none" in out
+    assert "note: uplinks: there are none" in out
+
+
+@pytest.mark.parametrize("command", ["check", "run", "explain"])
+def test_a_file_that_is_not_there_is_2(run, tmp_path: Path, command: str) -> None:
+    """And how to get one."""
+    code, _, err = run(command, "-c", tmp_path / "none.toml")
+    assert code == 2
+    assert "tidegate init" in err
+
+
+def test_run_gives_the_daemon_what_it_needs(run, write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The configuration, a way to read it again, the log level."""
+    given: dict[str, Any] = {}
+
+    def daemon(config: Any, **rest: Any) -> int:
+        given.update(rest, config=config)
+        return 1
+
+    monkeypatch.setattr("gateway.daemon.run_daemon", daemon)
+    path = write(gateway='id = "one"')
+    assert run("run", "-c", path, "--log-level", "debug")[0] == 1
+    assert (given["config"].gateway.id, given["log_level"]) == ("one", "debug")
+    write(gateway='id = "two"')
+    assert given["reload"]().gateway.id == "two"
+
+
+# explain
+
+
+def test_explain_tells_what_comes_out(run, write) -> None:
+    """Exit code 0 where everything is used."""
+    code, out, _ = run("explain", "-c", write(MAPPING), "--topic", "plant/d1/climate", "--payload", '{"temp": 20.5}')
+    assert code == 0
+    assert "taken by mappings[0]" in out
+    assert "temperature = 20.5 Cel" in out
+
+
+def test_explain_needs_nothing_of_this_machine(run, write) -> None:
+    """The configuration of another box can be tried here: secrets and directories are not asked for."""
+    other = (
+        '[[uplinks]]\ntype = "otlp"\nname = "c"\nendpoint = "https://e:1"\nheaders = { a = { env = "NOT_SET_HERE" } }\n'
+    )
+    path = write(other)
+    assert run("explain", "-c", path, "--topic", "t", "--payload", '{"x": 1}')[0] == 0
+
+
+@pytest.mark.parametrize("payload", ["{", '{"temp": "n/a"}'])
+def test_explain_says_why_not(run, write, payload: str) -> None:
+    """Exit code 1."""
+    code, out, _ = run("explain", "-c", write(MAPPING), "--topic", "plant/d1/climate", "--payload", payload)
+    assert code == 1
+    assert "problem  " in out
+
+
+def test_explain_takes_bytes_as_hex(run, write) -> None:
+    """And text with odd bytes as it was typed."""
+    path = write()
+    code, out, _ = run("explain", "-c", path, "--topic", "t", "--hex", cbor2.dumps({"x": 1.5}).hex(" "))
+    assert code == 0
+    assert "x = 1.5" in out
+    assert run("explain", "-c", path, "--topic", "t", "--payload", "\udcff")[0] == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("--topic", "t"),
+        ("--payload", "1"),
+        ("--topic", "t", "--payload", "1", "--hex", "00"),
+        ("--topic", "t", "--port", "line1", "--hex", "00"),
+        ("--topic", "t", "--hex", "zz"),
+        ("--port", "line9", "--hex", "00"),
+    ],
+)
+def test_explain_says_how_it_is_asked(run, write, arguments: tuple[str, ...]) -> None:
+    """Exit code 2, one sentence."""
+    code, out, err = run("explain", "-c", write(SERIAL), *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("tidegate: ")
+    assert err.count("\n") == 1
+
+
+def test_explain_cuts_what_came_over_a_line(run, write) -> None:
+    """Frames as the source of that name would; then each message as any other."""
+    frame = encode_data(cbor2.dumps({"x": 2.5}), session=1, sequence=0, topic=b"d1")
+    path = write(SERIAL)
+    code, out, _ = run("explain", "-c", path, "--port", "line1", "--hex", frame.hex())
+    assert code == 0
+    assert "x = 2.5" in out
+    assert "line1/d1" in out
+    code, out, _ = run("explain", "-c", path, "--port", "line1", "--hex", "00")
+    assert code == 1
+    assert "no whole frame" in out
+
+
+# status
+
+
+@pytest.fixture
+def window() -> Iterator[Callable[..., str]]:
+    """Answer /status like a gateway; return its URL."""
+    servers = []
+
+    def serve(status: dict[str, Any], *, token: str = "") -> str:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                allowed = not token or self.headers.get("authorization") == f"Bearer {token}"
+                self.send_response(200 if allowed else 401)
+                self.end_headers()
+                self.wfile.write(json.dumps(status).encode())
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        server = HTTPServer(("127.0.0.1", 0), Handler)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        return f"http://127.0.0.1:{server.server_address[1]}"
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_status_for_people_and_for_programs(run, window) -> None:
+    """The same numbers."""
+    url = window({"gateway": "site-7", "accepted": 12345, "uplinks": {}})
+    code, out, _ = run("status", "--url", url)
+    assert code == 0
+    assert "12,345" in out
+    code, out, _ = run("status", "--url", url, "--json")
+    assert json.loads(out)["accepted"] == 12345
+
+
+def test_status_finds_the_address_and_token_in_the_configuration(run, window, write, tmp_path: Path) -> None:
+    """So that one types only the file's name; without the token it says what is missing."""
+    url = window({"gateway": "site-7"}, token="secret")
+    (tmp_path / "token").write_text("secret\n", encoding="utf-8")
+    listen = url.removeprefix("http://")
+    config = f'[control]\nlisten = "{listen}"\ntoken = {{ file = "{tmp_path}/token" }}\n'
+    assert run("status", "-c", write(config))[0] == 0
+    code, _, err = run("status", "--url", url)
+    assert code == 1
+    assert "-c FILE" in err
+    (tmp_path / "token").unlink()
+    code, _, err = run("status", "-c", write(config))
+    assert code == 2
+    assert err.startswith("tidegate: control.token: ")
+
+
+def test_status_of_nobody_is_1(run, write) -> None:
+    """One sentence with the address; a configuration without [control] is told apart."""
+    code, _, err = run("status", "--url", "http://127.0.0.1:1")
+    assert code == 1
+    assert err.startswith("tidegate: no gateway answers at http://127.0.0.1:1")
+    assert err.count("\n") == 1
+    code, _, err = run("status", "-c", write())
+    assert code == 2
+    assert "has no [control]" in err
+
+
+# verify and export
+
+
+async def fill(folder: Path, *, clock: Any = None) -> None:
+    clock = clock or SystemClock()
+    store = await Store.open(
+        state_dir=folder, settings=StoreSettings(), clock=clock, uplinks=["cloud"], max_series=10,
+        telemetry=Telemetry(), commit_interval_s=0.001,
+    )  # fmt: skip
+    number = store.resolve(Series((("device.id", "d1"),), "temperature"))
+    assert number is not None
+    stamp = clock.monotonic_ns()
+    await store.append([(Priority.NORMAL, Batch.of(number, [stamp], np.array([20.5]), flags=MONOTONIC))])
+    await store.close()
+
+
+async def test_verify_of_a_whole_shelf_is_0(run, tmp_path: Path) -> None:
+    """In words and as JSON."""
+    await fill(tmp_path)
+    code, out, _ = run("verify", "--state-dir", tmp_path)
+    assert code == 0
+    assert "all is well" in out
+    code, out, _ = run("verify", "--state-dir", tmp_path, "--json")
+    assert (code, json.loads(out)["problems"]) == (0, [])
+
+
+async def test_verify_of_a_damaged_shelf_is_1(run, tmp_path: Path) -> None:
+    """With what is wrong."""
+    await fill(tmp_path)
+    path = tmp_path / "tidegate.db"
+    path.write_bytes(path.read_bytes()[:3000])
+    code, out, _ = run("verify", "--state-dir", tmp_path)
+    assert code == 1
+    assert "\n- " in out
+
+
+@pytest.mark.parametrize("command", [("verify",), ("export", "--out", "x")])
+def test_no_shelf_is_a_sentence(run, tmp_path: Path, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither where there is no directory nor where no gateway has been."""
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path / "none", tmp_path):
+        code, out, err = run(*command, "--state-dir", folder)
+        assert (code, out) == (2, "")
+        assert str(folder) in err
+        assert err.count("\n") == 1
+
+
+async def test_export_writes_lines_and_says_how_many(run, tmp_path: Path) -> None:
+    """Into a new file only."""
+    await fill(tmp_path)
+    out = tmp_path / "held.jsonl"
+    code, said, err = run("export", "--state-dir", tmp_path, "--out", out, "--gateway-id", "site-7")
+    assert (code, err) == (0, "")
+    assert said.startswith("1 readings and 0 log records in ")
+    assert "site-7" in out.read_text(encoding="utf-8")
+    assert run("export", "--state-dir", tmp_path, "--out", out)[0] == 2
+    code, _, err = run("export", "--state-dir", tmp_path, "--out", tmp_path / "stick" / "held.jsonl")
+    assert code == 2
+    assert "cannot write" in err
+
+
+async def test_an_export_that_is_not_all_is_1(run, tmp_path: Path) -> None:
+    """And says what was left out."""
+    await fill(tmp_path, clock=FakeClock(wall=0, synced=False))
+    code, _, err = run("export", "--state-dir", tmp_path, "--out", tmp_path / "held.jsonl")
+    assert code == 1
+    assert "1 readings were left out" in err
+
+
+def test_progress_is_drawn_on_a_terminal_only(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In pipes and logs it would be noise."""
+    assert list(cli.progress(range(3), total=3, what="work")) == [0, 1, 2]
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert list(cli.progress(range(200), total=200, what="work")) == list(range(200))
+    drawn = capsys.readouterr().err
+    assert "work" in drawn
+    assert drawn.endswith("100 %\n")
+    assert drawn.count("\r") <= 102
+
+
+# size, schema, bench
+
+
+def test_size_says_whether_it_fits(run) -> None:
+    """0 if so, 1 if not, 2 for what is no rate."""
+    code, out, _ = run("size", "--rate", "200/s", "--outage", "7d", "--link", "64kbit/s")
+    assert code == 0
+    assert "fits in 512 MiB" in out
+    code, out, _ = run("size", "--rate", "20000/s", "--outage", "7d")
+    assert code == 1
+    assert "does NOT fit" in out
+    for wrong in (("fast", "7d"), ("200/s", "long"), ("0/s", "7d")):
+        code, _, err = run("size", "--rate", wrong[0], "--outage", wrong[1])
+        assert code == 2
+        assert err.count("\n") == 1
+
+
+def test_the_schema_is_json(run) -> None:
+    """For editors."""
+    code, out, _ = run("schema")
+    assert code == 0
+    assert "sources" in json.dumps(json.loads(out))
+
+
+def test_bench_lists_its_parts(run) -> None:
+    """Without running any."""
+    code, out, _ = run("bench", "--only", "list")
+    assert code == 0
+    assert out.strip()
+
+
+def test_python_m_gateway_is_the_command() -> None:
+    """The same, exit code included."""
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway", "size", "--rate", "20000/s", "--outage", "7d"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "does NOT fit" in done.stdout
