@@ -15,6 +15,7 @@ import numpy as np
 
 from gateway.codecs.otlp import encode_log_record
 from gateway.core.batch import MONOTONIC, LogRecords, Series
+from gateway.core.clock import NS_PER_S, Quality
 from gateway.core.contracts import Accepted
 from gateway.store.database import Loss, SetAside
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 # OTLP logs data model, SeverityNumber WARN.
 SEVERITY_WARN = 13
+DROPPED_BY_MAPPING = "dropped_by_mapping"
+UNSYNCED_BEHIND_NS_MAX = 400 * 86_400 * NS_PER_S
 
 
 @dataclass(slots=True)
@@ -72,16 +75,17 @@ class Pipeline:
 
     def _prepare(self, arrivals: Arrivals) -> Prepared:
         wall_ns = self._store.timeline.wall_from(arrivals.arrived_ns)
-        mapped = self.mapper.map(arrivals, wall_ns=wall_ns)
+        mapped = self.mapper.map(arrivals, wall_ns=self._latest_ns(wall_ns))
         return Prepared(
-            mapped,
-            self._losses(mapped, wall_ns or 0),
-            [
-                SetAside(arrivals.source, arrivals.topics[index], arrivals.payloads[index], reason, message)
-                for index, reason, message in mapped.malformed
-            ],
-            self._watch(mapped),
+            mapped, self._losses(mapped, wall_ns or 0), _quarantine(arrivals, mapped), self._watch(mapped)
         )
+
+    def _latest_ns(self, wall_ns: int | None) -> int | None:
+        """Return the time after which a device's own is not believed; None while there is no clock to tell by."""
+        if wall_ns is None or self._store.timeline.quality is Quality.SYNCED:
+            return wall_ns
+        # A saved clock stands where the box was switched off: devices that know better may be far ahead of it.
+        return wall_ns + UNSYNCED_BEHIND_NS_MAX
 
     def _losses(self, mapped: Mapped, wall_ns: int) -> list[Loss]:
         if not mapped.malformed:
@@ -132,6 +136,18 @@ class Pipeline:
         if not bodies:
             return None
         return LogRecords(np.array(numbers, np.uint32), np.array(times, np.int64), tuple(bodies))
+
+
+def _quarantine(arrivals: Arrivals, mapped: Mapped) -> list[SetAside]:
+    """Return each payload that could not be used, once, with its first reason; not what was dropped on purpose."""
+    first: dict[int, tuple[str, str]] = {}
+    for index, reason, message in mapped.malformed:
+        if reason != DROPPED_BY_MAPPING:
+            first.setdefault(index, (reason, message))
+    return [
+        SetAside(arrivals.source, arrivals.topics[index], arrivals.payloads[index], reason, message)
+        for index, (reason, message) in first.items()
+    ]
 
 
 def _finding_attributes(finding: Finding, about: Series) -> Attributes:

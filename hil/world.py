@@ -244,7 +244,7 @@ class World:
         self._runs += 1
         if self._clock is None:
             self._boots += 1
-            off_ns = self.dice.randint(-10**7, 10**7) if self.plan.has_rtc else 100 * 86400 * NS_PER_S - true_ns()
+            off_ns = self.dice.randint(-(10**7), 10**7) if self.plan.has_rtc else 100 * 86400 * NS_PER_S - true_ns()
             drift = self.dice.uniform(-2e-5, 2e-5)
             self._clock = BoxClock(f"boot-{self._boots}", _now_s(), drift, off_ns)
         fails_with = self._disk.fails_with
@@ -420,7 +420,7 @@ class World:
                 continue
             fate = dice.random()
             if fate < 0.6:
-                clock.set_right(dice.randint(-10**6, 10**6))
+                clock.set_right(dice.randint(-(10**6), 10**6))
             elif fate < 0.8:
                 clock.synced = False
             elif not self.plan.is_clock_steady:

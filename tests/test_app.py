@@ -169,9 +169,8 @@ async def test_doors_close_before_roads_and_the_shelf_comes_last(make: Callable[
     toml = server(1) + server(2, "other") + uplink("http://127.0.0.1:1")
     async with running(make(toml, kind=faked(ends=ends))) as gateway:
         pass
-    assert ends == ["direct", "other", "cloud", "control", "detectors"] or ends == [
-        "other", "direct", "cloud", "control", "detectors",
-    ]  # fmt: skip
+    assert set(ends[:2]) == {"direct", "other"}
+    assert ends[2:] == ["cloud", "control", "detectors"]
     with pytest.raises((sqlite3.Error, ValueError)):
         await gateway._store._connection.execute("SELECT 1")  # type: ignore[union-attr]
 
@@ -275,7 +274,7 @@ async def test_a_stop_before_the_start_is_over_is_kept(make: Callable[..., Gatew
 async def test_a_second_gateway_on_the_same_shelf_is_refused(make: Callable[..., Gateway]) -> None:
     """With a sentence that says what to do."""
     async with running(make()):
-        with pytest.raises(StoreError, match="another gateway .* uses .*; stop it or give this one"):
+        with pytest.raises(StoreError, match=r"another gateway .* uses .*; stop it or give this one"):
             await make().run()
 
 

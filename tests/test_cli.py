@@ -71,7 +71,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
     return command
 
 
-COMMANDS = "demo init check run explain status verify export size schema bench".split()
+COMMANDS = ["demo", "init", "check", "run", "explain", "status", "verify", "export", "size", "schema", "bench"]
 
 
 def test_every_command_of_the_manual_is_there(run) -> None:
@@ -140,7 +140,8 @@ async def main():
 asyncio.run(main())
 print(*sys.modules)
 """
-    text = '[[sources]]\ntype = "mqtt_server"\nname = "direct"\nlisten = "127.0.0.1:0"\n[control]\nlisten = "127.0.0.1:0"\n'
+    text = '[[sources]]\ntype = "mqtt_server"\nname = "direct"\nlisten = "127.0.0.1:0"\n'
+    text += '[control]\nlisten = "127.0.0.1:0"\n'
     done = subprocess.run([sys.executable, "-c", code, write(text)], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.splitlines()[-1].split())
     assert not {"paho", "serial", "prometheus_client", "urllib3", "google.protobuf", "cryptography"} & loaded
@@ -233,7 +234,8 @@ def test_init_asks_on_a_terminal(run, tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_check_says_every_problem_at_once(run, write) -> None:
     """On stderr, one line each with its path; exit code 2."""
-    bad = '[store]\nmax_bytes = "lots"\n[[sources]]\ntype = "mqtt_server"\nname = "a"\nlisen = "x"\n[[uplinks]]\ntype = "otlp"\n'
+    bad = '[store]\nmax_bytes = "lots"\n[[sources]]\ntype = "mqtt_server"\nname = "a"\nlisen = "x"\n'
+    bad += '[[uplinks]]\ntype = "otlp"\n'
     code, out, err = run("check", "-c", write(bad))
     assert (code, out) == (2, "")
     assert err.startswith("tidegate: the configuration has problems:\n")

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -28,7 +29,6 @@ from hil.publisher import Publisher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 WAIT_S = 10.0
 
@@ -153,7 +153,8 @@ async def test_a_broken_file_changes_nothing(why: Exception, hear, caplog: pytes
 async def test_an_unknown_board_in_a_reload_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """It is looked at before anything is stopped."""
     desk = Desk()
-    desk.daemon._reload = lambda: Config(gateway=GatewaySettings(hw_profile="toaster"))
+    toaster = Config(gateway=GatewaySettings(hw_profile="toaster"))
+    desk.daemon._reload = lambda: toaster
     task = asyncio.create_task(desk.daemon.run())
     await desk.until_lives("first")
     desk.daemon.reload()
@@ -299,7 +300,7 @@ def test_journal_lines_carry_their_priority() -> None:
 
 def test_the_journal_is_known_by_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """A shell started by a service inherits the variable and not the stream."""
-    with open(os.devnull, "w") as file:
+    with Path(os.devnull).open("w", encoding="utf-8") as file:
         monkeypatch.setattr(sys, "stderr", file)
         stat = os.fstat(file.fileno())
         monkeypatch.setenv("JOURNAL_STREAM", f"{stat.st_dev}:{stat.st_ino}")
@@ -367,9 +368,10 @@ def test_sigterm_at_any_moment_of_the_start_is_heard(site: Site) -> None:
     for k in range(6):
         child = site.launch()
         if k >= 3:
-            wait_until(lambda: (site.folder / "state" / "lock").exists(), "the shelf to be opened")
+            wait_until((site.folder / "state" / "lock").exists, "the shelf to be opened")
         else:
-            wait_until(lambda delay=iter(range(20 * k + 1)): next(delay, None) is None, "a moment")
+            looks = iter(range(20 * k + 1))
+            wait_until(lambda looks=looks: next(looks, None) is None, "a moment")
         code = child.terminate(within_s=10)
         assert code in {0, -signal.SIGTERM}
         assert "Traceback" not in child.output
@@ -435,8 +437,10 @@ def test_a_second_instance_says_one_sentence(site: Site) -> None:
     second = site.launch()
     assert second.wait() == 1
     assert second.lines == [
-        f"tidegate: another gateway (pid {first.pid}) uses {site.folder / 'state'}; stop it or give this one a "
-        "state_dir of its own"
+        (
+            f"tidegate: another gateway (pid {first.pid}) uses {site.folder / 'state'}; stop it or give this one a "
+            "state_dir of its own"
+        )
     ]
     assert site.status()["healthy"]
     assert first.terminate() == 0

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
-from gateway.codecs.mapping import Mapper, default_mappings
-from gateway.core.clock import FakeClock
+from gateway.codecs.mapping import Mapper, MappingSettings, default_mappings
+from gateway.codecs.mapping_settings import MetricSettings, TimeSettings
+from gateway.core.clock import NS_PER_S, FakeClock, Quality
 from gateway.core.contracts import Arrivals, FullError
 from gateway.core.telemetry import Telemetry
 from gateway.detect.engine import Engine
@@ -21,7 +22,8 @@ from gateway.pipeline import Pipeline
 class FakeTimeline:
     """Knows the time of day, or not."""
 
-    offset_ns: int | None = 1_700_000_000_000_000_000
+    offset_ns: int | None = 1_790_000_000_000_000_000
+    quality: Quality = Quality.SYNCED
 
     def wall_from(self, monotonic_ns: int) -> int | None:
         return None if self.offset_ns is None else monotonic_ns + self.offset_ns
@@ -176,3 +178,35 @@ async def test_a_finding_with_no_series_left_is_counted() -> None:
     assert store.values[-1] == 95.0
     assert all(kept["logs"] is None for kept in store.kept)
     assert telemetry.value("tidegate_findings_lost", reason="max_series") == 1
+
+
+async def test_what_is_dropped_on_purpose_is_counted_and_not_set_aside() -> None:
+    """It is in the ledger; the quarantine is for what somebody should look at, each payload once."""
+    store = FakeStore()
+    mappings = [
+        MappingSettings(match="noise/#", drop=True),
+        MappingSettings(match="#", metrics=(MetricSettings(field="a"), MetricSettings(field="b"))),
+    ]
+    mapper = Mapper(mappings, resolve=store.resolve)
+    pipeline = Pipeline(mapper=mapper, engine=None, store=store, clock=FakeClock(), telemetry=Telemetry())
+    await pipeline.accept(arrivals(b"1", topic=b"noise/x"))
+    await pipeline.accept(arrivals(b'{"a":"x","b":[]}'))
+    dropped, wrong = store.kept
+    assert [(loss.reason, loss.readings) for loss in dropped["losses"]] == [("dropped_by_mapping", 1)]
+    assert dropped["set_aside"] == []
+    assert sum(loss.readings for loss in wrong["losses"]) == 2
+    assert len(wrong["set_aside"]) == 1
+
+
+@pytest.mark.parametrize(("quality", "kept_ns"), [(Quality.UNSYNCED, 1), (Quality.SYNCED, 0)])
+async def test_a_saved_clock_does_not_contradict_devices_that_know_better(quality: Quality, kept_ns: int) -> None:
+    """Half a year ahead of an unconfirmed clock is believed; ahead of a confirmed one it is not."""
+    store = FakeStore()
+    store.timeline.quality = quality
+    ahead_ns = store.timeline.offset_ns + 180 * 86_400 * NS_PER_S
+    settings = MappingSettings(match="#", metrics=(MetricSettings(field="a"),), time=TimeSettings(field="ts", unit="ns"))
+    mapper = Mapper([settings], resolve=store.resolve)
+    pipeline = Pipeline(mapper=mapper, engine=None, store=store, clock=FakeClock(), telemetry=Telemetry())
+    await pipeline.accept(arrivals(b'{"a":1,"ts":%d}' % ahead_ns))
+    (_, batch) = store.kept[0]["pieces"][0]
+    assert (batch.time_ns[0] == ahead_ns) == bool(kept_ns)

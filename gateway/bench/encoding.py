@@ -1,7 +1,7 @@
 """How quickly batches become OTLP requests: P50 and P99 of 10,000 readings in runs of several lengths.
 
-`measure()` returns the figures; `tidegate bench --only encode` prints the ones that matter. "steady" is the run structure
-of the batch before (the common case: the layout is kept), "new" a structure seen first with series
+`measure()` returns the figures; `tidegate bench --only encode` prints the ones that matter. "steady" is the run
+structure of the batch before (the common case: the layout is kept), "new" a structure seen first with series
 that are known, "peer" the same request built with the official protobuf classes in the same run. "cpu" is the
 thread's own time: on a machine with other work the wall's P99 is the scheduler's, in slices of 4 ms. Must not be
 imported by the gateway.
@@ -92,4 +92,3 @@ def _times_us(
 
 def _quantile(ordered: list[float], share: float) -> float:
     return round(ordered[min(int(len(ordered) * share), len(ordered) - 1)], 1)
-

@@ -43,7 +43,10 @@ match = "plant/{{device}}/climate"
 payload = "json"
 resource = {{ "device.id" = "{{device}}" }}
 time = {{ field = "ts", unit = "ms" }}
-metrics = [ {{ field = "temp", name = "temperature", unit = "Cel" }}, {{ field = "hum", name = "humidity", unit = "%" }} ]
+metrics = [
+  {{ field = "temp", name = "temperature", unit = "Cel" }},
+  {{ field = "hum", name = "humidity", unit = "%" }},
+]
 
 [[mappings]]
 match = "bulk/{{device}}/wave"
@@ -233,14 +236,14 @@ def batched(quick: bool) -> Iterator[Result]:  # noqa: FBT001  the suite's one s
         readings = now["points"] - earlier["points"]
         yield Figure(
             "batched readings, from socket to receiver", readings / cost.at_s / 1e6, "M/s",
-            floor=3, goal=5, better="more", note=f"{readings:,.0f} readings, 800 a message, all counted at the receiver",
+            floor=3, goal=5, better="more", note=f"{readings:,.0f} readings, 800 a message, all counted there",
         )  # fmt: skip
         yield Figure("CPU per batched reading", cost.cpu_s / readings * 1e9, "ns")
         yield Figure("RSS under that load", rss, "MB", floor=50, note=f"peak {gateway.rss_peak_mb():.1f}")
 
 
 def backlog(quick: bool) -> Iterator[Result]:  # noqa: FBT001  the suite's one switch
-    """Measure ten million readings held, then the link: how soon the first fresh one, how fast the rest, what memory."""
+    """Measure ten million readings held, then the link: the first fresh one, how fast the rest goes, what memory."""
     readings = 500_000 if quick else BACKLOG_READINGS
     port, upstream = free_port(), free_port()
     with Workshop.open() as shop:
@@ -291,7 +294,7 @@ def _first_fresh(sink: SinkUnderTest, began_s: float) -> Iterator[Result]:
         if seen["requests"]:
             yield Figure(
                 "freshest reading in the first request after link-up", seen["first_age_s"], "s old", floor=3,
-                note=f"request {seen['first_s'] - began_s:.2f} s after the link came, {seen['first_points']:,} readings in it",
+                note=f"request {seen['first_s'] - began_s:.2f} s after the link, {seen['first_points']:,} readings",
             )  # fmt: skip
             return
         time.sleep(0.02)

@@ -33,7 +33,7 @@ def on_the_wire(quick: bool) -> Iterator[Result]:  # noqa: ARG001, FBT001  the s
         yield Figure(
             f"wire bytes per reading, 1 Hz, minute batches, device clocks on {clock}", row["zstd_17"], "bytes",
             floor=floor, goal=2,
-            note=f"{row['zstd_3']} at the quick level; {row['peer']} as gzip, one request a timestamp, attributes a point",
+            note=f"{row['zstd_3']} at the quick level; {row['peer']} as gzip, a request a timestamp",
         )  # fmt: skip
 
 

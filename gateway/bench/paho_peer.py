@@ -36,7 +36,7 @@ def receive(port: int, messages: int) -> float:
     client = Client(CallbackAPIVersion.VERSION2, "paho-peer", protocol=MQTTProtocolVersion.MQTTv5, manual_ack=True)
     client.on_message = on_message
     client.on_subscribe = lambda *_: subscribed.set()
-    properties = Properties(PacketTypes.CONNECT)
+    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho leaves it untyped
     properties.ReceiveMaximum = RECEIVE_MAXIMUM
     client.connect("127.0.0.1", port, properties=properties)
     client.subscribe("plant/#", 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -51,7 +52,7 @@ def batches() -> dict[str, Batch]:
         "converter counts, 100,000": Batch.of(1, beat, counts),
         "converter volts, 100,000": Batch.of(1, beat, counts * 3.3 / 4096),
         "noise, doubles, 100,000": Batch.of(1, beat, random.normal(size=100_000)),
-        "noise, singles, 100,000": Batch.of(1, beat, random.normal(size=100_000).astype(np.float32)),
+        "noise, singles, 100,000": Batch.of(1, beat, random.normal(size=100_000).astype(np.float32).astype(np.float64)),
         "constant, 100,000": Batch.of(1, beat, np.full(100_000, 7.25)),
         "decimal column: steps of 0.01 at 1 Hz, 10,000": Batch.of(1, beat[:10_000], step),
         "the same, times jitter by ms": Batch.of(1, beat[:10_000] + random.integers(0, 40, 10_000) * 10**6, step),
@@ -90,10 +91,10 @@ def measure(*, seconds: float = 0.3) -> dict[str, dict[str, float]]:
     for name, batch in batches().items():
         data = encode_metrics(batch, sequence=1, boot=BootId(1), previous_hash=FIRST_HASH)
         encode_s = median_s(
-            lambda batch=batch: encode_metrics(batch, sequence=1, boot=BootId(1), previous_hash=FIRST_HASH),
+            partial(encode_metrics, batch, sequence=1, boot=BootId(1), previous_hash=FIRST_HASH),
             seconds=seconds,
         )
-        decode_s = median_s(lambda data=data: decode_metrics(data), seconds=seconds)
+        decode_s = median_s(partial(decode_metrics, data), seconds=seconds)
         figures[name] = {
             "readings": len(batch),
             "bytes": len(data),
@@ -102,4 +103,3 @@ def measure(*, seconds: float = 0.3) -> dict[str, dict[str, float]]:
             "decode_mreadings_per_s": len(batch) / decode_s / 1e6,
         }
     return figures
-

@@ -130,4 +130,3 @@ def peer_bodies(devices: Devices) -> list[bytes]:
                 else:
                     point.as_int = int(column[row])
     return [request.SerializeToString() for request, _ in scopes.values()]
-

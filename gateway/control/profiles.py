@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 
 from gateway.control.reading import read
-from gateway.core.units import Duration, Size  # noqa: TC001  msgspec reads the annotations
+from gateway.core.units import Duration, Size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,11 +8,11 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
-from gateway.codecs.mapping_settings import MappingSettings  # noqa: TC001  msgspec reads the annotations
+from gateway.codecs.mapping_settings import MappingSettings
 from gateway.core.units import Duration, Size
-from gateway.detect.settings import DetectorSettings  # noqa: TC001  msgspec reads the annotations
+from gateway.detect.settings import DetectorSettings
 from gateway.net.addresses import is_loopback, split_address
-from gateway.net.secrets import Secret  # noqa: TC001  msgspec reads the annotations
+from gateway.net.secrets import Secret
 from gateway.sources.mqtt_server import MqttServerSettings
 from gateway.sources.mqtt_settings import MqttSettings
 from gateway.sources.serial_settings import SerialSettings

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from gateway.core.units import Duration, Size
-from gateway.net.secrets import Secret  # noqa: TC001  msgspec reads the annotations
+from gateway.net.secrets import Secret
 
 Qos = Literal[0, 1, 2]
 DEFAULT_PORTS: Final = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}

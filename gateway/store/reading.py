@@ -160,21 +160,21 @@ class Held:
 
 def open_outside(path: Path) -> sqlite3.Connection:
     """Open a database to look at it; raise StoreError."""
-    try:
-        connection = sqlite3.connect(f"file:{quote(str(path.absolute()))}?immutable=1", uri=True, isolation_level=None)
-    except sqlite3.Error as error:
-        raise _unreadable(path, error) from error
-    try:
-        connection.execute("PRAGMA query_only = ON")
-        (owner,) = connection.execute("PRAGMA application_id").fetchone()
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-    except sqlite3.Error as error:
-        connection.close()
-        raise _unreadable(path, error) from error
-    if owner != APPLICATION_ID or not 1 <= version <= len(schemas()):
-        connection.close()
-        raise StoreError(f"{path} is not a shelf that this version of tidegate knows")
-    return connection
+    with contextlib.ExitStack() as undo:
+        try:
+            connection = sqlite3.connect(
+                f"file:{quote(str(path.absolute()))}?immutable=1", uri=True, isolation_level=None
+            )
+            undo.callback(connection.close)
+            connection.execute("PRAGMA query_only = ON")
+            (owner,) = connection.execute("PRAGMA application_id").fetchone()
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+        except sqlite3.Error as error:
+            raise _unreadable(path, error) from error
+        if owner != APPLICATION_ID or not 1 <= version <= len(schemas()):
+            raise StoreError(f"{path} is not a shelf that this version of tidegate knows")
+        undo.pop_all()
+        return connection
 
 
 def _unreadable(path: Path, error: sqlite3.Error) -> StoreError:
@@ -279,6 +279,8 @@ def _wrong(
 def _verify_accounts(held: Held, counted: dict[str, int], report: VerifyReport) -> None:
     report.accepted = held.state.accepted
     if not held.state.shares:
+        if report.segments:
+            report.problem("the state row is gone: nobody knows what was accepted and delivered")
         return
     accounts = Accounts(held.state.shares, held.ledger(), accepted=held.state.accepted)
     for name, share in accounts.shares.items():

@@ -38,6 +38,7 @@ SQLITE_MAGIC: Final = b"SQLite format 3\0"
 # Reading this much takes a second or two from a slow card; the small one is looked through at every start.
 QUICK_CHECK_BYTES_MAX: Final = 64 << 20
 SMALL_BYTES_MAX: Final = 4 << 20
+ATTEMPTS_MAX: Final = 3
 # SQLite's words for "the file is wrong", as opposed to "the disk, or somebody else, is in the way".
 _DAMAGE: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_FORMAT}
 
@@ -86,24 +87,25 @@ async def start(
     """Return the connections that write and read, and what the shelf holds; raise StoreError that says what to do."""
     path = state_dir / DATABASE
     events: list[str] = []
-    for attempt in (1, 2, 3):
+    attempt = 0
+    while True:
+        attempt += 1
         try:
             look(path)
             writer, reader, opened = await _open(path, uplinks=uplinks, clock=clock, log_bytes=room.log_bytes)
         except DamagedError as error:
-            if attempt == 3 or events:
+            if events:
                 raise StoreError(f"{path} cannot be salvaged ({error}); move it elsewhere and start again") from error
             log.error("%s is damaged (%s); salvaging it", path, error)  # noqa: TRY400  the sentence is enough
             events.append(await _salvage(state_dir, str(error), room, wall_ns=clock.wall_ns()))
         except (sqlite3.Error, OSError) as error:
-            if attempt == 3:
+            if attempt == ATTEMPTS_MAX:
                 raise StoreError(_why_not(path, error)) from error
             # A disk with no room left cannot even be read through SQLite, which needs a page of its own.
             room.drop_ballast()
         else:
             opened.events[:0] = events
             return writer, reader, opened
-    raise AssertionError("the third attempt returns or raises")
 
 
 async def _salvage(state_dir: Path, why: str, room: Room, *, wall_ns: int) -> str:

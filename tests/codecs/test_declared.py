@@ -348,8 +348,8 @@ def test_a_line_of_csv_is_a_message(desk: Any) -> None:
 @given(st.lists(st.binary(max_size=20), max_size=4), st.sampled_from(["json", "cbor", "text", "csv", "auto"]))
 def test_any_bytes_map_or_are_malformed(payloads: list[bytes], payload: str) -> None:
     """One entry at least for each payload that gives no reading, none for one that does not exist."""
-    from gateway.codecs.mapping import Mapper  # noqa: PLC0415  Hypothesis shares no fixture
-    from gateway.core.contracts import Arrivals  # noqa: PLC0415
+    from gateway.codecs.mapping import Mapper
+    from gateway.core.contracts import Arrivals
 
     settings = MappingSettings(match="#", payload=payload, columns=("a", "b") if payload == "csv" else ())
     mapped = Mapper([settings], resolve=lambda _: 1).map(

@@ -143,7 +143,7 @@ def test_an_explanation_changes_nothing(desk: Any) -> None:
 @given(st.text(max_size=20), st.binary(max_size=40))
 def test_any_message_can_be_explained(topic: str, payload: bytes) -> None:
     """Lone surrogates and all."""
-    from gateway.codecs.mapping import Mapper, default_mappings  # noqa: PLC0415  Hypothesis shares no fixture
+    from gateway.codecs.mapping import Mapper, default_mappings
 
     found = Mapper(default_mappings(), resolve=lambda _: 1).explain(topic, payload, wall_ns=WALL_NS)
     # Nulls say nothing and lose nothing: JSON's, CBOR's, an empty cell of CSV.

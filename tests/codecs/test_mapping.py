@@ -340,7 +340,7 @@ def columnar(messages: list[tuple[str, Any]], *, buffers: int) -> tuple[list[Any
 
 
 def _structs(mapping: dict[str, Any]) -> dict[str, Any]:
-    import msgspec  # noqa: PLC0415  only here
+    import msgspec
 
     read = msgspec.convert(mapping, MappingSettings)
     return {name: getattr(read, name) for name in MappingSettings.__struct_fields__}
@@ -374,7 +374,7 @@ def test_columns_are_what_one_message_at_a_time_gives(messages: list[tuple[str, 
 @given(st.lists(st.tuples(st.binary(max_size=12), st.binary(max_size=40)), max_size=6))
 def test_any_topics_and_payloads_are_mapped_or_malformed(messages: list[tuple[bytes, bytes]]) -> None:
     """By the default mapping, twice, so that what was learnt is used."""
-    from gateway.codecs.mapping import default_mappings  # noqa: PLC0415  only here
+    from gateway.codecs.mapping import default_mappings
 
     mapper = Mapper(default_mappings(), resolve=lambda _: 1)
     arrivals = Arrivals("s", [topic for topic, _ in messages], [payload for _, payload in messages], 0)

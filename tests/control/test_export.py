@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from typing import TYPE_CHECKING, Any
 
@@ -263,7 +262,7 @@ def test_where_there_is_no_shelf_nothing_is_written(tmp_path: Path) -> None:
     """A StoreError that says so."""
     with pytest.raises(StoreError, match="there is no"):
         export(tmp_path, tmp_path / "out", gateway_id="", progress=no_progress)
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_stick_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from msgspec import Meta
 from gateway.control.manual import PAGE, example_of, main, page_of, schema_of
 from gateway.control.reading import read
 from gateway.core.units import Duration, Size
-from gateway.net.secrets import Secret  # noqa: TC001  msgspec reads the annotations
+from gateway.net.secrets import Secret
 
 
 class Inner(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING, Any
@@ -110,3 +111,76 @@ def test_a_url_that_is_none(url: str) -> None:
     """Says what it should be."""
     with pytest.raises(ValueError, match="http://HOST:PORT"):
         fetch_status(url, token="", timeout_s=1)
+
+
+FULL: dict[str, Any] = STATUS | {
+    "store": STATUS["store"]
+    | {"series": 1200, "trouble": "nothing can be written: disk I/O error", "quarantined": 3, "refused": 1},
+    "clock": {"quality": "unsynced"},
+    "restarts": {"source line1": 2},
+    "events": ["tidegate.db was damaged (the file is cut short): 12 segments with 1200 readings were salvaged, lost: nothing"],
+    "detectors": {"zscore": {"findings": 7}, "iqr": {"findings": 0}},
+    "sources": {
+        "direct": {
+            "state": "listening", "address": "127.0.0.1:1884", "tls": False, "clients": 0, "received": 0,
+            "acknowledged": 0, "in_flight_bytes": 0, "refused": {"keep_alive_timeout": 1}, "last_error": "",
+        },
+        "line1": {"state": "waiting", "port": "/dev/ttyUSB0", "received": 1234567, "malformed": 2, "since_s": 5.5,
+                  "rejected": {"checksum": 2}, "last_error": "cannot open /dev/ttyUSB0: No such file or directory"},
+    },
+    "uplinks": {
+        "cloud": STATUS["uplinks"]["cloud"]
+        | {
+            "reason": "no connection to otel.example: Name or service not known", "retry_in_s": 12.5,
+            "endpoint": "https://otel.example:4318", "bytes_sent": 123456, "requests": 17,
+        }
+    },
+}  # fmt: skip
+
+
+def test_everything_that_is_wrong_is_said_within_eighty_columns() -> None:
+    """A terminal of a small box is narrow; nothing runs over its edge, nothing is left out."""
+    lines = render(FULL, colour=False).splitlines()
+    assert all(len(line) < 80 for line in lines)
+    text = " ".join(" ".join(lines).split())
+    for part in (
+        "1,200 series", "(50%)", "clock unsynced", "! nothing can be written", "! tidegate.db was damaged",
+        "source line1 failed and was started again 2 times", "3 payloads that nobody understood",
+        "1 segments that were refused", "detector zscore: 7 findings", "address 127.0.0.1:1884", "clients 0, received 0",
+        "refused: keep_alive_timeout 1", "received 1,234,567, malformed 2", "rejected: checksum 2",
+        "last error: cannot open /dev/ttyUSB0", "waiting (no connection to otel.example: Name or service not known)",
+        "to https://otel.example:4318", "sent 120.6 KiB in 17 requests", "next try in 12.5 s",
+    ):  # fmt: skip
+        assert part in text, part
+    assert "iqr" not in text
+    assert "since" not in text.replace("since the start", "")
+
+
+def test_a_gateway_of_another_version_is_shown_as_far_as_it_is_known() -> None:
+    """What is not there is left out; and a gateway with nothing configured says so."""
+    text = render({}, colour=False)
+    assert "NOT healthy" in text
+    assert "sources: none is configured" in text
+    assert "uplinks: none is configured" in text
+    assert "held 0" in render({"uplinks": {"cloud": {}}}, colour=False)
+
+
+def test_a_missing_token_is_told_apart(serve: Callable[[int, bytes], str]) -> None:
+    """It is not that nobody is there."""
+    with pytest.raises(ValueError, match="-c FILE"):
+        fetch_status(serve(401, b""), token="", timeout_s=5)
+
+
+def test_what_does_not_speak_http_is_a_value_error() -> None:
+    """An MQTT port, say."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            peer, _ = server.accept()
+            with peer:
+                peer.sendall(b"\x20\x02\x00\x00\r\n\r\n")
+                peer.recv(1000)
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(ValueError, match="not a gateway"):
+            fetch_status(f"http://127.0.0.1:{server.getsockname()[1]}", token="", timeout_s=5)

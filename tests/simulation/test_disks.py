@@ -165,9 +165,7 @@ def damage(state_dir: Path, kind: str, dice: random.Random) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", DAMAGES)
-def test_a_damaged_database(
-    tmp_path: Path, otlp_sink: OtlpSink, make_child: Callable[..., Child], kind: str
-) -> None:
+def test_a_damaged_database(tmp_path: Path, otlp_sink: OtlpSink, make_child: Callable[..., Child], kind: str) -> None:
     """It starts all the same, keeps the damaged file, says what was lost, counts it, and takes new data."""
     site = Site(tmp_path, endpoint=otlp_sink.url, make_child=make_child)
     otlp_sink.always = Behaviour(status=503)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import socket
 import urllib.error
@@ -87,10 +88,8 @@ def test_the_link_goes_and_comes_back_on_the_same_port(collector: Collector) -> 
         kept_open.sendall(b"POST /v1/metrics HTTP/1.1\r\ncontent-length: 5\r\n\r\n")
         collector.close()
         collector.close()
-        try:
+        with contextlib.suppress(ConnectionResetError):
             assert kept_open.recv(100) == b""
-        except ConnectionResetError:
-            pass
     with pytest.raises(urllib.error.URLError):
         post(f"{collector.endpoint}/v1/metrics", metrics([2]))
     collector.open()

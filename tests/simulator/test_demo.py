@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-import os
 import signal
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,7 +18,6 @@ from hil.children import Child, python, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 
 def tell_quickly(folder: Path, *, seconds: float = 0.0) -> tuple[Demo, io.StringIO]:
@@ -166,7 +165,7 @@ def test_a_gateway_that_dies_while_kept_running_is_noticed(end_of_story) -> None
 
 def test_stale_first_data_is_a_broken_promise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fresh first: what comes first after the outage must not be a minute old; and the backlog says what it is."""
-    story, out = tell_quickly(tmp_path)
+    story, _ = tell_quickly(tmp_path)
     story._gateway = FakeGateway()  # type: ignore[assignment]
     now_ns = demo_module.CLOCK.wall_ns()
 
@@ -205,7 +204,7 @@ def test_interrupted_it_leaves_nothing_behind(
     """Ctrl-C, kill, a closed terminal: exit code 130, no gateway, no folder."""
     child = make_child(python("-m", "gateway", "demo", "--seconds", "60"), env={"TMPDIR": str(tmp_path)})
     child.wait_for("The gateway is ready")
-    gateways = [pid for pid in os.listdir("/proc") if pid.isdigit() and is_gateway_in(tmp_path, pid)]
+    gateways = [path for path in Path("/proc").iterdir() if path.name.isdigit() and is_gateway_in(tmp_path, path)]
     assert len(gateways) == 1
     child.send(number)
     assert child.wait() == 130
@@ -214,10 +213,9 @@ def test_interrupted_it_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
-def is_gateway_in(folder: Path, pid: str) -> bool:
+def is_gateway_in(folder: Path, process: Path) -> bool:
     try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            command = file.read()
+        command = (process / "cmdline").read_bytes()
     except OSError:
         return False
     return str(folder).encode() in command and b"run" in command.split(b"\0")

@@ -153,7 +153,9 @@ async def test_a_flood_of_malformed_payloads_is_counted_and_cut(shelves) -> None
     store = await shelves.open(commit_interval_s=0.02)
     await asyncio.gather(
         *(
-            store.append([], losses=[Loss("syntax", 50)], set_aside=[SetAside("s", b"t", b"x" * 100_000, "syntax", "no")] * 50)
+            store.append(
+                [], losses=[Loss("syntax", 50)], set_aside=[SetAside("s", b"t", b"x" * 100_000, "syntax", "no")] * 50
+            )
             for _ in range(3)
         )
     )

@@ -38,7 +38,9 @@ async def test_a_schema_is_taken_further(tmp_path, monkeypatch) -> None:
     """Only the files that it lacks are applied, in order; what is there stays."""
     first = schemas()
     await opened(tmp_path / DATABASE)
-    monkeypatch.setattr(connection, "schemas", lambda: [*first, "CREATE TABLE second (a)", "INSERT INTO second VALUES (3)"])
+    monkeypatch.setattr(
+        connection, "schemas", lambda: [*first, "CREATE TABLE second (a)", "INSERT INTO second VALUES (3)"]
+    )
     assert (await opened(tmp_path / DATABASE))["user_version"] == len(first) + 2
     with sqlite3.connect(tmp_path / DATABASE) as look:
         assert look.execute("SELECT * FROM second").fetchall() == [(3,)]
@@ -102,7 +104,8 @@ def test_the_lock_names_its_owner_and_can_be_passed_on(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "sentence"), [(errno.ENOSPC, "the disk is full"), (errno.EACCES, "give it to the user"), (errno.EROFS, "Read-only")]
+    ("code", "sentence"),
+    [(errno.ENOSPC, "the disk is full"), (errno.EACCES, "give it to the user"), (errno.EROFS, "Read-only")],
 )
 def test_a_directory_that_cannot_be_written(tmp_path, monkeypatch, code, sentence) -> None:
     """The sentence says what to do."""

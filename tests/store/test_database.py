@@ -414,6 +414,59 @@ async def test_damage_found_by_the_first_commit_is_salvaged_at_once(shelves, mon
     assert await shelves.drain(store) == put
 
 
+async def test_damage_that_stays_does_not_keep_it_from_starting(shelves, monkeypatch) -> None:
+    """What can go on does: it is open, says what is wrong, and pushes back."""
+
+    async def fails(*_: object) -> None:
+        error = sqlite3.DatabaseError("malformed page")
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(committer, "write", fails)
+        store = await shelves.open()
+        assert store.is_damaged
+        with pytest.raises(FullError):
+            await shelves.put(store, 1)
+
+
+async def test_a_damaged_segment_is_in_the_ledger(shelves) -> None:
+    """The others of its lease are sent, and the account adds up."""
+    store = await shelves.open()
+    for _ in range(3):
+        await shelves.put(store, 4)
+    await shelves.close()
+    path = shelves.state_dir / "tidegate.db"
+    data = bytearray(path.read_bytes())
+    data[data.index(b"TGS1") + 30] ^= 1
+    path.write_bytes(data)
+    store = await shelves.open()
+    assert len(await shelves.drain(store)) == 8
+    assert store.status()["uplinks"]["cloud"]["ledger"] == {"damaged": 4}
+    shelves.check(store)
+    await store.append([])
+    await shelves.close()
+    assert verify(shelves.state_dir).segments == 0
+
+
+async def test_the_drawer_of_refused_segments_is_bounded(shelves) -> None:
+    """The oldest make way."""
+    store = await shelves.open(refused_bytes=400)
+    for number in range(5):
+        await shelves.put(store, 1)
+        lease = await shelves.lease(store)
+        await store.refuse(lease, "no", f"message {number}")
+        await store.ack(lease)
+        await store.append([])
+    assert 0 < store.status()["store"]["refused"] < 5
+    await shelves.close()
+    with sqlite3.connect(shelves.state_dir / "tidegate.db") as connection:
+        messages = [message for (message,) in connection.execute("SELECT message FROM refused")]
+    connection.close()
+    assert messages[-1] == "message 4"
+    assert len(messages) < 5
+
+
 async def test_a_missing_state_dir_that_cannot_be_made(shelves, tmp_path) -> None:
     """The sentence says what to do."""
     (tmp_path / "file").write_text("")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from gateway.core.contracts import BootId, Priority, Signal
 from gateway.core.batch import Batch
+from gateway.core.contracts import BootId, Priority, Signal
 from gateway.store.leases import LOOK_MAX, Desk, Recent, Row, is_whole
 from gateway.store.policy import LaneScheduler
 from gateway.store.records import place, where_from
 from gateway.store.segments import encode_metrics
-
-import numpy as np
 
 METRICS = (Priority.NORMAL, Signal.METRICS)
 

@@ -25,7 +25,11 @@ def files(tmp_path_factory):
     connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, a, b, c)")
     rows = {}
     for number in [-5, *range(1, 120), 2**62]:
-        values = (rng.choice([0, 1, -5, 300, 2**20, 2**40, 2**60, None, "text"]), rng.random(), rng.randbytes(rng.choice([3, 100, 440, 480, 2000])))
+        values = (
+            rng.choice([0, 1, -5, 300, 2**20, 2**40, 2**60, None, "text"]),
+            rng.random(),
+            rng.randbytes(rng.choice([3, 100, 440, 480, 2000])),
+        )
         rows[number] = values
         connection.execute("INSERT INTO t VALUES (?, ?, ?, ?)", (number, *values))
         if number == 60:
@@ -91,7 +95,9 @@ def test_a_log_without_a_header_is_damage_and_readable(files) -> None:
     assert found.newest == read_log(log, page_bytes=PAGE).newest
 
 
-@pytest.mark.parametrize(("data", "broken"), [(b"", False), (bytes(10), False), (b"x" * 10, True), (b"x" * 2000, False)])
+@pytest.mark.parametrize(
+    ("data", "broken"), [(b"", False), (bytes(10), False), (b"x" * 10, True), (b"x" * 2000, False)]
+)
 def test_odd_logs(data, broken) -> None:
     """Nothing, zeros, half a header, garbage."""
     log = read_log(data, page_bytes=PAGE)
@@ -126,6 +132,14 @@ def test_damage_never_ends_in_an_error(files, seed) -> None:
             size = rng.choice([1, 1, 2, 4, 64])
             data[start : start + size] = rng.choice([rng.randbytes(size), bytes(size), b"\xff" * size])
     read(bytes(database), bytes(log) if seed % 2 else b"")
+
+
+def test_a_number_that_is_cut_off() -> None:
+    """A cell at the very end of its page is no row."""
+    leaf = bytearray(PAGE)
+    leaf[0], leaf[4], leaf[8:10] = 0x0D, 1, (PAGE - 1).to_bytes(2, "big")
+    leaf[PAGE - 1] = 0x81
+    assert list(rows_of(bytes(leaf), 3, lambda _: None)) == []
 
 
 def test_chains_that_run_in_circles_end() -> None:

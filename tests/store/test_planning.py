@@ -35,7 +35,13 @@ def test_a_victim_without_times_is_placed_where_it_was_stored() -> None:
 
     def lost(*samples: Sample) -> Entry:
         change = make_change(
-            accounts, sealed=NOTHING, losses=[], victims=[("full", victim)], done={}, timeline=timeline(*samples), now_ns=7
+            accounts,
+            sealed=NOTHING,
+            losses=[],
+            victims=[("full", victim)],
+            done={},
+            timeline=timeline(*samples),
+            now_ns=7,
         )
         return change.lost[0][2]
 

@@ -9,6 +9,7 @@ import sqlite3
 import pytest
 
 from gateway.core.contracts import Priority
+from gateway.store import salvage as salvage_module
 from gateway.store.connection import PAGE_BYTES
 from gateway.store.database import Loss, verify
 from gateway.store.salvage import ASIDE_MAX, Salvaged, log_is_broken
@@ -180,6 +181,60 @@ async def test_the_state_row_is_found_in_the_log(shelves, crashed) -> None:
     assert len(found) >= len(crashed) - 100
 
 
+async def test_a_state_row_that_was_written_wrong_is_found_in_older_pages(shelves, crashed, tmp_path) -> None:
+    """The log still has the page as it was before."""
+    connection = sqlite3.connect(shelves.state_dir / DATABASE, isolation_level=None)
+    connection.execute("UPDATE shelf SET body = x'00' WHERE id = (SELECT max(id) FROM shelf)")
+    copy = tmp_path / "wrong"
+    shutil.copytree(shelves.state_dir, copy)
+    connection.close()
+    shelves.state_dir = copy
+    found, uplink = await check(shelves, crashed)
+    assert sorted(found) == sorted(crashed)
+    assert uplink["ledger"] == {"syntax": 3}
+
+
+async def test_a_row_that_contradicts_its_segment_is_not_kept(shelves, filled) -> None:
+    """It is counted as damaged."""
+    connection = sqlite3.connect(shelves.state_dir / DATABASE)
+    connection.execute("UPDATE shelf SET readings = 99 WHERE id = (SELECT min(id) FROM shelf)")
+    connection.commit()
+    connection.close()
+    (shelves.state_dir / f"{DATABASE}.suspect").write_text("why")
+    found, uplink = await check(shelves, filled)
+    assert len(found) < len(filled)
+    assert uplink["ledger"]["damaged"] == len(filled) - len(found)
+
+
+async def test_a_disk_too_full_for_all_of_it(shelves, filled, monkeypatch) -> None:
+    """What found room is kept; the rest is still in the damaged file, and that is said."""
+    real = salvage_module._Sorter.flush
+    calls = []
+
+    def flush(self) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            self._connection.execute("BEGIN")
+            raise sqlite3.OperationalError("database or disk is full")
+        real(self)
+
+    monkeypatch.setattr(salvage_module._Sorter, "flush", flush)
+    monkeypatch.setattr(salvage_module, "BATCH_ROWS", 20)
+    (shelves.state_dir / f"{DATABASE}.suspect").write_text("why")
+    store = await shelves.open()
+    assert "no room for the rest" in store.events[0]
+    shelves.check(store)
+
+
+async def test_pages_of_the_log_behind_a_lost_file_may_have_gaps(shelves, crashed) -> None:
+    """The file was cut, the log has only some of what was behind the cut."""
+    path = shelves.state_dir / DATABASE
+    path.write_bytes(path.read_bytes()[:PAGE_BYTES])
+    (shelves.state_dir / f"{DATABASE}.suspect").write_text("cut")
+    found, _ = await check(shelves, crashed)
+    assert set(found) <= set(crashed)
+
+
 async def test_without_any_state_row_it_starts_with_what_is_there(shelves, filled) -> None:
     """Then nobody knows what was delivered: all that is held counts as accepted, and new series get new numbers."""
     path = shelves.state_dir / DATABASE
@@ -249,6 +304,8 @@ async def test_only_the_last_damaged_files_are_kept(shelves, filled) -> None:
 
 def test_a_salvage_says_what_it_could_not_keep() -> None:
     """A disk with no room for the rest is named."""
-    found = Salvaged(segments=1, readings=2, lost_readings={"a": 3, "": 1}, aside="x", is_complete=False, state_found=True)
+    found = Salvaged(
+        segments=1, readings=2, lost_readings={"a": 3, "": 1}, aside="x", is_complete=False, state_found=True
+    )
     assert "lost: 3 readings for a, 1 readings for nobody" in found.sentence("why")
     assert "no room" in found.sentence("why")

@@ -51,6 +51,19 @@ async def test_why_it_does_not_start(shelves, monkeypatch, error, sentence) -> N
         await shelves.open()
 
 
+async def test_a_disk_that_is_too_full_to_be_read(shelves, monkeypatch) -> None:
+    """SQLite itself needs a page to open a file."""
+
+    async def fail(*_: object, **__: object) -> None:
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_FULL, "SQLITE_FULL"
+        raise error
+
+    monkeypatch.setattr(starting, "open_writer", fail)
+    with pytest.raises(StoreError, match="the disk is full; free some room"):
+        await shelves.open()
+
+
 async def test_a_salvage_that_fails_says_so(shelves, monkeypatch) -> None:
     """Nothing was moved; with more room it may work."""
     await shelves.open()

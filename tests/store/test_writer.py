@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 import numpy as np
+import pytest
 
 from gateway.core.batch import MONOTONIC, Batch, LogRecords
 from gateway.core.contracts import BootId, Priority, Signal
 from gateway.store import writer
 from gateway.store.records import where_from
 from gateway.store.segments import FIRST_HASH, check_link, decode_logs, decode_metrics, segment_hash
-from gateway.store.writer import Pending, seal, time_range
+from gateway.store.writer import Pending, Transaction, seal, time_range
 
 
 def logs(*texts: bytes) -> LogRecords:
@@ -19,7 +22,11 @@ def logs(*texts: bytes) -> LogRecords:
 def test_one_segment_for_each_priority_and_signal() -> None:
     """Pieces of many appends together; the chain runs through all of them."""
     pending = Pending(
-        pieces=[(Priority.BULK, Batch.of(1, [3], np.array([1]))), (Priority.NORMAL, Batch.of(1, [4, 5], np.array([2, 3])))] * 2,
+        pieces=[
+            (Priority.BULK, Batch.of(1, [3], np.array([1]))),
+            (Priority.NORMAL, Batch.of(1, [4, 5], np.array([2, 3]))),
+        ]
+        * 2,
         logs=[logs(b"a"), logs(b"b")],
     )
     sealed = seal(pending, sequence=7, previous_hash=FIRST_HASH, boot=BootId(2), offset_ns=None)
@@ -37,6 +44,32 @@ def test_one_segment_for_each_priority_and_signal() -> None:
     assert decode_metrics(sealed.segments[0].body).bits.tolist() == [2, 2, 3, 3]
     assert decode_logs(sealed.segments[2].body).bodies == (b"a", b"b")
     assert [(new.first_ns, new.last_ns) for new in sealed.segments] == [(4, 5), (3, 3), (5, 5)]
+
+
+async def test_a_transaction_that_sqlite_gave_up_is_not_rolled_back_again() -> None:
+    """After some errors there is none left; the error is the caller's all the same."""
+
+    class Gone:
+        in_transaction = False
+
+        def __init__(self) -> None:
+            self.said: list[str] = []
+
+        async def execute_fetchall(self, sql: str, _: object = ()) -> None:
+            self.said.append(sql)
+            if sql == "COMMIT":
+                raise sqlite3.OperationalError("disk I/O error")
+
+    connection = Gone()
+    with pytest.raises(sqlite3.OperationalError):
+        await writer.write(connection, Transaction(b"state"))
+    assert connection.said[-1] == "COMMIT"
+
+
+def test_parts_may_end_where_a_batch_ends() -> None:
+    """Nothing is left over."""
+    batch = Batch.of(1, range(4), np.arange(4))
+    assert [len(part) for part in writer.in_parts([batch, batch], readings_max=4)] == [4, 4]
 
 
 def test_nothing_pending_is_no_segment() -> None:
