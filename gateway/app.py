@@ -19,6 +19,7 @@ from gateway import __version__
 from gateway.codecs.mapping import Mapper, default_mappings
 from gateway.core.clock import NS_PER_S, Quality, Sample
 from gateway.core.telemetry import Telemetry
+from gateway.herald import LOOK_S, Herald
 from gateway.pipeline import Pipeline
 from gateway.store.database import Store
 
@@ -286,11 +287,17 @@ class Gateway:
 
     async def _keep_house(self) -> None:
         """Beat the watchdog while the data path moves; save the detectors' state now and then."""
-        saved_ns = self._clock.monotonic_ns()
+        assert self._store is not None
+        herald = Herald(store=self._store, clock=self._clock)
+        saved_ns = looked_ns = self._clock.monotonic_ns()
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
             now_ns = self._clock.monotonic_ns()
             self._heartbeat_ns = now_ns
+            self._store.look_at_clock()
+            if now_ns - looked_ns >= LOOK_S * NS_PER_S:
+                looked_ns = now_ns
+                await herald.look()
             if self.is_healthy():
                 notify("WATCHDOG=1")
             self._watch_shelf()

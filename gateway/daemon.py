@@ -94,6 +94,8 @@ def set_up_logging() -> None:
 
 def run_daemon(config: Config, *, reload: Callable[[], Config], log_level: str | None) -> int:
     """Run until SIGTERM or SIGINT; return the exit code. `reload` reads the file again, or raises ConfigError."""
+    # What devices said is nobody else's business, whatever umask we were started with.
+    os.umask(0o077)
     tame_malloc()
     set_up_logging()
     try:

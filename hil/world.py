@@ -26,6 +26,7 @@ from gateway.core.contracts import Arrivals, FullError
 from gateway.core.telemetry import LABEL_SETS_MAX, Telemetry
 from gateway.core.units import Duration, Size
 from gateway.pipeline import Pipeline
+from gateway.store import room as store_room
 from gateway.store import settings as store_settings
 from gateway.store.connection import DATABASE
 from gateway.store.database import Store, StoreSettings
@@ -73,7 +74,7 @@ class Plan:
     def of(cls, dice: Random, *, hours: float) -> Plan:
         """Throw the dice."""
         # Smaller than any real shelf may be, so that hours fill it.
-        max_bytes = dice.choice([64 << 20, 64 << 20, 300_000, 150_000])
+        max_bytes = dice.choice([64 << 20, 64 << 20, 200_000, 100_000])
         with mock.patch.object(store_settings, "MAX_BYTES_MIN", 0):
             return cls._of(dice, hours=hours, max_bytes=max_bytes)
 
@@ -183,7 +184,7 @@ class World:
 
     async def live(self) -> None:
         """Play it all, then let the weather clear up, let everything drain, and hold the gateway to account."""
-        with inline_sqlite(lambda: self._disk):
+        with inline_sqlite(lambda: self._disk), mock.patch.object(store_room, "LOG_BYTES_MIN", 16 << 10):
             await self._boot(self._folder / "state-0")
             story = [self._device(number) for number in range(self.plan.devices)]
             powers = [self._sky(name) for name in UPLINKS] + [self._wear(), self._keep_time(), self._look_around()]

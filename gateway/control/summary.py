@@ -73,7 +73,9 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
             for line in known(part):
                 yield from _wrap(line, indent=4)
             if error := part.get("last_error"):
-                yield from _wrap(str(error), head="last error: ", indent=4)
+                # One that is over is still worth knowing, as long as nobody takes it for a present one.
+                head = "earlier error: " if part.get("state") in GOOD_STATES else "last error: "
+                yield from _wrap(str(error), head=head, indent=4)
 
 
 def _shelf(status: dict[str, Any]) -> str:

@@ -62,6 +62,7 @@ class Demo:
         self._tell = story.tell
         self._seconds = seconds
         self._failures: list[str] = []
+        self._unanswered = 0
         self._collector = Collector()
         line, mqtt, control = folder / "ttyPLANT", free_port(), free_port()
         config = folder / "tidegate.toml"
@@ -133,6 +134,7 @@ class Demo:
 
     def _kill(self) -> None:
         self._gateway.end(signal.SIGKILL)
+        self._unanswered = self._plant.unacknowledged + self._serial.unacknowledged
         self._tell("kill -9: the gateway dies in the middle of it all.", "!")
         time.sleep(DOWN_S)
         took_s = self._gateway.start()
@@ -201,20 +203,23 @@ class Demo:
         missing = sum(len(numbers - self._collector.seen(device).keys()) for device, numbers in acknowledged.items())
         twice = sum(times - 1 for device in acknowledged for times in self._collector.seen(device).values())
         self._tell(
-            f"{total:,} messages were acknowledged to the devices; {missing} of them are missing at the collector.",
+            f"{total:,} measurements were acknowledged to the devices; {missing} of them are missing at the collector.",
             "✗" if missing else "✓",
         )
-        if twice or maybe_twice:
+        explained = self._unanswered + maybe_twice
+        if twice:
             self._tell(
-                f"{twice:,} came twice: their answers were lost with the link or with the gateway. It had said so: "
-                f"up to {maybe_twice:,} readings."
+                f"{twice:,} of them are there twice. At the kill {self._unanswered:,} were on their way without an "
+                f"answer, so their devices sent them again; the uplink says {maybe_twice:,} of its own."
             )
         if missing:
-            self._failures.append(f"{missing} acknowledged messages are missing")
-        if twice > maybe_twice:
-            self._failures.append(f"{twice} messages came twice, and only {maybe_twice} were announced")
+            self._failures.append(f"{missing} acknowledged measurements are missing")
+        if twice > explained:
+            self._failures.append(f"{twice} measurements came twice, and only {explained} are explained")
         if unacknowledged:
-            self._failures.append(f"{unacknowledged} messages were not acknowledged within {ACKNOWLEDGE_S_MAX:.0f} s")
+            self._failures.append(
+                f"{unacknowledged} measurements were not acknowledged within {ACKNOWLEDGE_S_MAX:.0f} s"
+            )
 
     def _stay(self) -> None:
         self._plant.resume()

@@ -158,18 +158,23 @@ class SerialDevice:
         self._thread.start()
 
     def pause(self, *, wait_s: float) -> int:
-        """Measure no more for now, wait for what is on the way; return how many frames are not acknowledged."""
+        """Measure no more for now, wait for what is on the way; return how many readings are not acknowledged."""
         deadline = time.monotonic() + wait_s
         self._quiet.clear()
         self._talking.clear()
         self._quiet.wait(wait_s)
-        while self._unacknowledged and time.monotonic() < deadline:
+        while self.unacknowledged and time.monotonic() < deadline:
             time.sleep(0.05)
-        return len(self._unacknowledged)
+        return self.unacknowledged
 
     def resume(self) -> None:
         """Measure again."""
         self._talking.set()
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many readings are on the way."""
+        return sum(len(frame.numbers) for frame in self._unacknowledged.copy())
 
     def stop(self) -> None:
         """Fall silent for good and unplug the line."""

@@ -187,6 +187,12 @@ class Committer:
         self.accounts.shares[name].maybe_twice += readings
         self._want(ACK_WAIT_S)
 
+    def look_at_clock(self) -> None:
+        """See whether the wall clock was set or confirmed; what is learnt goes to the disk soon."""
+        if self.timeline.observe(self._clock):
+            self._boots_unsaved = True
+            self._want(ACK_WAIT_S)
+
     def now_ns(self) -> int:
         """Return Unix ns if a clock is known, else 0."""
         return self.timeline.wall_from(self._clock.monotonic_ns()) or 0

@@ -116,7 +116,7 @@ class Store:
             registry=self._registry,
             executor=self._executor,
         )
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None]
 
     @classmethod
     async def open(
@@ -233,6 +233,10 @@ class Store:
         """Whether the file turned out to be wrong while it was used: the next `open` salvages it."""
         return self._committer.is_damaged
 
+    def look_at_clock(self) -> None:
+        """See whether the wall clock was set or confirmed since the last commit, which looks too."""
+        self._committer.look_at_clock()
+
     def is_moving(self) -> bool:
         """Whether commits are not stuck; whether they succeed is in `status`."""
         return self._committer.is_moving()
@@ -276,8 +280,7 @@ class Store:
         """Commit what is pending and close. Whoever appends later gets a FullError."""
         self._committer.stop()
         try:
-            if self._task is not None:
-                await self._task
+            await self._task
             await self._committer.commit(last=True)
         finally:
             await self._end()

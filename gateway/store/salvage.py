@@ -192,12 +192,13 @@ def _fill(connection: sqlite3.Connection, damaged: DamagedFile, result: Salvaged
     except sqlite3.OperationalError as error:
         log.error("salvage stops: %s", error)  # noqa: TRY400  the sentence is enough
         result.is_complete = False
-        if connection.in_transaction:
+        # Some errors have ended the transaction already.
+        with contextlib.suppress(sqlite3.OperationalError):
             connection.execute("ROLLBACK")
-    if not states:
-        for row_id, values in damaged.older_rows():
-            if row_id == STATE_ID:
-                sorter.take(row_id, values)
+    # The newest state may be damaged, and what stands in the file be of long ago: the log has all in between.
+    for row_id, values in damaged.older_rows():
+        if row_id == STATE_ID:
+            sorter.take(row_id, values)
     _balance(connection, result, max(states, key=lambda state: state.commit, default=None))
 
 

@@ -165,6 +165,15 @@ def test_a_gateway_of_another_version_is_shown_as_far_as_it_is_known() -> None:
     assert "held 0" in render({"uplinks": {"cloud": {}}}, colour=False)
 
 
+def test_an_error_that_is_over_is_told_apart() -> None:
+    """Who reads "last error" beside "sending" looks for a fault that is none."""
+    uplink = {"state": "sending", "last_error": "connection refused"}
+    assert "earlier error: connection refused" in render({"uplinks": {"cloud": uplink}}, colour=False)
+    assert "last error: connection refused" in render(
+        {"uplinks": {"cloud": uplink | {"state": "waiting"}}}, colour=False
+    )
+
+
 def test_a_missing_token_is_told_apart(serve: Callable[[int, bytes], str]) -> None:
     """It is not that nobody is there."""
     with pytest.raises(ValueError, match="-c FILE"):

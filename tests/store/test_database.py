@@ -7,7 +7,7 @@ import sqlite3
 
 import pytest
 
-from gateway.core.clock import NS_PER_S
+from gateway.core.clock import NS_PER_S, Quality
 from gateway.core.contracts import FullError, Priority, Signal
 from gateway.store import committer
 from gateway.store.database import Loss, SetAside, StoreError, verify
@@ -437,9 +437,10 @@ async def test_a_damaged_segment_is_in_the_ledger(shelves) -> None:
         await shelves.put(store, 4)
     await shelves.close()
     path = shelves.state_dir / "tidegate.db"
-    data = bytearray(path.read_bytes())
-    data[data.index(b"TGS1") + 30] ^= 1
-    path.write_bytes(data)
+    connection = sqlite3.connect(path)
+    (body,) = connection.execute("SELECT body FROM shelf ORDER BY id LIMIT 1").fetchone()
+    connection.close()
+    path.write_bytes(path.read_bytes().replace(body[-20:], bytes(20)))
     store = await shelves.open()
     assert len(await shelves.drain(store)) == 8
     assert store.status()["uplinks"]["cloud"]["ledger"] == {"damaged": 4}
@@ -472,3 +473,14 @@ async def test_a_missing_state_dir_that_cannot_be_made(shelves, tmp_path) -> Non
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot write to"):
         await shelves.open(state_dir=tmp_path / "file" / "state")
+
+
+async def test_a_clock_that_is_set_is_seen_without_a_commit_of_data(shelves) -> None:
+    """Looked at now and then, it is known at once; nothing has to arrive first."""
+    shelves.clock.wall, shelves.clock.synced = 0, False
+    store = await shelves.open()
+    assert store.timeline.quality is Quality.UNKNOWN
+    shelves.clock.wall, shelves.clock.synced = 1_790_000_000 * NS_PER_S, True
+    store.look_at_clock()
+    store.look_at_clock()
+    assert store.timeline.quality is Quality.SYNCED

@@ -54,6 +54,21 @@ async def test_a_ledger_row_of_another_type_is_damage(shelves) -> None:
     shelves.check(store)
 
 
+async def test_a_lease_of_what_is_gone_is_no_doubt(shelves) -> None:
+    """Only what is still here can be sent again."""
+    store = await shelves.open(max_age=60)
+    await shelves.put(store, 1)
+    await shelves.lease(store)
+    await store.append([])
+    await shelves.close()
+    with sqlite3.connect(shelves.state_dir / DATABASE) as connection:
+        connection.execute("DELETE FROM shelf WHERE id < (SELECT max(id) FROM shelf)")
+    connection.close()
+    store = await shelves.open()
+    assert store.events == []
+    assert store.status()["uplinks"]["cloud"]["maybe_twice"] == 0
+
+
 async def test_an_uplink_that_joins_an_empty_shelf_says_nothing(shelves) -> None:
     """No event where nothing happened."""
     store = await shelves.open(uplinks=("a",))

@@ -88,6 +88,17 @@ async def test_refusing_at_the_door_and_in_the_commit(shelves) -> None:
     await shelves.put_noise(store, 300_000)
 
 
+async def test_a_quota_that_was_lowered_is_kept_at_the_door(shelves) -> None:
+    """With refuse nothing is let go, and nothing more is taken before there is room."""
+    store = await shelves.open(when_full="refuse")
+    await shelves.put_noise(store, 2_000_000)
+    await shelves.close()
+    store = await shelves.open(when_full="refuse", max_bytes=Size(MIB))
+    with pytest.raises(FullError, match="when_full is refuse"):
+        await shelves.put(store, 1)
+    await store.append([])
+
+
 async def test_pending_memory_is_bounded(shelves) -> None:
     """More than pending_bytes waiting for one commit is pushed back; one that is larger alone is taken."""
     store = await shelves.open(pending_bytes=Size(1000), commit_interval_s=0.05)

@@ -189,6 +189,7 @@ async def test_a_state_row_that_was_written_wrong_is_found_in_older_pages(shelve
     shutil.copytree(shelves.state_dir, copy)
     connection.close()
     shelves.state_dir = copy
+    (copy / f"{DATABASE}.suspect").write_text("state")
     found, uplink = await check(shelves, crashed)
     assert sorted(found) == sorted(crashed)
     assert uplink["ledger"] == {"syntax": 3}
@@ -204,6 +205,18 @@ async def test_a_row_that_contradicts_its_segment_is_not_kept(shelves, filled) -
     found, uplink = await check(shelves, filled)
     assert len(found) < len(filled)
     assert uplink["ledger"]["damaged"] == len(filled) - len(found)
+
+
+async def test_what_was_deleted_does_not_come_back(shelves, filled) -> None:
+    """Free pages still hold it, but are known to be free."""
+    store = await shelves.open()
+    await shelves.drain(store)
+    left = await shelves.put(store, 200)
+    await shelves.close()
+    (shelves.state_dir / f"{DATABASE}.suspect").write_text("why")
+    found, uplink = await check(shelves, left)
+    assert found == left
+    assert uplink["delivered"] == len(filled)
 
 
 async def test_a_disk_too_full_for_all_of_it(shelves, filled, monkeypatch) -> None:

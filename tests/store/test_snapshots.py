@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
 from collections import namedtuple
 
@@ -28,26 +27,41 @@ async def test_a_closed_shelf_needs_no_copy(shelves) -> None:
     assert Snapshot.of(shelves.state_dir / DATABASE) is None
 
 
-async def test_commits_and_a_checkpoint_while_it_is_copied(shelves, monkeypatch) -> None:
-    """The copy is what SQLite itself would have said."""
+async def test_a_shelf_in_use(shelves) -> None:
+    """The copy is what SQLite itself would have said, and is gone when it is closed."""
     store = await shelves.open()
+    for _ in range(5):
+        await shelves.put(store, 50)
+    await shelves.drain(store)
     await shelves.put(store, 50)
-    real, calls = shutil.copyfileobj, []
-
-    def copy(*arguments: object) -> None:
-        real(*arguments)
-        if not calls:
-            calls.append(1)
-            store._connection._conn  # noqa: B018
-            shelves.loop_hook()
-
-    monkeypatch.setattr(snapshots.shutil, "copyfileobj", copy)
-    shelves.loop_hook = lambda: None
     snapshot = Snapshot.of(shelves.state_dir / DATABASE)
     expected = await store._connection.execute_fetchall("SELECT * FROM shelf ORDER BY id")
     assert rows_of(snapshot.path) == list(expected)
     snapshot.close()
     assert not snapshot.path.exists()
+
+
+async def test_a_checkpoint_while_it_is_copied(shelves, monkeypatch) -> None:
+    """Pages of before and after stand in the copied file; the log that only grew has the newest of all of them."""
+    store = await shelves.open()
+    await shelves.put(store, 400)
+    connection = store._connection
+    torn = []
+
+    def copy(original, target, _) -> None:
+        data = original.read()
+        # Half of the file as it was before the checkpoint, half as it is after.
+        target.write(torn[0][: len(data) // 2] + data[len(data) // 2 :])
+
+    torn.append((shelves.state_dir / DATABASE).read_bytes())
+    await shelves.put(store, 400)
+    await connection.execute_fetchall("PRAGMA wal_checkpoint(PASSIVE)")
+    torn[0] = torn[0].ljust((shelves.state_dir / DATABASE).stat().st_size, b"\0")
+    monkeypatch.setattr(snapshots.shutil, "copyfileobj", copy)
+    snapshot = Snapshot.of(shelves.state_dir / DATABASE)
+    expected = await connection.execute_fetchall("SELECT * FROM shelf ORDER BY id")
+    assert rows_of(snapshot.path) == list(expected)
+    snapshot.close()
 
 
 async def test_a_log_that_began_anew_is_copied_again(shelves, monkeypatch) -> None:

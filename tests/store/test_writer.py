@@ -10,6 +10,8 @@ import pytest
 from gateway.core.batch import MONOTONIC, Batch, LogRecords
 from gateway.core.contracts import BootId, Priority, Signal
 from gateway.store import writer
+from gateway.store.connection import open_writer
+from gateway.store.drawer import Filing
 from gateway.store.records import where_from
 from gateway.store.segments import FIRST_HASH, check_link, decode_logs, decode_metrics, segment_hash
 from gateway.store.writer import Pending, Transaction, seal, time_range
@@ -64,6 +66,16 @@ async def test_a_transaction_that_sqlite_gave_up_is_not_rolled_back_again() -> N
     with pytest.raises(sqlite3.OperationalError):
         await writer.write(connection, Transaction(b"state"))
     assert connection.said[-1] == "COMMIT"
+
+
+async def test_a_transaction_is_all_or_nothing(tmp_path) -> None:
+    """What was written before the error is undone."""
+    connection = await open_writer(tmp_path / "a.db", log_bytes=1 << 20)
+    twice = Filing([(1, 0, "s", "r", "m", b"", b"")] * 2, 0)
+    with pytest.raises(sqlite3.IntegrityError):
+        await writer.write(connection, Transaction(b"state", series=[(1, b"x")], quarantine=twice))
+    assert list(await connection.execute_fetchall("SELECT * FROM series")) == []
+    await connection.close()
 
 
 def test_parts_may_end_where_a_batch_ends() -> None:
