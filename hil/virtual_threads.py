@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+from random import Random
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from unittest import mock
 
@@ -21,7 +22,6 @@ from hil.virtual_time import VirtualLoop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-    from random import Random
 
 T = TypeVar("T")
 
@@ -55,6 +55,11 @@ class Disk:
         self._random = random
         self._statement_s = statement_s
 
+    @classmethod
+    def still(cls) -> Disk:
+        """Return one on which nothing takes time or fails."""
+        return cls(Random(0))
+
     def cut(self) -> None:
         """Let no statement through from now on."""
         self.is_cut = True
@@ -79,10 +84,13 @@ class Disk:
 class InlineConnection:
     """The part of aiosqlite's connection that the store uses, one statement after the other in the loop."""
 
+    # No power is cut below these files: to sync them would only take real time.
+    syncs = False
+
     def __init__(self, disk: Disk, database: str, **options: Any) -> None:
         self._disk = disk
         self._turn = asyncio.Lock()
-        self._connection: sqlite3.Connection | None = None
+        self._connection: Any = None
         self._open = (database, options)
 
     def __await__(self) -> Any:
@@ -91,8 +99,12 @@ class InlineConnection:
 
     async def _connect(self) -> InlineConnection:
         database, options = self._open
-        self._connection = await self._do("", lambda: sqlite3.connect(database, **options))
+        self._connection = await self._do("", lambda: self._open_database(database, options))
         return self
+
+    @staticmethod
+    def _open_database(database: str, options: dict[str, Any]) -> Any:
+        return sqlite3.connect(database, **options)
 
     async def _do(self, sql: str, act: Callable[[], T]) -> T:
         async with self._turn:
@@ -101,7 +113,7 @@ class InlineConnection:
             return act()
 
     @property
-    def _db(self) -> sqlite3.Connection:
+    def _db(self) -> Any:
         if self._connection is None:
             raise ValueError("no active connection")
         return self._connection
@@ -109,15 +121,14 @@ class InlineConnection:
     @property
     def in_transaction(self) -> bool:
         """Whether a transaction is open."""
-        return self._db.in_transaction and not self._disk.is_cut
+        return bool(self._db.in_transaction) and not self._disk.is_cut
 
     async def execute_fetchall(self, sql: str, parameters: Iterable[Any] = ()) -> list[Any]:
         """Return all rows of one statement."""
-        if sql == "PRAGMA synchronous = FULL":
-            # No power is cut below these files: to sync them would only take real time.
+        if sql == "PRAGMA synchronous = FULL" and not self.syncs:
             sql = "PRAGMA synchronous = OFF"
         values: Sequence[Any] = tuple(parameters)
-        return await self._do(sql, lambda: self._db.execute(sql, values).fetchall())
+        return await self._do(sql, lambda: list(self._db.execute(sql, values).fetchall()))
 
     async def executemany(self, sql: str, parameters: Iterable[Iterable[Any]]) -> Any:
         """Run a statement once for each of `parameters`."""
@@ -136,11 +147,13 @@ class InlineConnection:
 
 
 @contextlib.contextmanager
-def inline_sqlite(disk: Callable[[], Disk]) -> Iterator[None]:
+def inline_sqlite(
+    disk: Callable[[], Disk], connection: type[InlineConnection] = InlineConnection
+) -> Iterator[None]:
     """Let `aiosqlite.connect` give connections on the disk that `disk()` returns at that moment."""
 
     def connect(database: Any, **options: Any) -> InlineConnection:
-        return InlineConnection(disk(), str(database), **options)
+        return connection(disk(), str(database), **options)
 
     with mock.patch.object(aiosqlite, "connect", connect):
         yield

@@ -18,6 +18,7 @@ import numpy as np
 from gateway.codecs.paths import ABSENT, column_reader, follow, path_text, read_path
 from gateway.codecs.payloads import (
     JSON_ERRORS,
+    LINES_MAX,
     decode_any_json,
     decode_cbor,
     decode_csv,
@@ -206,13 +207,13 @@ class Cutter:
                     work.payloads[k],
                     columns=self._settings.columns,
                     delimiter=self._settings.delimiter,
-                    lines_max=self._limits.readings_per_payload_max,
+                    lines_max=min(self._limits.readings_per_payload_max, LINES_MAX),
                 )
             except MalformedError as error:
                 work.lose(position, error.reason, str(error))
                 continue
-            for sentence in odd:
-                work.lose(position, "malformed_csv", sentence)
+            for sentence, count in odd:
+                work.lose(position, "malformed_csv", sentence, readings=count)
             documents.append(lines)
             kept.append(k)
         return self._with_items(work, documents, documents, np.array(kept, np.intp), self._plain)

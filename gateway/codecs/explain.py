@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from gateway.codecs.payloads import detect_format
+from gateway.codecs.topics import topic_problem
 from gateway.core.batch import DEVICE_TIME_REJECTED, KIND_MASK, MONOTONIC, ValueKind
 from gateway.core.contracts import Arrivals, Priority
+from gateway.core.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 READINGS_SHOWN: Final = 32
 PROBLEMS_SHOWN: Final = 16
+LINE_CHARS_MAX: Final = 4096
 # A buffer that an explanation pretends to arrive in.
 ARRIVED_NS: Final = 1 << 60
 
@@ -67,7 +70,7 @@ class Explanation:
         return self.render()
 
     def render(self) -> str:
-        """Return the explanation as lines of text."""
+        """Return the explanation as lines of text, in which topics and payloads cannot begin lines of their own."""
         lines = [f"topic    {self.topic}", f"payload  {self.format}"]
         lines += [f"skipped  {match}: {why}" for match, why in self.tried]
         if self.mapping is not None:
@@ -76,7 +79,7 @@ class Explanation:
         lines += [f"problem  {problem}" for problem in self.problems[:PROBLEMS_SHOWN]]
         if len(self.problems) > PROBLEMS_SHOWN:
             lines.append(f"problem  … and {len(self.problems) - PROBLEMS_SHOWN} more")
-        return "\n".join(lines)
+        return "\n".join(printable(line, LINE_CHARS_MAX) for line in lines)
 
 
 def _render_readings(readings: Sequence[ReadingRow]) -> list[str]:
@@ -98,6 +101,9 @@ def _render_readings(readings: Sequence[ReadingRow]) -> list[str]:
 
 def explain(mapper: Mapper, topic: str, payload: bytes, *, wall_ns: int | None, source: str | None) -> Explanation:
     """Return what becomes of one message in a mapper like `mapper`."""
+    problem = topic_problem(topic)
+    if problem:
+        return Explanation(topic, _describe(payload, None), problems=[problem])
     number, tried = mapper.find(topic, source)
     taken = None if number is None else mapper.mappings[number]
     found = Explanation(
@@ -202,6 +208,9 @@ def check_examples(mapper: Mapper) -> list[str]:
 
 def _check(mapper: Mapper, number: int, example: ExampleSettings) -> list[str]:
     mapping = mapper.mappings[number]
+    problem = topic_problem(example.topic)
+    if problem:
+        return [problem]
     takes, tried = mapper.find(example.topic, mapping.source)
     if takes != number:
         why = dict(tried).get(number)

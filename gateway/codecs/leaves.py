@@ -134,10 +134,10 @@ class LeavesPlan:
     def _make_shape(self, form: Any, document: Any) -> Shape | None:
         """Return what maps objects of a form, None if they must be looked at each."""
         limits = self._limits
-        names = [leaf_name(path) for path, _ in form]
-        if any(name_problem(name, letters_max=limits.name_length_max) for name in names):
-            return None
         if len(form) > limits.fields_per_payload_max or max(len(path) for path, _ in form) > limits.depth_max:
+            return None
+        # One name at a time: a long key in front of many would be many long names.
+        if any(name_problem(leaf_name(path), letters_max=limits.name_length_max) for path, _ in form):
             return None
         try:
             time = own_shape_time(document) if self._has_own_time else None

@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 
 from gateway.core.contracts import MalformedError
+from gateway.core.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +35,10 @@ BIGNUM_BYTES_MAX: Final = 64
 EXPONENT_MAX: Final = 400
 SHAPE_MAX: Final = 8
 SHOWN_MAX: Final = 60
+# Lines of CSV in one payload: each costs microseconds, and bytes alone would allow 100,000 of them.
+LINES_MAX: Final = 10_000
+# Lines of another length that are told each; the others are told in one sentence.
+ODD_LINES_SHOWN: Final = 16
 
 JSON_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
@@ -92,12 +97,12 @@ def shown(value: object) -> str:
         what = "a list" if isinstance(value, list) else "an object" if isinstance(value, dict) else "bytes"
         return f"{what} of {len(value)}"
     if isinstance(value, str):
-        return f'"{value[:SHOWN_MAX]}"' + ("…" if len(value) > SHOWN_MAX else "")
+        return f'"{printable(value, SHOWN_MAX)}"' + ("…" if len(value) > SHOWN_MAX else "")
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, int) and abs(value) >= 10**SHOWN_MAX:
         return f"a whole number of about {int(value.bit_length() * math.log10(2)) + 1} digits"
-    return repr(value)[: 2 * SHOWN_MAX]
+    return printable(repr(value), 2 * SHOWN_MAX)
 
 
 # JSON
@@ -313,16 +318,18 @@ def decode_cell(text: str) -> Scalar | str | None:
 
 def decode_csv(
     payload: bytes, *, columns: tuple[str, ...], delimiter: str, lines_max: int
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return one object per line, and a sentence per line that has not as many cells as there are columns.
+) -> tuple[list[dict[str, Any]], list[tuple[str, int]]]:
+    """Return one object per line, and sentences about lines that have not as many cells as there are columns.
 
+    With each sentence goes the number of lines it is about. A line of nothing but empty cells says nothing.
     Without `columns` the first line names them; with them, a first line that repeats the names is left out.
     """
     text = _decode_utf8(payload)
-    if text.count("\n") >= lines_max:
+    rows = text.splitlines()
+    if len(rows) > lines_max:
         raise MalformedError("too_many_readings", f"more than {lines_max} lines")
     try:
-        lines = [line for line in csv.reader(text.splitlines(), delimiter=delimiter) if line]
+        lines = [line for line in csv.reader(rows, delimiter=delimiter) if line]
     except csv.Error as error:
         raise MalformedError("malformed_csv", f"not CSV: {error}") from error
     if not lines:
@@ -336,10 +343,17 @@ def decode_csv(
         del lines[0]
     if not lines:
         raise MalformedError("no_readings", "there is a line of names and none of values")
-    objects = [dict(zip(columns, map(decode_cell, line), strict=True)) for line in lines if len(line) == len(columns)]
-    odd = [
-        f"{shown(delimiter.join(line))} has {len(line)} cells, not {len(columns)}"
+    objects = [
+        dict(zip(columns, map(decode_cell, line), strict=True))
         for line in lines
-        if len(line) != len(columns)
+        if len(line) == len(columns) and any(line)
     ]
-    return objects, odd
+    return objects, _tell_odd([line for line in lines if len(line) != len(columns)], len(columns), delimiter)
+
+
+def _tell_odd(lines: list[list[str]], wanted: int, delimiter: str) -> list[tuple[str, int]]:
+    told = [
+        (f"{shown(delimiter.join(line))} has {len(line)} cells, not {wanted}", 1) for line in lines[:ODD_LINES_SHOWN]
+    ]
+    more = len(lines) - len(told)
+    return [*told, (f"another {more} lines have not {wanted} cells", more)] if more else told

@@ -114,6 +114,20 @@ class Template:
         return _HOLE.sub(lambda hole: captures[hole[1]], self.text) if self.names else self.text
 
 
+def topic_problem(topic: str) -> str:
+    """Say why no message can have `topic` (MQTT 3.1.1, sections 3.3.2.1, 4.7.1 and 4.7.3), "" if one can.
+
+    >>> topic_problem("plant/+/climate"), topic_problem("plant/d1/climate")
+    ("the topic has + in it, which only a subscription's can have", '')
+    """
+    if not topic:
+        return "the topic is empty, which no message's is"
+    for wildcard in "+#":
+        if wildcard in topic:
+            return f"the topic has {wildcard} in it, which only a subscription's can have"
+    return "the topic has a NUL in it, which no message's can have" if "\0" in topic else ""
+
+
 def _read_level(word: str, text: str) -> Level:
     if word in {"+", "#"}:
         return Level(takes_rest=word == "#")

@@ -47,11 +47,13 @@ class Walk:
     has_times: bool
     lose: Callable[[str, str], None]
     has_seen_null: bool = False
+    visited: int = 0
 
     def numbers(self, document: Any, name: str) -> Iterator[tuple[str, Any]]:
         """Yield name and value of what is a number (or, with times, a list or an array of them).
 
-        An object's own name is not part of its leaves' names. Raises MalformedError where it goes too deep.
+        An object's own name is not part of its leaves' names. Raises MalformedError where it goes too deep, and
+        where there is too much that is no number: empty objects cost time too.
         """
         return self._walk(document, "" if type(document) is dict else name, 0)
 
@@ -59,14 +61,25 @@ class Walk:
         kind = type(value)
         if kind in NUMBERS:
             yield name, value
-        elif depth > self.limits.depth_max:
+            return
+        self._count()
+        if depth > self.limits.depth_max:
             raise MalformedError("too_deep", f"the payload is nested more than {self.limits.depth_max} deep")
+        if len(name) > self.limits.name_length_max:
+            # Whatever is inside has a longer name yet, and making each is what costs.
+            self.lose("bad_name", f"the name of a metric is longer than {self.limits.name_length_max}: {shown(name)}")
         elif kind is dict:
             yield from self._walk_object(value, name, depth)
         elif kind is list or kind is np.ndarray:
             yield from self._walk_list(value, name, depth)
         elif kind is Opaque:
             self.lose("wrong_type", f"{name} is {value!r}, which is no number here")
+
+    def _count(self) -> None:
+        self.visited += 1
+        most = self.limits.fields_per_payload_max
+        if self.visited > most:
+            raise MalformedError("too_many_fields", f"the payload has more than {most} objects, lists and odd values")
 
     def _walk_object(self, value: dict[Any, Any], name: str, depth: int) -> Iterator[tuple[str, Any]]:
         before = f"{name}." if name or depth else ""
@@ -75,6 +88,7 @@ class Walk:
                 self.has_seen_null = self.has_seen_null or type(inner) in NULLS
                 continue
             if not isinstance(key, str | int):
+                self._count()
                 self.lose("bad_name", f"{name or 'the payload'} has a key that is no text: {shown(key)[:80]}")
                 continue
             full = before + (key if isinstance(key, str) else str(key))

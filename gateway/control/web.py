@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tidegate.control")
 
+# What microdot's own bound leaves for a line without its end.
+LINE_CHARS_MAX: Final = Request.max_readline - 2
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz"})
 TEXT: Final = {"content-type": "text/plain; charset=utf-8"}
 INDEX: Final = """\
@@ -111,7 +113,7 @@ class ControlServer:
         if problem is not None:
             return self._refuse(*problem)
         whole = asyncio.StreamReader()
-        whole.feed_data(head)
+        whole.feed_data(without_query(head))
         whole.feed_eof()
         answer = _Answer(peer)
         await self._app.handle_request(whole, answer)  # type: ignore[arg-type]  # all it uses
@@ -202,8 +204,11 @@ def check_head(head: bytes) -> tuple[int, str] | None:
     except UnicodeDecodeError:
         return 400, "a request's head is ASCII"
     words = first.split(" ")
-    if len(words) != 3 or not words[1].startswith("/") or not words[2].startswith("HTTP/1."):
+    if len(words) != 3 or not words[0] or not first.isprintable() or not words[1].startswith("/") or not words[2].startswith("HTTP/1."):
         return 400, "not an HTTP/1 request"
+    if any(len(line) > LINE_CHARS_MAX for line in (first, *lines)):
+        return 431, "a line of the request is too long"
+    hosts = 0
     for line in lines:
         name, colon, value = line.partition(":")
         if not colon or not name or name != name.strip() or "\n" in line or "\r" in line:
@@ -211,7 +216,18 @@ def check_head(head: bytes) -> tuple[int, str] | None:
         lowered = name.lower()
         if lowered == "transfer-encoding" or (lowered == "content-length" and value.strip() != "0"):
             return 413, "this window takes no content"
-    return None
+        hosts += lowered == "host"
+    return (400, "more than one host") if hosts > 1 else None
+
+
+def without_query(head: bytes) -> bytes:
+    r"""Return a request's head without what follows a question mark in its path: no page here asks for any.
+
+    >>> without_query(b"GET /status?a=%zz HTTP/1.1\r\n\r\n")
+    b'GET /status HTTP/1.1\r\n\r\n'
+    """
+    method, target, rest = head.split(b" ", 2)
+    return b" ".join((method, target.partition(b"?")[0], rest))
 
 
 def is_address(host: str) -> bool:

@@ -50,6 +50,10 @@ log = logging.getLogger("tidegate.store")
 # Acks alone don't hurry: they ride with the next arrivals, or go by themselves after this long.
 ACK_WAIT_S: Final = 2.0
 RETRY_S: Final = 1.0
+# Acked segments that wait for the commit that deletes them: so many are worth one of their own; and with so many,
+# on a disk that takes no commits, nothing more is leased.
+DONE_MAX: Final = 8192
+DONE_HELD_MAX: Final = 65_536
 # A commit does not wait for its time when this part of `pending_bytes` is taken: the rest takes what comes meanwhile.
 EARLY_SHARE: Final = 4
 # So many readings don't wait for others: a commit of this size is worth its fsync.
@@ -61,6 +65,8 @@ SET_ASIDE_MAX: Final = 16
 SET_ASIDE_BYTES_MAX: Final = 64 << 10
 REFUSED_WAITING_MAX: Final = 64
 EVENTS_MAX: Final = 32
+DRAWER_SHARE: Final = 8
+"""What is set aside takes an eighth of the shelf at most, however much of it there may be by the settings."""
 STUCK_S: Final = 60.0
 """How long a commit may take until the store no longer counts as moving: worn cards stall for many seconds."""
 
@@ -98,8 +104,10 @@ class Committer:
         self.trouble = ""
         self.timeline = opened.timeline
         self.room = around.room
-        self.quarantine = Drawer(opened.quarantine, bytes_max=int(settings.quarantine_bytes))
-        self.refused = Drawer(opened.refused, bytes_max=int(settings.refused_bytes))
+        # What is set aside counts as used: on a small shelf it must not crowd out what is to be sent.
+        drawer_bytes_max = int(settings.max_bytes) // DRAWER_SHARE
+        self.quarantine = Drawer(opened.quarantine, bytes_max=min(int(settings.quarantine_bytes), drawer_bytes_max))
+        self.refused = Drawer(opened.refused, bytes_max=min(int(settings.refused_bytes), drawer_bytes_max))
         self._written = opened.written
         self._desks = desks
         self._recent = recent
@@ -119,6 +127,7 @@ class Committer:
         )
         self._due_s: float | None = None
         self._wake = asyncio.Event()
+        self._settled = asyncio.Event()
         self._started_s: float | None = None
         self._tended_s = asyncio.get_running_loop().time()
         self._closing = False
@@ -165,7 +174,13 @@ class Committer:
         bit = self.accounts.shares[lease.uplink].bit
         for segment_id in lease.ids():
             self._done[segment_id] = self._done.get(segment_id, 0) | bit
-        self._want(ACK_WAIT_S)
+        self._want(ACK_WAIT_S if len(self._done) < DONE_MAX else 0)
+
+    async def wait_settled(self) -> None:
+        """Return when the list of what was acked and is still on the disk is not too long to go on."""
+        while len(self._done) >= DONE_HELD_MAX and not self._closing:
+            self._settled.clear()
+            await self._settled.wait()
 
     def settle_damaged(self, name: str, rows: Sequence[Row]) -> None:
         """Count segments whose bytes are not what was written: nobody can be sent them."""
@@ -260,6 +275,7 @@ class Committer:
         """Take no more, and let `run` return after the commit under way."""
         self._closing = True
         self._wake.set()
+        self._settled.set()
 
     async def commit(self, *, last: bool = False) -> None:
         """Commit what is pending now. Failures end up with those who wait and in `trouble`."""
@@ -411,6 +427,7 @@ class Committer:
 
     def _take_effect(self, work: Transaction) -> None:
         """Let memory follow what is now on the medium."""
+        self._settled.set()
         self._registry.saved(len(work.series))
         self._written.update(work.ledger)
         self._boots_unsaved = False

@@ -68,8 +68,6 @@ log = logging.getLogger("tidegate.store")
 
 EVENTS_MAX: Final = 32
 OPENINGS_MAX: Final = 2
-DRAWER_SHARE: Final = 8
-"""What is set aside takes an eighth of the shelf at most, however much of it there may be by the settings."""
 
 
 class Store:
@@ -178,6 +176,7 @@ class Store:
 
     async def lease(self, uplink: str, *, readings_max: int, bytes_max: int) -> Lease | None:
         """Return what `uplink` sends next, at least one segment; None when nothing is held for it now."""
+        await self._committer.wait_settled()
         try:
             return await self._desks[uplink].lease(readings_max=readings_max, bytes_max=bytes_max)
         except sqlite3.DatabaseError as error:

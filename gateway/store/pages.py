@@ -145,6 +145,10 @@ def free_pages(get_page: GetPage, *, pages: int) -> set[int]:
     return free
 
 
+# One transaction behind a break may have been under way when the power went; of two, the first was synced.
+COMMITS_BEHIND_BREAK_MIN: Final = 2
+
+
 @dataclass(slots=True)
 class Log:
     """What a write-ahead log says: the newest version of each page, and whether SQLite would read all of it.
@@ -199,11 +203,12 @@ def read_log(data: bytes, *, page_bytes: int) -> Log:
         whole[0] = True
     commits = np.flatnonzero(whole & (heads[:, 1] != 0))
     breaks = np.flatnonzero(~whole)
-    if head_is_good and len(breaks) and (commits >= breaks[0]).sum() < 2:
+    if head_is_good and len(breaks) and _ends_behind(heads, salts, commits, int(breaks[0])) < COMMITS_BEHIND_BREAK_MIN:
         # Each transaction is synced before the next begins: one alone behind the break was never finished.
         commits = commits[commits < breaks[0]]
     last = int(commits[-1]) + 1 if len(commits) else 0
-    log.is_broken = bool(last) and not (head_is_good and whole[:last].all())
+    # A log that has bytes and nothing to read in it was overwritten; zeros are a file that was never synced.
+    log.is_broken = not (head_is_good and whole[:last].all()) if last else not head_is_good and bool(raw.any())
     for index in np.flatnonzero(whole).tolist():
         place = LOG_HEADER_BYTES + index * frame_bytes + FRAME_HEADER_BYTES
         number = int(heads[index, 0])
@@ -211,6 +216,14 @@ def read_log(data: bytes, *, page_bytes: int) -> Log:
         if index < last:
             log.newest[number] = place
     return log
+
+
+def _ends_behind(
+    heads: npt.NDArray[np.uint32], salts: npt.NDArray[np.uint32], commits: npt.NDArray[np.intp], first_break: int
+) -> int:
+    """Return how many transactions end at the first damaged frame or behind it; the damaged one may be such an end."""
+    is_end = heads[first_break, 1] != 0 and bool((heads[first_break, 2:4] == salts).all())
+    return int((commits > first_break).sum()) + is_end
 
 
 def _checksums(content: npt.NDArray[np.uint8], seeds: npt.NDArray[np.uint32], *, big: bool) -> npt.NDArray[np.uint32]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import sqlite3
+import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
@@ -23,6 +24,7 @@ from gateway.store.accounts import NOBODY, Accounts, DamagedStateError, Entry, S
 from gateway.store.connection import APPLICATION_ID, DATABASE, schemas
 from gateway.store.opening import decode_boot
 from gateway.store.records import SEQUENCE_END, SHELVES, STATE_ID, LeasedSegment, StoreError, place, where_from
+from gateway.store.salvage import log_is_broken
 from gateway.store.segments import SegmentError, decode_logs, decode_metrics, read_header, segment_hash
 from gateway.store.series import decode_series, lost_series
 from gateway.store.snapshots import Snapshot
@@ -35,6 +37,10 @@ if TYPE_CHECKING:
     from gateway.core.batch import Series
 
 PROBLEMS_MAX: Final = 100
+
+
+LOG_LOOKS: Final = 3
+LOG_LOOK_S: Final = 0.05
 
 
 @dataclass(slots=True)
@@ -225,6 +231,8 @@ def verify(state_dir: Path) -> VerifyReport:
     report = VerifyReport(str(state_dir))
     if not (state_dir / DATABASE).exists():
         raise StoreError(f"there is no {state_dir / DATABASE}; is this the gateway's state_dir?")
+    if _log_stays_broken(state_dir / DATABASE):
+        report.problem("the write-ahead log is damaged before its end; the next start salvages what can be read")
     try:
         with Held(state_dir) as held:
             for sentence in (*held.quick_check(), *held.series_damaged):
@@ -235,6 +243,15 @@ def verify(state_dir: Path) -> VerifyReport:
     except sqlite3.Error as error:
         report.problem(f"{DATABASE} cannot be read to its end: {error}")
     return report
+
+
+def _log_stays_broken(path: Path) -> bool:
+    """Whether the log is damaged at every look: a gateway that writes it meanwhile may be seen half way once."""
+    for _ in range(LOG_LOOKS):
+        if not log_is_broken(path):
+            return False
+        time.sleep(LOG_LOOK_S)
+    return True
 
 
 def _verify(held: Held, report: VerifyReport) -> None:

@@ -31,6 +31,7 @@ from urllib3.exceptions import (
 from gateway.codecs.otlp import read_response, read_status_message
 from gateway.core.clock import NS_PER_S
 from gateway.core.contracts import Signal, TryLaterError
+from gateway.core.text import printable
 from gateway.net.secrets import Secret
 from gateway.uplinks.guards import (
     Answer,
@@ -236,7 +237,7 @@ class HttpSender:
         else:
             response.close()
         headers = response.headers
-        content_type = headers.get("content-type", "").lower()[:100]
+        content_type = printable(headers.get("content-type", "").lower(), 100)
         now_s = read_http_date(headers.get("date", ""))
         is_page = content_type.startswith(_PAGE_TYPES) or body.lstrip()[:20].lower().startswith(_PAGE_STARTS)
         reply = Reply(
@@ -248,7 +249,7 @@ class HttpSender:
                 headers.get("retry-after", ""),
                 now_s=self._clock.wall_ns() / NS_PER_S if now_s is None else now_s,
             ),
-            location=headers.get("location", "")[:200],
+            location=printable(headers.get("location", ""), 200),
             is_page=is_page,
         )
         return reply, body
@@ -293,7 +294,7 @@ def _reason(error: BaseException) -> str:
     """Return the first words of it, without the objects that urllib3 prints in front of them."""
     first = _innermost(error)
     text = first.strerror if isinstance(first, OSError) and first.strerror else str(first)
-    return text[:REASON_CHARS_MAX] or type(first).__name__
+    return printable(text, REASON_CHARS_MAX) or type(first).__name__
 
 
 def _explain_tls(error: SSLError, *, host: str) -> TryLaterError:
@@ -303,7 +304,7 @@ def _explain_tls(error: SSLError, *, host: str) -> TryLaterError:
         if "not yet valid" in inner.verify_message or "expired" in inner.verify_message:
             hint = "; is this box's clock right?"
         return HoldError(f"the certificate of {host} is not accepted: {inner.verify_message}{hint}")
-    return TryLaterError(f"TLS with {host} failed: {inner}")
+    return TryLaterError(f"TLS with {host} failed: {printable(str(inner), REASON_CHARS_MAX)}")
 
 
 def _pool_classes(connected: Callable[[socket.socket], None]) -> dict[str, type[urllib3.HTTPConnectionPool]]:

@@ -348,7 +348,7 @@ def test_a_line_of_another_length_is_lost_alone() -> None:
     """With a sentence that shows it."""
     objects, odd = lines(b"1,2\n1\n3,4,5\n6,7")
     assert objects == [{"a": 1, "b": 2}, {"a": 6, "b": 7}]
-    assert odd == ['"1" has 1 cells, not 2', '"3,4,5" has 3 cells, not 2']
+    assert odd == [('"1" has 1 cells, not 2', 1), ('"3,4,5" has 3 cells, not 2', 1)]
 
 
 @pytest.mark.parametrize(
@@ -358,7 +358,7 @@ def test_a_line_of_another_length_is_lost_alone() -> None:
         (b"\xef\xbb\xbf\n", "empty_payload"),
         (b"\xff,1", "malformed_text"),
         (b"1," + b"x" * 140_000, "malformed_csv"),
-        (b"1,2\n" * 10, "too_many_readings"),
+        (b"1,2\n" * 11, "too_many_readings"),
         (b"a,b\n", "no_readings"),
     ],
 )

@@ -255,6 +255,23 @@ async def test_acks_alone_are_committed_in_time(shelves, monkeypatch) -> None:
     assert store.status()["store"]["commits"] == before + 1
 
 
+async def test_too_many_acks_in_waiting_hold_the_next_lease(shelves, failing, monkeypatch) -> None:
+    """Memory is bounded on a disk that takes no commits; many acks are worth a commit of their own."""
+    monkeypatch.setattr(committer, "DONE_MAX", 2)
+    monkeypatch.setattr(committer, "DONE_HELD_MAX", 3)
+    store = await shelves.open()
+    for _ in range(5):
+        await shelves.put(store, 1)
+    failing.errors = [error_of(sqlite3.SQLITE_IOERR, "disk I/O error")]
+    for _ in range(3):
+        await store.ack(await shelves.lease(store, readings_max=1))
+    waiting = asyncio.create_task(shelves.lease(store, readings_max=1))
+    while failing.errors:
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    assert (await asyncio.wait_for(waiting, 5)).readings == 1
+
+
 async def test_whoever_gave_up_before_a_failure_is_left_alone(shelves, failing) -> None:
     """A cancelled append has no answer to get."""
     store = await shelves.open(commit_interval_s=0.02)

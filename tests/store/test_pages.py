@@ -87,6 +87,19 @@ def test_a_torn_last_transaction_is_no_damage(files) -> None:
     assert not read_log(torn, page_bytes=PAGE).is_broken
 
 
+def test_a_damaged_end_of_the_last_but_one_transaction_is_damage(files) -> None:
+    """The last one could only begin when that one was synced, so this is no torn tail."""
+    _, log, _ = files
+    whole = read_log(log, page_bytes=PAGE)
+    frame = PAGE + 24
+    ends = [k for k in range((len(log) - 32) // frame) if int.from_bytes(log[36 + k * frame : 40 + k * frame], "big")]
+    damaged = bytearray(log)
+    damaged[32 + ends[-2] * frame + 100] ^= 1
+    assert len(ends) > 2
+    assert not whole.is_broken
+    assert read_log(bytes(damaged), page_bytes=PAGE).is_broken
+
+
 def test_a_log_without_a_header_is_damage_and_readable(files) -> None:
     """Page size and salts are taken from elsewhere."""
     _, log, _ = files
@@ -96,7 +109,7 @@ def test_a_log_without_a_header_is_damage_and_readable(files) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "broken"), [(b"", False), (bytes(10), False), (b"x" * 10, True), (b"x" * 2000, False)]
+    ("data", "broken"), [(b"", False), (bytes(10), False), (b"x" * 10, True), (b"x" * 2000, True), (bytes(2000), False)]
 )
 def test_odd_logs(data, broken) -> None:
     """Nothing, zeros, half a header, garbage."""

@@ -208,3 +208,9 @@ def test_a_report_has_a_bounded_number_of_problems() -> None:
         report.problem("wrong")
     assert len(report.problems) == PROBLEMS_MAX
     assert report.summary().endswith("105 problems")
+
+
+async def test_a_damaged_log_is_a_problem(shelves, filled) -> None:
+    """As the next start would say."""
+    (shelves.state_dir / f"{DATABASE}-wal").write_bytes(b"x" * 50_000)
+    assert any("write-ahead log is damaged" in problem for problem in verify(shelves.state_dir).problems)
