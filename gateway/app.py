@@ -15,8 +15,10 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+import msgspec
+
 from gateway import __version__
-from gateway.codecs.mapping import Mapper, default_mappings
+from gateway.codecs.mapping import Mapper
 from gateway.core.clock import NS_PER_S, Quality, Sample
 from gateway.core.telemetry import Telemetry
 from gateway.herald import LOOK_S, Herald
@@ -124,7 +126,9 @@ class Gateway:
         try:
             return await Store.open(
                 state_dir=Path(config.gateway.state_dir),
-                settings=config.store,
+                settings=msgspec.structs.replace(
+                    config.store, pending_bytes=min(config.store.pending_bytes, self.profile.pending_bytes)
+                ),
                 clock=self._clock,
                 uplinks=[uplink.name for uplink in config.uplinks],
                 max_series=config.gateway.max_series or self.profile.max_series,
@@ -182,7 +186,7 @@ class Gateway:
 
     def _build_pipeline(self, store: Store) -> Pipeline:
         config = self.config
-        mapper = Mapper(config.mappings or default_mappings(), resolve=store.resolve)
+        mapper = Mapper(config.effective_mappings(), resolve=store.resolve)
         engine = None
         if config.detectors:
             from gateway.detect.engine import Engine  # noqa: PLC0415  only where something is watched

@@ -264,7 +264,7 @@ def run_gateway(options: argparse.Namespace) -> int:
 
 def run_explain(options: argparse.Namespace) -> int:
     """`tidegate explain`: exit 1 where the message would be refused."""
-    from gateway.codecs.mapping import Mapper, default_mappings  # noqa: PLC0415  numpy only where needed
+    from gateway.codecs.mapping import Mapper  # noqa: PLC0415  numpy only where needed
     from gateway.core.clock import SystemClock  # noqa: PLC0415
 
     config = load(options.config, offline=True)
@@ -277,7 +277,7 @@ def run_explain(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise CommandError(f"--hex takes pairs of hexadecimal digits: {error}") from error
     numbers = iter(range(1, 1 << 31))
-    mapper = Mapper(config.mappings or default_mappings(), resolve=lambda _: next(numbers))
+    mapper = Mapper(config.effective_mappings(), resolve=lambda _: next(numbers))
     messages: list[tuple[str, bytes]] = [(options.topic, data)]
     if options.port is not None:
         messages = list(_unframe(config, options.port, data))

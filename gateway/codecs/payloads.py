@@ -35,8 +35,9 @@ BIGNUM_BYTES_MAX: Final = 64
 EXPONENT_MAX: Final = 400
 SHAPE_MAX: Final = 8
 SHOWN_MAX: Final = 60
-# Lines of CSV in one payload: each costs microseconds, and bytes alone would allow 100,000 of them.
+# Lines and cells of CSV in one payload: each costs microseconds, and bytes alone would allow 100,000 of them.
 LINES_MAX: Final = 10_000
+CELLS_MAX: Final = 20_000
 # Lines of another length that are told each; the others are told in one sentence.
 ODD_LINES_SHOWN: Final = 16
 
@@ -328,6 +329,8 @@ def decode_csv(
     rows = text.splitlines()
     if len(rows) > lines_max:
         raise MalformedError("too_many_readings", f"more than {lines_max} lines")
+    if text.count(delimiter) + len(rows) > CELLS_MAX:
+        raise MalformedError("too_many_readings", f"more than {CELLS_MAX} cells")
     try:
         lines = [line for line in csv.reader(rows, delimiter=delimiter) if line]
     except csv.Error as error:
@@ -346,7 +349,7 @@ def decode_csv(
     objects = [
         dict(zip(columns, map(decode_cell, line), strict=True))
         for line in lines
-        if len(line) == len(columns) and any(line)
+        if len(line) == len(columns) and any(map(str.strip, line))
     ]
     return objects, _tell_odd([line for line in lines if len(line) != len(columns)], len(columns), delimiter)
 

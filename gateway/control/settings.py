@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
-from gateway.codecs.mapping_settings import MappingSettings
+from gateway.codecs.mapping_settings import MappingSettings, default_mappings
 from gateway.core.units import Duration, Size
 from gateway.detect.settings import DetectorSettings
 from gateway.net.addresses import is_loopback, split_address
@@ -109,6 +109,15 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tr
     control: Annotated[
         ControlSettings | None, Meta(description="The window for people; closed if the table is left out.")
     ] = None
+
+    def effective_mappings(self) -> tuple[MappingSettings, ...]:
+        """Return the mappings as they apply: the file's, then what serial lines say of theirs, then the default."""
+        lines = tuple(
+            MappingSettings(match="#", source=source.name, payload=source.payload)
+            for source in self.sources
+            if isinstance(source, SerialSettings) and source.payload is not None
+        )
+        return (*self.mappings, *lines, *(() if self.mappings else default_mappings()))
 
     def warnings(self) -> list[str]:
         """Return what is allowed and perhaps not meant, as sentences."""

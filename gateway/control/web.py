@@ -204,7 +204,9 @@ def check_head(head: bytes) -> tuple[int, str] | None:
     except UnicodeDecodeError:
         return 400, "a request's head is ASCII"
     words = first.split(" ")
-    if len(words) != 3 or not words[0] or not first.isprintable() or not words[1].startswith("/") or not words[2].startswith("HTTP/1."):
+    if len(words) != 3 or not words[0] or not first.isprintable():
+        return 400, "not an HTTP/1 request"
+    if not words[1].startswith("/") or not words[2].startswith("HTTP/1."):
         return 400, "not an HTTP/1 request"
     if any(len(line) > LINE_CHARS_MAX for line in (first, *lines)):
         return 431, "a line of the request is too long"

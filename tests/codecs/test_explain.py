@@ -156,6 +156,27 @@ def test_a_topic_from_a_command_line_may_be_no_text(desk: Any) -> None:
     assert "not UTF-8" in desk().mapper.explain("a\udcff", b"1", wall_ns=None).problems[0]
 
 
+@pytest.mark.parametrize(
+    ("topic", "problem"), [("", "is empty"), ("a/+", "has + in it"), ("a/#", "has # in it"), ("a\0", "has a NUL")]
+)
+def test_a_topic_that_no_message_has_is_a_problem(desk: Any, topic: str, problem: str) -> None:
+    """Readings would promise what never comes; an example of a mapping is refused the same."""
+    found = desk().mapper.explain(topic, b"1", wall_ns=None)
+    assert (found.mapping, found.readings) == (None, [])
+    assert problem in found.problems[0]
+    if topic:
+        at = desk({**OTHER, "examples": [{"topic": topic, "payload": "1", "gives": {}}]})
+        assert problem in at.mapper.check()[0]
+
+
+def test_a_message_cannot_write_lines_of_its_own(desk: Any) -> None:
+    """Neither by its topic nor by its keys, texts or captures."""
+    found = lines(desk(), "a\nreading  forged", b'{"b\\u001b[2J\\nproblem  none":1}')
+    assert found[0] == "topic    a\\nreading  forged"
+    assert [line.split()[0] for line in found] == ["topic", "payload", "taken", "for", "reading"]
+    assert "\x1b" not in "".join(found)
+
+
 # Examples
 
 

@@ -351,11 +351,30 @@ def test_a_line_of_another_length_is_lost_alone() -> None:
     assert odd == [('"1" has 1 cells, not 2', 1), ('"3,4,5" has 3 cells, not 2', 1)]
 
 
+def test_of_many_lines_of_another_length_the_first_are_shown() -> None:
+    """The others are told in one sentence, with their number."""
+    _, odd = lines(b"1\n" * 30, lines_max=30)
+    assert (len(odd), odd[-1]) == (17, ("another 14 lines have not 2 cells", 14))
+
+
+def test_a_line_of_empty_cells_is_no_object() -> None:
+    """It says nothing, and there may be many."""
+    assert lines(b"1,2\n,\n , \n3,") == ([{"a": 1, "b": 2}, {"a": 3, "b": None}], [])
+
+
+def test_what_a_payload_chose_is_shown_on_one_line() -> None:
+    """Nothing that ends a line or commands a terminal."""
+    assert shown("a\x1b[2J\nb") == '"a\\x1b[2J\\nb"'
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
         (b"", "empty_payload"),
+        (b"\xef\xbb\xbf", "empty_payload"),
         (b"\xef\xbb\xbf\n", "empty_payload"),
+        ("1,2\u2028".encode() * 11, "too_many_readings"),
+        (b"1" + b",1" * 20_000, "too_many_readings"),
         (b"\xff,1", "malformed_text"),
         (b"1," + b"x" * 140_000, "malformed_csv"),
         (b"1,2\n" * 11, "too_many_readings"),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.codecs.topics import LEVELS_MAX, Pattern, Template
+from gateway.codecs.topics import LEVELS_MAX, Pattern, Template, topic_problem
 
 LEVEL = st.sampled_from(["a", "b", "", "$SYS", "ä"])
 
@@ -98,3 +98,10 @@ def test_a_template_with_an_unknown_name_is_refused() -> None:
     """The sentence lists what there is."""
     with pytest.raises(ValueError, match=r"wants \{devise\}; there is \{device\}, \{source\}, \{topic\}"):
         Template("{devise}", known=["device"])
+
+
+def test_a_message_has_a_topic_without_wildcards() -> None:
+    """Nor an empty one, nor one with a NUL; a name with a dollar is fine."""
+    assert [bool(topic_problem(topic)) for topic in ("", "a/+", "#", "a\0b", "a//b", "$SYS/x")] == [True] * 4 + [
+        False
+    ] * 2

@@ -145,3 +145,19 @@ def test_many_times_are_found_as_each_alone(values: list[Any]) -> None:
         assert sure == (key == "ts")
         assert not sure or one == expected
         assert type(value) in NUMBERS or not sure
+
+
+def test_below_a_name_that_is_too_long_nothing_is_looked_at() -> None:
+    """Each name inside would be as long again; a long key in front of 10,000 objects held everybody up."""
+    many = {str(k): {} for k in range(10_000)}
+    assert walk({"k" * 256: many, "l" * 256: [1, 2], "a": 1}) == ({"a": 1}, ["bad_name", "bad_name"])
+    assert walk({"k" * 253: {"a": 1}}) == ({"k" * 253 + ".a": 1}, [])
+
+
+@pytest.mark.parametrize(
+    "document", [{"a": {str(k): {} for k in range(20)}}, {"a": [[]] * 20}, {k + 0.5: 1 for k in range(20)}]
+)
+def test_what_is_no_number_is_bounded_too(document: Any) -> None:
+    """Empty objects, empty lists, keys that are no text."""
+    assert walk(document, fields_per_payload_max=19)[1][-1] == "too_many_fields"
+    assert "too_many_fields" not in walk(document, fields_per_payload_max=21)[1]

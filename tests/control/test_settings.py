@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.control.config import parse_config
 from gateway.control.settings import Config, ControlSettings
 from gateway.core.units import Duration, Size
 from gateway.net.secrets import Secret
@@ -43,3 +44,12 @@ def test_unencrypted_roads_are_named() -> None:
     far = OtlpUplinkSettings(name="far", endpoint="http://otel.example:4318")
     said = [warning for warning in Config(uplinks=(near, far)).warnings() if warning.startswith("uplinks")]
     assert said == ["uplinks[1].endpoint: readings and headers travel unencrypted; use https://"]
+
+
+def test_a_serial_lines_payload_is_a_mapping_behind_the_files_own() -> None:
+    """Without a mapping for its topics it is read as the line says; with no mapping at all the default stays last."""
+    line = '[[sources]]\ntype = "serial"\nname = "line1"\nport = "/dev/ttyS0"\nframing = "lines"\npayload = "csv"\n'
+    alone = parse_config(line, offline=True).effective_mappings()
+    assert [(m.match, m.source, m.payload) for m in alone] == [("#", "line1", "csv"), ("#", None, "auto")]
+    mapped = parse_config(line + '[[mappings]]\nmatch = "a/#"\nfields = "*"\n', offline=True).effective_mappings()
+    assert [m.match for m in mapped] == ["a/#", "#"]

@@ -56,8 +56,9 @@ class Journal:
                     continue
                 if fate < 0.6 and kind == "write":
                     offset, written = rest
-                    rest = [offset, written[: rng.randrange(0, len(written), SECTOR_BYTES)]]
-                apply(data, kind, *rest)
+                    apply(data, kind, offset, written[: rng.randrange(0, len(written), SECTOR_BYTES)])
+                else:
+                    apply(data, kind, *rest)
         return {name: bytes(data) for name, data in files.items()}
 
 

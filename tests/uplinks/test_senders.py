@@ -286,6 +286,14 @@ def test_what_is_not_http_is_tried_later(serve, make_sender, answer: bytes) -> N
     assert len(str(caught.value)) < 200
 
 
+def test_what_is_not_http_cannot_write_lines_of_its_own(serve, make_sender) -> None:
+    """What the other side sends is shown in the log and the status."""
+    with pytest.raises(TryLaterError) as caught:
+        make_sender(serve(say(b"\x1b[2J\rfine\x85\n\r\n"))).send(PACKED)
+    assert "\\x1b[2J" in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
 def test_nobody_there(make_sender) -> None:
     """A refused connection, in words."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
