@@ -22,6 +22,7 @@ bench/                    The performance suite: every number that is claimed is
   wire.py                 How many bytes a reading takes on the wire: a minute of 20 devices with 5 metrics at 1 Hz, in one request
 app.py                    Assembly: build each part, run all in one place, stop in order, feed the watchdog
 pipeline.py               The data path on one screen: arrive, decode, map, detect, append
+herald.py                 Says what was lost: news of the ledger as log lines here and as OTLP log records upstream
 sources/                  Doors: bytes arrive here and are acknowledged only when they are kept
   mqtt.py                 A subscriber: takes what a broker has and acknowledges it when it is on disk
   mqtt_intake.py          Arrivals on their way to the disk: many at once, bounded, answered in order
@@ -132,6 +133,7 @@ core/                     Ground: the words that every room speaks
   clock.py                Time: the only place that asks a clock, and the repair of times stamped before the clock was right
   contracts.py            What rooms promise each other: the four errors that cross walls, arrivals, and who may be called how
   telemetry.py            The gateway's own counters, numbers that status and Prometheus read
+  text.py                 Foreign text made fit for one line of a log or a terminal
   units.py                Durations and sizes as people write them
 """
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["synced", "some", "torn"]
 VFS: Final = "tidegate-recorder"
+BASE_VFS: Final = "unix-excl"
 # Disks write a sector whole or not at all; pages are larger.
 SECTOR_BYTES: Final = 512
 
@@ -125,7 +126,7 @@ def _half(op: Op, dice: Random) -> bytes:
 
 class _RecordingFile(apsw.VFSFile):
     def __init__(self, name: str, filename: Any, flags: list[int], ops: list[Op]) -> None:
-        super().__init__("", filename, flags)
+        super().__init__(BASE_VFS, filename, flags)
         self._name = name
         self._ops = ops
 
@@ -144,7 +145,7 @@ class _RecordingFile(apsw.VFSFile):
 
 class _RecordingVFS(apsw.VFS):
     def __init__(self, ops: list[Op]) -> None:
-        super().__init__(VFS, "")
+        super().__init__(VFS, BASE_VFS)
         self._ops = ops
 
     def xOpen(self, name: Any, flags: list[int]) -> Any:
@@ -166,7 +167,8 @@ class ApswConnection(InlineConnection):
     @staticmethod
     def _open_database(database: str, _: dict[str, Any]) -> Any:
         flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
-        return apsw.Connection(database, flags=flags, vfs=VFS)
+        # A VFS that the name asks for would be taken instead of ours, which stands on it.
+        return apsw.Connection(database.replace(f"&vfs={BASE_VFS}", ""), flags=flags, vfs=VFS)
 
     async def executescript(self, sql: str) -> Any:
         """Run several statements."""

@@ -210,6 +210,10 @@ def check_head(head: bytes) -> tuple[int, str] | None:
         return 400, "not an HTTP/1 request"
     if any(len(line) > LINE_CHARS_MAX for line in (first, *lines)):
         return 431, "a line of the request is too long"
+    return _check_fields(lines)
+
+
+def _check_fields(lines: list[str]) -> tuple[int, str] | None:
     hosts = 0
     for line in lines:
         name, colon, value = line.partition(":")

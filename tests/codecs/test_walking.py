@@ -160,4 +160,9 @@ def test_below_a_name_that_is_too_long_nothing_is_looked_at() -> None:
 def test_what_is_no_number_is_bounded_too(document: Any) -> None:
     """Empty objects, empty lists, keys that are no text."""
     assert walk(document, fields_per_payload_max=19)[1][-1] == "too_many_fields"
-    assert "too_many_fields" not in walk(document, fields_per_payload_max=21)[1]
+    assert "too_many_fields" not in walk(document, fields_per_payload_max=22)[1]
+
+
+def test_a_time_key_may_hold_what_is_no_time() -> None:
+    """A list, an object, a switch's state: looked for elsewhere."""
+    assert own_time({"ts": [NOW_S], "timestamp": True, "time": NOW_S}) == ("time", NOW_S * 10**9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from gateway.core.units import Duration, Size
@@ -25,3 +26,10 @@ def test_impossible_settings(settings, sentence) -> None:
 def test_defaults_are_possible() -> None:
     """As the manual shows them."""
     assert StoreSettings(commit_interval=Duration(1)).max_bytes == 512 << 20
+
+
+def test_every_setting_has_a_sentence() -> None:
+    """The manual is made of them."""
+    info = msgspec.inspect.type_info(StoreSettings)
+    said = [field.type.extra_json_schema["description"] for field in info.fields]
+    assert all(text.endswith((".", "%.", "%")) for text in said)
