@@ -1,4 +1,4 @@
-"""What a hostile network does to an MQTT server: garbage, halves, huge lengths, silence, floods. Must not hurt anyone else.
+"""What a hostile network does to an MQTT server: garbage, halves, huge lengths, silence. Must not hurt anyone else.
 
 Each attack is a function of the server's port and dice; it returns when it is over, and nothing of it stays but the
 sockets that it gives back to be closed. None cares what is answered: that the honest are served is the test's affair.
@@ -65,7 +65,7 @@ def huge_lengths(port: int, dice: Random) -> None:
 
 
 def silence(port: int, *, count: int) -> list[socket.socket]:
-    """Connections that say nothing; to be closed by the caller."""
+    """Open connections that say nothing; the caller closes them."""
     streams = []
     for _ in range(count):
         with contextlib.suppress(OSError):
@@ -74,7 +74,7 @@ def silence(port: int, *, count: int) -> list[socket.socket]:
 
 
 def slow_loris(port: int, *, count: int, seconds: float) -> None:
-    """Connections that say one byte at a time."""
+    """Open connections that say one byte at a time."""
     streams = silence(port, count=count)
     until_s = time.monotonic() + seconds
     at = 0

@@ -1,4 +1,4 @@
-"""A road to a receiver that loses requests and answers, throttles, refuses and lies, by dice; and its thread, in the loop.
+"""A road to a receiver that loses requests and answers, throttles, refuses and lies, by dice; and its thread.
 
 Takes the place of the network through the uplink's own seams. What it hands over has been taken by the far side,
 whether or not the answer says so. Must not decide what is right: `FarSide` does.
@@ -205,7 +205,7 @@ class InlineWorker:
         weather = self._road.weather
         self._road.began(is_stalled=self._random.random() < weather.trouble / 10)
         await asyncio.sleep(self._random.uniform(0, weather.delay_s))
-        while self._road.is_stalled:
+        while self._road.is_stalled:  # noqa: ASYNC110  virtual time makes a poll cost nothing
             await asyncio.sleep(1.0)
         result: Any = None
         failure: Exception | None = None

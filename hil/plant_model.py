@@ -10,11 +10,11 @@ import json
 import struct
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
-from gateway.codecs.mapping_settings import MappingSettings, MetricSettings, TimeSettings
+from gateway.codecs.mapping_settings import AttributeValue, MappingSettings, MetricSettings, TimeSettings
 from gateway.core.clock import NS_PER_S, WALL_FLOOR_NS
 
 if TYPE_CHECKING:
@@ -64,16 +64,17 @@ class Message:
 
 def mappings() -> list[MappingSettings]:
     """Return how the plant's messages are to be understood."""
-    resource = {"device.id": "{device}"}
+    resource: dict[str, AttributeValue] = {"device.id": "{device}"}
     metrics = (MetricSettings(field="n", name="n", type="int"), MetricSettings(field="v", name="v", type="double"))
+    wave = (MetricSettings(field="v", name="v"),)
     at = TimeSettings(field="ts", unit="ms")
     steps = TimeSettings(start="t0", step="dt", unit="ms")
-    wave = (MetricSettings(field="v", name="v"),)
+    common: dict[str, Any] = {"payload": "json", "resource": resource}
     return [
-        MappingSettings(match="alarm/{device}", payload="json", resource=resource, time=at, metrics=metrics, class_="critical"),
-        MappingSettings(match="meter/{device}", payload="json", resource=resource, time=at, metrics=metrics),
-        MappingSettings(match="wave/{device}", payload="json", resource=resource, time=steps, metrics=wave, class_="bulk"),
-    ]  # fmt: skip
+        MappingSettings(match="alarm/{device}", time=at, metrics=metrics, class_="critical", **common),
+        MappingSettings(match="meter/{device}", time=at, metrics=metrics, **common),
+        MappingSettings(match="wave/{device}", time=steps, metrics=wave, class_="bulk", **common),
+    ]
 
 
 class Truth:

@@ -147,9 +147,7 @@ class InlineConnection:
 
 
 @contextlib.contextmanager
-def inline_sqlite(
-    disk: Callable[[], Disk], connection: type[InlineConnection] = InlineConnection
-) -> Iterator[None]:
+def inline_sqlite(disk: Callable[[], Disk], connection: type[InlineConnection] = InlineConnection) -> Iterator[None]:
     """Let `aiosqlite.connect` give connections on the disk that `disk()` returns at that moment."""
 
     def connect(database: Any, **options: Any) -> InlineConnection:

@@ -29,7 +29,7 @@ from gateway.pipeline import Pipeline
 from gateway.store import room as store_room
 from gateway.store import settings as store_settings
 from gateway.store.connection import DATABASE
-from gateway.store.database import Store, StoreSettings
+from gateway.store.database import Store, StoreSettings, verify
 from gateway.uplinks.delivery import Seams, Uplink
 from gateway.uplinks.settings import OtlpUplinkSettings, RetrySettings
 from hil.bad_road import BadRoad, InlineWorker, Weather
@@ -347,6 +347,8 @@ class World:
             for word in ("delivered", "held", "ledger", "maybe_twice"):
                 assert before["uplinks"][name][word] == after["uplinks"][name][word], (name, word)
         await self._stop()
+        report = verify(self._path)
+        assert not report.problems, report.problems
 
     # The plant.
 
@@ -489,7 +491,7 @@ class World:
 
 
 def check_memory(store: Store, settings: StoreSettings) -> None:
-    """What the store keeps in memory stays within its bounds, whatever the backlog."""
+    """Check that what the store keeps in memory stays within its bounds, whatever the backlog."""
     committer = store._committer  # noqa: SLF001  white-box, by purpose
     recent = committer._recent  # noqa: SLF001
     assert recent.size_bytes <= settings.recent_bytes

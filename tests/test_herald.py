@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
 from gateway.core.clock import FakeClock
@@ -13,6 +12,8 @@ from gateway.core.contracts import FullError
 from gateway.herald import Herald
 
 if TYPE_CHECKING:
+    import pytest
+
     from gateway.core.batch import LogRecords
 
 

@@ -29,7 +29,7 @@ from gateway.sources.mqtt_server_auth import Attempts, Doorkeeper, MqttCertifica
 from gateway.sources.mqtt_server_connection import Connection
 from gateway.sources.mqtt_server_hub import Hub, Pause
 from gateway.sources.mqtt_server_intake import Intake
-from gateway.sources.mqtt_server_session import Sessions
+from gateway.sources.mqtt_server_session import Session, Sessions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -184,7 +184,7 @@ class MqttServerSource:
         self._hub = Hub(
             limits=_limits(settings),
             intake=intake,
-            sessions=Sessions(sessions_max=settings.sessions_max, on_evicted=self._count_evicted),
+            sessions=Sessions(sessions_max=settings.sessions_max, on_evicted=self._end_evicted),
             doorkeeper=Doorkeeper(
                 users=settings.users,
                 certificates=settings.certificates,
@@ -289,7 +289,10 @@ class MqttServerSource:
         await asyncio.sleep(0)  # begun, it closes its socket however it ends
 
     def _make_room(self, connections_max: int) -> bool:
-        """Whether there is room for one more; whoever has said nothing for longest has to make it."""
+        """Whether there is room for one more; whoever has said nothing for longest has to make it.
+
+        Strangers first; then, that one login cannot have all places, whoever has more than half of them.
+        """
         connecting = self._hub.connecting
         is_full = len(self._hub.connections) + len(self._welcoming) >= connections_max
         strangers = len(connecting) + len(self._welcoming)
@@ -303,7 +306,13 @@ class MqttServerSource:
             oldest.cancel()
             self._refuse("connecting_max", "made room for a newer connection in TLS")
         else:
-            return False
+            spare = self._hub.to_spare(connections_max)
+            if spare is None:
+                return False
+            spare.end(
+                ReasonCode.QUOTA_EXCEEDED, f"{spare!r}: made room, its owner has most", reason="connections_of_one"
+            )
+            spare.abort()
         return True
 
     async def _welcome(self, connected: socket.socket, address: str) -> None:
@@ -334,7 +343,8 @@ class MqttServerSource:
         now_s = asyncio.get_running_loop().time()
         for connection in list(hub.connections):
             connection.tick(now_s)
-        hub.sessions.expire(now_s=now_s)
+        for session in hub.sessions.expire(now_s=now_s):
+            hub.wake_will(session)
         self._telemetry.gauge(
             "tidegate_source_connections", len(hub.connections), help="Open connections.", source=self.name
         )
@@ -358,7 +368,8 @@ class MqttServerSource:
             reason=reason,
         )
 
-    def _count_evicted(self) -> None:
+    def _end_evicted(self, session: Session) -> None:
+        self._hub.wake_will(session)
         self._refuse("sessions_max", "more sessions than sessions_max; the one to expire next was forgotten")
 
     # Ending.

@@ -39,12 +39,16 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """No, and why; said after `delay_s`. A delay of more than 0 wants `Attempts.answered` when it is over."""
+    """No, and why; said after `delay_s`. A delay of more than 0 wants `Attempts.answered` when it is over.
+
+    `username` is whom the attempt counts for.
+    """
 
     code: ReasonCode
     reason: str
     sentence: str
     delay_s: float = 0.0
+    username: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +83,26 @@ def decide(
             "authentication_method",
             f"{address} asks for an authentication that is not known here; a name and a password are",
         )
-    if attempts.is_held(address):
-        return Refusal(
-            ReasonCode.CONNECTION_RATE_EXCEEDED,
-            "attempts_limited",
-            f"too many wrong passwords from {address}",
-        )
+    limited = Refusal(
+        ReasonCode.CONNECTION_RATE_EXCEEDED,
+        "attempts_limited",
+        f"too many wrong passwords for {who!r} from {address}",
+    )
+    if attempts.is_held(address, connect.username or "", now_s=now_s):
+        return limited
     grant = doorkeeper.admit(username=connect.username, password=connect.password, peer_names=peer_names)
     if grant is None and connect.username is None:
         return Refusal(ReasonCode.NOT_AUTHORIZED, "no_credentials", f"{address} gave no name and password")
     if grant is None:
+        delay_s = attempts.failed(address, who, now_s=now_s)
+        if not delay_s:
+            return limited
         return Refusal(
             ReasonCode.BAD_USER_NAME_OR_PASSWORD,
             "wrong_password",
             f"wrong name or password for {who!r} from {address}",
-            attempts.failed(address, now_s=now_s),
+            delay_s,
+            who,
         )
     if connect.will is not None and not grant.allows(connect.will.topic):
         return Refusal(

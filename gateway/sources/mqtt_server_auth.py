@@ -1,8 +1,9 @@
 """Who may publish what to the gateway's own MQTT server, and how often one may guess. Does no I/O.
 
 Passwords are compared in constant time and kept as keyed digests only. A wrong one is answered late, and an
-address whose wrong answers are still waiting is not listened to beyond a few at a time: guessing costs time,
-while a device behind the same address, with the right password, is let in at once.
+address whose wrong answers for a name are still waiting is not listened to beyond a few at a time, for that
+name: guessing costs time, while a device behind the same address, with a name of its own and the right
+password, is let in at once.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
 
 # Topics that a user may publish to and that were asked for lately; past that all are forgotten.
 TOPICS_ALLOWED_MAX: Final = 4096
-ADDRESSES_MAX: Final = 1024
-WAITING_PER_ADDRESS_MAX: Final = 8
+GUESSES_MAX: Final = 4096
+WAITING_PER_NAME_MAX: Final = 8
+# Each holds a connection.
+WAITING_PER_ADDRESS_MAX: Final = 64
 DELAY_S: Final = 0.5
 DELAY_S_MAX: Final = 8.0
 FORGET_AFTER_S: Final = 600.0
@@ -167,46 +170,64 @@ def certificate_names(certificate: dict[str, Any] | None) -> list[str]:
 
 
 @dataclass(slots=True)
-class _Address:
+class _Guesses:
     failures: int = 0
     waiting: int = 0
     last_s: float = 0.0
+    held_until_s: float = 0.0
 
 
 @dataclass(slots=True)
 class Attempts:
-    """Wrong passwords by address: how long each answer waits, and whether to listen at all.
+    """Wrong passwords by address and user name: how long each answer waits, and whether to listen at all.
 
-    At most ADDRESSES_MAX are remembered, each for FORGET_AFTER_S after its last failure; the one that failed
-    longest ago goes first.
+    At most GUESSES_MAX are remembered, each for FORGET_AFTER_S after its last failure; the one that failed
+    longest ago goes first. Answers that wait hold a connection each: at most WAITING_PER_ADDRESS_MAX for one
+    address, whatever names it thinks of. Past that the answer comes at once, and the name is held instead.
     """
 
-    _addresses: dict[str, _Address] = field(default_factory=dict)
+    _guesses: dict[tuple[str, int], _Guesses] = field(default_factory=dict)
+    _waiting: dict[str, int] = field(default_factory=dict)
 
-    def is_held(self, address: str) -> bool:
-        """Whether so many wrong answers of this address are waiting that no other is tried."""
-        entry = self._addresses.get(address_group(address))
-        return entry is not None and entry.waiting >= WAITING_PER_ADDRESS_MAX
+    def is_held(self, address: str, username: str, *, now_s: float) -> bool:
+        """Whether so many wrong answers for this name and address are waiting that no other is tried."""
+        entry = self._guesses.get(_guess_key(address, username))
+        return entry is not None and (entry.waiting >= WAITING_PER_NAME_MAX or now_s < entry.held_until_s)
 
-    def failed(self, address: str, *, now_s: float) -> float:
-        """Note a wrong password; return after how many seconds to answer. Call `answered` then."""
-        group = address_group(address)
-        entry = self._addresses.pop(group, None)
+    def failed(self, address: str, username: str, *, now_s: float) -> float:
+        """Note a wrong password; return after how many seconds to answer. Call `answered` then, if more than 0."""
+        key = _guess_key(address, username)
+        entry = self._guesses.pop(key, None)
         if entry is None or now_s - entry.last_s > FORGET_AFTER_S:
-            entry = _Address(waiting=entry.waiting if entry else 0)
+            entry = _Guesses(waiting=entry.waiting if entry else 0)
         entry.failures += 1
-        entry.waiting += 1
         entry.last_s = now_s
-        self._addresses[group] = entry
-        if len(self._addresses) > ADDRESSES_MAX:
-            del self._addresses[next(iter(self._addresses))]
+        self._guesses[key] = entry
+        if len(self._guesses) > GUESSES_MAX:
+            del self._guesses[next(iter(self._guesses))]
+        group = key[0]
+        waiting = self._waiting.get(group, 0)
+        if waiting >= WAITING_PER_ADDRESS_MAX:
+            entry.held_until_s = now_s + DELAY_S_MAX
+            return 0.0
+        entry.waiting += 1
+        self._waiting[group] = waiting + 1
         return min(DELAY_S * 2.0 ** min(entry.failures - 1, 30), DELAY_S_MAX)
 
-    def answered(self, address: str) -> None:
+    def answered(self, address: str, username: str) -> None:
         """Note that a wrong password was answered, or that the client did not wait for it."""
-        entry = self._addresses.get(address_group(address))
+        key = _guess_key(address, username)
+        entry = self._guesses.get(key)
         if entry is not None and entry.waiting:
             entry.waiting -= 1
+        waiting = self._waiting.pop(key[0], 0)
+        if waiting > 1:
+            self._waiting[key[0]] = waiting - 1
+
+
+def _guess_key(address: str, username: str) -> tuple[str, int]:
+    # A name may be as long as a CONNECT: its hash, which nobody outside can foresee, stands for it.
+    return address_group(address), hash(username)
 
 
 def address_group(address: str) -> str:

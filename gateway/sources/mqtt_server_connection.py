@@ -24,7 +24,6 @@ from gateway.net.mqtt import (
 )
 from gateway.net.mqtt_fields import PacketType, ProtocolError, ReasonCode, protocol_error
 from gateway.net.mqtt_packets import (
-    answer_bytes,
     connack_bytes,
     connect_version,
     disconnect_bytes,
@@ -32,7 +31,7 @@ from gateway.net.mqtt_packets import (
     read_disconnect,
 )
 from gateway.sources.mqtt_server_admission import Refusal, decide, welcome_bytes
-from gateway.sources.mqtt_server_auth import certificate_names
+from gateway.sources.mqtt_server_auth import ANONYMOUS, address_group, certificate_names
 from gateway.sources.mqtt_server_hub import Hub, Pause, State
 from gateway.sources.mqtt_server_intake import MESSAGE_BYTES, RESUME_AT, Receipt
 from gateway.sources.mqtt_server_replies import reply, sort_out
@@ -59,10 +58,8 @@ class Connection(asyncio.BufferedProtocol):
         "_answer_timer",
         "_bytes_fresh",
         "_bytes_in_flight",
-        "_bytes_partial",
         "_grant",
         "_has_peer_hung_up",
-        "_heard_s",
         "_hub",
         "_keep_alive_s",
         "_last_words",
@@ -79,6 +76,7 @@ class Connection(asyncio.BufferedProtocol):
         "_version",
         "_will",
         "address",
+        "heard_s",
         "state",
     )
 
@@ -100,7 +98,7 @@ class Connection(asyncio.BufferedProtocol):
         self._will: Will | None = None
         self._keep_alive_s = 0.0
         self._since_s = hub.now_s()  # when the state, or a stall, began
-        self._heard_s = self._since_s
+        self.heard_s = self._since_s
         self._pause = Pause.NONE
         self._receipts: deque[Receipt] = deque()
         self._bytes_in_flight = 0
@@ -108,13 +106,23 @@ class Connection(asyncio.BufferedProtocol):
         self._name = ""
         self._has_peer_hung_up = False
         self._bytes_fresh = 0
-        self._bytes_partial = 0
         self._replies: list[bytes] = []
         self._last_words = b""
         self._answer_timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         return f"<connection of {self._name or 'nobody yet'} from {self.address}, {self.state.value}>"
+
+    @property
+    def owner(self) -> tuple[str, str]:
+        """Who it counts for: the user, or for those without a name the address."""
+        name = self._grant.name if self._grant is not None else ANONYMOUS
+        return name, "" if name else address_group(self.address)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing of it waits for an answer."""
+        return not self._receipts
 
     # What the event loop calls.
 
@@ -133,13 +141,12 @@ class Connection(asyncio.BufferedProtocol):
         """Take what arrived."""
         if self.state not in {State.NEW, State.OPEN}:
             return
-        self._heard_s = self._hub.now_s()
+        self.heard_s = self._hub.now_s()
         self._bytes_fresh += nbytes
         self._read(bytes(self._hub.buffer[:nbytes]))
         self._flush_replies()
-        held = self._bytes_fresh = self._weigh_partial()
-        if held and self._hub.partial_bytes > self._limits.partial_bytes_max:
-            self.end(ReasonCode.QUOTA_EXCEEDED, "unfinished packets hold too much memory", reason="partial_packets")
+        self._bytes_fresh = self._scanner.bytes_held
+        self._hub.weigh_partial(self, self._bytes_fresh, fed=nbytes)
 
     def eof_received(self) -> bool:
         """Whether to stay: a client that only half hung up still gets its answers (TLS cannot)."""
@@ -180,7 +187,9 @@ class Connection(asyncio.BufferedProtocol):
         elif self.state is State.OPEN:
             if self._pause & Pause.WRITE and since_s > STALLED_S:
                 self.drop("answers_not_read", "does not read its answers")
-            elif not self._pause and 0 < self._keep_alive_s < now_s - self._heard_s:
+            elif not self._pause and self._hub.partials.is_late(self, now_s=now_s):
+                self.end(ReasonCode.UNSPECIFIED_ERROR, "a packet took too long to come", reason="packet_timeout")
+            elif not self._pause and 0 < self._keep_alive_s < now_s - self.heard_s:
                 self.end(ReasonCode.KEEP_ALIVE_TIMEOUT, "said nothing for 1.5 times its keep alive")
         elif (self.state is State.CLOSING and since_s > LINGER_S) or (self.state is State.ENDING and since_s > DRAIN_S):
             self.abort()
@@ -202,7 +211,8 @@ class Connection(asyncio.BufferedProtocol):
             self._pause &= ~why
             if not self._pause and self._transport is not None:
                 # What the client said meanwhile was waiting in the socket.
-                self._heard_s = self._hub.now_s()
+                self.heard_s = self._hub.now_s()
+                self._hub.partials.restart(self, now_s=self.heard_s)
                 self._transport.resume_reading()
 
     def end(self, code: ReasonCode, sentence: str = "", *, reason: str = "") -> None:
@@ -231,7 +241,7 @@ class Connection(asyncio.BufferedProtocol):
             self._bytes_in_flight -= receipt.bytes_held
             self._unacknowledged -= receipt.unacknowledged
             if receipt.exactly_once:
-                self._remember(receipt)
+                self._hub.remember(receipt, of=self)
         if answers:
             self.write(b"".join(answers))
         if self._pause & Pause.OWN and self._bytes_in_flight <= self._limits.in_flight_bytes_max * RESUME_AT:
@@ -335,14 +345,6 @@ class Connection(asyncio.BufferedProtocol):
         if self._bytes_in_flight >= self._limits.in_flight_bytes_max:
             self.pause(Pause.OWN)
 
-    def _remember(self, receipt: Receipt) -> None:
-        """Note QoS 2 messages as kept; tell a newer connection of the client that has sent them again."""
-        assert receipt.session is not None
-        owed = receipt.session.keep(receipt.exactly_once)
-        now_here = self._hub.by_session.get(receipt.session.key)
-        if now_here is not None and now_here is not self:
-            now_here.write(b"".join(answer_bytes(PacketType.PUBREC, packet_id) for packet_id in owed))
-
     def _take_packet(self, packet: Packet) -> None:
         """Answer what is not a PUBLISH."""
         assert self._session is not None
@@ -422,13 +424,13 @@ class Connection(asyncio.BufferedProtocol):
         self.pause(Pause.ENDING)
         if refusal.delay_s:
             loop = asyncio.get_running_loop()
-            self._answer_timer = loop.call_later(refusal.delay_s, self._answer_late)
+            self._answer_timer = loop.call_later(refusal.delay_s, self._answer_late, refusal.username)
         else:
             self._hang_up()
 
-    def _answer_late(self) -> None:
+    def _answer_late(self, username: str) -> None:
         self._answer_timer = None
-        self._hub.attempts.answered(self.address)
+        self._hub.attempts.answered(self.address, username)
         if self.state is State.REFUSED:
             self._hang_up()
 
@@ -471,16 +473,9 @@ class Connection(asyncio.BufferedProtocol):
             self._hub.connecting.pop(self, None)
         if state is not State.OPEN:
             self._scanner.close()
-            self._weigh_partial()
+            self._hub.partials.weigh(self, 0)
         self.state = state
         self._since_s = self._hub.now_s()
-
-    def _weigh_partial(self) -> int:
-        """Tell the hub how many bytes of an unfinished packet are held here now."""
-        held = self._scanner.bytes_held
-        self._hub.partial_bytes += held - self._bytes_partial
-        self._bytes_partial = held
-        return held
 
     def _refuse(self, reason: str, sentence: str) -> None:
         self._hub.refuse(reason, sentence)

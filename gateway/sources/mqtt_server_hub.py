@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import enum
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from gateway.net.mqtt_fields import ReasonCode
+from gateway.net.mqtt_fields import PacketType, ReasonCode
+from gateway.net.mqtt_packets import answer_bytes
 from gateway.sources.mqtt_server_intake import MESSAGE_BYTES, Receipt
+from gateway.sources.mqtt_server_partials import Partials
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from gateway.sources.mqtt_server_session import Session, SessionKey, Sessions
 
 READ_BYTES: Final = 256 * 1024
+# What all wills that wait may take together; one more is said at once.
+WILL_BYTES_MAX: Final = 1024 * 1024
 
 
 class State(enum.Enum):
@@ -60,7 +65,9 @@ class Hub:
     """Count a reason; the sentence is the last error."""
     is_stopping: bool = False
     is_pressed: bool = False
-    partial_bytes: int = 0
+    partials: Partials = field(default_factory=Partials)
+    will_bytes: int = 0
+    """What the wills that wait take."""
     topics: dict[bytes, bytes] = field(default_factory=dict)
     buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(READ_BYTES)))
     connections: dict[Connection, None] = field(default_factory=dict)
@@ -79,6 +86,29 @@ class Hub:
         if not self.connections:
             self.all_gone.set()
 
+    def weigh_partial(self, connection: Connection, held: int, *, fed: int) -> None:
+        """Note what a connection holds of an unfinished packet; whoever holds most goes, strangers first."""
+        self.partials.weigh(connection, held, fed=fed, now_s=self.now_s())
+        while self.partials.total > self.limits.partial_bytes_max:
+            largest = self.partials.largest(self.connecting)
+            self.partials.weigh(largest, 0)
+            largest.end(ReasonCode.QUOTA_EXCEEDED, "unfinished packets hold too much memory", reason="partial_packets")
+
+    def to_spare(self, connections_max: int) -> Connection | None:
+        """Return the connection that is silent for longest, of whoever has more than half of all places.
+
+        None if nobody has, or if each of theirs waits for an answer.
+        """
+        by_owner: defaultdict[tuple[str, str], list[Connection]] = defaultdict(list)
+        for connection in self.connections:
+            if connection.state is State.OPEN:
+                by_owner[connection.owner].append(connection)
+        most = max(by_owner.values(), key=len, default=[])
+        idle = [connection for connection in most if connection.is_idle]
+        if 2 * len(most) <= connections_max or not idle:
+            return None
+        return min(idle, key=lambda connection: connection.heard_s)
+
     def open_session(self, connection: Connection, key: SessionKey, connect: Connect) -> tuple[Session, bool]:
         """Give a client its session, and whether it was there before; whoever had it is told to go."""
         earlier = self.by_session.get(key)
@@ -86,9 +116,9 @@ class Hub:
             earlier.end(ReasonCode.SESSION_TAKEN_OVER, f"{earlier!r}: its client id connected again")
         waiting = self.sessions.find(key)
         if waiting is not None and waiting.will is not None:
-            if not connect.clean_start:
-                waiting.will = None
-            self.wake_will(waiting)
+            will = self._take_will(waiting)
+            if connect.clean_start:
+                self.publish_will(will)
         opened = self.sessions.open(key, connect, expiry_s_max=self.limits.session_expiry_s_max, now_s=self.now_s())
         self.by_session[key] = connection
         return opened
@@ -102,11 +132,24 @@ class Hub:
         if will is None or self.is_stopping:
             return
         delay_s = min(will.delay_s, session.expiry_s)
-        if delay_s:
+        size = _will_size(will)
+        if delay_s and self.will_bytes + size > WILL_BYTES_MAX:
+            self.refuse("wills_waiting", "too many wills wait; one was said before its delay was over")
+            self.publish_will(will)
+        elif delay_s:
+            self.will_bytes += size
             session.will = will
             session.will_timer = asyncio.get_running_loop().call_later(delay_s, self.wake_will, session)
         else:
             self.publish_will(will)
+
+    def remember(self, receipt: Receipt, *, of: Connection) -> None:
+        """Note QoS 2 messages as kept; tell a newer connection of the client that has sent them again."""
+        assert receipt.session is not None
+        owed = receipt.session.keep(receipt.exactly_once)
+        now_here = self.by_session.get(receipt.session.key)
+        if now_here is not None and now_here is not of:
+            now_here.write(b"".join(answer_bytes(PacketType.PUBREC, packet_id) for packet_id in owed))
 
     def settle(self) -> None:
         """Nobody waits for an answer to a will."""
@@ -116,14 +159,22 @@ class Hub:
 
     def publish_will(self, will: Will) -> None:
         """Hand a will in as an ordinary message."""
-        size = len(will.payload) + MESSAGE_BYTES
-        self.intake.put(Receipt(self, b"", 1, size), [will.topic], [will.payload])
+        self.intake.put(Receipt(self, b"", 1, _will_size(will)), [will.topic], [will.payload])
 
     def wake_will(self, session: Session) -> None:
         """Hand in a will that has waited, once."""
+        if session.will is not None:
+            self.publish_will(self._take_will(session))
+
+    def _take_will(self, session: Session) -> Will:
         will, session.will = session.will, None
+        assert will is not None
         if session.will_timer is not None:
             session.will_timer.cancel()
             session.will_timer = None
-        if will is not None:
-            self.publish_will(will)
+            self.will_bytes -= _will_size(will)
+        return will
+
+
+def _will_size(will: Will) -> int:
+    return len(will.topic) + len(will.payload) + MESSAGE_BYTES

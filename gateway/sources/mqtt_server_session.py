@@ -91,9 +91,12 @@ class Session:
 
 
 class Sessions:
-    """All sessions of a server, at most `sessions_max`: past that the one to expire next goes."""
+    """All sessions of a server, at most `sessions_max`: past that the one to expire next goes.
 
-    def __init__(self, *, sessions_max: int, on_evicted: Callable[[], None]) -> None:
+    A session that ends here may have a will that waits: `on_evicted`, or whoever calls `expire`, has to see to it.
+    """
+
+    def __init__(self, *, sessions_max: int, on_evicted: Callable[[Session], None]) -> None:
         self._sessions: dict[SessionKey, Session] = {}
         self._sessions_max = sessions_max
         self._on_evicted = on_evicted
@@ -127,11 +130,12 @@ class Sessions:
         if not session.expiry_s and self._sessions.get(session.key) is session:
             del self._sessions[session.key]
 
-    def expire(self, *, now_s: float) -> None:
-        """Forget sessions whose time is over."""
+    def expire(self, *, now_s: float) -> list[Session]:
+        """Forget and return sessions whose time is over."""
         over = [s for s in self._sessions.values() if not s.is_connected and s.expires_at_s <= now_s]
         for session in over:
             del self._sessions[session.key]
+        return over
 
     def waiting_wills(self) -> list[Session]:
         """Return the sessions whose client is gone and whose will is still to be said."""
@@ -142,4 +146,4 @@ class Sessions:
         if waiting:
             first = min(waiting, key=lambda session: session.expires_at_s)
             del self._sessions[first.key]
-            self._on_evicted()
+            self._on_evicted(first)

@@ -442,8 +442,10 @@ class Committer:
             self._recent.remove(segment_id)
         self._recent.add((new.row, new.body) for new in work.segments)
         shelves = {where_from(new.row.id)[:2] for new in work.segments}
-        for desk in self._desks.values():
-            desk.gone([*work.done, *work.removed])
+        for name, desk in self._desks.items():
+            # What only others had settled stays hidden where this one has settled it since.
+            bit = self.accounts.shares[name].bit
+            desk.gone([*(segment_id for segment_id, bits in work.done.items() if bits & bit), *work.removed])
             if shelves:
                 desk.arrived(shelves)
         self._telemetry.count("tidegate_store_commits", help="Transactions that reached the medium.")

@@ -7,13 +7,16 @@ import http.client
 import json
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 
 from gateway.bench.sink import count_points
+
+if TYPE_CHECKING:
+    from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 
 
 def request_of(shape: list[list[tuple[int, bool]]]) -> ExportMetricsServiceRequest:

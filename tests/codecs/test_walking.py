@@ -166,3 +166,10 @@ def test_what_is_no_number_is_bounded_too(document: Any) -> None:
 def test_a_time_key_may_hold_what_is_no_time() -> None:
     """A list, an object, a switch's state: looked for elsewhere."""
     assert own_time({"ts": [NOW_S], "timestamp": True, "time": NOW_S}) == ("time", NOW_S * 10**9)
+
+
+def test_times_with_a_fraction_are_read_together() -> None:
+    """To the microsecond, which is what a double holds."""
+    ns, was_sure = sure_times([NOW_S + 0.5, NOW_S + 0.25])
+    assert ns.tolist() == [NOW_S * 10**9 + 500_000_000, NOW_S * 10**9 + 250_000_000]
+    assert was_sure.all()
