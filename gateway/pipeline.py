@@ -76,9 +76,7 @@ class Pipeline:
     def _prepare(self, arrivals: Arrivals) -> Prepared:
         wall_ns = self._store.timeline.wall_from(arrivals.arrived_ns)
         mapped = self.mapper.map(arrivals, wall_ns=self._latest_ns(wall_ns))
-        return Prepared(
-            mapped, self._losses(mapped, wall_ns or 0), _quarantine(arrivals, mapped), self._watch(mapped)
-        )
+        return Prepared(mapped, self._losses(mapped, wall_ns or 0), _quarantine(arrivals, mapped), self._watch(mapped))
 
     def _latest_ns(self, wall_ns: int | None) -> int | None:
         """Return the time after which a device's own is not believed; None while there is no clock to tell by."""

@@ -204,7 +204,9 @@ async def test_a_saved_clock_does_not_contradict_devices_that_know_better(qualit
     store = FakeStore()
     store.timeline.quality = quality
     ahead_ns = store.timeline.offset_ns + 180 * 86_400 * NS_PER_S
-    settings = MappingSettings(match="#", metrics=(MetricSettings(field="a"),), time=TimeSettings(field="ts", unit="ns"))
+    settings = MappingSettings(
+        match="#", metrics=(MetricSettings(field="a"),), time=TimeSettings(field="ts", unit="ns")
+    )
     mapper = Mapper([settings], resolve=store.resolve)
     pipeline = Pipeline(mapper=mapper, engine=None, store=store, clock=FakeClock(), telemetry=Telemetry())
     await pipeline.accept(arrivals(b'{"a":1,"ts":%d}' % ahead_ns))

@@ -309,9 +309,8 @@ class MqttServerSource:
             spare = self._hub.to_spare(connections_max)
             if spare is None:
                 return False
-            spare.end(
-                ReasonCode.QUOTA_EXCEEDED, f"{spare!r}: made room, its owner has most", reason="connections_of_one"
-            )
+            self._refuse("connections_of_one", f"{spare!r} made room: its owner has more than half of all connections")
+            spare.end(ReasonCode.QUOTA_EXCEEDED)
             spare.abort()
         return True
 

@@ -83,27 +83,13 @@ def decide(
             "authentication_method",
             f"{address} asks for an authentication that is not known here; a name and a password are",
         )
-    limited = Refusal(
-        ReasonCode.CONNECTION_RATE_EXCEEDED,
-        "attempts_limited",
-        f"too many wrong passwords for {who!r} from {address}",
-    )
-    if attempts.is_held(address, connect.username or "", now_s=now_s):
-        return limited
-    grant = doorkeeper.admit(username=connect.username, password=connect.password, peer_names=peer_names)
-    if grant is None and connect.username is None:
-        return Refusal(ReasonCode.NOT_AUTHORIZED, "no_credentials", f"{address} gave no name and password")
+    username = connect.username
+    is_held = username is not None and attempts.is_held(address, username, now_s=now_s)
+    grant = None
+    if not is_held:
+        grant = doorkeeper.admit(username=username, password=connect.password, peer_names=peer_names)
     if grant is None:
-        delay_s = attempts.failed(address, who, now_s=now_s)
-        if not delay_s:
-            return limited
-        return Refusal(
-            ReasonCode.BAD_USER_NAME_OR_PASSWORD,
-            "wrong_password",
-            f"wrong name or password for {who!r} from {address}",
-            delay_s,
-            who,
-        )
+        return _unknown(username, is_held=is_held, attempts=attempts, address=address, now_s=now_s)
     if connect.will is not None and not grant.allows(connect.will.topic):
         return Refusal(
             ReasonCode.NOT_AUTHORIZED,
@@ -115,6 +101,26 @@ def decide(
         # 3.1.1 has no way to be told; there TCP's own keepalive finds the dead.
         keep_alive_s = min(keep_alive_s or limits.keep_alive_s_max, limits.keep_alive_s_max)
     return Welcome(grant, connect.client_id or b"tidegate-" + secrets.token_hex(8).encode(), keep_alive_s)
+
+
+def _unknown(username: str | None, *, is_held: bool, attempts: Attempts, address: str, now_s: float) -> Refusal:
+    """Refuse somebody who is nobody: at once without a name, late with a wrong password, at once if held."""
+    if username is None:
+        return Refusal(ReasonCode.NOT_AUTHORIZED, "no_credentials", f"{address} gave no name and password")
+    delay_s = 0.0 if is_held else attempts.failed(address, username, now_s=now_s)
+    if delay_s:
+        return Refusal(
+            ReasonCode.BAD_USER_NAME_OR_PASSWORD,
+            "wrong_password",
+            f"wrong name or password for {username!r} from {address}",
+            delay_s,
+            username,
+        )
+    return Refusal(
+        ReasonCode.CONNECTION_RATE_EXCEEDED,
+        "attempts_limited",
+        f"too many wrong passwords for {username!r} from {address}",
+    )
 
 
 def welcome_bytes(

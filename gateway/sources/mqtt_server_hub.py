@@ -101,7 +101,7 @@ class Hub:
         """
         by_owner: defaultdict[tuple[str, str], list[Connection]] = defaultdict(list)
         for connection in self.connections:
-            if connection.state is State.OPEN:
+            if connection.state in {State.OPEN, State.REFUSED}:
                 by_owner[connection.owner].append(connection)
         most = max(by_owner.values(), key=len, default=[])
         idle = [connection for connection in most if connection.is_idle]

@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from gateway.core.clock import NS_PER_S
+from gateway.core.clock import NS_PER_S, WALL_FLOOR_NS, BootTimes, Quality, Sample
+from gateway.core.contracts import BootId
 from gateway.store.accounts import Accounts, DamagedStateError, Entry, State, decode_state, encode_state
 from gateway.store.connection import APPLICATION_ID, DATABASE, PAGE_BYTES, schemas
+from gateway.store.opening import decode_boot
 from gateway.store.pages import PAGE_SIZES, free_pages, read_log, rows_of
-from gateway.store.planning import DAMAGED
+from gateway.store.planning import DAMAGED, encode_boot
 from gateway.store.records import SEQUENCE_END, STATE_ID, where_from
 from gateway.store.segments import SegmentError, check_link, read_header, segment_hash
 from gateway.store.series import decode_series
@@ -199,6 +201,7 @@ def _fill(connection: sqlite3.Connection, damaged: DamagedFile, result: Salvaged
     for row_id, values in damaged.older_rows():
         if row_id == STATE_ID:
             sorter.take(row_id, values)
+    _restore_boots(connection)
     _balance(connection, result, max(states, key=lambda state: state.commit, default=None))
 
 
@@ -347,6 +350,39 @@ def _held(connection: sqlite3.Connection, bit: int) -> int:
         "SELECT coalesce(sum(readings), 0) FROM shelf WHERE id < ? AND done & ? = 0", (STATE_ID, bit)
     ).fetchone()
     return _int(held)
+
+
+def _restore_boots(connection: sqlite3.Connection) -> None:
+    """Give each boot that lost its row another: without one nobody could say when its readings were.
+
+    A segment whose times are all of the boot's own clock tells the offset, since its row has the first as Unix time.
+    """
+    for row in connection.execute("SELECT number, uuid, body FROM boots").fetchall():
+        try:
+            decode_boot(*row, state=State())
+        except msgspec.DecodeError:
+            connection.execute("DELETE FROM boots WHERE number = ?", row[:1])
+    lost = connection.execute(
+        "SELECT boot, max(stored_ns) FROM shelf WHERE id < ? AND boot NOT IN (SELECT number FROM boots) GROUP BY boot",
+        (STATE_ID,),
+    ).fetchall()
+    for number, last_ns in lost:
+        times = BootTimes(BootId(number), f"lost-{number}", last_ns, _samples_of(connection, number))
+        connection.execute("INSERT INTO boots VALUES (?, ?, ?)", encode_boot(times))
+
+
+def _samples_of(connection: sqlite3.Connection, boot: int) -> list[Sample]:
+    rows = connection.execute(
+        "SELECT stored_ns, first_ns, body FROM shelf WHERE id < ? AND boot = ? AND first_ns >= ?"
+        " ORDER BY stored_ns DESC LIMIT ?",
+        (STATE_ID, boot, WALL_FLOOR_NS, BATCH_ROWS),
+    )
+    for stored_ns, first_ns, body in rows:
+        header = read_header(body)
+        if header.last_ns < WALL_FLOOR_NS:
+            # How good that clock was went with the row.
+            return [Sample(stored_ns, first_ns - header.first_ns, Quality.UNSYNCED)]
+    return []
 
 
 def _newest(connection: sqlite3.Connection) -> tuple[int, bytes] | None:

@@ -222,14 +222,38 @@ async def test_a_thousand_connections_that_say_nothing(mqtt_server) -> None:
             one.close()
 
 
+async def test_one_login_cannot_have_all_connections(mqtt_server, users) -> None:
+    """When it has more than half, its longest silent one makes room; the few of another stay."""
+    rig = await mqtt_server.start(connections_max=4, users=users, anonymous=True)
+    other = await rig.connect(b"other")
+    greedy = [await rig.connect(b"g%d" % k, username=b"pump", password=b"right", version=5) for k in range(3)]
+    await greedy[0].send(PING)
+    assert await greedy[0].packet() == PONG
+    newer = await rig.connect(b"newer")
+    assert await greedy[1].rest() == b"\xe0\x01\x97"
+    assert rig.refused == {"connections_of_one": 1}
+    for client in (other, newer, greedy[0], greedy[2]):
+        await client.send(PING)
+        assert await client.packet() == PONG
+    fifth = await rig.open()
+    assert await fifth.rest() == b""
+    assert rig.refused == {"connections_of_one": 1, "too_many_connections": 1}
+
+
 async def test_more_connections_than_there_may_be_are_sent_away(mqtt_server) -> None:
-    """Counted, and room again when one leaves."""
+    """Counted, while each waits for an answer; and room again when one leaves."""
     rig = await mqtt_server.start(connections_max=2)
+    rig.door.opened.clear()
     first = await rig.connect(b"a")
-    await rig.connect(b"b")
+    second = await rig.connect(b"b")
+    for k, client in enumerate((first, second)):
+        await client.send(publish_bytes(b"t", b"1", qos=1, packet_id=1))
+        await rig.until(lambda k=k: rig.source.status()["received"] == k + 1)
     third = await rig.open()
     assert await third.rest() == b""
     assert rig.refused == {"too_many_connections": 1}
+    rig.door.opened.set()
+    assert await first.packet() == b"\x40\x02\0\1"
     await first.close()
     await rig.until(lambda: rig.source.status()["connections"] == 1)
     await rig.connect(b"c")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from gateway.net.mqtt_fields import CONNECT_PROPERTIES, Property, ReasonCode, read_properties
 from gateway.net.mqtt_packets import Connect, Will
+from gateway.net.secrets import Secret
 from gateway.sources.mqtt_server_admission import Limits, Refusal, Welcome, decide, welcome_bytes
-from gateway.sources.mqtt_server_auth import Attempts, Doorkeeper
+from gateway.sources.mqtt_server_auth import Attempts, Doorkeeper, MqttUser
 
 LIMITS = Limits(
     packet_bytes_max=1000,
@@ -20,11 +21,13 @@ LIMITS = Limits(
 )
 
 
-def ask(connect: Connect, *, attempts: Attempts | None = None) -> Welcome | Refusal:
+def ask(
+    connect: Connect, *, attempts: Attempts | None = None, doorkeeper: Doorkeeper | None = None
+) -> Welcome | Refusal:
     return decide(
         connect,
         limits=LIMITS,
-        doorkeeper=Doorkeeper(users=(), certificates=(), anonymous_topics=("a",)),
+        doorkeeper=doorkeeper or Doorkeeper(users=(), certificates=(), anonymous_topics=("a",)),
         attempts=attempts or Attempts(),
         address="10.0.0.1",
         peer_names=(),
@@ -66,7 +69,8 @@ def test_refusals() -> None:
     ]
     for _ in range(7):
         ask(connect(username="u"), attempts=attempts)
-    refusals.append(ask(connect(), attempts=attempts))
+    refusals.append(ask(connect(username="u"), attempts=attempts))
+    assert isinstance(ask(connect(), attempts=attempts), Welcome)
     codes = [refusal.code for refusal in refusals if isinstance(refusal, Refusal)]
     assert codes == [
         ReasonCode.BAD_AUTHENTICATION_METHOD,
@@ -75,6 +79,18 @@ def test_refusals() -> None:
         ReasonCode.CONNECTION_RATE_EXCEEDED,
     ]
     assert [refusal.delay_s > 0 for refusal in refusals] == [False, False, True, False]
+
+
+def test_wrong_passwords_do_not_lock_out_another_name(monkeypatch) -> None:
+    """From the same address, however many names were tried."""
+    monkeypatch.setenv("PUMP", "right")
+    user = MqttUser(name="pump", password=Secret(env="PUMP"), topics=("#",))
+    doorkeeper = Doorkeeper(users=(user,), certificates=(), anonymous_topics=None)
+    attempts = Attempts()
+    for k in range(200):
+        ask(connect(username=f"u{k % 20}"), attempts=attempts, doorkeeper=doorkeeper)
+    answer = ask(connect(username="pump", password=b"right"), attempts=attempts, doorkeeper=doorkeeper)
+    assert isinstance(answer, Welcome)
 
 
 def test_a_connack_says_what_differs_and_no_more() -> None:

@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 
 from gateway.net.secrets import Secret
 from gateway.sources.mqtt_server_auth import (
-    ADDRESSES_MAX,
+    DELAY_S_MAX,
     FORGET_AFTER_S,
+    GUESSES_MAX,
     TOPICS_ALLOWED_MAX,
     WAITING_PER_ADDRESS_MAX,
+    WAITING_PER_NAME_MAX,
     Attempts,
     Doorkeeper,
     Grant,
@@ -133,31 +135,46 @@ def test_names_of_a_certificate() -> None:
 def test_each_wrong_password_waits_longer() -> None:
     """Doubling to a bound; after a while it begins anew."""
     attempts = Attempts()
-    assert [attempts.failed("10.0.0.1", now_s=0) for _ in range(7)] == [0.5, 1, 2, 4, 8, 8, 8]
-    assert attempts.failed("10.0.0.2", now_s=0) == 0.5
-    assert attempts.failed("10.0.0.1", now_s=FORGET_AFTER_S + 1) == 0.5
+    assert [attempts.failed("10.0.0.1", "pump", now_s=0) for _ in range(7)] == [0.5, 1, 2, 4, 8, 8, 8]
+    assert attempts.failed("10.0.0.2", "pump", now_s=0) == 0.5
+    assert attempts.failed("10.0.0.1", "pump", now_s=FORGET_AFTER_S + 1) == 0.5
 
 
-def test_too_many_waiting_answers_shut_the_address_out() -> None:
-    """Until one of them is given."""
+def test_too_many_waiting_answers_shut_the_name_out() -> None:
+    """Until one of them is given; other names and other addresses are listened to."""
     attempts = Attempts()
-    for _ in range(WAITING_PER_ADDRESS_MAX):
-        assert not attempts.is_held("10.0.0.1")
-        attempts.failed("10.0.0.1", now_s=0)
-    assert attempts.is_held("10.0.0.1")
-    assert not attempts.is_held("10.0.0.2")
-    attempts.answered("10.0.0.1")
-    assert not attempts.is_held("10.0.0.1")
-    attempts.answered("10.9.9.9")
+    for _ in range(WAITING_PER_NAME_MAX):
+        assert not attempts.is_held("10.0.0.1", "pump", now_s=0)
+        attempts.failed("10.0.0.1", "pump", now_s=0)
+    assert attempts.is_held("10.0.0.1", "pump", now_s=0)
+    assert not attempts.is_held("10.0.0.2", "pump", now_s=0)
+    assert not attempts.is_held("10.0.0.1", "valve", now_s=0)
+    attempts.answered("10.0.0.1", "pump")
+    assert not attempts.is_held("10.0.0.1", "pump", now_s=0)
+    attempts.answered("10.9.9.9", "pump")
+
+
+def test_answers_that_wait_are_bounded_for_one_address() -> None:
+    """Past that a wrong one is answered at once, and its name is held for as long as it would have waited."""
+    attempts = Attempts()
+    for k in range(WAITING_PER_ADDRESS_MAX):
+        assert attempts.failed("10.0.0.1", f"u{k}", now_s=0)
+    assert attempts.failed("10.0.0.1", "pump", now_s=0) == 0
+    assert attempts.is_held("10.0.0.1", "pump", now_s=DELAY_S_MAX - 1)
+    assert not attempts.is_held("10.0.0.1", "pump", now_s=DELAY_S_MAX)
+    for k in range(WAITING_PER_ADDRESS_MAX):
+        attempts.answered("10.0.0.1", f"u{k}")
+    assert not attempts._waiting
+    assert attempts.failed("10.0.0.1", "pump", now_s=DELAY_S_MAX)
 
 
 def test_addresses_are_bounded() -> None:
     """The one that failed longest ago is forgotten."""
     attempts = Attempts()
-    for k in range(ADDRESSES_MAX + 10):
-        attempts.failed(f"10.0.{k // 256}.{k % 256}", now_s=k)
-    assert len(attempts._addresses) == ADDRESSES_MAX
-    assert attempts.failed("10.0.0.0", now_s=0) == 0.5
+    for k in range(GUESSES_MAX + 10):
+        attempts.failed(f"10.0.{k // 256}.{k % 256}", "pump", now_s=k)
+    assert len(attempts._guesses) == GUESSES_MAX
+    assert attempts.failed("10.0.0.0", "pump", now_s=0) == 0.5
 
 
 @pytest.mark.parametrize(
@@ -175,8 +192,8 @@ def test_waiting_answers_are_never_fewer_than_none(events: list[str]) -> None:
     attempts = Attempts()
     for event in events:
         if event == "fail":
-            attempts.failed("10.0.0.1", now_s=0)
+            attempts.failed("10.0.0.1", "pump", now_s=0)
         else:
-            attempts.answered("10.0.0.1")
-    entry = attempts._addresses.get("10.0.0.1")
-    assert entry is None or entry.waiting >= 0
+            attempts.answered("10.0.0.1", "pump")
+    assert all(entry.waiting >= 0 for entry in attempts._guesses.values())
+    assert all(waiting > 0 for waiting in attempts._waiting.values())

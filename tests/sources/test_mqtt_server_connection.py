@@ -261,11 +261,11 @@ async def test_a_client_that_vanishes_in_a_message_leaves_nothing(mqtt_server) -
     client = await rig.connect()
     await client.send(publish(1), publish(2)[:4])
     assert await client.packet() == ack(0x40, 1)
-    assert rig.source._hub.partial_bytes == 4
+    assert rig.source._hub.partials.total == 4
     client.writer.transport.abort()
     await rig.until(lambda: rig.source.status()["connections"] == 0)
     assert rig.door.payloads == [b"1"]
-    assert rig.source._hub.partial_bytes == 0
+    assert rig.source._hub.partials.total == 0
 
 
 MISTAKES_BEFORE = {
@@ -499,19 +499,40 @@ async def test_who_leaves_while_the_gateway_is_stuck_is_cut_off(mqtt_server) -> 
 
 
 async def test_unfinished_packets_of_all_connections_are_bounded(mqtt_server) -> None:
-    """The one that goes over is ended."""
+    """The one that holds most is ended, not the newest."""
     rig = await mqtt_server.start(
         packet_bytes_max=Size(60_000), in_flight_bytes_max=Size(60_000), in_flight_bytes_total=Size(100_000)
     )
     half = publish_bytes(b"t", bytes(59_000), version=5)[:50_000]
     first = await rig.connect(b"a", version=5)
     await first.send(half)
-    await rig.until(lambda: rig.source._hub.partial_bytes == 50_000)
+    await rig.until(lambda: rig.source._hub.partials.total == 50_000)
     second = await rig.connect(b"b", version=5)
-    await second.send(half, half[:1000])
-    assert await second.rest() == DISCONNECT_5 + b"\x97"
+    await second.send(half[:20_000])
+    assert await first.rest() == DISCONNECT_5 + b"\x97"
     assert rig.refused == {"partial_packets": 1}
-    await rig.until(lambda: rig.source._hub.partial_bytes == 50_000)
+    second_half = publish_bytes(b"t", bytes(59_000), qos=0, version=5)[20_000:]
+    await second.send(second_half)
+    await rig.until(lambda: rig.door.payloads == [bytes(59_000)])
+    assert rig.source._hub.partials.total == 0
+
+
+async def test_a_packet_that_does_not_end_ends_the_connection(mqtt_server) -> None:
+    """However often a byte of it comes; a client that is not being read is not blamed."""
+    rig = await mqtt_server.start()
+    client = await rig.connect(version=5, keep_alive_s=600)
+    (connection,) = rig.source._hub.connections
+    await client.send(publish(1, version=5)[:-1])
+    await rig.until(lambda: rig.source._hub.partials.total)
+    now_s = asyncio.get_running_loop().time()
+    rig.source._press(True)
+    connection.tick(now_s + 90)
+    rig.source._press(False)
+    connection.tick(now_s + 59)
+    assert rig.refused == {}
+    connection.tick(now_s + 65)
+    assert await client.rest() == DISCONNECT_5 + b"\x80"
+    assert rig.refused == {"packet_timeout": 1}
 
 
 async def test_a_reset_connection_is_forgotten(mqtt_server) -> None:
@@ -633,7 +654,7 @@ def test_whatever_a_client_says(mqtt_server_rig, data: st.DataObject) -> None:
             if connection.state is not State.CLOSED:
                 connection.connection_lost(None)
         await rig.until(lambda: hub.intake.bytes_held == 0)
-        assert hub.partial_bytes == 0
+        assert hub.partials.total == 0
         assert not hub.connections
         assert not hub.connecting
         assert not hub.by_session

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gateway.net.mqtt_fields import Property
 from gateway.net.mqtt_packets import Will
 from gateway.sources.mqtt_server_session import Session
 
@@ -35,3 +36,44 @@ async def test_a_will_that_fails_disturbs_nobody(mqtt_server, caplog) -> None:
     rig.source._hub.publish_will(Will(b"state", b"offline", 0))
     await rig.until(lambda: "a mistake" in caplog.text)
     assert rig.source.status()["in_flight_bytes"] == 0
+
+
+async def leave_wills(rig, count: int) -> None:
+    """Connect and vanish, each with a will that may wait for a day."""
+    for k in range(count):
+        client = await rig.connect(
+            b"d%d" % k,
+            version=5,
+            will=Will(b"state", b"%d" % k, 0, delay_s=86400),
+            properties=[(Property.SESSION_EXPIRY, 86400)],
+        )
+        client.writer.transport.abort()
+        await rig.until(lambda: rig.source.status()["clients"] == 0)
+
+
+async def test_a_session_that_is_evicted_says_its_will(mqtt_server) -> None:
+    """Its end is the end of the delay, and nothing of it stays."""
+    rig = await mqtt_server.start(sessions_max=2)
+    await leave_wills(rig, 4)
+    await rig.until(lambda: rig.door.payloads == [b"0", b"1"])
+    assert rig.refused == {"sessions_max": 2}
+    hub = rig.source._hub
+    size = hub.will_bytes
+    assert size > 0
+    for session in hub.sessions.expire(now_s=hub.now_s() + 86401):
+        hub.wake_will(session)
+    await rig.until(lambda: rig.door.payloads == [b"0", b"1", b"2", b"3"])
+    assert hub.will_bytes == 0
+
+
+async def test_wills_that_wait_are_bounded(mqtt_server, monkeypatch) -> None:
+    """One more is said before its time, and counted."""
+    monkeypatch.setattr("gateway.sources.mqtt_server_hub.WILL_BYTES_MAX", 1000)
+    rig = await mqtt_server.start()
+    await leave_wills(rig, 30)
+    hub = rig.source._hub
+    assert 0 < hub.will_bytes <= 1000
+    early = rig.refused["wills_waiting"]
+    assert 0 < early < 30
+    await rig.until(lambda: len(rig.door.payloads) == early)
+    assert len(hub.sessions.waiting_wills()) == 30 - early

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.net.mqtt_packets import Connect, Will
-from gateway.sources.mqtt_server_session import PacketIdSet, Sessions
+from gateway.sources.mqtt_server_session import PacketIdSet, Session, Sessions
 
 PACKET_IDS = st.integers(1, 65535).map(lambda k: k.to_bytes(2, "big")) | st.sampled_from(
     [b"\0\1", b"\0\2", b"\xff\xff"]
@@ -33,9 +33,9 @@ def connect(*, clean_start: bool = False, expiry_s: int = 100) -> Connect:
     return Connect(version=5, client_id=b"d", clean_start=clean_start, keep_alive_s=0, session_expiry_s=expiry_s)
 
 
-def sessions(sessions_max: int = 10) -> tuple[Sessions, list[None]]:
-    evicted: list[None] = []
-    return Sessions(sessions_max=sessions_max, on_evicted=lambda: evicted.append(None)), evicted
+def sessions(sessions_max: int = 10) -> tuple[Sessions, list[Session]]:
+    evicted: list[Session] = []
+    return Sessions(sessions_max=sessions_max, on_evicted=evicted.append), evicted
 
 
 def test_a_session_is_resumed_until_it_expires() -> None:
@@ -51,7 +51,7 @@ def test_a_session_is_resumed_until_it_expires() -> None:
     assert second is not first
     assert not resumed
     all_.close(second, now_s=200)
-    all_.expire(now_s=250)
+    assert all_.expire(now_s=250) == [second]
     assert len(all_) == 0
 
 
@@ -88,7 +88,7 @@ def test_the_session_to_expire_next_is_evicted() -> None:
     all_.open(("u", b"c"), connect(), expiry_s_max=100, now_s=0)
     assert all_.find(("u", b"b")) is None
     assert all_.find(("u", b"a")) is not None
-    assert len(evicted) == 1
+    assert evicted == [opened[b"b"]]
     for name in (b"d", b"e"):
         all_.open(("u", name), connect(), expiry_s_max=100, now_s=0)
     assert len(all_) == 3

@@ -6,8 +6,11 @@ import random
 import shutil
 import sqlite3
 
+import numpy as np
 import pytest
 
+from gateway.core.batch import MONOTONIC, Batch, Series
+from gateway.core.clock import Quality
 from gateway.core.contracts import Priority
 from gateway.store import salvage as salvage_module
 from gateway.store.connection import PAGE_BYTES
@@ -277,6 +280,43 @@ async def test_series_survive_in_their_copy(shelves, filled) -> None:
     assert store.series(1).name == "tidegate.lost_series"
     assert "damaged in both copies" in store.events[0]
     assert store.resolve(type(store.series(1))((), "new")) > 1
+
+
+@pytest.mark.parametrize("how", ["DELETE FROM boots", "UPDATE boots SET body = x'c1'"])
+async def test_a_lost_boot_is_made_of_its_segments(shelves, how) -> None:
+    """Without its row nobody could say when its readings were: their own rows tell, as well as it was known then."""
+    shelves.clock.boot = "first"
+    store = await shelves.open()
+    batch = Batch.of(store.resolve(Series((), "m")), shelves.clock.monotonic, np.arange(3), flags=MONOTONIC)
+    await store.append([(Priority.NORMAL, batch)])
+    began_ns = shelves.clock.wall - shelves.clock.monotonic
+    boot = store.timeline.current.boot
+    await shelves.close()
+    connection = sqlite3.connect(shelves.state_dir / DATABASE)
+    connection.execute(how)
+    connection.commit()
+    connection.close()
+    (shelves.state_dir / "tidegate.db.suspect").write_text("a test")
+    shelves.clock.boot, shelves.clock.monotonic = "second", 10**9
+    shelves.clock.wall += 10**15
+    store = await shelves.open()
+    times_ns, quality = store.timeline.repair(batch.time_ns, boot)
+    assert quality is Quality.UNSYNCED
+    assert (times_ns - batch.time_ns == began_ns).all()
+    assert not await shelves.close()
+
+
+async def test_a_lost_boot_without_a_clock_is_at_least_known(shelves, filled) -> None:
+    """Device times say nothing about the boot's own clock; its order among the others stays."""
+    connection = sqlite3.connect(shelves.state_dir / DATABASE)
+    ((boot,),) = connection.execute("SELECT number FROM boots").fetchall()
+    connection.execute("DELETE FROM boots")
+    connection.execute("UPDATE shelf SET first_ns = 1")
+    connection.commit()
+    connection.close()
+    (shelves.state_dir / "tidegate.db.suspect").write_text("a test")
+    store = await shelves.open()
+    assert boot in {times.boot for times in store.timeline.boots}
 
 
 @pytest.mark.slow
