@@ -91,6 +91,11 @@ class BadRoad:
             ["lost_before", "lost_after", "busy", "throttled", "bad", "partial", "portal", "login", "error"]
         )
 
+    @property
+    def failures(self) -> int:
+        """How many requests did not go through."""
+        return sum(count for fate, count in self.fates.items() if fate not in {"fine", "partial"})
+
     def _points(self, packed: Packed) -> list[Point]:
         assert packed.signal is Signal.METRICS
         body = packed.body

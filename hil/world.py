@@ -24,26 +24,24 @@ from gateway.codecs.mapping import Mapper
 from gateway.core.clock import NS_PER_S, SAMPLES_PER_BOOT_MAX, Quality, Sample
 from gateway.core.contracts import Arrivals, FullError
 from gateway.core.telemetry import LABEL_SETS_MAX, Telemetry
-from gateway.core.units import Duration, Size
+from gateway.core.units import Duration
 from gateway.pipeline import Pipeline
 from gateway.store import room as store_room
-from gateway.store import settings as store_settings
 from gateway.store.connection import DATABASE
 from gateway.store.database import Store, StoreSettings, verify
 from gateway.uplinks.delivery import Seams, Uplink
 from gateway.uplinks.settings import OtlpUplinkSettings, RetrySettings
 from hil.bad_road import BadRoad, InlineWorker, Weather
-from hil.plant_model import EPOCH_NS, FarSide, Message, Truth, mappings
+from hil.plant_model import FarSide, Message, Truth, mappings
 from hil.virtual_threads import Disk, inline_sqlite
+from hil.world_plan import HOUR_S, BoxClock, Plan, true_ns
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
     from pathlib import Path
 
     from hil.plant_model import Point
 
 UPLINKS: Final = ("cloud", "archive")
-HOUR_S: Final = 3600.0
 CALM_HOURS_MAX: Final = 24.0
 LOOK_S: Final = 300.0
 # After so long a time without any answer it counts as an outage.
@@ -52,85 +50,6 @@ FRESH_REQUESTS_MAX: Final = 4
 FRESH_NS: Final = 120 * NS_PER_S
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Plan:
-    """What kind of life it will be; all of it from the seed."""
-
-    hours: float
-    devices: int
-    reboots: int
-    has_rtc: bool
-    learns_time: bool
-    is_clock_steady: bool
-    disk_trouble: bool
-    trouble: float
-    settings: StoreSettings
-    commit_interval_s: float
-    statement_s: float
-
-    @classmethod
-    def of(cls, dice: Random, *, hours: float) -> Plan:
-        """Throw the dice."""
-        # Smaller than any real shelf may be, so that hours fill it.
-        max_bytes = dice.choice([64 << 20, 64 << 20, 200_000, 100_000])
-        with mock.patch.object(store_settings, "MAX_BYTES_MIN", 0):
-            return cls._of(dice, hours=hours, max_bytes=max_bytes)
-
-    @classmethod
-    def _of(cls, dice: Random, *, hours: float, max_bytes: int) -> Plan:
-        return cls(
-            hours=hours * dice.uniform(0.7, 1.3),
-            devices=dice.randint(2, 5),
-            reboots=dice.choice([0, 0, 1, 2, 4]),
-            has_rtc=dice.random() < 0.4,
-            learns_time=dice.random() < 0.3,
-            is_clock_steady=dice.random() < 0.5,
-            disk_trouble=dice.random() < 0.5,
-            trouble=dice.choice([0.0, 0.05, 0.3]),
-            settings=StoreSettings(
-                max_bytes=Size(max_bytes),
-                when_full=dice.choice(["drop_oldest", "drop_oldest", "refuse"]),
-                max_age=Duration(dice.choice([30 * 86400, 30 * 86400, HOUR_S])),
-                recent_bytes=Size(dice.choice([2 << 20, 20_000])),
-                backlog_share=dice.choice([0.3, 0.0, 0.9]),
-            ),
-            commit_interval_s=dice.choice([0.02, 0.25, 1.0]),
-            statement_s=dice.choice([0.0, 0.001, 0.02]),
-        )
-
-
-@dataclass(slots=True)
-class BoxClock:
-    """The box's clocks: monotonic since the boot with a drift, wall as it was set."""
-
-    boot: str
-    booted_s: float
-    drift: float
-    wall_off_ns: int
-    synced: bool = False
-
-    def monotonic_ns(self) -> int:
-        """Nanoseconds since the boot."""
-        since_s = asyncio.get_running_loop().time() - self.booted_s
-        return 5 * NS_PER_S + round(since_s * (1 + self.drift) * NS_PER_S)
-
-    def wall_ns(self) -> int:
-        """Unix time, right or wrong."""
-        return true_ns() + self.wall_off_ns
-
-    def is_synced(self) -> bool:
-        """Whether somebody disciplines the wall clock."""
-        return self.synced
-
-    def boot_uuid(self) -> str:
-        """Name this boot."""
-        return self.boot
-
-    def set_right(self, off_ns: int = 0, *, synced: bool = True) -> None:
-        """Set the wall clock."""
-        self.wall_off_ns, self.synced = off_ns, synced
 
 
 @dataclass(slots=True)
@@ -149,15 +68,10 @@ class Run:
     taken: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
 
 
-def true_ns() -> int:
-    """Return the true Unix time."""
-    return EPOCH_NS + round(asyncio.get_running_loop().time() * NS_PER_S)
-
-
 class World:
     """One life of one gateway."""
 
-    def __init__(self, folder: Path, *, seed: int, hours: float = 4.0) -> None:
+    def __init__(self, folder: Path, *, seed: int, hours: float) -> None:
         self.seed = seed
         self.dice = Random(seed)
         self.plan = Plan.of(self.dice, hours=hours)
@@ -174,10 +88,10 @@ class World:
         self._is_over = False
         self._clock: BoxClock | None = None
         self._disk = Disk(self.dice)
-        self._zombies: list[Coroutine[Any, Any, None]] = []
+        self._zombies: list[asyncio.Task[None]] = []
         self._up = asyncio.Event()
         self._last_taken_s = dict.fromkeys(UPLINKS, 0.0)
-        self._owed_fresh = dict.fromkeys(UPLINKS, 0)
+        self._owed_fresh = dict.fromkeys(UPLINKS, (0, 0))
         self._newest_ns = 0
 
     # The story.
@@ -327,7 +241,7 @@ class World:
                 shutil.copy(file, folder)
         for road in run.roads.values():
             road.is_dead = True
-        self._zombies.append(_bury(run))
+        self._zombies.append(asyncio.create_task(_bury(run), name="funeral"))
         return folder
 
     def _count_forgotten(self, run: Run) -> None:
@@ -436,7 +350,7 @@ class World:
     async def _look_around(self) -> None:
         while True:
             await asyncio.sleep(self.dice.expovariate(1 / LOOK_S))
-            if self.run is not None and not self.run.is_dead:
+            if self._up.is_set():
                 self.check()
 
     def status(self) -> dict[str, Any]:
@@ -470,24 +384,26 @@ class World:
         was_set = any(sample.quality is Quality.SYNCED for sample in run.store.timeline.current.samples)
         self.far[name].take(points, is_time_known=was_set and self._boots == 1)
         run.taken[name].append((int(str(run.store.status()["store"]["commits"])), len(points)))
-        self._check_fresh(name, points)
+        self._check_fresh(run, name, points)
 
-    def _check_fresh(self, name: str, points: list[Point]) -> None:
-        """After an outage something of the last minutes is among the first requests."""
-        now_s = _now_s()
+    def _check_fresh(self, run: Run, name: str, points: list[Point]) -> None:
+        """After an outage something of the last minutes is among the first requests that go through in a row."""
+        now_s, failures = _now_s(), run.roads[name].failures
+        is_same_lease = now_s == self._last_taken_s[name]
         if now_s - self._last_taken_s[name] > OUTAGE_S and self.held(name) > 100:
-            self._owed_fresh[name] = FRESH_REQUESTS_MAX
+            self._owed_fresh[name] = (FRESH_REQUESTS_MAX, failures)
             self.stats["outages"] += 1
         self._last_taken_s[name] = now_s
-        if not self._owed_fresh[name] or self.weather[name].readings_max < 100:
-            self._owed_fresh[name] = 0
-            return
+        owed, failures_then = self._owed_fresh[name]
         newest_ns = max(self.truth.origins[point.key].arrived_ns for point in points)
-        if newest_ns >= self._newest_ns - FRESH_NS:
-            self._owed_fresh[name] = 0
-            return
-        self._owed_fresh[name] -= 1
-        assert self._owed_fresh[name], f"{name}: {FRESH_REQUESTS_MAX} requests after an outage and nothing is fresh"
+        if not owed or newest_ns >= self._newest_ns - FRESH_NS:
+            self._owed_fresh[name] = (0, failures)
+        elif failures != failures_then:
+            # The link went down again: from its next first success on.
+            self._owed_fresh[name] = (FRESH_REQUESTS_MAX, failures)
+        elif not is_same_lease:
+            self._owed_fresh[name] = (owed - 1, failures)
+            assert owed > 1, f"{name}: {FRESH_REQUESTS_MAX} requests after an outage and nothing is fresh"
 
 
 def check_memory(store: Store, settings: StoreSettings) -> None:

@@ -122,6 +122,7 @@ class Uplink:
         self._backoff = Backoff(float(settings.retry.initial), float(settings.retry.max), random)
         self._worker: Worker | None = None
         self._is_down = False
+        self._lacked_clock = False
         self._round: set[tuple[Signal, Priority]] = set()
         self._round_s = float("-inf")
         self._is_round_over = True
@@ -363,8 +364,9 @@ class Uplink:
         self._telemetry.count("tidegate_uplink_readings_sent", hand.delivered, help="Readings taken.", uplink=self.name)
         self._backoff.succeeded()
         if self._is_down:
-            self._is_down = False
             log.info("uplink %s: is back", self.name)
+        if self._is_down or self._lacked_clock:
+            self._is_down = self._lacked_clock = False
             self._store.link_up(self.name)
         if self._on_server_time is not None and hand.server_time_s is not None:
             self._on_server_time(hand.server_time_s, hand.rtt_s)
@@ -402,8 +404,9 @@ class Uplink:
         while self._store.timeline.quality is Quality.UNKNOWN and (left_s := until_s - _now_s()) > 0:
             self._say("waiting for the clock", str(error), left_s)
             await asyncio.sleep(min(left_s, CLOCK_LOOK_S))
-        if self._store.timeline.quality is not Quality.UNKNOWN:
-            # Whatever kept the road closed, what is freshest goes first when it opens.
+        # Whatever kept the road closed, what is freshest goes first when it opens.
+        self._lacked_clock = self._store.timeline.quality is Quality.UNKNOWN
+        if not self._lacked_clock:
             self._store.link_up(self.name)
 
     async def _probe(self) -> None:

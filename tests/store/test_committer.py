@@ -282,3 +282,28 @@ async def test_whoever_gave_up_before_a_failure_is_left_alone(shelves, failing) 
     gone.cancel()
     with pytest.raises(FullError):
         await stays
+
+
+async def test_an_ack_during_the_commit_of_another_uplinks_ack(shelves, failing) -> None:
+    """What one has settled since stays settled when a commit says that the other has: nothing is leased twice."""
+    store = await shelves.open(uplinks=("cloud", "archive"))
+    await shelves.put(store, 3)
+    await store.ack(await shelves.lease(store, "cloud"))
+    lease = await shelves.lease(store, "archive")
+    failing.meanwhile = lambda: store.ack(lease)
+    await shelves.put(store, 1)
+    store.link_up("archive")
+    assert len(await shelves.drain(store, "archive")) == 1
+    assert store.status()["uplinks"]["archive"]["delivered"] == 4
+    shelves.check(store)
+
+
+async def test_what_is_set_aside_does_not_crowd_out_the_rest(shelves) -> None:
+    """On a small shelf a flood of payloads that nobody understands leaves room for what somebody does."""
+    store = await shelves.open(max_bytes=1 << 20)
+    aside = [SetAside("line", b"t", bytes(60_000), "syntax", "no")] * 8
+    for _ in range(10):
+        await store.append([], losses=[Loss("syntax", 8)], set_aside=aside)
+    assert store.status()["store"]["used_bytes"] < 700_000
+    await shelves.put(store, 100)
+    assert "evicted_full" not in store.status()["uplinks"]["cloud"]["ledger"]
