@@ -124,11 +124,13 @@ control/                  Windows: people and servers look in here
   web.py                  The window over HTTP: /healthz, /readyz, /metrics, /status
 net/                      Wires that everyone shares
   addresses.py            Where to listen, as people write it
+  http.py                 HTTP/1.1 as an uplink speaks it: one POST at a time over one kept connection
   mqtt.py                 MQTT packets cut from a byte stream, PUBLISHes in bulk as columns
   mqtt_fields.py          What MQTT packets are made of: reason codes, errors, numbers, texts, properties
   mqtt_packets.py         MQTT packets beside PUBLISH, read and written: CONNECT, SUBSCRIBE, DISCONNECT and the answers
   ports.py                A port that nobody listens on, for the demo and the benchmark
   secrets.py              Secrets by reference: an environment variable, a file, a systemd credential
+  tls.py                  OpenSSL is loaded only where TLS is configured: five megabytes that a plain road does without
 core/                     Ground: the words that every room speaks
   batch.py                Columns: many readings of many series at once, and what a series is
   clock.py                Time: the only place that asks a clock, and the repair of times stamped before the clock was right

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway import __version__
+from gateway.net.tls import bring_back, leave_out, mentions_tls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -71,7 +72,8 @@ def parser() -> argparse.ArgumentParser:
         prog="tidegate", description="Store-and-forward telemetry gateway: MQTT and serial in, OTLP out, nothing lost."
     )
     top.add_argument("--version", action="version", version=f"tidegate {__version__}")
-    commands = top.add_subparsers(metavar="COMMAND", required=True)
+    # With a name given, argparse need not load what formats help to find it.
+    commands = top.add_subparsers(metavar="COMMAND", required=True, prog=top.prog)
 
     def add(name: str, run: Command, text: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
@@ -255,11 +257,27 @@ def run_check(options: argparse.Namespace) -> int:
 
 def run_gateway(options: argparse.Namespace) -> int:
     """`tidegate run`."""
+    path: Path = options.config
+    # Before anything that would load OpenSSL: whether this configuration has a use for it.
+    if not mentions_tls(_text(path)):
+        leave_out()
     from gateway.control import config as configuration  # noqa: PLC0415  msgspec only where needed
     from gateway.daemon import run_daemon  # noqa: PLC0415  the whole gateway only here
 
-    path: Path = options.config
-    return run_daemon(load(path), reload=lambda: configuration.load(path), log_level=options.log_level)
+    def reload() -> Config:
+        if mentions_tls(_text(path)):
+            bring_back()
+        return configuration.load(path)
+
+    return run_daemon(load(path), reload=reload, log_level=options.log_level)
+
+
+def _text(path: Path) -> str:
+    """Return a file's text; "" where it cannot be read, which its loading will say in words."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def run_explain(options: argparse.Namespace) -> int:
@@ -337,7 +355,7 @@ def _address(options: argparse.Namespace) -> tuple[str, str]:
 
 def run_verify(options: argparse.Namespace) -> int:
     """`tidegate verify`: exit 1 with what is wrong."""
-    from gateway.store.database import verify  # noqa: PLC0415  SQLite only where needed
+    from gateway.store.reading import verify  # noqa: PLC0415  SQLite only where needed
 
     report = verify(_state(options.state_dir))
     if options.json:

@@ -28,7 +28,8 @@ from gateway.core.units import Duration
 from gateway.pipeline import Pipeline
 from gateway.store import room as store_room
 from gateway.store.connection import DATABASE
-from gateway.store.database import Store, StoreSettings, verify
+from gateway.store.database import Store, StoreSettings
+from gateway.store.reading import verify
 from gateway.uplinks.delivery import Seams, Uplink
 from gateway.uplinks.settings import OtlpUplinkSettings, RetrySettings
 from hil.bad_road import BadRoad, InlineWorker, Weather

@@ -18,8 +18,9 @@ from gateway import __version__
 from gateway.codecs.otlp_json import logs_json, metrics_json
 from gateway.core.clock import Quality
 from gateway.core.contracts import MalformedError
-from gateway.store.database import Lease, StoreError, read_held
+from gateway.store.database import Lease, StoreError
 from gateway.store.policy import Lane
+from gateway.store.reading import read_held
 from gateway.uplinks.requests import DAMAGED, TIME_LOST, Hand, MetricsPart, RequestBuilder
 
 if TYPE_CHECKING:

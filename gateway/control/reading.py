@@ -6,7 +6,6 @@ so the table is walked beside its classes first, each leaf converted alone; only
 
 from __future__ import annotations
 
-import difflib
 import re
 import types
 from dataclasses import dataclass, field
@@ -79,6 +78,8 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
     >>> did_you_mean("lisen", ["listen", "name"])
     'did you mean "listen"?'
     """
+    import difflib  # noqa: PLC0415  only for who has mistyped
+
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if near:
         return f'did you mean "{near[0]}"?'
@@ -245,6 +246,8 @@ class _Walk:
         later = self._later.values.get((_bare(place), given))
         if later is not None:
             return later
+        import difflib  # noqa: PLC0415  only for who has mistyped
+
         near = difflib.get_close_matches(given, known, n=1, cutoff=0.6)
         hint = f' (did you mean "{near[0]}"?)' if near else ""
         return f'"{given[:SHOWN_MAX]}" is not known here; one of {_quoted(known)}{hint}'

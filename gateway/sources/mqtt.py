@@ -12,13 +12,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import ssl
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.core.contracts import Arrivals
 from gateway.net.mqtt import Publishes, puback_bytes
 from gateway.net.mqtt_fields import VERSION_3_1_1, VERSION_5, PacketType, ReasonCode
 from gateway.net.mqtt_packets import answer_bytes
+from gateway.net.tls import is_tls_error
 from gateway.sources.mqtt_intake import Intake, Receipt, ReceivedOnce
 from gateway.sources.mqtt_link import Link, LinkClosed
 from gateway.sources.mqtt_settings import (
@@ -32,6 +32,8 @@ from gateway.sources.mqtt_settings import (
 from gateway.sources.paho_client import BulkClient, connect_properties
 
 if TYPE_CHECKING:
+    import ssl
+
     from paho.mqtt.properties import Properties
 
     from gateway.core.clock import Clock
@@ -193,9 +195,9 @@ class MqttSource:
         except asyncio.CancelledError:
             client.abandon()
             raise
-        except ssl.SSLCertVerificationError as error:
-            raise _Refused(f"the broker's certificate is not trusted: {error.verify_message}") from error
-        except ssl.SSLError as error:
+        except OSError as error:
+            if not is_tls_error(error):
+                raise
             raise _tls_trouble(error) from error
         link: Link
 
@@ -242,7 +244,7 @@ class MqttSource:
         if not link.connected.done():
             if not link.ended.done():
                 raise TimeoutError("the broker accepted the connection and said nothing")
-            if isinstance(link.client.error, ssl.SSLError):
+            if is_tls_error(link.client.error):
                 raise _tls_trouble(link.client.error)
             self._silent_drops += 1
             if self._may_fall_back and self._silent_drops >= SILENT_DROPS_MAX:
@@ -436,6 +438,8 @@ def _granted_text(code: int | None) -> str:
 
 def _tls_trouble(error: ssl.SSLError) -> Exception:
     """Return what a failed handshake means: an alert or a plain port stay wrong, a cut may pass."""
+    if why := getattr(error, "verify_message", ""):
+        return _Refused(f"the broker's certificate is not trusted: {why}")
     reason = error.reason or str(error)
     if "ALERT" in reason or reason in {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"}:
         return _Refused(f"TLS with the broker failed: {reason.lower().replace('_', ' ')}")
@@ -446,7 +450,7 @@ def _sentence(error: BaseException) -> str:
     """Return what went wrong, in words, with nothing that should not be in a log."""
     if isinstance(error, LinkClosed | TimeoutError):
         return str(error) or "no answer in time"
-    if isinstance(error, ssl.SSLError):
+    if is_tls_error(error):
         return f"TLS failed: {error.reason or error}"
     assert isinstance(error, OSError)
     return f"cannot connect: {error.strerror or error}"

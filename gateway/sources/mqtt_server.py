@@ -13,7 +13,6 @@ import contextlib
 import errno
 import logging
 import socket
-import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -32,6 +31,7 @@ from gateway.sources.mqtt_server_intake import Intake
 from gateway.sources.mqtt_server_session import Session, Sessions
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Sequence
 
     from gateway.core.clock import Clock
@@ -245,7 +245,9 @@ class MqttServerSource:
         loop = asyncio.get_running_loop()
         listeners: list[socket.socket] = []
         try:
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            # As bytes, where that will do: Python's tables for international names are half a megabyte.
+            name = host.encode() if host.isascii() else host
+            found = await loop.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
             for family, _, _, _, address in dict.fromkeys(found):
                 listener = socket.create_server(address[:2], family=family, backlog=BACKLOG, reuse_port=False)
                 listener.setblocking(False)
@@ -328,7 +330,7 @@ class MqttServerSource:
                 ssl=self._tls,
                 ssl_handshake_timeout=None if self._tls is None else float(self._settings.connect_timeout),
             )
-        except (OSError, ssl.SSLError) as error:
+        except OSError as error:
             reason = "connection_failed" if self._tls is None else "tls_failed"
             self._refuse(reason, f"{address}: {getattr(error, 'reason', None) or error}")
         finally:
@@ -416,6 +418,8 @@ def _limits(settings: MqttServerSettings) -> Limits:
 
 def _tls_context(settings: MqttServerSettings) -> ssl.SSLContext:
     """Build the context; raise ValueError that names the file."""
+    import ssl  # noqa: PLC0415  only where it is used: net/tls.py
+
     tls = settings.tls
     assert tls is not None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -432,7 +436,7 @@ def _tls_context(settings: MqttServerSettings) -> ssl.SSLContext:
         context.load_cert_chain(tls.cert_file, tls.key_file)
         if tls.client_ca_file:
             context.load_verify_locations(tls.client_ca_file)
-    except (OSError, ssl.SSLError) as error:
+    except OSError as error:
         raise ValueError(f"tls: cannot use {', '.join(files)}: {getattr(error, 'reason', None) or error}") from error
     if tls.client_ca_file:
         # Where there are other ways in, a certificate is welcome and not asked for.

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import ssl
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 import msgspec
 
 from gateway.core.units import Duration, Size
 from gateway.net.secrets import Secret
+from gateway.net.tls import is_tls_error
+
+if TYPE_CHECKING:
+    import ssl
 
 Qos = Literal[0, 1, 2]
 DEFAULT_PORTS: Final = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
@@ -170,20 +173,22 @@ def check_filter(topic: str) -> None:
 
 def tls_context(settings: MqttTlsSettings) -> ssl.SSLContext:
     """Return a context that checks the broker; raise ValueError that names the file that is wrong."""
+    import ssl  # noqa: PLC0415  only where it is used: net/tls.py
+
     try:
         context = ssl.create_default_context(cafile=settings.ca_file or None)
-    except (OSError, ssl.SSLError) as error:
+    except OSError as error:
         raise ValueError(f"tls.ca_file {settings.ca_file}: {_why(error)}") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if settings.cert_file:
         try:
             context.load_cert_chain(settings.cert_file, settings.key_file, password="")
-        except (OSError, ssl.SSLError) as error:
+        except OSError as error:
             raise ValueError(f"tls.cert_file {settings.cert_file} and key_file: {_why(error)}") from error
     return context
 
 
 def _why(error: OSError) -> str:
-    if isinstance(error, ssl.SSLError):
+    if is_tls_error(error):
         return f"not PEM files that belong together ({error.reason or error})"
     return str(error.strerror or error)

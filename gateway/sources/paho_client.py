@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import ssl
 import struct
 import time
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from paho.mqtt import MQTTException
 from paho.mqtt.client import Client
@@ -24,6 +23,10 @@ from paho.mqtt.properties import Properties
 
 from gateway.net.mqtt_fields import VERSION_5, PacketType, ProtocolError, ReasonCode
 from gateway.net.mqtt_packets import packet_bytes
+from gateway.net.tls import is_waiting
+
+if TYPE_CHECKING:
+    import ssl
 
 PRIVATE_PARTS: Final = (
     "_create_socket",
@@ -109,12 +112,12 @@ class BulkClient(Client):
         while size < bytes_max and self._sock is not None:
             try:
                 part = self._sock.recv(bytes_max - size)
-            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                # A WebSocket frame that is none of ours, or half a one; TLS may hold the next already.
-                if self.pending():
-                    continue
-                return b"".join(parts) if parts else None
             except OSError as error:
+                if is_waiting(error):
+                    # A WebSocket frame that is none of ours, or half a one; TLS may hold the next already.
+                    if self.pending():
+                        continue
+                    return b"".join(parts) if parts else None
                 self.error, part = error, b""
             if not part:
                 break

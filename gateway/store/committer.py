@@ -83,6 +83,15 @@ class Surroundings:
     commit_interval_s: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Watcher:
+    """An uplink that waits until so many readings are held for it."""
+
+    uplink: str
+    readings: int
+    enough: asyncio.Future[None]
+
+
 class Committer:
     """The pending work of one store and the loop that commits it."""
 
@@ -121,6 +130,7 @@ class Committer:
         self._in_flight_bytes = 0
         self._done: dict[int, int] = {}
         self._refusing: deque[Refusal] = deque(maxlen=REFUSED_WAITING_MAX)
+        self._watchers: list[Watcher] = []
         self._boots_unsaved = True
         self._keeper = Keeper(
             connection, room=self.room, timeline=self.timeline, desks=desks, settings=settings, clock=self._clock
@@ -181,6 +191,17 @@ class Committer:
         while len(self._done) >= DONE_HELD_MAX and not self._closing:
             self._settled.clear()
             await self._settled.wait()
+
+    async def wait_for_readings(self, name: str, readings: int) -> None:
+        """Return when at least so many readings are held for an uplink."""
+        if self.accounts.shares[name].held >= readings:
+            return
+        watcher = Watcher(name, readings, asyncio.get_running_loop().create_future())
+        self._watchers.append(watcher)
+        try:
+            await watcher.enough
+        finally:
+            self._watchers.remove(watcher)
 
     def settle_damaged(self, name: str, rows: Sequence[Row]) -> None:
         """Count segments whose bytes are not what was written: nobody can be sent them."""
@@ -448,6 +469,9 @@ class Committer:
             desk.gone([*(segment_id for segment_id, bits in work.done.items() if bits & bit), *work.removed])
             if shelves:
                 desk.arrived(shelves)
+        for watcher in self._watchers:
+            if self.accounts.shares[watcher.uplink].held >= watcher.readings and not watcher.enough.done():
+                watcher.enough.set_result(None)
         self._telemetry.count("tidegate_store_commits", help="Transactions that reached the medium.")
         self._telemetry.gauge("tidegate_store_used_bytes", self.room.used_bytes, help="Disk that the shelf uses.")
 

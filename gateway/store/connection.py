@@ -10,7 +10,7 @@ import errno
 import fcntl
 import os
 import sqlite3
-from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
@@ -20,7 +20,6 @@ from gateway.store.records import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
 DATABASE: Final = "tidegate.db"
 LOCK: Final = "lock"
@@ -42,7 +41,7 @@ def uri(path: Path, *, mode: str) -> str:
 
 def schemas() -> list[str]:
     """Return the numbered schema files, oldest first."""
-    folder = resources.files("gateway.store") / "schema"
+    folder = Path(__file__).parent / "schema"
     files = sorted((file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda file: file.name)
     assert [int(file.name[:3]) for file in files] == list(range(1, len(files) + 1))
     return [file.read_text(encoding="utf-8") for file in files]

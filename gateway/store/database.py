@@ -21,7 +21,6 @@ from gateway.store.connection import DirectoryLock
 from gateway.store.leases import Desk, Recent, Row
 from gateway.store.opening import Opened, fetch
 from gateway.store.policy import LaneScheduler
-from gateway.store.reading import Held, VerifyReport, read_held, verify
 from gateway.store.records import (
     Lease,
     LeasedSegment,
@@ -50,7 +49,6 @@ if TYPE_CHECKING:
     from gateway.core.telemetry import Telemetry
 
 __all__ = [
-    "Held",
     "Lease",
     "LeasedSegment",
     "Loss",
@@ -59,9 +57,6 @@ __all__ = [
     "StoreError",
     "StoreSettings",
     "StoreStatus",
-    "VerifyReport",
-    "read_held",
-    "verify",
 ]
 
 log = logging.getLogger("tidegate.store")
@@ -190,6 +185,10 @@ class Store:
     async def wait_held(self, uplink: str) -> None:
         """Return when something can be leased."""
         await self._desks[uplink].has_some.wait()
+
+    async def wait_for_readings(self, uplink: str, readings: int) -> None:
+        """Return when at least so many readings are held for `uplink`; looked at once a commit."""
+        await self._committer.wait_for_readings(uplink, readings)
 
     async def ack(self, lease: Lease, *, rejected: int = 0, reason: str = "rejected") -> None:
         """Settle a lease: delivered, but for `rejected` readings, which go to the ledger. A second ack does nothing."""

@@ -13,6 +13,7 @@ Every state that a person may ask about stands in `status`; every change of it i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -52,7 +53,6 @@ ABORT_S: Final = 1.0
 EMPTY_WAIT_S: Final = 0.25
 CLOCK_LOOK_S: Final = 1.0
 PROBE_S: Final = 60.0
-COMBINE_LOOK_S: Final = 1.0
 GZIP_LEVEL: Final = 6
 _GZIP_WINDOW: Final = 31
 
@@ -193,16 +193,15 @@ class Uplink:
         """
         if not self._is_round_over:
             return
-        until_s = self._round_s + float(self._settings.batch_interval)
-        while (left_s := until_s - _now_s()) > 0 and self._held() * 2 < self._size.readings:
+        left_s = self._round_s + float(self._settings.batch_interval) - _now_s()
+        if left_s > 0:
             self._say("combining")
-            await asyncio.sleep(min(left_s, COMBINE_LOOK_S))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left_s):
+                    await self._store.wait_for_readings(self.name, (self._size.readings + 1) // 2)
         self._round_s = _now_s()
         self._round.clear()
         self._is_round_over = False
-
-    def _held(self) -> int:
-        return self._store.status()["uplinks"][self.name]["held"]
 
     async def _deliver_next(self) -> Lease | None:
         """Lease what is to go next and deliver it; return it, or None where there was nothing."""

@@ -18,7 +18,8 @@ slow line's answer.
 
 from __future__ import annotations
 
-import email.utils
+import datetime as dt
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -52,6 +53,8 @@ ENCODING_STATUSES: Final = frozenset((400, 415))
 HOLD_S: Final = 60.0
 RETRY_AFTER_S_MAX: Final = 3600.0
 _DOUBLINGS_MAX: Final = 30
+_HTTP_DATE: Final = re.compile(r"[A-Za-z]{3,9}, (\d\d?)[ -]([A-Za-z]{3})[ -](\d{4}) (\d\d):(\d\d):(\d\d) (?:GMT|UTC)")
+_MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 
 
 class HoldError(TryLaterError):
@@ -109,11 +112,15 @@ class Answer:
 class Wire(Protocol):
     """What carries packed requests: HTTP, or a list in a test. Called in the uplink's thread, except as said.
 
-    `bytes_sent` counts bodies and headers as they leave, `requests` those that were begun.
+    `requests` counts those that were begun.
     """
 
-    bytes_sent: int
     requests: int
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bodies and headers, as they left."""
+        ...
 
     def open(self) -> None:
         """Take requests, again after `stop` too."""
@@ -192,15 +199,24 @@ def read_retry_after(value: str, *, now_s: float) -> float:
 
 
 def read_http_date(value: str) -> int | None:
-    """Return the Unix time of an HTTP date, or None for anything else.
+    """Return the Unix time of an HTTP date (RFC 9110, 5.6.7: the form that everybody sends), None for anything else.
 
     >>> read_http_date("Sun, 06 Nov 1994 08:49:37 GMT")
     784111777
     """
-    try:
-        return int(email.utils.parsedate_to_datetime(value).timestamp())
-    except (ValueError, TypeError, IndexError, OverflowError):
+    found = _HTTP_DATE.fullmatch(value.strip())
+    if found is None:
         return None
+    day, month, year, hour, minute, second = found.groups()
+    try:
+        # A leap second is the last of its minute.
+        moment = dt.datetime(
+            int(year), _MONTHS.index(month.lower()) + 1, int(day), int(hour), int(minute), min(int(second), 59),
+            tzinfo=dt.UTC,
+        )  # fmt: skip
+    except ValueError:
+        return None
+    return int(moment.timestamp())
 
 
 @dataclass(slots=True)

@@ -12,26 +12,26 @@ moves.
 from __future__ import annotations
 
 import socket
-import ssl
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
-
-import urllib3
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import (
-    ConnectTimeoutError,
-    HTTPError,
-    NameResolutionError,
-    NewConnectionError,
-    ProxyError,
-    SSLError,
-)
 
 from gateway.codecs.otlp import read_response, read_status_message
 from gateway.core.clock import NS_PER_S
 from gateway.core.contracts import Signal, TryLaterError
 from gateway.core.text import printable
+from gateway.net.http import (
+    Address,
+    ConnectError,
+    ConnectTimeoutError,
+    HandshakeError,
+    HttpConnection,
+    HttpError,
+    ProxyRefusedError,
+    StalledError,
+    UnknownNameError,
+    reason,
+)
 from gateway.net.secrets import Secret
 from gateway.uplinks.guards import (
     Answer,
@@ -45,14 +45,17 @@ from gateway.uplinks.guards import (
 from gateway.uplinks.settings import is_header_value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    import ssl
+    from collections.abc import Iterator
 
     from gateway.core.clock import Clock
+    from gateway.net.http import Response
     from gateway.uplinks.guards import Packed
     from gateway.uplinks.settings import OtlpUplinkSettings
 
 PATHS: Final = {Signal.METRICS: "/v1/metrics", Signal.LOGS: "/v1/logs", Signal.TRACES: "/v1/traces"}
 CONTENT_TYPE: Final = "application/x-protobuf"
+PROXY_WANTS_LOGIN: Final = 407
 RESPONSE_BYTES_MAX: Final = 64 * 1024
 PIECE_BYTES: Final = 8 * 1024
 REASON_CHARS_MAX: Final = 120
@@ -67,17 +70,23 @@ class HttpSender:
     """One road's HTTP side. See `Wire` for the contract."""
 
     def __init__(self, settings: OtlpUplinkSettings, *, version: str, clock: Clock) -> None:
-        self.bytes_sent = 0
         self.requests = 0
         self._settings = settings
         self._version = version
         self._clock = clock
         self._timeout_s = float(settings.timeout)
-        self._manager: urllib3.PoolManager | None = None
+        self._connection: HttpConnection | None = None
+        self._bytes_before = 0
         self._headers: dict[str, str] = {}
+        self._path = urlsplit(settings.endpoint).path.rstrip("/")
         self._socket: socket.socket | None = None
         self._written_ns: int | None = None
         self._is_aborted = False
+
+    @property
+    def bytes_sent(self) -> int:
+        """Heads and bodies that were handed to TCP or TLS."""
+        return self._bytes_before + (0 if self._connection is None else self._connection.bytes_sent)
 
     def open(self) -> None:
         """Take requests, again after `stop` too."""
@@ -90,15 +99,15 @@ class HttpSender:
         self._written_ns = None
         started_ns = self._clock.monotonic_ns()
         try:
-            return self._post(self._manage(), packed, started_ns)
+            return self._post(self._connect(), packed, started_ns)
         except HoldError:
             # Whoever mends it may do so by a new token or certificate under the same name.
             self.close()
             raise
-        except (HTTPError, OSError, ValueError) as error:
-            # The ValueErrors are those of http.client and ssl for what a peer or an abort left half done.
+        except (HttpError, OSError) as error:
+            explained = self._explain(error)
             self.close()
-            raise self._explain(error) from error
+            raise explained from error
         finally:
             self._written_ns = None
 
@@ -126,15 +135,24 @@ class HttpSender:
     def close(self) -> None:
         """Let go of the connection; the next request reads secrets and certificates anew."""
         self._socket = None
-        if self._manager is not None:
-            self._manager.clear()
-            self._manager = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._bytes_before += connection.bytes_sent
+            connection.close()
 
-    def _manage(self) -> urllib3.PoolManager:
-        if self._manager is None:
+    def _connect(self) -> HttpConnection:
+        if self._connection is None:
             self._headers = self._read_headers()
-            self._manager = self._build_manager()
-        return self._manager
+            endpoint, proxy = self._settings.endpoint, self._settings.proxy
+            self._connection = HttpConnection(
+                to=Address.of(endpoint),
+                timeout_s=self._timeout_s,
+                context=self._build_context() if urlsplit(endpoint).scheme == "https" else None,
+                proxy=Address.of(proxy) if proxy else None,
+                options=[(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)],
+                connected=self._connected,
+            )
+        return self._connection
 
     def _read_headers(self) -> dict[str, str]:
         headers = {"User-Agent": f"tidegate/{self._version}"}
@@ -148,23 +166,9 @@ class HttpSender:
             headers[name] = text
         return headers
 
-    def _build_manager(self) -> urllib3.PoolManager:
-        options: dict[str, Any] = {
-            "num_pools": 1,
-            "maxsize": 1,
-            "socket_options": [
-                *HTTPConnection.default_socket_options,
-                (socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX),
-            ],
-        }
-        if urlsplit(self._settings.endpoint).scheme == "https":
-            options["ssl_context"] = self._build_context()
-        proxy = self._settings.proxy
-        manager = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
-        manager.pool_classes_by_scheme = _pool_classes(self._connected)
-        return manager
-
     def _build_context(self) -> ssl.SSLContext:
+        import ssl  # noqa: PLC0415  five megabytes that a plain road does without
+
         tls = self._settings.tls
         try:
             context = ssl.create_default_context(cafile=tls.ca_file or None)
@@ -180,32 +184,23 @@ class HttpSender:
         if self._is_aborted:
             self.abort()
 
-    def _post(self, manager: urllib3.PoolManager, packed: Packed, started_ns: int) -> Answer:
-        headers = {
-            **self._headers,
-            "Content-Type": CONTENT_TYPE,
-            "Content-Length": str(len(packed.body)),
-            **({"Content-Encoding": packed.encoding} if packed.encoding else {}),
-        }
-        url = self._settings.endpoint.rstrip("/") + PATHS[packed.signal]
+    def _post(self, connection: HttpConnection, packed: Packed, started_ns: int) -> Answer:
+        headers = {**self._headers, "Content-Type": CONTENT_TYPE}
+        if packed.encoding:
+            headers["Content-Encoding"] = packed.encoding
         self.requests += 1
-        self.bytes_sent += len(url) + 40 + sum(len(name) + len(value) + 4 for name, value in headers.items())
-        response = manager.urlopen(
-            "POST",
-            url,
-            body=self._pieces(packed.body),
+        response = connection.post(
+            self._path + PATHS[packed.signal],
             headers=headers,
-            redirect=False,
-            retries=False,
-            timeout=urllib3.Timeout(connect=self._timeout_s, read=self._timeout_s),
-            preload_content=False,
-            decode_content=False,
+            size_bytes=len(packed.body),
+            pieces=self._pieces(packed.body),
+            answer_bytes_max=RESPONSE_BYTES_MAX,
         )
         answered_ns = self._clock.monotonic_ns()
         written_ns = self._written_ns or answered_ns
-        reply, body = self._read(response)
+        reply = self._read(response)
         check_reply(reply)
-        partial = read_response(body, content_type=reply.content_type)
+        partial = read_response(response.body, content_type=reply.content_type)
         return Answer(
             rejected=partial.rejected,
             message=partial.message,
@@ -221,26 +216,14 @@ class HttpSender:
                 raise OSError("the uplink is stopping")
             piece = view[start : start + PIECE_BYTES]
             yield bytes(piece)
-            self.bytes_sent += len(piece)
         self._written_ns = self._clock.monotonic_ns()
 
-    def _read(self, response: urllib3.BaseHTTPResponse) -> tuple[Reply, bytes]:
-        """Read at most RESPONSE_BYTES_MAX of the answer. Its status counts even if its body breaks off."""
-        body = b""
-        try:
-            body = response.read(RESPONSE_BYTES_MAX)
-            is_whole = len(body) < RESPONSE_BYTES_MAX
-        except (HTTPError, OSError, ValueError):
-            is_whole = False
-        if is_whole:
-            response.release_conn()
-        else:
-            response.close()
-        headers = response.headers
+    def _read(self, response: Response) -> Reply:
+        headers, body = response.headers, response.body
         content_type = printable(headers.get("content-type", "").lower(), 100)
         now_s = read_http_date(headers.get("date", ""))
         is_page = content_type.startswith(_PAGE_TYPES) or body.lstrip()[:20].lower().startswith(_PAGE_STARTS)
-        reply = Reply(
+        return Reply(
             status=response.status,
             content_type=content_type,
             message="" if is_page else read_status_message(body, content_type=content_type),
@@ -252,27 +235,32 @@ class HttpSender:
             location=printable(headers.get("location", ""), 200),
             is_page=is_page,
         )
-        return reply, body
 
     def _explain(self, error: Exception) -> TryLaterError:
-        """Return a foreign error as what to do next, in a sentence."""
-        host = urlsplit(self._settings.endpoint).hostname
+        """Return what went wrong as what to do next, in a sentence."""
         answer_lost = self._written_ns is not None
-        cause: BaseException = error
-        if isinstance(error, ProxyError) and error.original_error is not None:
-            host, cause = urlsplit(self._settings.proxy).hostname, error.original_error
-        if isinstance(cause, SSLError):
-            return _explain_tls(cause, host=host or "")
-        if isinstance(cause, NameResolutionError):
-            return TryLaterError(f"the name {host} cannot be resolved")
-        if isinstance(cause, ConnectTimeoutError) and not isinstance(cause, NewConnectionError):
-            return TryLaterError(f"no connection to {host} within {self._timeout_s:g} s")
-        if isinstance(cause, NewConnectionError):
-            return TryLaterError(f"no connection to {host}: {_reason(cause)}")
-        if isinstance(_innermost(cause), TimeoutError):
+        text = printable(reason(error), REASON_CHARS_MAX)
+        if isinstance(error, ConnectError):
+            return self._explain_connect(error, text)
+        if isinstance(error, StalledError):
             what = "no answer" if answer_lost else "the line takes nothing"
             return InTransitError(f"{what} within {self._timeout_s:g} s", answer_lost=answer_lost)
-        return InTransitError(f"the connection to {host} broke: {_reason(cause)}", answer_lost=answer_lost)
+        return InTransitError(f"the connection to {self._host()} broke: {text}", answer_lost=answer_lost)
+
+    def _explain_connect(self, error: ConnectError, text: str) -> TryLaterError:
+        if isinstance(error, HandshakeError):
+            return _explain_tls(error, host=self._host())
+        if isinstance(error, ProxyRefusedError):
+            kind = HoldError if error.status == PROXY_WANTS_LOGIN else TryLaterError
+            return kind(f"{text} for {self._host()}")
+        if isinstance(error, UnknownNameError):
+            return TryLaterError(f"the name {error.party} cannot be resolved")
+        if isinstance(error, ConnectTimeoutError):
+            return TryLaterError(f"no connection to {error.party} within {self._timeout_s:g} s")
+        return TryLaterError(f"no connection to {error.party}: {text}")
+
+    def _host(self) -> str:
+        return Address.of(self._settings.endpoint).host
 
 
 def _no_password() -> str:
@@ -280,50 +268,10 @@ def _no_password() -> str:
     return ""
 
 
-def _innermost(error: BaseException) -> BaseException:
-    """Return the error that started it: urllib3 wraps what the socket said."""
-    for _ in range(10):
-        inner = error.__cause__ or error.__context__
-        if inner is None:
-            break
-        error = inner
-    return error
-
-
-def _reason(error: BaseException) -> str:
-    """Return the first words of it, without the objects that urllib3 prints in front of them."""
-    first = _innermost(error)
-    text = first.strerror if isinstance(first, OSError) and first.strerror else str(first)
-    return printable(text, REASON_CHARS_MAX) or type(first).__name__
-
-
-def _explain_tls(error: SSLError, *, host: str) -> TryLaterError:
-    inner = error.args[0] if error.args else error
-    if isinstance(inner, ssl.SSLCertVerificationError):
-        hint = ""
-        if "not yet valid" in inner.verify_message or "expired" in inner.verify_message:
-            hint = "; is this box's clock right?"
-        return HoldError(f"the certificate of {host} is not accepted: {inner.verify_message}{hint}")
-    return TryLaterError(f"TLS with {host} failed: {printable(str(inner), REASON_CHARS_MAX)}")
-
-
-def _pool_classes(connected: Callable[[socket.socket], None]) -> dict[str, type[urllib3.HTTPConnectionPool]]:
-    """Return urllib3's pools with connections that show their socket once it stands."""
-
-    class Http(HTTPConnection):
-        def connect(self) -> None:
-            super().connect()
-            connected(self.sock)
-
-    class Https(HTTPSConnection):
-        def connect(self) -> None:
-            super().connect()
-            connected(self.sock)
-
-    class HttpPool(urllib3.HTTPConnectionPool):
-        ConnectionCls = Http
-
-    class HttpsPool(urllib3.HTTPSConnectionPool):
-        ConnectionCls = Https
-
-    return {"http": HttpPool, "https": HttpsPool}
+def _explain_tls(error: HandshakeError, *, host: str) -> TryLaterError:
+    cause = error.__cause__
+    why = getattr(cause, "verify_message", "")
+    if why:
+        hint = "; is this box's clock right?" if "not yet valid" in why or "expired" in why else ""
+        return HoldError(f"the certificate of {host} is not accepted: {why}{hint}")
+    return TryLaterError(f"TLS with {host} failed: {printable(str(cause), REASON_CHARS_MAX)}")

@@ -18,7 +18,8 @@ from gateway.core.batch import Batch, LogRecords, Series
 from gateway.core.clock import NS_PER_S, FakeClock
 from gateway.core.contracts import Priority, Signal
 from gateway.core.telemetry import Telemetry
-from gateway.store.database import Loss, SetAside, Store, StoreSettings, read_held, verify
+from gateway.store.database import Loss, SetAside, Store, StoreSettings
+from gateway.store.reading import read_held, verify
 from gateway.store.segments import decode_logs, decode_metrics
 
 PRIORITIES = st.sampled_from(Priority)

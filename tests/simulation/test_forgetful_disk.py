@@ -15,7 +15,8 @@ from gateway.core.clock import FakeClock
 from gateway.core.contracts import Priority
 from gateway.core.telemetry import Telemetry
 from gateway.core.units import Size
-from gateway.store.database import Loss, Store, StoreSettings, verify
+from gateway.store.database import Loss, Store, StoreSettings
+from gateway.store.reading import verify
 from hil.apsw_disk import Recorder
 from hil.store_writer import numbers_in
 from hil.virtual_threads import Disk, inline_sqlite, run

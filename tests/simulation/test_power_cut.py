@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.store.database import verify
+from gateway.store.reading import verify
 from hil.gateway_child import Site
 from hil.otlp_sink import Behaviour
 from hil.publisher import Publisher

@@ -21,7 +21,8 @@ from gateway.core.clock import NS_PER_S, FakeClock
 from gateway.core.contracts import Priority
 from gateway.core.telemetry import Telemetry
 from gateway.store import connection, room, starting
-from gateway.store.database import Loss, Store, StoreSettings, verify
+from gateway.store.database import Loss, Store, StoreSettings
+from gateway.store.reading import verify
 from gateway.store.segments import decode_metrics
 
 SECTOR_BYTES = 512

@@ -10,7 +10,8 @@ import pytest
 from gateway.core.clock import NS_PER_S, Quality
 from gateway.core.contracts import FullError, Priority, Signal
 from gateway.store import committer
-from gateway.store.database import Loss, SetAside, StoreError, verify
+from gateway.store.database import Loss, SetAside, StoreError
+from gateway.store.reading import verify
 from gateway.store.writer import SEGMENT_READINGS_MAX
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from gateway.core.contracts import Priority
 from gateway.store.connection import DATABASE
-from gateway.store.database import Loss, StoreError, read_held, verify
-from gateway.store.reading import PROBLEMS_MAX, VerifyReport
+from gateway.store.database import Loss, StoreError
+from gateway.store.reading import PROBLEMS_MAX, VerifyReport, read_held, verify
 from gateway.store.records import STATE_ID
 
 

@@ -10,7 +10,8 @@ import pytest
 from gateway.core.clock import NS_PER_S
 from gateway.core.contracts import FullError, Priority
 from gateway.core.units import Size
-from gateway.store.database import StoreSettings, verify
+from gateway.store.database import StoreSettings
+from gateway.store.reading import verify
 from gateway.store.room import BALLAST, Candidate, Room, age_ns
 
 MIB = 1 << 20

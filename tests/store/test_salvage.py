@@ -14,7 +14,8 @@ from gateway.core.clock import Quality
 from gateway.core.contracts import Priority
 from gateway.store import salvage as salvage_module
 from gateway.store.connection import PAGE_BYTES
-from gateway.store.database import Loss, verify
+from gateway.store.database import Loss
+from gateway.store.reading import verify
 from gateway.store.salvage import ASIDE_MAX, Salvaged, log_is_broken
 
 DATABASE = "tidegate.db"

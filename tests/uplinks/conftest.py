@@ -65,6 +65,7 @@ class FakeStore:
         self.accepted = self.delivered = self.maybe_twice = 0
         self.ledger: Counter = Counter()
         self._held = asyncio.Event()
+        self._grown = asyncio.Event()
         self._sequence = 0
 
     def series(self, number: int) -> Series:
@@ -87,9 +88,15 @@ class FakeStore:
         self.lanes[lane].append(Segment(self._sequence, boot, signal, priority, len(batch), body))
         self.accepted += len(batch)
         self._held.set()
+        self._grown.set()
 
     async def wait_held(self, uplink: str) -> None:
         await self._held.wait()
+
+    async def wait_for_readings(self, uplink: str, readings: int) -> None:
+        while self.accepted - self.delivered - self.ledger.total() < readings:
+            self._grown.clear()
+            await self._grown.wait()
 
     async def lease(self, uplink: str, *, readings_max: int, bytes_max: int) -> FakeLease | None:
         await asyncio.sleep(0)

@@ -1,0 +1,362 @@
+"""HTTP/1.1 as an uplink speaks it: one POST at a time over one kept connection. Must not know OTLP, or retry.
+
+Blocking, for a thread of its own; TLS, and a proxy in between (CONNECT for TLS, the absolute form without). Written
+here because a client library costs five megabytes of memory that a small board has better uses for, and all that is
+needed of RFC 9112 is this: a request with a Content-Length, and an answer that is bounded in every direction. What
+goes wrong is a `ConnectError` before the request could have been seen, a `BrokenError` after.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Iterable, Mapping
+
+# RFC 9110 sets no limits; these are what servers themselves take, which no sane answer reaches.
+LINE_BYTES_MAX: Final = 8 * 1024
+HEADERS_MAX: Final = 128
+# "100 Continue" and its kind, before the answer.
+INTERIM_MAX: Final = 8
+READ_BYTES: Final = 16 * 1024
+SHOWN_MAX: Final = 60
+_DIGITS_MAX: Final = 15
+_NO_BODY: Final = frozenset((204, 304))
+
+
+class HttpError(Exception):
+    """No answer; the message is the cause in a few words, fit to follow a colon."""
+
+
+class ConnectError(HttpError):
+    """There is no connection, so nothing was sent. `party` is the host that it failed with."""
+
+    def __init__(self, reason: str, *, party: str) -> None:
+        super().__init__(reason)
+        self.party = party
+
+
+class UnknownNameError(ConnectError):
+    """The name of the host cannot be resolved."""
+
+
+class ConnectTimeoutError(ConnectError):
+    """Nobody answered in time."""
+
+
+class HandshakeError(ConnectError):
+    """TLS did not come about; `__cause__` is OpenSSL's error."""
+
+
+class ProxyRefusedError(ConnectError):
+    """The proxy answered CONNECT with `status`."""
+
+    def __init__(self, status: int, *, party: str) -> None:
+        super().__init__(f"the proxy answered {status}", party=party)
+        self.status = status
+
+
+class BrokenError(HttpError):
+    """The connection broke while the request or its answer was on the way, or what came was no HTTP."""
+
+
+class StalledError(BrokenError):
+    """Nothing moved for as long as was to be waited."""
+
+
+class Address(NamedTuple):
+    """Where to connect to."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, url: str) -> Address:
+        """Return the host and port of a URL, with the scheme's own port where it names none.
+
+        >>> Address.of("https://otel.example/x")
+        Address(host='otel.example', port=443)
+        """
+        parts = urlsplit(url)
+        assert parts.hostname is not None, "the settings have looked"
+        return cls(parts.hostname, parts.port or (443 if parts.scheme == "https" else 80))
+
+    def __str__(self) -> str:
+        """Return it as it stands in a Host header or behind CONNECT."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer: status, headers by lower-case name (the first of a name counts), and the first part of the body."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes = b""
+
+
+@dataclass(slots=True, kw_only=True)
+class HttpConnection:
+    """A connection that is opened when it is needed and kept between requests. Not for two threads, but `socket` is.
+
+    `timeout_s` bounds the wait to connect, for the line to take more bytes, and for it to bring some. `connected` is
+    called with the plain socket once it stands, so that another thread can shut it down. `bytes_sent` counts what
+    was handed to TCP or TLS, heads included.
+    """
+
+    to: Address
+    timeout_s: float
+    context: ssl.SSLContext | None = None
+    proxy: Address | None = None
+    options: Iterable[tuple[int, int, int]] = ()
+    connected: Callable[[socket.socket], None] = lambda _: None
+    bytes_sent: int = 0
+    _socket: socket.socket | None = field(default=None, init=False)
+    _unread: bytes = field(default=b"", init=False)
+
+    def post(
+        self, path: str, *, headers: Mapping[str, str], size_bytes: int, pieces: Iterable[bytes], answer_bytes_max: int
+    ) -> Response:
+        """Send one request and return its answer; raise HttpError, and OSError only where `pieces` raises it."""
+        if self._socket is not None and self._was_dropped():
+            self.close()
+        is_plain_proxied = self.proxy is not None and self.context is None
+        target = f"http://{self.to}{path}" if is_plain_proxied else path
+        lines = [f"POST {target} HTTP/1.1", f"Host: {self._host()}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        lines += [f"Content-Length: {size_bytes}", "", ""]
+        try:
+            if self._socket is None:
+                self._connect()
+            is_sent = self._send("\r\n".join(lines).encode("latin-1"))
+            for piece in pieces:
+                if not is_sent:
+                    break
+                is_sent = self._send(piece)
+            return self._receive(answer_bytes_max, is_sent=is_sent)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the connection; the next request opens another."""
+        if self._socket is not None:
+            self._socket.close()
+        self._socket = None
+        self._unread = b""
+
+    def _host(self) -> str:
+        default = 80 if self.context is None else 443
+        return str(self.to).removesuffix(f":{default}")
+
+    # Beginning.
+
+    def _was_dropped(self) -> bool:
+        """Whether an idle connection has anything to read: its end, since nobody asked for more."""
+        assert self._socket is not None
+        look = select.poll()
+        look.register(self._socket, select.POLLIN)
+        return bool(self._unread or look.poll(0))
+
+    def _connect(self) -> None:
+        party = self.proxy or self.to
+        self._socket = _open(party, self.timeout_s)
+        for option in self.options:
+            self._socket.setsockopt(*option)
+        self.connected(self._socket)
+        if self.context is None:
+            return
+        try:
+            if self.proxy is not None:
+                self._ask_proxy(self.proxy)
+            self._socket = self.context.wrap_socket(self._socket, server_hostname=self.to.host)
+        except TimeoutError as error:
+            raise ConnectTimeoutError("no TLS handshake in time", party=self.to.host) from error
+        except (OSError, ValueError) as error:  # OpenSSL's errors are OSErrors
+            raise HandshakeError(reason(error), party=self.to.host) from error
+        # Wrapping moves the descriptor to another object: the one that was shown is empty now.
+        self.connected(self._socket)
+
+    def _ask_proxy(self, proxy: Address) -> None:
+        self._send(f"CONNECT {self.to} HTTP/1.1\r\nHost: {self.to}\r\n\r\n".encode("latin-1"))
+        try:
+            status, _, _ = self._read_head()
+        except BrokenError as error:
+            raise ConnectError(str(error), party=proxy.host) from error
+        if not 200 <= status < 300:
+            raise ProxyRefusedError(status, party=proxy.host)
+        if self._unread:
+            raise ConnectError("the proxy says more than was asked", party=proxy.host)
+
+    # Sending.
+
+    def _send(self, data: bytes) -> bool:
+        """Send; return False where the other side takes no more, which may be because it has answered already."""
+        assert self._socket is not None
+        try:
+            self._socket.sendall(data)
+        except TimeoutError as error:
+            raise StalledError("the line takes nothing") from error
+        except (BrokenPipeError, ConnectionResetError):
+            return False
+        except (OSError, ValueError) as error:  # a ValueError is ssl's word for a socket that was shut under it
+            raise BrokenError(reason(error)) from error
+        self.bytes_sent += len(data)
+        return True
+
+    # Receiving.
+
+    def _receive(self, bytes_max: int, *, is_sent: bool) -> Response:
+        try:
+            status, version, headers = self._read_head()
+        except StalledError:
+            raise
+        except BrokenError as error:
+            if not is_sent:
+                raise BrokenError("the other side takes no more and says nothing") from error
+            raise
+        try:
+            body, is_at_end = self._read_body(status, headers, bytes_max)
+        except BrokenError:
+            # The status was said, and counts.
+            body, is_at_end = b"", False
+        said = headers.get("connection", "").lower()
+        is_kept = "keep-alive" in said if version == "HTTP/1.0" else "close" not in said
+        if not (is_sent and is_at_end and is_kept):
+            self.close()
+        return Response(status, headers, body)
+
+    def _read_head(self) -> tuple[int, str, dict[str, str]]:
+        for _ in range(INTERIM_MAX):
+            line = self._read_line()
+            version, _, rest = line.partition(" ")
+            code = rest[:3]
+            if version not in {"HTTP/1.1", "HTTP/1.0"} or not (code.isascii() and code.isdigit() and len(code) == 3):
+                raise BrokenError(f"the answer is not HTTP but {line[:SHOWN_MAX]!r}")
+            headers = self._read_headers()
+            if not 100 <= int(code) < 200:
+                return int(code), version, headers
+        raise BrokenError("only interim answers")
+
+    def _read_headers(self) -> dict[str, str]:
+        headers: dict[str, str] = {}
+        for _ in range(HEADERS_MAX):
+            line = self._read_line()
+            if not line:
+                return headers
+            name, colon, value = line.partition(":")
+            if colon:
+                headers.setdefault(name.strip().lower(), value.strip())
+        raise BrokenError("the answer has too many headers")
+
+    def _read_body(self, status: int, headers: dict[str, str], bytes_max: int) -> tuple[bytes, bool]:
+        """Return at most `bytes_max` of the body, and whether the next answer would begin behind it."""
+        if status in _NO_BODY:
+            return b"", True
+        if "transfer-encoding" in headers:
+            if headers["transfer-encoding"].lower() != "chunked":
+                raise BrokenError("the answer's coding is not known")
+            return self._read_chunks(bytes_max)
+        length = headers.get("content-length")
+        if length is None:
+            return self._read_to_end(bytes_max), False
+        if not (length.isascii() and length.isdigit() and len(length) <= _DIGITS_MAX):
+            raise BrokenError("the answer's length is no number")
+        return self._read(min(int(length), bytes_max)), int(length) <= bytes_max
+
+    def _read_to_end(self, bytes_max: int) -> bytes:
+        while len(self._unread) < bytes_max and self._fill():
+            pass
+        return self._unread[:bytes_max]
+
+    def _read_chunks(self, bytes_max: int) -> tuple[bytes, bool]:
+        body = b""
+        while len(body) <= bytes_max:
+            digits = self._read_line().partition(";")[0].strip()
+            try:
+                size = int(digits, 16) if 0 < len(digits) <= _DIGITS_MAX else -1
+            except ValueError:
+                size = -1
+            if size < 0:
+                raise BrokenError("the answer's chunks are broken")
+            if not size:
+                self._read_headers()
+                return body, True
+            body += self._read(min(size, bytes_max + 1 - len(body)))
+            if len(body) <= bytes_max and self._read_line():
+                raise BrokenError("the answer's chunks are broken")
+        return body[:bytes_max], False
+
+    def _read_line(self) -> str:
+        while (end := self._unread.find(b"\n")) < 0:
+            if len(self._unread) > LINE_BYTES_MAX:
+                raise BrokenError("the answer has no end of line")
+            if not self._fill():
+                raise BrokenError("closed without an answer" if not self._unread else "the answer broke off")
+        if end > LINE_BYTES_MAX:
+            raise BrokenError("the answer has no end of line")
+        line, self._unread = self._unread[:end], self._unread[end + 1 :]
+        return line.rstrip(b"\r").decode("latin-1")
+
+    def _read(self, size: int) -> bytes:
+        while len(self._unread) < size:
+            if not self._fill():
+                raise BrokenError("the answer broke off")
+        data, self._unread = self._unread[:size], self._unread[size:]
+        return data
+
+    def _fill(self) -> bool:
+        """Read what there is; False at the end."""
+        assert self._socket is not None
+        try:
+            data = self._socket.recv(READ_BYTES)
+        except TimeoutError as error:
+            raise StalledError("no answer") from error
+        except (OSError, ValueError) as error:
+            raise BrokenError(reason(error)) from error
+        self._unread += data
+        return bool(data)
+
+
+def reason(error: BaseException) -> str:
+    """Return an error of the system in its own few words.
+
+    >>> reason(ConnectionRefusedError(111, "Connection refused"))
+    'Connection refused'
+    """
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return text or type(error).__name__
+
+
+def _open(party: Address, timeout_s: float) -> socket.socket:
+    """Connect to the first of the party's addresses that answers; raise ConnectError."""
+    # Bytes, where they will do, keep Python from loading its tables for international names.
+    host: str | bytes = party.host.encode() if party.host.isascii() else party.host
+    try:
+        found = socket.getaddrinfo(host, party.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise UnknownNameError(reason(error), party=party.host) from error
+    failure: ConnectError = ConnectError("its name has no address", party=party.host)
+    for family, kind, number, _, where in found:
+        one = socket.socket(family, kind, number)
+        try:
+            one.settimeout(timeout_s)
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            one.connect(where)
+        except TimeoutError as error:
+            one.close()
+            failure = ConnectTimeoutError(f"no connection within {timeout_s:g} s", party=party.host)
+            failure.__cause__ = error
+        except OSError as error:
+            one.close()
+            failure = ConnectError(reason(error), party=party.host)
+            failure.__cause__ = error
+        else:
+            return one
+    raise failure

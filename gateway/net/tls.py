@@ -1,0 +1,76 @@
+"""OpenSSL is loaded only where TLS is configured: five megabytes that a plain road does without. Must not import ssl.
+
+Python's asyncio, paho and hmac take ssl along where it is there, and do without where it is not. So a process whose
+configuration nowhere speaks of TLS declares it absent before any of them is imported (`sys.modules[name] = None`, which
+Python's import system documents). A configuration that is read later and wants it brings it back.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import ssl
+    from typing import TypeGuard
+
+# All ways in which a configuration can ask for TLS have one of these in them; a comment that does costs memory only.
+_WORDS: Final = re.compile(r"https:|mqtts:|wss:|\btls\b|_file\b", re.IGNORECASE)
+# hashlib and hmac have their own code for what OpenSSL's is missing.
+_MODULES: Final = ("ssl", "_ssl", "_hashlib")
+
+
+def mentions_tls(text: str) -> bool:
+    """Return whether a configuration may want TLS.
+
+    >>> mentions_tls('endpoint = "http://otel"'), mentions_tls('endpoint = "https://otel"')
+    (False, True)
+    """
+    return _WORDS.search(text) is not None
+
+
+def leave_out() -> bool:
+    """Keep OpenSSL from being loaded from here on; return False where it is there already."""
+    if any(sys.modules.get(name) is not None for name in _MODULES):
+        return False
+    absent: dict[str, None] = dict.fromkeys(_MODULES)
+    sys.modules.update(absent)  # type: ignore[arg-type]
+    return True
+
+
+def is_left_out() -> bool:
+    """Return whether `leave_out` has been done."""
+    return "ssl" in sys.modules and sys.modules["ssl"] is None
+
+
+def bring_back() -> None:
+    """Load OpenSSL after all, for a configuration that wants it now, and hand it to those who did without."""
+    if not is_left_out():
+        return
+    for name in _MODULES:
+        del sys.modules[name]
+    ssl = importlib.import_module("ssl")
+    for module in list(sys.modules.values()):
+        # What `try: import ssl` leaves where there is none: asyncio, paho and others all do it so.
+        if getattr(module, "__dict__", {}).get("ssl", ssl) is None:
+            vars(module)["ssl"] = ssl
+    protocol = sys.modules.get("asyncio.sslproto")
+    if protocol is not None:
+        # It has made a tuple of ssl's errors, too, when it was loaded.
+        importlib.reload(protocol)
+
+
+def is_tls_error(error: BaseException | None) -> TypeGuard[ssl.SSLError]:
+    """Return whether an error is OpenSSL's, without loading it to ask."""
+    module = sys.modules.get("ssl")
+    return module is not None and isinstance(error, module.SSLError)
+
+
+def is_waiting(error: OSError) -> bool:
+    """Return whether a socket that does not block, plain or TLS, has nothing now and may have later."""
+    if isinstance(error, BlockingIOError):
+        return True
+    module = sys.modules.get("ssl")
+    return module is not None and isinstance(error, module.SSLWantReadError | module.SSLWantWriteError)
