@@ -80,6 +80,7 @@ store/                    The shelf: what was accepted is kept here, in SQLite, 
   database.py             The store: what was accepted stays here until every uplink has it
   decimals.py             Doubles as integers: which runs of doubles are decimals, singles or neither
   drawer.py               A drawer: rows set aside for a person to look at, bounded in bytes, the oldest making way
+  gathering.py            What comes in between two commits: gathered, bounded, compressed while more is coming
   integers.py             Integers in few bytes: differences, common divisors, byte planes
   keeping.py              Housekeeping: who goes when the shelf is full or something too old, which boots nobody needs
   leases.py               Leasing: what an uplink sends next, and what it has in hand
@@ -100,6 +101,7 @@ store/                    The shelf: what was accepted is kept here, in SQLite, 
   starting.py             Starting, whatever the last power cut left behind: salvage a shelf that is not whole, say why it cannot be opened
   times.py                The time column of a segment: steps, shared or ranked times
   values.py               The value column of a segment: every value an integer in few bits
+  waiting.py              Who waits at the shelf: for room to put something down, or for enough to take away
   writer.py               Group commit: everything that waits becomes one transaction, then all return
 uplinks/                  Roads: what is held leaves here, fresh first, and is let go only when the far side has it
   delivery.py             Delivery: lease, send, and let go only of what the far side has

@@ -6,29 +6,31 @@ configuration.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway import __version__
 from gateway.net.tls import bring_back, leave_out, mentions_tls
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Iterable, Iterator
     from typing import TypeAlias
 
     from gateway.control.config import Config
 
-    Command: TypeAlias = Callable[[argparse.Namespace], int]
+    Command: TypeAlias = Callable[[Any], int]
 
 FINE: Final = 0
 FOUND: Final = 1
 USAGE: Final = 2
 INTERRUPTED: Final = 130
 CONFIG_DEFAULT: Final = "/etc/tidegate/tidegate.toml"
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 URL_DEFAULT: Final = "http://127.0.0.1:8181"
 STATUS_TIMEOUT_S: Final = 5
 DEMO_SECONDS_MAX: Final = 3600
@@ -46,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     # Set before numpy is imported anywhere: a thread pool for matrices nobody multiplies costs memory.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    options = parser().parse_args(arguments)
+    options = plain_run(sys.argv[1:] if arguments is None else arguments) or parser().parse_args(arguments)
     command: Command = options.command
     try:
         return command(options)
@@ -66,14 +68,35 @@ def main(arguments: list[str] | None = None) -> int:
         return INTERRUPTED
 
 
+def plain_run(arguments: list[str]) -> SimpleNamespace | None:
+    """Read the daemon's own command line; None for any other, and for what needs to be told what would be right.
+
+    What argparse loads would stay in the daemon's memory for as long as it runs: a megabyte for two options.
+    """
+    if arguments[:1] != ["run"]:
+        return None
+    options = SimpleNamespace(command=run_gateway, config=Path(CONFIG_DEFAULT), log_level=None)
+    rest = iter(arguments[1:])
+    for option in rest:
+        value = next(rest, "")
+        if option in {"-c", "--config"} and value and not value.startswith("-"):
+            options.config = Path(value)
+        elif option == "--log-level" and value in LOG_LEVELS:
+            options.log_level = value
+        else:
+            return None
+    return options
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the whole command line."""
+    import argparse  # noqa: PLC0415  see `plain_run`
+
     top = argparse.ArgumentParser(
         prog="tidegate", description="Store-and-forward telemetry gateway: MQTT and serial in, OTLP out, nothing lost."
     )
     top.add_argument("--version", action="version", version=f"tidegate {__version__}")
-    # With a name given, argparse need not load what formats help to find it.
-    commands = top.add_subparsers(metavar="COMMAND", required=True, prog=top.prog)
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
 
     def add(name: str, run: Command, text: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
@@ -124,7 +147,7 @@ def _add_init(command: argparse.ArgumentParser) -> None:
 
 def _add_run(command: argparse.ArgumentParser) -> None:
     _add_config(command)
-    command.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default=None)
+    command.add_argument("--log-level", choices=LOG_LEVELS, default=None)
 
 
 def _add_explain(command: argparse.ArgumentParser) -> None:

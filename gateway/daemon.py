@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from gateway.app import Gateway, StartError, StillError, log, notify
 from gateway.control.config import ConfigError
@@ -24,7 +24,7 @@ from gateway.core.clock import SystemClock
 from gateway.store.database import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
     from gateway.control.config import Config
 
@@ -37,7 +37,11 @@ USAGE: Final = 2
 M_ARENA_MAX: Final = -8
 M_TRIM_THRESHOLD: Final = -1
 M_MMAP_THRESHOLD: Final = -3
+MADV_DONTNEED: Final = 4
 TRIM_BYTES: Final = 4 * 1024 * 1024
+# How often to look whether malloc holds much that is free; a trim takes a millisecond or two.
+GIVE_BACK_S: Final = 2.0
+FREE_BYTES_MIN: Final = 3 * 1024 * 1024
 # By then what the start needed for a moment is garbage.
 SETTLE_S: Final = 1.0
 
@@ -62,6 +66,80 @@ def settle() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+    let_go_of_files()
+
+
+class MallocInfo(ctypes.Structure):
+    """mallinfo2(3): what malloc holds, in bytes."""
+
+    _fields_: ClassVar = [
+        (name, ctypes.c_size_t)
+        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks")
+    ] + [("keepcost", ctypes.c_size_t)]
+
+
+def give_back(*, free_bytes_min: int = FREE_BYTES_MIN) -> bool:
+    """Hand free memory back where there is much of it; return whether there was. Where glibc is not, do nothing.
+
+    After a burst, what is in use lies scattered among what is free, and malloc by itself returns only the end.
+    """
+    libc = ctypes.CDLL(None)
+    look, trim = getattr(libc, "mallinfo2", None), getattr(libc, "malloc_trim", None)
+    if look is None or trim is None:
+        return False
+    look.restype = MallocInfo
+    if look().fordblks < free_bytes_min:
+        return False
+    trim(0)
+    return True
+
+
+def let_go_of_files(smaps: str = "/proc/self/smaps") -> int:
+    """Hand back the pages of libraries and interpreter that only the start has touched; return how many bytes.
+
+    They are code and constants, read again from the page cache if they are ever needed (madvise(2), MADV_DONTNEED).
+    The kernel would take them as well, but late: pages that a process has mapped are the last that it gives up, and
+    on a board of half a gigabyte that is memory that somebody else waits for.
+    """
+    advise = getattr(ctypes.CDLL(None), "madvise", None)
+    if advise is None:
+        return 0
+    freed_bytes = 0
+    try:
+        with open(smaps, encoding="utf-8", errors="replace") as file:  # noqa: PTH123  as cheap as it gets
+            found = list(clean_mappings(file))
+    except OSError:
+        return 0
+    for start, end, resident_bytes in found:
+        if advise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_DONTNEED) == 0:
+            freed_bytes += resident_bytes
+    return freed_bytes
+
+
+def clean_mappings(smaps: Iterable[str]) -> Iterator[tuple[int, int, int]]:
+    """Return start, end and resident bytes of each mapping of a file that cannot be written and never was.
+
+    What the linker has filled in and then protected (RELRO) is not writable either, but its pages are this process's
+    own: "Private_Dirty" says so (proc(5)).
+
+    >>> text = "1000-3000 r-xp 0 08:01 7 /lib/x.so", "Rss: 8 kB", "Private_Dirty: 0 kB", "VmFlags: rd"
+    >>> list(clean_mappings(text))
+    [(4096, 12288, 8192)]
+    """
+    start = end = resident = 0
+    is_candidate = False
+    for line in smaps:
+        key, *rest = line.split()
+        if key == "Rss:":
+            resident = int(rest[0]) * 1024
+        elif key == "Private_Dirty:":
+            is_candidate = is_candidate and rest[0] == "0"
+        elif key == "VmFlags:":
+            if is_candidate and resident:
+                yield start, end, resident
+        elif not key.endswith(":"):
+            start, end = (int(bound, 16) for bound in key.split("-"))
+            is_candidate = "w" not in rest[0] and len(rest) > 4 and rest[4].startswith("/")
 
 
 class JournalFormatter(logging.Formatter):
@@ -105,6 +183,12 @@ def run_daemon(config: Config, *, reload: Callable[[], Config], log_level: str |
     except (StoreError, StartError, StillError) as error:
         return _say(str(error), FOUND)
     return FINE
+
+
+async def _give_back_for_ever() -> None:
+    while True:
+        await asyncio.sleep(GIVE_BACK_S)
+        give_back()
 
 
 def _say(sentence: str, code: int) -> int:
@@ -161,10 +245,12 @@ class Daemon:
         logging.getLogger().setLevel((self._log_level or self._config.log_level).upper())
         self._gateway = self._build(self._config)
         settling = asyncio.get_running_loop().call_later(SETTLE_S, settle)
+        giving = asyncio.create_task(_give_back_for_ever(), name="memory")
         try:
             await self._gateway.run()
         finally:
             settling.cancel()
+            giving.cancel()
             self._gateway = None
 
     def stop(self) -> None:

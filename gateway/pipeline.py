@@ -61,6 +61,8 @@ class Pipeline:
         # A FullError brings the same arrivals back: watched twice, a detector would count them twice.
         prepared = arrivals.prepared
         if not isinstance(prepared, Prepared):
+            # What waits for room waits as it came: columns are several times the size of some payloads.
+            await self._store.wait_for_room()
             prepared = arrivals.prepared = self._prepare(arrivals)
             arrivals.payloads = ()
         mapped = prepared.mapped

@@ -149,6 +149,25 @@ print(*sys.modules)
     assert "gateway.sources.mqtt_server" in loaded
 
 
+@pytest.mark.parametrize(
+    "arguments", [[], ["-c", "x.toml"], ["--config", "y", "--log-level", "debug"], ["-c", "a", "-c", "b"]]
+)
+def test_the_daemons_command_line_is_read_as_argparse_reads_it(arguments: list[str]) -> None:
+    """Without loading it."""
+    quick = cli.plain_run(["run", *arguments])
+    assert quick is not None
+    assert vars(quick) == vars(cli.parser().parse_args(["run", *arguments]))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["check"], [], ["run", "-h"], ["run", "-c"], ["run", "x"], ["run", "--log-level", "loud"], ["run", "-c", "-x"]],
+)
+def test_all_else_is_argparses_to_explain(arguments: list[str]) -> None:
+    """Other commands, help, and what is wrong."""
+    assert cli.plain_run(arguments) is None
+
+
 def test_a_missing_library_is_a_sentence(run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not a traceback; a module of our own that is missing is our mistake, and is one."""
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import hashlib
 import json
 import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -279,6 +281,70 @@ def test_memory_manners_need_no_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
     daemon.settle()
     assert gc.get_freeze_count() > 0
     gc.unfreeze()
+
+
+def test_much_that_is_free_is_given_back() -> None:
+    """Free pieces between pieces in use go too; little is not worth the while."""
+    code = """
+import os
+from gateway.daemon import give_back, tame_malloc
+tame_malloc()
+pages = lambda: int(open("/proc/self/statm").read().split()[1])
+blocks = [bytearray(100_000) for _ in range(400)]
+del blocks[::2]
+before = pages()
+assert give_back()
+print((before - pages()) * os.sysconf("SC_PAGE_SIZE") > 10_000_000, give_back(free_bytes_min=1 << 40))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "True False\n", done.stderr
+
+
+SMAPS = """\
+1000-3000 r-xp 00000000 08:01 7                          /lib/code.so
+Rss:                   8 kB
+Private_Dirty:         0 kB
+VmFlags: rd ex mr mw me
+3000-4000 r--p 00002000 08:01 7                          /lib/relocated.so
+Rss:                   4 kB
+Private_Dirty:         4 kB
+VmFlags: rd mr mw me
+4000-5000 rw-p 00003000 08:01 7                          /lib/data.so
+Rss:                   4 kB
+Private_Dirty:         0 kB
+VmFlags: rd wr
+5000-6000 r--p 00000000 00:00 0                          [vvar]
+Rss:                   4 kB
+Private_Dirty:         0 kB
+VmFlags: rd
+6000-7000 r--p 00000000 00:00 0
+Rss:                   4 kB
+Private_Dirty:         0 kB
+VmFlags: rd
+7000-9000 r--p 00000000 08:01 9                          /lib/a file (deleted)
+Rss:                   0 kB
+Private_Dirty:         0 kB
+VmFlags: rd
+"""
+
+
+def test_only_what_can_be_read_again_is_let_go() -> None:
+    """Not what the linker has written, not what may be written, not what is no file, not what is not there."""
+    assert list(daemon.clean_mappings(SMAPS.splitlines())) == [(0x1000, 0x3000, 8192)]
+
+
+def test_pages_of_files_come_back_when_they_are_needed() -> None:
+    """Megabytes go, and the process goes on as if nothing had happened."""
+    code = """
+import numpy, sqlite3, hashlib
+from gateway.daemon import let_go_of_files
+assert let_go_of_files() > 4 << 20
+assert let_go_of_files("/nonexistent") == 0
+assert numpy.arange(9).sum() == 36 and sqlite3.connect(":memory:").execute("SELECT 1").fetchone() == (1,)
+print(hashlib.blake2b(b"x", digest_size=2).hexdigest())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == hashlib.blake2b(b"x", digest_size=2).hexdigest() + "\n", done.stderr
 
 
 async def test_a_real_gateway_is_built_for_this_board() -> None:

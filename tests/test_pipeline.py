@@ -47,6 +47,9 @@ class FakeStore:
     def series(self, number: int):
         return next(series for series, known in self.numbers.items() if known == number)
 
+    async def wait_for_room(self) -> None:
+        pass
+
     async def append(self, pieces, *, logs=None, losses=(), set_aside=()) -> None:
         if self.full:
             self.full -= 1

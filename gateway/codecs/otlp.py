@@ -48,7 +48,7 @@ GATEWAY_PREFIX: Final = "tidegate."
 PLANS_MAX: Final = 16_384
 HEADS_PER_PLAN_MAX: Final = 8
 LAYOUTS_MAX: Final = 8
-LAYOUTS_BYTES_MAX: Final = 2 * 1024 * 1024
+LAYOUTS_BYTES_MAX: Final = 1024 * 1024
 
 _TIME_TAG: Final = b"\x19"
 _DOUBLE_TAG: Final = b"\x21"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gateway.sources.mqtt_server_intake import Intake
     from gateway.sources.mqtt_server_session import Session, SessionKey, Sessions
 
-READ_BYTES: Final = 256 * 1024
+READ_BYTES: Final = 128 * 1024
 # What all wills that wait may take together; one more is said at once.
 WILL_BYTES_MAX: Final = 1024 * 1024
 

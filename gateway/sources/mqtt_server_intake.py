@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 GATHER_S: Final = 0.005
 # About what one read of a busy socket brings; larger offers save nothing and cost memory while they are mapped.
-GATHER_BYTES_MAX: Final = 1 << 18
+GATHER_BYTES_MAX: Final = 1 << 17
 # What a message costs beyond its bytes on the wire: an object for the payload and a place in each list.
 MESSAGE_BYTES: Final = 48
 RETRY_S_MIN: Final = 0.05

@@ -18,11 +18,13 @@ from gateway.core.contracts import BootId, FullError
 from gateway.store.accounts import Entry, encode_state
 from gateway.store.connection import DATABASE
 from gateway.store.drawer import Drawer
+from gateway.store.gathering import RETRY_S, Gathering
 from gateway.store.keeping import TEND_S, Keeper
 from gateway.store.planning import DAMAGED, encode_boot, make_change, next_state
 from gateway.store.records import where_from
 from gateway.store.starting import is_damage, mark_suspect
-from gateway.store.writer import READING_BYTES, Pending, Transaction, seal, write
+from gateway.store.waiting import Watchers
+from gateway.store.writer import Transaction, seal, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -30,18 +32,16 @@ if TYPE_CHECKING:
 
     import aiosqlite
 
-    from gateway.core.batch import Batch, LogRecords
     from gateway.core.clock import Clock
-    from gateway.core.contracts import Priority
     from gateway.core.telemetry import Telemetry
     from gateway.store.accounts import Change, State
     from gateway.store.leases import Desk, Recent, Row
     from gateway.store.opening import Opened
-    from gateway.store.records import Lease, Loss, SetAside
+    from gateway.store.records import Lease, SetAside
     from gateway.store.room import Room
     from gateway.store.series import SeriesRegistry
     from gateway.store.settings import StoreSettings
-    from gateway.store.writer import Sealed
+    from gateway.store.writer import Pending, Sealed
 
 Refusal: TypeAlias = tuple[str, str, str, int, bytes]
 
@@ -49,19 +49,12 @@ log = logging.getLogger("tidegate.store")
 
 # Acks alone don't hurry: they ride with the next arrivals, or go by themselves after this long.
 ACK_WAIT_S: Final = 2.0
-RETRY_S: Final = 1.0
 # Acked segments that wait for the commit that deletes them: so many are worth one of their own; and with so many,
 # on a disk that takes no commits, nothing more is leased.
 DONE_MAX: Final = 8192
 DONE_HELD_MAX: Final = 65_536
-# A commit does not wait for its time when this part of `pending_bytes` is taken: the rest takes what comes meanwhile.
-EARLY_SHARE: Final = 4
-# So many readings don't wait for others: a commit of this size is worth its fsync.
-COMMIT_READINGS_MAX: Final = 131_072
 # Below this, handing a batch to a thread costs more than encoding it.
 THREAD_READINGS_MIN: Final = 4096
-# Of a flood of payloads that nobody understands, these are enough to see why. The ledger counts them all.
-SET_ASIDE_MAX: Final = 16
 SET_ASIDE_BYTES_MAX: Final = 64 << 10
 REFUSED_WAITING_MAX: Final = 64
 EVENTS_MAX: Final = 32
@@ -81,15 +74,6 @@ class Surroundings:
     telemetry: Telemetry
     max_series: int
     commit_interval_s: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Watcher:
-    """An uplink that waits until so many readings are held for it."""
-
-    uplink: str
-    readings: int
-    enough: asyncio.Future[None]
 
 
 class Committer:
@@ -126,11 +110,18 @@ class Committer:
         self._clock = around.clock
         self._telemetry = around.telemetry
         self._executor = executor
-        self._pending = Pending()
-        self._in_flight_bytes = 0
+        self.gathering = Gathering(
+            settings=settings,
+            room=self.room,
+            telemetry=self._telemetry,
+            executor=executor,
+            interval_s=around.commit_interval_s,
+            want=self._want,
+            offset_ns=self._offset_ns,
+        )
         self._done: dict[int, int] = {}
         self._refusing: deque[Refusal] = deque(maxlen=REFUSED_WAITING_MAX)
-        self._watchers: list[Watcher] = []
+        self.watchers = Watchers(lambda uplink: self.accounts.shares[uplink].held)
         self._boots_unsaved = True
         self._keeper = Keeper(
             connection, room=self.room, timeline=self.timeline, desks=desks, settings=settings, clock=self._clock
@@ -143,40 +134,7 @@ class Committer:
         self._closing = False
         self.is_damaged = False
 
-    # What comes in. All of it happens in one step of the event loop.
-
-    def append(
-        self,
-        pieces: Sequence[tuple[Priority, Batch]],
-        *,
-        logs: LogRecords | None,
-        losses: Sequence[Loss],
-        set_aside: Sequence[SetAside],
-    ) -> asyncio.Future[None]:
-        """Queue for the next commit; raise FullError where there is no room to wait."""
-        readings = sum(len(batch) for _, batch in pieces)
-        size_bytes = readings * READING_BYTES + (sum(map(len, logs.bodies)) if logs is not None else 0)
-        pending = self._pending
-        waiting_bytes = pending.size_bytes + self._in_flight_bytes
-        if self._closing:
-            raise FullError("the gateway is stopping")
-        if waiting_bytes and waiting_bytes + size_bytes > self._settings.pending_bytes:
-            raise self._full("pending", "the disk is slower than what arrives", self._interval_s)
-        if self._settings.when_full == "refuse" and readings and self.room.lacking(0):
-            raise self._full("full", "the shelf is full and when_full is refuse", RETRY_S)
-        pending.pieces += [(priority, batch) for priority, batch in pieces if len(batch)]
-        if logs is not None and len(logs):
-            pending.logs.append(logs)
-        pending.losses += losses
-        pending.set_aside.extend(set_aside[-SET_ASIDE_MAX:])
-        pending.size_bytes += size_bytes
-        pending.readings += readings
-        waiter = asyncio.get_running_loop().create_future()
-        pending.waiters.append(waiter)
-        self._want(self._interval_s)
-        if pending.readings >= COMMIT_READINGS_MAX or pending.size_bytes >= self._settings.pending_bytes // 4:
-            self._want(0)
-        return waiter
+    # What becomes of leases. All of it happens in one step of the event loop.
 
     def settle(self, lease: Lease, *, lost: tuple[str, Entry] | None = None) -> None:
         """Take note that an uplink needs these segments no more."""
@@ -191,17 +149,6 @@ class Committer:
         while len(self._done) >= DONE_HELD_MAX and not self._closing:
             self._settled.clear()
             await self._settled.wait()
-
-    async def wait_for_readings(self, name: str, readings: int) -> None:
-        """Return when at least so many readings are held for an uplink."""
-        if self.accounts.shares[name].held >= readings:
-            return
-        watcher = Watcher(name, readings, asyncio.get_running_loop().create_future())
-        self._watchers.append(watcher)
-        try:
-            await watcher.enough
-        finally:
-            self._watchers.remove(watcher)
 
     def settle_damaged(self, name: str, rows: Sequence[Row]) -> None:
         """Count segments whose bytes are not what was written: nobody can be sent them."""
@@ -243,7 +190,7 @@ class Committer:
         return {
             "used_bytes": self.room.used_bytes,
             "max_bytes": int(self._settings.max_bytes),
-            "pending_bytes": self._pending.size_bytes + self._in_flight_bytes,
+            "pending_bytes": self.gathering.waiting_bytes,
             "quarantined": len(self.quarantine),
             "refused": len(self.refused),
             "commits": self.state.commit,
@@ -261,10 +208,6 @@ class Committer:
         if self.is_damaged:
             return False
         return self._started_s is None or asyncio.get_running_loop().time() - self._started_s < STUCK_S
-
-    def _full(self, cause: str, sentence: str, after_s: float) -> FullError:
-        self._telemetry.count("tidegate_store_pushed_back", help="Appends answered with FullError.", cause=cause)
-        return FullError(sentence, after_s)
 
     def _want(self, wait_s: float) -> None:
         due_s = asyncio.get_running_loop().time() + wait_s
@@ -294,7 +237,7 @@ class Committer:
 
     def stop(self) -> None:
         """Take no more, and let `run` return after the commit under way."""
-        self._closing = True
+        self._closing = self.gathering.is_closing = True
         self._wake.set()
         self._settled.set()
 
@@ -302,8 +245,7 @@ class Committer:
         """Commit what is pending now. Failures end up with those who wait and in `trouble`."""
         self._due_s = None
         loop = asyncio.get_running_loop()
-        pending, self._pending = self._pending, Pending()
-        self._in_flight_bytes = pending.size_bytes
+        pending = self.gathering.take()
         self._started_s = loop.time()
         try:
             await self._commit(pending, clean=last)
@@ -316,12 +258,12 @@ class Committer:
                 if not waiter.done():
                     waiter.set_result(None)
         finally:
-            self._in_flight_bytes = 0
+            self.gathering.done()
             self._started_s = None
 
     def _failed(self, pending: Pending, error: Exception) -> None:
         if isinstance(error, FullError):
-            full = self._full("full", str(error), error.after_s)
+            full = self.gathering.full("full", str(error), error.after_s)
             # What was acked makes room; it must not wait for those who were turned away.
             self._want(0 if self._done else ACK_WAIT_S)
         else:
@@ -333,7 +275,7 @@ class Committer:
                     self.damaged(str(error))
             else:
                 log.error("commit failed, trying again", exc_info=error)
-            full = self._full(name, self.trouble, RETRY_S)
+            full = self.gathering.full(name, self.trouble, RETRY_S)
             self._want(RETRY_S)
         for waiter in pending.waiters:
             if not waiter.done():
@@ -360,9 +302,8 @@ class Committer:
 
     async def _seal(self, pending: Pending) -> Sealed:
         state = self.state
-        now_ns = self._clock.monotonic_ns()
-        wall_ns = self.timeline.wall_from(now_ns)
-        offset_ns = None if wall_ns is None else wall_ns - now_ns
+        offset_ns = self._offset_ns()
+        ahead = [await part for part in pending.parts]
 
         def work() -> Sealed:
             return seal(
@@ -371,11 +312,18 @@ class Committer:
                 previous_hash=state.previous_hash,
                 boot=self.timeline.current.boot,
                 offset_ns=offset_ns,
+                ahead=ahead,
             )
 
         if pending.readings < THREAD_READINGS_MIN:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+    def _offset_ns(self) -> int | None:
+        """Return what Unix time is ahead of this boot's clock, None where that is not known."""
+        now_ns = self._clock.monotonic_ns()
+        wall_ns = self.timeline.wall_from(now_ns)
+        return None if wall_ns is None else wall_ns - now_ns
 
     async def _write(self, pending: Pending, sealed: Sealed, *, clean: bool) -> None:
         found = await self._keeper.find_victims(sealed.size_bytes)
@@ -469,9 +417,7 @@ class Committer:
             desk.gone([*(segment_id for segment_id, bits in work.done.items() if bits & bit), *work.removed])
             if shelves:
                 desk.arrived(shelves)
-        for watcher in self._watchers:
-            if self.accounts.shares[watcher.uplink].held >= watcher.readings and not watcher.enough.done():
-                watcher.enough.set_result(None)
+        self.watchers.look()
         self._telemetry.count("tidegate_store_commits", help="Transactions that reached the medium.")
         self._telemetry.gauge("tidegate_store_used_bytes", self.room.used_bytes, help="Disk that the shelf uses.")
 

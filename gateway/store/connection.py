@@ -25,8 +25,8 @@ DATABASE: Final = "tidegate.db"
 LOCK: Final = "lock"
 APPLICATION_ID: Final = 0x54494445  # "TIDE"
 PAGE_BYTES: Final = 512
-WRITER_CACHE_KIB: Final = 2000
-READER_CACHE_KIB: Final = 500
+WRITER_CACHE_KIB: Final = 768
+READER_CACHE_KIB: Final = 256
 BUSY_S: Final = 10.0
 
 

@@ -158,6 +158,10 @@ class Store:
         """Return the series that has `number`."""
         return self._registry.series(number)
 
+    async def wait_for_room(self) -> None:
+        """Return when something may be appended, or raise FullError; what follows must not await before `append`."""
+        await self._committer.gathering.wait_for_room()
+
     async def append(
         self,
         pieces: Sequence[tuple[Priority, Batch]],
@@ -167,7 +171,7 @@ class Store:
         set_aside: Sequence[SetAside] = (),
     ) -> None:
         """Keep all of this, or raise FullError with nothing kept. Returns after the fsync of its group commit."""
-        await self._committer.append(pieces, logs=logs, losses=losses, set_aside=set_aside)
+        await self._committer.gathering.append(pieces, logs=logs, losses=losses, set_aside=set_aside)
 
     async def lease(self, uplink: str, *, readings_max: int, bytes_max: int) -> Lease | None:
         """Return what `uplink` sends next, at least one segment; None when nothing is held for it now."""
@@ -188,7 +192,7 @@ class Store:
 
     async def wait_for_readings(self, uplink: str, readings: int) -> None:
         """Return when at least so many readings are held for `uplink`; looked at once a commit."""
-        await self._committer.wait_for_readings(uplink, readings)
+        await self._committer.watchers.wait(uplink, readings)
 
     async def ack(self, lease: Lease, *, rejected: int = 0, reason: str = "rejected") -> None:
         """Settle a lease: delivered, but for `rejected` readings, which go to the ledger. A second ack does nothing."""

@@ -52,6 +52,7 @@ __all__ = [
     "HEADER_BYTES",
     "LOG_BYTES_MAX",
     "READINGS_MAX",
+    "Pressed",
     "SegmentError",
     "SegmentHeader",
     "check_link",
@@ -59,6 +60,8 @@ __all__ = [
     "decode_metrics",
     "encode_logs",
     "encode_metrics",
+    "press_logs",
+    "press_metrics",
     "read_header",
     "segment_hash",
 ]
@@ -110,20 +113,49 @@ class SegmentHeader:
         )
 
 
-def encode_metrics(batch: Batch, *, sequence: int, boot: BootId, previous_hash: bytes, level: int = LEVEL) -> bytes:
-    """Seal 1 to READINGS_MAX readings, in any order; what comes back is `batch.sorted()`, bit by bit."""
+@dataclass(frozen=True, slots=True)
+class Pressed:
+    """A segment that has no place yet: its columns, compressed, and what its header will say of them."""
+
+    signal: Signal
+    readings: int
+    first_ns: int
+    last_ns: int
+    columns_bytes: int
+    body: bytes
+
+    def seal(self, *, sequence: int, boot: BootId, previous_hash: bytes) -> bytes:
+        """Return the segment at its place in the chain."""
+        assert sequence >= 1, sequence
+        assert len(previous_hash) == HASH_BYTES, previous_hash
+        head = _LAYOUT.pack(
+            *(MAGIC, FORMAT_VERSION, self.signal, 0, sequence, boot, self.readings, self.first_ns, self.last_ns),
+            *(previous_hash, self.columns_bytes, len(self.body)),
+        )
+        return b"".join((head, _CRC.pack(zlib.crc32(self.body, zlib.crc32(head))), self.body))
+
+
+def press_metrics(batch: Batch, *, level: int = LEVEL) -> Pressed:
+    """Compress 1 to READINGS_MAX readings, in any order; what comes back is `batch.sorted()`, bit by bit."""
     assert 1 <= len(batch) <= READINGS_MAX, len(batch)
     batch = batch.sorted()
     times = int(batch.time_ns.min()), int(batch.time_ns.max())
-    return _seal(
-        columns.encode(batch),
-        what=(Signal.METRICS, sequence, boot, len(batch), *times, previous_hash),
-        level=level,
-    )
+    body, content_bytes = _compress(columns.encode(batch), level=level)
+    return Pressed(Signal.METRICS, len(batch), *times, content_bytes, body)
+
+
+def encode_metrics(batch: Batch, *, sequence: int, boot: BootId, previous_hash: bytes, level: int = LEVEL) -> bytes:
+    """Press and seal in one go."""
+    return press_metrics(batch, level=level).seal(sequence=sequence, boot=boot, previous_hash=previous_hash)
 
 
 def encode_logs(records: LogRecords, *, sequence: int, boot: BootId, previous_hash: bytes, level: int = LEVEL) -> bytes:
-    """Seal 1 to READINGS_MAX log records of LOG_BYTES_MAX bytes together, in their order."""
+    """Press and seal in one go."""
+    return press_logs(records, level=level).seal(sequence=sequence, boot=boot, previous_hash=previous_hash)
+
+
+def press_logs(records: LogRecords, *, level: int = LEVEL) -> Pressed:
+    """Compress 1 to READINGS_MAX log records of LOG_BYTES_MAX bytes together, in their order."""
     assert 1 <= len(records) <= READINGS_MAX, len(records)
     assert sum(map(len, records.bodies)) <= LOG_BYTES_MAX, "too many bytes of log records for one segment"
     writer = Writer()
@@ -132,11 +164,8 @@ def encode_logs(records: LogRecords, *, sequence: int, boot: BootId, previous_ha
     writer.unsigned(np.fromiter(map(len, records.bodies), np.uint64, len(records)))
     writer.raw(b"".join(records.bodies))
     times = int(records.time_ns.min()), int(records.time_ns.max())
-    return _seal(
-        writer.parts,
-        what=(Signal.LOGS, sequence, boot, len(records), *times, previous_hash),
-        level=level,
-    )
+    body, content_bytes = _compress(writer.parts, level=level)
+    return Pressed(Signal.LOGS, len(records), *times, content_bytes, body)
 
 
 def read_header(data: bytes) -> SegmentHeader:
@@ -205,18 +234,6 @@ def check_link(previous_hash: bytes, data: bytes) -> None:
             f"segment {header.sequence} follows {header.previous_hash.hex()}, "
             f"and what stands before it is {previous_hash.hex()}"
         )
-
-
-def _seal(parts: Sequence[Part], *, what: tuple[Signal, int, BootId, int, int, int, bytes], level: int) -> bytes:
-    signal, sequence, boot, readings, first_ns, last_ns, previous_hash = what
-    assert sequence >= 1, sequence
-    assert len(previous_hash) == HASH_BYTES, previous_hash
-    body, content_bytes = _compress(parts, level=level)
-    head = _LAYOUT.pack(
-        *(MAGIC, FORMAT_VERSION, signal, 0, sequence, boot, readings, first_ns, last_ns, previous_hash),
-        *(content_bytes, len(body)),
-    )
-    return b"".join((head, _CRC.pack(zlib.crc32(body, zlib.crc32(head))), body))
 
 
 def _compress(parts: Sequence[Part], *, level: int) -> tuple[bytes, int]:

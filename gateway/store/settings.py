@@ -41,10 +41,10 @@ class StoreSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, fr
     )
     pending_bytes: Annotated[
         Size, _about("Memory for arrivals that wait for their commit; beyond it sources are pushed back.")
-    ] = Size(6 << 20)
+    ] = Size(2 << 20)
     recent_bytes: Annotated[
         Size, _about("Memory for the newest segments, so that live sending does not read the disk.")
-    ] = Size(2 << 20)
+    ] = Size(1 << 20)
     backlog_share: Annotated[
         float,
         msgspec.Meta(

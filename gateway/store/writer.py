@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from gateway.core.batch import MONOTONIC, Batch, LogRecords
-from gateway.core.contracts import BootId, Priority, Signal
+from gateway.core.contracts import BootId, Priority
 from gateway.store.drawer import NOTHING, Filing
 from gateway.store.leases import Row
 from gateway.store.records import STATE_ID, place
-from gateway.store.segments import encode_logs, encode_metrics, segment_hash
+from gateway.store.segments import press_logs, press_metrics, segment_hash
 
 if TYPE_CHECKING:
     import asyncio
@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 
     from gateway.store.accounts import Entry
     from gateway.store.records import Loss, SetAside
+    from gateway.store.segments import Pressed
 
 # Columns of this length stay below malloc's threshold for mappings of their own, so that their memory is used again
 # instead of given back and faulted in anew, and a segment's working set is a few megabytes.
-SEGMENT_READINGS_MAX: Final = 32_768
+SEGMENT_READINGS_MAX: Final = 16_384
 SEGMENT_LOG_BYTES_MAX: Final = 1 << 20
 # What findings and alerts are: the reason why somebody reads the rest.
 LOG_PRIORITY: Final = Priority.CRITICAL
@@ -38,17 +39,50 @@ ROW_BYTES: Final = 64
 READING_BYTES: Final = 21
 
 
+class Part(NamedTuple):
+    """Readings that fill a segment, compressed while others were still coming. Times are as in `time_range`."""
+
+    priority: Priority
+    pressed: Pressed
+    times: tuple[int, int]
+
+
 @dataclass(slots=True)
 class Pending:
-    """What waits for the next commit."""
+    """What waits for the next commit. `parts` come before the `pieces` of the same priority."""
 
     pieces: list[tuple[Priority, Batch]] = field(default_factory=list)
+    parts: list[asyncio.Future[Part]] = field(default_factory=list)
     logs: list[LogRecords] = field(default_factory=list)
     losses: list[Loss] = field(default_factory=list)
     set_aside: list[SetAside] = field(default_factory=list)
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
     size_bytes: int = 0
     readings: int = 0
+
+    def take_full(self, *, readings_max: int) -> list[tuple[Priority, list[Batch]]]:
+        """Take out of the pieces what fills segments of `readings_max`, by priority; the rest stays.
+
+        They are not joined yet: whoever brought them keeps them until they are on the disk, and a copy that waits
+        would be memory for nothing.
+        """
+        found: list[tuple[Priority, list[Batch]]] = []
+        for priority in Priority:
+            mine = [batch for wanted, batch in self.pieces if wanted is priority]
+            if sum(map(len, mine)) < readings_max:
+                continue
+            parts = list(cut(mine, readings_max=readings_max))
+            rest = parts.pop() if sum(map(len, parts[-1])) < readings_max else []
+            self.pieces = [piece for piece in self.pieces if piece[0] is not priority]
+            self.pieces += [(priority, batch) for batch in rest]
+            found += [(priority, batches) for batches in parts]
+        return found
+
+
+def press(priority: Priority, batches: Sequence[Batch], offset_ns: int | None) -> Part:
+    """Compress batches that are to be a segment. Pure and long: it runs in a thread."""
+    batch = Batch.join(batches)
+    return Part(priority, press_metrics(batch), time_range(batch, offset_ns))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +131,16 @@ class Transaction:
     refused: Filing = NOTHING
 
 
-def seal(pending: Pending, *, sequence: int, previous_hash: bytes, boot: BootId, offset_ns: int | None) -> Sealed:
-    """Encode what is pending: one segment for each priority and signal, large ones cut.
+def seal(
+    pending: Pending,
+    *,
+    sequence: int,
+    previous_hash: bytes,
+    boot: BootId,
+    offset_ns: int | None,
+    ahead: Sequence[Part] = (),
+) -> Sealed:
+    """Encode what is pending: one segment for each priority and signal, large ones cut, those pressed `ahead` first.
 
     `offset_ns` is what Unix time is ahead of this boot's monotonic clock, None where no clock is known.
     Pure and long: it runs in a thread.
@@ -106,44 +148,47 @@ def seal(pending: Pending, *, sequence: int, previous_hash: bytes, boot: BootId,
     segments: list[NewSegment] = []
     chain = previous_hash
 
-    def add(priority: Priority, signal: Signal, readings: int, times: tuple[int, int], body: bytes) -> None:
+    def add(part: Part) -> None:
         nonlocal chain, sequence
-        row = Row(place(priority, signal, sequence), readings, boot, len(body))
+        priority, pressed, times = part
+        body = pressed.seal(sequence=sequence, boot=boot, previous_hash=chain)
+        row = Row(place(priority, pressed.signal, sequence), pressed.readings, boot, len(body))
         segments.append(NewSegment(row, *times, body))
         chain = segment_hash(body)
         sequence += 1
 
     for priority in Priority:
-        for part in in_parts([piece for wanted, piece in pending.pieces if wanted is priority]):
-            body = encode_metrics(part, sequence=sequence, boot=boot, previous_hash=chain)
-            add(priority, Signal.METRICS, len(part), time_range(part, offset_ns), body)
+        for part in ahead:
+            if part.priority is priority:
+                add(part)
+        for batches in cut([piece for wanted, piece in pending.pieces if wanted is priority]):
+            add(press(priority, batches, offset_ns))
     for records in _cut(LogRecords.join(pending.logs)):
-        body = encode_logs(records, sequence=sequence, boot=boot, previous_hash=chain)
-        times = (int(records.time_ns.min()), int(records.time_ns.max()))
-        add(LOG_PRIORITY, Signal.LOGS, len(records), times, body)
+        pressed = press_logs(records)
+        add(Part(LOG_PRIORITY, pressed, (pressed.first_ns, pressed.last_ns)))
     return Sealed(segments, sequence, chain)
 
 
-def in_parts(batches: Iterable[Batch], *, readings_max: int = SEGMENT_READINGS_MAX) -> Iterator[Batch]:
-    """Join and cut `batches`, in their order, into parts of at most `readings_max`; only one stands in memory joined.
+def cut(batches: Iterable[Batch], *, readings_max: int = SEGMENT_READINGS_MAX) -> Iterator[list[Batch]]:
+    """Yield `batches`, cut where needed and in their order, in groups of `readings_max`; the last may have fewer.
 
     >>> five = Batch.of(1, range(5), np.arange(5))
-    >>> [len(part) for part in in_parts([five, five], readings_max=4)]
-    [4, 4, 2]
+    >>> [[len(batch) for batch in group] for group in cut([five, five], readings_max=4)]
+    [[4], [1, 3], [2]]
     """
     waiting: list[Batch] = []
     room = readings_max
     for batch in batches:
         start = 0
         while len(batch) - start >= room:
-            yield Batch.join([*waiting, batch.take(slice(start, start + room))])
+            yield [*waiting, batch.take(slice(start, start + room))]
             start, room = start + room, readings_max
-            waiting.clear()
+            waiting = []
         if start < len(batch):
             waiting.append(batch.take(slice(start, None)))
             room -= len(batch) - start
     if waiting:
-        yield Batch.join(waiting)
+        yield waiting
 
 
 def _cut(records: LogRecords) -> list[LogRecords]:

@@ -38,7 +38,7 @@ async def test_the_oldest_goes_when_the_shelf_is_full(shelves) -> None:
 async def test_bulk_goes_before_critical(shelves) -> None:
     """What matters most stays, though it is older."""
     store = await shelves.open(max_bytes=Size(MIB))
-    critical = await shelves.put_noise(store, 200_000, priority=Priority.CRITICAL)
+    critical = await shelves.put_noise(store, 100_000, priority=Priority.CRITICAL)
     for _ in range(20):
         await shelves.put_noise(store, 60_000, priority=Priority.BULK)
     lease = await shelves.lease(store, readings_max=10**6)

@@ -81,7 +81,7 @@ async def test_a_transaction_is_all_or_nothing(tmp_path) -> None:
 def test_parts_may_end_where_a_batch_ends() -> None:
     """Nothing is left over."""
     batch = Batch.of(1, range(4), np.arange(4))
-    assert [len(part) for part in writer.in_parts([batch, batch], readings_max=4)] == [4, 4]
+    assert [list(map(len, group)) for group in writer.cut([batch, batch], readings_max=4)] == [[4], [4]]
 
 
 def test_nothing_pending_is_no_segment() -> None:

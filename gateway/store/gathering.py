@@ -1,0 +1,140 @@
+"""What comes in between two commits: gathered, bounded, compressed while more is coming. Must not write.
+
+All of it happens in one step of the event loop, but for compressing, which has a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from gateway.core.contracts import FullError
+from gateway.store.waiting import RoomQueue
+from gateway.store.writer import READING_BYTES, SEGMENT_READINGS_MAX, Pending, press
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Executor
+
+    from gateway.core.batch import Batch, LogRecords
+    from gateway.core.contracts import Priority
+    from gateway.core.telemetry import Telemetry
+    from gateway.store.records import Loss, SetAside
+    from gateway.store.room import Room
+    from gateway.store.settings import StoreSettings
+
+RETRY_S: Final = 1.0
+# A disk that takes no commit for so long pushes back on the sources; until then they wait their turn.
+ROOM_WAIT_S: Final = 2.0
+TOO_SLOW: Final = "the disk is slower than what arrives"
+# A commit does not wait for its time when so much has come, or half of `pending_bytes`: the rest takes what comes then.
+EARLY_BYTES_MAX: Final = 1536 << 10
+# So many readings don't wait for others: a commit of this size is worth its fsync.
+COMMIT_READINGS_MAX: Final = 131_072
+# Of a flood of payloads that nobody understands, these are enough to see why. The ledger counts them all.
+SET_ASIDE_MAX: Final = 16
+
+
+class Gathering:
+    """The pending work of one store.
+
+    `want(seconds)` asks for a commit by then. `offset_ns()` is what Unix time is ahead of this boot's clock, if known.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: StoreSettings,
+        room: Room,
+        telemetry: Telemetry,
+        executor: Executor,
+        interval_s: float,
+        want: Callable[[float], None],
+        offset_ns: Callable[[], int | None],
+    ) -> None:
+        self.pending = Pending()
+        self.is_closing = False
+        self._in_flight: Pending | None = None
+        self._settings = settings
+        self._early_bytes = min(EARLY_BYTES_MAX, int(settings.pending_bytes) // 2)
+        self._room = room
+        self._telemetry = telemetry
+        self._executor = executor
+        self._interval_s = interval_s
+        self._want = want
+        self._offset_ns = offset_ns
+        self._queue = RoomQueue(self.has_room)
+
+    def append(
+        self,
+        pieces: Sequence[tuple[Priority, Batch]],
+        *,
+        logs: LogRecords | None,
+        losses: Sequence[Loss],
+        set_aside: Sequence[SetAside],
+    ) -> asyncio.Future[None]:
+        """Queue for the next commit; raise FullError where there is no room to wait."""
+        readings = sum(len(batch) for _, batch in pieces)
+        pending = self.pending
+        if self.is_closing:
+            raise FullError("the gateway is stopping")
+        if not self.has_room():
+            raise self.full("pending", TOO_SLOW, self._interval_s)
+        if self._settings.when_full == "refuse" and readings and self._room.lacking(0):
+            raise self.full("full", "the shelf is full and when_full is refuse", RETRY_S)
+        pending.pieces += [(priority, batch) for priority, batch in pieces if len(batch)]
+        if logs is not None and len(logs):
+            pending.logs.append(logs)
+            pending.size_bytes += sum(map(len, logs.bodies))
+        pending.losses += losses
+        pending.set_aside.extend(set_aside[-SET_ASIDE_MAX:])
+        pending.size_bytes += readings * READING_BYTES
+        pending.readings += readings
+        self._press_ahead(pending)
+        waiter = asyncio.get_running_loop().create_future()
+        pending.waiters.append(waiter)
+        self._want(self._interval_s)
+        if pending.readings >= COMMIT_READINGS_MAX or pending.size_bytes >= self._early_bytes:
+            self._want(0)
+        return waiter
+
+    def _press_ahead(self, pending: Pending) -> None:
+        """Compress what fills a segment while the rest is still coming: the commit then takes as long as the disk."""
+        if pending.readings < SEGMENT_READINGS_MAX:
+            return
+        for priority, batches in pending.take_full(readings_max=SEGMENT_READINGS_MAX):
+            work = asyncio.get_running_loop().run_in_executor(
+                self._executor, press, priority, batches, self._offset_ns()
+            )
+            pending.parts.append(work)
+
+    async def wait_for_room(self) -> None:
+        """Return when something may be appended, in turn; raise FullError where that takes too long."""
+        try:
+            await self._queue.wait(within_s=ROOM_WAIT_S)
+        except TimeoutError:
+            raise self.full("pending", TOO_SLOW, self._interval_s) from None
+
+    def has_room(self) -> bool:
+        """Whether one more may wait for its commit, whatever its size."""
+        return self.waiting_bytes < self._settings.pending_bytes
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Memory of what waits for a commit, and of what is in the one under way."""
+        return self.pending.size_bytes + (0 if self._in_flight is None else self._in_flight.size_bytes)
+
+    def take(self) -> Pending:
+        """Return all that waits, for a commit."""
+        self._in_flight, self.pending = self.pending, Pending()
+        return self._in_flight
+
+    def done(self) -> None:
+        """Take note that the commit under way has ended, one way or the other."""
+        self._in_flight = None
+        self._queue.call_next()
+
+    def full(self, cause: str, sentence: str, after_s: float) -> FullError:
+        """Return the error that pushes back, counted."""
+        self._telemetry.count("tidegate_store_pushed_back", help="Appends answered with FullError.", cause=cause)
+        return FullError(sentence, after_s)

@@ -1,0 +1,130 @@
+"""What gathers between commits: its bounds, its turn, and what is compressed ahead."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from gateway.core.batch import Batch
+from gateway.core.contracts import BootId, FullError, Priority
+from gateway.core.telemetry import Telemetry
+from gateway.core.units import Size
+from gateway.store import gathering as module
+from gateway.store.gathering import Gathering
+from gateway.store.segments import FIRST_HASH, decode_metrics
+from gateway.store.settings import StoreSettings
+from gateway.store.writer import READING_BYTES, seal
+
+
+class FakeRoom:
+    def __init__(self) -> None:
+        self.over = 0
+
+    def lacking(self, _: int) -> int:
+        return self.over
+
+
+@pytest.fixture
+def make():
+    """Make a gathering with few bytes to wait in; `wanted` has what it asked of the committer."""
+    with ThreadPoolExecutor(1) as executor:
+
+        def start(*, pending_bytes: int = 1000 * READING_BYTES, when_full: str = "drop_oldest") -> Gathering:
+            wanted: list[float] = []
+            gathering = Gathering(
+                settings=StoreSettings(pending_bytes=Size(pending_bytes), when_full=when_full),
+                room=FakeRoom(),
+                telemetry=Telemetry(),
+                executor=executor,
+                interval_s=0.25,
+                want=wanted.append,
+                offset_ns=lambda: 500,
+            )
+            gathering.wanted = wanted
+            return gathering
+
+        yield start
+
+
+def batch(count: int, *, start: int = 0) -> Batch:
+    return Batch.of(1, np.arange(start, start + count), np.arange(start, start + count))
+
+
+def put(gathering: Gathering, count: int, *, start: int = 0, priority: Priority = Priority.NORMAL) -> asyncio.Future:
+    return gathering.append([(priority, batch(count, start=start))], logs=None, losses=(), set_aside=())
+
+
+async def test_one_more_is_taken_whatever_its_size(make) -> None:
+    """So that a large payload can be taken at all; the next has to wait its turn."""
+    gathering = make()
+    put(gathering, 5000)
+    assert gathering.waiting_bytes == 5000 * READING_BYTES
+    with pytest.raises(FullError, match="slower than what arrives"):
+        put(gathering, 1)
+    waiting = asyncio.create_task(gathering.wait_for_room())
+    await asyncio.sleep(0)
+    gathering.take()
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    gathering.done()
+    await waiting
+    assert gathering.waiting_bytes == 0
+
+
+async def test_a_disk_that_stands_still_pushes_back(make, monkeypatch) -> None:
+    """After a while those who wait are told, and told to come again."""
+    monkeypatch.setattr(module, "ROOM_WAIT_S", 0.001)
+    gathering = make()
+    put(gathering, 1000)
+    with pytest.raises(FullError, match="slower than what arrives") as caught:
+        await gathering.wait_for_room()
+    assert caught.value.after_s == 0.25
+
+
+async def test_much_does_not_wait_for_its_time(make) -> None:
+    """Half of what may wait is worth a commit at once."""
+    gathering = make()
+    put(gathering, 499)
+    assert gathering.wanted == [0.25]
+    put(gathering, 1)
+    assert gathering.wanted == [0.25, 0.25, 0]
+
+
+async def test_a_full_shelf_that_refuses(make) -> None:
+    """Readings are pushed back; what only counts is not."""
+    gathering = make(when_full="refuse")
+    gathering._room.over = 1
+    with pytest.raises(FullError, match="when_full is refuse"):
+        put(gathering, 1)
+    gathering.append([], logs=None, losses=(), set_aside=())
+
+
+async def test_a_stopping_gateway_takes_nothing(make) -> None:
+    """In words."""
+    gathering = make()
+    gathering.is_closing = True
+    with pytest.raises(FullError, match="stopping"):
+        put(gathering, 1)
+
+
+async def test_what_fills_a_segment_is_pressed_ahead(make, monkeypatch) -> None:
+    """By class and in order; the rest follows; together it is what came."""
+    monkeypatch.setattr(module, "SEGMENT_READINGS_MAX", 10)
+    gathering = make()
+    put(gathering, 7)
+    put(gathering, 5, priority=Priority.BULK)
+    put(gathering, 16, start=7)
+    pending = gathering.take()
+    assert [len(piece) for _, piece in pending.pieces] == [5, 3]
+    parts = [await part for part in pending.parts]
+    assert [(part.priority, part.pressed.readings, part.times) for part in parts] == [
+        (Priority.NORMAL, 10, (0, 9)),
+        (Priority.NORMAL, 10, (10, 19)),
+    ]
+    sealed = seal(pending, sequence=1, previous_hash=FIRST_HASH, boot=BootId(1), offset_ns=None, ahead=parts)
+    assert [new.row.readings for new in sealed.segments] == [10, 10, 3, 5]
+    times = [decode_metrics(new.body).time_ns.tolist() for new in sealed.segments[:3]]
+    assert [time for some in times for time in some] == list(range(23))
