@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 # A CONNECT is small; nobody unknown may make us hold more than this.
 CONNECT_BYTES_MAX: Final = 16 * 1024
+# Whoever sends more than this at a time is read at once.
+REST_BYTES_MAX: Final = 4 * 1024
 WRITE_BYTES_MAX: Final = 64 * 1024
 # How long a client that was told to go, or does not read its answers, is waited for.
 LINGER_S: Final = 2.0
@@ -147,6 +149,8 @@ class Connection(asyncio.BufferedProtocol):
         self._flush_replies()
         self._bytes_fresh = self._scanner.bytes_held
         self._hub.weigh_partial(self, self._bytes_fresh, fed=nbytes)
+        if nbytes < REST_BYTES_MAX and self._receipts and not self._pause and self.state is State.OPEN:
+            self._hub.rest(self)
 
     def eof_received(self) -> bool:
         """Whether to stay: a client that only half hung up still gets its answers (TLS cannot)."""
@@ -244,6 +248,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._hub.remember(receipt, of=self)
         if answers:
             self.write(b"".join(answers))
+            self.resume(Pause.REST)
         if self._pause & Pause.OWN and self._bytes_in_flight <= self._limits.in_flight_bytes_max * RESUME_AT:
             self.resume(Pause.OWN)
         if self.state is State.ENDING and not receipts:

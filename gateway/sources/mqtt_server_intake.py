@@ -30,6 +30,8 @@ GATHER_S: Final = 0.005
 GATHER_BYTES_MAX: Final = 1 << 17
 # What a message costs beyond its bytes on the wire: an object for the payload and a place in each list.
 MESSAGE_BYTES: Final = 48
+# How much of the mean of waits the newest one is.
+WAIT_GAIN: Final = 0.2
 RETRY_S_MIN: Final = 0.05
 RETRY_S_MAX: Final = 30.0
 # Reading goes on when this much of a limit is free again, so that it does not flutter.
@@ -85,6 +87,7 @@ class Intake:
         self.received = 0
         self.acknowledged = 0
         self.bytes_held = 0
+        self.wait_s = 0.0  # how long offers have lately waited for their commit
         self.last_error = ""
         self._source = source
         self._accept = accept
@@ -161,8 +164,10 @@ class Intake:
     async def _insist(self, arrivals: Arrivals) -> None:
         """Offer until there is room."""
         is_held = False
+        loop = asyncio.get_running_loop()
         try:
             while True:
+                began_s = loop.time()
                 try:
                     await self._accept(arrivals)
                 except FullError as error:
@@ -175,6 +180,7 @@ class Intake:
                     self._weigh()
                     await asyncio.sleep(min(max(error.after_s, RETRY_S_MIN), RETRY_S_MAX))
                 else:
+                    self.wait_s += WAIT_GAIN * (loop.time() - began_s - self.wait_s)
                     return
         finally:
             self._offers_held -= is_held

@@ -151,6 +151,7 @@ async def _run(connection: aiosqlite.Connection, statements: Iterable[str]) -> N
 
 async def count_pages(connection: aiosqlite.Connection) -> tuple[int, int]:
     """Return how many pages the file has, and how many of them are free."""
-    ((pages,),) = await connection.execute_fetchall("PRAGMA page_count")
-    ((free,),) = await connection.execute_fetchall("PRAGMA freelist_count")
+    ((pages, free),) = await connection.execute_fetchall(
+        "SELECT page_count, freelist_count FROM pragma_page_count, pragma_freelist_count"
+    )
     return pages, free

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from gateway.net.mqtt_fields import Property
-from gateway.net.mqtt_packets import Will
+from gateway.net.mqtt_packets import Will, publish_bytes
+from gateway.sources.mqtt_server_hub import Pause
 from gateway.sources.mqtt_server_session import Session
 
 
@@ -77,3 +78,67 @@ async def test_wills_that_wait_are_bounded(mqtt_server, monkeypatch) -> None:
     assert 0 < early < 30
     await rig.until(lambda: len(rig.door.payloads) == early)
     assert len(hub.sessions.waiting_wills()) == 30 - early
+
+
+def publish(number: int, *, size: int = 1) -> bytes:
+    return publish_bytes(b"t", b"x" * size, qos=1, packet_id=number, version=4)
+
+
+async def test_who_sends_little_rests_and_is_read_again(mqtt_server) -> None:
+    """While it waits for a commit anyway; what came meanwhile comes in one look."""
+    rig = await mqtt_server.start(coalesce=0.05)
+    hub = rig.source._hub
+    hub.intake.wait_s = 1.0
+    client = await rig.connect()
+    (connection,) = hub.connections
+    rig.door.opened.clear()
+    await client.send(publish(1))
+    await rig.until(lambda: connection._pause == Pause.REST)
+    for number in (2, 3, 4):
+        await client.send(publish(number))
+    await rig.until(lambda: rig.source.status()["received"] == 4)
+    rig.door.opened.set()
+    assert [(await client.packet())[3] for _ in range(4)] == [1, 2, 3, 4]
+    assert [len(arrivals) for arrivals in rig.door.arrivals] == [1, 3]
+
+
+async def test_an_answer_ends_the_rest(mqtt_server) -> None:
+    """A client that waits for it before it sends the next message is not held up."""
+    rig = await mqtt_server.start(coalesce=3600)
+    hub = rig.source._hub
+    client = await rig.connect()
+    for number in range(1, 4):
+        hub.intake.wait_s = 4 * 3600.0
+        await client.send(publish(number))
+        assert (await client.packet())[3] == number
+
+
+async def test_who_sends_much_and_who_is_answered_soon_does_not_rest(mqtt_server) -> None:
+    """Nor does anybody where that is switched off."""
+    for wait_s, size, coalesce in ((1.0, 8000, 1), (0.001, 1, 1), (1.0, 1, 0)):
+        rig = await mqtt_server.start(coalesce=coalesce)
+        hub = rig.source._hub
+        hub.intake.wait_s = wait_s
+        client = await rig.connect()
+        (connection,) = hub.connections
+        rig.door.opened.clear()
+        await client.send(publish(1, size=size))
+        await rig.until(lambda rig=rig: rig.source.status()["received"] == 1)
+        assert not connection._pause & Pause.REST
+        rig.door.opened.set()
+
+
+async def test_a_connection_that_ends_while_it_rests(mqtt_server) -> None:
+    """Waking it does no harm, and it is acknowledged before it goes."""
+    rig = await mqtt_server.start(coalesce=0.02)
+    hub = rig.source._hub
+    hub.intake.wait_s = 1.0
+    client = await rig.connect()
+    (connection,) = hub.connections
+    rig.door.opened.clear()
+    await client.send(publish(1))
+    await rig.until(lambda: connection._pause == Pause.REST)
+    connection.drop("test", "gone while it rests")
+    await rig.until(lambda: not hub.resting)
+    rig.door.opened.set()
+    await rig.until(lambda: not hub.connections)
