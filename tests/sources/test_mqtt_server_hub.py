@@ -86,9 +86,9 @@ def publish(number: int, *, size: int = 1) -> bytes:
 
 async def test_who_sends_little_rests_and_is_read_again(mqtt_server) -> None:
     """While it waits for a commit anyway; what came meanwhile comes in one look."""
-    rig = await mqtt_server.start(coalesce=0.05)
+    rig = await mqtt_server.start(coalesce=3600)
     hub = rig.source._hub
-    hub.intake.wait_s = 1.0
+    hub.intake.wait_s = 4 * 3600.0
     client = await rig.connect()
     (connection,) = hub.connections
     rig.door.opened.clear()
@@ -96,10 +96,21 @@ async def test_who_sends_little_rests_and_is_read_again(mqtt_server) -> None:
     await rig.until(lambda: connection._pause == Pause.REST)
     for number in (2, 3, 4):
         await client.send(publish(number))
-    await rig.until(lambda: rig.source.status()["received"] == 4)
     rig.door.opened.set()
     assert [(await client.packet())[3] for _ in range(4)] == [1, 2, 3, 4]
     assert [len(arrivals) for arrivals in rig.door.arrivals] == [1, 3]
+
+
+async def test_a_rest_ends_by_itself(mqtt_server) -> None:
+    """However long the commit takes."""
+    rig = await mqtt_server.start(coalesce=0.02)
+    rig.source._hub.intake.wait_s = 1.0
+    client = await rig.connect()
+    rig.door.opened.clear()
+    for number in (1, 2, 3):
+        await client.send(publish(number))
+        await rig.until(lambda number=number: rig.source.status()["received"] == number)
+    rig.door.opened.set()
 
 
 async def test_an_answer_ends_the_rest(mqtt_server) -> None:
