@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
+# What a workplace may set and an installation has not: another processor's code paths, modules compiled at each start.
+DISTURBING: Final = frozenset({"OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "PYTHONDONTWRITEBYTECODE"})
 START_S_MAX: Final = 20.0
 
 
@@ -39,7 +41,7 @@ class Child:
     """A process that we started and that we end."""
 
     def __init__(self, *command: str, pipe: bool = False) -> None:
-        environment = {k: v for k, v in os.environ.items() if k not in {"OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"}}
+        environment = {k: v for k, v in os.environ.items() if k not in DISTURBING}
         self.process = subprocess.Popen(  # noqa: S603  our own interpreter and modules
             command, stdout=subprocess.PIPE if pipe else None, stdin=subprocess.DEVNULL, text=True, env=environment
         )
