@@ -48,7 +48,9 @@ GATEWAY_PREFIX: Final = "tidegate."
 PLANS_MAX: Final = 16_384
 HEADS_PER_PLAN_MAX: Final = 8
 LAYOUTS_MAX: Final = 8
-LAYOUTS_BYTES_MAX: Final = 1024 * 1024
+LAYOUTS_BYTES_MAX: Final = 2 * 1024 * 1024
+# Laying out costs by the run and keeping by the byte: long runs are laid out anew.
+LAYOUT_BYTES_PER_RUN_MAX: Final = 4096
 
 _TIME_TAG: Final = b"\x19"
 _DOUBLE_TAG: Final = b"\x21"
@@ -188,7 +190,8 @@ class MetricsEncoder:
         layout = self._layouts.get(key)
         if layout is None:
             layout = self._lay_out([(run, marks) for (_, marks), run in zip(groups, runs, strict=True)])
-            self._keep(key, layout)
+            if layout.size_bytes <= LAYOUT_BYTES_PER_RUN_MAX * sum(len(run.starts) for run in runs):
+                self._keep(key, layout)
         else:
             self._layouts.move_to_end(key)
         batch = Batch.join([batch for batch, _ in groups])
