@@ -58,6 +58,7 @@ codecs/                   Words on the wire: bytes become columns and columns by
   paths.py                Where in a document a value stands: paths like a.b[0].c
   payloads.py             Payloads become documents: JSON, CBOR, text, CSV, from bytes that anyone may have sent
   protobuf.py             Protobuf by hand: varints, tags and fields, written and read
+  routes.py               Which topic goes where, remembered: topics that are used again and again stay
   routing.py              What the parts of mapping hand each other: topics that were looked up, work to do, and what came out of it
   series_table.py         Series numbers of a mapping as a table, metric by topic, filled as readings come
   shapes.py               JSON objects that look alike are decoded as one class: the fast path behind `fields`
@@ -69,6 +70,7 @@ codecs/                   Words on the wire: bytes become columns and columns by
 detect/                   Watchers: columns in, scores out
   engine.py               Watches batches: which detector sees which series, what it found
   gate.py                 Turns scores into findings: threshold, habituation, silence
+  rows.py                 From series' numbers to rows of state: a hash table of two numpy arrays
   saved.py                Arrays as bytes and back, for state that survives a restart
   settings.py             What can be set about watchers
   statistics.py           Detectors without a model, for many series at once: z-score, quartiles
@@ -80,6 +82,7 @@ store/                    The shelf: what was accepted is kept here, in SQLite, 
   database.py             The store: what was accepted stays here until every uplink has it
   decimals.py             Doubles as integers: which runs of doubles are decimals, singles or neither
   drawer.py               A drawer: rows set aside for a person to look at, bounded in bytes, the oldest making way
+  forgetting.py           Forgetting series that nobody uses: what is asked before, and what a commit takes with it
   gathering.py            What comes in between two commits: gathered, bounded, compressed while more is coming
   integers.py             Integers in few bytes: differences, common divisors, byte planes
   keeping.py              Housekeeping: who goes when the shelf is full or something too old, which boots nobody needs
@@ -88,6 +91,7 @@ store/                    The shelf: what was accepted is kept here, in SQLite, 
   pages.py                SQLite's file format, read by hand: pages, rows and log frames of a file that SQLite itself gives up on
   planning.py             One commit on paper: what it changes in the accounts, and what it writes
   policy.py               What goes next and what has to go: leases by lane and class, evictions
+  quota.py                A bounded stock and several owners: half is for whoever comes first, half is divided evenly
   reading.py              Looking at a shelf from outside: `verify` and `read_held`
   records.py              The words of the shelf: losses, leases, and where a segment stands
   room.py                 Room on the disk: what is used, what may be used, and who has to go
@@ -100,6 +104,7 @@ store/                    The shelf: what was accepted is kept here, in SQLite, 
   snapshots.py            A copy of a shelf that may be in use, as of one moment, made without a lock
   starting.py             Starting, whatever the last power cut left behind: salvage a shelf that is not whole, say why it cannot be opened
   times.py                The time column of a segment: steps, shared or ranked times
+  uses.py                 When each series was used last, and which of them may be forgotten: columns and choices
   values.py               The value column of a segment: every value an integer in few bits
   waiting.py              Who waits at the shelf: for room to put something down, or for enough to take away
   writer.py               Group commit: everything that waits becomes one transaction, then all return

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import msgspec
 
 from gateway import __version__
-from gateway.codecs.mapping import Mapper
+from gateway.codecs.mapping import MapLimits, Mapper
 from gateway.core.clock import NS_PER_S, Quality, Sample
 from gateway.core.telemetry import Telemetry
 from gateway.herald import LOOK_S, Herald
 from gateway.pipeline import Pipeline
-from gateway.store.database import Store
+from gateway.store.database import SeriesBounds, Store
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -134,9 +134,14 @@ class Gateway:
                 max_series=config.gateway.max_series or self.profile.max_series,
                 telemetry=self.telemetry,
                 commit_interval_s=float(config.store.commit_interval or self.profile.commit_interval),
+                series=SeriesBounds(self._series_bytes, config.owners(), float(config.gateway.series_idle)),
             )
         finally:
             patience.cancel()
+
+    @property
+    def _series_bytes(self) -> int:
+        return int(self.config.gateway.series_bytes or self.profile.series_bytes)
 
     def _build(self, store: Store) -> None:
         what = "the mappings"
@@ -186,7 +191,11 @@ class Gateway:
 
     def _build_pipeline(self, store: Store) -> Pipeline:
         config = self.config
-        mapper = Mapper(config.effective_mappings(), resolve=store.resolve)
+        # What is remembered of topics costs about as much as their series.
+        limits = MapLimits(
+            routes_bytes_max=min(MapLimits().routes_bytes_max, self._series_bytes), leaves_bytes_max=self._series_bytes
+        )
+        mapper = Mapper(config.effective_mappings(), resolve=store.resolve, limits=limits)
         engine = None
         if config.detectors:
             from gateway.detect.engine import Engine  # noqa: PLC0415  only where something is watched

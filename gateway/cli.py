@@ -258,7 +258,7 @@ def run_check(options: argparse.Namespace) -> int:
         except configuration.ConfigError:
             raise _problems(problems) from error
     numbers = iter(range(1, 1 << 31))
-    problems += Mapper(config.mappings, resolve=lambda _: next(numbers)).check()
+    problems += Mapper(config.mappings, resolve=lambda *_: next(numbers)).check()
     name = ""
     try:
         name = profiles.load(config.gateway.hw_profile).name
@@ -318,7 +318,7 @@ def run_explain(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise CommandError(f"--hex takes pairs of hexadecimal digits: {error}") from error
     numbers = iter(range(1, 1 << 31))
-    mapper = Mapper(config.effective_mappings(), resolve=lambda _: next(numbers))
+    mapper = Mapper(config.effective_mappings(), resolve=lambda *_: next(numbers))
     messages: list[tuple[str, bytes]] = [(options.topic, data)]
     if options.port is not None:
         messages = list(_unframe(config, options.port, data))

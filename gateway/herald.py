@@ -61,7 +61,7 @@ class Herald:
         return f"{new:,} readings will not be delivered: {reason} ({total:,} in all)"
 
     async def _send(self, news: Iterable[tuple[tuple[str, str], int]]) -> None:
-        number = self._store.resolve(Series(resource=(), name="", kind="log"))
+        number = self._store.resolve(Series(resource=(), name="", kind="log"), is_own=True)
         if number is None:
             log.warning("the ledger's news cannot be sent: max_series is reached")
             return

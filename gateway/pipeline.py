@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import numpy as np
 
@@ -20,6 +21,10 @@ from gateway.core.contracts import Accepted
 from gateway.store.database import Loss, SetAside
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy.typing as npt
+
     from gateway.codecs.mapping import Mapped, Mapper
     from gateway.core.batch import Attributes
     from gateway.core.clock import Clock
@@ -34,7 +39,7 @@ DROPPED_BY_MAPPING = "dropped_by_mapping"
 UNSYNCED_BEHIND_NS_MAX = 400 * 86_400 * NS_PER_S
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class Prepared:
     """What arrivals became, ready for the shelf."""
 
@@ -55,6 +60,9 @@ class Pipeline:
         self._store = store
         self._clock = clock
         self._telemetry = telemetry
+        # What is on its way to the shelf, or with a source that waits for room: it names series by their numbers.
+        self._under_way: WeakSet[Prepared] = WeakSet()
+        store.add_holder(self)
 
     async def accept(self, arrivals: Arrivals, /) -> Accepted:
         """Take `arrivals`; return when the commit that holds them is on disk. The contract is `Accept`."""
@@ -65,15 +73,30 @@ class Pipeline:
             await self._store.wait_for_room()
             prepared = arrivals.prepared = self._prepare(arrivals)
             arrivals.payloads = ()
+            self._under_way.add(prepared)
         mapped = prepared.mapped
         await self._store.append(
             mapped.pieces, logs=prepared.logs, losses=prepared.losses, set_aside=prepared.set_aside
         )
         arrivals.prepared = None
+        self._under_way.discard(prepared)
         self._telemetry.count(
             "tidegate_messages_accepted", len(arrivals), help="Messages on disk.", source=arrivals.source
         )
         return Accepted(mapped.readings, mapped.malformed)
+
+    def series_in_use(self) -> Iterator[npt.NDArray[np.uint32]]:
+        """Return the numbers that stand in what is under way."""
+        for prepared in self._under_way:
+            yield from (batch.series for _, batch in prepared.mapped.pieces)
+            if prepared.logs is not None:
+                yield prepared.logs.series
+
+    def forget_series(self, numbers: npt.NDArray[np.uint32]) -> None:
+        """Let go of these numbers, distinct and in order, wherever they are remembered."""
+        self.mapper.forget_series(numbers)
+        if self.engine is not None:
+            self.engine.forget_series(numbers)
 
     def _prepare(self, arrivals: Arrivals) -> Prepared:
         wall_ns = self._store.timeline.wall_from(arrivals.arrived_ns)
@@ -112,7 +135,8 @@ class Pipeline:
         observed_ns = self._clock.wall_ns()
         for finding in findings:
             about = self._store.series(finding.series)
-            number = self._store.resolve(Series(resource=about.resource, name="", kind="log"))
+            stream = Series(resource=about.resource, name="", kind="log")
+            number = self._store.resolve(stream, self._store.owner(finding.series))
             if number is None:
                 self._telemetry.count(
                     "tidegate_findings_lost", help="Findings with no series left.", reason="max_series"

@@ -28,7 +28,7 @@ from gateway.core.units import Duration
 from gateway.pipeline import Pipeline
 from gateway.store import room as store_room
 from gateway.store.connection import DATABASE
-from gateway.store.database import Store, StoreSettings
+from gateway.store.database import SeriesBounds, Store, StoreSettings
 from gateway.store.reading import verify
 from gateway.uplinks.delivery import Seams, Uplink
 from gateway.uplinks.settings import OtlpUplinkSettings, RetrySettings
@@ -83,6 +83,8 @@ class World:
         # Readings that a cut may have made the gateway forget to have sent.
         self.forgotten: Counter[str] = Counter()
         self.run: Run | None = None
+        # Series that are silent for some seconds are forgotten all the time, or in some lives none ever is.
+        self._series_idle_s = (5.0, 30.0, 7 * 86_400.0)[seed % 3]
         self._folder = folder
         self._runs = 0
         self._boots = 0
@@ -174,6 +176,7 @@ class World:
             max_series=1000,
             telemetry=telemetry,
             commit_interval_s=self.plan.commit_interval_s,
+            series=SeriesBounds(idle_s=self._series_idle_s),
         )
         odd = [event for event in store.events if "being sent when" not in event]
         assert not odd, odd

@@ -35,7 +35,7 @@ class FakeStore:
     def status(self) -> dict[str, Any]:
         return {"uplinks": {"cloud": {"ledger": dict(self.ledger)}}}
 
-    def resolve(self, _: object) -> int | None:
+    def resolve(self, _: object, *, is_own: bool) -> int | None:
         return self.number
 
     async def append(self, _pieces: object, *, logs: LogRecords) -> None:

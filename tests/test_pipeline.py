@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
 from gateway.codecs.mapping import Mapper, MappingSettings, default_mappings
 from gateway.codecs.mapping_settings import MetricSettings, TimeSettings
+from gateway.core.batch import Series
 from gateway.core.clock import NS_PER_S, FakeClock, Quality
 from gateway.core.contracts import Arrivals, FullError
 from gateway.core.telemetry import Telemetry
@@ -38,11 +41,21 @@ class FakeStore:
     timeline: FakeTimeline = field(default_factory=FakeTimeline)
     kept: list[dict[str, Any]] = field(default_factory=list)
     numbers: dict[Any, int] = field(default_factory=dict)
+    owners: dict[int, str] = field(default_factory=dict)
+    holders: list[Any] = field(default_factory=list)
 
-    def resolve(self, series) -> int | None:
+    def add_holder(self, holder) -> None:
+        self.holders.append(holder)
+
+    def owner(self, number: int) -> str:
+        return self.owners[number]
+
+    def resolve(self, series, owner="", *, is_own=False) -> int | None:
         if series not in self.numbers and len(self.numbers) >= self.max_series:
             return None
-        return self.numbers.setdefault(series, len(self.numbers) + 1)
+        number = self.numbers.setdefault(series, len(self.numbers) + 1)
+        self.owners.setdefault(number, owner)
+        return number
 
     def series(self, number: int):
         return next(series for series, known in self.numbers.items() if known == number)
@@ -181,6 +194,67 @@ async def test_a_finding_with_no_series_left_is_counted() -> None:
     assert store.values[-1] == 95.0
     assert all(kept["logs"] is None for kept in store.kept)
     assert telemetry.value("tidegate_findings_lost", reason="max_series") == 1
+
+
+async def test_what_waits_for_room_keeps_its_numbers() -> None:
+    """As long as a source has it in hand; when it is kept, or the source is gone, nobody needs them here."""
+    store = FakeStore()
+    pipeline, _ = build(store)
+    assert store.holders == [pipeline]
+    store.full = 2
+    one, other = arrivals(b'{"temp": 20.5}'), arrivals(b'{"temp": 1}', topic=b"plant/d2")
+    for held in (one, other):
+        with pytest.raises(FullError):
+            await pipeline.accept(held)
+
+    def in_use() -> list[int]:
+        return sorted(number for part in pipeline.series_in_use() for number in part.tolist())
+
+    assert in_use() == [1, 2]
+    await pipeline.accept(one)
+    assert in_use() == [2]
+    del other, held
+    gc.collect()
+    assert in_use() == []
+
+
+async def test_what_is_with_the_shelf_is_under_way() -> None:
+    """From the moment it is mapped: a commit that fails plans the next before its source hears of it."""
+    store = FakeStore()
+    pipeline, _ = build(store)
+    seen: list[list[int]] = []
+
+    async def append(pieces, **_: Any) -> None:
+        seen.append([number for part in pipeline.series_in_use() for number in part.tolist()])
+
+    store.append = append
+    await pipeline.accept(arrivals(b'{"temp": 20.5}'))
+    assert seen == [[1]]
+
+
+async def test_a_forgotten_series_gets_a_new_number_and_is_still_known() -> None:
+    """The mapper asks again, and the detector judges by what it has learnt."""
+    store = FakeStore()
+    pipeline, telemetry = build(store, watch=True)
+    for k in range(60):
+        await pipeline.accept(arrivals(b'{"temp": %d.%d}' % (20, k % 10), arrived_ns=10**9 * (k + 1)))
+    (series,) = store.numbers
+    store.numbers.clear()
+    store.numbers[Series((), "between")] = 1
+    pipeline.forget_series(np.array([1], np.uint32))
+    await pipeline.accept(arrivals(b'{"temp": 95.0}', arrived_ns=10**9 * 61))
+    (_, batch) = store.kept[-1]["pieces"][0]
+    assert store.series(int(batch.series[0])) == series
+    assert batch.series[0] == 2
+    assert telemetry.value("tidegate_findings") == 1
+
+
+async def test_a_finding_counts_for_the_owner_of_its_device() -> None:
+    """Its stream of log records is a series too."""
+    store = FakeStore()
+    pipeline, _ = build(store, watch=True)
+    await steady_then_hot(pipeline)
+    assert store.owners == {1: "direct", 2: "direct"}
 
 
 async def test_what_is_dropped_on_purpose_is_counted_and_not_set_aside() -> None:

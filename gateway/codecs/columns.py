@@ -73,7 +73,8 @@ class ValueReader:
     `is_double` is what it has learnt: this metric has had a double.
     """
 
-    __slots__ = ("_fits", "_is_forced_double", "_offset", "_scale", "is_double", "label", "type")
+    # Readers of names that payloads bring live as long as somebody uses them.
+    __slots__ = ("__weakref__", "_fits", "_is_forced_double", "_offset", "_scale", "is_double", "label", "type")
 
     def __init__(
         self,

@@ -13,13 +13,18 @@ from gateway.codecs.columns import ValueReader
 from gateway.codecs.documents import Cutter
 from gateway.codecs.mapping_settings import MetricSettings
 from gateway.codecs.paths import ABSENT, path_text, read_path
-from gateway.codecs.routing import NO_SERIES_LEFT, PRIORITIES, Naming
+from gateway.codecs.routing import NO_SERIES_LEFT, PRIORITIES, Naming, Rows
 from gateway.codecs.series_table import UNRESOLVED, SeriesTable
 from gateway.codecs.timing import Timing
 from gateway.codecs.topics import Pattern, Template
 from gateway.core.contracts import MalformedError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    import numpy.typing as npt
+
     from gateway.codecs.documents import Cut
     from gateway.codecs.mapping_settings import MapLimits, MappingSettings
     from gateway.codecs.routing import Resolve, Topic, Work
@@ -53,24 +58,34 @@ class DeclaredPlan:
             item_paths=[*paths, *self._timing.item_paths],
             document_paths=self._timing.document_paths,
         )
-        self._topics: list[Topic] = []
+        self._topics: Rows[Topic] = Rows()
         self._nothing_found = _nothing_found([reader.label for reader in self._readers])
         self._series = SeriesTable(len(paths), resolve=self._resolve_one)
 
     def _resolve_one(self, number: int, row: int) -> int | None:
         topic = self._topics[row]
         name = self._names[number].fill(topic.captures) or self._labels[number] or topic.last_level
-        return self._resolve(self._naming.series(topic, name, self._metrics[number]))
+        return self._resolve(self._naming.series(topic, name, self._metrics[number]), topic.owner)
 
     def add_topic(self, topic: Topic) -> int:
         """Take a topic; return its row."""
-        self._topics.append(topic)
-        return self._series.add_row()
+        row = self._topics.add(topic)
+        self._series.cover(row)
+        return row
 
-    def forget(self) -> None:
-        """Let go of all topics."""
-        self._topics.clear()
-        self._series.forget()
+    @property
+    def row_bytes(self) -> int:
+        """How much memory the table of series takes for one topic."""
+        return self._series.row_bytes
+
+    def drop_topics(self, rows: Sequence[int]) -> None:
+        """Let go of topics."""
+        self._topics.drop(rows)
+        self._series.drop(rows)
+
+    def forget_series(self, numbers: npt.NDArray[np.uint32]) -> None:
+        """Let go of these numbers."""
+        self._series.forget_series(numbers)
 
     def map(self, work: Work) -> None:
         """Turn the payloads into readings."""

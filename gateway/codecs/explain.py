@@ -126,7 +126,7 @@ def _map_alone(
     """Map one message in a fresh mapper; return what came out and its series by number."""
     series: list[Series] = []
 
-    def resolve(one: Series) -> int:
+    def resolve(one: Series, _: str) -> int:
         series.append(one)
         return len(series) - 1
 

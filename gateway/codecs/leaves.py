@@ -15,7 +15,8 @@ be a time is one.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from gateway.codecs.device_time import read_times
 from gateway.codecs.documents import Cutter
 from gateway.codecs.paths import ABSENT, path_text, read_path
 from gateway.codecs.payloads import shown
-from gateway.codecs.routing import NO_SERIES_LEFT, PRIORITIES, Naming
+from gateway.codecs.routing import NO_SERIES_LEFT, PRIORITIES, Naming, Rows
 from gateway.codecs.series_table import UNRESOLVED
 from gateway.codecs.shapes import Shape, Shapes, ShapeTime, own_shape_time
 from gateway.codecs.timing import LISTS, Timing
@@ -34,13 +35,21 @@ from gateway.codecs.walking import NULLS, NUMBERS, SILENT, Walk, leaf_name, own_
 from gateway.core.contracts import MalformedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    import numpy.typing as npt
 
     from gateway.codecs.device_time import Times
     from gateway.codecs.documents import Cut
     from gateway.codecs.mapping_settings import MapLimits, MappingSettings
     from gateway.codecs.routing import Resolve, Topic, Work
     from gateway.core.contracts import Priority
+
+
+# A leaf, its place in a dict, the head of its name, and its part of the name's reader.
+LEAF_BYTES: Final = 256
+# A row, its empty dict, and its places in the tables of shapes.
+ROW_BYTES: Final = 256
 
 
 @dataclass(slots=True)
@@ -99,29 +108,43 @@ class LeavesPlan:
         is_flat = not self._base and settings.each is None and settings.payload in {"auto", "json"}
         self._time = settings.time
         can_shape = is_flat and (settings.time is None or settings.time.field is not None)
-        self._shapes = Shapes(self._make_shape) if can_shape else None
-        self._rows: list[_Row] = []
-        self._readers: dict[str, ValueReader] = {}
+        self._rows: Rows[_Row] = Rows()
+        self._shapes = Shapes(self._make_shape, topics=lambda row: self._rows[row].topic) if can_shape else None
+        self._readers: WeakValueDictionary[str, ValueReader] = WeakValueDictionary()
         self._leaves = 0
+        self._leaves_bytes = 0
+        self.row_bytes = ROW_BYTES
 
     def add_topic(self, topic: Topic) -> int:
         """Take a topic; return its row."""
         root_name = str(self._base[-1]) if self._base else topic.last_level
-        self._rows.append(_Row(topic, root_name))
+        row = self._rows.add(_Row(topic, root_name))
         if self._shapes is not None:
-            self._shapes.add_topic(topic)
-        return len(self._rows) - 1
+            self._shapes.cover(row)
+        return row
 
-    def forget(self) -> None:
-        """Let go of all topics."""
-        self._rows.clear()
-        self._leaves = 0
+    def drop_topics(self, rows: Sequence[int]) -> None:
+        """Let go of topics."""
+        for row in rows:
+            self._drop_leaves(self._rows[row])
+        self._rows.drop(rows)
         if self._shapes is not None:
-            self._shapes.forget()
+            self._shapes.drop_topics(rows)
+
+    def forget_series(self, numbers: npt.NDArray[np.uint32]) -> None:
+        """Let go of these numbers."""
+        gone = frozenset(numbers.tolist())
+        for row in self._rows.values():
+            names = [name for name, leaf in row.leaves.items() if leaf.series in gone]
+            for name in names:
+                self._count_leaf(name, -1)
+                del row.leaves[name]
+        if self._shapes is not None:
+            self._shapes.forget_series(numbers)
 
     def map(self, work: Work) -> None:
         """Turn the payloads into readings."""
-        if self._leaves > self._limits.leaves_max:
+        if self._leaves > self._limits.leaves_max or self._leaves_bytes > self._limits.leaves_bytes_max:
             self._forget_leaves()
         left = work if self._shapes is None else self._shapes.map(work)
         for cut in [] if left is None else self._cutter.cut(left):
@@ -151,15 +174,24 @@ class LeavesPlan:
         return self._readers.setdefault(name, ValueReader(name))
 
     def _resolve_leaf(self, topic: Topic, name: str) -> int | None:
-        return self._resolve(self._naming.series(topic, name))
+        return self._resolve(self._naming.series(topic, name), topic.owner)
 
     def _forget_leaves(self) -> None:
-        for row in self._rows:
-            row.leaves = {}
-        if self._shapes is not None:
-            self._shapes.forget(topics=False)
-        self._readers = {}
-        self._leaves = 0
+        """Let go of half of the leaves, of those topics that have most: one with ever new names begins with itself."""
+        leaves, size_bytes = self._leaves // 2, self._leaves_bytes // 2
+        for row in sorted(self._rows.values(), key=lambda row: -len(row.leaves)):
+            if self._leaves <= leaves and self._leaves_bytes <= size_bytes:
+                break
+            self._drop_leaves(row)
+
+    def _drop_leaves(self, row: _Row) -> None:
+        for name in row.leaves:
+            self._count_leaf(name, -1)
+        row.leaves = {}
+
+    def _count_leaf(self, name: str, count: int) -> None:
+        self._leaves += count
+        self._leaves_bytes += count * (LEAF_BYTES + len(name))
 
     def _map_items(self, cut: Cut, work: Work) -> None:
         """Map items that have one time for all their values."""
@@ -281,7 +313,7 @@ class LeavesPlan:
         number = self._resolve_leaf(row.topic, name)
         if number is None:
             return _Leaf(ValueReader(name), UNRESOLVED)
-        self._leaves += 1
+        self._count_leaf(name, 1)
         leaf = row.leaves[name] = _Leaf(self._reader_of(name), number)
         return leaf
 

@@ -24,6 +24,7 @@ from gateway.codecs.explain import Explanation, check_examples, explain
 from gateway.codecs.leaves import LeavesPlan
 from gateway.codecs.mapping_settings import MapLimits, MappingSettings, default_mappings
 from gateway.codecs.payloads import shown
+from gateway.codecs.routes import Owners, Routes
 from gateway.codecs.routing import Output, Plan, RefusingPlan, Topic, Work
 from gateway.codecs.topics import Pattern
 from gateway.core.batch import distinct
@@ -32,6 +33,8 @@ from gateway.core.clock import WALL_CEILING_NS, WALL_FLOOR_NS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy.typing as npt
+
     from gateway.codecs.routing import Resolve
     from gateway.core.batch import Batch
     from gateway.core.contracts import Arrivals, Priority
@@ -39,10 +42,6 @@ if TYPE_CHECKING:
 __all__ = ["Explanation", "MapLimits", "Mapped", "Mapper", "MappingSettings", "default_mappings"]
 
 PATTERNS_SHOWN: Final = 8
-
-# Where a message goes, in one integer: the number of the plan, and the plan's row for the topic.
-_ROW_BITS: Final = 32
-_ROW_MASK: Final = (1 << _ROW_BITS) - 1
 
 
 @dataclass(slots=True)
@@ -61,7 +60,8 @@ class Mapped:
 class Mapper:
     """All mappings of a gateway. The first in order that matches a topic takes the message.
 
-    `resolve` gives a series its number, or None where there are too many. Not thread-safe; one for all sources.
+    `resolve` gives a series, brought by an owner, its number, or None where there are too many. Not thread-safe; one
+    for all sources.
     """
 
     def __init__(
@@ -73,8 +73,7 @@ class Mapper:
         self._plans: list[Plan] = [_plan(mapping, resolve, self.limits) for mapping in self.mappings]
         self._plans += [RefusingPlan("no_mapping", self._no_mapping), RefusingPlan("bad_topic", self._bad_topic)]
         self._minds_source = any(mapping.source is not None or "{source}" in repr(mapping) for mapping in self.mappings)
-        self._routes: dict[str, dict[bytes, int]] = {}
-        self._routes_count = 0
+        self._routes = Routes(count_max=self.limits.routes_max, bytes_max=self.limits.routes_bytes_max)
 
     def map(self, arrivals: Arrivals, *, wall_ns: int | None) -> Mapped:
         """Return the readings of `arrivals` and what is lost of them.
@@ -84,18 +83,27 @@ class Mapper:
         output = Output()
         if not arrivals.payloads:
             return Mapped()
-        routes = self._find_routes(arrivals)
-        plans = routes >> _ROW_BITS
+        slots = self._find_routes(arrivals)
+        plans, rows = self._routes.plans[slots], self._routes.rows[slots]
         moment = self._moment(arrivals.arrived_ns, wall_ns)
         first = int(plans[0])
-        work = Work(arrivals.payloads, np.arange(len(routes)), routes & _ROW_MASK, moment, output)
+        work = Work(arrivals.payloads, np.arange(len(rows)), rows, moment, output)
         if (plans == first).all():
             self._plans[first].map(work)
         else:
             for number in distinct(plans).tolist():
                 self._plans[number].map(work.take(np.flatnonzero(plans == number)))
+        self._routes.note(slots, arrivals.arrived_ns)
+        if self._routes.is_over:
+            for number, dropped in self._routes.evict():
+                self._plans[number].drop_topics(dropped)
         pieces = output.pieces()
         return Mapped(pieces, output.malformed, sum(len(batch) for _, batch in pieces))
+
+    def forget_series(self, numbers: npt.NDArray[np.uint32]) -> None:
+        """Let go of these numbers, distinct and in order: whose series they were is asked for again."""
+        for plan in self._plans:
+            plan.forget_series(numbers)
 
     def explain(self, topic: str, payload: bytes, *, wall_ns: int | None, source: str | None = None) -> Explanation:
         """Say what becomes of one message and why; nothing is remembered. Without `source` any source will do."""
@@ -126,31 +134,21 @@ class Mapper:
             return Moment(arrived_ns, self.limits.device_time_min, WALL_CEILING_NS)
         return Moment(arrived_ns, self.limits.device_time_min, wall_ns + self.limits.device_time_ahead_max)
 
-    def _find_routes(self, arrivals: Arrivals) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-        """Return plan and row of each message."""
+    def _find_routes(self, arrivals: Arrivals) -> npt.NDArray[np.intp]:
+        """Return the slot of each message's topic."""
         topics = arrivals.topics
-        source = arrivals.source if self._minds_source else ""
-        known = self._routes.setdefault(source, {})
+        known = self._routes.of(arrivals.source if self._minds_source else "")
         try:
-            return np.fromiter(map(known.get, topics), np.int64, len(topics))
+            return np.fromiter(map(known.get, topics), np.intp, len(topics))
         except TypeError:
-            # In the order of arrival: where series run out, who came first has one.
-            missing = [topic for topic in dict.fromkeys(topics) if topic not in known]
-        if self._routes_count + len(missing) > self.limits.routes_max:
-            self._forget_routes()
-            known, missing = self._routes.setdefault(source, {}), list(dict.fromkeys(topics))
-        for topic in missing:
-            known[topic] = self._route(topic, arrivals.source)
-        self._routes_count += len(missing)
-        return np.fromiter(map(known.__getitem__, topics), np.int64, len(topics))
+            owners = Owners(arrivals.owners, otherwise=arrivals.source)
+        # In the order of arrival: where series run out, who came first has one.
+        for position, topic in enumerate(topics):
+            if topic not in known:
+                self._add_route(topic, arrivals.source, owners.of(position))
+        return np.fromiter(map(known.__getitem__, topics), np.intp, len(topics))
 
-    def _forget_routes(self) -> None:
-        self._routes.clear()
-        self._routes_count = 0
-        for plan in self._plans:
-            plan.forget()
-
-    def _route(self, raw: bytes, source: str) -> int:
+    def _add_route(self, raw: bytes, source: str, owner: str) -> None:
         """Look a topic up in the mappings."""
         number: int | None = len(self.mappings) + 1
         text = raw[: self.limits.topic_bytes_max].decode(errors="replace")
@@ -162,8 +160,16 @@ class Mapper:
             else:
                 number = len(self.mappings)
         assert number is not None, "what nobody takes has plans of its own"
-        row = self._plans[number].add_topic(Topic(text, {**captures, "topic": text, "source": source}))
-        return (number << _ROW_BITS) | row
+        plan = self._plans[number]
+        row = plan.add_topic(Topic(text, {**captures, "topic": text, "source": source}, owner))
+        self._routes.add(
+            source if self._minds_source else "",
+            raw,
+            plan=number,
+            row=row,
+            texts=(text, *captures.values()),
+            row_bytes=plan.row_bytes,
+        )
 
     def _topic_problem(self, raw: bytes) -> str:
         if len(raw) > self.limits.topic_bytes_max:

@@ -204,11 +204,13 @@ class MapLimits(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen
     topic_bytes_max: Annotated[int, Meta(description="Longest topic.", ge=1)] = 1024
     topic_levels_max: Annotated[int, Meta(description="Levels in a topic.", ge=1)] = 64
     routes_max: Annotated[
-        int, Meta(description="Topics remembered with their mapping; past that all are looked up anew.", ge=1)
+        int, Meta(description="Topics remembered with their mapping; past that the least used are forgotten.", ge=1)
     ] = 16_384
+    routes_bytes_max: Annotated[int, Meta(description="Memory for these topics.", ge=1)] = 8 << 20
     leaves_max: Annotated[int, Meta(description="Names remembered of metrics that payloads name themselves.", ge=1)] = (
         131_072
     )
+    leaves_bytes_max: Annotated[int, Meta(description="Memory for these names, of one mapping.", ge=1)] = 8 << 20
     depth_max: Annotated[int, Meta(description="How deep a payload is nested.", ge=1, le=200)] = 32
     readings_per_payload_max: Annotated[int, Meta(description="Readings in one payload.", ge=1)] = 1_000_000
     fields_per_payload_max: Annotated[

@@ -46,6 +46,9 @@ SCOPE_NAME: Final = "tidegate"
 GATEWAY_PREFIX: Final = "tidegate."
 
 PLANS_MAX: Final = 16_384
+PLANS_BYTES_MAX: Final = 8 * 1024 * 1024
+# A plan with two heads, beside the texts of its series.
+PLAN_BYTES: Final = 1000
 HEADS_PER_PLAN_MAX: Final = 8
 LAYOUTS_MAX: Final = 8
 LAYOUTS_BYTES_MAX: Final = 2 * 1024 * 1024
@@ -174,6 +177,7 @@ class MetricsEncoder:
         self._gateway_attributes = gateway_attributes
         self._version = version
         self._plans: dict[int, _Plan] = {}
+        self._plans_bytes = 0
         self._layouts: OrderedDict[object, _Layout] = OrderedDict()
         self._layouts_bytes = 0
 
@@ -260,8 +264,9 @@ class MetricsEncoder:
         return pieces, places
 
     def _plan(self, number: int) -> _Plan:
-        if len(self._plans) >= PLANS_MAX:
+        if len(self._plans) >= PLANS_MAX or self._plans_bytes >= PLANS_BYTES_MAX:
             self._plans.clear()
+            self._plans_bytes = 0
         series = self._series(number)
         attributes = b"".join(_key_value(7, key, value) for key, value in series.attributes)
         size = protobuf.varint(_POINT_BYTES + len(attributes))
@@ -277,6 +282,7 @@ class MetricsEncoder:
             points=(points[0], points[1], points[1]),
             time_offset=len(lead),
         )
+        self._plans_bytes += PLAN_BYTES + len(plan.resource) + 3 * len(plan.head) + 2 * len(points[0])
         return plan
 
 

@@ -6,7 +6,7 @@ Must not decode or map anything.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from gateway.core.batch import Batch, Series
 from gateway.core.contracts import Priority
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -23,19 +23,25 @@ if TYPE_CHECKING:
     from gateway.codecs.mapping_settings import MappingSettings, MetricSettings
     from gateway.core.batch import Attributes, AttributeValue
 
-    Resolve = Callable[[Series], int | None]
+    Resolve = Callable[[Series, str], int | None]
 
 PRIORITIES: Final = {"critical": Priority.CRITICAL, "normal": Priority.NORMAL, "bulk": Priority.BULK}
 
-NO_SERIES_LEFT: Final = "no series is left: more different ones than max_series allows"
+NO_SERIES_LEFT: Final = "no series is left: max_series, series_bytes or its owner's share of them is reached"
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A topic with what its mapping's pattern captured; `captures` has "topic" and "source" too."""
+    """A topic with what its mapping's pattern captured; `captures` has "topic" and "source" too.
+
+    `owner` is who brought it first: its series are counted for them.
+    """
 
     text: str
     captures: Mapping[str, str]
+    owner: str = ""
 
     @property
     def last_level(self) -> str:
@@ -113,6 +119,43 @@ class Work:
         self.output.malformed += [(position, reason, sentence)] * readings
 
 
+class Rows(Generic[_T]):
+    """Things by small numbers, their rows. What is let go makes room for the next."""
+
+    def __init__(self) -> None:
+        self._things: list[_T | None] = []
+        self._free: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._things) - len(self._free)
+
+    def __getitem__(self, row: int) -> _T:
+        thing = self._things[row]
+        assert thing is not None, f"row {row} was let go"
+        return thing
+
+    def add(self, thing: _T) -> int:
+        """Take a thing; return its row."""
+        if self._free:
+            row = self._free.pop()
+            self._things[row] = thing
+        else:
+            row = len(self._things)
+            self._things.append(thing)
+        return row
+
+    def drop(self, rows: Iterable[int]) -> None:
+        """Let go of rows."""
+        for row in rows:
+            assert self._things[row] is not None, f"row {row} was let go before"
+            self._things[row] = None
+            self._free.append(row)
+
+    def values(self) -> list[_T]:
+        """Return all things."""
+        return [thing for thing in self._things if thing is not None]
+
+
 class Plan(Protocol):
     """A mapping that is ready to work."""
 
@@ -120,8 +163,17 @@ class Plan(Protocol):
         """Take a topic that is the mapping's; return its row."""
         ...
 
-    def forget(self) -> None:
-        """Let go of all topics: their rows are not used any more."""
+    @property
+    def row_bytes(self) -> int:
+        """How much memory the plan's tables take for one topic."""
+        ...
+
+    def drop_topics(self, rows: Sequence[int]) -> None:
+        """Let go of topics: their rows are given to others."""
+        ...
+
+    def forget_series(self, numbers: npt.NDArray[np.uint32]) -> None:
+        """Let go of these numbers, distinct and in order: whose series they were is asked for again."""
         ...
 
     def map(self, work: Work) -> None:
@@ -135,16 +187,19 @@ class RefusingPlan:
     def __init__(self, reason: str, sentence: Callable[[str], str]) -> None:
         self._reason = reason
         self._sentence = sentence
-        self._topics: list[Topic] = []
+        self._topics: Rows[Topic] = Rows()
+        self.row_bytes = 0
 
     def add_topic(self, topic: Topic) -> int:
         """Take a topic; return its row."""
-        self._topics.append(topic)
-        return len(self._topics) - 1
+        return self._topics.add(topic)
 
-    def forget(self) -> None:
-        """Let go of all topics."""
-        self._topics.clear()
+    def drop_topics(self, rows: Sequence[int]) -> None:
+        """Let go of topics."""
+        self._topics.drop(rows)
+
+    def forget_series(self, numbers: npt.NDArray[np.uint32]) -> None:
+        """Do nothing: there are none here."""
 
     def map(self, work: Work) -> None:
         """Lose every payload."""

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from gateway.codecs.routing import NO_SERIES_LEFT
-from gateway.core.batch import distinct
+from gateway.core.batch import distinct, is_among
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
 
@@ -34,19 +34,24 @@ class SeriesTable:
     def __init__(self, metrics: int, *, resolve: Callable[[int, int], int | None]) -> None:
         self._resolve = resolve
         self._numbers = np.full((metrics, ROWS_FIRST), UNRESOLVED, np.int64)
-        self._rows = 0
 
-    def add_row(self) -> int:
-        """Return a new row."""
-        if self._rows == self._numbers.shape[1]:
+    @property
+    def row_bytes(self) -> int:
+        """How much memory a row takes, with room to grow."""
+        return 2 * 8 * len(self._numbers)
+
+    def cover(self, row: int) -> None:
+        """Make room for a row."""
+        while row >= self._numbers.shape[1]:
             self._numbers = np.concatenate([self._numbers, np.full_like(self._numbers, UNRESOLVED)], axis=1)
-        self._rows += 1
-        return self._rows - 1
 
-    def forget(self) -> None:
-        """Let go of all rows."""
-        self._numbers = np.full((len(self._numbers), ROWS_FIRST), UNRESOLVED, np.int64)
-        self._rows = 0
+    def drop(self, rows: Sequence[int]) -> None:
+        """Let go of what stands in rows."""
+        self._numbers[:, rows] = UNRESOLVED
+
+    def forget_series(self, numbers: npt.NDArray[np.uint32]) -> None:
+        """Let go of these numbers, distinct and in order."""
+        self._numbers[is_among(self._numbers, numbers)] = UNRESOLVED
 
     def one(self, metric: int, row: int) -> int:
         """Return the series of one metric of one row, UNRESOLVED where none is left."""

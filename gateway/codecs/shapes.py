@@ -16,12 +16,13 @@ import numpy as np
 from gateway.codecs.device_time import Times, at_arrival, keep_sane, read_times
 from gateway.codecs.paths import ABSENT
 from gateway.codecs.payloads import JSON_ERRORS, decode_any_json
+from gateway.codecs.routing import Rows
 from gateway.codecs.series_table import ROWS_FIRST, SeriesTable
 from gateway.codecs.structs import compile_struct
 from gateway.codecs.walking import NUMBERS, TIME_KEYS, leaf_name, own_time, sure_times
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
 
@@ -110,13 +111,28 @@ class Shape:
         self._names = [name for name in self._names if time is None or name != time.name]
         self._columns = [(readers[name], reader_of(name)) for name in self._names]
         self._priority = priority
-        self._topics: list[Topic] = []
+        self.form = form
+        self._topics: Rows[Topic] = Rows()
         self._series = SeriesTable(len(self._names), resolve=lambda k, row: resolve(self._topics[row], self._names[k]))
+
+    def __len__(self) -> int:
+        """Return how many topics have this form."""
+        return len(self._topics)
 
     def add_topic(self, topic: Topic) -> int:
         """Take a topic; return its row."""
-        self._topics.append(topic)
-        return self._series.add_row()
+        row = self._topics.add(topic)
+        self._series.cover(row)
+        return row
+
+    def drop_topics(self, rows: Sequence[int]) -> None:
+        """Let go of topics."""
+        self._topics.drop(rows)
+        self._series.drop(rows)
+
+    def forget_series(self, numbers: npt.NDArray[np.uint32]) -> None:
+        """Let go of these numbers."""
+        self._series.forget_series(numbers)
 
     def map(self, work: Work) -> list[int]:
         """Map what has this form; return the indexes of the payloads that are left to the walk."""
@@ -164,35 +180,42 @@ class Shape:
 
 
 class Shapes:
-    """The shapes of a mapping's topics. `make` builds one for a form and an object that has it."""
+    """The shapes of a mapping's topics. `make` builds one for a form and an object that has it.
 
-    def __init__(self, make: Callable[[Any, Any], Shape | None]) -> None:
+    `topics` are the mapping's, by row. A form that no topic has any more makes room for another.
+    """
+
+    def __init__(self, make: Callable[[Any, Any], Shape | None], *, topics: Callable[[int], Topic]) -> None:
         self._make = make
-        self._topics: list[Topic] = []
-        self._forget_shapes()
-
-    def _forget_shapes(self) -> None:
+        self._topic = topics
         self._shapes: list[Shape] = []
         self._numbers: dict[Any, int] = {}
-        self._looks = [0] * len(self._topics)
-        # By topic: the number of its shape, and its row there.
-        self._shape_of = np.full(max(ROWS_FIRST, len(self._topics)), _NOWHERE, np.intp)
+        # By topic: how often it was looked at, the number of its shape, and its row there.
+        self._looks = np.zeros(ROWS_FIRST, np.int8)
+        self._shape_of = np.full(ROWS_FIRST, _NOWHERE, np.intp)
         self._row_of = self._shape_of.copy()
 
-    def add_topic(self, topic: Topic) -> None:
-        """Take a topic, the next row."""
-        self._topics.append(topic)
-        self._looks.append(0)
-        if len(self._topics) > len(self._shape_of):
+    def cover(self, row: int) -> None:
+        """Make room for a topic's row."""
+        while row >= len(self._shape_of):
             more = np.full_like(self._shape_of, _NOWHERE)
             self._shape_of = np.concatenate([self._shape_of, more])
             self._row_of = np.concatenate([self._row_of, more])
+            self._looks = np.concatenate([self._looks, np.zeros_like(self._looks)])
 
-    def forget(self, *, topics: bool = True) -> None:
-        """Let go of all shapes, and of all topics if it is said."""
-        if topics:
-            self._topics.clear()
-        self._forget_shapes()
+    def drop_topics(self, rows: Sequence[int]) -> None:
+        """Let go of topics."""
+        dropped = np.array(rows, np.intp)
+        numbers = self._shape_of[dropped]
+        for number in set(numbers.tolist()) - {_NOWHERE}:
+            self._shapes[number].drop_topics(self._row_of[dropped[numbers == number]].tolist())
+        self._shape_of[dropped] = _NOWHERE
+        self._looks[dropped] = 0
+
+    def forget_series(self, numbers: npt.NDArray[np.uint32]) -> None:
+        """Let go of these numbers."""
+        for shape in self._shapes:
+            shape.forget_series(numbers)
 
     def map(self, work: Work) -> Work | None:
         """Map what has a known shape; return what is left, None if nothing is."""
@@ -224,7 +247,7 @@ class Shapes:
                 number = self._shape_number(payload)
                 if number != _NOWHERE:
                     self._shape_of[row] = number
-                    self._row_of[row] = self._shapes[number].add_topic(self._topics[row])
+                    self._row_of[row] = self._shapes[number].add_topic(self._topic(row))
 
     def _shape_number(self, payload: bytes) -> int:
         try:
@@ -234,12 +257,19 @@ class Shapes:
         form = form_of(document)
         if form is None:
             return _NOWHERE
-        if form not in self._numbers and len(self._shapes) < SHAPES_MAX:
-            shape = self._make(form, document)
-            if shape is not None:
-                self._numbers[form] = len(self._shapes)
+        number = self._numbers.get(form)
+        if number is None:
+            number = next((k for k, shape in enumerate(self._shapes) if not len(shape)), len(self._shapes))
+            shape = self._make(form, document) if number < SHAPES_MAX else None
+            if shape is None:
+                return _NOWHERE
+            if number == len(self._shapes):
                 self._shapes.append(shape)
-        return self._numbers.get(form, _NOWHERE)
+            else:
+                del self._numbers[self._shapes[number].form]
+                self._shapes[number] = shape
+            self._numbers[form] = number
+        return number
 
 
 def own_shape_time(document: Any) -> ShapeTime | None:

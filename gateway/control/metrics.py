@@ -75,6 +75,15 @@ def _whole(status: dict[str, Any]) -> Iterator[Metric]:
     for key, about in (("used_bytes", "Bytes the shelf holds."), ("max_bytes", "Bytes the shelf may hold.")):
         if _is_number(store.get(key)):
             yield GaugeMetricFamily(f"tidegate_store_{key}", about, value=store[key])
+    for key, about in (("series", "Series that are told apart."), ("series_bytes", "Memory that they take.")):
+        if _is_number(store.get(key)):
+            yield GaugeMetricFamily(f"tidegate_{key}", about, value=store[key])
+    refused = CounterMetricFamily(
+        "tidegate_series_refused", "Times that a reading found no series, by reason.", labels=["reason"]
+    )
+    for reason, times in store.get("series_refused", {}).items():
+        refused.add_metric([reason], times)
+    yield refused
 
 
 def _sources(sources: dict[str, dict[str, Any]]) -> Iterator[Metric]:

@@ -56,6 +56,7 @@ class HardwareProfile(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, 
     pending_bytes: Annotated[Size, _about("Arrivals in memory that wait for their commit, at most.")]
     threads: Annotated[int, _about("Worker threads of each uplink.", ge=1, le=64)]
     max_series: Annotated[int, _about("Series kept apart, at most.", ge=1)]
+    series_bytes: Annotated[Size, _about("Memory for them.")] = Size(8 << 20)
     zstd_level: Annotated[int, _about("How hard segments and requests are compressed.", ge=1, le=19)]
 
 

@@ -24,6 +24,7 @@ UplinkSettings: TypeAlias = OtlpUplinkSettings
 AttributeValue: TypeAlias = str | bool | int | float
 
 STATE_DIR: Final = "/var/lib/tidegate"
+SERIES_IDLE_MIN: Final = Duration(3600)
 
 
 class GatewaySettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
@@ -45,8 +46,33 @@ class GatewaySettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, 
     ] = {}
     max_series: Annotated[
         Annotated[int, Meta(ge=1)] | None,
-        Meta(description="How many series are told apart; the hardware profile's number if not given."),
+        Meta(
+            description="How many series are told apart; the hardware profile's number if not given. Readings of a new "
+            "one beyond it go to the ledger as max_series. Half of them are for whoever comes first; the other half is "
+            "divided evenly between the sources, and the users and certificates of an mqtt_server, so that nobody "
+            "who floods the gateway with topics can take them all."
+        ),
     ] = None
+    series_bytes: Annotated[
+        Size | None,
+        Meta(
+            description="Memory for series, shared out like max_series; the hardware profile's if not given, and an "
+            "eighth of store.max_bytes at most, since on the disk each stands twice."
+        ),
+    ] = None
+    series_idle: Annotated[
+        Duration,
+        Meta(
+            description="A series of which nothing is held is forgotten after so long without a reading, or since the "
+            "start; where series are scarce sooner: after 10 minutes one that never came back, after an hour others, "
+            "the one that is idle for longest first. One that comes back is a new series here, and the same upstream."
+        ),
+    ] = Duration(7 * 86400)
+
+    def __post_init__(self) -> None:
+        """Refuse what would forget series that are in use."""
+        if self.series_idle < SERIES_IDLE_MIN:
+            raise ValueError(f"series_idle is {self.series_idle}; give a series an hour or more to come back")
 
 
 class ControlSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
@@ -118,6 +144,14 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tr
             if isinstance(source, SerialSettings) and source.payload is not None
         )
         return (*self.mappings, *lines, *(() if self.mappings else default_mappings()))
+
+    def owners(self) -> tuple[str, ...]:
+        """Return who shares what is scarce: the sources, and of an MQTT server its users."""
+        return tuple(
+            owner
+            for source in self.sources
+            for owner in (source.owners if isinstance(source, MqttServerSettings) else (source.name,))
+        )
 
     def warnings(self) -> list[str]:
         """Return what is allowed and perhaps not meant, as sentences."""

@@ -100,6 +100,11 @@ def _troubles(status: dict[str, Any]) -> Iterator[str]:
     for name, what in (("quarantined", "payloads that nobody understood"), ("refused", "segments that were refused")):
         if count := store.get(name):
             yield from _wrap(f"{count:,} {what} are set aside", head="! ", colour=YELLOW)
+    if refused := store.get("series_refused"):
+        told = f"of {store.get('series', 0):,} series there may be {store.get('max_series', 0):,}"
+        told += f", with {amount(store.get('series_bytes', 0))} of {amount(store.get('max_series_bytes', 0))}"
+        text = f"readings found no series: {_reasons(refused)} ({told}; see max_series and series_bytes in [gateway])"
+        yield from _wrap(text, head="! ", colour=YELLOW)
     for name, detector in status.get("detectors", {}).items():
         if found := detector.get("findings"):
             yield from _wrap(f"detector {name}: {found:,} findings")

@@ -200,6 +200,20 @@ def distinct(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return ordered[keep]
 
 
+def is_among(values: npt.NDArray[Any], ordered: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Return which of `values` are in `ordered`, which are in order. np.isin would import numpy.ma too.
+
+    >>> is_among(np.array([[3, 1], [9, 2]]), np.array([1, 3]))
+    array([[ True,  True],
+           [False, False]])
+    """
+    if not len(ordered):
+        return np.zeros(values.shape, np.bool_)
+    places = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
+    found: npt.NDArray[np.bool_] = ordered[places] == values
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class LogRecords:
     """Encoded OTLP LogRecord messages with their stream and time.

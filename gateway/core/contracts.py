@@ -74,12 +74,15 @@ class Arrivals:
     (CLOCK_BOOTTIME, ns) at which the buffer was read: one stamp for the whole buffer. `prepared` belongs to
     the pipeline: what it made of the arrivals, kept so that offering them again costs nothing twice. From then
     on `payloads` is empty, since what waits for the disk waits as columns; `len` still counts the messages.
+    `owners` says whose the messages are where a source tells its users apart, in runs of (messages, name); without
+    it all are the source's. What they may take of what is scarce is counted by that name.
     """
 
     source: str
     topics: Sequence[bytes]
     payloads: Sequence[bytes]
     arrived_ns: int
+    owners: Sequence[tuple[int, str]] = field(default=(), kw_only=True)
     prepared: object = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:

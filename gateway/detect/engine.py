@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from gateway.core.batch import MONOTONIC, distinct
+from gateway.core.batch import MONOTONIC, distinct, is_among
 from gateway.core.clock import NS_PER_S
 from gateway.detect.gate import Gate
+from gateway.detect.rows import UNSEEN, RowTable
 from gateway.detect.saved import SavedError, pack, unpack
 from gateway.detect.settings import DetectorSettings, IqrSettings, Match, ZScoreSettings
 from gateway.detect.statistics import InterquartileRange, ZScore
@@ -28,11 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["DetectorSettings", "Engine", "Finding"]
 
 # In the table from series numbers to rows.
-UNSEEN: Final = -2
-UNWATCHED: Final = -1
+UNWATCHED: Final = -2
+OVER_LIMIT: Final = -3
 ATTRIBUTES_SHOWN: Final = 4
-# Series numbers are small and dense; a table for one far beyond them would be our mistake.
-SERIES_NUMBER_MAX: Final = 1 << 24
 
 MEASURES: Final = {
     "zscore": "standard deviations from its mean",
@@ -80,6 +79,11 @@ class Engine:
             return []
         values = batch.values()
         return [finding for watch in self._watches for finding in watch.look(batch, values)]
+
+    def forget_series(self, numbers: npt.NDArray[np.uint32]) -> None:
+        """Let go of these numbers, distinct and in order. What was learnt stays until its row is needed."""
+        for watch in self._watches:
+            watch.forget_series(numbers)
 
     def status(self) -> dict[str, dict[str, int]]:
         """Return the counts of each detector, by its name."""
@@ -130,9 +134,12 @@ class _Watch:
     gate: Gate = field(init=False)
     kind: str = field(init=False)
     _matches: Callable[[Series], bool] = field(init=False)
-    _row_of: npt.NDArray[np.int32] = field(init=False)
+    _row_of: RowTable = field(default_factory=RowTable)
     _identity: list[int] = field(default_factory=list)
-    _restored: dict[int, int] = field(default_factory=dict)
+    # Rows of series that have no number now, by identity, from the one that is without for longest: restored ones
+    # that have not spoken yet, and forgotten ones. Only forgotten ones are given away.
+    _unnumbered: dict[int, int] = field(default_factory=dict)
+    _may_give_away: bool = False
 
     def __post_init__(self) -> None:
         settings = self.settings
@@ -145,7 +152,6 @@ class _Watch:
             findings_max=settings.findings_max,
         )
         self._matches = matcher(settings.match)
-        self._row_of = np.full(0, UNSEEN, np.int32)
 
     @property
     def key(self) -> str:
@@ -199,19 +205,26 @@ class _Watch:
         )
 
     def _rows(self, numbers: npt.NDArray[np.uint32]) -> npt.NDArray[np.intp]:
-        """Return the row of each series number, UNWATCHED where there is none."""
-        highest = int(numbers.max())
-        assert highest < SERIES_NUMBER_MAX, highest
-        if highest >= len(self._row_of):
-            grown = np.full(max(highest + 1, len(self._row_of) * 2, 64), UNSEEN, np.int32)
-            grown[: len(self._row_of)] = self._row_of
-            self._row_of = grown
-        rows = self._row_of[numbers]
-        if (rows == UNSEEN).any():
-            for number in distinct(numbers[rows == UNSEEN]).tolist():
-                self._row_of[number] = self._enter(number)
-            rows = self._row_of[numbers]
+        """Return the row of each series number, less than 0 where there is none."""
+        rows = self._row_of.find(numbers)
+        unseen = rows == UNSEEN
+        if unseen.any():
+            for number in distinct(numbers[unseen]).tolist():
+                self._row_of.set(number, self._enter(number))
+            rows = self._row_of.find(numbers)
         return rows.astype(np.intp)
+
+    def forget_series(self, numbers: npt.NDArray[np.uint32]) -> None:
+        """Let go of numbers. Their rows stay known by identity, should the series come back."""
+        table = self._row_of
+        gone = is_among(table.numbers, numbers)
+        for row in table.rows[gone & (table.rows >= 0)].tolist():
+            self._unnumbered[self._identity[row]] = row
+        # Who found no row may find one now. What was restored and has not spoken since is as idle as these.
+        waiting = (table.rows == OVER_LIMIT) & (table.numbers >= 0)
+        self.counts.series_over_limit -= int(waiting.sum())
+        self._may_give_away = True
+        table.drop(gone | waiting)
 
     def _enter(self, number: int) -> int:
         """Return the row for a series that is seen for the first time in this run."""
@@ -219,16 +232,27 @@ class _Watch:
         if not self._matches(series):
             return UNWATCHED
         identity = identify(series)
-        known = self._restored.pop(identity, None)
+        known = self._unnumbered.pop(identity, None)
         if known is not None:
             return known
         if self.rows_used >= self.settings.series_max:
-            self.counts.series_over_limit += 1
-            return UNWATCHED
+            if not self._unnumbered or not self._may_give_away:
+                self.counts.series_over_limit += 1
+                return OVER_LIMIT
+            return self._give_away(identity)
         row = self.rows_used
         self.rows_used += 1
         self.detector.grow(self.rows_used)
         self._identity.append(identity)
+        return row
+
+    def _give_away(self, identity: int) -> int:
+        """Return the row of the series that is forgotten for longest, empty, for another."""
+        row = self._unnumbered.pop(next(iter(self._unnumbered)))
+        for column in self.detector.state().values():
+            column[row] = 0
+        self.gate.forget(row)
+        self._identity[row] = identity
         return row
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
@@ -263,7 +287,7 @@ class _Watch:
             own[name][:used] = array
         self.rows_used = used
         self._identity = identity.tolist()
-        self._restored = {value: row for row, value in enumerate(self._identity)}
+        self._unnumbered = {value: row for row, value in enumerate(self._identity)}
         self.gate.restore(gate[gate[:, 0] < used])
         return True
 

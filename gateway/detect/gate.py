@@ -108,6 +108,10 @@ class Gate:
             return True
         return clock == memory.said_clock and abs(at_ns - memory.said_ns) < self._silence_ns
 
+    def forget(self, row: int) -> None:
+        """Remember nothing of a row: another series has it now."""
+        self._memory.pop(row, None)
+
     def state(self) -> npt.NDArray[np.float64]:
         """Return what is remembered, (rows, 4): row, record, its place, place of the last finding.
 

@@ -24,10 +24,17 @@ from gateway.net.addresses import is_loopback, split_address
 from gateway.net.mqtt import PACKET_BYTES_MIN
 from gateway.net.mqtt_fields import ReasonCode
 from gateway.sources.mqtt_server_admission import Limits
-from gateway.sources.mqtt_server_auth import Attempts, Doorkeeper, MqttCertificate, MqttUser, check_patterns
+from gateway.sources.mqtt_server_auth import (
+    ANONYMOUS,
+    Attempts,
+    Doorkeeper,
+    MqttCertificate,
+    MqttUser,
+    check_patterns,
+)
 from gateway.sources.mqtt_server_connection import Connection
 from gateway.sources.mqtt_server_hub import Hub, Pause
-from gateway.sources.mqtt_server_intake import Intake
+from gateway.sources.mqtt_server_intake import Intake, user_label
 from gateway.sources.mqtt_server_session import Session, Sessions
 
 if TYPE_CHECKING:
@@ -157,6 +164,13 @@ class MqttServerSettings(
                 raise ValueError(f"{what} {twice[0]!r} is named twice")
         if self.packet_bytes_max < PACKET_BYTES_MIN or self.packet_bytes_max > self.in_flight_bytes_max:
             raise ValueError(f"packet_bytes_max is {PACKET_BYTES_MIN} bytes or more and at most in_flight_bytes_max")
+
+    @property
+    def owners(self) -> tuple[str, ...]:
+        """Who shares what is scarce: every user and certificate by itself, all without a name together."""
+        names = [user.name for user in self.users] + [entry.common_name for entry in self.certificates]
+        names += [ANONYMOUS] if self.lets_anyone_in else []
+        return tuple(dict.fromkeys(user_label(self.name, name) for name in names))
 
     @property
     def lets_anyone_in(self) -> bool:

@@ -339,6 +339,7 @@ class Connection(asyncio.BufferedProtocol):
             session=self._session,
             exactly_once=exactly_once,
             is_kept=not count,
+            user=self._grant.name if self._grant is not None else ANONYMOUS,
         )
         self._receipts.append(receipt)
         self._bytes_in_flight += size

@@ -142,7 +142,7 @@ class Hub:
         if waiting is not None and waiting.will is not None:
             will = self._take_will(waiting)
             if connect.clean_start:
-                self.publish_will(will)
+                self.publish_will(will, user=key[0])
         opened = self.sessions.open(key, connect, expiry_s_max=self.limits.session_expiry_s_max, now_s=self.now_s())
         self.by_session[key] = connection
         return opened
@@ -159,13 +159,13 @@ class Hub:
         size = _will_size(will)
         if delay_s and self.will_bytes + size > WILL_BYTES_MAX:
             self.refuse("wills_waiting", "too many wills wait; one was said before its delay was over")
-            self.publish_will(will)
+            self.publish_will(will, user=session.key[0])
         elif delay_s:
             self.will_bytes += size
             session.will = will
             session.will_timer = asyncio.get_running_loop().call_later(delay_s, self.wake_will, session)
         else:
-            self.publish_will(will)
+            self.publish_will(will, user=session.key[0])
 
     def remember(self, receipt: Receipt, *, of: Connection) -> None:
         """Note QoS 2 messages as kept; tell a newer connection of the client that has sent them again."""
@@ -181,14 +181,14 @@ class Hub:
     def fail(self) -> None:
         """Nobody waits for an answer to a will."""
 
-    def publish_will(self, will: Will) -> None:
-        """Hand a will in as an ordinary message."""
-        self.intake.put(Receipt(self, b"", 1, _will_size(will)), [will.topic], [will.payload])
+    def publish_will(self, will: Will, *, user: str) -> None:
+        """Hand a will in as an ordinary message of the user who left it."""
+        self.intake.put(Receipt(self, b"", 1, _will_size(will), user=user), [will.topic], [will.payload])
 
     def wake_will(self, session: Session) -> None:
         """Hand in a will that has waited, once."""
         if session.will is not None:
-            self.publish_will(self._take_will(session))
+            self.publish_will(self._take_will(session), user=session.key[0])
 
     def _take_will(self, session: Session) -> Will:
         will, session.will = session.will, None

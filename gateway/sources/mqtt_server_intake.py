@@ -55,7 +55,7 @@ class Receipt:
     """Messages handed in together: what to write once they are kept, and what they take of the limits.
 
     `unacknowledged` of them have a packet id. `exactly_once` are the ids of QoS 2 among them, `session` is
-    where those are remembered.
+    where those are remembered. `user` is who sent them, "" for somebody without a name.
     """
 
     owner: Owner
@@ -66,6 +66,16 @@ class Receipt:
     session: Session | None = None
     exactly_once: tuple[bytes, ...] = ()
     is_kept: bool = False
+    user: str = ""
+
+
+def user_label(source: str, user: str) -> str:
+    """Return the name by which a user's share of what is scarce is counted.
+
+    >>> user_label("direct", "pump"), user_label("direct", "")
+    ('direct/pump', 'direct')
+    """
+    return f"{source}/{user}" if user else source
 
 
 class Intake:
@@ -137,7 +147,8 @@ class Intake:
         if not self._receipts:
             return
         receipts = self._receipts
-        arrivals = Arrivals(self._source, self._topics, self._payloads, self._arrived_ns)
+        owners = [(receipt.messages, user_label(self._source, receipt.user)) for receipt in receipts]
+        arrivals = Arrivals(self._source, self._topics, self._payloads, self._arrived_ns, owners=owners)
         self._topics, self._payloads, self._receipts, self._bytes_gathered = [], [], [], 0
         self._telemetry.count(
             "tidegate_source_messages_received",

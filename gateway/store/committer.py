@@ -18,6 +18,7 @@ from gateway.core.contracts import BootId, FullError
 from gateway.store.accounts import Entry, encode_state
 from gateway.store.connection import DATABASE
 from gateway.store.drawer import Drawer
+from gateway.store.forgetting import Forgetter
 from gateway.store.gathering import RETRY_S, Gathering
 from gateway.store.keeping import TEND_S, Keeper
 from gateway.store.planning import DAMAGED, encode_boot, make_change, next_state
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from gateway.store.opening import Opened
     from gateway.store.records import Lease, SetAside
     from gateway.store.room import Room
-    from gateway.store.series import SeriesRegistry
+    from gateway.store.series import SeriesBounds, SeriesRegistry
     from gateway.store.settings import StoreSettings
     from gateway.store.writer import Pending, Sealed
 
@@ -73,6 +74,7 @@ class Surroundings:
     clock: Clock
     telemetry: Telemetry
     max_series: int
+    series: SeriesBounds
     commit_interval_s: float
 
 
@@ -123,6 +125,7 @@ class Committer:
         self._refusing: deque[Refusal] = deque(maxlen=REFUSED_WAITING_MAX)
         self.watchers = Watchers(lambda uplink: self.accounts.shares[uplink].held)
         self._boots_unsaved = True
+        self.forgetter = Forgetter(registry, clock=self._clock, telemetry=self._telemetry)
         self._keeper = Keeper(
             connection, room=self.room, timeline=self.timeline, desks=desks, settings=settings, clock=self._clock
         )
@@ -326,7 +329,9 @@ class Committer:
         return None if wall_ns is None else wall_ns - now_ns
 
     async def _write(self, pending: Pending, sealed: Sealed, *, clean: bool) -> None:
-        found = await self._keeper.find_victims(sealed.size_bytes)
+        # New series take room too, but never make anybody go by themselves.
+        size_bytes = sealed.size_bytes
+        found = await self._keeper.find_victims(size_bytes and size_bytes + self._registry.unsaved_bytes)
         # From here to the transaction all is one step of the event loop: nobody acks or leases in between.
         # While victims were looked for, somebody may have begun to send one: it stays, or it would be both
         # delivered and lost.
@@ -347,7 +352,9 @@ class Committer:
                 timeline=self.timeline,
                 now_ns=self.now_ns(),
             )
+            leaving = self.forgetter.plan(sealed, self.gathering.pending)
             work, state = self._plan(pending, sealed, change, clean=clean)
+            work.series_left = leaving
             work.done, work.removed = done, gone
             work.refused = self.refused.plan(self.now_ns(), refusing)
             await write(self.connection, work)
@@ -357,6 +364,8 @@ class Committer:
         self.accounts.apply(change)
         self.state = state
         self._take_effect(work)
+        if self.forgetter.took_effect(sealed, len(work.series_left)):
+            self._want(ACK_WAIT_S)
         await self.room.measure(self.connection)
 
     def _plan(self, pending: Pending, sealed: Sealed, change: Change, *, clean: bool) -> tuple[Transaction, State]:
@@ -427,7 +436,10 @@ class Committer:
         if self.timeline.observe(self._clock):
             self._boots_unsaved = True
             self._want(ACK_WAIT_S)
-        if await self._keeper.tend():
+        next_sequence = self.next_sequence
+        has_expired = await self._keeper.tend()
+        oldest = self._keeper.oldest
+        if self.forgetter.look(next_sequence if oldest is None else min(oldest, next_sequence)) or has_expired:
             self._want(0)
 
 

@@ -13,8 +13,10 @@ import contextlib
 import logging
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from gateway.core.clock import NS_PER_S
 from gateway.store.accounts import NOBODY, Entry
 from gateway.store.committer import Committer, Surroundings
 from gateway.store.connection import DirectoryLock
@@ -32,7 +34,7 @@ from gateway.store.records import (
     UplinkStatus,
 )
 from gateway.store.room import Room
-from gateway.store.series import SeriesRegistry
+from gateway.store.series import SeriesBounds, SeriesRegistry
 from gateway.store.settings import StoreSettings
 from gateway.store.shelf import ShelfReader
 from gateway.store.starting import is_damage, start
@@ -47,11 +49,13 @@ if TYPE_CHECKING:
     from gateway.core.clock import Clock, Timeline
     from gateway.core.contracts import Priority
     from gateway.core.telemetry import Telemetry
+    from gateway.store.forgetting import Holder
 
 __all__ = [
     "Lease",
     "LeasedSegment",
     "Loss",
+    "SeriesBounds",
     "SetAside",
     "Store",
     "StoreError",
@@ -63,6 +67,8 @@ log = logging.getLogger("tidegate.store")
 
 EVENTS_MAX: Final = 32
 OPENINGS_MAX: Final = 2
+SERIES_SHARE: Final = 8
+"""What series take in memory is at most so much of the shelf's size: on the disk less than twice as much."""
 
 
 class Store:
@@ -83,8 +89,15 @@ class Store:
         self._reader = reader
         self._lock = lock
         self._registry = SeriesRegistry(
-            opened.series, series_max=around.max_series, next_number=opened.state.series_next
+            opened.series,
+            series_max=around.max_series,
+            bounds=around.series,
+            next_number=opened.state.series_next,
+            # Which of them the shelf's segments hold is not known: any of them may be in any.
+            held_to=opened.state.sequence - 1,
+            now_s=around.clock.monotonic_ns() // NS_PER_S,
         )
+        opened.series.clear()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="tidegate-seal")
         recent = Recent(bytes_max=int(around.settings.recent_bytes), floor=opened.state.sequence)
         self._desks = {
@@ -122,11 +135,15 @@ class Store:
         max_series: int,
         telemetry: Telemetry,
         commit_interval_s: float,
+        series: SeriesBounds | None = None,
     ) -> Store:
         """Open the shelf in `state_dir`, a new one where there is none; raise StoreError that says what to do.
 
         A damaged one is salvaged: what can be read is kept, the rest is set aside in a file that `events` name.
         """
+        series = series or SeriesBounds()
+        # They stand twice on the disk: on a small shelf they must not crowd out what is to be sent.
+        series = replace(series, bytes_max=min(series.bytes_max, int(settings.max_bytes) // SERIES_SHARE))
         lock = DirectoryLock(state_dir)
         for _ in range(OPENINGS_MAX):
             async with contextlib.AsyncExitStack() as undo:
@@ -137,7 +154,7 @@ class Store:
                 undo.push_async_callback(reader.close)
                 await room.measure(connection)
                 room.keep_ballast()
-                around = Surroundings(settings, room, clock, telemetry, max_series, commit_interval_s)
+                around = Surroundings(settings, room, clock, telemetry, max_series, series, commit_interval_s)
                 store = cls(connection, reader, opened, around, lock=lock)
                 await store._committer.commit()
                 undo.pop_all()
@@ -150,9 +167,21 @@ class Store:
         store._task = asyncio.create_task(store._committer.run(), name="store commits")
         return store
 
-    def resolve(self, series: Series) -> int | None:
-        """Return the number of `series`, a new one where it is new; None when `max_series` is reached."""
-        return self._registry.resolve(series)
+    def resolve(self, series: Series, owner: str = "", *, is_own: bool = False) -> int | None:
+        """Return the number of `series`, a new one where it is new; None where there is no room for it.
+
+        `owner` is one of those who share the series, "" nobody of them; `is_own` is for the gateway's own words. Who
+        keeps a number longer than one step of the event loop must be one of those that `add_holder` knows.
+        """
+        return self._registry.resolve(series, owner, is_own=is_own)
+
+    def owner(self, number: int) -> str:
+        """Return who brought the series that has `number`, "" where that is not known."""
+        return self._registry.owner(number)
+
+    def add_holder(self, holder: Holder) -> None:
+        """From now on ask `holder` before a series is forgotten, and tell it then."""
+        self._committer.forgetter.holders.append(holder)
 
     def series(self, number: int) -> Series:
         """Return the series that has `number`."""
@@ -257,7 +286,7 @@ class Store:
         return {
             "accepted": self._committer.accounts.accepted,
             "uplinks": {name: self._uplink_status(name) for name in self._desks},
-            "store": self._committer.status() | {"series": len(self._registry)},
+            "store": self._committer.status() | self._registry.status(),
             "clock": {
                 "quality": self.timeline.quality.name.lower(),
                 "steps": self.timeline.steps,

@@ -107,6 +107,7 @@ class Gathering:
                 self._executor, press, priority, batches, self._offset_ns()
             )
             pending.parts.append(work)
+            pending.pressed_series += [batch.series for batch in batches]
 
     async def wait_for_room(self) -> None:
         """Return when something may be appended, in turn; raise FullError where that takes too long."""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.core.contracts import BootId, FullError
 from gateway.store.planning import EVICTED, EXPIRED
-from gateway.store.room import find_evictions, find_expired, find_oldest_boot
+from gateway.store.records import where_from
+from gateway.store.room import find_evictions, find_expired, find_heads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,6 +41,8 @@ class Keeper:
         clock: Clock,
     ) -> None:
         self.forget_before = BootId(0)
+        # The sequence of the oldest segment at the last look, None for an empty shelf.
+        self.oldest: int | None = None
         self._connection = connection
         self._room = room
         self._timeline = timeline
@@ -82,11 +85,12 @@ class Keeper:
                 max_age_s=float(self._settings.max_age),
                 may_go=self.may_go,
             )
-            oldest_boot = await find_oldest_boot(self._connection)
+            heads = await find_heads(self._connection)
         except sqlite3.Error as error:
             log.warning("looking after the shelf failed, trying again later: %s", error)
             return False
-        needed = BootId(oldest_boot or self._timeline.current.boot)
+        self.oldest = min((where_from(head.id)[2] for head in heads), default=None)
+        needed = BootId(min((head.boot for head in heads), default=self._timeline.current.boot))
         if self._timeline.boots[0].boot < needed:
             self.forget_before = needed
         return bool(self._expired)

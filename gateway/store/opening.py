@@ -27,14 +27,13 @@ from gateway.store.accounts import (
 from gateway.store.drawer import ROW_BYTES
 from gateway.store.planning import BEFORE
 from gateway.store.records import STATE_ID, StoreError
-from gateway.store.series import decode_series
+from gateway.store.series import NUMBER_MAX, decode_series, encode_series
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import aiosqlite
 
-    from gateway.core.batch import Series
     from gateway.core.clock import Clock
 
 log = logging.getLogger("tidegate.store")
@@ -47,7 +46,7 @@ class Opened:
     state: State
     accounts: Accounts
     written: dict[tuple[str, str], Entry]
-    series: list[tuple[int, Series]]
+    series: list[tuple[int, bytes]]
     timeline: Timeline
     quarantine: list[tuple[int, int]]
     refused: list[tuple[int, int]]
@@ -112,14 +111,18 @@ async def read_state(connection: aiosqlite.Connection) -> State:
     return state
 
 
-async def read_series(connection: aiosqlite.Connection) -> list[tuple[int, Series]]:
-    """Return all series; one whose row is damaged is read from its copy."""
-    found: dict[int, Series] = {}
+async def read_series(connection: aiosqlite.Connection) -> list[tuple[int, bytes]]:
+    """Return all series as they stand there; one whose row is damaged is read from its copy."""
+    found: dict[int, bytes] = {}
     damaged: set[int] = set()
     for table in ("series_copy", "series"):
         for number, body in await fetch(connection, f"SELECT number, body FROM {table}"):  # noqa: S608  our own two names
+            if not 0 < number <= NUMBER_MAX:
+                # No reading can be of it.
+                continue
             try:
-                found[number] = decode_series(body)
+                # As this version writes it: by that it is found again.
+                found[number] = encode_series(decode_series(body))
             except ValueError:
                 damaged.add(number)
     if lost := damaged - found.keys():

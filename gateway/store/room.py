@@ -136,10 +136,9 @@ async def oldest(connection: aiosqlite.Connection, shelf: int, *, limit: int) ->
     return [Candidate(*row) for row in rows]
 
 
-async def find_oldest_boot(connection: aiosqlite.Connection) -> int | None:
-    """Return the earliest boot that something on the shelf was stored in, None for an empty shelf."""
-    heads = [await oldest(connection, shelf, limit=1) for shelf in range(len(SHELVES))]
-    return min((row.boot for head in heads for row in head), default=None)
+async def find_heads(connection: aiosqlite.Connection) -> list[Candidate]:
+    """Return the oldest segment of each of SHELVES that holds any."""
+    return [row for shelf in range(len(SHELVES)) for row in await oldest(connection, shelf, limit=1)]
 
 
 async def find_evictions(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from gateway.core.batch import MONOTONIC, Batch, LogRecords
+from gateway.core.batch import MONOTONIC, Batch, LogRecords, distinct
 from gateway.core.contracts import BootId, Priority
 from gateway.store.drawer import NOTHING, Filing
 from gateway.store.leases import Row
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     import aiosqlite
+    import numpy.typing as npt
 
     from gateway.store.accounts import Entry
     from gateway.store.records import Loss, SetAside
@@ -40,11 +41,12 @@ READING_BYTES: Final = 21
 
 
 class Part(NamedTuple):
-    """Readings that fill a segment, compressed while others were still coming. Times are as in `time_range`."""
+    """What becomes a segment, compressed. Times are as in `time_range`; `series` has each number once, in order."""
 
     priority: Priority
     pressed: Pressed
     times: tuple[int, int]
+    series: npt.NDArray[np.uint32]
 
 
 @dataclass(slots=True)
@@ -53,6 +55,7 @@ class Pending:
 
     pieces: list[tuple[Priority, Batch]] = field(default_factory=list)
     parts: list[asyncio.Future[Part]] = field(default_factory=list)
+    pressed_series: list[npt.NDArray[np.uint32]] = field(default_factory=list)  # of the parts, not sorted
     logs: list[LogRecords] = field(default_factory=list)
     losses: list[Loss] = field(default_factory=list)
     set_aside: list[SetAside] = field(default_factory=list)
@@ -82,7 +85,7 @@ class Pending:
 def press(priority: Priority, batches: Sequence[Batch], offset_ns: int | None) -> Part:
     """Compress batches that are to be a segment. Pure and long: it runs in a thread."""
     batch = Batch.join(batches)
-    return Part(priority, press_metrics(batch), time_range(batch, offset_ns))
+    return Part(priority, press_metrics(batch), time_range(batch, offset_ns), distinct(batch.series))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,8 @@ class Sealed:
     segments: list[NewSegment]
     sequence: int
     previous_hash: bytes
+    series: npt.NDArray[np.uint32] = field(default_factory=lambda: np.empty(0, np.uint32))
+    """The numbers of all series in them, each once and in order."""
 
     @property
     def size_bytes(self) -> int:
@@ -124,6 +129,7 @@ class Transaction:
     done: dict[int, int] = field(default_factory=dict)  # row id → bits of the uplinks that need it no more
     removed: Sequence[int] = ()
     series: Sequence[tuple[int, bytes]] = ()
+    series_left: Sequence[int] = ()
     ledger: dict[tuple[str, str], Entry] = field(default_factory=dict)
     boots: Sequence[tuple[int, str, bytes]] = ()
     boots_from: int = 0
@@ -146,11 +152,13 @@ def seal(
     Pure and long: it runs in a thread.
     """
     segments: list[NewSegment] = []
+    series: list[npt.NDArray[np.uint32]] = []
     chain = previous_hash
 
     def add(part: Part) -> None:
         nonlocal chain, sequence
-        priority, pressed, times = part
+        priority, pressed, times, numbers = part
+        series.append(numbers)
         body = pressed.seal(sequence=sequence, boot=boot, previous_hash=chain)
         row = Row(place(priority, pressed.signal, sequence), pressed.readings, boot, len(body))
         segments.append(NewSegment(row, *times, body))
@@ -165,8 +173,13 @@ def seal(
             add(press(priority, batches, offset_ns))
     for records in _cut(LogRecords.join(pending.logs)):
         pressed = press_logs(records)
-        add(Part(LOG_PRIORITY, pressed, (pressed.first_ns, pressed.last_ns)))
-    return Sealed(segments, sequence, chain)
+        add(Part(LOG_PRIORITY, pressed, (pressed.first_ns, pressed.last_ns), distinct(records.series)))
+    return Sealed(segments, sequence, chain, series[0] if len(series) == 1 else _distinct_of(series))
+
+
+def _distinct_of(parts: Sequence[npt.NDArray[np.uint32]]) -> npt.NDArray[np.uint32]:
+    found: npt.NDArray[np.uint32] = distinct(np.concatenate([np.empty(0, np.uint32), *parts]))
+    return found
 
 
 def cut(batches: Iterable[Batch], *, readings_max: int = SEGMENT_READINGS_MAX) -> Iterator[list[Batch]]:
@@ -264,6 +277,11 @@ async def _write_shelf(connection: aiosqlite.Connection, work: Transaction) -> N
 
 async def _write_aside(connection: aiosqlite.Connection, work: Transaction) -> None:
     for table in ("series", "series_copy"):
+        if work.series_left:
+            await connection.executemany(
+                f"DELETE FROM {table} WHERE number = ?",  # noqa: S608  our own two names
+                [(number,) for number in work.series_left],
+            )
         if work.series:
             await connection.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", work.series)  # noqa: S608  our own two names
     if work.ledger:

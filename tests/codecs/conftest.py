@@ -42,24 +42,35 @@ class Desk:
         self, *mappings: dict[str, Any], series_max: int = 10**6, limits: dict[str, Any] | None = None
     ) -> None:
         settings = msgspec.convert(mappings, tuple[MappingSettings, ...]) or default_mappings()
-        self.series: list[Series] = []
+        self.series: list[Series | None] = []
+        self.owners: dict[str, str] = {}
+        self.asked = 0
         self.series_max = series_max
         self.mapper = Mapper(settings, resolve=self._resolve, limits=MapLimits(**(limits or {})))
 
-    def _resolve(self, series: Series) -> int | None:
+    def _resolve(self, series: Series, owner: str = "") -> int | None:
+        self.asked += 1
         if series in self.series:
             return self.series.index(series) + 1
         if len(self.series) >= self.series_max:
             return None
         self.series.append(series)
+        self.owners[series.name] = owner
         return len(self.series)
 
+    def forget(self, *names: str) -> None:
+        """Let the mapper forget all series of these names: their numbers are nobody's any more."""
+        gone = [k for k, series in enumerate(self.series) if series is not None and series.name in names]
+        for k in gone:
+            self.series[k] = None
+        self.mapper.forget_series(np.array(gone, np.uint32) + np.uint32(1))
+
     def map(
-        self, *messages: tuple[str | bytes, bytes], wall_ns: int | None = WALL_NS, source: str = "direct"
+        self, *messages: tuple[str | bytes, bytes], wall_ns: int | None = WALL_NS, source: str = "direct", **more: Any
     ) -> tuple[list[Row], Mapped]:
         """Map messages that arrive in one buffer; return the readings as rows too."""
         topics = [topic.encode() if isinstance(topic, str) else topic for topic, _ in messages]
-        arrivals = Arrivals(source, topics, [payload for _, payload in messages], ARRIVED_NS)
+        arrivals = Arrivals(source, topics, [payload for _, payload in messages], **{"arrived_ns": ARRIVED_NS, **more})
         mapped = self.mapper.map(arrivals, wall_ns=wall_ns)
         rows = [row for priority, batch in mapped.pieces for row in self._rows(int(priority), batch)]
         assert mapped.readings == len(rows)
@@ -77,7 +88,9 @@ class Desk:
             elif kind is ValueKind.BOOL:
                 value = bool(bits)
             flags = int(batch.flags[k]) & ~KIND_MASK
-            rows.append(Row(self.series[int(batch.series[k]) - 1], value, int(batch.time_ns[k]), flags, priority))
+            series = self.series[int(batch.series[k]) - 1]
+            assert series is not None, "a forgotten number was given"
+            rows.append(Row(series, value, int(batch.time_ns[k]), flags, priority))
         return rows
 
     def values(self, *messages: tuple[str | bytes, bytes], **options: Any) -> dict[str, list[Any]]:

@@ -352,7 +352,7 @@ def test_any_bytes_map_or_are_malformed(payloads: list[bytes], payload: str) -> 
     from gateway.core.contracts import Arrivals
 
     settings = MappingSettings(match="#", payload=payload, columns=("a", "b") if payload == "csv" else ())
-    mapped = Mapper([settings], resolve=lambda _: 1).map(
+    mapped = Mapper([settings], resolve=lambda *_: 1).map(
         Arrivals("s", [b"t"] * len(payloads), payloads, 1), wall_ns=None
     )
     assert {index for index, _, _ in mapped.malformed} <= set(range(len(payloads)))

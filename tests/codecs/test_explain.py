@@ -145,7 +145,7 @@ def test_any_message_can_be_explained(topic: str, payload: bytes) -> None:
     """Lone surrogates and all."""
     from gateway.codecs.mapping import Mapper, default_mappings
 
-    found = Mapper(default_mappings(), resolve=lambda _: 1).explain(topic, payload, wall_ns=WALL_NS)
+    found = Mapper(default_mappings(), resolve=lambda *_: 1).explain(topic, payload, wall_ns=WALL_NS)
     # Nulls say nothing and lose nothing: JSON's, CBOR's, an empty cell of CSV.
     assert found.readings or found.problems or any(null in payload for null in (b"null", b"\xf6", b"\xf7", b",", b";"))
     assert str(found).startswith("topic")

@@ -9,7 +9,7 @@ from typing import Any
 import cbor2
 import pytest
 
-from gateway.codecs.leaves import name_problem
+from gateway.codecs.leaves import LEAF_BYTES, name_problem
 from gateway.core.batch import DEVICE_TIME_REJECTED, MONOTONIC, Series
 
 NOW_MS = 1_789_999_000_000
@@ -206,7 +206,7 @@ def test_each_element_names_its_own_metrics(desk: Any) -> None:
 
 
 def test_what_is_remembered_of_names_is_bounded(desk: Any) -> None:
-    """Past leaves_max all is forgotten, and found again."""
+    """Past leaves_max half of it is forgotten, and found again."""
     at = desk(limits={"leaves_max": 20})
     for k in range(60):
         assert at.values(("a", b'{"f%d":%d,"g":1}' % (k, k)))[f"f{k}"] == [k]
@@ -214,6 +214,36 @@ def test_what_is_remembered_of_names_is_bounded(desk: Any) -> None:
     plain = desk({"match": "#", "fields": "v"}, limits={"leaves_max": 2})
     for k in range(9):
         assert plain.values(("a", b'{"v":{"f%d":1}}' % k)) == {f"f{k}": [1]}
+
+
+def test_ever_new_names_cost_their_own_topic(desk: Any) -> None:
+    """In number or in bytes: the one with most names begins with itself, the others are not asked for anew."""
+    for limits in ({"leaves_max": 200}, {"leaves_bytes_max": 200 * 300}):
+        at = desk({"match": "#", "fields": "v"}, limits=limits)
+        honest = [(f"h{k}", b'{"v":{"a":1,"b":2}}') for k in range(10)]
+        at.map(*honest)
+        asked = at.asked
+        for k in range(50):
+            names = ",".join(f'"{k}-{j}":1' for j in range(20))
+            at.map(("flood", b'{"v":{%s}}' % names.encode()))
+            at.map(*honest)
+            assert at.mapper._plans[0]._leaves < 240
+        assert at.asked - asked == 50 * 20
+
+
+def test_leaves_are_counted_as_they_come_and_go(desk: Any) -> None:
+    """With their topics, with their series, and all at once; readers of names that nobody has are gone too."""
+    at = desk({"match": "#", "fields": "v"}, limits={"routes_max": 8})
+    plan = at.mapper._plans[0]
+    for k in range(40):
+        at.map((f"t{k}", b'{"v":{"m%d":1,"same":2}}' % k))
+        leaves = [name for row in plan._rows.values() for name in row.leaves]
+        assert plan._leaves == len(leaves) <= 16
+        assert plan._leaves_bytes == sum(LEAF_BYTES + len(name) for name in leaves)
+        assert set(plan._readers) == set(leaves)
+    at.forget("same")
+    assert plan._leaves == sum(len(row.leaves) for row in plan._rows.values()) <= 8
+    assert "same" not in plan._readers
 
 
 def test_values_that_are_not_finite_are_lost_alone(desk: Any) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
+import tracemalloc
 from typing import Any
 
 import cbor2
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.codecs.mapping import MapLimits, Mapped, Mapper, MappingSettings
+from gateway.codecs.mapping import MapLimits, Mapped, Mapper, MappingSettings, default_mappings
 from gateway.core.batch import DEVICE_TIME_REJECTED, KIND_MASK, MONOTONIC, Series, ValueKind
 from gateway.core.clock import WALL_FLOOR_NS
 from gateway.core.contracts import Arrivals, Priority
@@ -86,19 +88,19 @@ def test_an_odd_topic_is_a_topic(desk: Any) -> None:
 
 
 def test_topics_that_are_remembered_are_bounded(desk: Any) -> None:
-    """Past routes_max all are looked up anew; a buffer with more than that is mapped all the same."""
+    """Past routes_max the least used go; a buffer with more than that is mapped all the same."""
     at = desk({"match": "#", "resource": {"m": "{topic}"}, **T}, limits={"routes_max": 10})
     for start in range(0, 60, 6):
         expected = {k: f"t{k}" for k in range(start, start + 6)}
         assert topics_of(at.map(*((f"t{k}", b'{"t":%d}' % k) for k in expected))[0]) == expected
-        assert at.mapper._routes_count <= 10
-        assert len(at.mapper._plans[0]._topics) <= 10
+        assert len(at.mapper._routes) <= 10
+        assert len(at.mapper._plans[0]._topics) == len(at.mapper._routes)
     many = {k: f"t{k}" for k in range(100)}
     assert topics_of(at.map(*((f"t{k}", b'{"t":%d}' % k) for k in many))[0]) == many
     assert topics_of(at.map(("t5", b'{"t":5}'))[0]) == {5: "t5"}
 
 
-def test_forgetting_reaches_every_kind_of_plan(desk: Any) -> None:
+def test_dropping_topics_reaches_every_kind_of_plan(desk: Any) -> None:
     """Those that refuse too."""
     at = desk(
         {"match": "a/#", "drop": True},
@@ -114,9 +116,74 @@ def test_forgetting_reaches_every_kind_of_plan(desk: Any) -> None:
         assert found == {str(k): [2], "t": [3], "v": [5], "lost": [(0, "dropped_by_mapping"), (3, "no_mapping")]}
 
 
+@pytest.mark.parametrize(
+    ("mapping", "payload"),
+    [
+        ({"match": "#", "metrics": [{"field": "a"}, {"field": "b"}]}, b'{"a":1,"b":2}'),
+        ({"match": "#", "payload": "json"}, b'{"a":1,"b":2}'),
+        ({"match": "#", "payload": "json"}, b'{"a":1,"b":2,"odd":[]}'),
+        ({"match": "#", "fields": "v"}, b'{"v":{"a":1,"b":2}}'),
+        ({"match": "#", "payload": "cbor"}, cbor2.dumps({"a": 1, "b": 2})),
+        (
+            {"match": "#", "metrics": [{"field": "a"}, {"field": "b"}], "time": {"step": "d"}},
+            b'{"d":1,"a":[1],"b":[2]}',
+        ),
+    ],
+)
+def test_a_forgotten_number_is_not_given_again(desk: Any, mapping: dict[str, Any], payload: bytes) -> None:
+    """Whatever way the payload takes, its series is asked for anew, and the other one is not."""
+    at = desk(mapping)
+    for _ in range(5):
+        assert at.values(("t", payload)) == {"a": [1], "b": [2]}
+    asked = at.asked
+    at.forget("a")
+    for _ in range(5):
+        assert at.values(("t", payload)) == {"a": [1], "b": [2]}
+    assert at.asked == asked + 1
+    assert [series is None for series in at.series] == [True, False, False]
+
+
+def test_new_series_are_counted_for_whoever_brings_them(desk: Any) -> None:
+    """Runs of messages say whose they are; without them it is the source."""
+    at = desk({"match": "#", "payload": "json"})
+    topics = [(f"t{k}", b'{"m%d":1}' % k) for k in range(4)]
+    at.map(*topics, owners=[(1, "direct/a"), (2, "direct/b")])
+    at.map(("t5", b'{"m5":1}'))
+    assert at.owners == {"m0": "direct/a", "m1": "direct/b", "m2": "direct/b", "m3": "direct", "m5": "direct"}
+
+
+def test_a_flood_of_topics_stays_in_its_memory_and_costs_others_nothing() -> None:
+    """A thousand a minute of 1 KB that come once, ten honest ones: what they are is asked for once."""
+    asked = 0
+
+    def resolve(series: Series, _: str) -> int:
+        nonlocal asked
+        asked += dict(series.resource)["mqtt.topic"].startswith("plant")
+        return 1
+
+    mapper = Mapper(default_mappings(), resolve=resolve, limits=MapLimits(routes_bytes_max=1 << 20))
+    honest = [b"plant/d%d" % k for k in range(10)]
+    payload = b'{"t":1.5,"u":2}'
+
+    def show(topics: list[bytes], second: int) -> None:
+        mapper.map(Arrivals("s", topics, [payload] * len(topics), second * 10**9), wall_ns=None)
+
+    tracemalloc.start()
+    for second in range(180):
+        show(honest, second)
+        for k in range(0, 100, 20):
+            show([b"flood/%d/%d/" % (second, k + j) + b"x" * 1000 for j in range(20)], second)
+    gc.collect()
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert taken < 2 << 20
+    # Twice each: once for the walk, once for the form that is learnt of its second payload.
+    assert asked <= 2 * 2 * len(honest)
+
+
 def test_nothing_is_nothing() -> None:
     """An empty buffer has no pieces."""
-    mapper = Mapper([], resolve=lambda _: 1)
+    mapper = Mapper([], resolve=lambda *_: 1)
     assert mapper.map(Arrivals("s", [], [], 0), wall_ns=None) == Mapped()
 
 
@@ -301,7 +368,7 @@ def columnar(messages: list[tuple[str, Any]], *, buffers: int) -> tuple[list[Any
     """Map messages with the real mapper, cut into so many buffers."""
     series: list[Series] = []
 
-    def resolve(one: Series) -> int:
+    def resolve(one: Series, _: str) -> int:
         if one not in series:
             series.append(one)
         return series.index(one)
@@ -376,7 +443,7 @@ def test_any_topics_and_payloads_are_mapped_or_malformed(messages: list[tuple[by
     """By the default mapping, twice, so that what was learnt is used."""
     from gateway.codecs.mapping import default_mappings
 
-    mapper = Mapper(default_mappings(), resolve=lambda _: 1)
+    mapper = Mapper(default_mappings(), resolve=lambda *_: 1)
     arrivals = Arrivals("s", [topic for topic, _ in messages], [payload for _, payload in messages], 0)
     for _ in range(3):
         mapped = mapper.map(arrivals, wall_ns=None)

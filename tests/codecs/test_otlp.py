@@ -255,6 +255,17 @@ def test_what_is_known_of_series_is_bounded(monkeypatch) -> None:
     assert len(encoder._plans[0].heads) <= otlp.HEADS_PER_PLAN_MAX
 
 
+def test_what_is_known_of_long_series_is_bounded_in_bytes(monkeypatch) -> None:
+    """Fewer of them; they are written all the same."""
+    monkeypatch.setattr(otlp, "PLANS_BYTES_MAX", 50_000)
+    series = [device(f"{k}" + "x" * 3000) for k in range(40)]
+    encoder = encoder_for(*series)
+    batch = Batch.of(np.arange(40), NOW_NS, np.ones(40))
+    assert readings(encoder.encode([(batch, NO_MARKS)])) == expected([(batch, NO_MARKS)], series)
+    assert len(encoder._plans) < 17
+    assert encoder._plans_bytes < 55_000
+
+
 @pytest.mark.parametrize(
     ("value", "kind", "read"),
     [

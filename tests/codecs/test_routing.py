@@ -6,7 +6,7 @@ import numpy as np
 
 from gateway.codecs.device_time import Moment, Times
 from gateway.codecs.mapping_settings import MappingSettings, MetricSettings
-from gateway.codecs.routing import Naming, Output, RefusingPlan, Topic, Work
+from gateway.codecs.routing import Naming, Output, RefusingPlan, Rows, Topic, Work
 from gateway.core.batch import MONOTONIC, Series
 from gateway.core.contracts import Priority
 
@@ -56,8 +56,19 @@ def test_a_refusing_plan_loses_everything_with_its_topic() -> None:
     work = Work([b"", b""], np.array([0, 1]), np.array(rows[::-1]), Moment(0, 0, 0))
     plan.map(work)
     assert work.output.malformed == [(0, "odd", "not b"), (1, "odd", "not a")]
-    plan.forget()
-    assert plan.add_topic(Topic("c", {})) == 0
+    plan.drop_topics(rows[:1])
+    plan.forget_series(np.array([1], np.uint32))
+    assert plan.add_topic(Topic("c", {})) == rows[0]
+
+
+def test_rows_are_used_again() -> None:
+    """What is left keeps its row."""
+    rows: Rows[str] = Rows()
+    assert [rows.add(word) for word in "abc"] == [0, 1, 2]
+    rows.drop([0, 2])
+    assert (len(rows), rows.values(), rows[1]) == (1, ["b"], "b")
+    assert sorted(rows.add(word) for word in "de") == [0, 2]
+    assert (rows.add("f"), len(rows)) == (3, 4)
 
 
 def test_a_series_is_named_by_the_mapping_and_the_topic() -> None:

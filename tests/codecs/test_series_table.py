@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from gateway.codecs.columns import Column
@@ -20,30 +22,37 @@ def test_a_series_is_asked_for_once() -> None:
         return 10 * metric + row
 
     table = SeriesTable(2, resolve=resolve)
-    rows = [table.add_row() for _ in range(3)]
-    assert rows == [0, 1, 2]
     assert table.many(1, np.array([2, 0, 2, 2])).tolist() == [12, 10, 12, 12]
     assert table.one(1, 2) == 12
     assert sorted(asked) == [(1, 0), (1, 2)]
 
 
-def test_rows_grow_and_are_forgotten() -> None:
-    """Their numbers with them."""
-    table = SeriesTable(1, resolve=lambda _, row: row + 1)
-    for _ in range(3 * ROWS_FIRST):
-        table.add_row()
+def test_rows_grow_and_are_dropped() -> None:
+    """Their numbers with them; the others stay as they are."""
+    given = itertools.count(1)
+    table = SeriesTable(1, resolve=lambda *_: next(given))
+    table.cover(3 * ROWS_FIRST - 1)
     everything = np.arange(3 * ROWS_FIRST)
     assert table.many(0, everything).tolist() == (everything + 1).tolist()
-    table.forget()
-    assert table.add_row() == 0
-    assert table._numbers.shape == (1, ROWS_FIRST)
+    table.drop([1, 3])
+    assert table.many(0, np.arange(4)).tolist() == [1, 3 * ROWS_FIRST + 1, 3, 3 * ROWS_FIRST + 2]
+
+
+def test_a_forgotten_number_is_not_given_again() -> None:
+    """Whose series it was is asked for anew; the others are not."""
+    given = itertools.count(5)
+    table = SeriesTable(2, resolve=lambda *_: next(given))
+    assert [table.one(metric, row) for metric in range(2) for row in range(2)] == [5, 6, 7, 8]
+    table.forget_series(np.array([4, 6, 7, 99], np.uint32))
+    assert [table.one(metric, row) for metric in range(2) for row in range(2)] == [5, 9, 10, 8]
+    table.forget_series(np.array([], np.uint32))
+    assert table.one(0, 0) == 5
 
 
 def test_where_no_series_is_left_it_is_asked_again() -> None:
     """With the next reading."""
     left: list[int | None] = [None, 7]
     table = SeriesTable(1, resolve=lambda *_: left.pop(0))
-    table.add_row()
     assert table.one(0, 0) == UNRESOLVED
     assert table.one(0, 0) == 7
 
@@ -51,8 +60,6 @@ def test_where_no_series_is_left_it_is_asked_again() -> None:
 def test_readings_without_a_series_are_lost_and_the_rest_handed_over() -> None:
     """Kinds and times stay with their values."""
     table = SeriesTable(1, resolve=lambda _, row: None if row == 1 else row + 5)
-    for _ in range(3):
-        table.add_row()
     positions = np.array([7, 8, 9])
     for kinds in (1, np.array([0, 1, 2], np.uint8)):
         work = Work([], positions, positions, Moment(0, 0, 0))

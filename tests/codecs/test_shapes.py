@@ -23,6 +23,11 @@ def shapes_of(at: Any) -> list[Any]:
     return at.mapper._plans[0]._shapes._shapes
 
 
+def topics_by_form(at: Any) -> list[int]:
+    """Return how many topics each form has."""
+    return [len(shape) for shape in shapes_of(at)]
+
+
 @pytest.mark.parametrize(
     ("document", "form"),
     [
@@ -113,7 +118,7 @@ def test_forms_whose_time_depends_on_the_value_are_not_learnt(desk: Any, payload
     for _ in range(LOOKS_MAX + 2):
         at.map(("a", payload))
     assert shapes_of(at) == []
-    assert at.mapper._plans[0]._shapes._looks == [LOOKS_MAX]
+    assert at.mapper._plans[0]._shapes._looks[0] == LOOKS_MAX
 
 
 @pytest.mark.parametrize("limit", [{"name_length_max": 2}, {"fields_per_payload_max": 1}, {"depth_max": 1}])
@@ -144,14 +149,34 @@ def test_so_much_is_looked_at_in_one_go(desk: Any, monkeypatch: pytest.MonkeyPat
 
 
 def test_many_topics_share_a_form(desk: Any) -> None:
-    """More than the tables begin with; forgetting topics forgets their forms."""
+    """More than the tables begin with; topics that are dropped leave it."""
     at = desk(limits={"routes_max": 200})
     messages = [(f"t{k}", b'{"x":%d}' % k) for k in range(150)]
     for _ in range(4):
         assert at.values(*messages) == {"x": list(range(150))}
-    assert len(shapes_of(at)) == 1
-    assert at.values(*((f"u{k}", b'{"x":%d}' % k) for k in range(150))) == {"x": list(range(150))}
-    assert shapes_of(at) == []
+    assert topics_by_form(at) == [150]
+    for _ in range(2):
+        rows, _ = at.map(*((f"u{k}", b'{"x":%d}' % k) for k in range(150)))
+        assert {(dict(row.series.resource)["mqtt.topic"], row.value) for row in rows} == {
+            (f"u{k}", k) for k in range(150)
+        }
+    assert 0 < topics_by_form(at)[0] <= 175
+
+
+def test_a_form_that_no_topic_has_makes_room(desk: Any) -> None:
+    """A flood of odd forms does not keep the next device on the slow path for ever."""
+    at = desk(limits={"routes_max": SHAPES_MAX})
+    for k in range(SHAPES_MAX):
+        for _ in range(3):
+            at.map((f"t{k}", b'{"f%d":1}' % k))
+    assert topics_by_form(at) == [1] * SHAPES_MAX
+    for k in range(20):
+        at.map((f"flood{k}", b"1"))
+    assert 0 in topics_by_form(at)
+    for _ in range(3):
+        assert at.values(("new", b'{"new":1}')) == {"new": [1]}
+    assert (("new",), True) in [shape.form[0] for shape in shapes_of(at)]
+    assert len(shapes_of(at)) == SHAPES_MAX
 
 
 def test_a_mappings_own_time_field_is_read_in_a_form_too(desk: Any) -> None:
@@ -214,7 +239,7 @@ def test_a_mapper_that_has_learnt_forms_finds_what_one_that_has_not_finds(
     for does_learn in (True, False):
         names: list[Any] = []
 
-        def resolve(series: Any, names: list[Any] = names) -> int:
+        def resolve(series: Any, _: str, names: list[Any] = names) -> int:
             if series not in names:
                 names.append(series)
             return names.index(series)

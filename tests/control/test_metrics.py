@@ -12,7 +12,7 @@ STATUS = {
     "accepted": 12,
     "healthy": True,
     "uptime_s": 3.5,
-    "store": {"used_bytes": 4096, "max_bytes": 8192, "note": "text"},
+    "store": {"used_bytes": 4096, "max_bytes": 8192, "note": "text", "series": 9, "series_refused": {"share": 4}},
     "sources": {
         "plant": {"state": "connected", "received": 7, "up": True},
         "line": {"state": "open", "frames": 2},
@@ -64,6 +64,8 @@ def test_numbers_of_sources_are_shown_and_words_are_not() -> None:
     assert not [key for key in found if key[0] in {"tidegate_source_state", "tidegate_source_up"}]
     assert found["tidegate_store_used_bytes",] == 4096
     assert found["tidegate_healthy",] == 1
+    assert found["tidegate_series",] == 9
+    assert found["tidegate_series_refused_total", ("reason", "share")] == 4
 
 
 def test_the_process_is_shown() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.control.config import parse_config
-from gateway.control.settings import Config, ControlSettings
+from gateway.control.settings import Config, ControlSettings, GatewaySettings
 from gateway.core.units import Duration, Size
 from gateway.net.secrets import Secret
 from gateway.uplinks.settings import OtlpUplinkSettings
@@ -16,6 +16,34 @@ def test_nothing_needs_to_be_set() -> None:
     config = Config()
     assert config.control is None
     assert [warning.split(":")[0] for warning in config.warnings()] == ["sources", "uplinks"]
+
+
+SERVER = """
+[[sources]]
+type = "mqtt_server"
+name = "direct"
+users = [
+  { name = "pump", password = { env = "A" }, topics = ["#"] },
+  { name = "fan", password = { env = "B" }, topics = ["#"] },
+]
+"""
+LINE = '[[sources]]\ntype = "serial"\nname = "line1"\nport = "/dev/ttyS0"\nframing = "lines"\n'
+
+
+def test_sources_and_users_share_what_is_scarce() -> None:
+    """Each user of the server by itself, those without a name together, each other source as one."""
+    assert parse_config(SERVER + LINE, offline=True).owners() == ("direct/pump", "direct/fan", "line1")
+    anonymous = SERVER.replace("users", "anonymous = true\nusers")
+    assert parse_config(anonymous, offline=True).owners() == ("direct/pump", "direct/fan", "direct")
+    assert parse_config('[[sources]]\ntype = "mqtt_server"\nname = "a"\n', offline=True).owners() == ("a",)
+
+
+def test_a_series_is_given_time_to_come_back() -> None:
+    """An hour at least; a week if nothing is said."""
+    assert GatewaySettings().series_idle == Duration(7 * 86_400)
+    assert GatewaySettings(series_idle=Duration(3600)).series_idle == 3600
+    with pytest.raises(ValueError, match="an hour or more"):
+        GatewaySettings(series_idle=Duration(3599))
 
 
 def test_beyond_loopback_a_token_is_needed() -> None:

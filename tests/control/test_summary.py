@@ -83,6 +83,16 @@ def test_a_person_sees_what_is_held_lost_and_wrong() -> None:
     assert BOLD in render(STATUS, colour=True)
 
 
+def test_who_was_turned_away_is_named() -> None:
+    """Why, how full it is, and which settings say so; nothing where nobody was."""
+    store = {"series": 1000, "max_series": 1000, "series_bytes": 2048, "max_series_bytes": 4096}
+    for refused, is_said in (({}, False), ({"max_series": 1234, "share": 5}, True)):
+        text = " ".join(render({**STATUS, "store": {**store, "series_refused": refused}}, colour=False).split())
+        assert ("readings found no series: max_series 1,234, share 5" in text) == is_said
+        assert ("of 1,000 series there may be 1,000, with 2 KiB of 4 KiB" in text) == is_said
+        assert ("max_series and series_bytes in [gateway]" in text) == is_said
+
+
 def test_an_unhealthy_gateway_is_loud() -> None:
     """In capitals, since it may be read in a hurry."""
     assert "NOT healthy" in render({**STATUS, "healthy": False}, colour=False)

@@ -106,6 +106,89 @@ def test_past_the_bound_series_are_counted_and_left_alone() -> None:
     assert (status["series"], status["series_over_limit"], status["readings"]) == (1, 1, 500)
 
 
+def crowd(count: int) -> dict[int, Series]:
+    """Return series whose numbers are far apart, as after many floods."""
+    return {k * 100_000_007 % 2**32: Series(resource=(("n", k),), name="t") for k in range(1, count + 1)}
+
+
+def numbers(*found: int) -> np.ndarray:
+    return np.array(sorted(found), np.uint32)
+
+
+def test_numbers_that_grow_for_ever_cost_nothing() -> None:
+    """Four billion of them, a few at a time: the table is as large as what is watched now."""
+    table = crowd(2000)
+    watched = engine(table=table)
+    for number in table:
+        watched.watch(noise(number, 8))
+        watched.forget_series(numbers(number))
+    watch = watched._watches[0]
+    assert (len(watch._row_of), watch._row_of.places) == (0, 64)
+    assert max(table) > 2**31
+
+
+def test_rows_of_forgotten_series_are_given_to_others() -> None:
+    """When there are no more, the longest forgotten first; what one had learnt is not taken for the other's."""
+    table = crowd(4)
+    first, second, third, fourth = table
+    watched = engine(ZScoreSettings(series_max=2), table=table)
+    watched.watch(noise(first, 500))
+    watched.watch(Batch.of(first, [1], np.array([99.0])))
+    watched.watch(noise(second, 500))
+    watched.forget_series(numbers(first))
+    assert watched.watch(noise(third, 60, level=5000.0)) == []
+    status = watched.status()["zscore"]
+    assert (status["series"], status["series_over_limit"]) == (2, 0)
+    watched.watch(noise(third, 500, level=5000.0, start=60))
+    (found,) = watched.watch(Batch.of(third, [0], np.array([20.0])))
+    assert found.expected == pytest.approx(5000, rel=0.01)
+    assert watched.watch(noise(fourth, 10)) == []
+    assert watched.status()["zscore"]["series_over_limit"] == 1
+
+
+def test_a_series_that_comes_back_is_known() -> None:
+    """Under its new number it is judged at once, by what was learnt under the old one."""
+    table = {1: TEMPERATURE, 2: HUMIDITY, 77: TEMPERATURE}
+    watched = engine(table=table)
+    watched.watch(noise(1, 500))
+    watched.forget_series(numbers(1))
+    (found,) = watched.watch(Batch.of(77, [0], np.array([93.0])))
+    assert found.series == 77
+
+
+def test_who_found_no_row_gets_one_that_comes_free() -> None:
+    """It is asked again when others are forgotten, and no longer counted as over the limit."""
+    table = crowd(3)
+    first, second, third = table
+    watched = engine(ZScoreSettings(series_max=1), table=table)
+    for number in (first, second, third):
+        watched.watch(noise(number, 100))
+    assert watched.status()["zscore"]["series_over_limit"] == 2
+    watched.forget_series(numbers(first, third))
+    watched.watch(noise(second, 100))
+    status = watched.status()["zscore"]
+    assert (status["series_over_limit"], status["readings"]) == (0, 200)
+
+
+def test_restored_rows_are_kept_for_those_who_have_not_spoken_yet() -> None:
+    """Until the first series of this run are forgotten: what is silent for so long may go too."""
+    before = engine(ZScoreSettings(series_max=2), table=crowd(2))
+    for number in crowd(2):
+        before.watch(noise(number, 100))
+    table = crowd(5)
+    first, second, third, fourth, fifth = table
+    watched = engine(ZScoreSettings(series_max=2), table=table)
+    assert watched.restore(before.save())
+    watched.watch(noise(first, 10))
+    watched.watch(noise(third, 10))
+    assert watched.status()["zscore"]["series_over_limit"] == 1
+    watched.forget_series(numbers(first))
+    watched.watch(noise(fourth, 10))
+    watched.watch(noise(fifth, 10))
+    status = watched.status()["zscore"]
+    assert (status["series_over_limit"], status["readings"]) == (0, 30)
+
+
 def test_findings_past_the_bound_are_counted() -> None:
     """One batch gives so many at most."""
     table = {number: Series(resource=(("n", number),), name="t") for number in range(1, 51)}

@@ -40,7 +40,7 @@ def test_the_configuration_loads_and_its_examples_are_right() -> None:
     for text in configs:
         config = parse_config(text, offline=True)
         numbers = iter(range(1 << 20))
-        assert Mapper(config.mappings, resolve=lambda _, numbers=numbers: next(numbers)).check() == []
+        assert Mapper(config.mappings, resolve=lambda *_, numbers=numbers: next(numbers)).check() == []
         assert config.warnings() == []
     assert any(len(parse_config(text, offline=True).sources) == 3 for text in configs)
 

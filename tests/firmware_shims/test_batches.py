@@ -39,7 +39,7 @@ class Gateway:
         self.series: list[Series] = []
         self._mapper = Mapper(mappings or default_mappings(), resolve=self._resolve)
 
-    def _resolve(self, series: Series) -> int:
+    def _resolve(self, series: Series, _: str) -> int:
         if series not in self.series:
             self.series.append(series)
         return self.series.index(series)

@@ -18,7 +18,7 @@ from gateway.core.batch import Batch, LogRecords, Series
 from gateway.core.clock import NS_PER_S, FakeClock
 from gateway.core.contracts import Priority, Signal
 from gateway.core.telemetry import Telemetry
-from gateway.store.database import Loss, SetAside, Store, StoreSettings
+from gateway.store.database import Loss, SeriesBounds, SetAside, Store, StoreSettings
 from gateway.store.reading import read_held, verify
 from gateway.store.segments import decode_logs, decode_metrics
 
@@ -31,6 +31,15 @@ def ids_of(segment) -> list[int]:
     if segment.signal is Signal.LOGS:
         return [int(body) for body in decode_logs(segment.body).bodies]
     return decode_metrics(segment.body).bits.tolist()
+
+
+def names_of(segment, series) -> dict[int, str]:
+    """Return which series each reading is of, as `series` names its number."""
+    if segment.signal is Signal.LOGS:
+        records = decode_logs(segment.body)
+        return {int(body): series(n).name for body, n in zip(records.bodies, records.series.tolist(), strict=True)}
+    batch = decode_metrics(segment.body)
+    return {i: series(n).name for i, n in zip(batch.bits.tolist(), batch.series.tolist(), strict=True)}
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -52,6 +61,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.lost = {name: Counter() for name in UPLINKS}
         self.unsaved = {name: set() for name in UPLINKS}
         self.generation = 0
+        self.names: dict[int, str] = {}
         self.open()
 
     def run(self, work):
@@ -68,9 +78,11 @@ class StoreMachine(RuleBasedStateMachine):
                 max_series=100,
                 telemetry=Telemetry(),
                 commit_interval_s=0.0,
+                series=SeriesBounds(idle_s=60),
             )
         )
         self.leased = {name: set() for name in UPLINKS}
+        self.out = set()
 
     def teardown(self) -> None:
         try:
@@ -84,16 +96,20 @@ class StoreMachine(RuleBasedStateMachine):
         report = verify(self.state_dir)
         assert report.problems == []
         with read_held(self.state_dir) as held:
+            named = {i: name for segment in held for i, name in names_of(segment, held.series).items()}
             on_disk = sorted(i for segment in held for i in ids_of(segment))
+        assert named == {i: self.names[i] for i in on_disk}
         assert on_disk == sorted(self.held["near"] | self.held["far"])
 
     @rule(
         pieces=st.lists(st.tuples(PRIORITIES, st.integers(0, 20)), max_size=4),
         logs=st.integers(0, 2),
         malformed=st.integers(0, 2),
+        metric=st.sampled_from("klmn"),
     )
-    def append(self, pieces, logs, malformed) -> None:
-        series = self.store.resolve(Series((), "m"))
+    def append(self, pieces, logs, malformed, metric) -> None:
+        series = self.store.resolve(Series((), metric))
+        first_id = self.next_id
         batches, ids = [], []
         for priority, count in pieces:
             numbers = np.arange(self.next_id, self.next_id + count)
@@ -103,6 +119,7 @@ class StoreMachine(RuleBasedStateMachine):
         bodies = tuple(str(self.next_id + k).encode() for k in range(logs))
         ids += range(self.next_id, self.next_id + logs)
         self.next_id += logs
+        self.names.update(dict.fromkeys(range(first_id, self.next_id), metric))
         records = LogRecords(np.full(logs, series, np.uint32), np.full(logs, self.clock.wall_ns()), bodies)
         self.run(
             self.store.append(
@@ -127,16 +144,20 @@ class StoreMachine(RuleBasedStateMachine):
             return multiple()
         ids = [i for segment in lease.segments for i in ids_of(segment)]
         assert len(ids) == len(set(ids)) == lease.readings
+        for segment in lease.segments:
+            assert names_of(segment, self.store.series) == {i: self.names[i] for i in ids_of(segment)}
         assert set(ids) <= free
         assert {segment.signal for segment in lease.segments} == {lease.signal}
         assert len(lease.segments) == 1 or lease.readings <= readings_max
         self.leased[name].update(ids)
+        self.out.add(lease)
         return (self.generation, lease, ids)
 
     def _settle(self, entry):
         generation, lease, ids = entry
-        if generation != self.generation or not set(ids) <= self.leased[lease.uplink]:
+        if generation != self.generation or lease not in self.out:
             return None, None
+        self.out.remove(lease)
         self.leased[lease.uplink] -= set(ids)
         return lease, ids
 
@@ -175,6 +196,15 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(seconds=st.integers(1, 100))
     def advance(self, seconds) -> None:
         self.clock.advance(seconds * NS_PER_S)
+
+    @rule(seconds=st.integers(0, 100))
+    def tend(self, seconds) -> None:
+        """What is idle for a minute is forgotten, whatever is out or held."""
+        self.clock.advance(seconds * NS_PER_S)
+        self.run(self.store.tend())
+        self.run(self.store.append([]))
+        for name in UPLINKS:
+            self.unsaved[name].clear()
 
     @rule()
     def reopen(self) -> None:

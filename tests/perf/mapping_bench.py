@@ -53,7 +53,7 @@ def measure(
     numbers = itertools.count(1)
     known: dict[Any, int] = {}
 
-    def resolve(series: Any) -> int:
+    def resolve(series: Any, _: str) -> int:
         return known.setdefault(series, next(numbers))
 
     settings = msgspec.convert(mappings, list[MappingSettings]) if mappings else default_mappings()

@@ -37,7 +37,7 @@ def test_the_demos_configuration_is_right(gateway: Gateway) -> None:
     """It loads without a warning, and its examples are true."""
     config = load(gateway.config)
     numbers = iter(range(1000))
-    assert Mapper(config.mappings, resolve=lambda _: next(numbers)).check() == []
+    assert Mapper(config.mappings, resolve=lambda *_: next(numbers)).check() == []
     assert config.warnings() == []
 
 

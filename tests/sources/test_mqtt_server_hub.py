@@ -34,7 +34,7 @@ async def test_a_will_that_fails_disturbs_nobody(mqtt_server, caplog) -> None:
     """It has no connection to end."""
     rig = await mqtt_server.start()
     rig.door.failure = RuntimeError("a mistake")
-    rig.source._hub.publish_will(Will(b"state", b"offline", 0))
+    rig.source._hub.publish_will(Will(b"state", b"offline", 0), user="")
     await rig.until(lambda: "a mistake" in caplog.text)
     assert rig.source.status()["in_flight_bytes"] == 0
 

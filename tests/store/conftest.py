@@ -32,7 +32,7 @@ class Shelves:
         self._open: list[Store] = []
 
     async def open(
-        self, *, uplinks=("cloud",), commit_interval_s=0.0, max_series=100, state_dir=None, **settings: Any
+        self, *, uplinks=("cloud",), commit_interval_s=0.0, max_series=100, series=None, state_dir=None, **settings: Any
     ) -> Store:
         store = await Store.open(
             state_dir=state_dir or self.state_dir,
@@ -40,6 +40,7 @@ class Shelves:
             clock=self.clock,
             uplinks=uplinks,
             max_series=max_series,
+            series=series,
             telemetry=self.telemetry,
             commit_interval_s=commit_interval_s,
         )

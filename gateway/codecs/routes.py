@@ -1,0 +1,155 @@
+"""Which topic goes where, remembered: topics that are used again and again stay. Must not look up or map any.
+
+Each topic has a slot, a small number by which the columns here are looked up. What counts when there are too many
+is in how many of the last sixteen minutes a topic was used: however many others come once, or in a burst, a device
+that has sent for a while keeps its place, so that its messages cost what they always did.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from gateway.core.clock import NS_PER_S
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import numpy.typing as npt
+
+SLOTS_FIRST: Final = 64
+MINUTE_NS: Final = 60 * NS_PER_S
+MINUTES: Final = 16
+# What a topic takes beside its texts: places in dicts, lists and columns, and the objects around.
+ROUTE_BYTES: Final = 512
+# So much is made free at once that looking for the least used is rare.
+FREED_SHARE: Final = 8
+_BITS_OF_BYTE: Final = np.array([byte.bit_count() for byte in range(256)], np.uint8)
+# Scatters slot numbers (Knuth, TAOCP 3, section 6.4: the golden ratio times 2^32).
+_SCATTER: Final = 2_654_435_769
+
+
+class Routes:
+    """Topics by source, and for each the number of its plan and the plan's row. At most `count_max`, `bytes_max`.
+
+    What one buffer brings is always taken; `evict` makes it fit afterwards.
+    """
+
+    def __init__(self, *, count_max: int, bytes_max: int) -> None:
+        self.size_bytes = 0
+        self.plans = np.zeros(SLOTS_FIRST, np.intp)
+        self.rows = np.zeros(SLOTS_FIRST, np.intp)
+        self._count_max = count_max
+        self._bytes_max = bytes_max
+        self._by_source: dict[str, dict[bytes, int]] = {}
+        # By slot: the topic and its source; bytes, 0 where nothing is; the minutes in which it was used, the latest
+        # in the lowest bit; whether it was in the one under way, and whether it came back in that.
+        self._topics: list[tuple[str, bytes] | None] = []
+        self._sizes = np.zeros(SLOTS_FIRST, np.int64)
+        self._history = np.zeros(SLOTS_FIRST, np.uint16)
+        self._is_used = np.zeros(SLOTS_FIRST, np.bool_)
+        self._is_back = np.zeros(SLOTS_FIRST, np.bool_)
+        self._free: list[int] = []
+        self._minute = 0
+        self._evictions = 0
+
+    def __len__(self) -> int:
+        return len(self._topics) - len(self._free)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is more than there may be."""
+        return self.size_bytes > self._bytes_max or len(self) > self._count_max
+
+    def of(self, source: str) -> dict[bytes, int]:
+        """Return the slots of one source's topics, not to be changed."""
+        known = self._by_source.get(source)
+        if known is None:
+            known = self._by_source[source] = {}
+        return known
+
+    def add(self, source: str, topic: bytes, *, plan: int, row: int, texts: Iterable[str], row_bytes: int) -> None:
+        """Take a topic; `texts` are those that are kept because of it, `row_bytes` what its row in the plan takes."""
+        if self._free:
+            slot = self._free.pop()
+            self._topics[slot] = (source, topic)
+        else:
+            slot = len(self._topics)
+            self._topics.append((source, topic))
+            if slot == len(self.plans):
+                self._grow()
+        size = ROUTE_BYTES + row_bytes + sys.getsizeof(topic) + sum(map(sys.getsizeof, texts))
+        self.plans[slot], self.rows[slot], self._sizes[slot] = plan, row, size
+        self._history[slot] = self._is_used[slot] = self._is_back[slot] = 0
+        self.size_bytes += size
+        self.of(source)[topic] = slot
+
+    def _grow(self) -> None:
+        for name in ("plans", "rows", "_sizes", "_history", "_is_used", "_is_back"):
+            column = getattr(self, name)
+            setattr(self, name, np.concatenate([column, np.zeros_like(column)]))
+
+    def note(self, slots: npt.NDArray[np.intp], now_ns: int) -> None:
+        """Take note that topics were used. `now_ns` is the boot's monotonic clock."""
+        minute = now_ns // MINUTE_NS
+        if minute > self._minute:
+            self._history = (self._history << np.uint16(1)) | self._is_used
+            # While nothing at all arrived, nothing was used less than the rest.
+            self._is_used = np.zeros_like(self._is_used)
+            self._is_back = np.zeros_like(self._is_back)
+            self._minute = minute
+        self._is_back[slots] = self._is_used[slots]
+        self._is_used[slots] = True
+
+    def evict(self) -> list[tuple[int, list[int]]]:
+        """Forget the least used, so many that an eighth is free; return their rows by plan."""
+        live = np.flatnonzero(self._sizes)
+        order = live[self._by_worth(live)]
+        count = len(self) - self._count_max + self._count_max // FREED_SHARE
+        freed = np.cumsum(self._sizes[order])
+        size_bytes = self.size_bytes - self._bytes_max + self._bytes_max // FREED_SHARE
+        enough = int(np.searchsorted(freed, size_bytes)) + 1 if size_bytes > 0 else 0
+        gone = order[: max(count, enough, 0)]
+        for slot in gone.tolist():
+            topic = self._topics[slot]
+            assert topic is not None
+            del self._by_source[topic[0]][topic[1]]
+            self._topics[slot] = None
+            self._free.append(slot)
+        self.size_bytes -= int(self._sizes[gone].sum())
+        self._sizes[gone] = 0
+        self._evictions += 1
+        plans = self.plans[gone]
+        return [(plan, self.rows[gone[plans == plan]].tolist()) for plan in sorted(set(plans.tolist()))]
+
+    def _by_worth(self, live: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+        """Return the order of `live` slots from the least used on; of equals the one that was used longest ago.
+
+        In the minute under way a topic that came back is worth more. Of what is left equal the choice is by chance: a
+        topic that will come again must have one, among many that will not.
+        """
+        history, is_used = self._history[live], self._is_used[live]
+        minutes = _BITS_OF_BYTE[history & 0xFF] + _BITS_OF_BYTE[history >> 8] + is_used
+        latest = np.where(is_used, 0, history & (~history + np.uint16(1))).astype(np.int64)
+        chance = (live + self._evictions * len(self._topics)) * _SCATTER & 0xFFFF_FFFF
+        return np.lexsort((chance, -latest, self._is_back[live], minutes))
+
+
+class Owners:
+    """Whose message is which: looks positions up in the runs of `Arrivals.owners`."""
+
+    def __init__(self, runs: Sequence[tuple[int, str]], *, otherwise: str) -> None:
+        self._names = [name for _, name in runs]
+        self._ends = np.cumsum([count for count, _ in runs])
+        self._otherwise = otherwise
+
+    def of(self, position: int) -> str:
+        """Return the owner of the message at `position`.
+
+        >>> Owners([(2, "line/a"), (1, "line/b")], otherwise="line").of(2)
+        'line/b'
+        """
+        run = int(np.searchsorted(self._ends, position, side="right"))
+        return self._names[run] if run < len(self._names) else self._otherwise
