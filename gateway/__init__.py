@@ -2,6 +2,7 @@
 
 __main__.py               python -m gateway: the same as the command `tidegate`
 cli.py                    The commands
+arguments.py              What each command takes on the command line
 daemon.py                 The process around a gateway: signals, logging, memory manners
 simulator/                A plant on this desk: fake devices that knock on the real doors, and a collector that can go away
   collector.py            A small OTLP/HTTP receiver that remembers what it was sent
@@ -22,7 +23,8 @@ bench/                    The performance suite: every number that is claimed is
   wire.py                 How many bytes a reading takes on the wire: a minute of 20 devices with 5 metrics at 1 Hz, in one request
 app.py                    Assembly: build each part, run all in one place, stop in order, feed the watchdog
 pipeline.py               The data path on one screen: arrive, decode, map, detect, append
-herald.py                 Says what was lost: news of the ledger as log lines here and as OTLP log records upstream
+herald.py                 Says what was lost, in the log here and upstream, and sends the gateway's own numbers
+tracing.py                Follows single messages through a running gateway, for who asks
 sources/                  Doors: bytes arrive here and are acknowledged only when they are kept
   mqtt.py                 A subscriber: takes what a broker has and acknowledges it when it is on disk
   mqtt_intake.py          Arrivals on their way to the disk: many at once, bounded, answered in order
@@ -89,6 +91,7 @@ store/                    The shelf: what was accepted is kept here, in SQLite, 
   leases.py               Leasing: what an uplink sends next, and what it has in hand
   opening.py              Opening the shelf: what it holds is read, and brought in line with the uplinks and the boot of today
   pages.py                SQLite's file format, read by hand: pages, rows and log frames of a file that SQLite itself gives up on
+  peeking.py              Looks into single tables of a shelf that may be in use, without a copy of it
   planning.py             One commit on paper: what it changes in the accounts, and what it writes
   policy.py               What goes next and what has to go: leases by lane and class, evictions
   quota.py                A bounded stock and several owners: half is for whoever comes first, half is divided evenly
@@ -117,10 +120,13 @@ uplinks/                  Roads: what is held leaves here, fresh first, and is l
   settings.py             What can be said of an uplink in the config, and what is refused by name
   worker.py               One thread for an uplink's blocking work: decode, encode, compress, send
 control/                  Windows: people and servers look in here
+  aside.py                `tidegate quarantine`: what was set aside, for people and for programs
   config.py               Loads a configuration and says all that is wrong with it at once
+  draining.py             How long until what is held is gone, from how it shrank in the last minutes
   export.py               `tidegate export`: what is held, as OTLP JSON lines in a file
   init.py                 `tidegate init`: a configuration for this box from a few answers
   later.py                Words of the configuration that are planned and not in this version yet
+  live.py                 `tidegate trace`: follows messages through a running gateway and shows each
   manual.py               Pages made from the settings: JSON Schema, example, docs/CONFIGURATION.md
   metrics.py              The gateway's numbers as Prometheus text
   profiles.py             Hardware profiles: the limits that go with a board, from hw_profiles/*.toml
@@ -128,7 +134,7 @@ control/                  Windows: people and servers look in here
   settings.py             The whole configuration as one class, composed of the rooms' own
   sizing.py               How long a disk and a link last: the arithmetic behind `tidegate size`
   summary.py              `tidegate status` for people: fetch the running gateway's status and lay it out
-  web.py                  The window over HTTP: /healthz, /readyz, /metrics, /status
+  web.py                  The window over HTTP: /healthz, /readyz, /metrics, /status, /trace
 net/                      Wires that everyone shares
   addresses.py            Where to listen, as people write it
   http.py                 HTTP/1.1 as an uplink speaks it: one POST at a time over one kept connection

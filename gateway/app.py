@@ -19,20 +19,24 @@ import msgspec
 
 from gateway import __version__
 from gateway.codecs.mapping import MapLimits, Mapper
+from gateway.control.draining import Draining
 from gateway.core.clock import NS_PER_S, Quality, Sample
 from gateway.core.telemetry import Telemetry
-from gateway.herald import LOOK_S, Herald
+from gateway.core.text import harmless
+from gateway.herald import Herald
 from gateway.pipeline import Pipeline
 from gateway.store.database import SeriesBounds, Store
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
     from gateway.control.config import Config
     from gateway.control.profiles import HardwareProfile
     from gateway.core.batch import Attributes
     from gateway.core.clock import Clock
     from gateway.detect.engine import Engine
+    from gateway.store.records import UplinkStatus
+    from gateway.tracing import Tracer
 
 log = logging.getLogger("tidegate")
 
@@ -50,6 +54,8 @@ OPEN_S_MAX = 2.0
 STILL_S_MAX = 10.0
 # A damaged shelf is salvaged at the start, which takes its time: systemd is asked for more of it again and again.
 PATIENCE_S = 10.0
+# An uplink in one of these makes way with its backlog, if there is any.
+MOVING_STATES = frozenset({"sending", "combining", "idle"})
 DETECTOR_STATE_FILE = "detectors.state"
 
 
@@ -98,6 +104,7 @@ class Gateway:
         self._sources: list[Part] = []
         self._uplinks: list[Part] = []
         self._restarts: dict[str, int] = {}
+        self._draining: dict[str, Draining] = {}
         self._store: Store | None = None
         self._pipeline: Pipeline | None = None
         self._control: Callable[[], Coroutine[Any, Any, None]] | None = None
@@ -150,6 +157,7 @@ class Gateway:
             for uplink in self.config.uplinks:
                 what = f"uplink {uplink.name}"
                 self._uplinks.append(self._build_uplink(uplink, store))
+                self._draining[uplink.name] = Draining()
             for source in self.config.sources:
                 what = f"source {source.name}"
                 self._sources.append(self._build_source(source))
@@ -160,7 +168,9 @@ class Gateway:
             raise StartError(f"{what}: {error}") from error
 
     async def _serve(self) -> None:
-        windows = [self._start("housekeeping", self._keep_house)]
+        assert self._store is not None
+        herald = Herald(store=self._store, clock=self._clock, report_s=float(self.config.gateway.report_interval))
+        windows = [self._start("housekeeping", self._keep_house), self._start("herald", herald.run)]
         if self._control is not None:
             windows.append(self._start("control", self._control))
         roads = [self._start(f"uplink {part.name}", part.run) for part in self._uplinks]
@@ -267,14 +277,35 @@ class Gateway:
             return None
         from gateway.control.web import ControlServer  # noqa: PLC0415  microdot only where it is used
 
+        tracer: Tracer | None = None
+
+        async def trace(asked: Mapping[str, str]) -> dict[str, Any]:
+            nonlocal tracer
+            if tracer is None:
+                tracer = self._build_tracer()
+            return await tracer.answer(asked)
+
         server = ControlServer(
             self.config.control,
             status=self.status,
             telemetry=self.telemetry,
             healthy=self.is_healthy,
             ready=self.is_ready,
+            trace=trace,
         )
         return server.run
+
+    def _build_tracer(self) -> Tracer:
+        from gateway.tracing import Tracer  # noqa: PLC0415  only where somebody asks
+
+        pipeline, store = self._pipeline, self._store
+        assert pipeline is not None
+        assert store is not None
+
+        def attach(tracer: Tracer | None) -> None:
+            pipeline.tracer = tracer
+
+        return Tracer(store=store, clock=self._clock, attach=attach)
 
     async def _supervise(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         """Run a part for as long as the gateway lives; a crash is logged, counted and started again."""
@@ -301,19 +332,16 @@ class Gateway:
     async def _keep_house(self) -> None:
         """Beat the watchdog while the data path moves; save the detectors' state now and then."""
         assert self._store is not None
-        herald = Herald(store=self._store, clock=self._clock)
-        saved_ns = looked_ns = self._clock.monotonic_ns()
+        saved_ns = self._clock.monotonic_ns()
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
             now_ns = self._clock.monotonic_ns()
             self._heartbeat_ns = now_ns
             self._store.look_at_clock()
-            if now_ns - looked_ns >= LOOK_S * NS_PER_S:
-                looked_ns = now_ns
-                await herald.look()
             if self.is_healthy():
                 notify("WATCHDOG=1")
             self._watch_shelf()
+            self._look_at_backlogs(now_ns / NS_PER_S)
             if now_ns - saved_ns >= DETECTOR_SAVE_S * NS_PER_S:
                 saved_ns = now_ns
                 await self._save_detectors()
@@ -327,6 +355,28 @@ class Gateway:
             self._end_reason = f"{trouble or 'the disk does not answer'}; ending, so that a new start can help"
             log.error("%s", self._end_reason)
             self.stop()
+
+    def _look_at_backlogs(self, now_s: float) -> None:
+        assert self._store is not None
+        accounts = self._store.status()["uplinks"]
+        for uplink in self._uplinks:
+            status = self._uplink_status(uplink, accounts[uplink.name])
+            held = accounts[uplink.name]["held"] - int(status["in_hand_taken"])
+            self._draining[uplink.name].look(now_s, held, is_moving=status.get("state") in MOVING_STATES)
+
+    def _uplink_status(self, uplink: Part, account: UplinkStatus) -> dict[str, Any]:
+        """Return one uplink's numbers: its account, what it says of itself, and what is to be expected."""
+        status: dict[str, Any] = uplink.status()
+        change_per_s, eta_s = self._draining[uplink.name].outlook()
+        last_s = status.get("last_success_unix_s")
+        return {
+            **account,
+            **status,
+            "in_hand_taken": min(status.get("in_hand_taken", 0), account["leased"]),
+            "last_success_age_s": max(self._clock.wall_ns() // NS_PER_S - last_s, 0) if last_s else None,
+            "backlog_eta_s": eta_s,
+            "backlog_change_per_s": change_per_s,
+        }
 
     async def _save_detectors(self) -> None:
         if self._pipeline is None or self._pipeline.engine is None:
@@ -348,11 +398,14 @@ class Gateway:
         return self.ready.is_set() and not self._stopping.is_set()
 
     def status(self) -> dict[str, object]:
-        """Return what `tidegate status --json` prints; numbers are readings unless they say otherwise."""
+        """Return what `tidegate status --json` prints; numbers are readings unless they say otherwise.
+
+        Whatever the world had a part in writing is made fit for one line here, for all who read it.
+        """
         assert self._store is not None
         store = self._store.status()
         engine = None if self._pipeline is None else self._pipeline.engine
-        return {
+        status: dict[str, object] = {
             "version": __version__,
             "gateway": self.config.gateway.id,
             "hw_profile": self.profile.name,
@@ -360,12 +413,19 @@ class Gateway:
             "healthy": self.is_healthy(),
             "restarts": dict(self._restarts),
             **store,
+            "store": {
+                **store["store"],
+                "state_dir": self.config.gateway.state_dir,
+                "when_full": self.config.store.when_full,
+            },
             "detectors": {} if engine is None else engine.status(),
             "sources": {source.name: source.status() for source in self._sources},
             "uplinks": {
-                uplink.name: {**store["uplinks"].get(uplink.name, {}), **uplink.status()} for uplink in self._uplinks
+                uplink.name: self._uplink_status(uplink, store["uplinks"][uplink.name]) for uplink in self._uplinks
             },
         }
+        found: dict[str, object] = harmless(status)
+        return found
 
 
 async def _end(tasks: list[asyncio.Task[None]]) -> None:

@@ -13,7 +13,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
-from gateway import __version__
+from gateway import __version__, arguments
+from gateway.arguments import CONFIG_DEFAULT, LOG_LEVELS, URL_DEFAULT
+from gateway.core.text import sentence
 from gateway.net.tls import bring_back, leave_out, mentions_tls
 
 if TYPE_CHECKING:
@@ -29,11 +31,10 @@ FINE: Final = 0
 FOUND: Final = 1
 USAGE: Final = 2
 INTERRUPTED: Final = 130
-CONFIG_DEFAULT: Final = "/etc/tidegate/tidegate.toml"
-LOG_LEVELS: Final = ("debug", "info", "warning", "error")
-URL_DEFAULT: Final = "http://127.0.0.1:8181"
 STATUS_TIMEOUT_S: Final = 5
 DEMO_SECONDS_MAX: Final = 3600
+LINE_CHARS_MAX: Final = 2000
+COMMAND_CHARS_MAX: Final = 14
 
 
 class CommandError(Exception):
@@ -44,16 +45,17 @@ class CommandError(Exception):
         self.code = code
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(words: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     # Set before numpy is imported anywhere: a thread pool for matrices nobody multiplies costs memory.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    options = plain_run(sys.argv[1:] if arguments is None else arguments) or parser().parse_args(arguments)
+    options = plain_run(sys.argv[1:] if words is None else words) or parser().parse_args(words)
     command: Command = options.command
     try:
         return command(options)
     except CommandError as error:
-        print(f"tidegate: {error}", file=sys.stderr)
+        for number, line in enumerate(str(error).split("\n")):
+            print(f"{'' if number else 'tidegate: '}{sentence(line, LINE_CHARS_MAX)}", file=sys.stderr)
         return error.code
     except BrokenPipeError:
         # The reader of our output went away, as `| head` does.
@@ -68,15 +70,15 @@ def main(arguments: list[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def plain_run(arguments: list[str]) -> SimpleNamespace | None:
+def plain_run(words: list[str]) -> SimpleNamespace | None:
     """Read the daemon's own command line; None for any other, and for what needs to be told what would be right.
 
     What argparse loads would stay in the daemon's memory for as long as it runs: a megabyte for two options.
     """
-    if arguments[:1] != ["run"]:
+    if words[:1] != ["run"]:
         return None
     options = SimpleNamespace(command=run_gateway, config=Path(CONFIG_DEFAULT), log_level=None)
-    rest = iter(arguments[1:])
+    rest = iter(words[1:])
     for option in rest:
         value = next(rest, "")
         if option in {"-c", "--config"} and value and not value.startswith("-"):
@@ -92,8 +94,16 @@ def parser() -> argparse.ArgumentParser:
     """Return the whole command line."""
     import argparse  # noqa: PLC0415  see `plain_run`
 
+    def formatter(prog: str) -> argparse.HelpFormatter:
+        # Room for the longest command beside its sentence: argparse forgets that commands are indented.
+        made = argparse.HelpFormatter(prog)
+        made._action_max_length = COMMAND_CHARS_MAX  # noqa: SLF001  there is no other way
+        return made
+
     top = argparse.ArgumentParser(
-        prog="tidegate", description="Store-and-forward telemetry gateway: MQTT and serial in, OTLP out, nothing lost."
+        prog="tidegate",
+        description="Store-and-forward telemetry gateway: MQTT and serial in, OTLP out, nothing lost.",
+        formatter_class=formatter,
     )
     top.add_argument("--version", action="version", version=f"tidegate {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
@@ -103,89 +113,20 @@ def parser() -> argparse.ArgumentParser:
         command.set_defaults(command=run)
         return command
 
-    _add_demo(add("demo", run_demo, "the whole story on this desk: devices, outage, kill, recovery, anomaly"))
-    _add_init(add("init", run_init, "write a commented configuration for this box"))
-    _add_config(add("check", run_check, "read the configuration and say every problem at once"))
-    _add_run(add("run", run_gateway, "the daemon; SIGTERM drains and stops, SIGHUP reloads"))
-    _add_explain(add("explain", run_explain, "say what becomes of one message, or why not"))
-    _add_status(add("status", run_status, "what a running gateway holds, sends and owes"))
-    _add_verify(add("verify", run_verify, "check every segment's CRC, the hash chain and the counts"))
-    _add_export(add("export", run_export, "held data as OTLP JSON lines, for a stick carried by hand"))
-    _add_size(add("size", run_size, "how long this disk and this link last"))
+    arguments.add_demo(add("demo", run_demo, "the whole story on this desk: devices, outage, kill, recovery, anomaly"))
+    arguments.add_init(add("init", run_init, "write a commented configuration for this box"))
+    arguments.add_config(add("check", run_check, "read the configuration and say every problem at once"))
+    arguments.add_run(add("run", run_gateway, "the daemon; SIGTERM drains and stops, SIGHUP reloads"))
+    arguments.add_explain(add("explain", run_explain, "say what becomes of one message, or why not"))
+    arguments.add_status(add("status", run_status, "what a running gateway holds, sends and owes"))
+    arguments.add_trace(add("trace", run_trace, "follow the next messages through the running gateway"))
+    arguments.add_quarantine(add("quarantine", run_quarantine, "what was set aside: not understood, or refused"))
+    arguments.add_verify(add("verify", run_verify, "check every segment's CRC, the hash chain and the counts"))
+    arguments.add_export(add("export", run_export, "held data as OTLP JSON lines, for a stick carried by hand"))
+    arguments.add_size(add("size", run_size, "how long this disk and this link last"))
     add("schema", run_schema, "the configuration's JSON Schema, for editors")
-    _add_bench(add("bench", run_bench, "the performance suite"))
+    arguments.add_bench(add("bench", run_bench, "the performance suite"))
     return top
-
-
-def _add_config(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "-c", "--config", type=Path, default=Path(CONFIG_DEFAULT), metavar="FILE", help=f"default {CONFIG_DEFAULT}"
-    )
-
-
-def _add_state(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--state-dir", type=Path, required=True, metavar="DIR", help="[gateway] state_dir of the configuration"
-    )
-
-
-def _add_demo(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--seconds", type=float, default=40, metavar="N", help="how long it takes (default 40)")
-    command.add_argument("--keep", action="store_true", help="leave it running and print where to look")
-
-
-def _add_init(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--out", type=Path, default=Path("tidegate.toml"), metavar="FILE")
-    command.add_argument("--endpoint", metavar="URL", help="OTLP/HTTP endpoint, like https://otel.example:4318")
-    command.add_argument("--broker", metavar="URL", help="MQTT broker to subscribe to, like mqtt://127.0.0.1:1883")
-    command.add_argument("--topics", metavar="FILTER,…", help='what to subscribe to there (default "#")')
-    command.add_argument("--serial", metavar="PORT", help="serial line, like /dev/serial/by-id/usb-…")
-    command.add_argument("--state-dir", metavar="DIR", help="where data is kept (default /var/lib/tidegate)")
-    command.add_argument("--full", action="store_true", help="every setting there is, as comments")
-    command.add_argument("--yes", action="store_true", help="ask nothing")
-
-
-def _add_run(command: argparse.ArgumentParser) -> None:
-    _add_config(command)
-    command.add_argument("--log-level", choices=LOG_LEVELS, default=None)
-
-
-def _add_explain(command: argparse.ArgumentParser) -> None:
-    _add_config(command)
-    command.add_argument("--topic", help="the message's topic")
-    command.add_argument("--payload", metavar="TEXT", help="the payload as text")
-    command.add_argument("--port", metavar="NAME", help="a serial source's name, instead of --topic")
-    command.add_argument("--hex", metavar="HEX", help="the payload (with --port: the bytes on the line) as hex")
-
-
-def _add_status(command: argparse.ArgumentParser) -> None:
-    command.add_argument("-c", "--config", type=Path, default=None, metavar="FILE", help="its [control] says where")
-    command.add_argument("--url", help=f"where the gateway's [control] listens (default {URL_DEFAULT})")
-    command.add_argument("--json", action="store_true", help="all of it, for programs")
-
-
-def _add_verify(command: argparse.ArgumentParser) -> None:
-    _add_state(command)
-    command.add_argument("--json", action="store_true", help="for programs")
-
-
-def _add_export(command: argparse.ArgumentParser) -> None:
-    _add_state(command)
-    command.add_argument("--out", type=Path, required=True, metavar="FILE")
-    command.add_argument("--gateway-id", default="", metavar="ID", help="what tidegate.gateway.id says")
-
-
-def _add_size(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--rate", required=True, help='readings, like "200/s"')
-    command.add_argument("--outage", required=True, help='how long the link may be away, like "7d"')
-    command.add_argument("--disk", default="512MiB", help="[store] max_bytes (default 512MiB)")
-    command.add_argument("--link", default="", help='like "64kbit/s" or an allowance like "20MiB/d"')
-
-
-def _add_bench(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--json", action="store_true", help="for programs")
-    command.add_argument("--only", metavar="NAME,…", help="some of it; `--only list` names them")
-    command.add_argument("--quick", action="store_true", help="a small sample of everything")
 
 
 def load(path: Path, *, offline: bool = False) -> Config:
@@ -309,25 +250,36 @@ def run_explain(options: argparse.Namespace) -> int:
     from gateway.core.clock import SystemClock  # noqa: PLC0415
 
     config = load(options.config, offline=True)
-    if (options.topic is None) == (options.port is None):
+    source, messages = _messages(options, config)
+    numbers = iter(range(1, 1 << 31))
+    mapper = Mapper(config.effective_mappings(), resolve=lambda *_: next(numbers))
+    fine = bool(messages)
+    for topic, payload in messages:
+        explanation = mapper.explain(topic, payload, wall_ns=SystemClock().wall_ns(), source=source)
+        print(explanation)
+        fine = fine and not explanation.problems
+    return FINE if fine else FOUND
+
+
+def _messages(options: argparse.Namespace, config: Config) -> tuple[str | None, list[tuple[str, bytes]]]:
+    """Return the messages to explain, each with its topic, and the source that they come from (None: any)."""
+    given = [name for name in ("topic", "port", "payload", "hex", "source") if getattr(options, name) is not None]
+    if options.quarantined is not None:
+        if given:
+            raise CommandError("--quarantined N says topic, payload and source; leave the other options out")
+        what = _from_shelf(lambda aside: aside.find_quarantined(Path(config.gateway.state_dir), options.quarantined))
+        return what.source, [(os.fsdecode(what.topic), what.payload)]
+    if ("topic" in given) == ("port" in given):
         raise CommandError("say --topic T --payload P for MQTT, or --port NAME --hex H for a serial line")
-    if (options.payload is None) == (options.hex is None):
+    if ("payload" in given) == ("hex" in given):
         raise CommandError("say the message with --payload TEXT or with --hex HEX, one of them")
     try:
         data = bytes.fromhex(options.hex) if options.hex is not None else os.fsencode(options.payload)
     except ValueError as error:
         raise CommandError(f"--hex takes pairs of hexadecimal digits: {error}") from error
-    numbers = iter(range(1, 1 << 31))
-    mapper = Mapper(config.effective_mappings(), resolve=lambda *_: next(numbers))
-    messages: list[tuple[str, bytes]] = [(options.topic, data)]
     if options.port is not None:
-        messages = list(_unframe(config, options.port, data))
-    fine = bool(messages)
-    for topic, payload in messages:
-        explanation = mapper.explain(topic, payload, wall_ns=SystemClock().wall_ns(), source=options.port)
-        print(explanation)
-        fine = fine and not explanation.problems
-    return FINE if fine else FOUND
+        return options.port, list(_unframe(config, options.port, data))
+    return options.source, [(options.topic, data)]
 
 
 def _unframe(config: Config, name: str, data: bytes) -> Iterator[tuple[str, bytes]]:
@@ -341,7 +293,7 @@ def _unframe(config: Config, name: str, data: bytes) -> Iterator[tuple[str, byte
     found = False
     for item in explain_bytes(lines[name], data):
         if isinstance(item, str):
-            print(item)
+            print(sentence(item))
         else:
             found = True
             yield item
@@ -357,10 +309,35 @@ def run_status(options: argparse.Namespace) -> int:
     try:
         status = fetch_status(url, token=token, timeout_s=STATUS_TIMEOUT_S)
     except (OSError, ValueError) as error:
-        hint = "is the gateway running, and does its configuration have [control]? -c FILE looks there"
-        raise CommandError(f"no gateway answers at {url} ({error}); {hint}", FOUND) from error
+        raise _nobody_answers(url, error) from error
     print(json.dumps(status) if options.json else render(status, colour=sys.stdout.isatty()))
     return FINE
+
+
+def run_trace(options: argparse.Namespace) -> int:
+    """`tidegate trace`: exit 1 where no message came, or nothing answers."""
+    from gateway.control.live import follow  # noqa: PLC0415  http.client only here
+    from gateway.control.summary import AskedWrongError  # noqa: PLC0415
+
+    url, token = _address(options)
+    asked = {"topic": options.topic, "count": options.count, "seconds": options.seconds}
+    count = 0
+    try:
+        for block in follow(url, token=token, asked=asked, timeout_s=STATUS_TIMEOUT_S):
+            count += 1
+            print(block, flush=True)
+    except AskedWrongError as error:
+        raise CommandError(str(error)) from error
+    except (OSError, ValueError) as error:
+        raise _nobody_answers(url, error) from error
+    if not count:
+        raise CommandError(f"no message on {options.topic} came in {options.seconds:g} s", FOUND)
+    return FINE
+
+
+def _nobody_answers(url: str, error: Exception) -> CommandError:
+    hint = "is the gateway running, and does its configuration have [control]? -c FILE looks there"
+    return CommandError(f"no gateway answers at {url} ({error}); {hint}", FOUND)
 
 
 def _address(options: argparse.Namespace) -> tuple[str, str]:
@@ -376,6 +353,40 @@ def _address(options: argparse.Namespace) -> tuple[str, str]:
         raise CommandError(f"control.token: {error}") from error
 
 
+def run_quarantine(options: argparse.Namespace) -> int:
+    """`tidegate quarantine`: 0 also where nothing is set aside."""
+    if options.limit < 1:
+        raise CommandError("--limit takes a number from 1 on")
+    config: Path | None = options.config
+    state_dir: Path | None = options.state_dir
+    if state_dir is None:
+        state_dir = Path(load(config or Path(CONFIG_DEFAULT), offline=True).gateway.state_dir)
+    where = _state(state_dir)
+    if options.refused:
+        found = _from_shelf(lambda aside: aside.refused(where, limit=options.limit))
+    else:
+        name = str(config.absolute()) if config is not None else ""
+        found = _from_shelf(lambda aside: aside.quarantine(where, limit=options.limit, config=name))
+    if options.json:
+        print(json.dumps(found))
+    else:
+        from gateway.control import aside  # noqa: PLC0415  SQLite and codecs only here
+
+        print(aside.render_refused(found) if options.refused else aside.render_quarantine(found))
+    return FINE
+
+
+def _from_shelf(look: Callable[[Any], Any]) -> Any:
+    """Return what `look` finds in what was set aside."""
+    from gateway.control import aside  # noqa: PLC0415  SQLite and codecs only here
+    from gateway.store.records import StoreError  # noqa: PLC0415
+
+    try:
+        return look(aside)
+    except StoreError as error:
+        raise CommandError(str(error), FOUND) from error
+
+
 def run_verify(options: argparse.Namespace) -> int:
     """`tidegate verify`: exit 1 with what is wrong."""
     from gateway.store.reading import verify  # noqa: PLC0415  SQLite only where needed
@@ -386,7 +397,7 @@ def run_verify(options: argparse.Namespace) -> int:
     else:
         print(report.summary())
         for problem in report.problems:
-            print(f"- {problem}")
+            print(f"- {sentence(problem)}")
     return FOUND if report.problems else FINE
 
 
@@ -407,8 +418,8 @@ def run_export(options: argparse.Namespace) -> int:
         f"{result.readings:,} readings and {result.records:,} log records "
         f"in {options.out} ({plural(result.lines, 'line')} of OTLP JSON)"
     )
-    for sentence in result.left_out():
-        print(f"tidegate: {sentence}", file=sys.stderr)
+    for problem in result.left_out():
+        print(f"tidegate: {sentence(problem)}", file=sys.stderr)
     return FOUND if result.left_out() else FINE
 
 
@@ -450,8 +461,17 @@ def run_bench(options: argparse.Namespace) -> int:
 def _state(path: Path) -> Path:
     from gateway.store.connection import DATABASE  # noqa: PLC0415  SQLite only where needed
 
-    if not (path / DATABASE).exists():
-        raise CommandError(f"there is no {path / DATABASE}; --state-dir is [gateway] state_dir of the configuration")
+    database = path / DATABASE
+    try:
+        database.open("rb").close()
+    except PermissionError as error:
+        raise CommandError(
+            f"{database} is not yours to read; run this as root or as the gateway's user", FOUND
+        ) from error
+    except OSError as error:
+        raise CommandError(
+            f"there is no {database}; --state-dir is [gateway] state_dir of the configuration"
+        ) from error
     return path
 
 

@@ -14,13 +14,14 @@ import os
 import signal
 import sys
 import time
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from gateway.app import Gateway, StartError, StillError, log, notify
 from gateway.control.config import ConfigError
 from gateway.control.profiles import ProfileError
 from gateway.control.profiles import load as load_profile
 from gateway.core.clock import SystemClock
+from gateway.core.text import sentence
 from gateway.store.database import StoreError
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ GIVE_BACK_S: Final = 2.0
 FREE_BYTES_MIN: Final = 3 * 1024 * 1024
 # By then what the start needed for a moment is garbage.
 SETTLE_S: Final = 1.0
+
+# Room for all problems of a configuration; whatever the world sent was cut before, at its door.
+LOG_CHARS_MAX: Final = 4000
 
 # sd-daemon(3): the journal takes a line's priority from its first three letters.
 _PRIORITIES: Final = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
@@ -142,7 +146,20 @@ def clean_mappings(smaps: Iterable[str]) -> Iterator[tuple[int, int, int]]:
             is_candidate = "w" not in rest[0] and len(rest) > 4 and rest[4].startswith("/")
 
 
-class JournalFormatter(logging.Formatter):
+class LineFormatter(logging.Formatter):
+    """One line for each record, whatever the world had a part in writing; a traceback's lines are indented below it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  logging's name
+        """Return the record without its traceback."""
+        record.message = sentence(record.message, LOG_CHARS_MAX)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802  logging's name
+        """Return the traceback."""
+        return "\n".join(f"  {sentence(line)}" for line in super().formatException(ei).splitlines())
+
+
+class JournalFormatter(LineFormatter):
     """Lines as the journal wants them: a priority in front of each, no time, which it has itself."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -166,7 +183,7 @@ def set_up_logging() -> None:
     if is_journal():
         handler.setFormatter(JournalFormatter("%(name)s: %(message)s"))
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(handlers=[handler])
 
 
@@ -191,8 +208,8 @@ async def _give_back_for_ever() -> None:
         give_back()
 
 
-def _say(sentence: str, code: int) -> int:
-    print(f"tidegate: {sentence}", file=sys.stderr)  # noqa: T201  the process' last word is for people
+def _say(text: str, code: int) -> int:
+    print(f"tidegate: {sentence(text, LOG_CHARS_MAX)}", file=sys.stderr)  # noqa: T201  the process' last word is for people
     return code
 
 

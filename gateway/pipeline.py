@@ -17,7 +17,8 @@ import numpy as np
 from gateway.codecs.otlp import encode_log_record
 from gateway.core.batch import MONOTONIC, LogRecords, Series
 from gateway.core.clock import NS_PER_S, Quality
-from gateway.core.contracts import Accepted
+from gateway.core.contracts import Accepted, FullError
+from gateway.core.text import sentence
 from gateway.store.database import Loss, SetAside
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from gateway.core.telemetry import Telemetry
     from gateway.detect.engine import Engine, Finding
     from gateway.store.database import Store
+    from gateway.tracing import Noted, Tracer
 
 # OTLP logs data model, SeverityNumber WARN.
 SEVERITY_WARN = 13
@@ -47,6 +49,7 @@ class Prepared:
     losses: list[Loss]
     set_aside: list[SetAside]
     logs: LogRecords | None
+    noted: Noted | None = None
 
 
 class Pipeline:
@@ -57,6 +60,7 @@ class Pipeline:
     ) -> None:
         self.mapper = mapper
         self.engine = engine
+        self.tracer: Tracer | None = None  # as long as somebody traces messages
         self._store = store
         self._clock = clock
         self._telemetry = telemetry
@@ -75,9 +79,16 @@ class Pipeline:
             arrivals.payloads = ()
             self._under_way.add(prepared)
         mapped = prepared.mapped
-        await self._store.append(
-            mapped.pieces, logs=prepared.logs, losses=prepared.losses, set_aside=prepared.set_aside
-        )
+        try:
+            await self._store.append(
+                mapped.pieces, logs=prepared.logs, losses=prepared.losses, set_aside=prepared.set_aside
+            )
+        except FullError as error:
+            if prepared.noted is not None:
+                prepared.noted.put_off(str(error))
+            raise
+        if prepared.noted is not None:
+            prepared.noted.kept()
         arrivals.prepared = None
         self._under_way.discard(prepared)
         self._telemetry.count(
@@ -100,8 +111,11 @@ class Pipeline:
 
     def _prepare(self, arrivals: Arrivals) -> Prepared:
         wall_ns = self._store.timeline.wall_from(arrivals.arrived_ns)
-        mapped = self.mapper.map(arrivals, wall_ns=self._latest_ns(wall_ns))
-        return Prepared(mapped, self._losses(mapped, wall_ns or 0), _quarantine(arrivals, mapped), self._watch(mapped))
+        latest_ns = self._latest_ns(wall_ns)
+        mapped = self.mapper.map(arrivals, wall_ns=latest_ns)
+        noted = None if self.tracer is None else self.tracer.note(arrivals, mapper=self.mapper, wall_ns=latest_ns)
+        losses, set_aside = self._losses(mapped, wall_ns or 0), _quarantine(arrivals, mapped)
+        return Prepared(mapped, losses, set_aside, self._watch(mapped), noted)
 
     def _latest_ns(self, wall_ns: int | None) -> int | None:
         """Return the time after which a device's own is not believed; None while there is no clock to tell by."""
@@ -169,7 +183,7 @@ def _quarantine(arrivals: Arrivals, mapped: Mapped) -> list[SetAside]:
         if reason != DROPPED_BY_MAPPING:
             first.setdefault(index, (reason, message))
     return [
-        SetAside(arrivals.source, arrivals.topics[index], arrivals.payloads[index], reason, message)
+        SetAside(arrivals.source, arrivals.topics[index], arrivals.payloads[index], reason, sentence(message))
         for index, (reason, message) in first.items()
     ]
 
@@ -177,7 +191,7 @@ def _quarantine(arrivals: Arrivals, mapped: Mapped) -> list[SetAside]:
 def _finding_attributes(finding: Finding, about: Series) -> Attributes:
     return (
         ("tidegate.finding.detector", finding.detector),
-        ("tidegate.finding.metric", about.name),
+        ("tidegate.finding.metric", sentence(about.name)),
         ("tidegate.finding.score", float(finding.score)),
         ("tidegate.finding.threshold", float(finding.threshold)),
         ("tidegate.finding.value", float(finding.value)),

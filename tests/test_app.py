@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import logging
+import os
+import re
 import socket
 import sqlite3
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,15 +19,18 @@ import pytest
 from gateway import app
 from gateway.app import Gateway, StartError, StillError, notify, replace_file
 from gateway.control.config import parse_config
+from gateway.control.draining import Draining, Outlook
+from gateway.control.live import follow
 from gateway.control.profiles import load as load_profile
 from gateway.core.clock import NS_PER_S, FakeClock, Quality, SystemClock
-from gateway.net.mqtt_packets import connect_bytes
+from gateway.daemon import LineFormatter
+from gateway.net.mqtt_packets import connect_bytes, publish_bytes
 from gateway.net.ports import free_port
 from gateway.store.database import StoreError
 from hil.publisher import Publisher
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
     from hil.otlp_sink import OtlpSink
@@ -43,8 +50,11 @@ async def until(condition: Callable[[], object], what: str = "it") -> None:
 def make(tmp_path: Path) -> Callable[..., Gateway]:
     """Build a gateway from lines of TOML."""
 
-    def build(toml: str = "", *, kind: type[Gateway] = Gateway, clock: Any = None) -> Gateway:
+    def build(
+        toml: str = "", *, kind: type[Gateway] = Gateway, clock: Any = None, report_interval: str = "5m"
+    ) -> Gateway:
         head = f'[gateway]\nid = "here"\nstate_dir = {json.dumps(str(tmp_path / "state"))}\n'
+        head += f'report_interval = "{report_interval}"\n'
         head += '[store]\ncommit_interval = "20ms"\n'
         config = parse_config(head + toml)
         return kind(config, load_profile("x86-64"), clock=clock or SystemClock(), seed=1)
@@ -116,6 +126,126 @@ async def test_ready_means_that_the_door_is_open(make: Callable[..., Gateway]) -
         await writer.wait_closed()
 
 
+async def test_the_gateways_own_numbers_arrive_at_the_collector(
+    make: Callable[..., Gateway], otlp_sink: OtlpSink
+) -> None:
+    """As metrics of the gateway itself, beside what the devices sent."""
+    port = free_port()
+    async with running(make(server(port) + uplink(otlp_sink.url), report_interval="50ms")) as gateway:
+        publisher = Publisher(port=port)
+        with publisher:
+            await until(lambda: len(publisher.acknowledged) > 20)
+            await asyncio.to_thread(publisher.stop)
+        await until(lambda: "tidegate.delivered.readings" in {reading.metric for reading in otlp_sink.readings()})
+        await until(lambda: gateway.status()["uplinks"]["cloud"]["held"] == 0)  # type: ignore[index]
+
+
+async def test_a_backlog_is_watched_while_it_drains(
+    make: Callable[..., Gateway], otlp_sink: OtlpSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end is reckoned from what is held and what has been taken of it; for people the shelf is named, too."""
+    seen: list[tuple[int, bool]] = []
+
+    def look(_: object, _now_s: float, held: int, *, is_moving: bool) -> None:
+        seen.append((held, is_moving))
+
+    monkeypatch.setattr(Draining, "look", look)
+    monkeypatch.setattr(Draining, "outlook", lambda _: Outlook(-5.0, 12.5))
+    port = free_port()
+    async with running(make(server(port) + uplink(otlp_sink.url))) as gateway:
+        with Publisher(port=port) as publisher:
+            await until(lambda: len(publisher.acknowledged) > 20)
+            await asyncio.to_thread(publisher.stop)
+        await until(lambda: gateway.status()["uplinks"]["cloud"]["held"] == 0)  # type: ignore[index]
+        status: Any = gateway.status()
+        await until(lambda: seen[-1] == (0, True))
+    cloud = status["uplinks"]["cloud"]
+    assert (cloud["backlog_eta_s"], cloud["backlog_change_per_s"], cloud["in_hand_taken"]) == (12.5, -5.0, 0)
+    assert 0 <= cloud["last_success_age_s"] < 60
+    assert status["store"]["state_dir"].endswith("/state")
+    assert status["store"]["when_full"] == "drop_oldest"
+
+
+NASTY = "\x1b[2J\u202e\n2026-01-01 00:00:00 ERROR tidegate: fake "
+
+
+async def test_nothing_that_a_device_sends_leaves_its_line(make: Callable[..., Gateway], otlp_sink: OtlpSink) -> None:
+    """Names of 10 kB with escapes and line ends, as client id, user, topic, keys and texts: log, status, findings."""
+    said = io.StringIO()
+    handler = logging.StreamHandler(said)
+    handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    port = free_port()
+    doors = server(port) + 'users = [{ name = "d", password = { env = "PATH" }, topics = ["ok/#"] }]\n'
+    doors += '[[detectors]]\ntype = "zscore"\nwarmup = 20\n'
+    long = (NASTY + "n" * 10_000).encode()
+    try:
+        async with running(make(doors + uplink(otlp_sink.url), report_interval="50ms")) as gateway:
+            source: Any = lambda: gateway.status()["sources"]["direct"]  # type: ignore[index]  # noqa: E731
+            for client, user in ((long, b"d"), (b"c", long), (b"c", b"d")):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                password = os.environ["PATH"].encode() if user == b"d" else b"wrong"
+                writer.write(connect_bytes(client.replace(b"\n", b"\x85"), username=user, password=password))
+                writer.write(publish_bytes(("not ok/" + NASTY).encode(), b"1"))
+                for k in range(60):
+                    value = b'{"%s": %d}' % (b"\\u001b[2J\\n" + b"n" * 200, 1000 * (k == 50) + k % 3)
+                    writer.write(publish_bytes(("ok/" + NASTY).encode(), value))
+                writer.write(publish_bytes(b"ok/x", b'{"%s": 1}' % (b"\\u001b" + b"n" * 10_000)))
+                writer.write(publish_bytes(b"ok/y", long, qos=1, packet_id=1))
+                await reader.read(100)
+                writer.close()
+            await until(lambda: gateway.status()["store"]["quarantined"])  # type: ignore[index]
+            await until(lambda: source()["refused"] and source()["last_error"])
+            await until(lambda: any("expected about" in line.body for line in otlp_sink.logs()))
+            status = gateway.status()
+    finally:
+        logging.getLogger().removeHandler(handler)
+    said_upstream = [text for line in otlp_sink.logs() for text in (line.body, *dict(line.attributes).values())]
+    for text in (*texts_of(status), *(text for text in said_upstream if isinstance(text, str))):
+        assert text.isprintable()
+        assert len(text) <= 1000
+    for line in said.getvalue().splitlines():
+        assert line.isprintable()
+        assert re.match(r"20\d\d-|  ", line)
+        assert "ERROR tidegate: fake" not in line[:60]
+
+
+def texts_of(value: object) -> Iterator[str]:
+    """Return every text in a status, keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from (*texts_of(key), *texts_of(inner))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from texts_of(inner)
+
+
+async def test_a_message_is_traced_in_a_whole_gateway(make: Callable[..., Gateway], otlp_sink: OtlpSink) -> None:
+    """Asked over the window, from the PUBLISH to the collector; and afterwards nothing is left of it."""
+    port, window = free_port(), free_port()
+    control = f'[control]\nlisten = "127.0.0.1:{window}"\n'
+    async with running(make(server(port) + uplink(otlp_sink.url) + control)) as gateway:
+        asked = {"topic": "plant/+/count", "count": 2, "seconds": 10}
+        url = f"http://127.0.0.1:{window}"
+
+        def trace() -> list[str]:
+            return list(follow(url, token="", asked=asked, timeout_s=5, sleep=lambda _: time.sleep(0.02)))
+
+        tracing = asyncio.create_task(asyncio.to_thread(trace))
+        await until(lambda: gateway._pipeline.tracer is not None)  # type: ignore[union-attr]
+        with Publisher(port=port) as publisher:
+            await until(lambda: len(publisher.acknowledged) > 10)
+            await asyncio.to_thread(publisher.stop)
+        blocks = await tracing
+        assert len(blocks) == 2
+        assert "  taken by mappings[0], match = '#'" in blocks[0]
+        assert re.search(r"\n  reading  n = \d+ \(int\) at 20", blocks[0])
+        assert re.search(r"\n  on disk  [\d.]+ s after it arrived, in segment \d+ \(normal\)\n", blocks[0])
+        assert re.search(r"\n  cloud    delivered [\d.]+ s after it arrived$", blocks[0])
+
+
 class FakePart:
     """A part that notes when it ends, and can be made to fail."""
 
@@ -161,6 +291,23 @@ def faked(*, ends: list[str], failures: list[Exception | None] | None = None) ->
             assert self._store.is_moving()
 
     return Faked
+
+
+async def test_whatever_a_part_says_of_itself_fits_one_line(make: Callable[..., Gateway]) -> None:
+    """A part that forgot to look what a device wrote into its sentences does not become everybody's trouble."""
+
+    class Talking(FakePart):
+        def status(self) -> dict[str, object]:
+            return {"state": "fake", "last_error": NASTY + "n" * 10_000, "devices": [NASTY], "rejected": {NASTY: 1}}
+
+    class Faked(Gateway):
+        def _build_source(self, settings: Any) -> Any:
+            return Talking(settings.name, [])
+
+    async with running(make(server(1), kind=Faked)) as gateway:
+        found = list(texts_of(gateway.status()))
+    assert sum("fake " in text for text in found) == 3
+    assert all(text.isprintable() and len(text) <= 500 for text in found)
 
 
 async def test_doors_close_before_roads_and_the_shelf_comes_last(make: Callable[..., Gateway]) -> None:

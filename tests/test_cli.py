@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -19,10 +21,10 @@ from gateway.core.batch import MONOTONIC, Batch, Series
 from gateway.core.clock import FakeClock, SystemClock
 from gateway.core.contracts import Priority
 from gateway.core.telemetry import Telemetry
-from gateway.store.database import Store, StoreSettings
+from gateway.store.database import SetAside, Store, StoreSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
 MAPPING = """
@@ -71,7 +73,8 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
     return command
 
 
-COMMANDS = ["demo", "init", "check", "run", "explain", "status", "verify", "export", "size", "schema", "bench"]
+COMMANDS = ["demo", "init", "check", "run", "explain", "status", "quarantine", "verify", "export", "size", "schema"]
+COMMANDS += ["bench", "trace"]
 
 
 def test_every_command_of_the_manual_is_there(run) -> None:
@@ -357,6 +360,7 @@ def test_explain_takes_bytes_as_hex(run, write) -> None:
         ("--topic", "t", "--port", "line1", "--hex", "00"),
         ("--topic", "t", "--hex", "zz"),
         ("--port", "line9", "--hex", "00"),
+        ("--quarantined", "1", "--topic", "t"),
     ],
 )
 def test_explain_says_how_it_is_asked(run, write, arguments: tuple[str, ...]) -> None:
@@ -380,6 +384,87 @@ def test_explain_cuts_what_came_over_a_line(run, write) -> None:
     assert "no whole frame" in out
 
 
+def test_explain_as_if_from_a_source(run, write) -> None:
+    """A mapping may be for one source alone."""
+    path = write('[[mappings]]\nmatch = "#"\nsource = "line1"\nfields = "*"\n')
+    assert run("explain", "-c", path, "--topic", "t", "--source", "line1", "--payload", '{"x": 1}')[0] == 0
+    code, out, _ = run("explain", "-c", path, "--topic", "t", "--source", "other", "--payload", '{"x": 1}')
+    assert code == 1
+    assert "the source is 'other', not 'line1'" in out
+
+
+# quarantine
+
+
+@pytest.fixture
+async def shelf(tmp_path: Path) -> AsyncIterator[Store]:
+    """An open shelf where `write` says, with one payload in its quarantine and one refused segment."""
+    store = await fill(tmp_path / "state", close=False)
+    await store.append([], set_aside=[SetAside("direct", b"plant/d1", b"{", "malformed_json", "not JSON")])
+    lease = await store.lease("cloud", readings_max=10, bytes_max=1 << 20)
+    assert lease is not None
+    await store.refuse(lease, "refused", "bad name")
+    await store.append([])
+    yield store
+    with contextlib.suppress(ValueError, sqlite3.Error, OSError):
+        await store.close()
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+async def test_the_quarantine_is_shown(run, write, shelf: Store, tmp_path: Path, is_running: bool) -> None:
+    """By directory or by configuration, with and without a gateway that runs, and for programs."""
+    if not is_running:
+        await shelf.close()
+    path, folder = write(), tmp_path / "state"
+    for where in (("-c", path), ("--state-dir", folder)):
+        code, out, err = run("quarantine", *where)
+        assert (code, err) == (0, "")
+        assert "1 payload that nobody understood" in out
+        assert "not JSON" in out
+        code, out, _ = run("quarantine", "--refused", *where)
+        assert code == 0
+        assert "temperature = 20.5" in out
+    assert f"  tidegate explain -c {path} --source direct" in run("quarantine", "-c", path)[1]
+    assert "  tidegate explain --source direct" in run("quarantine", "--state-dir", folder)[1]
+    assert json.loads(run("quarantine", "-c", path, "--json")[1])["payloads"][0]["payload_hex"] == "7b"
+    assert json.loads(run("quarantine", "-c", path, "--json", "--refused")[1])["segments"][0]["reason"] == "refused"
+
+
+async def test_a_quarantined_payload_is_explained_by_its_number(run, write, shelf: Store) -> None:
+    """With its own topic and source; one that is not there is a sentence."""
+    path = write()
+    code, out, _ = run("explain", "-c", path, "--quarantined", 1)
+    assert code == 1
+    assert out.startswith("topic    plant/d1\n")
+    code, out, err = run("explain", "-c", path, "--quarantined", 99)
+    assert (code, out) == (1, "")
+    assert "`tidegate quarantine` lists" in err
+
+
+async def test_a_limit_is_a_number_from_one_on(run, shelf: Store, tmp_path: Path) -> None:
+    """And an empty drawer is fine."""
+    assert run("quarantine", "--state-dir", tmp_path / "state", "--limit", "0")[0] == 2
+    await fill(tmp_path / "other")
+    code, out, _ = run("quarantine", "--state-dir", tmp_path / "other")
+    assert (code, out) == (0, "no payload that nobody understood is set aside\n")
+
+
+@pytest.mark.parametrize("command", [("quarantine",), ("verify",), ("export", "--out", "x")])
+async def test_a_shelf_of_somebody_else_is_a_sentence(
+    run, tmp_path: Path, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is private to the gateway's user: who to be is said, and nothing is missing."""
+    await fill(tmp_path / "state")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.open", refuse)
+    code, out, err = run(*command, "--state-dir", tmp_path / "state")
+    assert (code, out) == (1, "")
+    assert "run this as root or as the gateway's user" in err
+
+
 # status
 
 
@@ -388,11 +473,11 @@ def window() -> Iterator[Callable[..., str]]:
     """Answer /status like a gateway; return its URL."""
     servers = []
 
-    def serve(status: dict[str, Any], *, token: str = "") -> str:
+    def serve(status: dict[str, Any], *, token: str = "", code: int = 200) -> str:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 allowed = not token or self.headers.get("authorization") == f"Bearer {token}"
-                self.send_response(200 if allowed else 401)
+                self.send_response(code if allowed else 401)
                 self.end_headers()
                 self.wfile.write(json.dumps(status).encode())
 
@@ -447,10 +532,45 @@ def test_status_of_nobody_is_1(run, write) -> None:
     assert "has no [control]" in err
 
 
+# trace
+
+
+def test_a_trace_is_printed_message_by_message(run, window) -> None:
+    """From the gateway that --url or the configuration names."""
+    message = {
+        "arrived": "", "source": "direct", "topic": "a", "payload_bytes": 1, "payload": "1", "mapping": None,
+        "skipped": [], "readings": 0, "readings_shown": 0, "lines": [], "lost": 0, "problems": [],
+        "state": "nothing to keep", "uplinks": {},
+    }  # fmt: skip
+    url = window({"id": "x", "left_s": 5, "is_over": True, "messages": [message] * 2})
+    code, out, err = run("trace", "--url", url, "--topic", "#")
+    assert (code, err) == (0, "")
+    assert out.count("direct  a\n") == 2
+
+
+def test_a_trace_of_nothing_is_1(run, window) -> None:
+    """No message came, or nobody answers: a sentence each."""
+    url = window({"id": "x", "left_s": 0, "is_over": True, "messages": []})
+    assert run("trace", "--url", url, "--topic", "a/b", "--seconds", "3") == (
+        1, "", "tidegate: no message on a/b came in 3 s\n",
+    )  # fmt: skip
+    code, _, err = run("trace", "--url", "http://127.0.0.1:1", "--topic", "#")
+    assert code == 1
+    assert "no gateway answers" in err
+
+
+def test_a_trace_that_is_asked_for_wrongly_is_2(run, window) -> None:
+    """With what the gateway says of it."""
+    url = window({"no": "filter"}, code=400)
+    code, out, err = run("trace", "--url", url, "--topic", "#/a")
+    assert (code, out) == (2, "")
+    assert err == 'tidegate: {"no": "filter"}\n'
+
+
 # verify and export
 
 
-async def fill(folder: Path, *, clock: Any = None) -> None:
+async def fill(folder: Path, *, clock: Any = None, close: bool = True) -> Store:
     clock = clock or SystemClock()
     store = await Store.open(
         state_dir=folder, settings=StoreSettings(), clock=clock, uplinks=["cloud"], max_series=10,
@@ -460,7 +580,9 @@ async def fill(folder: Path, *, clock: Any = None) -> None:
     assert number is not None
     stamp = clock.monotonic_ns()
     await store.append([(Priority.NORMAL, Batch.of(number, [stamp], np.array([20.5]), flags=MONOTONIC))])
-    await store.close()
+    if close:
+        await store.close()
+    return store
 
 
 async def test_verify_of_a_whole_shelf_is_0(run, tmp_path: Path) -> None:
@@ -483,7 +605,7 @@ async def test_verify_of_a_damaged_shelf_is_1(run, tmp_path: Path) -> None:
     assert "\n- " in out
 
 
-@pytest.mark.parametrize("command", [("verify",), ("export", "--out", "x")])
+@pytest.mark.parametrize("command", [("quarantine",), ("verify",), ("export", "--out", "x")])
 def test_no_shelf_is_a_sentence(run, tmp_path: Path, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither where there is no directory nor where no gateway has been."""
     monkeypatch.chdir(tmp_path)

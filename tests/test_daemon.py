@@ -23,7 +23,7 @@ from gateway.control.config import Config, ConfigError, parse_config
 from gateway.control.profiles import ProfileError
 from gateway.control.settings import GatewaySettings
 from gateway.control.summary import fetch_status
-from gateway.daemon import Daemon, JournalFormatter, run_daemon
+from gateway.daemon import Daemon, JournalFormatter, LineFormatter, run_daemon
 from gateway.net.ports import free_port
 from gateway.store.database import StoreError
 from hil.children import Child, python, wait_until
@@ -362,6 +362,20 @@ def test_journal_lines_carry_their_priority() -> None:
     lines = JournalFormatter("%(name)s: %(message)s").format(record).splitlines()
     assert lines[0] == "<3>tidegate: failed"
     assert all(line.startswith("<3>") for line in lines)
+
+
+@pytest.mark.parametrize("kind", [LineFormatter, JournalFormatter])
+def test_a_record_cannot_be_made_into_two(kind: type[logging.Formatter]) -> None:
+    """Whatever a device sent into it: no line of its own, no command to a terminal, no 10 kB."""
+    nasty = "\x1b[2J\u202e\x85\r\n2026-01-01 00:00:00 ERROR tidegate: fake" + "n" * 10_000
+    try:
+        raise ValueError(nasty)
+    except ValueError:
+        record = logging.LogRecord("tidegate", logging.ERROR, "", 1, "topic %s", (nasty,), sys.exc_info())
+    lines = kind("%(levelname)s %(message)s").format(record).split("\n")
+    assert lines[0].removeprefix("<3>").startswith("ERROR topic \\x1b[2J\\u202e\\x85\\r\\n2026-01-01")
+    assert all(line.isprintable() and len(line) < 5000 for line in lines)
+    assert all(line.removeprefix("<3>").startswith("  ") for line in lines[1:])
 
 
 def test_the_journal_is_known_by_its_file(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,93 +1,459 @@
-"""What was lost is said: here in a log line, upstream in a log record, once."""
+"""What was lost is said once, here and upstream; the gateway's own numbers leave as metrics, and make no news of themselves."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
+import numpy as np
+import pytest
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
-from gateway.core.clock import FakeClock
-from gateway.core.contracts import FullError
+from gateway import herald as module
+from gateway.core.batch import Batch, Series
+from gateway.core.clock import NS_PER_S, FakeClock
+from gateway.core.contracts import FullError, Priority, Signal
+from gateway.core.telemetry import Telemetry
 from gateway.herald import Herald
+from gateway.store.database import Loss, Store, StoreSettings
+from gateway.uplinks.requests import Hand, RequestBuilder
+from hil import virtual_time
 
 if TYPE_CHECKING:
-    import pytest
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
 
-    from gateway.core.batch import LogRecords
-
-
-class FakeTimeline:
-    def wall_from(self, _: int) -> int | None:
-        return None
+CUMULATIVE = 2
+OURS = 6
+"""Points of a report while the ledger is empty."""
 
 
-class FakeStore:
-    """A ledger that a test writes, and what was sent."""
+class Box:
+    """A real shelf with one uplink, a herald, and a far side that takes or refuses what it is told to."""
 
-    def __init__(self) -> None:
-        self.ledger: dict[str, int] = {}
-        self.sent: list[LogRecords] = []
-        self.timeline = FakeTimeline()
-        self.number: int | None = 7
-        self.full = False
+    def __init__(self, state_dir: Path) -> None:
+        self.state_dir = state_dir
+        self.clock = FakeClock()
+        self.store: Store
+        self.herald: Herald
+        self.metrics: list[Any] = []
+        self.records: list[Any] = []
 
-    def status(self) -> dict[str, Any]:
-        return {"uplinks": {"cloud": {"ledger": dict(self.ledger)}}}
+    async def start(self, *, max_series: int = 100, **settings: Any) -> None:
+        self.store = await Store.open(
+            state_dir=self.state_dir,
+            settings=StoreSettings(**settings),
+            clock=self.clock,
+            uplinks=["cloud"],
+            max_series=max_series,
+            telemetry=Telemetry(),
+            commit_interval_s=0,
+        )
+        self.herald = Herald(store=self.store, clock=self.clock, report_s=60)
 
-    def resolve(self, _: object, *, is_own: bool) -> int | None:
-        return self.number
+    async def restart(self) -> None:
+        await self.store.close()
+        await self.start()
 
-    async def append(self, _pieces: object, *, logs: LogRecords) -> None:
-        if self.full:
-            raise FullError("full")
-        self.sent.append(logs)
+    async def devices(self, count: int = 1, *, lost: int = 0) -> None:
+        """Let devices send readings, and payloads that nobody understands."""
+        number = self.store.resolve(Series((("device.id", "d1"),), "t"))
+        assert number is not None
+        batch = Batch.of(number, self.clock.wall_ns(), np.arange(count))
+        losses = [Loss("malformed_json", lost)] if lost else []
+        await self.store.append([(Priority.NORMAL, batch)] if count else [], losses=losses)
+
+    async def send(self, *, refuse: tuple[Signal, ...] = ()) -> None:
+        """Deliver all that is held, as an uplink would, but what the far side refuses."""
+        while (lease := await self.store.lease("cloud", readings_max=10_000, bytes_max=1 << 20)) is not None:
+            if lease.signal in refuse:
+                await self.store.refuse(lease, "refused", "we take none of these")
+                continue
+            hand = Hand(lease)
+            builder = RequestBuilder(
+                series=self.store.series, timeline=self.store.timeline, gateway_attributes=(), version="1"
+            )
+            builder.open(hand)
+            for part in hand.parts or ():
+                body = builder.encode(part)
+                if lease.signal is Signal.METRICS:
+                    self.metrics += [
+                        metric
+                        for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics
+                        for scope in resource.scope_metrics
+                        for metric in scope.metrics
+                        if metric.name.startswith("tidegate.")
+                    ]
+                else:
+                    self.records += [
+                        record
+                        for resource in ExportLogsServiceRequest.FromString(body).resource_logs
+                        for scope in resource.scope_logs
+                        for record in scope.log_records
+                    ]
+            await self.store.ack(lease)
+
+    async def report(self) -> bool:
+        """Let a minute pass and report."""
+        self.clock.advance(60 * NS_PER_S)
+        return await self.herald.report()
+
+    def points(self) -> dict[tuple[str, str], Any]:
+        """Return the newest point of each metric that arrived, by name and its reason (or uplink)."""
+        found: dict[tuple[str, str], Any] = {}
+        for metric in self.metrics:
+            for point in getattr(metric, metric.WhichOneof("data")).data_points:
+                keys = {pair.key: pair.value.string_value for pair in point.attributes}
+                key = metric.name, keys.get("tidegate.reason") or keys.get("tidegate.uplink", "")
+                if key not in found or found[key].time_unix_nano <= point.time_unix_nano:
+                    found[key] = point
+        return found
+
+    def values(self) -> dict[tuple[str, str], int]:
+        return {key: point.as_int for key, point in self.points().items()}
 
 
-def records(store: FakeStore) -> list[LogRecord]:
-    return [LogRecord.FromString(body) for logs in store.sent for body in logs.bodies]
+@pytest.fixture
+async def new_box(tmp_path: Path) -> AsyncIterator[Box]:
+    """Give a box that is not started yet."""
+    made = Box(tmp_path)
+    yield made
+    await made.store.close()
 
 
-async def test_a_loss_is_said_here_and_upstream_once(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.fixture
+async def box(new_box: Box) -> Box:
+    await new_box.start()
+    return new_box
+
+
+# Logs.
+
+
+async def test_a_loss_is_said_here_and_upstream_once(box: Box, caplog: pytest.LogCaptureFixture) -> None:
     """With what is new and the total; a second look at the same says nothing."""
-    store = FakeStore()
-    store.ledger = {"malformed": 3}
-    herald = Herald(store=store, clock=FakeClock())
-    store.ledger = {"malformed": 5, "evicted_full": 84_000}
+    await box.devices(lost=3)
+    await box.restart()
+    await box.devices(lost=2)
     with caplog.at_level(logging.WARNING):
-        await herald.look()
-        await herald.look()
-    first, second = records(store)
-    assert first.body.string_value == "uplink cloud: 2 readings will not be delivered: malformed (5 in all)"
-    assert {a.key: a.value.int_value for a in second.attributes if "l.r" in a.key or "total" in a.key}
-    assert "84,000 readings will not be delivered: evicted_full" in caplog.text
-    assert len(caplog.records) == 2
+        await box.herald.look()
+        await box.herald.look()
+    await box.send()
+    (record,) = box.records
+    assert record.body.string_value == "uplink cloud: 2 readings will not be delivered: malformed_json (5 in all)"
+    numbers = {pair.key: pair.value.int_value for pair in record.attributes}
+    assert (numbers["tidegate.ledger.readings"], numbers["tidegate.ledger.total"]) == (2, 5)
+    assert caplog.messages.count(record.body.string_value) == 1
 
 
-async def test_nothing_new_is_not_said() -> None:
+async def test_nothing_new_is_not_said(box: Box) -> None:
     """What stood in the ledger at the start was said by an earlier run."""
-    store = FakeStore()
-    store.ledger = {"malformed": 3}
-    await Herald(store=store, clock=FakeClock()).look()
-    assert store.sent == []
+    await box.devices(lost=3)
+    await box.restart()
+    await box.herald.look()
+    await box.send()
+    assert box.records == []
 
 
-async def test_on_a_full_shelf_it_is_said_again_later() -> None:
-    """The local line comes at once, the record when there is room."""
-    store = FakeStore()
-    herald = Herald(store=store, clock=FakeClock())
-    store.ledger, store.full = {"malformed": 1}, True
-    await herald.look()
-    store.full = False
-    await herald.look()
-    assert len(records(store)) == 1
+async def test_on_a_full_shelf_it_is_said_again_later(
+    box: Box, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The local line comes at once and once, the record when there is room."""
+    await box.devices(lost=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(box.store, "append", full)
+        await box.herald.look()
+        await box.herald.look()
+    await box.herald.look()
+    await box.send()
+    assert len(box.records) == 1
+    assert sum("will not be delivered" in message for message in caplog.messages) == 1
 
 
-async def test_without_a_series_left_it_is_said_here_alone(caplog: pytest.LogCaptureFixture) -> None:
+async def full(*_: object, **__: object) -> None:
+    raise FullError("no room")
+
+
+async def test_a_far_side_that_takes_no_logs_is_not_told_so_for_ever(box: Box) -> None:
+    """Each refused record is a loss, and would be the next record's news."""
+    await box.devices(lost=1)
+    for _ in range(10):
+        await box.herald.look()
+        await box.send(refuse=(Signal.LOGS,))
+        await box.devices()
+    assert box.store.status()["uplinks"]["cloud"]["ledger"]["refused"] == 1
+
+
+async def test_a_loss_behind_our_own_is_still_said(box: Box) -> None:
+    """One reading that the far side rejected, while an own record is on its way and after it arrived."""
+    await box.devices(lost=1)
+    await box.herald.look()
+    await box.send()
+    await box.herald.look()
+    await box.devices()
+    await box.send(refuse=(Signal.METRICS,))
+    await box.herald.look()
+    await box.send()
+    assert [record.body.string_value for record in box.records][1:] == [
+        "uplink cloud: 1 readings will not be delivered: refused (1 in all)"
+    ]
+
+
+async def test_a_reason_from_elsewhere_fits_one_line(box: Box, caplog: pytest.LogCaptureFixture) -> None:
+    """Reasons are read from the disk, where damage may have made them into anything."""
+    reason = "\x1b[2J\u202e\n" + "x" * 10_000
+    await box.store.append([], losses=[Loss(reason, 1)])
+    await box.herald.look()
+    await box.report()
+    await box.send()
+    texts = [box.records[0].body.string_value, *caplog.messages]
+    texts += [pair.value.string_value for pair in box.records[0].attributes]
+    texts += [name for _, name in box.points()]
+    assert len(texts) > 8
+    assert all(text.isprintable() and len(text) < 250 for text in texts), texts
+
+
+# Metrics.
+
+
+async def test_the_ledger_leaves_as_a_cumulative_monotonic_sum_with_its_start(box: Box) -> None:
+    """For each uplink and reason, since the shelf began."""
+    began_ns = box.clock.wall_ns()
+    await box.devices(3, lost=2)
+    await box.report()
+    await box.devices(lost=5)
+    await box.report()
+    await box.send()
+    found = [metric for metric in box.metrics if metric.name == "tidegate.ledger.readings"]
+    points = sorted((p for metric in found for p in metric.sum.data_points), key=lambda p: p.time_unix_nano)
+    assert {(m.unit, m.sum.is_monotonic, m.sum.aggregation_temporality) for m in found} == {
+        ("{reading}", True, CUMULATIVE)
+    }
+    assert [point.as_int for point in points] == [2, 7]
+    assert {point.start_time_unix_nano for point in points} == {began_ns}
+    assert [point.time_unix_nano - began_ns for point in points] == [60 * NS_PER_S, 120 * NS_PER_S]
+    attributes = [(pair.key, pair.value.string_value) for pair in points[0].attributes]
+    assert attributes == [("tidegate.reason", "malformed_json"), ("tidegate.uplink", "cloud")]
+
+
+async def test_what_an_operator_wants_to_know_leaves_too(box: Box) -> None:
+    """Sums with a start, gauges without; and in one report accepted = delivered + held + ledger."""
+    await box.devices(5)
+    await box.send()
+    await box.devices(4, lost=1)
+    await box.report()
+    await box.send()
+    found, values = box.points(), box.values()
+    assert values["tidegate.accepted.readings", ""] == 10
+    parts = [("tidegate.delivered.readings", "cloud"), ("tidegate.held.readings", "cloud")]
+    assert [values[part] for part in parts] == [5, 4]
+    assert values["tidegate.ledger.readings", "malformed_json"] == 1
+    assert values["tidegate.maybe_twice.readings", "cloud"] == values["tidegate.quarantined", ""] == 0
+    assert values["tidegate.store.used", ""] > 1000
+    kinds = {metric.name: metric.WhichOneof("data") for metric in box.metrics}
+    gauges = {"tidegate.held.readings", "tidegate.quarantined", "tidegate.store.used"}
+    assert {name for name, kind in kinds.items() if kind == "gauge"} == gauges
+    assert {name for (name, _), point in found.items() if not point.start_time_unix_nano} == gauges
+
+
+async def test_a_report_counts_like_any_readings(box: Box) -> None:
+    """The books balance with it, before and after it leaves."""
+    await box.devices(5, lost=1)
+    await box.report()
+    status = box.store.status()
+    cloud = status["uplinks"]["cloud"]
+    assert status["accepted"] == 6 + OURS + 1 == cloud["held"] + 1
+    await box.send()
+    cloud = box.store.status()["uplinks"]["cloud"]
+    assert (cloud["delivered"], cloud["held"]) == (status["accepted"] - 1, 0)
+
+
+async def test_without_change_nothing_is_reported(box: Box) -> None:
+    """A gateway at rest costs the link nothing."""
+    assert not await box.report()
+    await box.devices()
+    assert await box.report()
+    await box.send()
+    reports = [await box.report() for _ in range(20)]
+    assert sum(reports) <= 1
+
+
+@pytest.mark.parametrize("road", ["open", "closed", "refuses metrics", "opens later"])
+async def test_a_report_is_no_news_for_the_next(box: Box, road: str) -> None:
+    """Whatever becomes of it: delivered, held or refused, it must not go on by itself."""
+    await box.devices(50)
+    reports = 0
+    for minute in range(40):
+        reports += await box.report()
+        await box.herald.look()
+        if road == "open" or (road == "opens later" and minute > 20):
+            await box.send()
+        elif road == "refuses metrics":
+            await box.send(refuse=(Signal.METRICS,))
+    # The devices' readings came, and later were gone: no more than that is news.
+    assert reports <= 3
+    if road != "closed":
+        assert not await box.report()
+
+
+async def test_the_last_report_says_that_nothing_is_held(box: Box) -> None:
+    """Or the far side would believe in a backlog for as long as the devices are silent."""
+    await box.devices(3)
+    await box.report()
+    await box.send()
+    await box.report()
+    await box.send()
+    assert box.values()["tidegate.held.readings", "cloud"] == 0
+
+
+async def test_a_full_shelf_does_not_make_room_for_reports_for_ever(new_box: Box) -> None:
+    """What is let go for a report of a loss is a loss too."""
+    box = new_box
+    await box.start(max_bytes=1 << 20)
+    number = box.store.resolve(Series((), "noise"))
+    assert number is not None
+    rng = np.random.default_rng(1)
+    while not box.store.status()["uplinks"]["cloud"]["ledger"]:
+        noise = rng.integers(-(2**62), 2**62, 2000)
+        await box.store.append([(Priority.NORMAL, Batch.of(number, box.clock.wall_ns(), noise))])
+    reports = 0
+    for _ in range(200):
+        reports += await box.report()
+        await box.herald.look()
+    assert reports <= 2
+
+
+async def test_a_restart_goes_on_with_the_same_sum(box: Box) -> None:
+    """The value and its start: no reset for whoever adds up."""
+    began_ns = box.clock.wall_ns()
+    await box.devices(3, lost=2)
+    await box.report()
+    box.clock.advance(3600 * NS_PER_S)
+    await box.restart()
+    await box.devices(1, lost=1)
+    await box.report()
+    await box.send()
+    point = box.points()["tidegate.ledger.readings", "malformed_json"]
+    assert (point.as_int, point.start_time_unix_nano) == (3, began_ns)
+
+
+async def test_a_sum_of_unknown_age_starts_with_its_first_point(box: Box) -> None:
+    """A shelf that was filled by a version that did not report: what it counted is no rate of today."""
+    await box.devices(3, lost=2)
+    box.clock.advance(3600 * NS_PER_S)
+    await box.restart()
+    await box.devices(1)
+    await box.report()
+    await box.send()
+    point = box.points()["tidegate.ledger.readings", "malformed_json"]
+    assert (point.as_int, point.start_time_unix_nano) == (2, point.time_unix_nano)
+
+
+async def test_a_start_from_a_clock_that_was_ahead_is_given_up(box: Box) -> None:
+    """A sum that starts in the future would be refused for ever."""
+    await box.devices(lost=1)
+    await box.report()
+    await box.send()
+    box.metrics.clear()
+    box.clock.reboot("boot-2", wall=box.clock.wall_ns() - 86_400 * NS_PER_S, synced=True)
+    await box.restart()
+    await box.devices()
+    await box.report()
+    await box.send()
+    point = box.points()["tidegate.ledger.readings", "malformed_json"]
+    assert 0 < point.start_time_unix_nano <= point.time_unix_nano < FakeClock().wall
+
+
+async def test_without_a_clock_it_waits(new_box: Box) -> None:
+    """Nobody could say since when the sums count; with a clock all is said."""
+    box = new_box
+    box.clock = FakeClock(wall=5 * NS_PER_S, synced=False)
+    await box.start()
+    await box.devices(0, lost=4)
+    assert not await box.report()
+    box.clock.wall, box.clock.synced = FakeClock().wall, True
+    box.store.look_at_clock()
+    assert await box.report()
+    await box.send()
+    assert box.values()["tidegate.ledger.readings", "malformed_json"] == 4
+
+
+async def test_devices_that_took_every_series_are_told_on(new_box: Box) -> None:
+    """It is the ledger's numbers that say so, so there are series for them."""
+    box = new_box
+    await box.start(max_series=1)
+    await box.devices(0, lost=1)
+    assert box.store.resolve(Series((), "another")) is None
+    await box.herald.look()
+    assert await box.report()
+    await box.send()
+    assert len(box.records) == 1
+    assert box.values()["tidegate.ledger.readings", "malformed_json"] == 1
+
+
+async def test_beyond_those_too_it_is_said_here_alone(
+    box: Box, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """And that it could not be sent."""
-    store = FakeStore()
-    herald = Herald(store=store, clock=FakeClock())
-    store.ledger, store.number = {"malformed": 1}, None
-    await herald.look()
-    assert store.sent == []
+    monkeypatch.setattr(box.store, "resolve", lambda *_, **__: None)
+    await box.store.append([], losses=[Loss("malformed_json", 1)])
+    await box.herald.look()
+    await box.send()
+    assert box.records == []
     assert "max_series is reached" in caplog.text
+
+
+async def test_a_report_without_room_comes_later(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pushed back like everybody; nothing of it is lost, since it counts from the start."""
+    await box.devices()
+    with monkeypatch.context() as patch:
+        patch.setattr(box.store, "append", full)
+        assert not await box.report()
+    assert await box.report()
+
+
+class Counting(Herald):
+    """Counts its looks and reports; `news` says what reports find."""
+
+    def __init__(self, report_s: float) -> None:
+        self._report_s = report_s
+        self.times: list[tuple[str, float]] = []
+        self.news: Callable[[float], bool] = lambda _: True
+
+    async def look(self) -> None:
+        self.times.append(("look", asyncio.get_running_loop().time()))
+
+    async def report(self) -> bool:
+        now_s = asyncio.get_running_loop().time()
+        found = self.news(now_s)
+        if found:
+            self.times.append(("report", now_s))
+        return found
+
+    def live(self, seconds: float) -> list[tuple[str, float]]:
+        async def main() -> None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self.run()
+
+        virtual_time.run(main())
+        return self.times
+
+
+@pytest.mark.parametrize(("report_s", "reports"), [(300, 2), (60, 10), (10, 64), (0, 0)])
+def test_reports_come_as_often_as_they_may(report_s: float, reports: int) -> None:
+    """At most every `report_s` seconds, 0 is never; the ledger is looked at every LOOK_S in any case."""
+    times = Counting(report_s).live(645)
+    assert sum(what == "report" for what, _ in times) == reports
+    assert sum(what == "look" for what, _ in times) == 645 // module.LOOK_S
+
+
+def test_news_after_a_long_silence_wait_for_no_interval() -> None:
+    """They leave at the next look."""
+    herald = Counting(300)
+    herald.news = lambda now_s: now_s > 1000
+    reports = [when for what, when in herald.live(1100) if what == "report"]
+    assert reports == [1020]

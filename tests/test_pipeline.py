@@ -16,6 +16,7 @@ from gateway.core.batch import Series
 from gateway.core.clock import NS_PER_S, FakeClock, Quality
 from gateway.core.contracts import Arrivals, FullError
 from gateway.core.telemetry import Telemetry
+from gateway.core.text import SENTENCE_CHARS_MAX
 from gateway.detect.engine import Engine
 from gateway.detect.settings import Match, ZScoreSettings
 from gateway.pipeline import Pipeline
@@ -110,6 +111,20 @@ async def test_what_nobody_understands_is_lost_by_reason_and_set_aside() -> None
     assert (loss.reason, loss.readings, loss.first_ns) == (reason, 1, 1_000_000_000 + FakeTimeline().offset_ns)
     (aside,) = store.kept[0]["set_aside"]
     assert (aside.source, aside.topic, aside.payload, aside.message) == ("direct", b"plant/d1", b'{"temp": ', sentence)
+
+
+async def test_why_a_payload_is_set_aside_fits_one_line() -> None:
+    """The sentence holds names that the device chose, on a topic that it chose."""
+    store = FakeStore()
+    pipeline, _ = build(store)
+    nasty = "\x1b[2J\u202e\n" + "n" * 10_000
+    await pipeline.accept(
+        arrivals(b'{"%s": {"a": "x"}, "b": {}}' % nasty.encode("unicode_escape"), topic=nasty.encode())
+    )
+    (aside,) = store.kept[0]["set_aside"]
+    assert aside.topic == nasty.encode()
+    assert aside.message.isprintable()
+    assert len(aside.message) <= SENTENCE_CHARS_MAX
 
 
 async def test_losses_of_one_reason_are_one_line() -> None:

@@ -18,7 +18,7 @@ LINES_MAX = 500
 FUNCTION_LINES_MAX = 60
 
 # In the order that data flows; what is not listed comes behind, by name.
-FLOW = ["__main__", "cli", "daemon", "simulator", "bench", "app", "pipeline", "herald"]
+FLOW = ["__main__", "cli", "arguments", "daemon", "simulator", "bench", "app", "pipeline", "herald", "tracing"]
 FLOW += ["sources", "codecs", "detect", "store", "uplinks", "control", "net", "core"]
 
 

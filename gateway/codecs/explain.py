@@ -19,7 +19,7 @@ from gateway.core.contracts import Arrivals, Priority
 from gateway.core.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from gateway.codecs.mapping import Mapped, Mapper
     from gateway.codecs.mapping_settings import ExampleSettings, MappingSettings
@@ -75,14 +75,15 @@ class Explanation:
         lines += [f"skipped  {match}: {why}" for match, why in self.tried]
         if self.mapping is not None:
             lines.append(f"taken by mappings[{self.mapping[0]}], match = {self.mapping[1]!r}")
-        lines += _render_readings(self.readings)
+        lines += render_readings(self.readings)
         lines += [f"problem  {problem}" for problem in self.problems[:PROBLEMS_SHOWN]]
         if len(self.problems) > PROBLEMS_SHOWN:
             lines.append(f"problem  … and {len(self.problems) - PROBLEMS_SHOWN} more")
         return "\n".join(printable(line, LINE_CHARS_MAX) for line in lines)
 
 
-def _render_readings(readings: Sequence[ReadingRow]) -> list[str]:
+def render_readings(readings: Sequence[ReadingRow]) -> list[str]:
+    """Return lines about readings, the first READINGS_SHOWN of them."""
     lines: list[str] = []
     shared: tuple[Any, ...] = ()
     for row in readings[:READINGS_SHOWN]:
@@ -115,7 +116,7 @@ def explain(mapper: Mapper, topic: str, payload: bytes, *, wall_ns: int | None, 
     asked = source if source is not None or taken is None else taken.source
     mapped, series = _map_alone(mapper, topic, payload, wall_ns=wall_ns, source=asked or "any source")
     for priority, batch in mapped.pieces:
-        found.readings += _rows(batch, series, taken, priority, wall_ns)
+        found.readings += rows_of(batch, series, taken, priority, wall_ns=wall_ns)
     found.problems = [sentence for _, _, sentence in mapped.malformed]
     return found
 
@@ -142,9 +143,16 @@ def _describe(payload: bytes, taken: MappingSettings | None) -> str:
     return f"{len(payload)} bytes of {said}" if payload else "empty"
 
 
-def _rows(
-    batch: Batch, series: list[Series], taken: MappingSettings | None, priority: Priority, wall_ns: int | None
+def rows_of(
+    batch: Batch,
+    series: Sequence[Series] | Mapping[int, Series],
+    taken: MappingSettings | None,
+    priority: Priority,
+    *,
+    wall_ns: int | None,
+    arrived_ns: int = ARRIVED_NS,
 ) -> list[ReadingRow]:
+    """Return readings for people. `wall_ns` is the Unix time of `arrived_ns`, the moment of arrival, if known."""
     rows: list[ReadingRow] = []
     doubles = batch.bits.view(np.float64)
     for k in range(len(batch)):
@@ -153,7 +161,7 @@ def _rows(
         value = float(doubles[k]) if kind is ValueKind.DOUBLE else int(batch.bits[k])
         ns: int | None = int(batch.time_ns[k])
         if flags & MONOTONIC:
-            ns = None if wall_ns is None or ns is None else wall_ns + ns - ARRIVED_NS
+            ns = None if wall_ns is None or ns is None else wall_ns + ns - arrived_ns
         rows.append(
             ReadingRow(
                 about.name,
@@ -222,7 +230,7 @@ def _check(mapper: Mapper, number: int, example: ExampleSettings) -> list[str]:
     )
     got: dict[str, list[Any]] = {}
     for priority, batch in mapped.pieces:
-        for row in _rows(batch, series, mapping, priority, None):
+        for row in rows_of(batch, series, mapping, priority, wall_ns=None):
             got.setdefault(row.metric, []).append(row.value)
     problems = [_compare(name, wanted, got.pop(name, [])) for name, wanted in example.gives.items()]
     problems += [f"{name} is {_text(values)} and not in gives" for name, values in got.items()]

@@ -29,6 +29,7 @@ from gateway.codecs.payloads import shown
 from gateway.codecs.routing import NO_SERIES_LEFT, PRIORITIES, Naming, Rows
 from gateway.codecs.series_table import UNRESOLVED
 from gateway.codecs.shapes import Shape, Shapes, ShapeTime, own_shape_time
+from gateway.codecs.structs import is_plain_key
 from gateway.codecs.timing import LISTS, Timing
 from gateway.codecs.topics import Pattern
 from gateway.codecs.walking import NULLS, NUMBERS, SILENT, Walk, leaf_name, own_time
@@ -161,6 +162,8 @@ class LeavesPlan:
             return None
         # One name at a time: a long key in front of many would be many long names.
         if any(name_problem(leaf_name(path), letters_max=limits.name_length_max) for path, _ in form):
+            return None
+        if not all(is_plain_key(step) for path, _ in form for step in path):
             return None
         try:
             time = own_shape_time(document) if self._has_own_time else None

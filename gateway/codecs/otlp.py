@@ -10,6 +10,8 @@ A number's point without attributes is always 20 bytes, and only 16 of them diff
 | 1 + 8 | `19`, time_unix_nano                                             |
 | 1 + 8 | `21`, as_double, or `31`, as_int (integers; booleans as 0 and 1) |
 
+Attributes, and the start of a sum (`11` and 8 bytes, before the time), are the same in every point of a series.
+
 So a request is laid out once as a skeleton for its run structure (which series, of which kind, how many
 points each) and times and values are scattered into it by two numpy assignments, however short the runs are.
 Steady telemetry repeats its structure from batch to batch, so the last layouts are kept, bounded in bytes.
@@ -18,9 +20,9 @@ What the layout does for the wire (gateway/bench/wire.py): all series of one dev
 under one ResourceMetrics, so the times that they share recur at a constant distance, which zstd says in a
 fraction of a byte; neither attributes nor names recur per point. What is left is the value's own news.
 
-A sum is cumulative and monotonic. Its start time is left out, which OTLP defines as unknown: a device's
-counter started when the device did, and a gateway that guessed would report false resets after each of its
-own restarts.
+A sum is cumulative and monotonic. A device's has no start time, which OTLP defines as unknown: its counter
+started when the device did, and a gateway that guessed would report false resets after each of its own
+restarts. The gateway's own sums outlive restarts, and say since when they count.
 """
 
 from __future__ import annotations
@@ -55,6 +57,7 @@ LAYOUTS_BYTES_MAX: Final = 2 * 1024 * 1024
 # Laying out costs by the run and keeping by the byte: long runs are laid out anew.
 LAYOUT_BYTES_PER_RUN_MAX: Final = 4096
 
+_START_TAG: Final = b"\x11"
 _TIME_TAG: Final = b"\x19"
 _DOUBLE_TAG: Final = b"\x21"
 _INT_TAG: Final = b"\x31"
@@ -269,10 +272,11 @@ class MetricsEncoder:
             self._plans_bytes = 0
         series = self._series(number)
         attributes = b"".join(_key_value(7, key, value) for key, value in series.attributes)
-        size = protobuf.varint(_POINT_BYTES + len(attributes))
-        lead = _FIRST_FIELD + size + _TIME_TAG
-        points = [lead + _ZEROS + value_tag + _ZEROS + attributes for value_tag in (_DOUBLE_TAG, _INT_TAG)]
         is_sum = series.kind == "sum"
+        start = _START_TAG + series.start_ns.to_bytes(8, "little") if is_sum and series.start_ns else b""
+        size = protobuf.varint(len(start) + _POINT_BYTES + len(attributes))
+        lead = _FIRST_FIELD + size + start + _TIME_TAG
+        points = [lead + _ZEROS + value_tag + _ZEROS + attributes for value_tag in (_DOUBLE_TAG, _INT_TAG)]
         plan = self._plans[number] = _Plan(
             resource=protobuf.delimited(1, encode_resource(series.resource, self._gateway_attributes)),
             scope=series.scope,
@@ -368,6 +372,19 @@ def encode_log_record(
     )
 
 
+def read_log_body(record: bytes) -> str:
+    """Return the text of a LogRecord's body; "" where it is no text, or the record cannot be read.
+
+    >>> read_log_body(protobuf.delimited(5, protobuf.text(1, "hello")))
+    'hello'
+    """
+    try:
+        texts = (text for body in _messages(record, 5) for text in _messages(body, 1))
+        return next(texts, b"").decode("utf-8", "replace")
+    except ValueError:
+        return ""
+
+
 def group_logs(records: LogRecords, series: Callable[[int], Series]) -> dict[Attributes, dict[str, list[bytes]]]:
     """Return the records' bodies by resource and scope, each in their order."""
     tree: dict[Attributes, dict[str, list[bytes]]] = {}
@@ -410,7 +427,7 @@ def read_response(body: bytes, *, content_type: str = "") -> PartialSuccess:
             rejected, message = _read_protobuf_response(body)
     except (ValueError, TypeError, AttributeError, RecursionError):
         return PartialSuccess()
-    return PartialSuccess(max(rejected, 0), message[:MESSAGE_CHARS_MAX])
+    return PartialSuccess(max(rejected, 0), _one_line(message))
 
 
 def _read_protobuf_response(body: bytes) -> tuple[int, str]:
@@ -446,7 +463,11 @@ def read_status_message(body: bytes, *, content_type: str = "") -> str:
             message = next((value.decode("utf-8", "replace") for value in _messages(body, 2)), "")
     except (ValueError, AttributeError, RecursionError):
         pass
-    # One line, printable: it goes into status, logs and the ledger.
+    return _one_line(message)
+
+
+def _one_line(message: str) -> str:
+    """Return what the far side says, printable: it goes into status, logs and the drawer of what was refused."""
     return " ".join("".join(c if c.isprintable() else " " for c in message[:MESSAGE_CHARS_MAX]).split())
 
 

@@ -103,8 +103,10 @@ def _metric(stream: Series, batch: Batch) -> Json:
         if kind == ValueKind.DOUBLE
         else [{"asInt": str(value)} for value in batch.bits.tolist()]
     )
+    has_start = stream.kind == "sum" and stream.start_ns
+    start = {"startTimeUnixNano": str(stream.start_ns)} if has_start else {}
     points = [
-        {"timeUnixNano": str(max(time_ns, 0)), **value, **attributes}
+        {**start, "timeUnixNano": str(max(time_ns, 0)), **value, **attributes}
         for time_ns, value in zip(batch.time_ns.tolist(), values, strict=True)
     ]
     metric: Json = {"name": _text(stream.name)}

@@ -6,10 +6,11 @@ knows where values stand, not what they are: a value of the wrong type must not 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from gateway.codecs.paths import Step
 
 Reader: TypeAlias = Callable[[list[Any]], list[Any]]
+
+_ESCAPED: Final = re.compile(r'["\\\x00-\x1f\ud800-\udfff]')
 
 
 @dataclass(slots=True)
@@ -40,10 +43,13 @@ def compile_struct(
     """Return a class with all of `paths`, and for each path what reads it out of a list of its objects.
 
     `types` are those of paths that are more than a value. None where no such class can be: a path that is the
-    whole document, or one that leads into what has a type of its own. A strict class takes no other keys.
+    whole document, one that leads into what has a type of its own, or a key that JSON writes with an escape. A strict
+    class takes no other keys.
     """
     types = types or {}
     if not all(map(_keys, paths)) or not all(_stands_alone(path, paths) for path in types):
+        return None
+    if not all(is_plain_key(key) for path in paths for key in _keys(path)):
         return None
     root = _Node()
     for path in paths:
@@ -52,6 +58,15 @@ def compile_struct(
             node = node.keys.setdefault(key, _Node())
         node.type = types.get(path, Any)
     return _build(root, is_strict=is_strict), [_reader(*_place(root, path)) for path in paths]
+
+
+def is_plain_key(key: str) -> bool:
+    r"""Whether a key stands in JSON as it is, which msgspec wants of its classes' fields.
+
+    >>> is_plain_key("größe"), is_plain_key("a\nb"), is_plain_key('"')
+    (True, False, False)
+    """
+    return _ESCAPED.search(key) is None
 
 
 def _keys(path: tuple[Step, ...]) -> tuple[str, ...]:

@@ -72,7 +72,12 @@ def _whole(status: dict[str, Any]) -> Iterator[Metric]:
             value=status["accepted"],
         )
     store = status.get("store", {})
-    for key, about in (("used_bytes", "Bytes the shelf holds."), ("max_bytes", "Bytes the shelf may hold.")):
+    for key, about in (
+        ("used_bytes", "Bytes the shelf holds."),
+        ("max_bytes", "Bytes the shelf may hold."),
+        ("quarantined", "Payloads that nobody understood and that are set aside."),
+        ("refused", "Segments that an uplink refused for good and that are set aside."),
+    ):
         if _is_number(store.get(key)):
             yield GaugeMetricFamily(f"tidegate_store_{key}", about, value=store[key])
     for key, about in (("series", "Series that are told apart."), ("series_bytes", "Memory that they take.")):

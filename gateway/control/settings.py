@@ -68,6 +68,13 @@ class GatewaySettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, 
             "the one that is idle for longest first. One that comes back is a new series here, and the same upstream."
         ),
     ] = Duration(7 * 86400)
+    report_interval: Annotated[
+        Duration,
+        Meta(
+            description="How often the gateway's own numbers (accepted, delivered, held, lost by reason, disk used) "
+            "leave as metrics at most; only if they changed. 0s: never."
+        ),
+    ] = Duration(300)
 
     def __post_init__(self) -> None:
         """Refuse what would forget series that are in use."""
@@ -76,7 +83,7 @@ class GatewaySettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, 
 
 
 class ControlSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
-    """The window for people and monitoring, read-only: /healthz, /readyz, /metrics and /status."""
+    """The window for people and monitoring, read-only: /healthz, /readyz, /metrics, /status and /trace."""
 
     listen: Annotated[str, Meta(description="Address and port. Beyond loopback a token is needed.")] = "127.0.0.1:8181"
     token: Annotated[

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 import textwrap
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from gateway.control.sizing import amount, span
+from gateway.core.text import harmless
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,11 +20,32 @@ WIDTH: Final = 79
 GOOD_STATES: Final = frozenset({"connected", "listening", "reading", "idle", "sending", "combining"})
 # Of a source even when they are nothing: that is what one looks for when nothing arrives.
 ALWAYS: Final = frozenset({"clients", "received", "acknowledged"})
+# Above this share of its bound a shelf lets go of what is oldest: each commit makes a little more room than it needs.
+FULL_FROM: Final = 0.97
+WHO_GOES: Final = "what is least important and oldest goes to make room, counted as evicted_full"
+CLOCKS: Final = {
+    "synced": "right",
+    "unsynced": "set, but no time server has confirmed it",
+    "unknown": "not known",
+}
+CLOCK_MISSING: Final = (
+    "the time is not known since this boot: readings with no time of their own are kept until it is; "
+    "check the time server, or the clock's battery"
+)
 BOLD, RED, GREEN, YELLOW, PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m"
+
+
+class AskedWrongError(Exception):
+    """The gateway is there and says what is wrong with the question."""
 
 
 def fetch_status(url: str, *, token: str, timeout_s: float) -> dict[str, Any]:
     """Return the status of the gateway at `url`; raise OSError or ValueError."""
+    return fetch(url, "/status", token=token, timeout_s=timeout_s)
+
+
+def fetch(url: str, page: str, *, token: str, timeout_s: float) -> dict[str, Any]:
+    """Return what a page of the gateway at `url` says; raise OSError, ValueError, or AskedWrongError."""
     from http.client import HTTPConnection, HTTPException  # noqa: PLC0415  7 MB that other commands don't pay
 
     parts = urlsplit(url)
@@ -30,7 +53,7 @@ def fetch_status(url: str, *, token: str, timeout_s: float) -> dict[str, Any]:
         raise ValueError(f"{url!r} is not http://HOST:PORT")
     connection = HTTPConnection(parts.hostname, parts.port or 80, timeout=timeout_s)
     try:
-        connection.request("GET", "/status", headers={"authorization": f"Bearer {token}"} if token else {})
+        connection.request("GET", page, headers={"authorization": f"Bearer {token}"} if token else {})
         response = connection.getresponse()
         body = response.read(STATUS_BYTES_MAX)
     except HTTPException as error:
@@ -39,17 +62,19 @@ def fetch_status(url: str, *, token: str, timeout_s: float) -> dict[str, Any]:
         connection.close()
     if response.status == 401:
         raise ValueError("it wants its token: name its configuration with -c FILE")
+    if response.status == 400:
+        raise AskedWrongError(body.decode(errors="replace").strip())
     if response.status != 200:
         raise ValueError(f"answered {response.status}")
     status = json.loads(body)
     if not isinstance(status, dict):
-        raise ValueError("answered something else than a status")  # noqa: TRY004  the caller prints both alike
+        raise ValueError("answered something else than was asked")  # noqa: TRY004  the caller prints both alike
     return status
 
 
 def render(status: dict[str, Any], *, colour: bool) -> str:
     """Return the status as lines of at most WIDTH letters for a terminal."""
-    text = "\n".join(_lines(status))
+    text = "\n".join(_lines(harmless(status)))
     if colour:
         return text
     for code in (BOLD, RED, GREEN, YELLOW, PLAIN):
@@ -72,7 +97,8 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
             yield from _wrap(f"{_state(part)}{reason}", head=f"{name}: ")
             for line in known(part):
                 yield from _wrap(line, indent=4)
-            if error := part.get("last_error"):
+            error = part.get("last_error")
+            if error and error != part.get("reason"):
                 # One that is over is still worth knowing, as long as nobody takes it for a present one.
                 head = "earlier error: " if part.get("state") in GOOD_STATES else "last error: "
                 yield from _wrap(str(error), head=head, indent=4)
@@ -85,7 +111,7 @@ def _shelf(status: dict[str, Any]) -> str:
     text = f"accepted {status.get('accepted', 0):,} readings of {store.get('series', 0):,} series; "
     text += f"on the shelf {amount(used)} of {amount(most)}{share}"
     if quality := status.get("clock", {}).get("quality"):
-        text += f"; clock {quality}"
+        text += f"; clock {CLOCKS.get(quality, quality)}"
     return text
 
 
@@ -93,13 +119,19 @@ def _troubles(status: dict[str, Any]) -> Iterator[str]:
     store = status.get("store", {})
     if trouble := store.get("trouble"):
         yield from _wrap(str(trouble), head="! ", colour=RED)
+    if store.get("max_bytes") and store.get("used_bytes", 0) >= FULL_FROM * store["max_bytes"]:
+        then = "sources are held back" if store.get("when_full") == "refuse" else WHO_GOES
+        share = store["used_bytes"] / store["max_bytes"]
+        yield from _wrap(
+            f"the shelf is full to {share:.0%}: {then}; [store] max_bytes is the bound", head="! ", colour=RED
+        )
+    if status.get("clock", {}).get("quality") == "unknown":
+        yield from _wrap(CLOCK_MISSING, head="! ", colour=YELLOW)
     for event in status.get("events", []):
         yield from _wrap(str(event), head="! ", colour=YELLOW)
     for name, times in status.get("restarts", {}).items():
-        yield from _wrap(f"{name} failed and was started again {times:,} times", head="! ", colour=YELLOW)
-    for name, what in (("quarantined", "payloads that nobody understood"), ("refused", "segments that were refused")):
-        if count := store.get(name):
-            yield from _wrap(f"{count:,} {what} are set aside", head="! ", colour=YELLOW)
+        yield from _wrap(f"{name} failed and was started again {_times(times)}", head="! ", colour=YELLOW)
+    yield from _drawers(store)
     if refused := store.get("series_refused"):
         told = f"of {store.get('series', 0):,} series there may be {store.get('max_series', 0):,}"
         told += f", with {amount(store.get('series_bytes', 0))} of {amount(store.get('max_series_bytes', 0))}"
@@ -108,6 +140,23 @@ def _troubles(status: dict[str, Any]) -> Iterator[str]:
     for name, detector in status.get("detectors", {}).items():
         if found := detector.get("findings"):
             yield from _wrap(f"detector {name}: {found:,} findings")
+
+
+def _drawers(store: dict[str, Any]) -> Iterator[str]:
+    """Say what was set aside, and which command shows it."""
+    look = "tidegate quarantine" + (f" --state-dir {shlex.quote(store['state_dir'])}" if store.get("state_dir") else "")
+    for name, noun, what, command in (
+        ("quarantined", "payload", "nobody understood", look),
+        ("refused", "segment", "an uplink refused for good", f"{look} --refused"),
+    ):
+        if count := store.get(name):
+            last = f"the last {count:,} {noun}s that {what} are" if count > 1 else f"1 {noun} that {what} is"
+            yield from _wrap(f"{last} set aside to be looked at:", head="! ", colour=YELLOW)
+            yield f"    {command}"
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count:,} times"
 
 
 def _source(source: dict[str, Any]) -> Iterator[str]:
@@ -133,17 +182,29 @@ def _uplink(uplink: dict[str, Any]) -> Iterator[str]:
     if uplink.get("endpoint"):
         yield f"to {uplink['endpoint']}"
     ledger = uplink.get("ledger", {})
-    yield f"delivered {uplink.get('delivered', 0):,}, held {uplink.get('held', 0):,}, ledger: " + (
-        _reasons(ledger) or "nothing lost"
-    )
+    lost = f"lost {sum(ledger.values()):,} ({_reasons(ledger)})" if ledger else "lost 0"
+    yield f"delivered {uplink.get('delivered', 0):,}, held {uplink.get('held', 0):,}, {lost}"
+    yield from _progress(uplink)
     if uplink.get("maybe_twice"):
         yield f"possibly sent twice {uplink['maybe_twice']:,}"
     if sent := uplink.get("bytes_sent"):
         yield f"sent {amount(sent)} in {uplink.get('requests', 0):,} requests since the start"
     if retry := uplink.get("retry_in_s"):
         yield f"next try in {span(retry)}"
+
+
+def _progress(uplink: dict[str, Any]) -> Iterator[str]:
+    """Say when something was delivered last, and when what is held will be."""
+    if uplink.get("held") and uplink.get("state") not in GOOD_STATES:
+        age_s = uplink.get("last_success_age_s")
+        yield f"last delivery {span(age_s)} ago" if age_s is not None else "nothing delivered since the start"
+    if taken := uplink.get("in_hand_taken"):
+        yield f"of what is being sent, {taken:,} of {uplink.get('leased', 0):,} are taken already"
+    change = uplink.get("backlog_change_per_s", 0)
     if eta := uplink.get("backlog_eta_s"):
-        yield f"backlog gone in about {span(eta)}"
+        yield f"backlog gone in about {span(eta)}" + (f", {-change:,.0f} readings a second" if change <= -1 else "")
+    elif change >= 1:
+        yield f"the backlog grows by about {change:,.0f} readings a second: more arrives than leaves"
 
 
 def _reasons(reasons: dict[str, Any]) -> str:
@@ -158,6 +219,10 @@ def _state(part: dict[str, Any]) -> str:
 def _wrap(text: str, *, head: str = "", indent: int = 2, colour: str = "") -> Iterator[str]:
     """Return lines of at most WIDTH letters; those after the first stand below the text."""
     first = " " * indent + head
+    if len(first) > WIDTH // 2:
+        # A name as long as a line stands alone, cut at the edge; what is said of it comes below.
+        yield f"{colour}{first[:WIDTH]}{PLAIN if colour else ''}"
+        first = " " * (indent + 2)
     lines = textwrap.wrap(text, WIDTH - len(first), break_on_hyphens=False) or [""]
     for number, line in enumerate(lines):
         start = first if not number else " " * len(first)

@@ -1,4 +1,4 @@
-"""The window over HTTP: /healthz, /readyz, /metrics, /status. Must not change anything or slow the data path.
+"""The window over HTTP: /healthz, /readyz, /metrics, /status, /trace. Must not change anything or slow the data path.
 
 microdot routes the requests; what comes in before a request is whole is read here, so that size, time and
 number of connections are bounded and odd bytes are answered rather than logged.
@@ -12,7 +12,9 @@ import hmac
 import importlib
 import ipaddress
 import logging
+import re
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 from microdot import Microdot, Request, Response
@@ -21,11 +23,14 @@ from gateway import __version__
 from gateway.net.addresses import split_address
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Mapping
+    from typing import TypeAlias
 
     from gateway.control.metrics import MetricsPage
     from gateway.control.settings import ControlSettings
     from gateway.core.telemetry import Telemetry
+
+    Trace: TypeAlias = Callable[[Mapping[str, str]], Awaitable[dict[str, Any]]]
 
 log = logging.getLogger("tidegate.control")
 
@@ -33,13 +38,17 @@ log = logging.getLogger("tidegate.control")
 LINE_CHARS_MAX: Final = Request.max_readline - 2
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz"})
 TEXT: Final = {"content-type": "text/plain; charset=utf-8"}
+JSON: Final = {"content-type": "application/json"}
 INDEX: Final = """\
 tidegate {version}
 /healthz  200 while the data path moves (not whether anybody upstream listens)
 /readyz   200 while the doors are open
 /metrics  Prometheus
 /status   JSON; `tidegate status` shows it to people
+/trace    what becomes of single messages; `tidegate trace` asks for it
 """
+# What a query may be made of (RFC 3986): anything else is not read.
+_QUERY: Final = re.compile(rb"(?:[A-Za-z0-9._~&=+-]|%[0-9A-Fa-f]{2})*")
 
 
 class ControlServer:
@@ -53,6 +62,7 @@ class ControlServer:
         telemetry: Telemetry,
         healthy: Callable[[], bool],
         ready: Callable[[], bool],
+        trace: Trace,
     ) -> None:
         self.started = asyncio.Event()
         self.port = 0
@@ -60,7 +70,7 @@ class ControlServer:
         self._telemetry = telemetry
         self._token = settings.token.read() if settings.token is not None else ""
         self._connections: set[asyncio.Task[None]] = set()
-        self._app = _routes(telemetry=telemetry, status=status, healthy=healthy, ready=ready)
+        self._app = _routes(telemetry=telemetry, status=status, healthy=healthy, ready=ready, trace=trace)
         self._app.before_request(self._admit)
 
     async def run(self) -> None:
@@ -113,7 +123,7 @@ class ControlServer:
         if problem is not None:
             return self._refuse(*problem)
         whole = asyncio.StreamReader()
-        whole.feed_data(without_query(head))
+        whole.feed_data(with_query_where_asked(head))
         whole.feed_eof()
         answer = _Answer(peer)
         await self._app.handle_request(whole, answer)  # type: ignore[arg-type]  # all it uses
@@ -150,6 +160,7 @@ def _routes(
     status: Callable[[], dict[str, Any]],
     healthy: Callable[[], bool],
     ready: Callable[[], bool],
+    trace: Trace,
 ) -> Microdot:
     async def index(_: Request) -> Response:
         return Response(INDEX.format(version=__version__), 200, TEXT)
@@ -171,7 +182,7 @@ def _routes(
         return Response(page.render(), 200, {"content-type": page.content_type})
 
     async def status_page(_: Request) -> Response:
-        return Response(msgspec.json.encode(status()), 200, {"content-type": "application/json"})
+        return Response(msgspec.json.encode(status()), 200, JSON)
 
     async def missing(_: Request) -> Response:
         return Response("no such page; / lists them\n", 404, TEXT)
@@ -184,13 +195,31 @@ def _routes(
         return Response("the gateway could not say; its log tells why\n", 500, TEXT)
 
     app = Microdot()
-    pages = {"/": index, "/healthz": healthz, "/readyz": readyz, "/metrics": metrics, "/status": status_page}
+    pages: dict[str, Callable[[Request], Awaitable[Response]]] = {
+        "/": index,
+        "/healthz": healthz,
+        "/readyz": readyz,
+        "/metrics": metrics,
+        "/status": status_page,
+        "/trace": _trace_page(trace),
+    }
     for path, handler in pages.items():
         app.get(path)(handler)
     app.errorhandler(404)(missing)
     app.errorhandler(405)(read_only)
     app.errorhandler(Exception)(failed)
     return app
+
+
+def _trace_page(trace: Trace) -> Callable[[Request], Awaitable[Response]]:
+    async def page(request: Request) -> Response:
+        try:
+            found = await trace({key: request.args[key] for key in request.args})
+        except ValueError as error:
+            return Response(f"{error}\n", 400, TEXT)
+        return Response(msgspec.json.encode(found), 200, JSON)
+
+    return page
 
 
 def _verdict(good: bool, yes: str, no: str) -> Response:  # noqa: FBT001  a plain helper of two callers
@@ -226,14 +255,29 @@ def _check_fields(lines: list[str]) -> tuple[int, str] | None:
     return (400, "more than one host") if hosts > 1 else None
 
 
-def without_query(head: bytes) -> bytes:
-    r"""Return a request's head without what follows a question mark in its path: no page here asks for any.
+def with_query_where_asked(head: bytes) -> bytes:
+    r"""Return a request's head without what follows a question mark in its path, but for the page that asks for it.
 
-    >>> without_query(b"GET /status?a=%zz HTTP/1.1\r\n\r\n")
+    >>> with_query_where_asked(b"GET /status?a=1 HTTP/1.1\r\n\r\n")
     b'GET /status HTTP/1.1\r\n\r\n'
+    >>> with_query_where_asked(b"GET /trace?topic=%23 HTTP/1.1\r\n\r\n")
+    b'GET /trace?topic=%23 HTTP/1.1\r\n\r\n'
     """
     method, target, rest = head.split(b" ", 2)
-    return b" ".join((method, target.partition(b"?")[0], rest))
+    path, _, query = target.partition(b"?")
+    if query and path == b"/trace" and _is_readable(query):
+        path = target
+    return b" ".join((method, path, rest))
+
+
+def _is_readable(query: bytes) -> bool:
+    if not _QUERY.fullmatch(query):
+        return False
+    try:
+        unquote_to_bytes(query).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def is_address(host: str) -> bool:

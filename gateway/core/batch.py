@@ -38,7 +38,8 @@ class Series:
     """What stays the same from reading to reading. Hashable; attributes are sorted by key.
 
     `resource` says whose it is, `attributes` stand on each point, `kind` is the OTLP metric kind.
-    A series of log records has kind "log" and an empty name.
+    A series of log records has kind "log" and an empty name. `start_ns` is the Unix time at which a sum stood at
+    nothing, 0 where nobody knows, as with every sum of a device.
     """
 
     resource: Attributes
@@ -47,6 +48,7 @@ class Series:
     kind: Literal["gauge", "sum", "log"] = "gauge"
     attributes: Attributes = ()
     scope: str = ""
+    start_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

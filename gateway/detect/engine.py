@@ -12,6 +12,7 @@ import numpy as np
 
 from gateway.core.batch import MONOTONIC, distinct, is_among
 from gateway.core.clock import NS_PER_S
+from gateway.core.text import sentence
 from gateway.detect.gate import Gate
 from gateway.detect.rows import UNSEEN, RowTable
 from gateway.detect.saved import SavedError, pack, unpack
@@ -32,6 +33,8 @@ __all__ = ["DetectorSettings", "Engine", "Finding"]
 UNWATCHED: Final = -2
 OVER_LIMIT: Final = -3
 ATTRIBUTES_SHOWN: Final = 4
+NAME_CHARS_MAX: Final = 100
+UNIT_CHARS_MAX: Final = 20
 
 MEASURES: Final = {
     "zscore": "standard deviations from its mean",
@@ -340,14 +343,15 @@ def _names(settings: Sequence[DetectorSettings]) -> list[str]:
 
 
 def _attribute(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value).lower() if isinstance(value, bool) else sentence(str(value), NAME_CHARS_MAX)
 
 
 def _title(series: Series) -> str:
     attributes = (*series.attributes, *series.resource)[:ATTRIBUTES_SHOWN]
     shown = ", ".join(f"{key}={_attribute(value)}" for key, value in attributes)
-    return f"{series.name} of {shown}" if shown else series.name
+    name = sentence(series.name, NAME_CHARS_MAX)
+    return f"{name} of {shown}" if shown else name
 
 
 def _shown(value: float, unit: str) -> str:
-    return f"{value:.6g} {unit}".rstrip()
+    return f"{value:.6g} {sentence(unit, UNIT_CHARS_MAX)}".rstrip()

@@ -15,6 +15,7 @@ import random
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.core.contracts import Arrivals
+from gateway.core.text import sentence
 from gateway.net.mqtt import Publishes, puback_bytes
 from gateway.net.mqtt_fields import VERSION_3_1_1, VERSION_5, PacketType, ReasonCode
 from gateway.net.mqtt_packets import answer_bytes
@@ -171,7 +172,7 @@ class MqttSource:
             await self._serve(link, intake)
         except _Refused as error:
             self._failed("refused", str(error))
-            log.error("%s: %s; trying again slowly", self.name, error)  # noqa: TRY400  the sentence is enough
+            log.error("%s: %s; trying again slowly", self.name, self._last_error)  # noqa: TRY400  the sentence is enough
             return True
         except _Unsupported:
             self._fall_back(f"{self._settings.url} does not know MQTT 5")
@@ -416,7 +417,7 @@ class MqttSource:
 
     def _failed(self, state: str, error: str) -> None:
         self._state = state
-        self._last_error = error
+        self._last_error = sentence(error)
         self._telemetry.count(
             "tidegate_mqtt_failures",
             help="Connections and subscriptions that failed.",

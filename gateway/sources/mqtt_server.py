@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from gateway.core.text import sentence
 from gateway.core.units import Duration, Size
 from gateway.net.addresses import is_loopback, split_address
 from gateway.net.mqtt import PACKET_BYTES_MIN
@@ -381,9 +382,10 @@ class MqttServerSource:
             elif not is_on:
                 connection.resume(Pause.SHARED)
 
-    def _refuse(self, reason: str, sentence: str) -> None:
+    def _refuse(self, reason: str, why: str) -> None:
         self._refused[reason] = self._refused.get(reason, 0) + 1
-        self._last_error = sentence
+        # Who is turned away has chosen the name, the topic and the id that the sentence holds.
+        self._last_error = sentence(why)
         self._telemetry.count(
             "tidegate_source_refused",
             help="Messages, packets and connections that a source turned away.",

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway.core.contracts import Arrivals, FullError
+from gateway.core.text import sentence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -208,7 +209,7 @@ class Intake:
                 self.acknowledged += receipt.messages
         if failure is not None:
             log.error("%s: messages could not be taken", self._source, exc_info=failure)
-            self.last_error = f"messages could not be taken: {failure!r}"
+            self.last_error = sentence(f"messages could not be taken: {failure!r}")
             self._telemetry.count(
                 "tidegate_source_failed", help="Offers that failed by a mistake.", source=self._source
             )

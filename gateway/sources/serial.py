@@ -20,6 +20,7 @@ from gateway.codecs import framing
 from gateway.codecs.framing import Data, Hello, Plain, Sessions, Verdict
 from gateway.core.clock import NS_PER_S, WALL_CEILING_NS, WALL_FLOOR_NS, Quality
 from gateway.core.contracts import Accepted, Arrivals, FullError, MalformedError
+from gateway.core.text import sentence
 from gateway.sources import serial_port
 from gateway.sources.serial_link import SerialLink
 from gateway.sources.serial_port import PortError
@@ -38,6 +39,7 @@ log = logging.getLogger("tidegate.serial")
 # What an offer costs beside its bytes, so that a trickle of tiny messages is bounded too.
 OFFER_BYTES: Final = 1_024
 DEVICES_MAX: Final = framing.SESSIONS_MAX
+DEVICE_CHARS_MAX: Final = 64
 # A FullError that names no time must not become a loop.
 RETRY_S_MIN: Final = 0.05
 STOP_S_MAX: Final = 5.0
@@ -255,9 +257,10 @@ class SerialSource:
         return plain, kept
 
     def _meet(self, hello: Hello) -> None:
+        device = sentence(hello.device_id, DEVICE_CHARS_MAX)
         if hello.session not in self._devices:
-            log.info("%s: device %s, protocol version %d", self.name, hello.device_id or "?", hello.version)
-        self._devices[hello.session] = hello.device_id
+            log.info("%s: device %s, protocol version %d", self.name, device or "?", hello.version)
+        self._devices[hello.session] = device
         self._devices.move_to_end(hello.session)
         if len(self._devices) > DEVICES_MAX:
             self._devices.popitem(last=False)

@@ -58,7 +58,6 @@ DONE_HELD_MAX: Final = 65_536
 THREAD_READINGS_MIN: Final = 4096
 SET_ASIDE_BYTES_MAX: Final = 64 << 10
 REFUSED_WAITING_MAX: Final = 64
-EVENTS_MAX: Final = 32
 DRAWER_SHARE: Final = 8
 """What is set aside takes an eighth of the shelf at most, however much of it there may be by the settings."""
 STUCK_S: Final = 60.0
@@ -134,8 +133,8 @@ class Committer:
         self._settled = asyncio.Event()
         self._started_s: float | None = None
         self._tended_s = asyncio.get_running_loop().time()
-        self._closing = False
-        self.is_damaged = False
+        self._closing = self.is_damaged = False
+        self.newest: list[int] = []  # ids of the segments that the last commit wrote
 
     # What becomes of leases. All of it happens in one step of the event loop.
 
@@ -419,7 +418,8 @@ class Committer:
         for segment_id in work.removed:
             self._recent.remove(segment_id)
         self._recent.add((new.row, new.body) for new in work.segments)
-        shelves = {where_from(new.row.id)[:2] for new in work.segments}
+        self.newest = [new.row.id for new in work.segments]
+        shelves = {where_from(segment_id)[:2] for segment_id in self.newest}
         for name, desk in self._desks.items():
             # What only others had settled stays hidden where this one has settled it since.
             bit = self.accounts.shares[name].bit

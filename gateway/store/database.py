@@ -40,7 +40,7 @@ from gateway.store.shelf import ShelfReader
 from gateway.store.starting import is_damage, start
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import aiosqlite
@@ -84,6 +84,8 @@ class Store:
         lock: DirectoryLock,
     ) -> None:
         self.timeline: Timeline = opened.timeline
+        # Hears of each lease that is settled, how many of its readings were lost, and why; for who traces messages.
+        self.on_settled: Callable[[Lease, int, str], None] | None = None
         self.events = opened.events[-EVENTS_MAX:]
         self._connection = connection
         self._reader = reader
@@ -183,6 +185,10 @@ class Store:
         """From now on ask `holder` before a series is forgotten, and tell it then."""
         self._committer.forgetter.holders.append(holder)
 
+    def started_series(self) -> list[Series]:
+        """Return the sums that know since when they count, the oldest first."""
+        return self._registry.started()
+
     def series(self, number: int) -> Series:
         """Return the series that has `number`."""
         return self._registry.series(number)
@@ -228,6 +234,7 @@ class Store:
         if self._desks[lease.uplink].close(lease, settled=True):
             lost = self._entry(min(rejected, lease.readings))
             self._committer.settle(lease, lost=(reason, lost) if rejected > 0 else None)
+            self._tell(lease, lost.readings, reason)
 
     async def release(self, lease: Lease, *, maybe_delivered: bool) -> None:
         """Put it back to be sent again; with `maybe_delivered` it is counted as possibly sent twice."""
@@ -243,6 +250,11 @@ class Store:
         if self._desks[lease.uplink].close(lease, settled=True):
             self._committer.set_refused_aside(lease, reason, message)
             self._committer.settle(lease, lost=(reason, self._entry(lease.readings)))
+            self._tell(lease, lease.readings, reason)
+
+    def _tell(self, lease: Lease, lost: int, reason: str) -> None:
+        if self.on_settled is not None:
+            self.on_settled(lease, lost, reason)
 
     def _settle_damaged(self, name: str, rows: list[Row]) -> None:
         self._committer.settle_damaged(name, rows)
@@ -271,6 +283,28 @@ class Store:
     def is_moving(self) -> bool:
         """Whether commits are not stuck; whether they succeed is in `status`."""
         return self._committer.is_moving()
+
+    @property
+    def newest_segments(self) -> list[int]:
+        """Row ids of what the last commit wrote: whoever returns from `append` finds there what was appended."""
+        return list(self._committer.newest)
+
+    async def whereabouts(self, ids: Sequence[int]) -> dict[int, dict[str, str]]:
+        """Say where segments (not many) are now, for each uplink: held, sending, settled, or gone from the shelf."""
+        marks = ", ".join("?" * len(ids))
+        rows = await fetch(self._reader, f"SELECT id, done FROM shelf WHERE id IN ({marks})", ids)  # noqa: S608  marks alone
+        done: dict[int, int] = dict(rows)
+        shares = self._committer.accounts.shares
+        found: dict[int, dict[str, str]] = {segment_id: {} for segment_id in ids}
+        for segment_id, words in found.items():
+            for name, desk in self._desks.items():
+                if desk.is_leased(segment_id):
+                    words[name] = "sending"
+                elif segment_id not in done:
+                    words[name] = "gone"
+                else:
+                    words[name] = "settled" if done[segment_id] & shares[name].bit else "held"
+        return found
 
     async def quarantined(self, *, limit: int = 20) -> list[Quarantined]:
         """Return the last payloads that nobody understood, the newest first."""

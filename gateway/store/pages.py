@@ -22,6 +22,7 @@ GetPage: TypeAlias = "Callable[[int], bytes | None]"
 
 HEADER_BYTES: Final = 100
 TABLE_LEAF: Final = 0x0D
+TABLE_INTERIOR: Final = 0x05
 LOG_HEADER_BYTES: Final = 32
 FRAME_HEADER_BYTES: Final = 24
 LOG_MAGIC: Final = 0x377F0682  # the last bit says that checksums are of big-endian words
@@ -45,6 +46,29 @@ def rows_of(page: bytes, number: int, get_page: GetPage) -> Iterator[tuple[int, 
                 yield row
 
 
+def children_of(page: bytes, number: int) -> list[tuple[int, int | None]]:
+    """Return the children of a table's interior page in order, each with the last row id in it; none of any other page.
+
+    Nobody says what the last one ends with: None.
+    """
+    start = HEADER_BYTES if number == 1 else 0
+    if len(page) < start + 12 or page[start] != TABLE_INTERIOR:
+        return []
+    cells = int.from_bytes(page[start + 3 : start + 5], "big")
+    children: list[tuple[int, int | None]] = []
+    for cell in range(min(cells, len(page) // 4)):
+        at = start + 12 + 2 * cell
+        offset = int.from_bytes(page[at : at + 2], "big")
+        if start + 12 <= offset < len(page) - 4:
+            last, _ = _varint(page, offset + 4)
+            children.append((int.from_bytes(page[offset : offset + 4], "big"), _signed(last)))
+    return [*children, (int.from_bytes(page[start + 8 : start + 12], "big"), None)]
+
+
+def _signed(number: int) -> int:
+    return number - (1 << 64) if number >> 63 else number
+
+
 def _read_cell(page: bytes, offset: int, get_page: GetPage) -> tuple[int, tuple[Value, ...]] | None:
     payload_bytes, offset = _varint(page, offset)
     row_id, offset = _varint(page, offset)
@@ -60,7 +84,7 @@ def _read_cell(page: bytes, offset: int, get_page: GetPage) -> tuple[int, tuple[
             return None
         payload += rest
     values = _read_record(payload)
-    return None if values is None else (row_id - (1 << 64) if row_id >> 63 else row_id, values)
+    return None if values is None else (_signed(row_id), values)
 
 
 def _local_bytes(payload_bytes: int, page_bytes: int) -> int:

@@ -31,8 +31,10 @@ SERIES_BYTES: Final = 256
 # Numbers are never given twice, and 32 bits have to do for ever.
 NUMBER_MAX: Final = 2**32 - 1
 # The gateway's own few, like the stream of the ledger's news, find room beyond the bounds.
-OWN_MAX: Final = 16
-OWN_BYTES_MAX: Final = 16 << 10
+OWN_MAX: Final = 1024
+OWN_BYTES_MAX: Final = 256 << 10
+# How the row of a series ends that does not know since when it counts, which is nearly all.
+NO_START: Final = b"start_ns\0"
 # With less than an eighth of what one may have left, idle series are forgotten until a quarter is free.
 PRESSED_SHARE: Final = 8
 RELIEVED_SHARE: Final = 4
@@ -178,6 +180,11 @@ class SeriesRegistry:
         return decode_series(body) if body is not None else lost_series(number)
 
     # What a commit writes.
+
+    def started(self) -> list[Series]:
+        """Return the sums that know since when they count, in the order of their numbers."""
+        found = (decode_series(body) for body in self._bodies.values() if not body.endswith(NO_START))
+        return [series for series in found if series.start_ns]
 
     def unsaved(self) -> list[tuple[int, bytes]]:
         """Return rows (number, body) that the next commit must write."""

@@ -128,6 +128,7 @@ class Uplink:
         self._is_round_over = True
         self._probe_at_s = 0.0
         self._bytes_counted = self._requests_counted = 0
+        self._hand: Hand | None = None
         self._status = Status()
 
     async def run(self) -> None:
@@ -161,6 +162,8 @@ class Uplink:
             "requests": self._wire.requests,
             "bytes_sent": self._wire.bytes_sent,
             "readings_sent": known.readings_sent,
+            # Of the lease in hand, which is settled as a whole: what a slow road has taken of a large one so far.
+            "in_hand_taken": 0 if self._hand is None else self._hand.delivered,
             "readings_rejected": known.readings_rejected,
             "compression": self._sender.encoding or "none",
             "batch_readings": self._size.readings,
@@ -219,7 +222,7 @@ class Uplink:
         return lease
 
     async def _deliver(self, lease: Lease) -> None:
-        hand = Hand(lease)
+        hand = self._hand = Hand(lease)
         while True:
             error = await self._attempt(hand)
             if error is None:

@@ -31,6 +31,28 @@ def test_without_a_mapping_every_number_is_a_metric(desk: Any) -> None:
     assert mapped.malformed == []
 
 
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"\x1b[2J\n": 1},
+        {'"': 1, "\\": 2},
+        {"\ud800": 1},
+        {"a": {"\x00": 1}, "b": 2},
+        {"": 1},
+        {"\x7f\x85\u2028\u202e": 1},
+    ],
+)
+def test_whatever_keys_are_made_of_each_object_is_read_or_lost_by_name(desk: Any, document: dict[str, Any]) -> None:
+    """The tenth like the first: an object that comes again and again is decoded another way than the first."""
+    at = desk()
+    answers = [at.values(("a", json.dumps(document).encode())) for _ in range(10)]
+    assert all(answer == answers[0] for answer in answers)
+    (first, *_) = document
+    lost = bool(name_problem(first, letters_max=255))
+    assert ("lost" in answers[0]) == lost
+    assert (first in answers[0] or "a.\x00" in answers[0]) != lost
+
+
 @pytest.mark.parametrize("payload", [b"20.5", b"[20.5]", cbor2.dumps(20.5), b'{"x":[{"y":20.5}]}'])
 def test_without_a_mapping_any_format_is_read(desk: Any, payload: bytes) -> None:
     """Text, JSON, CBOR; what is no object is called by the topic's last level."""

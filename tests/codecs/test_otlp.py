@@ -57,7 +57,8 @@ def readings(request: bytes) -> Counter:
                     bits = point.as_int if which == "as_int" else struct.pack("<d", point.as_double)
                     found[
                         whose, scope.scope.name, marks, metric.name, metric.unit, kind,
-                        tuple(attributes(point.attributes).items()), point.time_unix_nano, which, bits,
+                        tuple(attributes(point.attributes).items()), point.start_time_unix_nano,
+                        point.time_unix_nano, which, bits,
                     ] += 1  # fmt: skip
     return found
 
@@ -77,7 +78,7 @@ def expected(groups, series) -> Counter:
             found[
                 tuple(sorted(otlp.merge_resource(stream.resource, GATEWAY))), stream.scope or "tidegate",
                 tuple(sorted(marks.attributes())), stream.name, stream.unit, stream.kind, stream.attributes,
-                time_ns, "as_double" if is_double else "as_int",
+                stream.start_ns if stream.kind == "sum" else 0, time_ns, "as_double" if is_double else "as_int",
                 struct.pack("<q", bits) if is_double else bits,
             ] += 1  # fmt: skip
     return found
@@ -91,6 +92,7 @@ series_strategy = st.builds(
     kind=st.sampled_from(["gauge", "sum"]),
     attributes=st.sampled_from([(), (("axis", "x"),), (("long", "v" * 150), ("ok", True))]),
     scope=st.sampled_from(["", "other"]),
+    start_ns=st.sampled_from([0, 1, NOW_NS]),
 )
 marks_strategy = st.sampled_from([NO_MARKS, Marks(backfill=True), Marks(backfill=True, time_quality="repaired")])
 
@@ -191,24 +193,40 @@ def test_a_sum_is_cumulative_and_monotonic_with_unknown_start() -> None:
     assert (metric.sum.data_points[0].as_int, metric.sum.data_points[0].start_time_unix_nano) == (5, 0)
 
 
+def test_a_sum_that_knows_its_start_says_it_on_every_point() -> None:
+    """As OTLP wants it of a cumulative sum; a gauge has none, whatever its series says."""
+    encoder = encoder_for(
+        device("a", "lost", kind="sum", start_ns=NOW_NS, attributes=(("why", "x"),)), device("a", start_ns=NOW_NS)
+    )
+    batch = Batch.of([0, 0, 1], [NOW_NS + 1, NOW_NS + 2, NOW_NS], np.array([5, 7, 9]))
+    request = ExportMetricsServiceRequest.FromString(encoder.encode([(batch, NO_MARKS)]))
+    total, gauge = request.resource_metrics[0].scope_metrics[0].metrics
+    assert [(p.start_time_unix_nano, p.time_unix_nano, p.as_int) for p in total.sum.data_points] == [
+        (NOW_NS, NOW_NS + 1, 5),
+        (NOW_NS, NOW_NS + 2, 7),
+    ]
+    assert [attributes(p.attributes) for p in total.sum.data_points] == [{"why": "x"}] * 2
+    assert gauge.gauge.data_points[0].start_time_unix_nano == 0
+
+
 def test_a_boolean_is_an_integer() -> None:
     """OTLP has no boolean points."""
     encoder = encoder_for(device("a", "open"))
     found = readings(encoder.encode([(Batch.of(0, [1, 2], np.array([True, False])), NO_MARKS)]))
-    assert sorted((key[7], key[8], key[9]) for key in found) == [(1, "as_int", 1), (2, "as_int", 0)]
+    assert sorted((key[8], key[9], key[10]) for key in found) == [(1, "as_int", 1), (2, "as_int", 0)]
 
 
 def test_a_time_before_1970_is_unknown() -> None:
     """A negative time would read as the year 2500; 0 is what OTLP calls unknown."""
     found = readings(encoder_for(device("a")).encode([(Batch.of(0, [-5], np.ones(1)), NO_MARKS)]))
-    assert [key[7] for key in found] == [0]
+    assert [key[8] for key in found] == [0]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -0.0])
 def test_odd_doubles_travel(value: float) -> None:
     """NaN and infinities are doubles like others."""
     found = readings(encoder_for(device("a")).encode([(Batch.of(0, [1], np.array([value])), NO_MARKS)]))
-    assert [key[9] for key in found] == [struct.pack("<d", value)]
+    assert [key[10] for key in found] == [struct.pack("<d", value)]
 
 
 def test_nothing_is_an_empty_request() -> None:
@@ -403,6 +421,8 @@ def test_protobuf_answers_with_odd_fields_are_tolerated() -> None:
     assert otlp.read_response(otlp.protobuf.delimited(1, odd)) == PartialSuccess()
     long = otlp.protobuf.text(2, "x" * 10_000)
     assert len(otlp.read_response(otlp.protobuf.delimited(1, long)).message) == otlp.MESSAGE_CHARS_MAX
+    odd = otlp.protobuf.delimited(1, otlp.protobuf.text(2, "no\x1b[2J\u202e\r\nfake"))
+    assert otlp.read_response(odd).message == "no [2J fake"
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ SERIES = [
         "pulses",
         kind="sum",
         attributes=(("axis", "x"), ("ok", True), ("f", 0.5)),
+        start_ns=5,
     ),
     Series((("device.id", "b"), ("huge", 2**63)), "temperature", scope="other"),
 ]
@@ -77,6 +78,8 @@ def test_json_has_its_own_numbers() -> None:
     ]
     assert metrics[1]["sum"]["aggregationTemporality"] == 2
     assert metrics[1]["sum"]["dataPoints"][0]["asInt"] == "7"
+    assert metrics[1]["sum"]["dataPoints"][0]["startTimeUnixNano"] == "5"
+    assert "startTimeUnixNano" not in points[0]
 
 
 def test_nothing_is_an_empty_request() -> None:

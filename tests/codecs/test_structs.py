@@ -55,6 +55,7 @@ def test_odd_keys_are_keys() -> None:
         (["s", "s.x"], {("s",): list[int]}),
         (["s.x", "s"], {("s", "x"): list[int]}),
         (["s[0]"], {("s", 0): list[int]}),
+        (['["a\\nb"]'], {}),
     ],
 )
 def test_where_no_class_can_be_there_is_none(paths: list[str], types: Any) -> None:

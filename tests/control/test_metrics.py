@@ -12,7 +12,15 @@ STATUS = {
     "accepted": 12,
     "healthy": True,
     "uptime_s": 3.5,
-    "store": {"used_bytes": 4096, "max_bytes": 8192, "note": "text", "series": 9, "series_refused": {"share": 4}},
+    "store": {
+        "used_bytes": 4096,
+        "max_bytes": 8192,
+        "note": "text",
+        "series": 9,
+        "series_refused": {"share": 4},
+        "quarantined": 3,
+        "refused": 1,
+    },
     "sources": {
         "plant": {"state": "connected", "received": 7, "up": True},
         "line": {"state": "open", "frames": 2},
@@ -63,6 +71,7 @@ def test_numbers_of_sources_are_shown_and_words_are_not() -> None:
     assert found["tidegate_source_frames", ("source", "line")] == 2
     assert not [key for key in found if key[0] in {"tidegate_source_state", "tidegate_source_up"}]
     assert found["tidegate_store_used_bytes",] == 4096
+    assert (found["tidegate_store_quarantined",], found["tidegate_store_refused",]) == (3, 1)
     assert found["tidegate_healthy",] == 1
     assert found["tidegate_series",] == 9
     assert found["tidegate_series_refused_total", ("reason", "share")] == 4

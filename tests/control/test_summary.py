@@ -125,7 +125,7 @@ def test_a_url_that_is_none(url: str) -> None:
 
 FULL: dict[str, Any] = STATUS | {
     "store": STATUS["store"]
-    | {"series": 1200, "trouble": "nothing can be written: disk I/O error", "quarantined": 3, "refused": 1},
+    | {"series": 1200, "trouble": "nothing can be written: disk I/O error", "quarantined": 3, "refused": 1, "state_dir": "/var/lib/tidegate"},
     "clock": {"quality": "unsynced"},
     "restarts": {"source line1": 2},
     "events": ["tidegate.db was damaged (the file is cut short): 12 segments with 1200 readings were salvaged, lost: nothing"],
@@ -154,9 +154,10 @@ def test_everything_that_is_wrong_is_said_within_eighty_columns() -> None:
     assert all(len(line) < 80 for line in lines)
     text = " ".join(" ".join(lines).split())
     for part in (
-        "1,200 series", "(50%)", "clock unsynced", "! nothing can be written", "! tidegate.db was damaged",
+        "1,200 series", "(50%)", "clock set, but no time server", "! nothing can be written", "! tidegate.db was damaged",
         "source line1 failed and was started again 2 times", "3 payloads that nobody understood",
-        "1 segments that were refused", "detector zscore: 7 findings", "address 127.0.0.1:1884", "clients 0, received 0",
+        "1 segment that an uplink refused", "tidegate quarantine --state-dir /var/lib/tidegate ",
+        "tidegate quarantine --state-dir /var/lib/tidegate --refused", "detector zscore: 7 findings", "address 127.0.0.1:1884", "clients 0, received 0",
         "refused: keep_alive_timeout 1", "received 1,234,567, malformed 2", "rejected: checksum 2",
         "last error: cannot open /dev/ttyUSB0", "waiting (no connection to otel.example: Name or service not known)",
         "to https://otel.example:4318", "sent 120.6 KiB in 17 requests", "next try in 12.5 s",
@@ -203,3 +204,82 @@ def test_what_does_not_speak_http_is_a_value_error() -> None:
         threading.Thread(target=answer, daemon=True).start()
         with pytest.raises(ValueError, match="not a gateway"):
             fetch_status(f"http://127.0.0.1:{server.getsockname()[1]}", token="", timeout_s=5)
+
+
+def test_what_another_gateway_says_commands_no_terminal() -> None:
+    """This command may ask a gateway of another version, or what only looks like one."""
+    nasty = "\x1b[2J\u202e\n! fake" + "n" * 10_000
+    status = {
+        "gateway": nasty, "version": nasty, "events": [nasty], "restarts": {nasty: 1}, "clock": {"quality": nasty},
+        "sources": {nasty: {"state": nasty, "reason": nasty, "url": nasty, "refused": {nasty: 1}, "last_error": nasty}},
+        "uplinks": {nasty: {"endpoint": nasty, "ledger": {nasty: 5}}},
+    }  # fmt: skip
+    lines = render(status, colour=False).split("\n")
+    assert all(line.isprintable() for line in lines)
+    assert not any(line.strip().startswith("! fake") for line in lines)
+    assert len(lines) < 200
+
+
+def uplink_text(**uplink: Any) -> str:
+    return " ".join(render({"uplinks": {"cloud": uplink}}, colour=False).split())
+
+
+def test_what_is_lost_is_a_sum_with_its_reasons() -> None:
+    """So that delivered, held and lost can be added up by eye."""
+    text = uplink_text(delivered=5, held=6, ledger={"malformed": 1000, "refused": 4})
+    assert "delivered 5, held 6, lost 1,004 (malformed 1,000, refused 4)" in text
+    assert "lost 0" in uplink_text(delivered=5)
+
+
+def test_a_backlog_has_an_end_or_grows() -> None:
+    """With how quickly; what a slow road has taken of a large lease is told."""
+    text = uplink_text(
+        state="sending", held=5000, leased=4000, in_hand_taken=1500, backlog_eta_s=120, backlog_change_per_s=-40
+    )
+    assert "backlog gone in about 2 min, 40 readings a second" in text
+    assert "of what is being sent, 1,500 of 4,000 are taken already" in text
+    text = uplink_text(state="sending", held=5000, backlog_eta_s=None, backlog_change_per_s=12.4)
+    assert "the backlog grows by about 12 readings a second: more arrives than leaves" in text
+    assert "backlog" not in uplink_text(state="idle", held=0, backlog_eta_s=None, backlog_change_per_s=0.0)
+
+
+def test_while_nothing_leaves_one_knows_since_when() -> None:
+    """The first question about a link that is down."""
+    assert "last delivery 2 h ago" in uplink_text(state="waiting", held=5, last_success_age_s=7200)
+    assert "nothing delivered since the start" in uplink_text(state="waiting", held=5, last_success_age_s=None)
+    assert "last delivery" not in uplink_text(state="sending", held=5, last_success_age_s=7200)
+
+
+def test_an_error_that_is_the_reason_is_not_said_twice() -> None:
+    """Once is enough."""
+    text = uplink_text(state="waiting", reason="connection refused", last_error="connection refused")
+    assert text.count("connection refused") == 1
+
+
+@pytest.mark.parametrize(
+    ("when_full", "said"), [("drop_oldest", "counted as evicted_full"), ("refuse", "sources are held back")]
+)
+def test_a_full_shelf_is_loud(when_full: str, said: str) -> None:
+    """With what happens now, which depends on the configuration."""
+    store = {"used_bytes": 990, "max_bytes": 1000, "when_full": when_full}
+    text = " ".join(render({"store": store}, colour=False).split())
+    assert "! the shelf is full to 99%: " in text
+    assert said in text
+    assert "full" not in render({"store": store | {"used_bytes": 900}}, colour=False)
+
+
+def test_a_clock_that_is_not_known_is_said_with_what_to_do() -> None:
+    """It keeps data from leaving."""
+    text = " ".join(render({"clock": {"quality": "unknown"}}, colour=False).split())
+    assert "! the time is not known since this boot" in text
+    assert "check the time server" in text
+    assert "clock right" in render({"clock": {"quality": "synced"}}, colour=False)
+
+
+def test_what_is_set_aside_names_its_command() -> None:
+    """Ready to be pasted, whatever the directory is called; an empty drawer is not named."""
+    text = render({"store": {"quarantined": 1, "state_dir": "/my data"}}, colour=False)
+    assert "! 1 payload that nobody understood is set aside to be looked at:" in text
+    assert "    tidegate quarantine --state-dir '/my data'\n" in text
+    assert "refused" not in text
+    assert "quarantine" not in render({"store": {"quarantined": 0, "refused": 0}}, colour=False)

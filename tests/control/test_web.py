@@ -8,6 +8,7 @@ import http.client
 import json
 import socket
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,6 +17,9 @@ from gateway.control.web import ControlServer, check_head, is_address
 from gateway.core.telemetry import Telemetry
 from gateway.core.units import Duration, Size
 from gateway.net.secrets import Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass
@@ -26,6 +30,12 @@ class Window:
     telemetry: Telemetry
     task: asyncio.Task[None]
     says: dict[str, object] = field(default_factory=lambda: {"healthy": True, "ready": True, "status": {"accepted": 5}})
+
+    async def trace(self, asked: Mapping[str, str]) -> dict[str, object]:
+        self.says["asked"] = dict(asked)
+        if asked.get("topic") == "bad":
+            raise ValueError("that is no filter")
+        return {"asked": dict(asked)}
 
     async def ask(self, path: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], str]:
         return await asyncio.to_thread(self._ask, path, method, headers)
@@ -73,6 +83,7 @@ async def open_window():
             telemetry=telemetry,
             healthy=lambda: says("healthy"),
             ready=lambda: says("ready"),
+            trace=lambda asked: window[0].trace(asked),
         )
         window.append(Window(server, telemetry, asyncio.create_task(server.run())))
         windows.extend(window)
@@ -117,6 +128,33 @@ async def test_status_is_json(open_window) -> None:
     window = await open_window()
     status, headers, body = await window.ask("/status")
     assert (status, headers["content-type"], json.loads(body)) == (200, "application/json", {"accepted": 5})
+
+
+async def test_a_trace_is_asked_for_by_a_query(open_window) -> None:
+    """The one page that takes one; a bad question is told what is wrong with it."""
+    window = await open_window()
+    status, headers, body = await window.ask("/trace?topic=plant%2F%2B%2Fx&count=3")
+    assert (status, headers["content-type"]) == (200, "application/json")
+    assert json.loads(body) == {"asked": {"topic": "plant/+/x", "count": "3"}}
+    assert await _status_and_body(window, "/trace?topic=bad") == (400, "that is no filter\n")
+
+
+@pytest.mark.parametrize("query", ["topic=%zz", "topic=%", "topic=a b", "topic=%ff", "topic='", "a=1?b"])
+async def test_a_query_that_is_none_is_not_read(open_window, capfd, query: str) -> None:
+    """Nor is it an error of ours that somebody should look at."""
+    window = await open_window()
+    answer = await window.send(f"GET /trace?{query} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    assert capfd.readouterr().err == ""
+    assert answer.split(b" ")[1] in {b"200", b"400"}
+    assert window.says.get("asked", {}) == {}
+
+
+async def test_a_trace_needs_the_token(open_window, tmp_path) -> None:
+    """It shows what devices send: nothing for who may not see the status."""
+    (tmp_path / "token").write_text("secret")
+    window = await open_window(token=Secret(file=str(tmp_path / "token")))
+    assert (await window.ask("/trace?topic=a"))[0] == 401
+    assert (await window.ask("/trace?topic=a", Authorization="Bearer secret"))[0] == 200
 
 
 async def test_metrics_are_prometheus_text(open_window) -> None:
@@ -290,7 +328,7 @@ async def test_a_taken_port_is_an_oserror(open_window) -> None:
     """Who runs it says so and tries again later."""
     window = await open_window()
     settings = ControlSettings(listen=f"127.0.0.1:{window.server.port}", request_max=Size(1024))
-    second = ControlServer(settings, status=dict, telemetry=Telemetry(), healthy=bool, ready=bool)
+    second = ControlServer(settings, status=dict, telemetry=Telemetry(), healthy=bool, ready=bool, trace=window.trace)
     with pytest.raises(OSError):
         await second.run()
 

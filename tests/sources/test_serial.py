@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -313,6 +314,15 @@ async def test_only_the_devices_heard_last_are_listed(rig: Rig) -> None:
         rig.source._meet(framing.Hello(1, session, f"d{session}"))
     assert len(rig.status["devices"]) == serial_module.DEVICES_MAX
     assert rig.status["devices"][-1] == f"d{serial_module.DEVICES_MAX + 4}"
+
+
+async def test_a_devices_name_fits_one_line(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    """In the log and in the status, whatever the firmware, or the noise, calls itself."""
+    caplog.set_level(logging.INFO)
+    rig.source._meet(framing.Hello(1, 7, "\x1b[2J\u202e\n" + "n" * 10_000))
+    for text in (caplog.messages[-1], rig.status["devices"][-1]):
+        assert text.isprintable()
+        assert len(text) < 120
 
 
 # ports that come and go

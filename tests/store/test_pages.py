@@ -7,7 +7,7 @@ import sqlite3
 
 import pytest
 
-from gateway.store.pages import free_pages, read_log, rows_of
+from gateway.store.pages import children_of, free_pages, read_log, rows_of
 
 PAGE = 512
 
@@ -65,6 +65,29 @@ def test_all_rows_are_found(files) -> None:
     database, log, rows = files
     assert read(database, log) == rows
     assert not read_log(log, page_bytes=4096).is_broken
+
+
+def test_a_tree_leads_to_its_leaves(tmp_path) -> None:
+    """Each child with the last id in it, in order, the ids below zero too; a leaf has none."""
+    path = tmp_path / "tree.db"
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute(f"PRAGMA page_size = {PAGE}")
+    connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, a)")
+    ids = [*range(-20, 0), *range(1, 40), 2**40]
+    connection.executemany("INSERT INTO t VALUES (?, ?)", [(number, bytes(90)) for number in ids])
+    ((root,),) = connection.execute("SELECT rootpage FROM sqlite_schema").fetchall()
+    connection.close()
+    data = path.read_bytes()
+
+    def page(number: int) -> bytes:
+        return data[(number - 1) * PAGE : number * PAGE]
+
+    children = children_of(page(root), root)
+    found = [[row_id for row_id, _ in rows_of(page(child), child, page)] for child, _ in children]
+    assert [row_id for rows in found for row_id in rows] == ids
+    assert [last for _, last in children] == [*(rows[-1] for rows in found[:-1]), None]
+    assert children_of(page(children[0][0]), children[0][0]) == []
+    assert children_of(b"", 2) == []
 
 
 def test_a_damaged_frame_is_left_out_and_said(files) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
+import zlib
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -131,6 +133,25 @@ def test_numbers_end_somewhere() -> None:
     one = registry(next_number=NUMBER_MAX)
     assert add(one, "last", "none", "last") == [NUMBER_MAX, None, NUMBER_MAX]
     assert one.status()["series_refused"] == {"numbers": 1}
+
+
+def test_sums_that_know_their_start_are_found_again() -> None:
+    """In the order of their numbers; what knows none is left out."""
+    first, second = Series((), "a", kind="sum", start_ns=1), Series((), "a", kind="sum", start_ns=2)
+    rows = [(1, encode_series(first)), (2, encode_series(Series((), "b")))]
+    one = SeriesRegistry(rows, series_max=9, bounds=SeriesBounds())
+    one.resolve(second)
+    assert one.started() == [first, second]
+    assert decode_series(encode_series(second)).start_ns == 2
+
+
+def test_a_series_of_an_earlier_version_is_read() -> None:
+    """One that was written before sums could know their start."""
+    body = msgspec.msgpack.encode(
+        {"resource": [["k", 1]], "name": "m", "unit": "", "kind": "sum", "attributes": [], "scope": ""}
+    )
+    row = zlib.crc32(body).to_bytes(4, "little") + body
+    assert decode_series(row) == Series((("k", 1),), "m", kind="sum")
 
 
 def test_new_ones_wait_for_a_commit() -> None:

@@ -358,6 +358,19 @@ def test_a_link_that_breaks_between_two_halves_sends_no_half_twice(make_road, ma
     run(main())
 
 
+def test_what_was_taken_of_a_large_lease_is_said(make_road, make_readings) -> None:
+    """The store settles it as a whole; on a slow road a person sees that it moves."""
+
+    async def main() -> None:
+        road = make_road(TooLargeError("413"), Answer(), *[LATER] * 50)
+        assert road.uplink.status()["in_hand_taken"] == 0
+        road.store.add(make_readings(10))
+        await road.run_for(20)
+        assert road.uplink.status()["in_hand_taken"] == 5
+
+    run(main())
+
+
 def test_stopping_between_two_halves_says_the_doubt(make_road, make_readings) -> None:
     """The store knows leases only whole: what was half taken goes back as possibly sent."""
 

@@ -1,0 +1,59 @@
+"""How long until what is held is gone, from how it shrank in the last minutes. Must not ask anybody itself.
+
+What is held for an uplink rises and falls with each request, backlog or not. So lows are compared: the lowest that was
+seen in the older half of the last minutes with the lowest in the newer half. What is left at a low is the backlog.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+LOOK_S: Final = 5.0
+LOOKS_MAX: Final = 24
+
+
+class Outlook(NamedTuple):
+    """What will become of an uplink's backlog: `change_per_s` in readings, below zero where it shrinks."""
+
+    change_per_s: float
+    eta_s: float | None
+
+
+UNKNOWN: Final = Outlook(0.0, None)
+
+
+@dataclass(slots=True)
+class Draining:
+    """The last looks at what one uplink held: (seconds, readings)."""
+
+    _looks: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=LOOKS_MAX))
+
+    def look(self, now_s: float, held: int, *, is_moving: bool) -> None:
+        """Take a look, if it is time for one. What was seen while the road was closed says nothing of an open one."""
+        if not is_moving:
+            self._looks.clear()
+        elif not self._looks or now_s - self._looks[-1][0] >= LOOK_S:
+            self._looks.append((now_s, held))
+
+    def outlook(self) -> Outlook:
+        """Return what is to be expected; UNKNOWN while too little was seen, or there is no backlog.
+
+        >>> drain = Draining()
+        >>> for second in range(0, 30, 5):
+        ...     drain.look(second, 10_000 - 100 * second, is_moving=True)
+        >>> drain.outlook()
+        Outlook(change_per_s=-100.0, eta_s=75.0)
+        """
+        half = len(self._looks) // 2
+        if not half:
+            return UNKNOWN
+        looks = list(self._looks)
+        (before_s, before), (low_s, low) = (
+            min(part, key=lambda look: look[1]) for part in (looks[:-half], looks[-half:])
+        )
+        if not low or low_s <= before_s:
+            return UNKNOWN
+        change = (low - before) / (low_s - before_s)
+        return Outlook(round(change, 1), round(-low / change, 1) if change < 0 else None)
