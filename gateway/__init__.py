@@ -39,11 +39,14 @@ sources/                  Doors: bytes arrive here and are acknowledged only whe
   mqtt_server_replies.py  What the MQTT server answers to a packet: pure functions of the packet and the session
   mqtt_server_session.py  What the MQTT server remembers of a client between connections
   mqtt_settings.py        Settings of an MQTT subscription, and what a broker's URL means
+  mqtt_subscriptions.py   What our session at a broker is subscribed to, remembered across restarts
+  mqtt_words.py           What a broker's answers and failures mean, in words for people
   paho_client.py          A paho client that takes bytes in bulk; the one place that touches paho's private parts
   serial.py               The serial door: frames or lines from a port that may come and go
   serial_link.py          An open serial port on the event loop: buffers in, answers out, bounded
   serial_port.py          Finds, opens and closes serial ports, and says why one cannot be opened
   serial_settings.py      How a serial line is set, and what it would make of bytes that someone shows it
+  window.py               Whether a sender has stopped because too many of its messages wait for their answer
 codecs/                   Words on the wire: bytes become columns and columns bytes
   arrays.py               Arrays out of payloads become readings, with numpy calls per metric and not per array
   columns.py              Values out of many payloads become one typed column, exactly
@@ -90,6 +93,7 @@ store/                    The shelf: what was accepted is kept here, in SQLite, 
   keeping.py              Housekeeping: who goes when the shelf is full or something too old, which boots nobody needs
   leases.py               Leasing: what an uplink sends next, and what it has in hand
   opening.py              Opening the shelf: what it holds is read, and brought in line with the uplinks and the boot of today
+  pace.py                 When a commit is due: how long arrivals wait for others to share it
   pages.py                SQLite's file format, read by hand: pages, rows and log frames of a file that SQLite itself gives up on
   peeking.py              Looks into single tables of a shelf that may be in use, without a copy of it
   planning.py             One commit on paper: what it changes in the accounts, and what it writes
@@ -124,6 +128,9 @@ control/                  Windows: people and servers look in here
   config.py               Loads a configuration and says all that is wrong with it at once
   draining.py             How long until what is held is gone, from how it shrank in the last minutes
   export.py               `tidegate export`: what is held, as OTLP JSON lines in a file
+  fitting.py              Makes the bounds of memory fit a board: what waits for the disk, and what is kept at hand
+  flash.py                How much may be written to flash: a day's allowance, and what the pace of commits does to keep within it
+  footprint.py            What this process takes of the machine, memory and flash, held against its board's limits
   init.py                 `tidegate init`: a configuration for this box from a few answers
   later.py                Words of the configuration that are planned and not in this version yet
   live.py                 `tidegate trace`: follows messages through a running gateway and shows each
@@ -137,6 +144,7 @@ control/                  Windows: people and servers look in here
   web.py                  The window over HTTP: /healthz, /readyz, /metrics, /status, /trace
 net/                      Wires that everyone shares
   addresses.py            Where to listen, as people write it
+  files.py                A small file that is replaced whole: after a power cut it is the old one or the new one, never half of one
   http.py                 HTTP/1.1 as an uplink speaks it: one POST at a time over one kept connection
   mqtt.py                 MQTT packets cut from a byte stream, PUBLISHes in bulk as columns
   mqtt_fields.py          What MQTT packets are made of: reason codes, errors, numbers, texts, properties

@@ -12,20 +12,22 @@ import logging
 import os
 import random
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
-
-import msgspec
 
 from gateway import __version__
 from gateway.codecs.mapping import MapLimits, Mapper
 from gateway.control.draining import Draining
+from gateway.control.fitting import fit
+from gateway.control.footprint import Footprint
 from gateway.core.clock import NS_PER_S, Quality, Sample
 from gateway.core.telemetry import Telemetry
 from gateway.core.text import harmless
 from gateway.herald import Herald
+from gateway.net.files import replace_file
 from gateway.pipeline import Pipeline
-from gateway.store.database import SeriesBounds, Store
+from gateway.store.database import BoardLimits, SeriesBounds, Store
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("tidegate")
 
 HOUSEKEEPING_S = 1.0
+FOOTPRINT_S = 10.0
 # What the detectors have learnt is worth little flash: an hour of learning is soon learnt again.
 DETECTOR_SAVE_S = 3600.0
 # A part that fails is started again, later and later, so that a fault in one never spins or ends the rest.
@@ -92,9 +95,16 @@ class Gateway:
     """One gateway from one config. `run` returns after a clean stop."""
 
     def __init__(self, config: Config, profile: HardwareProfile, *, clock: Clock, seed: int | None = None) -> None:
-        self.config = config
+        self._fit = fit(config, profile)
+        self.config = self._fit.config
         self.profile = profile
         self.telemetry = Telemetry()
+        self._footprint = Footprint(
+            profile,
+            base_interval_s=self._commit_interval_s,
+            bounds_bytes=self._fit.bounds_bytes,
+            telemetry=self.telemetry,
+        )
         self.ready = asyncio.Event()
         self._clock = clock
         self._random = random.Random(seed)  # noqa: S311  jitter, not a secret
@@ -117,6 +127,11 @@ class Gateway:
 
     async def run(self) -> None:
         """Serve until `stop`. Raise StoreError or StartError where it cannot start, StillError where it must anew."""
+        asyncio.get_running_loop().set_default_executor(
+            ThreadPoolExecutor(self.profile.threads, thread_name_prefix="tidegate")
+        )
+        for note in self._fit.notes(self.profile):
+            log.info("%s", note)
         store = self._store = await self._open_store()
         try:
             if not self._stopping.is_set():
@@ -133,15 +148,14 @@ class Gateway:
         try:
             return await Store.open(
                 state_dir=Path(config.gateway.state_dir),
-                settings=msgspec.structs.replace(
-                    config.store, pending_bytes=min(config.store.pending_bytes, self.profile.pending_bytes)
-                ),
+                settings=config.store,
                 clock=self._clock,
                 uplinks=[uplink.name for uplink in config.uplinks],
                 max_series=config.gateway.max_series or self.profile.max_series,
                 telemetry=self.telemetry,
-                commit_interval_s=float(config.store.commit_interval or self.profile.commit_interval),
+                commit_interval_s=self._commit_interval_s,
                 series=SeriesBounds(self._series_bytes, config.owners(), float(config.gateway.series_idle)),
+                board=BoardLimits(log_bytes_max=self.profile.wal_bytes, cache_bytes=self.profile.cache_bytes),
             )
         finally:
             patience.cancel()
@@ -149,6 +163,11 @@ class Gateway:
     @property
     def _series_bytes(self) -> int:
         return int(self.config.gateway.series_bytes or self.profile.series_bytes)
+
+    @property
+    def _commit_interval_s(self) -> float:
+        wanted = self.config.store.commit_interval
+        return float(self.profile.commit_interval if wanted is None else wanted)
 
     def _build(self, store: Store) -> None:
         what = "the mappings"
@@ -243,7 +262,8 @@ class Gateway:
         else:
             from gateway.sources.mqtt import MqttSource  # noqa: PLC0415
 
-            source = MqttSource(settings, gateway_id=self.config.gateway.id, **shared)
+            state_dir = Path(self.config.gateway.state_dir)
+            source = MqttSource(settings, gateway_id=self.config.gateway.id, state_dir=state_dir, **shared)
         return source
 
     def _build_uplink(self, settings: Any, store: Store) -> Part:
@@ -332,12 +352,15 @@ class Gateway:
     async def _keep_house(self) -> None:
         """Beat the watchdog while the data path moves; save the detectors' state now and then."""
         assert self._store is not None
-        saved_ns = self._clock.monotonic_ns()
+        saved_ns = measured_ns = self._clock.monotonic_ns()
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
             now_ns = self._clock.monotonic_ns()
             self._heartbeat_ns = now_ns
             self._store.look_at_clock()
+            if now_ns - measured_ns >= FOOTPRINT_S * NS_PER_S:
+                measured_ns = now_ns
+                self._measure(now_ns)
             if self.is_healthy():
                 notify("WATCHDOG=1")
             self._watch_shelf()
@@ -345,6 +368,12 @@ class Gateway:
             if now_ns - saved_ns >= DETECTOR_SAVE_S * NS_PER_S:
                 saved_ns = now_ns
                 await self._save_detectors()
+
+    def _measure(self, now_ns: int) -> None:
+        """Look what this process takes of the machine, and let the shelf commit as often as the card allows."""
+        assert self._store is not None
+        pace = self._footprint.look(now_ns / NS_PER_S, readings=self._store.accepted)
+        self._store.pace(interval_s=pace.interval_s, gap_s=pace.gap_s)
 
     def _watch_shelf(self) -> None:
         """End where the shelf will not move again by itself: a damaged one is salvaged by the next start."""
@@ -418,6 +447,7 @@ class Gateway:
                 "state_dir": self.config.gateway.state_dir,
                 "when_full": self.config.store.when_full,
             },
+            **self._footprint.status(),
             "detectors": {} if engine is None else engine.status(),
             "sources": {source.name: source.status() for source in self._sources},
             "uplinks": {
@@ -453,13 +483,3 @@ def notify(message: str) -> None:
         address = "\0" + address[1:]
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         channel.sendto(message.encode(), address)
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write `data` so that a power cut leaves the old file or the new one, never half of one."""
-    new = path.with_suffix(path.suffix + ".new")
-    with new.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)

@@ -186,6 +186,7 @@ def run_check(options: argparse.Namespace) -> int:
     from gateway.codecs.mapping import Mapper  # noqa: PLC0415  numpy only where needed
     from gateway.control import config as configuration  # noqa: PLC0415
     from gateway.control import profiles  # noqa: PLC0415
+    from gateway.control.fitting import fit  # noqa: PLC0415
 
     path: Path = options.config
     problems: list[str] = []
@@ -200,9 +201,11 @@ def run_check(options: argparse.Namespace) -> int:
             raise _problems(problems) from error
     numbers = iter(range(1, 1 << 31))
     problems += Mapper(config.mappings, resolve=lambda *_: next(numbers)).check()
-    name = ""
+    name, notes = "", config.warnings()
     try:
-        name = profiles.load(config.gateway.hw_profile).name
+        profile = profiles.load(config.gateway.hw_profile)
+        name = profile.name
+        notes += fit(config, profile).notes(profile)
     except profiles.ProfileError as error:
         problems.append(f"gateway.hw_profile: {error}")
     if problems:
@@ -214,8 +217,8 @@ def run_check(options: argparse.Namespace) -> int:
         f"{mappings if config.mappings else 'no mappings (every number is taken)'}, "
         f"{plural(len(config.uplinks), 'uplink')}, hardware profile {name}"
     )
-    for warning in config.warnings():
-        print(f"{path}: note: {warning}")
+    for note in notes:
+        print(f"{path}: note: {note}")
     return FINE
 
 

@@ -22,7 +22,7 @@ from gateway.core.text import sentence
 from gateway.store.database import Loss, SetAside
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import numpy.typing as npt
 
@@ -81,7 +81,11 @@ class Pipeline:
         mapped = prepared.mapped
         try:
             await self._store.append(
-                mapped.pieces, logs=prepared.logs, losses=prepared.losses, set_aside=prepared.set_aside
+                mapped.pieces,
+                logs=prepared.logs,
+                losses=prepared.losses,
+                set_aside=prepared.set_aside,
+                is_last=arrivals.is_last,
             )
         except FullError as error:
             if prepared.noted is not None:
@@ -114,7 +118,7 @@ class Pipeline:
         latest_ns = self._latest_ns(wall_ns)
         mapped = self.mapper.map(arrivals, wall_ns=latest_ns)
         noted = None if self.tracer is None else self.tracer.note(arrivals, mapper=self.mapper, wall_ns=latest_ns)
-        losses, set_aside = self._losses(mapped, wall_ns or 0), _quarantine(arrivals, mapped)
+        losses, set_aside = self._losses(mapped, arrivals.dropped, wall_ns or 0), _quarantine(arrivals, mapped)
         return Prepared(mapped, losses, set_aside, self._watch(mapped), noted)
 
     def _latest_ns(self, wall_ns: int | None) -> int | None:
@@ -124,10 +128,10 @@ class Pipeline:
         # A saved clock stands where the box was switched off: devices that know better may be far ahead of it.
         return wall_ns + UNSYNCED_BEHIND_NS_MAX
 
-    def _losses(self, mapped: Mapped, wall_ns: int) -> list[Loss]:
-        if not mapped.malformed:
+    def _losses(self, mapped: Mapped, dropped: Mapping[str, int], wall_ns: int) -> list[Loss]:
+        if not mapped.malformed and not dropped:
             return []
-        by_reason: dict[str, int] = {}
+        by_reason = dict(dropped)
         for _, reason, _ in mapped.malformed:
             by_reason[reason] = by_reason.get(reason, 0) + 1
         return [Loss(reason, count, wall_ns, wall_ns) for reason, count in by_reason.items()]

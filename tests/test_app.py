@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway import app
-from gateway.app import Gateway, StartError, StillError, notify, replace_file
+from gateway.app import Gateway, StartError, StillError, notify
 from gateway.control.config import parse_config
 from gateway.control.draining import Draining, Outlook
 from gateway.control.live import follow
@@ -525,15 +525,6 @@ def test_notify_speaks_to_abstract_sockets_and_forgives_dead_ones(monkeypatch: p
     notify("READY=1")
     monkeypatch.delenv("NOTIFY_SOCKET")
     notify("READY=1")
-
-
-def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
-    """The new one under the old name, nothing left beside it."""
-    path = tmp_path / "state"
-    replace_file(path, b"one")
-    replace_file(path, b"two")
-    assert path.read_bytes() == b"two"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 async def test_every_kind_of_source_is_built(make: Callable[..., Gateway], tmp_path: Path) -> None:

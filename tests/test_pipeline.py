@@ -64,11 +64,11 @@ class FakeStore:
     async def wait_for_room(self) -> None:
         pass
 
-    async def append(self, pieces, *, logs=None, losses=(), set_aside=()) -> None:
+    async def append(self, pieces, *, logs=None, losses=(), set_aside=(), is_last=False) -> None:
         if self.full:
             self.full -= 1
             raise FullError("the shelf is full", 2.0)
-        self.kept.append({"pieces": pieces, "logs": logs, "losses": losses, "set_aside": set_aside})
+        self.kept.append({"pieces": pieces, "logs": logs, "losses": losses, "set_aside": set_aside, "is_last": is_last})
 
     @property
     def values(self) -> list[float]:
@@ -133,6 +133,32 @@ async def test_losses_of_one_reason_are_one_line() -> None:
     pipeline, _ = build(store)
     await pipeline.accept(arrivals(*[b"{"] * 50))
     assert [loss.readings for loss in store.kept[0]["losses"]] == [50]
+
+
+async def test_what_a_source_dropped_is_a_loss() -> None:
+    """Beside what could not be understood, and with nothing else in the arrivals."""
+    store = FakeStore()
+    pipeline, telemetry = build(store)
+    one = arrivals(b"{")
+    one.dropped = {"will_dropped": 3}
+    await pipeline.accept(one)
+    assert {loss.reason: loss.readings for loss in store.kept[0]["losses"]} == {"will_dropped": 3, "malformed_json": 1}
+    alone = arrivals()
+    alone.dropped = {"will_dropped": 2}
+    await pipeline.accept(alone)
+    assert [(loss.reason, loss.readings) for loss in store.kept[1]["losses"]] == [("will_dropped", 2)]
+    assert telemetry.value("tidegate_messages_accepted", source="direct") == 1
+
+
+async def test_the_shelf_hears_that_nothing_more_comes() -> None:
+    """From the source, untouched."""
+    store = FakeStore()
+    pipeline, _ = build(store)
+    for is_last in (False, True):
+        one = arrivals(b'{"temp": 1}')
+        one.is_last = is_last
+        await pipeline.accept(one)
+    assert [kept["is_last"] for kept in store.kept] == [False, True]
 
 
 async def test_without_a_clock_a_loss_has_no_time() -> None:

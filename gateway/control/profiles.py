@@ -6,6 +6,7 @@ takes that file, a path any file elsewhere. What no profile fits gets the most c
 
 from __future__ import annotations
 
+import logging
 import platform
 import tomllib
 from fnmatch import fnmatchcase
@@ -20,8 +21,13 @@ from gateway.core.units import Duration, Size
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+log = logging.getLogger("tidegate")
+
 AUTO: Final = "auto"
 MODEL_BYTES_MAX: Final = 256
+# Keys of earlier profiles that decide nothing any more. zstd_level: level 1 makes the smallest segments or nearly so,
+# in the least time, on every board; higher ones are often larger, since what the columns leave is mostly noise.
+RETIRED: Final = ("zstd_level",)
 # In a wheel the folder is inside the package; in a checkout it is beside it.
 _PACKAGE: Final = Path(__file__).resolve().parent.parent
 FOLDERS: Final = (_PACKAGE / "hw_profiles", _PACKAGE.parent / "hw_profiles")
@@ -48,16 +54,24 @@ class HardwareProfile(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, 
     name: Annotated[str, _about("The file's name without .toml.", min_length=1)]
     description: Annotated[str, _about("The board in one sentence.", min_length=1)]
     detect: Annotated[Detect, _about("How the board is known.")] = Detect()
-    memory_max: Annotated[Size, _about("Resident memory the whole gateway has to live in.")]
+    memory_max: Annotated[
+        Size, _about("Resident memory to live in: bounds are scaled down until they fit, more is a warning.")
+    ]
     commit_interval: Annotated[Duration, _about("Longest wait of an arrival for the commit that keeps it.")]
-    flash_bytes_per_day: Annotated[Size, _about("What may be written to flash in a day; more is a warning.")]
+    flash_bytes_per_day: Annotated[
+        Size, _about("What may be written to flash in a day; commits become rarer to keep within it.")
+    ]
     wal_bytes: Annotated[Size, _about("Size of SQLite's write-ahead log at which it is folded back.")]
     cache_bytes: Annotated[Size, _about("Pages that SQLite keeps in memory.")]
     pending_bytes: Annotated[Size, _about("Arrivals in memory that wait for their commit, at most.")]
-    threads: Annotated[int, _about("Worker threads of each uplink.", ge=1, le=64)]
+    threads: Annotated[
+        int,
+        _about(
+            "Threads for what may block, like dialling a broker; the shelf and uplinks have their own.", ge=1, le=64
+        ),
+    ]
     max_series: Annotated[int, _about("Series kept apart, at most.", ge=1)]
     series_bytes: Annotated[Size, _about("Memory for them.")] = Size(8 << 20)
-    zstd_level: Annotated[int, _about("How hard segments and requests are compressed.", ge=1, le=19)]
 
 
 def load(name_or_path: str = AUTO) -> HardwareProfile:
@@ -96,6 +110,9 @@ def read_profile(path: Path) -> HardwareProfile:
         raise ProfileError(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ProfileError(f"{path} is not TOML: {error}") from error
+    for key in RETIRED:
+        if table.pop(key, None) is not None:
+            log.warning("%s: %s decides nothing any more; leave it out", path, key)
     profile, problems = read({"name": path.stem, **table}, HardwareProfile)
     if profile is None:
         raise ProfileError("\n".join(f"{path}: {problem}" for problem in problems))

@@ -88,6 +88,7 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
     yield f"{BOLD}{status.get('gateway', '?')}{PLAIN}  {well}, {up}"
     yield from _wrap(f"tidegate {status.get('version', '?')}, hardware profile {status.get('hw_profile', '?')}")
     yield from _wrap(_shelf(status))
+    yield from _footprint(status)
     yield from _troubles(status)
     for room, known in (("sources", _source), ("uplinks", _uplink)):
         parts = status.get(room, {})
@@ -97,6 +98,8 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
             yield from _wrap(f"{_state(part)}{reason}", head=f"{name}: ")
             for line in known(part):
                 yield from _wrap(line, indent=4)
+            if advice := part.get("advice"):
+                yield from _wrap(str(advice), head="! ", indent=4, colour=YELLOW)
             error = part.get("last_error")
             if error and error != part.get("reason"):
                 # One that is over is still worth knowing, as long as nobody takes it for a present one.
@@ -113,6 +116,20 @@ def _shelf(status: dict[str, Any]) -> str:
     if quality := status.get("clock", {}).get("quality"):
         text += f"; clock {CLOCKS.get(quality, quality)}"
     return text
+
+
+def _footprint(status: dict[str, Any]) -> Iterator[str]:
+    memory, flash = status.get("memory", {}), status.get("flash", {})
+    if memory.get("rss_bytes") is not None:
+        yield from _wrap(f"memory {amount(memory['rss_bytes'])} of {amount(memory['max_bytes'])}")
+    if flash.get("bytes_per_day") is not None:
+        text = f"flash {amount(flash['bytes_per_day'])} a day of {amount(flash['bytes_per_day_max'])}"
+        if flash.get("bytes_per_reading") is not None:
+            text += f", {flash['bytes_per_reading']:,} bytes a reading"
+        yield from _wrap(f"{text}; commits every {span(flash['commit_interval_s'])} at most")
+    for part in (memory, flash):
+        if part.get("advice"):
+            yield from _wrap(str(part["advice"]), head="! ", colour=YELLOW)
 
 
 def _troubles(status: dict[str, Any]) -> Iterator[str]:

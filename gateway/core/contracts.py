@@ -10,7 +10,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, NewType, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 BootId = NewType("BootId", int)
 """A small number for one run of the kernel between two boots; the store keeps the table (0: not known)."""
@@ -76,6 +76,9 @@ class Arrivals:
     on `payloads` is empty, since what waits for the disk waits as columns; `len` still counts the messages.
     `owners` says whose the messages are where a source tells its users apart, in runs of (messages, name); without
     it all are the source's. What they may take of what is scarce is counted by that name.
+    `dropped` are messages that the source had answered for and had no room to hold, by reason: they go to the
+    ledger with these arrivals, which may be none. `is_last` says that nothing more comes from this sender before
+    these are answered: waiting for others to share their commit would only make it wait too.
     """
 
     source: str
@@ -84,6 +87,8 @@ class Arrivals:
     arrived_ns: int
     owners: Sequence[tuple[int, str]] = field(default=(), kw_only=True)
     prepared: object = field(default=None, repr=False, compare=False)
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    is_last: bool = False
 
     def __len__(self) -> int:
         return len(self.topics)

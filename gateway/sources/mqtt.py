@@ -15,7 +15,7 @@ import random
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.core.contracts import Arrivals
-from gateway.core.text import sentence
+from gateway.core.text import sentence as one_line
 from gateway.net.mqtt import Publishes, puback_bytes
 from gateway.net.mqtt_fields import VERSION_3_1_1, VERSION_5, PacketType, ReasonCode
 from gateway.net.mqtt_packets import answer_bytes
@@ -30,10 +30,22 @@ from gateway.sources.mqtt_settings import (
     subscriptions,
     tls_context,
 )
+from gateway.sources.mqtt_subscriptions import Subscriptions
+from gateway.sources.mqtt_words import (
+    NEEDS_A_PERSON,
+    REFUSED_QOS,
+    Refused,
+    Unsupported,
+    granted_text,
+    sentence,
+    tls_trouble,
+    window_advice,
+)
 from gateway.sources.paho_client import BulkClient, connect_properties
+from gateway.sources.window import Window
 
 if TYPE_CHECKING:
-    import ssl
+    from pathlib import Path
 
     from paho.mqtt.properties import Properties
 
@@ -54,24 +66,6 @@ SUBSCRIBE_RETRY_S: Final = 60.0
 GOOD_S: Final = 30.0
 # Without a CONNACK after this many tries, perhaps the broker drops what it does not know: try 3.1.1.
 SILENT_DROPS_MAX: Final = 2
-REFUSED_QOS: Final = 0x80
-# What waiting does not mend; tried again all the same, at the longest wait.
-NEEDS_A_PERSON: Final = frozenset(
-    {
-        ReasonCode.CLIENT_ID_NOT_VALID,
-        ReasonCode.BAD_USER_NAME_OR_PASSWORD,
-        ReasonCode.NOT_AUTHORIZED,
-        ReasonCode.BAD_AUTHENTICATION_METHOD,
-    }
-)
-
-
-class _Refused(Exception):  # noqa: N818  the broker's decision, not our error
-    """The broker or its certificate says no, and will again until a person changes something."""
-
-
-class _Unsupported(Exception):  # noqa: N818  the broker's decision, not our error
-    """The broker does not speak this version of MQTT."""
 
 
 class MqttSource:
@@ -85,12 +79,17 @@ class MqttSource:
         accept: Accept,
         clock: Clock,
         telemetry: Telemetry,
+        state_dir: Path | None = None,
         dice: random.Random | None = None,
     ) -> None:
         self.name = settings.name
         self.client_id = settings.client_id or f"tidegate-{gateway_id}-{settings.name}"
         self._settings = settings
         self._address = parse_url(settings.url)
+        broker = f"{self._address.host}:{self._address.port}"
+        self._subscriptions = Subscriptions(
+            None if settings.clean else state_dir, broker=broker, client_id=self.client_id
+        )
         self._accept = accept
         self._clock = clock
         self._telemetry = telemetry
@@ -99,6 +98,9 @@ class MqttSource:
         self._once = ReceivedOnce()
         self._intake: Intake | None = None
         self._link: Link | None = None
+        self._window = Window(now_s=0.0)
+        self._said_window = 0
+        self._advice = ""
         self._state = "stopped"
         self._last_error = ""
         self._silent_drops = 0
@@ -122,10 +124,13 @@ class MqttSource:
             "received": self._received,
             "acknowledged": self._acknowledged,
             "delivered_again": self._again,
+            "unacknowledged": self._window.waiting,
+            "window": self._window.size,
+            "advice": self._advice,
             "bytes_pending": intake.bytes_pending if intake is not None else 0,
             "messages_held": intake.messages_held if intake is not None else 0,
             "held_back": intake is not None and link is not None and intake.is_full,
-            "topics": {topic: _granted_text(self._granted.get(topic)) for topic, _ in subscriptions(self._settings)},
+            "topics": {topic: granted_text(self._granted.get(topic)) for topic, _ in subscriptions(self._settings)},
             "last_error": self._last_error,
         }
 
@@ -170,14 +175,14 @@ class MqttSource:
         try:
             link = await self._connect(intake)
             await self._serve(link, intake)
-        except _Refused as error:
+        except Refused as error:
             self._failed("refused", str(error))
             log.error("%s: %s; trying again slowly", self.name, self._last_error)  # noqa: TRY400  the sentence is enough
             return True
-        except _Unsupported:
+        except Unsupported:
             self._fall_back(f"{self._settings.url} does not know MQTT 5")
         except (LinkClosed, OSError, TimeoutError) as error:
-            self._failed("disconnected", _sentence(error))
+            self._failed("disconnected", sentence(error))
             log.warning("%s: %s", self.name, self._last_error)
         return False
 
@@ -199,8 +204,9 @@ class MqttSource:
         except OSError as error:
             if not is_tls_error(error):
                 raise
-            raise _tls_trouble(error) from error
+            raise tls_trouble(error) from error
         link: Link
+        self._window, self._advice = Window(now_s=asyncio.get_running_loop().time()), ""
 
         def on_publishes(publishes: Publishes, arrived_ns: int, size_bytes: int) -> None:
             self._take(link, intake, publishes, arrived_ns, size_bytes)
@@ -227,7 +233,7 @@ class MqttSource:
                 return_when=asyncio.FIRST_COMPLETED,
             )
             self._check_connack(link)
-        except (LinkClosed, _Refused, _Unsupported, TimeoutError):
+        except (LinkClosed, Refused, Unsupported, TimeoutError):
             link.drop("refused")
             self._link = None
             raise
@@ -246,10 +252,10 @@ class MqttSource:
             if not link.ended.done():
                 raise TimeoutError("the broker accepted the connection and said nothing")
             if is_tls_error(link.client.error):
-                raise _tls_trouble(link.client.error)
+                raise tls_trouble(link.client.error)
             self._silent_drops += 1
             if self._may_fall_back and self._silent_drops >= SILENT_DROPS_MAX:
-                raise _Unsupported
+                raise Unsupported
             hint = ""
             if self._address.is_tls and not self._settings.tls.cert_file:
                 # Its alert may be lost when the connection is reset behind it.
@@ -258,9 +264,9 @@ class MqttSource:
         self._silent_drops = 0
         code, text = link.connected.result()
         if code == ReasonCode.UNSUPPORTED_PROTOCOL_VERSION and self._may_fall_back:
-            raise _Unsupported
+            raise Unsupported
         if code in NEEDS_A_PERSON:
-            raise _Refused(f"the broker refuses {self.client_id}: {text.lower()}")
+            raise Refused(f"the broker refuses {self.client_id}: {text.lower()}")
         if code:
             raise LinkClosed(f"the broker refuses: {text.lower()}")
 
@@ -271,8 +277,13 @@ class MqttSource:
         wanted = subscriptions(self._settings)
         ends: set[asyncio.Future[Any]] = {link.ended, intake.failure}
         try:
+            if not self._session_present:
+                await self._subscriptions.forget()
+            await self._subscriptions.add([topic for topic, _ in wanted])
+            wanted = await self._subscribe(link, wanted)
+            # Only now: what a new filter lets through instead of an old one must not slip between the two.
+            await self._let_go(link)
             while True:
-                wanted = await self._subscribe(link, wanted)
                 await asyncio.wait(
                     ends,
                     timeout=SUBSCRIBE_RETRY_S if wanted else None,
@@ -281,10 +292,26 @@ class MqttSource:
                 if intake.failure.done():
                     return
                 link.check()
+                wanted = await self._subscribe(link, wanted)
         except LinkClosed as error:
             link.drop(str(error))
             self._link = None
             raise
+
+    async def _let_go(self, link: Link) -> None:
+        """Unsubscribe what only an earlier configuration asked for; what the broker has queued of it still comes."""
+        known = self._subscriptions
+        wanted = [topic for topic, _ in subscriptions(self._settings)]
+        surplus = known.surplus(wanted)
+        if not surplus:
+            return
+        codes = await link.unsubscribe(surplus)
+        gone = [topic for topic, code in zip(surplus, codes, strict=False) if code < REFUSED_QOS]
+        await known.remove(gone)
+        if gone:
+            log.info("%s: no longer configured, unsubscribed: %s", self.name, ", ".join(gone))
+        if left := known.surplus(wanted):
+            log.warning("%s: the broker goes on sending %s, which it was told not to", self.name, ", ".join(left))
 
     async def _subscribe(self, link: Link, wanted: list[tuple[str, int]]) -> list[tuple[str, int]]:
         """Subscribe to `wanted`; return those the broker refused."""
@@ -326,6 +353,10 @@ class MqttSource:
             if 2 in qos:
                 publishes, receipts = self._drop_known(link, publishes, qos)
 
+        window = self._window
+        loop = asyncio.get_running_loop()
+        answered = count - qos.count(0)
+
         def answer() -> None:
             for receipt in receipts:
                 receipt.is_kept = True
@@ -333,13 +364,29 @@ class MqttSource:
             if link.is_open:
                 link.send(puback_bytes(acks, link.client.version) + _pubrecs(receipts))
                 self._acknowledged += count
+                if answered:
+                    window.answered(answered, now_s=loop.time())
+                    self._look_at(window)
 
+        is_last = bool(answered) and window.came(answered, now_s=loop.time())
         if publishes.payloads:
-            arrivals = Arrivals(self.name, publishes.topics, publishes.payloads, arrived_ns)
+            arrivals = Arrivals(self.name, publishes.topics, publishes.payloads, arrived_ns, is_last=is_last)
             intake.offer(arrivals, size_bytes=size_bytes + count * OVERHEAD_BYTES, answer=answer)
             self._hold_or_go_on()
         else:
             intake.follow(answer)
+
+    def _look_at(self, window: Window) -> None:
+        """Say it once for each size: who knows can mend it in a minute."""
+        if not window.is_limiting:
+            self._advice = ""
+        elif not self._advice:
+            self._advice = window_advice(
+                window.size, version=self._version, receive_maximum=self._settings.receive_maximum
+            )
+            if window.size != self._said_window:
+                self._said_window = window.size
+                log.warning("%s: %s", self.name, self._advice)
 
     def _drop_known(self, link: Link, publishes: Publishes, qos: bytes) -> tuple[Publishes, list[Receipt]]:
         """Return the messages without the QoS 2 ones we have, and what to confirm after the commit.
@@ -380,7 +427,7 @@ class MqttSource:
             password = settings.password.read() if settings.password is not None else ""
             tls = tls_context(settings.tls) if address.is_tls else None
         except ValueError as error:
-            raise _Refused(str(error)) from error
+            raise Refused(str(error)) from error
         client = BulkClient(
             client_id=self.client_id,
             version=self._version,
@@ -417,7 +464,7 @@ class MqttSource:
 
     def _failed(self, state: str, error: str) -> None:
         self._state = state
-        self._last_error = sentence(error)
+        self._last_error = one_line(error)
         self._telemetry.count(
             "tidegate_mqtt_failures",
             help="Connections and subscriptions that failed.",
@@ -429,29 +476,3 @@ class MqttSource:
 def _pubrecs(receipts: list[Receipt]) -> bytes:
     """Return one PUBREC for each receipt, in their order."""
     return b"".join([b"\x50\x02" + receipt.packet_id for receipt in receipts])
-
-
-def _granted_text(code: int | None) -> str:
-    if code is None:
-        return "not yet"
-    return f"QoS {code}" if code < REFUSED_QOS else "refused"
-
-
-def _tls_trouble(error: ssl.SSLError) -> Exception:
-    """Return what a failed handshake means: an alert or a plain port stay wrong, a cut may pass."""
-    if why := getattr(error, "verify_message", ""):
-        return _Refused(f"the broker's certificate is not trusted: {why}")
-    reason = error.reason or str(error)
-    if "ALERT" in reason or reason in {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"}:
-        return _Refused(f"TLS with the broker failed: {reason.lower().replace('_', ' ')}")
-    return error
-
-
-def _sentence(error: BaseException) -> str:
-    """Return what went wrong, in words, with nothing that should not be in a log."""
-    if isinstance(error, LinkClosed | TimeoutError):
-        return str(error) or "no answer in time"
-    if is_tls_error(error):
-        return f"TLS failed: {error.reason or error}"
-    assert isinstance(error, OSError)
-    return f"cannot connect: {error.strerror or error}"

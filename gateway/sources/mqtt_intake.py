@@ -65,6 +65,8 @@ class Intake:
         delivery = _Delivery(arrivals, size_bytes, answer)
         self._under_way.append(delivery)
         self.bytes_pending += size_bytes
+        # Once nothing more is read, only a commit makes that possible again.
+        arrivals.is_last = arrivals.is_last or self.is_full
         task = asyncio.create_task(self._take(delivery), name=f"{arrivals.source}: accept")
         self._tasks.add(task)
         task.add_done_callback(self._finish)

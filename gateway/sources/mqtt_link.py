@@ -23,6 +23,7 @@ RECEIVE_BYTES: Final = 256 * 1024
 # what makes a message cheap. A message that comes alone is read at once.
 PACE_S: Final = 0.005
 MISC_S: Final = 1.0
+DISCONNECT_BYTES: Final = b"\xe0\x00"
 
 
 class LinkClosed(Exception):  # noqa: N818  an end is not always an error
@@ -58,11 +59,12 @@ class Link:
         self._on_release = on_release
         self._on_connected = on_connected
         self._scanner = PublishScanner(packet_bytes_max=packet_bytes_max, version=client.version)
-        self._subscribing: dict[int, asyncio.Future[list[int]]] = {}
+        self._asking: dict[int, asyncio.Future[list[int]]] = {}
         self._descriptor = -1
         self._is_reading = False
         self._is_writing = False
         self._is_paused = False
+        self._is_closing = False
         self._read_at_s = 0.0
         self._next_read: asyncio.TimerHandle | asyncio.Handle | None = None
         self._next_misc: asyncio.TimerHandle | None = None
@@ -76,7 +78,8 @@ class Link:
         """Begin to read and to keep alive."""
         client = self.client
         client.on_connect = self._on_connect
-        client.on_subscribe = self._on_subscribe
+        client.on_subscribe = self._on_answer
+        client.on_unsubscribe = self._on_answer
         client.on_disconnect = self._on_disconnect
         client.on_socket_close = lambda *_: self._detach()
         self._descriptor = client.fileno()
@@ -100,17 +103,24 @@ class Link:
 
     async def subscribe(self, topics: list[tuple[str, int]]) -> list[int]:
         """Ask for `topics` (filter, QoS); return the broker's answer for each: the QoS granted, or ≥ 0x80."""
-        _, message_id = self.client.subscribe(topics)
+        return await self._ask(self.client.ask_for(topics))
+
+    async def unsubscribe(self, topics: list[str]) -> list[int]:
+        """Let go of `topics`; return the broker's answer for each: < 0x80 is gone. MQTT 3.1.1 has only that one."""
+        return await self._ask(self.client.unsubscribe(topics)[1]) or [0] * len(topics)
+
+    async def _ask(self, message_id: int | None) -> list[int]:
+        """Return the reason codes of the answer to what was just sent."""
         if message_id is None:
             raise LinkClosed("the connection ended")
         answer: asyncio.Future[list[int]] = self._loop.create_future()
-        self._subscribing[message_id] = answer
+        self._asking[message_id] = answer
         self._write()
         try:
             ends: set[asyncio.Future[Any]] = {answer, self.ended}
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            del self._subscribing[message_id]
+            del self._asking[message_id]
         if not answer.done():
             self.check()
         return answer.result()
@@ -127,11 +137,15 @@ class Link:
             self._after_write()
 
     async def close(self, *, within_s: float) -> None:
-        """Send what waits and DISCONNECT, bounded; then close."""
+        """Send what waits and DISCONNECT; wait until the broker has read it and hangs up, bounded; then close.
+
+        mosquitto reads a packet at a time: a next connection of ours that came before the last PUBACK was read would
+        be sent again what it acknowledges.
+        """
         if self.is_open:
-            self.pause()
-            self.client.disconnect()
-            self._after_write()
+            self._is_closing = True
+            self.send(DISCONNECT_BYTES)
+            self.resume()
             await asyncio.wait({self.ended}, timeout=within_s)
         self.drop("closed")
 
@@ -171,9 +185,10 @@ class Link:
         data = self.client.receive(RECEIVE_BYTES)
         self._read_at_s = self._loop.time()
         if data == b"":
-            self._end("the broker closed the connection")
+            self._end("closed" if self._is_closing else "the broker closed the connection")
             return
-        if data:
+        # What was on its way when we said goodbye is not acknowledged: it comes again.
+        if data and not self._is_closing:
             self.reads += 1
             arrived_ns = self._clock.monotonic_ns()
             # A full buffer means that there is more: no pause after it.
@@ -238,6 +253,8 @@ class Link:
         elif self._is_writing and not wants and self._descriptor >= 0:
             self._loop.remove_writer(self._descriptor)
         self._is_writing = wants
+        if self._is_closing and not wants:
+            self.client.end_writing()
 
     def _keep_alive(self) -> None:
         if not self.is_open:
@@ -255,8 +272,8 @@ class Link:
             self._on_connected(bool(flags.session_present), int(reason.value))
             self.connected.set_result((int(reason.value), str(reason)))
 
-    def _on_subscribe(self, _client: Any, _data: Any, message_id: int, reasons: Any, _properties: Any) -> None:
-        waiting = self._subscribing.get(message_id)
+    def _on_answer(self, _client: Any, _data: Any, message_id: int, reasons: Any, _properties: Any) -> None:
+        waiting = self._asking.get(message_id)
         if waiting is not None and not waiting.done():
             waiting.set_result([int(reason.value) for reason in reasons])
 

@@ -60,6 +60,8 @@ PARTIAL_SHARE: Final = 4
 # How many of the connections may be ones that have not said who they are.
 CONNECTING_SHARE: Final = 4
 CONNECTING_MIN: Final = 16
+# How many wills may be on their way to the disk, however few connections there may be.
+WILLS_MIN: Final = 64
 # The kernel finds peers that are gone without a word, where MQTT's keep alive is off.
 TCP_KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
 _OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -438,6 +440,7 @@ def _limits(settings: MqttServerSettings) -> Limits:
         session_expiry_s_max=min(int(settings.session_expiry_max), 0xFFFF_FFFE),
         in_flight_bytes_max=settings.in_flight_bytes_max,
         partial_bytes_max=max(settings.packet_bytes_max, settings.in_flight_bytes_total // PARTIAL_SHARE),
+        wills_max=max(settings.connections_max, WILLS_MIN),
     )
 
 

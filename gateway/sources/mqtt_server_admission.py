@@ -35,6 +35,7 @@ class Limits:
     session_expiry_s_max: int
     in_flight_bytes_max: int
     partial_bytes_max: int
+    wills_max: int
     coalesce_s: float = 0.0
 
 

@@ -1,6 +1,7 @@
 """What the connections of the MQTT server share, and who has which session. Must not read or write.
 
-A will is handed in from here, since the connection that left it is gone by then.
+A will is handed in from here, since the connection that left it is gone by then. Nobody sends it again, and no
+connection can be held back for it: so what wills may take is bounded here, on their way to the disk too.
 """
 
 from __future__ import annotations
@@ -30,8 +31,11 @@ READ_BYTES: Final = 128 * 1024
 # A rest is so much of what answers take, and not worth a timer below so many seconds.
 REST_SHARE: Final = 4
 REST_S_MIN: Final = 0.01
-# What all wills that wait may take together; one more is said at once.
+# What all wills that wait for their delay may take together; one more is said at once. As much again may be on its
+# way to the disk, in no more wills than there may be connections: a fleet that goes dark at once leaves one each.
 WILL_BYTES_MAX: Final = 1024 * 1024
+# The ledger's reason for one more.
+WILL_DROPPED: Final = "will_dropped"
 
 
 class State(enum.Enum):
@@ -71,7 +75,10 @@ class Hub:
     is_pressed: bool = False
     partials: Partials = field(default_factory=Partials)
     will_bytes: int = 0
-    """What the wills that wait take."""
+    """What the wills that wait for their delay take."""
+    wills_offered: int = 0
+    """How many wills are on their way to the disk, and what these take."""
+    will_bytes_offered: int = 0
     topics: dict[bytes, bytes] = field(default_factory=dict)
     buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(READ_BYTES)))
     connections: dict[Connection, None] = field(default_factory=dict)
@@ -175,15 +182,21 @@ class Hub:
         if now_here is not None and now_here is not of:
             now_here.write(b"".join(answer_bytes(PacketType.PUBREC, packet_id) for packet_id in owed))
 
-    def settle(self) -> None:
-        """Nobody waits for an answer to a will."""
-
-    def fail(self) -> None:
-        """Nobody waits for an answer to a will."""
-
     def publish_will(self, will: Will, *, user: str) -> None:
-        """Hand a will in as an ordinary message of the user who left it."""
-        self.intake.put(Receipt(self, b"", 1, _will_size(will), user=user), [will.topic], [will.payload])
+        """Hand a will in as an ordinary message of the user who left it, or drop it where too many are on their way.
+
+        A will was never acknowledged as stored, but the CONNACK has said that the server has it (section
+        3.1.2.5), and whoever left it is gone: one that is dropped is a loss like any other and stands in the
+        ledger, not only among what was refused. So does one that fails by a mistake of ours.
+        """
+        size = _will_size(will)
+        if self.wills_offered >= self.limits.wills_max or self.will_bytes_offered + size > WILL_BYTES_MAX:
+            self.refuse(WILL_DROPPED, "too many wills wait for the disk; one was dropped")
+            self.intake.drop(WILL_DROPPED)
+            return
+        self.wills_offered += 1
+        self.will_bytes_offered += size
+        self.intake.put(Receipt(_OfferedWill(self, size), b"", 1, size, user=user), [will.topic], [will.payload])
 
     def wake_will(self, session: Session) -> None:
         """Hand in a will that has waited, once."""
@@ -198,6 +211,24 @@ class Hub:
             session.will_timer = None
             self.will_bytes -= _will_size(will)
         return will
+
+
+@dataclass(slots=True, eq=False)
+class _OfferedWill:
+    """A will on its way to the disk. Nobody waits for an answer; its room is given back."""
+
+    hub: Hub
+    size: int
+
+    def settle(self) -> None:
+        """Give the room back."""
+        self.hub.wills_offered -= 1
+        self.hub.will_bytes_offered -= self.size
+
+    def fail(self) -> None:
+        """Give the room back; the will is lost."""
+        self.settle()
+        self.hub.intake.drop(WILL_DROPPED)
 
 
 def _will_size(will: Will) -> int:

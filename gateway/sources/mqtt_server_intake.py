@@ -17,7 +17,7 @@ from gateway.core.contracts import Arrivals, FullError
 from gateway.core.text import sentence
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from gateway.core.clock import Clock
     from gateway.core.contracts import Accept
@@ -112,6 +112,7 @@ class Intake:
         self._topics: list[bytes] = []
         self._payloads: list[bytes] = []
         self._receipts: list[Receipt] = []
+        self._dropped: dict[str, int] = {}
         self._bytes_gathered = 0
         self._arrived_ns = 0
         self._timer: asyncio.Handle | None = None
@@ -140,17 +141,25 @@ class Intake:
             self.offer()
         self._weigh()
 
+    def drop(self, reason: str, count: int = 1) -> None:
+        """Note messages that were let go; the ledger hears of them with the next offer, or when one has been kept."""
+        self._dropped[reason] = self._dropped.get(reason, 0) + count
+
     def offer(self) -> None:
         """Hand over what has been gathered."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if not self._receipts:
+        if not self._receipts and not self._dropped:
             return
+        if not self._receipts:
+            self._arrived_ns = self._clock.monotonic_ns()
         receipts = self._receipts
         owners = [(receipt.messages, user_label(self._source, receipt.user)) for receipt in receipts]
-        arrivals = Arrivals(self._source, self._topics, self._payloads, self._arrived_ns, owners=owners)
-        self._topics, self._payloads, self._receipts, self._bytes_gathered = [], [], [], 0
+        arrivals = Arrivals(
+            self._source, self._topics, self._payloads, self._arrived_ns, owners=owners, dropped=self._dropped
+        )
+        self._topics, self._payloads, self._receipts, self._bytes_gathered, self._dropped = [], [], [], 0, {}
         self._telemetry.count(
             "tidegate_source_messages_received",
             len(arrivals),
@@ -159,7 +168,7 @@ class Intake:
         )
         task = asyncio.create_task(self._insist(arrivals), name=f"{self._source}: offer")
         self._offers.add(task)
-        task.add_done_callback(lambda done: self._finish(done, receipts))
+        task.add_done_callback(lambda done: self._finish(done, receipts, arrivals.dropped))
 
     async def drain(self, *, timeout_s: float) -> bool:
         """Offer what is left and wait; give up what is not kept then. Returns whether all of it was kept."""
@@ -197,7 +206,7 @@ class Intake:
         finally:
             self._offers_held -= is_held
 
-    def _finish(self, task: asyncio.Task[None], receipts: Sequence[Receipt]) -> None:
+    def _finish(self, task: asyncio.Task[None], receipts: Sequence[Receipt], dropped: Mapping[str, int]) -> None:
         """Supervise one offer: settle its receipts, or end their owners if it failed."""
         self._offers.discard(task)
         failure = None if task.cancelled() else task.exception()
@@ -218,6 +227,11 @@ class Intake:
                 owner.settle()
             else:
                 owner.fail()
+        if not is_kept:
+            for reason, count in dropped.items():
+                self.drop(reason, count)
+        elif self._dropped and not self._receipts:
+            self.offer()
         self._weigh()
 
     def _weigh(self) -> None:

@@ -77,7 +77,7 @@ class MqttSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, fro
     receive_maximum: Annotated[
         int,
         _about("Messages of QoS 1 and 2 that may wait for their acknowledgement (MQTT 5).", ge=1, le=65535),
-    ] = 32768
+    ] = 65535
     packet_max: Annotated[Size, _about("Largest packet that is taken, topic and payload together.")] = Size(1 << 20)
     buffer_max: Annotated[
         Size, _about("Bytes in memory that wait for their commit; past them the broker is held back.")

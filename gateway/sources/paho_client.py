@@ -20,6 +20,7 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from gateway.net.mqtt_fields import VERSION_5, PacketType, ProtocolError, ReasonCode
 from gateway.net.mqtt_packets import packet_bytes
@@ -39,6 +40,9 @@ PRIVATE_PARTS: Final = (
     "_sock_recv",
     "_ssl_wrap_socket",
 )
+# When to send what is retained (MQTT 5.0 section 3.8.3.1, Retain Handling).
+ALWAYS: Final = SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE
+NEW_ONLY: Final = SubscribeOptions.RETAIN_SEND_IF_NEW_SUB
 # What paho raises on a packet that it cannot read; older versions let the parser's own errors through.
 DECODE_ERRORS: Final = (struct.error, IndexError, KeyError, ValueError, MQTTException)
 
@@ -93,6 +97,20 @@ class BulkClient(Client):
         else:
             self.connect(host, port, keepalive_s)
 
+    def ask_for(self, topics: list[tuple[str, int]]) -> int | None:
+        """Send SUBSCRIBE for filters with their QoS; return the id that the SUBACK will have, None if not connected.
+
+        With MQTT 5, what the broker retains comes when a filter is new to the session, and not again at each
+        reconnect, where a reading of last week would look like one of now. With QoS 0 it does: the broker keeps
+        nothing else of what changed meanwhile.
+        """
+        asked: list[tuple[str, Any]] = list(topics)
+        if self.version == VERSION_5:
+            asked = [
+                (topic, SubscribeOptions(qos=qos, retainHandling=NEW_ONLY if qos else ALWAYS)) for topic, qos in topics
+            ]
+        return self.subscribe(asked)[1]
+
     def abandon(self) -> None:
         """Give up a `dial` that another thread is in: it fails soon, and no CONNECT is sent after this."""
         self.is_abandoned = True
@@ -146,6 +164,12 @@ class BulkClient(Client):
         """Queue whole packets behind whatever paho is sending, and send what the socket takes."""
         # As PUBACK: paho does things of its own after it has sent a PUBLISH or a DISCONNECT.
         self._packet_queue(PacketType.PUBACK << 4, packets, 0, 1)
+
+    def end_writing(self) -> None:
+        """Say that nothing more comes from here, where the transport can; what the other side sends is still read."""
+        if self._is_plain and isinstance(self._sock, socket.socket):
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(socket.SHUT_WR)
 
     def forgive_silence(self) -> None:
         """Forget how long nothing was heard: we did not listen, so a missing PINGRESP means nothing."""

@@ -21,11 +21,12 @@ from gateway.store.drawer import Drawer
 from gateway.store.forgetting import Forgetter
 from gateway.store.gathering import RETRY_S, Gathering
 from gateway.store.keeping import TEND_S, Keeper
+from gateway.store.pace import Pace
 from gateway.store.planning import DAMAGED, encode_boot, make_change, next_state
 from gateway.store.records import where_from
 from gateway.store.starting import is_damage, mark_suspect
 from gateway.store.waiting import Watchers
-from gateway.store.writer import Transaction, seal, write
+from gateway.store.writer import Transaction, answer, seal, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -107,7 +108,7 @@ class Committer:
         self._recent = recent
         self._registry = registry
         self._settings = settings
-        self._interval_s = around.commit_interval_s
+        self.pace = Pace(around.commit_interval_s)
         self._clock = around.clock
         self._telemetry = around.telemetry
         self._executor = executor
@@ -116,7 +117,7 @@ class Committer:
             room=self.room,
             telemetry=self._telemetry,
             executor=executor,
-            interval_s=around.commit_interval_s,
+            pace=self.pace,
             want=self._want,
             offset_ns=self._offset_ns,
         )
@@ -144,7 +145,8 @@ class Committer:
         bit = self.accounts.shares[lease.uplink].bit
         for segment_id in lease.ids():
             self._done[segment_id] = self._done.get(segment_id, 0) | bit
-        self._want(ACK_WAIT_S if len(self._done) < DONE_MAX else 0)
+        # Where commits are stretched to spare the card, acks must not bring them forward.
+        self._want(max(ACK_WAIT_S, self.pace.interval_s) if len(self._done) < DONE_MAX else 0)
 
     async def wait_settled(self) -> None:
         """Return when the list of what was acked and is still on the disk is not too long to go on."""
@@ -249,6 +251,7 @@ class Committer:
         loop = asyncio.get_running_loop()
         pending = self.gathering.take()
         self._started_s = loop.time()
+        self.pace.began(self._started_s)
         try:
             await self._commit(pending, clean=last)
         except Exception as error:  # noqa: BLE001  supervised here: whatever fails, those who wait get an answer
@@ -256,9 +259,7 @@ class Committer:
         else:
             if not self.is_damaged:
                 self.trouble = ""
-            for waiter in pending.waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
+            answer(pending)
         finally:
             self.gathering.done()
             self._started_s = None
@@ -279,9 +280,7 @@ class Committer:
                 log.error("commit failed, trying again", exc_info=error)
             full = self.gathering.full(name, self.trouble, RETRY_S)
             self._want(RETRY_S)
-        for waiter in pending.waiters:
-            if not waiter.done():
-                waiter.set_exception(full)
+        answer(pending, full)
 
     async def _commit(self, pending: Pending, *, clean: bool) -> None:
         sealed = await self._seal(pending)

@@ -25,8 +25,9 @@ DATABASE: Final = "tidegate.db"
 LOCK: Final = "lock"
 APPLICATION_ID: Final = 0x54494445  # "TIDE"
 PAGE_BYTES: Final = 512
-WRITER_CACHE_KIB: Final = 768
-READER_CACHE_KIB: Final = 256
+# What both caches have together until the board's limit is known; the reader gets one part of it in READER_SHARE.
+CACHE_BYTES: Final = 1 << 20
+READER_SHARE: Final = 4
 BUSY_S: Final = 10.0
 
 
@@ -98,7 +99,7 @@ async def open_writer(path: Path, *, log_bytes: int) -> aiosqlite.Connection:
                 # FULL: a commit that came back is on the medium. NORMAL loses what a power cut finds in the log.
                 "PRAGMA synchronous = FULL",
                 f"PRAGMA wal_autocheckpoint = {log_bytes // PAGE_BYTES}",
-                f"PRAGMA cache_size = -{WRITER_CACHE_KIB}",
+                _cache_size(CACHE_BYTES - CACHE_BYTES // READER_SHARE),
                 "PRAGMA temp_store = MEMORY",
                 "PRAGMA trusted_schema = OFF",
                 # Some builds (Debian's) overwrite what is deleted by zeros: every byte would be written twice.
@@ -117,11 +118,21 @@ async def open_reader(path: Path) -> aiosqlite.Connection:
     """Open the connection that leases read by; raise sqlite3.Error."""
     connection = await aiosqlite.connect(uri(path, mode="ro"), uri=True, isolation_level=None, timeout=BUSY_S)
     try:
-        await _run(connection, [f"PRAGMA cache_size = -{READER_CACHE_KIB}", "PRAGMA query_only = ON"])
+        await _run(connection, [_cache_size(CACHE_BYTES // READER_SHARE), "PRAGMA query_only = ON"])
     except BaseException:
         await connection.close()
         raise
     return connection
+
+
+async def share_cache(writer: aiosqlite.Connection, reader: aiosqlite.Connection, cache_bytes: int) -> None:
+    """Give both connections their part of `cache_bytes`. More than a few hundred KiB is not seen in flash or time."""
+    await writer.execute_fetchall(_cache_size(cache_bytes - cache_bytes // READER_SHARE))
+    await reader.execute_fetchall(_cache_size(cache_bytes // READER_SHARE))
+
+
+def _cache_size(size_bytes: int) -> str:
+    return f"PRAGMA cache_size = -{max(size_bytes >> 10, 1)}"
 
 
 async def migrate(connection: aiosqlite.Connection) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.core.clock import NS_PER_S
 from gateway.store.accounts import NOBODY, Entry
 from gateway.store.committer import Committer, Surroundings
-from gateway.store.connection import DirectoryLock
+from gateway.store.connection import DirectoryLock, share_cache
 from gateway.store.leases import Desk, Recent, Row
 from gateway.store.opening import Opened, fetch
 from gateway.store.policy import LaneScheduler
@@ -35,7 +35,7 @@ from gateway.store.records import (
 )
 from gateway.store.room import Room
 from gateway.store.series import SeriesBounds, SeriesRegistry
-from gateway.store.settings import StoreSettings
+from gateway.store.settings import ANY_BOARD, BoardLimits, StoreSettings
 from gateway.store.shelf import ShelfReader
 from gateway.store.starting import is_damage, start
 
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from gateway.store.forgetting import Holder
 
 __all__ = [
+    "BoardLimits",
     "Lease",
     "LeasedSegment",
     "Loss",
@@ -127,7 +128,7 @@ class Store:
         self._task: asyncio.Task[None]
 
     @classmethod
-    async def open(
+    async def open(  # noqa: PLR0913  by keyword all of them, and what is new has a default
         cls,
         *,
         state_dir: Path,
@@ -138,6 +139,7 @@ class Store:
         telemetry: Telemetry,
         commit_interval_s: float,
         series: SeriesBounds | None = None,
+        board: BoardLimits = ANY_BOARD,
     ) -> Store:
         """Open the shelf in `state_dir`, a new one where there is none; raise StoreError that says what to do.
 
@@ -150,10 +152,11 @@ class Store:
         for _ in range(OPENINGS_MAX):
             async with contextlib.AsyncExitStack() as undo:
                 undo.callback(lock.close)
-                room = Room(state_dir, settings)
+                room = Room(state_dir, settings, log_bytes_max=board.log_bytes_max)
                 connection, reader, opened = await start(state_dir, uplinks=uplinks, clock=clock, room=room)
                 undo.push_async_callback(connection.close)
                 undo.push_async_callback(reader.close)
+                await share_cache(connection, reader, board.cache_bytes)
                 await room.measure(connection)
                 room.keep_ballast()
                 around = Surroundings(settings, room, clock, telemetry, max_series, series, commit_interval_s)
@@ -193,6 +196,11 @@ class Store:
         """Return the series that has `number`."""
         return self._registry.series(number)
 
+    @property
+    def accepted(self) -> int:
+        """How many readings were accepted, ever."""
+        return self._committer.accounts.accepted
+
     async def wait_for_room(self) -> None:
         """Return when something may be appended, or raise FullError; what follows must not await before `append`."""
         await self._committer.gathering.wait_for_room()
@@ -204,9 +212,17 @@ class Store:
         logs: LogRecords | None = None,
         losses: Sequence[Loss] = (),
         set_aside: Sequence[SetAside] = (),
+        is_last: bool = False,
     ) -> None:
-        """Keep all of this, or raise FullError with nothing kept. Returns after the fsync of its group commit."""
-        await self._committer.gathering.append(pieces, logs=logs, losses=losses, set_aside=set_aside)
+        """Keep all of this, or raise FullError with nothing kept. Returns after the fsync of its group commit.
+
+        With `is_last` the commit comes early: whoever sent this sends nothing more until it is answered.
+        """
+        await self._committer.gathering.append(pieces, logs=logs, losses=losses, set_aside=set_aside, is_last=is_last)
+
+    def pace(self, *, interval_s: float, gap_s: float) -> None:
+        """Commit `interval_s` after the first arrival from now on, and early ones at least `gap_s` apart."""
+        self._committer.pace.interval_s, self._committer.pace.gap_s = interval_s, gap_s
 
     async def lease(self, uplink: str, *, readings_max: int, bytes_max: int) -> Lease | None:
         """Return what `uplink` sends next, at least one segment; None when nothing is held for it now."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gateway.core.batch import Batch, LogRecords
     from gateway.core.contracts import Priority
     from gateway.core.telemetry import Telemetry
+    from gateway.store.pace import Pace
     from gateway.store.records import Loss, SetAside
     from gateway.store.room import Room
     from gateway.store.settings import StoreSettings
@@ -48,7 +49,7 @@ class Gathering:
         room: Room,
         telemetry: Telemetry,
         executor: Executor,
-        interval_s: float,
+        pace: Pace,
         want: Callable[[float], None],
         offset_ns: Callable[[], int | None],
     ) -> None:
@@ -60,7 +61,7 @@ class Gathering:
         self._room = room
         self._telemetry = telemetry
         self._executor = executor
-        self._interval_s = interval_s
+        self._pace = pace
         self._want = want
         self._offset_ns = offset_ns
         self._queue = RoomQueue(self.has_room)
@@ -72,6 +73,7 @@ class Gathering:
         logs: LogRecords | None,
         losses: Sequence[Loss],
         set_aside: Sequence[SetAside],
+        is_last: bool = False,
     ) -> asyncio.Future[None]:
         """Queue for the next commit; raise FullError where there is no room to wait."""
         readings = sum(len(batch) for _, batch in pieces)
@@ -79,7 +81,7 @@ class Gathering:
         if self.is_closing:
             raise FullError("the gateway is stopping")
         if not self.has_room():
-            raise self.full("pending", TOO_SLOW, self._interval_s)
+            raise self.full("pending", TOO_SLOW, self._pace.interval_s)
         if self._settings.when_full == "refuse" and readings and self._room.lacking(0):
             raise self.full("full", "the shelf is full and when_full is refuse", RETRY_S)
         pending.pieces += [(priority, batch) for priority, batch in pieces if len(batch)]
@@ -93,7 +95,7 @@ class Gathering:
         self._press_ahead(pending)
         waiter = asyncio.get_running_loop().create_future()
         pending.waiters.append(waiter)
-        self._want(self._interval_s)
+        self._want(self._pace.wait_s(asyncio.get_running_loop().time(), is_last=is_last))
         if pending.readings >= COMMIT_READINGS_MAX or pending.size_bytes >= self._early_bytes:
             self._want(0)
         return waiter
@@ -114,7 +116,7 @@ class Gathering:
         try:
             await self._queue.wait(within_s=ROOM_WAIT_S)
         except TimeoutError:
-            raise self.full("pending", TOO_SLOW, self._interval_s) from None
+            raise self.full("pending", TOO_SLOW, self._pace.interval_s) from None
 
     def has_room(self) -> bool:
         """Whether one more may wait for its commit, whatever its size."""

@@ -17,6 +17,7 @@ from gateway.core.contracts import BootId
 from gateway.store.connection import DATABASE, PAGE_BYTES, count_pages
 from gateway.store.policy import Summary, choose_evictions
 from gateway.store.records import SEQUENCE_END, SHELVES, place, where_from
+from gateway.store.settings import ANY_BOARD
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from gateway.store.settings import StoreSettings
 
 BALLAST: Final = "ballast"
-# A long log means that what is acked soon never reaches the database file, a short one less disk and RAM.
-LOG_BYTES_MAX: Final = 8 << 20
 LOG_BYTES_MIN: Final = 128 << 10
 LOG_SHARE: Final = 8
 LOG_DISK_SHARE: Final = 32
@@ -54,7 +53,9 @@ class Candidate(NamedTuple):
 class Room:
     """The disk space of one shelf, in bytes."""
 
-    def __init__(self, state_dir: Path, settings: StoreSettings) -> None:
+    def __init__(
+        self, state_dir: Path, settings: StoreSettings, *, log_bytes_max: int = ANY_BOARD.log_bytes_max
+    ) -> None:
         self.used_bytes = 0
         self.free_bytes = 0
         self.state_dir = state_dir
@@ -63,7 +64,9 @@ class Room:
         self._log = state_dir / f"{DATABASE}-wal"
         self._max_bytes = int(settings.max_bytes)
         share = min(self._max_bytes // LOG_SHARE, self._disk_bytes() // LOG_DISK_SHARE)
-        self.log_bytes = max(min(share, LOG_BYTES_MAX), LOG_BYTES_MIN)
+        # What is acked before the log begins anew never reaches the database file. 1,000 readings a second cost the
+        # card 7 % more with a log of 1 MiB than with one of 8 where an uplink acks once a minute, 21 % every ten.
+        self.log_bytes = max(min(share, log_bytes_max), LOG_BYTES_MIN)
         # On a disk with nothing left, all that is in the log must still find room in the database file: only
         # then can the log begin anew and say what goes.
         self.ballast_bytes = self.log_bytes * 3 // 2

@@ -69,7 +69,9 @@ __all__ = [
 FORMAT_VERSION: Final = 1
 MAGIC: Final = b"TGS1"
 LEVEL: Final = 1
-"""What is left after the columns is mostly noise: higher levels take longer and are rarely smaller."""
+"""What is left after the columns is mostly noise. On the batches of gateway/bench/segments.py levels 2 to 12 make most
+segments 3 to 8 % larger, and 15 and more make them up to 8 % smaller in 2 to 10 times the time: of what a commit costs
+the card, less than 1 %. So no board has a reason for another."""
 HEADER_BYTES: Final = 68
 HASH_BYTES: Final = 16
 FIRST_HASH: Final = bytes(HASH_BYTES)

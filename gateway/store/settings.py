@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -10,6 +10,16 @@ from gateway.core.units import Duration, Size
 
 # Below this SQLite's own pages and log leave no room worth having.
 MAX_BYTES_MIN: Final = 1 << 20
+
+
+class BoardLimits(NamedTuple):
+    """What the board gives the shelf: the size of the log at which it begins anew, and SQLite's caches, in bytes."""
+
+    log_bytes_max: int = 8 << 20
+    cache_bytes: int = 1 << 20
+
+
+ANY_BOARD: Final = BoardLimits()
 
 
 def _about(text: str) -> msgspec.Meta:

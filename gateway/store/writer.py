@@ -302,3 +302,14 @@ async def _write_aside(connection: aiosqlite.Connection, work: Transaction) -> N
         await connection.executemany("INSERT INTO refused VALUES (?, ?, ?, ?, ?, ?, ?)", work.refused.rows)
     if work.refused.first_kept:
         await connection.execute_fetchall("DELETE FROM refused WHERE id < ?", (work.refused.first_kept,))
+
+
+def answer(pending: Pending, failure: Exception | None = None) -> None:
+    """Tell everybody who waits for this commit; whoever has given up meanwhile is left alone."""
+    for waiter in pending.waiters:
+        if waiter.done():
+            continue
+        if failure is None:
+            waiter.set_result(None)
+        else:
+            waiter.set_exception(failure)

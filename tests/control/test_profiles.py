@@ -88,7 +88,7 @@ def test_a_profile_can_be_any_file(tmp_path: Path) -> None:
     """By path; its name is the file's."""
     shutil.copy(next(path for path in profile_paths() if path.stem == "pi-4"), tmp_path / "mine.toml")
     profile = load(str(tmp_path / "mine.toml"))
-    assert (profile.name, profile.threads) == ("mine", 2)
+    assert (profile.name, profile.threads) == ("mine", 6)
 
 
 @pytest.mark.parametrize(
@@ -141,3 +141,14 @@ def test_a_profile_cannot_be_changed() -> None:
     assert isinstance(profile, HardwareProfile)
     with pytest.raises(AttributeError):
         profile.threads = 9
+
+
+def test_a_key_that_decides_nothing_any_more_is_said_and_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A profile of one's own must not keep a gateway from starting after an update."""
+    path = tmp_path / "mine.toml"
+    text = next(path for path in profile_paths() if path.stem == "pi-4").read_text()
+    path.write_text(text.replace("max_series", "zstd_level = 3\nmax_series"))
+    assert read_profile(path).max_series == load("pi-4").max_series
+    assert "zstd_level decides nothing any more" in caplog.text

@@ -283,3 +283,30 @@ def test_what_is_set_aside_names_its_command() -> None:
     assert "    tidegate quarantine --state-dir '/my data'\n" in text
     assert "refused" not in text
     assert "quarantine" not in render({"store": {"quarantined": 0, "refused": 0}}, colour=False)
+
+
+def test_what_would_help_is_said_beside_the_source() -> None:
+    """In full, though it needs several lines."""
+    advice = "the broker lets only 20 messages wait: raise max_inflight_messages in its configuration"
+    status = STATUS | {"sources": {"plant": {"state": "connected", "advice": advice}}}
+    assert advice in " ".join(render(status, colour=False).replace("!", " ").split())
+
+
+def test_memory_and_flash_stand_beside_their_limits() -> None:
+    """With what would help where one is passed; nothing where nothing is known."""
+    memory = {"rss_bytes": 40 << 20, "max_bytes": 64 << 20, "advice": ""}
+    flash = {
+        "bytes_per_day": 600 << 20,
+        "bytes_per_day_max": 512 << 20,
+        "bytes_per_reading": 6.1,
+        "commit_interval_s": 1.5,
+        "advice": "a longer commit_interval",
+    }
+    text = render(STATUS | {"memory": memory, "flash": flash}, colour=False)
+    assert "memory 40 MiB of 64 MiB" in text
+    sentence = "flash 600 MiB a day of 512 MiB, 6.1 bytes a reading; commits every 1.5 s at most"
+    assert sentence in " ".join(text.split())
+    assert "! a longer commit_interval" in text
+    text = render(STATUS | {"memory": {"rss_bytes": None}, "flash": {"bytes_per_day": None}}, colour=False)
+    assert "memory" not in text
+    assert "flash" not in text

@@ -147,3 +147,17 @@ def test_a_message_is_new_until_it_is_released() -> None:
     assert len(once) == 1
     once.forget()
     assert len(once) == 0
+
+
+def test_what_fills_it_asks_for_its_commit(run_virtual) -> None:
+    """Nothing more is read before that: waiting for others would be waiting for nobody."""
+
+    async def main() -> None:
+        intake = Intake(accept=Door(1, 1, 1), bytes_max=100, on_change=lambda: None)
+        sent = [arrivals(number) for number in range(3)]
+        for one in sent:
+            intake.offer(one, size_bytes=40, answer=lambda: None)
+        assert [one.is_last for one in sent] == [False, False, True]
+        await intake.drain(within_s=10)
+
+    run_virtual(main())

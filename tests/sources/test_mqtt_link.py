@@ -153,9 +153,24 @@ async def test_a_closed_link_takes_nothing(far: Far) -> None:
 async def test_a_close_says_goodbye(far: Far) -> None:
     """DISCONNECT behind everything that waits."""
     far.link.send(b"\x40\x02\x00\x01")
-    await far.link.close(within_s=1)
+    closing = asyncio.create_task(far.link.close(within_s=5))
+    await settle()
     assert far.far.recv(100) == b"\x40\x02\x00\x01\xe0\x00"
     assert far.far.recv(100) == b""
+    assert not closing.done()
+    # What was on its way meanwhile is nobody's any more.
+    far.publish(b"late")
+    await settle(0.02)
+    far.far.close()
+    await closing
+    assert far.link.ended.result() == "closed"
+    assert far.payloads == []
+
+
+async def test_a_close_does_not_wait_for_ever(far: Far) -> None:
+    """For a broker that does not hang up."""
+    await far.link.close(within_s=0.01)
+    assert not far.link.is_open
 
 
 async def test_a_subscription_ends_with_the_connection(far: Far) -> None:
@@ -174,3 +189,15 @@ async def test_a_link_that_was_never_dialled_ends_at_once() -> None:
     there.link.open()
     assert there.link.ended.done()
     there.far.close()
+
+
+async def test_a_filter_is_let_go(far: Far) -> None:
+    """UNSUBSCRIBE with its answer for each filter."""
+    await settle()
+    asked = asyncio.create_task(far.link.unsubscribe(["a", "b"]))
+    await settle(0.02)
+    packet = far.far.recv(1000)
+    assert packet[0] == 0xA2
+    assert packet.endswith(b"\x00\x01a\x00\x01b")
+    far.far.sendall(b"\xb0\x05" + packet[2:4] + b"\x00\x00\x11")
+    assert await asyncio.wait_for(asked, 5) == [0x00, 0x11]

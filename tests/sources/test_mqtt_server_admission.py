@@ -17,6 +17,7 @@ LIMITS = Limits(
     keep_alive_s_max=600,
     session_expiry_s_max=100,
     in_flight_bytes_max=1000,
+    wills_max=64,
     partial_bytes_max=1000,
 )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gateway.net.mqtt_fields import Property
 from gateway.net.mqtt_packets import Will, publish_bytes
 from gateway.sources.mqtt_server_hub import Pause
@@ -34,9 +36,15 @@ async def test_a_will_that_fails_disturbs_nobody(mqtt_server, caplog) -> None:
     """It has no connection to end."""
     rig = await mqtt_server.start()
     rig.door.failure = RuntimeError("a mistake")
-    rig.source._hub.publish_will(Will(b"state", b"offline", 0), user="")
+    hub = rig.source._hub
+    hub.publish_will(Will(b"state", b"offline", 0), user="")
     await rig.until(lambda: "a mistake" in caplog.text)
     assert rig.source.status()["in_flight_bytes"] == 0
+    assert (hub.wills_offered, hub.will_bytes_offered) == (0, 0)
+    rig.door.failure = None
+    hub.publish_will(Will(b"state", b"gone", 0), user="")
+    await rig.until(lambda: rig.door.arrivals)
+    assert [(a.payloads, a.dropped) for a in rig.door.arrivals] == [([b"gone"], {"will_dropped": 1})]
 
 
 async def leave_wills(rig, count: int) -> None:
@@ -153,3 +161,42 @@ async def test_a_connection_that_ends_while_it_rests(mqtt_server) -> None:
     await rig.until(lambda: not hub.resting)
     rig.door.opened.set()
     await rig.until(lambda: not hub.connections)
+
+
+async def test_wills_on_their_way_to_the_disk_are_bounded_in_number(mqtt_server) -> None:
+    """Who connects again and again while the gateway is full leaves a will each time; past the bound they are losses."""
+    rig = await mqtt_server.start(connections_max=200)
+    hub = rig.source._hub
+    assert hub.limits.wills_max == 200
+    hub.limits = replace(hub.limits, wills_max=8)
+    rig.door.full_times = 1_000_000
+    hub.publish_will(Will(b"state", b"0", 0), user="")
+    await rig.until(lambda: rig.source.status()["state"] == "full")
+    for k in range(1, 21):
+        await rig.connect(b"restless", will=Will(b"state", b"%d" % k, 0))
+    # The last one is still there.
+    assert hub.wills_offered == 8
+    assert rig.refused["will_dropped"] == 1 + 19 - 8
+    assert rig.source.status()["in_flight_bytes"] == hub.will_bytes_offered
+    rig.door.full_times = 0
+    await rig.until(lambda: hub.wills_offered == 0 and sum(a.dropped.get("will_dropped", 0) for a in rig.door.arrivals))
+    assert sorted(rig.door.payloads) == sorted(b"%d" % k for k in range(8))
+    assert sum(a.dropped.get("will_dropped", 0) for a in rig.door.arrivals) == 12
+    assert (hub.will_bytes_offered, rig.source.status()["in_flight_bytes"]) == (0, 0)
+
+
+async def test_wills_on_their_way_to_the_disk_are_bounded_in_bytes(mqtt_server, monkeypatch) -> None:
+    """However few they are; and there is room again when they are kept."""
+    monkeypatch.setattr("gateway.sources.mqtt_server_hub.WILL_BYTES_MAX", 10_000)
+    rig = await mqtt_server.start()
+    hub = rig.source._hub
+    rig.door.opened.clear()
+    for _ in range(6):
+        hub.publish_will(Will(b"state", bytes(3000), 0), user="")
+    assert hub.wills_offered == 3
+    assert rig.refused == {"will_dropped": 3}
+    rig.door.opened.set()
+    await rig.until(lambda: hub.wills_offered == 0)
+    hub.publish_will(Will(b"state", bytes(3000), 0), user="")
+    await rig.until(lambda: len(rig.door.payloads) == 4)
+    assert rig.refused == {"will_dropped": 3}

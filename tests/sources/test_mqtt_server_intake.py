@@ -132,6 +132,48 @@ async def test_what_fails_is_not_settled(door, caplog) -> None:
     assert "a mistake" in caplog.text
 
 
+async def test_what_was_dropped_goes_with_the_next_offer(door) -> None:
+    """By reason, once."""
+    made, _ = intake(door)
+    made.drop("why")
+    made.drop("why")
+    made.put(receipt(Owner()), [b"t"], [b"1"])
+    made.put(receipt(Owner()), [b"t"], [b"2"])
+    assert await made.drain(timeout_s=5)
+    made.put(receipt(Owner()), [b"t"], [b"3"])
+    assert await made.drain(timeout_s=5)
+    assert [arrivals.dropped for arrivals in door.arrivals] == [{"why": 2}, {}]
+
+
+async def test_what_was_dropped_meanwhile_follows_an_offer_that_is_kept(door) -> None:
+    """In an offer of its own, where nothing else comes: one for however many."""
+    made, _ = intake(door)
+    door.opened.clear()
+    made.put(receipt(Owner()), [b"t"], [b"1"])
+    await door.came.wait()
+    for _ in range(100):
+        made.drop("why")
+    assert door.offers == 1
+    door.opened.set()
+    async with asyncio.timeout(5):
+        while len(door.arrivals) < 2:
+            await asyncio.sleep(0)
+    assert [(len(arrivals), arrivals.dropped) for arrivals in door.arrivals] == [(1, {}), (0, {"why": 100})]
+
+
+async def test_what_was_dropped_survives_an_offer_that_fails(door) -> None:
+    """It is said with the next that is kept."""
+    made, _ = intake(door)
+    door.failure = RuntimeError("a mistake")
+    made.drop("why")
+    made.put(receipt(Owner()), [b"t"], [b"1"])
+    assert await made.drain(timeout_s=5)
+    door.failure = None
+    made.put(receipt(Owner()), [b"t"], [b"2"])
+    assert await made.drain(timeout_s=5)
+    assert [arrivals.dropped for arrivals in door.arrivals] == [{"why": 1}]
+
+
 async def test_draining_gives_up(door) -> None:
     """What is not kept in time is not settled."""
     made, _ = intake(door)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sqlite3
 
 import numpy as np
@@ -309,3 +310,55 @@ async def test_what_is_set_aside_does_not_crowd_out_the_rest(shelves) -> None:
     assert store.status()["store"]["used_bytes"] < 700_000
     await shelves.put(store, 100)
     assert "evicted_full" not in store.status()["uplinks"]["cloud"]["ledger"]
+
+
+async def put_last(shelves, store) -> float:
+    """Append something whose sender sends nothing more before it is kept; return the time when it was."""
+    await store.append([(Priority.NORMAL, shelves.batch(store, shelves.numbers(1)))], is_last=True)
+    return asyncio.get_running_loop().time()
+
+
+async def test_who_sends_nothing_more_is_not_kept_waiting(shelves) -> None:
+    """Its commit is early, and everybody else's with it."""
+    store = await shelves.open(commit_interval_s=50)
+    store.pace(interval_s=50, gap_s=0)
+    other = asyncio.create_task(shelves.put(store, 1))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await put_last(shelves, store)
+        await other
+
+
+async def test_early_commits_have_a_distance(shelves) -> None:
+    """However many ask for them: each costs the card some pages."""
+    store = await shelves.open(commit_interval_s=50)
+    store.pace(interval_s=50, gap_s=0.1)
+    times = [await put_last(shelves, store) for _ in range(4)]
+    assert all(later - earlier >= 0.09 for earlier, later in itertools.pairwise(times))
+
+
+async def test_the_distance_is_a_tenth_of_the_interval_unless_told_otherwise(shelves) -> None:
+    """A board whose card is to last has a long interval."""
+    store = await shelves.open(commit_interval_s=1.0)
+    first_s = await put_last(shelves, store)
+    assert await put_last(shelves, store) - first_s == pytest.approx(0.1, abs=0.05)
+
+
+async def test_a_new_pace_holds_for_what_comes(shelves) -> None:
+    """Here from never to soon."""
+    store = await shelves.open(commit_interval_s=50)
+    store.pace(interval_s=0.01, gap_s=0.01)
+    async with asyncio.timeout(5):
+        await shelves.put(store, 1)
+
+
+async def test_acks_do_not_bring_a_stretched_commit_forward(shelves, monkeypatch) -> None:
+    """They ride with the arrivals, however long these wait."""
+    monkeypatch.setattr(committer, "ACK_WAIT_S", 0.01)
+    store = await shelves.open()
+    await shelves.put(store, 1)
+    store.pace(interval_s=50, gap_s=50)
+    lease = await shelves.lease(store)
+    now_s = asyncio.get_running_loop().time()
+    await store.ack(lease)
+    assert store._committer._due_s >= now_s + 50

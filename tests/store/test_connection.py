@@ -9,7 +9,15 @@ import sqlite3
 import pytest
 
 from gateway.store import connection
-from gateway.store.connection import APPLICATION_ID, DATABASE, DirectoryLock, open_reader, open_writer, schemas
+from gateway.store.connection import (
+    APPLICATION_ID,
+    DATABASE,
+    DirectoryLock,
+    open_reader,
+    open_writer,
+    schemas,
+    share_cache,
+)
 from gateway.store.records import StoreError
 
 
@@ -79,6 +87,18 @@ async def test_the_reader_cannot_write_nor_make(tmp_path) -> None:
     reader = await open_reader(tmp_path / DATABASE)
     with pytest.raises(sqlite3.OperationalError):
         await reader.execute_fetchall("DELETE FROM shelf")
+    await reader.close()
+    await writer.close()
+
+
+async def test_the_cache_is_shared_by_writer_and_reader(tmp_path) -> None:
+    """A quarter for reading; never none at all, which SQLite would take for its default of two megabytes."""
+    writer = await open_writer(tmp_path / DATABASE, log_bytes=1 << 20)
+    reader = await open_reader(tmp_path / DATABASE)
+    for cache_bytes, expected in ((4 << 20, (-3072, -1024)), (0, (-1, -1))):
+        await share_cache(writer, reader, cache_bytes)
+        sizes = [(await one.execute_fetchall("PRAGMA cache_size"))[0][0] for one in (writer, reader)]
+        assert tuple(sizes) == expected
     await reader.close()
     await writer.close()
 

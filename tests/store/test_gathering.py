@@ -14,6 +14,7 @@ from gateway.core.telemetry import Telemetry
 from gateway.core.units import Size
 from gateway.store import gathering as module
 from gateway.store.gathering import Gathering
+from gateway.store.pace import Pace
 from gateway.store.segments import FIRST_HASH, decode_metrics
 from gateway.store.settings import StoreSettings
 from gateway.store.writer import READING_BYTES, seal
@@ -39,7 +40,7 @@ def make():
                 room=FakeRoom(),
                 telemetry=Telemetry(),
                 executor=executor,
-                interval_s=0.25,
+                pace=Pace(0.25),
                 want=wanted.append,
                 offset_ns=lambda: 500,
             )

@@ -1,0 +1,104 @@
+"""Makes the bounds of memory fit a board: what waits for the disk, and what is kept at hand. Must not measure anything.
+
+    memory_max ≥ the core + the caches + max_series · SERIES_BYTES + what each uplink sends + share · the rest
+
+The rest is `pending_bytes` and `recent_bytes` of the store and what each source may hold. As the settings have them
+each is reasonable by itself; a board of half a gigabyte with three sources would need them all to stay empty. So they
+are scaled down together until the sum fits, and nothing is scaled up.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import msgspec
+
+from gateway.core.units import Size
+
+if TYPE_CHECKING:
+    from gateway.control.profiles import HardwareProfile
+    from gateway.control.settings import Config, SourceSettings
+    from gateway.store.settings import StoreSettings
+
+# The interpreter, numpy and our own code with one source and one uplink and nothing in them (`tidegate bench --only
+# idle`), with room for what a commit and a request need while they are made.
+CORE_BYTES: Final = 46 << 20
+# A name, its attributes and its place in the tables of mappings, measured with five metrics a device.
+SERIES_BYTES: Final = 560
+# A request under way: the readings, the request, and the compressed request, of a typical size each.
+UPLINK_BYTES: Final = 2 << 20
+STORE_BOUNDS: Final = {"pending_bytes": 256 << 10, "recent_bytes": 128 << 10}
+SOURCE_BOUNDS: Final = ("buffer_max", "in_flight_bytes_total", "pending_max")
+SOURCE_BOUND_MIN: Final = 64 << 10
+
+
+class Fit(NamedTuple):
+    """A configuration whose bounds fit; all bounds together in bytes, and what share is left of those that scale."""
+
+    config: Config
+    bounds_bytes: int
+    share: float
+
+    def notes(self, profile: HardwareProfile) -> list[str]:
+        """Return what a person should know of it, as sentences."""
+        available = max(int(profile.memory_max) - CORE_BYTES, 0)
+        said: list[str] = []
+        if self.share < 1:
+            said.append(
+                f"memory: bounds of store and sources are held to {self.share:.0%} of what they say, so that all fit "
+                f"into the {profile.memory_max} of {profile.name}; "
+                f"pending_bytes is {self.config.store.pending_bytes}"
+            )
+        if self.bounds_bytes > available:
+            needed = Size((CORE_BYTES + self.bounds_bytes) >> 20 << 20)
+            said.append(
+                f"memory: with everything full, {needed} would be needed, and {profile.name} has {profile.memory_max}; "
+                "fewer sources or series, or a larger board"
+            )
+        return said
+
+
+def fit(config: Config, profile: HardwareProfile) -> Fit:
+    """Return `config` with bounds that fit `profile`; floors are kept even where nothing fits then."""
+    store = msgspec.structs.replace(config.store, pending_bytes=min(config.store.pending_bytes, profile.pending_bytes))
+    series = config.gateway.max_series or profile.max_series
+    fixed = int(profile.cache_bytes) + series * SERIES_BYTES + len(config.uplinks) * UPLINK_BYTES
+    wanted = _bytes_of(store) + sum(map(_held_by, config.sources))
+    available = int(profile.memory_max) - CORE_BYTES - fixed
+    share = min(1.0, max(available, 0) / wanted)
+    if share < 1:
+        store = _scale_store(store, share)
+        config = msgspec.structs.replace(
+            config, sources=tuple(_scale_source(source, share) for source in config.sources)
+        )
+    config = msgspec.structs.replace(config, store=store)
+    return Fit(config, fixed + _bytes_of(store) + sum(map(_held_by, config.sources)), share)
+
+
+def _bytes_of(store: StoreSettings) -> int:
+    return int(store.pending_bytes) + int(store.recent_bytes)
+
+
+def _scale_store(store: StoreSettings, share: float) -> StoreSettings:
+    return msgspec.structs.replace(
+        store, **{name: _scaled(getattr(store, name), share, floor) for name, floor in STORE_BOUNDS.items()}
+    )
+
+
+def _held_by(source: SourceSettings) -> int:
+    return sum(int(getattr(source, name, 0)) for name in SOURCE_BOUNDS)
+
+
+def _scale_source(source: SourceSettings, share: float) -> SourceSettings:
+    """Scale what a source may hold, but so that its largest packet or frame still fits."""
+    floor = max(
+        SOURCE_BOUND_MIN, int(getattr(source, "packet_bytes_max", 0)), int(getattr(source, "frame_bytes_max", 0))
+    )
+    bounds: dict[str, Any] = {
+        name: _scaled(getattr(source, name), share, floor) for name in SOURCE_BOUNDS if hasattr(source, name)
+    }
+    return msgspec.structs.replace(source, **bounds)
+
+
+def _scaled(bound: Size, share: float, floor: int) -> Size:
+    return Size(max(int(bound * share), min(floor, int(bound))))

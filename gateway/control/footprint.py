@@ -1,0 +1,169 @@
+"""What this process takes of the machine, memory and flash, held against its board's limits. Must not decide a pace."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+from gateway.control.flash import Allowance
+from gateway.core.units import Size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gateway.control.flash import Pace
+    from gateway.control.profiles import HardwareProfile
+    from gateway.core.telemetry import Telemetry
+
+log = logging.getLogger("tidegate")
+
+# A purse that is only just less than half full is not worth a word, nor is one that has just recovered.
+SHORT: Final = 0.1
+
+
+def read_written_bytes(path: str = "/proc/self/io") -> int | None:
+    """Return how many bytes the kernel has sent to the disk for this process (proc(5)); None where it does not say."""
+    try:
+        with open(path, encoding="ascii") as file:  # noqa: PTH123  as cheap as it gets
+            for line in file:
+                name, _, number = line.partition(":")
+                if name == "write_bytes":
+                    return int(number)
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+def read_rss_bytes(path: str = "/proc/self/statm") -> int | None:
+    """Return the resident memory of this process; None where the kernel does not say."""
+    try:
+        with open(path, encoding="ascii") as file:  # noqa: PTH123  as cheap as it gets
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+class Footprint:
+    """Looks at memory and flash now and then; says it once when a limit is passed, and once when that is over."""
+
+    def __init__(
+        self,
+        profile: HardwareProfile,
+        *,
+        base_interval_s: float,
+        bounds_bytes: int,
+        telemetry: Telemetry,
+        read_written: Callable[[], int | None] = read_written_bytes,
+        read_rss: Callable[[], int | None] = read_rss_bytes,
+    ) -> None:
+        self._profile = profile
+        self._telemetry = telemetry
+        self._bounds_bytes = bounds_bytes
+        self._read_written = read_written
+        self._read_rss = read_rss
+        self._allowance = Allowance(bytes_per_day=int(profile.flash_bytes_per_day), base_interval_s=base_interval_s)
+        self._written_first = read_written()
+        self._written: int | None = None
+        self._rss = read_rss()
+        self._is_short = False
+        self._is_large = False
+
+    def look(self, now_s: float, *, readings: int) -> Pace:
+        """Look at both; return the pace that commits should have. `readings` is how many were accepted so far."""
+        self._look_at_memory()
+        written = self._read_written()
+        if written is None or self._written_first is None:
+            return self._allowance.pace
+        self._written = written - self._written_first
+        pace = self._allowance.look(now_s, written_bytes=self._written, readings=readings)
+        self._say_flash()
+        return pace
+
+    def status(self) -> dict[str, dict[str, Any]]:
+        """Return `memory` and `flash` of the status. What is not known is None; `advice` says what would help."""
+        allowance = self._allowance
+        pace = allowance.pace
+        return {
+            "memory": {
+                "rss_bytes": self._rss,
+                "max_bytes": int(self._profile.memory_max),
+                "bounds_bytes": self._bounds_bytes,
+                "advice": self._memory_advice() if self._is_large else "",
+            },
+            "flash": {
+                "written_bytes": self._written,
+                "bytes_per_day": _rounded(allowance.bytes_per_day, 0),
+                "bytes_per_day_max": allowance.bytes_per_day_max,
+                "bytes_per_reading": _rounded(allowance.bytes_per_reading, 2),
+                "commit_interval_s": round(pace.interval_s, 3),
+                "early_commit_gap_s": round(pace.gap_s, 3),
+                "is_stretched": allowance.shortage > 0,
+                "advice": self._flash_advice() if self._is_short else "",
+            },
+        }
+
+    def _look_at_memory(self) -> None:
+        rss = self._rss = self._read_rss()
+        if rss is None:
+            return
+        self._telemetry.gauge("tidegate_memory_rss_bytes", rss, help="Resident memory of this process.")
+        self._telemetry.gauge(
+            "tidegate_memory_max_bytes", int(self._profile.memory_max), help="What the hardware profile allows."
+        )
+        if rss > self._profile.memory_max and not self._is_large:
+            self._is_large = True
+            log.warning("memory: %s", self._memory_advice())
+        elif rss < self._profile.memory_max * 0.95:
+            self._is_large = False
+
+    def _say_flash(self) -> None:
+        allowance = self._allowance
+        for name, value, about in (
+            ("bytes_per_day", allowance.bytes_per_day, "Bytes written to flash in a day at the rate of the last hour."),
+            ("bytes_per_day_max", allowance.bytes_per_day_max, "What the hardware profile allows."),
+            ("commit_interval_seconds", allowance.pace.interval_s, "How long arrivals wait to share a commit."),
+        ):
+            if value is not None:
+                self._telemetry.gauge(f"tidegate_flash_{name}", value, help=about)
+        if allowance.shortage > SHORT and not self._is_short:
+            self._is_short = True
+            log.warning("flash: %s", self._flash_advice())
+        elif not allowance.shortage and self._is_short:
+            self._is_short = False
+            log.info("flash: within the day's allowance again; commits have their own pace")
+
+    def _flash_advice(self) -> str:
+        allowance = self._allowance
+        rate = allowance.bytes_per_day
+        written = "more is written" if rate is None else f"{_amount(rate)} a day is written"
+        return (
+            f"{written} than the {_amount(allowance.bytes_per_day_max)} that {self._profile.name} allows, so commits "
+            f"wait up to {allowance.pace.interval_s:.1f} s for each other; what would help: a longer [store] "
+            "commit_interval, several readings to a message, or a profile of your own for a better card"
+        )
+
+    def _memory_advice(self) -> str:
+        return (
+            f"{_amount(self._rss or 0)} is resident, {self._profile.name} allows "
+            f"{_amount(int(self._profile.memory_max))}; lower [store] pending_bytes or the sources' bounds in bytes, "
+            "or write a profile with a larger memory_max"
+        )
+
+
+def _rounded(value: float | None, digits: int) -> float | int | None:
+    if value is None:
+        return None
+    return round(value, digits) if digits else round(value)
+
+
+def _amount(size_bytes: float) -> str:
+    """Return a size for people.
+
+    >>> _amount(3 << 30), _amount(512 << 20)
+    ('3 GiB', '512 MiB')
+    """
+    for unit, bytes_each in (("GiB", 1 << 30), ("MiB", 1 << 20)):
+        if size_bytes >= bytes_each:
+            return f"{size_bytes / bytes_each:.3g} {unit}"
+    return str(Size(round(size_bytes)))

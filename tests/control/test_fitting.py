@@ -1,0 +1,95 @@
+"""The bounds of memory fit a board together, and nothing is scaled that need not be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from gateway.control.config import parse_config
+from gateway.control.fitting import CORE_BYTES, SOURCE_BOUND_MIN, fit
+from gateway.control.profiles import load, names
+from gateway.core.units import Size
+
+MIB = 1 << 20
+SERVER = '[[sources]]\ntype = "mqtt_server"\nname = "s{n}"\nlisten = "127.0.0.1:{port}"\n'
+BROKER = '[[sources]]\ntype = "mqtt"\nname = "b{n}"\nurl = "mqtt://127.0.0.1"\ntopics = ["a"]\n'
+LINE = '[[sources]]\ntype = "serial"\nname = "l{n}"\nport = "/dev/ttyS{n}"\n'
+UPLINK = '[[uplinks]]\ntype = "otlp"\nname = "u{n}"\nendpoint = "http://127.0.0.1:4318"\n'
+
+
+def config_of(*parts: str, store: str = "") -> Any:
+    text = "".join(part.format(n=n, port=2000 + n) for n, part in enumerate(parts))
+    return parse_config(text + f"[store]\n{store}\n", offline=True)
+
+
+def test_a_large_machine_gets_what_the_settings_say() -> None:
+    """Only what its profile bounds anyway is bounded."""
+    config = config_of(SERVER, BROKER, LINE, UPLINK)
+    fitted = fit(config, load("x86-64"))
+    assert fitted.share == 1
+    assert fitted.config == config
+    assert fitted.notes(load("x86-64")) == []
+
+
+@pytest.mark.parametrize("name", names())
+def test_with_the_usual_doors_every_board_has_room_for_all_of_them(name: str) -> None:
+    """A server, a broker, a line and an uplink: everything full fits into memory_max."""
+    profile = load(name)
+    fitted = fit(config_of(SERVER, BROKER, LINE, UPLINK), profile)
+    assert fitted.bounds_bytes + CORE_BYTES <= profile.memory_max
+    assert fitted.share > 0.3
+
+
+def test_on_a_small_board_all_bounds_are_held_to_one_share() -> None:
+    """And people are told, with what would help where floors are reached."""
+    profile = load("pi-zero-2w")
+    config = config_of(SERVER, BROKER, UPLINK)
+    fitted = fit(config, profile)
+    store, (server, broker) = fitted.config.store, fitted.config.sources
+    share = fitted.share
+    assert 0 < share < 1
+    assert store.pending_bytes == int(min(config.store.pending_bytes, profile.pending_bytes) * share)
+    assert store.recent_bytes == int(config.store.recent_bytes * share)
+    assert server.in_flight_bytes_total == int(config.sources[0].in_flight_bytes_total * share)
+    assert broker.buffer_max == int(config.sources[1].buffer_max * share)
+    (note,) = fitted.notes(profile)
+    assert f"held to {share:.0%}" in note
+    assert "64MiB of pi-zero-2w" in note
+
+
+def test_floors_hold_where_nothing_fits() -> None:
+    """Forty sources on a small board: each can still take its largest packet, and the sum is said."""
+    profile = load("pi-zero-2w")
+    config = config_of(*[SERVER] * 40, *[BROKER] * 40, *[LINE] * 40)
+    fitted = fit(config, profile)
+    for source in fitted.config.sources:
+        held = getattr(source, "in_flight_bytes_total", 0) or getattr(source, "buffer_max", 0) or source.pending_max
+        assert held >= max(SOURCE_BOUND_MIN, getattr(source, "packet_bytes_max", 0))
+    assert any("fewer sources" in note for note in fitted.notes(profile))
+
+
+def test_a_bound_below_its_floor_stays_as_it_is() -> None:
+    """Nothing is scaled up."""
+    config = config_of(BROKER, *[SERVER] * 9, store='pending_bytes = "100KiB"\nrecent_bytes = "1KiB"')
+    fitted = fit(config, load("pi-zero-2w"))
+    assert fitted.share < 1
+    assert (fitted.config.store.pending_bytes, fitted.config.store.recent_bytes) == (100 << 10, 1 << 10)
+
+
+def test_series_take_their_part() -> None:
+    """A hundred thousand of them leave a small board nothing for buffers."""
+    profile = load("pi-4")
+    few = fit(config_of(SERVER, BROKER), profile)
+    many = parse_config(SERVER.format(n=0, port=2000) + "[gateway]\nmax_series = 80_000\n", offline=True)
+    assert fit(many, profile).share < few.share
+
+
+def test_more_memory_is_never_less() -> None:
+    """Each bound grows with memory_max until it is what was asked for."""
+    config = config_of(SERVER, BROKER, LINE, UPLINK)
+    base = load("pi-zero-2w")
+    shares = [fit(config, msgspec.structs.replace(base, memory_max=Size(mib * MIB))).share for mib in range(48, 128, 8)]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1

@@ -1,0 +1,140 @@
+"""What the process takes of the machine is measured, shown, and said once when it is too much."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from gateway.control.footprint import Footprint, read_rss_bytes, read_written_bytes
+from gateway.control.profiles import load
+from gateway.core.telemetry import Telemetry
+from gateway.core.units import Size
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MIB = 1 << 20
+
+
+class Machine:
+    """What the kernel would say, and a footprint that looks at it every ten seconds."""
+
+    def __init__(self, **limits: Any) -> None:
+        self.written: int | None = 5_000_000
+        self.rss: int | None = 40 * MIB
+        self.now_s = 0.0
+        self.telemetry = Telemetry()
+        profile = msgspec.structs.replace(load("pi-zero-2w"), **limits)
+        self.footprint = Footprint(
+            profile,
+            base_interval_s=1.0,
+            bounds_bytes=7 * MIB,
+            telemetry=self.telemetry,
+            read_written=lambda: self.written,
+            read_rss=lambda: self.rss,
+        )
+
+    def run(self, seconds: float, *, bytes_per_s: float = 0.0) -> Any:
+        for _ in range(int(seconds / 10)):
+            self.now_s += 10
+            if self.written is not None:
+                self.written += int(bytes_per_s * 10)
+            pace = self.footprint.look(self.now_s, readings=int(self.now_s) * 100)
+        return pace
+
+    @property
+    def flash(self) -> dict[str, Any]:
+        return self.footprint.status()["flash"]
+
+    @property
+    def memory(self) -> dict[str, Any]:
+        return self.footprint.status()["memory"]
+
+
+def test_the_kernel_says_what_was_written_and_what_is_resident() -> None:
+    """Of this very process."""
+    before = read_written_bytes()
+    assert before is not None
+    assert before >= 0
+    rss = read_rss_bytes()
+    assert rss is not None
+    assert 5 * MIB < rss < 5000 * MIB
+
+
+@pytest.mark.parametrize("text", ["", "rchar: many\n", "write_bytes: many\n"])
+def test_a_kernel_that_does_not_say_is_no_failure(tmp_path: Path, text: str) -> None:
+    """Nothing is known then, as where /proc is hidden."""
+    (tmp_path / "io").write_text(text)
+    assert read_written_bytes(str(tmp_path / "io")) is None
+    assert read_rss_bytes(str(tmp_path / "io")) is None
+    assert read_written_bytes(str(tmp_path / "gone")) is None
+    assert read_rss_bytes(str(tmp_path / "gone")) is None
+
+
+def test_what_is_written_is_shown_by_the_day_and_by_the_reading() -> None:
+    """From the start of the gateway on, not of the process: a reload must not bring its past along."""
+    machine = Machine()
+    machine.run(120, bytes_per_s=600)
+    assert machine.flash == {
+        "written_bytes": 72_000,
+        "bytes_per_day": 600 * 86400,
+        "bytes_per_day_max": 512 * MIB,
+        "bytes_per_reading": 6.0,
+        "commit_interval_s": 1.0,
+        "early_commit_gap_s": 0.1,
+        "is_stretched": False,
+        "advice": "",
+    }
+    value = machine.telemetry.value
+    assert value("tidegate_flash_bytes_per_day") == 600 * 86400
+    assert value("tidegate_flash_bytes_per_day_max") == 512 * MIB
+    assert value("tidegate_flash_commit_interval_seconds") == 1.0
+
+
+def test_too_much_is_said_once_with_its_remedy_and_commits_become_rarer(caplog) -> None:
+    """And once more when it is over."""
+    machine = Machine()
+    with caplog.at_level(logging.INFO):
+        pace = machine.run(7200, bytes_per_s=60_000)
+        assert pace == (5.0, 5.0)
+        assert (machine.flash["is_stretched"], machine.flash["commit_interval_s"]) == (True, 5.0)
+        assert "commit_interval" in machine.flash["advice"]
+        assert caplog.text.count("than the 512 MiB that pi-zero-2w allows") == 1
+        machine.run(7200)
+    assert caplog.text.count("than the 512 MiB") == 1
+    assert caplog.text.count("within the day's allowance again") == 1
+    assert (machine.flash["is_stretched"], machine.flash["advice"]) == (False, "")
+
+
+def test_where_nothing_is_known_nothing_is_stretched() -> None:
+    """A status with gaps, and the pace that was configured."""
+    machine = Machine()
+    machine.written = machine.rss = None
+    assert machine.run(100) == (1.0, 0.1)
+    assert (machine.flash["bytes_per_day"], machine.memory["rss_bytes"]) == (None, None)
+
+
+def test_memory_is_shown_against_its_limit() -> None:
+    """With what all bounds together may take."""
+    machine = Machine()
+    machine.run(10)
+    assert machine.memory == {"rss_bytes": 40 * MIB, "max_bytes": 64 * MIB, "bounds_bytes": 7 * MIB, "advice": ""}
+    assert machine.telemetry.value("tidegate_memory_rss_bytes") == 40 * MIB
+    assert machine.telemetry.value("tidegate_memory_max_bytes") == 64 * MIB
+
+
+def test_too_much_memory_is_said_once(caplog) -> None:
+    """Not again for every page more or less."""
+    machine = Machine(memory_max=Size(50 * MIB))
+    for rss in (49, 51, 50, 52, 51):
+        machine.rss = rss * MIB
+        machine.run(10)
+    assert caplog.text.count("memory: ") == 1
+    assert "51 MiB is resident" in caplog.text
+    assert "pending_bytes" in machine.memory["advice"]
+    machine.rss = 40 * MIB
+    machine.run(10)
+    assert machine.memory["advice"] == ""
