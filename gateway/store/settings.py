@@ -54,7 +54,7 @@ class StoreSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, fr
     ] = Size(2 << 20)
     recent_bytes: Annotated[
         Size, _about("Memory for the newest segments, so that live sending does not read the disk.")
-    ] = Size(1 << 20)
+    ] = Size(512 << 10)
     backlog_share: Annotated[
         float,
         msgspec.Meta(
