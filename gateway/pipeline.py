@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 # OTLP logs data model, SeverityNumber WARN.
 SEVERITY_WARN = 13
 DROPPED_BY_MAPPING = "dropped_by_mapping"
+NO_SERIES = "max_series"
+# There is nothing wrong with a payload that found no series: one now and then shows whose they are.
+NO_SERIES_SHOWN_NS = 60 * NS_PER_S
 UNSYNCED_BEHIND_NS_MAX = 400 * 86_400 * NS_PER_S
 
 
@@ -66,6 +69,7 @@ class Pipeline:
         self._telemetry = telemetry
         # What is on its way to the shelf, or with a source that waits for room: it names series by their numbers.
         self._under_way: WeakSet[Prepared] = WeakSet()
+        self._no_series_shown_ns = -NO_SERIES_SHOWN_NS
         store.add_holder(self)
 
     async def accept(self, arrivals: Arrivals, /) -> Accepted:
@@ -118,7 +122,7 @@ class Pipeline:
         latest_ns = self._latest_ns(wall_ns)
         mapped = self.mapper.map(arrivals, wall_ns=latest_ns)
         noted = None if self.tracer is None else self.tracer.note(arrivals, mapper=self.mapper, wall_ns=latest_ns)
-        losses, set_aside = self._losses(mapped, arrivals.dropped, wall_ns or 0), _quarantine(arrivals, mapped)
+        losses, set_aside = self._losses(mapped, arrivals.dropped, wall_ns or 0), self._quarantine(arrivals, mapped)
         return Prepared(mapped, losses, set_aside, self._watch(mapped), noted)
 
     def _latest_ns(self, wall_ns: int | None) -> int | None:
@@ -135,6 +139,21 @@ class Pipeline:
         for _, reason, _ in mapped.malformed:
             by_reason[reason] = by_reason.get(reason, 0) + 1
         return [Loss(reason, count, wall_ns, wall_ns) for reason, count in by_reason.items()]
+
+    def _quarantine(self, arrivals: Arrivals, mapped: Mapped) -> list[SetAside]:
+        """Return each payload that could not be used, once, with its first reason; not what was dropped on purpose."""
+        first: dict[int, tuple[str, str]] = {}
+        for index, reason, message in mapped.malformed:
+            if reason == NO_SERIES:
+                if arrivals.arrived_ns - self._no_series_shown_ns < NO_SERIES_SHOWN_NS:
+                    continue
+                self._no_series_shown_ns = arrivals.arrived_ns
+            if reason != DROPPED_BY_MAPPING:
+                first.setdefault(index, (reason, message))
+        return [
+            SetAside(arrivals.source, arrivals.topics[index], arrivals.payloads[index], reason, sentence(message))
+            for index, (reason, message) in first.items()
+        ]
 
     def _watch(self, mapped: Mapped) -> LogRecords | None:
         if self.engine is None:
@@ -178,18 +197,6 @@ class Pipeline:
         if not bodies:
             return None
         return LogRecords(np.array(numbers, np.uint32), np.array(times, np.int64), tuple(bodies))
-
-
-def _quarantine(arrivals: Arrivals, mapped: Mapped) -> list[SetAside]:
-    """Return each payload that could not be used, once, with its first reason; not what was dropped on purpose."""
-    first: dict[int, tuple[str, str]] = {}
-    for index, reason, message in mapped.malformed:
-        if reason != DROPPED_BY_MAPPING:
-            first.setdefault(index, (reason, message))
-    return [
-        SetAside(arrivals.source, arrivals.topics[index], arrivals.payloads[index], reason, sentence(message))
-        for index, (reason, message) in first.items()
-    ]
 
 
 def _finding_attributes(finding: Finding, about: Series) -> Attributes:

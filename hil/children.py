@@ -69,6 +69,12 @@ class Child:
         return self.process.pid
 
     @property
+    def peak_bytes(self) -> int:
+        """The most memory that it has had resident (proc(5), VmHWM)."""
+        status = Path(f"/proc/{self.pid}/status").read_text(encoding="utf-8")
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+    @property
     def is_running(self) -> bool:
         """Whether it has not ended yet."""
         return self.process.poll() is None

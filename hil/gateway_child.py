@@ -29,6 +29,7 @@ CONFIG: Final = """\
 [gateway]
 id = "under-test"
 state_dir = {state_dir}
+{gateway}
 [[sources]]
 type = "mqtt_server"
 name = "direct"
@@ -72,7 +73,7 @@ class Account(NamedTuple):
 
 
 class Site:
-    """One gateway's place. `source`, `store` and `mappings` are more lines of its config."""
+    """One gateway's place. `gateway`, `source`, `store` and `mappings` are more lines of its config."""
 
     def __init__(
         self,
@@ -81,6 +82,7 @@ class Site:
         endpoint: str,
         make_child: Callable[..., Child],
         state_dir: Path | None = None,
+        gateway: str = "",
         source: str = "",
         store: str = "",
         mappings: str = "",
@@ -95,6 +97,7 @@ class Site:
                 mqtt=self.mqtt,
                 control=control,
                 endpoint=endpoint,
+                gateway=gateway,
                 source=source,
                 store=store,
                 mappings=mappings,

@@ -115,6 +115,15 @@ async def test_from_a_device_to_the_collector(make: Callable[..., Gateway], otlp
     assert not gateway.is_ready()
 
 
+async def test_series_are_bounded_by_the_board_and_shared_between_sources(make: Callable[..., Gateway]) -> None:
+    """In number by the profile; in bytes by an eighth of the shelf, where that is less; each source has its part."""
+    async with running(make(server(free_port()) + server(free_port(), "other"))) as gateway:
+        store: Any = gateway.status()["store"]
+        assert (store["max_series"], store["max_series_bytes"]) == (200_000, 64 << 20)
+        assert gateway._store is not None
+        assert [*gateway._store._registry._owners] == ["direct", "other"]
+
+
 async def test_ready_means_that_the_door_is_open(make: Callable[..., Gateway]) -> None:
     """Who is told "ready" may connect at once."""
     port = free_port()

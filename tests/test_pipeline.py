@@ -316,6 +316,23 @@ async def test_what_is_dropped_on_purpose_is_counted_and_not_set_aside() -> None
     assert len(wrong["set_aside"]) == 1
 
 
+async def test_of_those_that_find_no_series_one_a_minute_can_be_looked_at() -> None:
+    """All are in the ledger; what nobody understands beside them is set aside as ever."""
+    store = FakeStore(max_series=0)
+    pipeline, _ = build(store)
+    for second in (1, 2, 60, 61):
+        await pipeline.accept(arrivals(b'{"a":1}', b'{"b":1}', b"{", arrived_ns=second * NS_PER_S))
+    assert [{loss.reason: loss.readings for loss in kept["losses"]} for kept in store.kept] == [
+        {"max_series": 2, "malformed_json": 1}
+    ] * 4
+    assert [sorted(aside.reason for aside in kept["set_aside"]) for kept in store.kept] == [
+        ["malformed_json", "max_series"],
+        ["malformed_json"],
+        ["malformed_json"],
+        ["malformed_json", "max_series"],
+    ]
+
+
 @pytest.mark.parametrize(("quality", "kept_ns"), [(Quality.UNSYNCED, 1), (Quality.SYNCED, 0)])
 async def test_a_saved_clock_does_not_contradict_devices_that_know_better(quality: Quality, kept_ns: int) -> None:
     """Half a year ahead of an unconfirmed clock is believed; ahead of a confirmed one it is not."""

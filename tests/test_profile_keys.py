@@ -172,6 +172,16 @@ async def max_series(site: Site, _: Any) -> None:
     assert await site.run(told_apart, max_series=7) == 7
 
 
+@key
+async def series_bytes(site: Site, _: Any) -> None:
+    async def told_apart(gateway: Gateway) -> int:
+        numbers = [gateway._store.resolve(Series((), f"m{k}" + "x" * 1000)) for k in range(10)]
+        return sum(number is not None for number in numbers)
+
+    assert await site.run(told_apart, series_bytes=Size(5000)) == 3
+    assert await site.run(told_apart, series_bytes=Size(9000)) == 6
+
+
 @pytest.mark.parametrize("name", sorted(KEYS))
 async def test_a_key_has_its_effect(name: str, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a gateway does is another with another value."""

@@ -141,7 +141,7 @@ class Mapper:
         try:
             return np.fromiter(map(known.get, topics), np.intp, len(topics))
         except TypeError:
-            owners = Owners(arrivals.owners, otherwise=arrivals.source)
+            owners = Owners(arrivals.source, arrivals.users)
         # In the order of arrival: where series run out, who came first has one.
         for position, topic in enumerate(topics):
             if topic not in known:

@@ -54,6 +54,8 @@ class Routes:
         self._free: list[int] = []
         self._minute = 0
         self._evictions = 0
+        # As long as there is plenty of room nobody needs to know who is used how much.
+        self._is_watching = False
 
     def __len__(self) -> int:
         return len(self._topics) - len(self._free)
@@ -80,6 +82,10 @@ class Routes:
             self._topics.append((source, topic))
             if slot == len(self.plans):
                 self._grow()
+        if not self._is_watching and (2 * self.size_bytes > self._bytes_max or 2 * len(self) > self._count_max):
+            # Who has come so far is taken for somebody who comes again and again.
+            self._is_watching = True
+            self._history[:] = 0b11
         size = ROUTE_BYTES + row_bytes + sys.getsizeof(topic) + sum(map(sys.getsizeof, texts))
         self.plans[slot], self.rows[slot], self._sizes[slot] = plan, row, size
         self._history[slot] = self._is_used[slot] = self._is_back[slot] = 0
@@ -93,6 +99,8 @@ class Routes:
 
     def note(self, slots: npt.NDArray[np.intp], now_ns: int) -> None:
         """Take note that topics were used. `now_ns` is the boot's monotonic clock."""
+        if not self._is_watching:
+            return
         minute = now_ns // MINUTE_NS
         if minute > self._minute:
             self._history = (self._history << np.uint16(1)) | self._is_used
@@ -137,19 +145,28 @@ class Routes:
         return np.lexsort((chance, -latest, self._is_back[live], minutes))
 
 
-class Owners:
-    """Whose message is which: looks positions up in the runs of `Arrivals.owners`."""
+def owner_name(source: str, user: str) -> str:
+    """Return the name by which somebody's share of what is scarce is counted: a user by itself, others as the source.
 
-    def __init__(self, runs: Sequence[tuple[int, str]], *, otherwise: str) -> None:
-        self._names = [name for _, name in runs]
+    >>> owner_name("direct", "pump"), owner_name("direct", "")
+    ('direct/pump', 'direct')
+    """
+    return f"{source}/{user}" if user else source
+
+
+class Owners:
+    """Whose message is which: looks positions up in the runs of `Arrivals.users`."""
+
+    def __init__(self, source: str, runs: Sequence[tuple[int, str]]) -> None:
+        self._source = source
+        self._runs = runs
         self._ends = np.cumsum([count for count, _ in runs])
-        self._otherwise = otherwise
 
     def of(self, position: int) -> str:
         """Return the owner of the message at `position`.
 
-        >>> Owners([(2, "line/a"), (1, "line/b")], otherwise="line").of(2)
+        >>> Owners("line", [(2, "a"), (1, "b")]).of(2)
         'line/b'
         """
         run = int(np.searchsorted(self._ends, position, side="right"))
-        return self._names[run] if run < len(self._names) else self._otherwise
+        return owner_name(self._source, self._runs[run][1] if run < len(self._runs) else "")

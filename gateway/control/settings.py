@@ -49,8 +49,8 @@ class GatewaySettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, 
         Meta(
             description="How many series are told apart; the hardware profile's number if not given. Readings of a new "
             "one beyond it go to the ledger as max_series. Half of them are for whoever comes first; the other half is "
-            "divided evenly between the sources, and the users and certificates of an mqtt_server, so that nobody "
-            "who floods the gateway with topics can take them all."
+            "divided evenly among the sources, where each user and certificate of an mqtt_server counts like a source "
+            "and all clients without a name like one: nobody who floods the gateway with topics can take them all."
         ),
     ] = None
     series_bytes: Annotated[

@@ -74,8 +74,8 @@ class Arrivals:
     (CLOCK_BOOTTIME, ns) at which the buffer was read: one stamp for the whole buffer. `prepared` belongs to
     the pipeline: what it made of the arrivals, kept so that offering them again costs nothing twice. From then
     on `payloads` is empty, since what waits for the disk waits as columns; `len` still counts the messages.
-    `owners` says whose the messages are where a source tells its users apart, in runs of (messages, name); without
-    it all are the source's. What they may take of what is scarce is counted by that name.
+    `users` says who sent the messages where a source tells its users apart, in runs of (messages, user); "" is
+    somebody without a name. What is scarce is shared out among them.
     `dropped` are messages that the source had answered for and had no room to hold, by reason: they go to the
     ledger with these arrivals, which may be none. `is_last` says that nothing more comes from this sender before
     these are answered: waiting for others to share their commit would only make it wait too.
@@ -85,7 +85,7 @@ class Arrivals:
     topics: Sequence[bytes]
     payloads: Sequence[bytes]
     arrived_ns: int
-    owners: Sequence[tuple[int, str]] = field(default=(), kw_only=True)
+    users: Sequence[tuple[int, str]] = field(default=(), kw_only=True)
     prepared: object = field(default=None, repr=False, compare=False)
     dropped: Mapping[str, int] = field(default_factory=dict)
     is_last: bool = False

@@ -224,7 +224,7 @@ class _Watch:
         for row in table.rows[gone & (table.rows >= 0)].tolist():
             self._unnumbered[self._identity[row]] = row
         # Who found no row may find one now. What was restored and has not spoken since is as idle as these.
-        waiting = (table.rows == OVER_LIMIT) & (table.numbers >= 0)
+        waiting = table.rows == OVER_LIMIT
         self.counts.series_over_limit -= int(waiting.sum())
         self._may_give_away = True
         table.drop(gone | waiting)

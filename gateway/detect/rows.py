@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 UNSEEN: Final = -1
 """Instead of a row: this number is not in the table."""
 
-_EMPTY: Final = -1
+# No series has this number.
+_EMPTY: Final = 0
 _BITS_MIN: Final = 6
 # Fibonacci hashing (Knuth, TAOCP 3, section 6.4): numbers that rise one by one fall far apart.
 _SCATTER: Final = np.uint64(11_400_714_819_323_198_485)
@@ -25,7 +26,7 @@ class RowTable:
     """Open addressing with linear probing, at most half full, so that most numbers are found at the first look."""
 
     def __init__(self) -> None:
-        self._fill(np.empty(0, np.int64), np.empty(0, np.int32))
+        self._fill(np.empty(0, np.uint32), np.empty(0, np.int32))
 
     def __len__(self) -> int:
         return self._count
@@ -59,6 +60,7 @@ class RowTable:
 
     def set(self, number: int, row: int) -> None:
         """Give a number that is not in the table its row."""
+        assert number != _EMPTY
         if 2 * self._count >= len(self._numbers):
             used = self._numbers != _EMPTY
             self._fill(self._numbers[used], self._rows[used])
@@ -75,25 +77,25 @@ class RowTable:
         self._fill(self._numbers[kept], self._rows[kept])
 
     @property
-    def numbers(self) -> npt.NDArray[np.int64]:
-        """What stands at each place, -1 for nothing."""
+    def numbers(self) -> npt.NDArray[np.uint32]:
+        """What stands at each place, 0 for nothing."""
         return self._numbers
 
     @property
     def rows(self) -> npt.NDArray[np.int32]:
-        """The row of each place's number; of no meaning where there is none."""
+        """The row of each place's number, UNSEEN where there is none."""
         return self._rows
 
-    def _first_place(self, numbers: npt.NDArray[np.integer]) -> npt.NDArray[np.intp]:
+    def _first_place(self, numbers: npt.NDArray[np.uint32]) -> npt.NDArray[np.intp]:
         return ((numbers.astype(np.uint64) * _SCATTER) >> self._shift).astype(np.intp)
 
-    def _fill(self, numbers: npt.NDArray[np.int64], rows: npt.NDArray[np.int32]) -> None:
-        """Make the table anew, a quarter full."""
-        bits = max(int(4 * len(numbers)).bit_length(), _BITS_MIN)
+    def _fill(self, numbers: npt.NDArray[np.uint32], rows: npt.NDArray[np.int32]) -> None:
+        """Make the table anew, half full at most and hardly less than a quarter."""
+        bits = max(int(2 * len(numbers)).bit_length(), _BITS_MIN)
         self._shift = np.uint64(64 - bits)
         self._count = len(numbers)
-        self._numbers = np.full(1 << bits, _EMPTY, np.int64)
-        self._rows = np.zeros(1 << bits, np.int32)
+        self._numbers = np.full(1 << bits, _EMPTY, np.uint32)
+        self._rows = np.full(1 << bits, UNSEEN, np.int32)
         place = self._first_place(numbers)
         while len(numbers):
             is_free = self._numbers[place] == _EMPTY

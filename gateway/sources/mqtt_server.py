@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from gateway.codecs.routes import owner_name
 from gateway.core.text import sentence
 from gateway.core.units import Duration, Size
 from gateway.net.addresses import is_loopback, split_address
@@ -35,7 +36,7 @@ from gateway.sources.mqtt_server_auth import (
 )
 from gateway.sources.mqtt_server_connection import Connection
 from gateway.sources.mqtt_server_hub import Hub, Pause
-from gateway.sources.mqtt_server_intake import Intake, user_label
+from gateway.sources.mqtt_server_intake import Intake
 from gateway.sources.mqtt_server_session import Session, Sessions
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ class MqttServerSettings(
         """Who shares what is scarce: every user and certificate by itself, all without a name together."""
         names = [user.name for user in self.users] + [entry.common_name for entry in self.certificates]
         names += [ANONYMOUS] if self.lets_anyone_in else []
-        return tuple(dict.fromkeys(user_label(self.name, name) for name in names))
+        return tuple(dict.fromkeys(owner_name(self.name, name) for name in names))
 
     @property
     def lets_anyone_in(self) -> bool:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # Topics that a user may publish to and that were asked for lately; past that all are forgotten.
 TOPICS_ALLOWED_MAX: Final = 4096
+TOPICS_ALLOWED_BYTES_MAX: Final = 512 << 10
 GUESSES_MAX: Final = 4096
 WAITING_PER_NAME_MAX: Final = 8
 # Each holds a connection.
@@ -93,6 +94,7 @@ class Grant:
         self.allows_all = "#" in filled
         self._patterns = [pattern.encode().split(b"/") for pattern in filled]
         self._allowed: set[bytes] = set()
+        self._allowed_bytes = 0
 
     def allows(self, topic: bytes) -> bool:
         """Whether a message may have this topic. `#` covers topics with $ too: this is no subscription."""
@@ -101,9 +103,11 @@ class Grant:
         levels = topic.split(b"/")
         if not any(_matches(pattern, levels) for pattern in self._patterns):
             return False
-        if len(self._allowed) >= TOPICS_ALLOWED_MAX:
+        if len(self._allowed) >= TOPICS_ALLOWED_MAX or self._allowed_bytes >= TOPICS_ALLOWED_BYTES_MAX:
             self._allowed.clear()
+            self._allowed_bytes = 0
         self._allowed.add(topic)
+        self._allowed_bytes += len(topic)
         return True
 
     def knows_all(self, topics: Iterable[bytes]) -> bool:

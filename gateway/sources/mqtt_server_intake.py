@@ -70,15 +70,6 @@ class Receipt:
     user: str = ""
 
 
-def user_label(source: str, user: str) -> str:
-    """Return the name by which a user's share of what is scarce is counted.
-
-    >>> user_label("direct", "pump"), user_label("direct", "")
-    ('direct/pump', 'direct')
-    """
-    return f"{source}/{user}" if user else source
-
-
 class Intake:
     """Offers what was handed in, holds it while the gateway is full, and settles when it is on disk.
 
@@ -155,9 +146,9 @@ class Intake:
         if not self._receipts:
             self._arrived_ns = self._clock.monotonic_ns()
         receipts = self._receipts
-        owners = [(receipt.messages, user_label(self._source, receipt.user)) for receipt in receipts]
+        users = [(receipt.messages, receipt.user) for receipt in receipts]
         arrivals = Arrivals(
-            self._source, self._topics, self._payloads, self._arrived_ns, owners=owners, dropped=self._dropped
+            self._source, self._topics, self._payloads, self._arrived_ns, users=users, dropped=self._dropped
         )
         self._topics, self._payloads, self._receipts, self._bytes_gathered, self._dropped = [], [], [], 0, {}
         self._telemetry.count(

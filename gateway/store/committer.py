@@ -166,6 +166,7 @@ class Committer:
 
     def set_refused_aside(self, lease: Lease, reason: str, message: str) -> None:
         """Keep refused segments for a person to look at."""
+        self.forgetter.refused(lease.segments[-REFUSED_WAITING_MAX:])
         for segment in lease.segments:
             self._refusing.append((lease.uplink, reason, message, segment.readings, segment.body))
 

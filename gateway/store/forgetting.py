@@ -7,12 +7,15 @@ commit and the next ones.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
 from gateway.core.batch import distinct
 from gateway.core.clock import NS_PER_S
+from gateway.core.contracts import Signal
+from gateway.store.segments import SegmentError, decode_logs, decode_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
     from gateway.core.clock import Clock
     from gateway.core.telemetry import Telemetry
+    from gateway.store.records import LeasedSegment
     from gateway.store.series import SeriesRegistry
     from gateway.store.writer import Pending, Sealed
 
@@ -62,6 +66,13 @@ class Forgetter:
         return bool(
             len(self._registry.forget(held_from=held_from, in_use=nothing, now_s=self._now_s, is_rehearsal=True))
         )
+
+    def refused(self, segments: Iterable[LeasedSegment]) -> None:
+        """Let series of segments that are set aside count as used now: somebody has time to see them by their names."""
+        for segment in segments:
+            decode = decode_logs if segment.signal is Signal.LOGS else decode_metrics
+            with contextlib.suppress(SegmentError):
+                self._registry.touch(distinct(decode(segment.body).series), now_s=self._now_s)
 
     def plan(self, sealed: Sealed, pending: Pending) -> list[int]:
         """Forget what nobody needs; return the numbers whose rows go with this commit.

@@ -36,13 +36,15 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from gateway.codecs import zstd
-from gateway.core.batch import Batch, LogRecords
+from gateway.core.batch import Batch, LogRecords, distinct
 from gateway.core.contracts import BootId, Signal
 from gateway.store import columns
 from gateway.store.integers import Reader, SegmentError, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import numpy.typing as npt
 
     from gateway.store.integers import Part
 
@@ -117,7 +119,10 @@ class SegmentHeader:
 
 @dataclass(frozen=True, slots=True)
 class Pressed:
-    """A segment that has no place yet: its columns, compressed, and what its header will say of them."""
+    """A segment that has no place yet: its columns, compressed, and what its header will say of them.
+
+    `series` are the numbers of all series in it, each once and in order.
+    """
 
     signal: Signal
     readings: int
@@ -125,6 +130,7 @@ class Pressed:
     last_ns: int
     columns_bytes: int
     body: bytes
+    series: npt.NDArray[np.uint32]
 
     def seal(self, *, sequence: int, boot: BootId, previous_hash: bytes) -> bytes:
         """Return the segment at its place in the chain."""
@@ -143,7 +149,7 @@ def press_metrics(batch: Batch, *, level: int = LEVEL) -> Pressed:
     batch = batch.sorted()
     times = int(batch.time_ns.min()), int(batch.time_ns.max())
     body, content_bytes = _compress(columns.encode(batch), level=level)
-    return Pressed(Signal.METRICS, len(batch), *times, content_bytes, body)
+    return Pressed(Signal.METRICS, len(batch), *times, content_bytes, body, distinct(batch.series, is_ordered=True))
 
 
 def encode_metrics(batch: Batch, *, sequence: int, boot: BootId, previous_hash: bytes, level: int = LEVEL) -> bytes:
@@ -167,7 +173,7 @@ def press_logs(records: LogRecords, *, level: int = LEVEL) -> Pressed:
     writer.raw(b"".join(records.bodies))
     times = int(records.time_ns.min()), int(records.time_ns.max())
     body, content_bytes = _compress(writer.parts, level=level)
-    return Pressed(Signal.LOGS, len(records), *times, content_bytes, body)
+    return Pressed(Signal.LOGS, len(records), *times, content_bytes, body, distinct(records.series))
 
 
 def read_header(data: bytes) -> SegmentHeader:

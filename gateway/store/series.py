@@ -38,6 +38,8 @@ NO_START: Final = b"start_ns\0"
 # With less than an eighth of what one may have left, idle series are forgotten until a quarter is free.
 PRESSED_SHARE: Final = 8
 RELIEVED_SHARE: Final = 4
+# Forgotten in one go: nothing else happens in these milliseconds.
+ROUND_MAX: Final = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,8 @@ class SeriesRegistry:
         self._bytes = Quota(bounds.bytes_max, owners=len(self._owners))
         self._bodies: dict[int, bytes]
         self._numbers: dict[bytes, int]
+        # The gateway's own sums: with one forgotten, the far side would see it begin anew.
+        self._started: list[int] = []
         self._uses = Uses()
         self._unsaved: list[int] = []
         self._leaving: deque[int] = deque()
@@ -88,6 +92,7 @@ class SeriesRegistry:
         """Take those that were found on the disk. Who brought them is seen when they are asked for again."""
         self._bodies = bodies
         self._numbers = {body: number for number, body in bodies.items()}
+        self._started = [number for number, body in bodies.items() if _has_start(body)]
         sizes = np.fromiter(map(len, bodies.values()), np.int64, len(bodies)) + SERIES_BYTES
         numbers = np.fromiter(bodies, np.uint32, len(bodies))
         self._uses.fill(numbers, owner=NOBODY, sizes=sizes, now_s=self._now_s, held_to=held_to)
@@ -151,6 +156,8 @@ class SeriesRegistry:
         size = len(body) + SERIES_BYTES
         self._bodies[number] = body
         self._numbers[body] = number
+        if _has_start(body):
+            self._started.append(number)
         self._uses.add(number, owner=owner, size=size, now_s=self._now_s)
         self._move(owner, 1, size)
 
@@ -183,8 +190,7 @@ class SeriesRegistry:
 
     def started(self) -> list[Series]:
         """Return the sums that know since when they count, in the order of their numbers."""
-        found = (decode_series(body) for body in self._bodies.values() if not body.endswith(NO_START))
-        return [series for series in found if series.start_ns]
+        return [decode_series(self._bodies[number]) for number in self._started]
 
     def unsaved(self) -> list[tuple[int, bytes]]:
         """Return rows (number, body) that the next commit must write."""
@@ -199,6 +205,10 @@ class SeriesRegistry:
         self._now_s = now_s
         self._uses.note(numbers, held_to=held_to, now_s=now_s)
 
+    def touch(self, numbers: npt.NDArray[np.uint32], *, now_s: int) -> None:
+        """Let `numbers`, distinct and in order, count as used now."""
+        self._uses.touch(numbers, now_s=now_s)
+
     # Forgetting.
 
     def forget(
@@ -207,15 +217,17 @@ class SeriesRegistry:
         """Forget what is idle, and under pressure what is least in use; return the numbers, in order.
 
         Never one that a segment from `held_from` on may hold, nor one that is `in_use` (distinct, in order): by
-        readings that wait, say. A rehearsal only says what would go.
+        readings that wait, say; nor a sum that knows since when it counts. A rehearsal only says what would go.
         """
         self._now_s = now_s
         uses = self._uses
         free = uses["held_to"] < held_from
         free[uses.places(in_use)] = False
+        free[uses.places(np.array(self._started, np.uint32))] = False
         chosen, ripe = uses.ripe(free, now_s=now_s, idle_s=self._idle_s)
         if len(ripe):
             self._relieve(chosen, ripe)
+        chosen[np.flatnonzero(chosen)[ROUND_MAX:]] = False
         numbers: npt.NDArray[np.uint32] = uses["number"][chosen]
         if len(numbers) and not is_rehearsal:
             self._let_go(numbers, chosen)
@@ -287,6 +299,11 @@ class SeriesRegistry:
         """Take note that the first `count` of `leaving` are off the disk."""
         for _ in range(count):
             self._leaving.popleft()
+
+
+def _has_start(body: bytes) -> bool:
+    """Whether a series knows since when it counts; hardly any does."""
+    return not body.endswith(NO_START) and decode_series(body).start_ns != 0
 
 
 def _need(taken: int, room: int) -> int:

@@ -27,6 +27,7 @@ _KINDS: Final[dict[str, Any]] = {
     "used_s": np.int64,
     "held_to": np.int64,
 }
+_NOTHING_NOTED: Final = (np.empty(0, np.uint32), np.empty(0, np.intp))
 
 
 class Uses:
@@ -45,6 +46,8 @@ class Uses:
     def __init__(self) -> None:
         self._rows = 0
         self._columns = {name: np.empty(ROWS_FIRST, kind) for name, kind in _KINDS.items()}
+        # What was noted last, and where it stands: steady telemetry is the same series again and again.
+        self._noted = _NOTHING_NOTED
 
     def __len__(self) -> int:
         return self._rows
@@ -70,6 +73,7 @@ class Uses:
         for name, value in zip(_KINDS, (number, owner, size, now_s, now_s, 0), strict=True):
             self._columns[name][self._rows] = value
         self._rows += 1
+        self._noted = _NOTHING_NOTED
 
     def places(self, numbers: npt.NDArray[np.uint32]) -> npt.NDArray[np.intp]:
         """Return the rows of `numbers`, distinct and in order, without those that are not there."""
@@ -82,9 +86,16 @@ class Uses:
 
     def note(self, numbers: npt.NDArray[np.uint32], *, held_to: int, now_s: int) -> None:
         """Take note that segments up to `held_to` hold readings of `numbers`, distinct and in order."""
-        places = self.places(numbers)
+        known, places = self._noted
+        if not np.array_equal(known, numbers):
+            places = self.places(numbers)
+            self._noted = numbers, places
         self["held_to"][places] = held_to
         self["used_s"][places] = now_s
+
+    def touch(self, numbers: npt.NDArray[np.uint32], *, now_s: int) -> None:
+        """Let `numbers`, distinct and in order, count as used now."""
+        self["used_s"][self.places(numbers)] = now_s
 
     def drop(self, chosen: npt.NDArray[np.bool_]) -> None:
         """Let go of the chosen rows, and of the memory that a flood has left."""
@@ -95,6 +106,7 @@ class Uses:
             fresh[: len(kept)] = column[kept]
             self._columns[name] = fresh
         self._rows = len(kept)
+        self._noted = _NOTHING_NOTED
 
     def ripe(
         self, free: npt.NDArray[np.bool_], *, now_s: int, idle_s: float

@@ -7,7 +7,7 @@ memory; one that fails leaves both as they were.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from gateway.store.records import Loss, SetAside
     from gateway.store.segments import Pressed
 
+    Numbers: TypeAlias = npt.NDArray[np.uint32]
+
 # Columns of this length stay below malloc's threshold for mappings of their own, so that their memory is used again
 # instead of given back and faulted in anew, and a segment's working set is a few megabytes.
 SEGMENT_READINGS_MAX: Final = 16_384
@@ -41,12 +43,11 @@ READING_BYTES: Final = 21
 
 
 class Part(NamedTuple):
-    """What becomes a segment, compressed. Times are as in `time_range`; `series` has each number once, in order."""
+    """What becomes a segment, compressed. Times are as in `time_range`."""
 
     priority: Priority
     pressed: Pressed
     times: tuple[int, int]
-    series: npt.NDArray[np.uint32]
 
 
 @dataclass(slots=True)
@@ -55,7 +56,7 @@ class Pending:
 
     pieces: list[tuple[Priority, Batch]] = field(default_factory=list)
     parts: list[asyncio.Future[Part]] = field(default_factory=list)
-    pressed_series: list[npt.NDArray[np.uint32]] = field(default_factory=list)  # of the parts, not sorted
+    pressed_series: list[Numbers] = field(default_factory=list)  # of the parts, not sorted
     logs: list[LogRecords] = field(default_factory=list)
     losses: list[Loss] = field(default_factory=list)
     set_aside: list[SetAside] = field(default_factory=list)
@@ -85,7 +86,7 @@ class Pending:
 def press(priority: Priority, batches: Sequence[Batch], offset_ns: int | None) -> Part:
     """Compress batches that are to be a segment. Pure and long: it runs in a thread."""
     batch = Batch.join(batches)
-    return Part(priority, press_metrics(batch), time_range(batch, offset_ns), distinct(batch.series))
+    return Part(priority, press_metrics(batch), time_range(batch, offset_ns))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ class Sealed:
     segments: list[NewSegment]
     sequence: int
     previous_hash: bytes
-    series: npt.NDArray[np.uint32] = field(default_factory=lambda: np.empty(0, np.uint32))
+    series: Numbers = field(default_factory=lambda: np.empty(0, np.uint32))
     """The numbers of all series in them, each once and in order."""
 
     @property
@@ -152,16 +153,16 @@ def seal(
     Pure and long: it runs in a thread.
     """
     segments: list[NewSegment] = []
-    series: list[npt.NDArray[np.uint32]] = []
+    series: list[Numbers] = []
     chain = previous_hash
 
     def add(part: Part) -> None:
         nonlocal chain, sequence
-        priority, pressed, times, numbers = part
-        series.append(numbers)
+        priority, pressed, times = part
         body = pressed.seal(sequence=sequence, boot=boot, previous_hash=chain)
         row = Row(place(priority, pressed.signal, sequence), pressed.readings, boot, len(body))
         segments.append(NewSegment(row, *times, body))
+        series.append(pressed.series)
         chain = segment_hash(body)
         sequence += 1
 
@@ -173,13 +174,13 @@ def seal(
             add(press(priority, batches, offset_ns))
     for records in _cut(LogRecords.join(pending.logs)):
         pressed = press_logs(records)
-        add(Part(LOG_PRIORITY, pressed, (pressed.first_ns, pressed.last_ns), distinct(records.series)))
-    return Sealed(segments, sequence, chain, series[0] if len(series) == 1 else _distinct_of(series))
+        add(Part(LOG_PRIORITY, pressed, (pressed.first_ns, pressed.last_ns)))
+    return Sealed(segments, sequence, chain, series[0] if len(series) == 1 else _all_of(series))
 
 
-def _distinct_of(parts: Sequence[npt.NDArray[np.uint32]]) -> npt.NDArray[np.uint32]:
-    found: npt.NDArray[np.uint32] = distinct(np.concatenate([np.empty(0, np.uint32), *parts]))
-    return found
+def _all_of(parts: Iterable[Numbers]) -> Numbers:
+    numbers: Numbers = distinct(np.concatenate([np.empty(0, np.uint32), *parts]))
+    return numbers
 
 
 def cut(batches: Iterable[Batch], *, readings_max: int = SEGMENT_READINGS_MAX) -> Iterator[list[Batch]]:

@@ -147,7 +147,7 @@ def test_new_series_are_counted_for_whoever_brings_them(desk: Any) -> None:
     """Runs of messages say whose they are; without them it is the source."""
     at = desk({"match": "#", "payload": "json"})
     topics = [(f"t{k}", b'{"m%d":1}' % k) for k in range(4)]
-    at.map(*topics, owners=[(1, "direct/a"), (2, "direct/b")])
+    at.map(*topics, users=[(1, "a"), (2, "b")])
     at.map(("t5", b'{"m5":1}'))
     assert at.owners == {"m0": "direct/a", "m1": "direct/b", "m2": "direct/b", "m3": "direct", "m5": "direct"}
 

@@ -79,6 +79,16 @@ def test_a_flood_does_not_push_out_who_has_sent_for_a_while() -> None:
     assert all(table.knows(topic) for topic in honest)
 
 
+def test_who_was_there_before_it_became_narrow_is_kept() -> None:
+    """Even if it says nothing while the flood goes by."""
+    table = Table(count_max=200)
+    honest = [f"h{k}" for k in range(90)]
+    table.use(*honest)
+    for k in range(100):
+        table.use(*(f"f{k}/{j}" for j in range(10)))
+    assert table.use(*honest) == 0
+
+
 def test_in_its_first_minute_who_comes_back_is_kept() -> None:
     """Before what comes once, of which a flood is made."""
     table = Table(count_max=200)
@@ -146,5 +156,5 @@ def test_the_table_stays_in_its_bounds_and_true(count_max: int, bytes_max: int, 
 @pytest.mark.parametrize(("position", "owner"), [(0, "s/a"), (1, "s/a"), (2, "s/b"), (4, "s/b"), (5, "s")])
 def test_whose_message_it_is_stands_in_runs(position: int, owner: str) -> None:
     """Behind the last run, and without any, it is the source's."""
-    assert Owners([(2, "s/a"), (3, "s/b")], otherwise="s").of(position) == owner
-    assert Owners([], otherwise="s").of(position) == "s"
+    assert Owners("s", [(2, "a"), (3, "b")]).of(position) == owner
+    assert Owners("s", []).of(position) == "s"

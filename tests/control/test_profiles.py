@@ -152,3 +152,11 @@ def test_a_key_that_decides_nothing_any_more_is_said_and_left_out(
     path.write_text(text.replace("max_series", "zstd_level = 3\nmax_series"))
     assert read_profile(path).max_series == load("pi-4").max_series
     assert "zstd_level decides nothing any more" in caplog.text
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_board_has_memory_for_its_series(name: str) -> None:
+    """For as many as it may have of usual length; and for a flood of long ones beside all else."""
+    profile = load(name)
+    assert 380 < profile.series_bytes / profile.max_series < 450
+    assert profile.series_bytes <= profile.memory_max / 3

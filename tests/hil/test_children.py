@@ -22,6 +22,13 @@ def test_lines_are_read_as_they_come(make_child) -> None:
     assert "ready" in child.output
 
 
+def test_the_most_memory_that_a_child_had_is_known(make_child) -> None:
+    """What it has let go of counts too."""
+    child = make_child(python("-c", "x = bytearray(50_000_000); del x; print('ready'); input()"))
+    child.wait_for("ready")
+    assert 50_000_000 < child.peak_bytes < 100_000_000
+
+
 def test_waiting_in_vain_names_what_was_said(make_child) -> None:
     """A timeout and an early end both show the output."""
     child = make_child(python("-c", ECHO))

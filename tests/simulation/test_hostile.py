@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import random
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from hil import attacks
-from hil.children import Child, wait_until
+from hil.children import wait_until
 from hil.gateway_child import Site
 from hil.publisher import Publisher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
+    from hil.children import Child
     from hil.otlp_sink import OtlpSink
 
 SOURCE = 'connect_timeout = "1s"'
@@ -28,14 +29,6 @@ resource = { "device.id" = "{device}" }
 fields = "*"
 """
 RSS_BYTES_MAX = 80 << 20
-
-
-def peak_bytes(child: Child) -> int:
-    """Return the most memory that a child has had resident (proc(5), VmHWM)."""
-    for line in Path(f"/proc/{child.pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise ValueError("no VmHWM")
 
 
 @pytest.fixture
@@ -83,7 +76,7 @@ def test_attackers_on_the_wire_don_t_disturb_the_honest(site: Site, otlp_sink: O
         wait_until(lambda: site.status()["sources"]["direct"]["connections"] == 1, "the silent ones to be shown out")
         for stream in silent:
             stream.close()
-        peak = peak_bytes(child)
+        peak = child.peak_bytes
         status = settle(site, child, publisher, otlp_sink)
     assert peak < RSS_BYTES_MAX, f"{peak / 2**20:.0f} MiB"
     refused = status["sources"]["direct"]["refused"]
@@ -101,7 +94,7 @@ def test_bombs_in_payloads_are_acknowledged_counted_and_harmless(site: Site, otl
             began_s = time.monotonic()
             assert attacks.publish_all(site.mqtt, bombs, client_id=b"bomber-%d" % number) == len(bombs)
             took_s = time.monotonic() - began_s
-        peak = peak_bytes(child)
+        peak = child.peak_bytes
         status = settle(site, child, publisher, otlp_sink)
     assert took_s < 5
     assert peak < RSS_BYTES_MAX, f"{peak / 2**20:.0f} MiB"

@@ -132,7 +132,7 @@ async def test_a_password_opens_its_topics_only(mqtt_server, users) -> None:
     assert answers[3] == b"\x40\x03\0\4\x87"
     assert answers[4] == b"\x50\x03\0\x09\x87"
     assert [topic for topic, _ in rig.door.messages] == [b"plant/pump/a/b", b"common/a"]
-    assert {owner for arrivals in rig.door.arrivals for _, owner in arrivals.owners} == {"direct/pump"}
+    assert {user for arrivals in rig.door.arrivals for _, user in arrivals.users} == {"pump"}
 
     client = await rig.connect(b"d2", **login)
     await client.send(publish_bytes(b"common/a", b"", qos=1, packet_id=1), publish_bytes(b"no", b""), PING)

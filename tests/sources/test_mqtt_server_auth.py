@@ -11,6 +11,7 @@ from gateway.sources.mqtt_server_auth import (
     DELAY_S_MAX,
     FORGET_AFTER_S,
     GUESSES_MAX,
+    TOPICS_ALLOWED_BYTES_MAX,
     TOPICS_ALLOWED_MAX,
     WAITING_PER_ADDRESS_MAX,
     WAITING_PER_NAME_MAX,
@@ -57,6 +58,14 @@ def test_what_was_allowed_is_remembered_and_bounded() -> None:
         assert grant.allows(b"a/%d" % k)
     assert not grant.knows_all([b"a/0"])
     assert grant.knows_all([b"a/%d" % (TOPICS_ALLOWED_MAX + 4)])
+
+
+def test_long_topics_that_were_allowed_are_fewer() -> None:
+    """They are bounded in bytes too."""
+    grant = Grant("me", ["a/+"])
+    for k in range(TOPICS_ALLOWED_MAX):
+        assert grant.allows(b"a/%d" % k + b"x" * 10_000)
+        assert sum(map(len, grant._allowed)) < TOPICS_ALLOWED_BYTES_MAX + 11_000
 
 
 @pytest.mark.parametrize("pattern", ["", "a#", "#/a", "a/b+", "a/#/b", "+a"])

@@ -53,15 +53,15 @@ async def test_one_turn_of_the_loop_is_one_offer(door) -> None:
     assert (made.received, made.acknowledged, made.bytes_held) == (100, 100, 0)
 
 
-async def test_an_offer_says_whose_its_messages_are(door) -> None:
-    """In runs, by the names under which they share what is scarce."""
+async def test_an_offer_says_who_sent_its_messages(door) -> None:
+    """In runs."""
     made, _ = intake(door)
     for user, count in (("pump", 2), ("", 1), ("fan", 3)):
         topics = [b"t"] * count
         made.put(Receipt(Owner(), b"", messages=count, bytes_held=1, user=user), topics, topics)
     assert await made.drain(timeout_s=5)
     (arrivals,) = door.arrivals
-    assert arrivals.owners == [(2, "direct/pump"), (1, "direct"), (3, "direct/fan")]
+    assert arrivals.users == [(2, "pump"), (1, ""), (3, "fan")]
 
 
 async def test_while_an_offer_waits_the_next_one_gathers(door) -> None:

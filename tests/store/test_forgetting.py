@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import sqlite3
 from typing import Any
 
@@ -16,6 +17,7 @@ from gateway.store import committer, forgetting
 from gateway.store.database import SeriesBounds
 from gateway.store.reading import read_held, verify
 from gateway.store.segments import decode_metrics
+from gateway.store.writer import SEGMENT_READINGS_MAX
 
 IDLE_S = 1000
 SHORT = SeriesBounds(idle_s=IDLE_S)
@@ -120,8 +122,25 @@ async def test_what_one_uplink_lacks_is_kept_for_it(shelves) -> None:
     assert rows(shelves) == [[1], [1]]
 
 
-async def test_what_waits_for_its_commit_keeps_its_series(shelves) -> None:
-    """Both what a commit writes while it forgets, and what comes while it writes."""
+async def test_what_was_refused_can_be_seen_by_name_for_a_while(shelves) -> None:
+    """Its series count as used when it is set aside, of readings and of log records; a damaged one is no trouble."""
+    store = await shelves.open(series=SHORT)
+    await put(store, "m")
+    await store.append([], logs=shelves.logs(store, "1"))
+    shelves.clock.advance(10 * IDLE_S * NS_PER_S)
+    for _ in range(2):
+        lease = await shelves.lease(store)
+        await store.refuse(lease, "status_400", "no")
+    store._committer.forgetter.refused([dataclasses.replace(lease.segments[0], body=b"nothing")])
+    await wait(shelves, store, IDLE_S - 1)
+    assert rows(shelves) == [[1, 2], [1, 2]]
+    await wait(shelves, store, 1)
+    assert rows(shelves) == [[], []]
+
+
+@pytest.mark.parametrize("readings", [1, SEGMENT_READINGS_MAX])
+async def test_what_waits_for_its_commit_keeps_its_series(shelves, readings: int) -> None:
+    """Both what a commit writes while it forgets, and what comes while it writes, compressed ahead or not."""
     store = await shelves.open(series=SHORT, commit_interval_s=30)
     numbers = [store.resolve(Series((), name)) for name in ("written", "late", "idle")]
     await store._committer.commit()
@@ -129,7 +148,7 @@ async def test_what_waits_for_its_commit_keeps_its_series(shelves) -> None:
     assert store._committer.forgetter.look(store._committer.next_sequence)
 
     def append(number: int) -> asyncio.Task[None]:
-        return asyncio.create_task(store.append([(Priority.NORMAL, Batch.of([number], 1, np.arange(1)))]))
+        return asyncio.create_task(store.append([(Priority.NORMAL, Batch.of(number, 1, np.arange(readings)))]))
 
     written = append(numbers[0])
     await asyncio.sleep(0)
@@ -148,7 +167,7 @@ async def test_what_waits_for_its_commit_keeps_its_series(shelves) -> None:
     await asyncio.gather(written, *late)
     assert rows(shelves) == [numbers[:2], numbers[:2]]
     await shelves.close()
-    assert named(shelves) == ["written", "late"]
+    assert named(shelves) == ["written"] * readings + ["late"] * readings
     assert verify(shelves.state_dir).problems == []
 
 
@@ -211,6 +230,24 @@ async def test_a_death_before_the_rows_are_gone_brings_series_back(shelves, monk
     await wait(shelves, store)
     assert rows(shelves) == [[], []]
     assert await put(store, "a") == [3]
+
+
+async def test_a_salvage_finds_what_is_left(shelves) -> None:
+    """Those that were forgotten stay so, and their numbers are not given again."""
+    store = await shelves.open(series=SHORT)
+    await put(store, *(f"s{k}" for k in range(50)))
+    await shelves.drain(store)
+    await wait(shelves, store)
+    assert await put(store, "s7", "new") == [51, 52]
+    await shelves.close()
+    (shelves.state_dir / "tidegate.db.suspect").write_text("a test")
+    store = await shelves.open(series=SHORT)
+    assert "salvaged" in store.events[0]
+    assert rows(shelves) == [[51, 52], [51, 52]]
+    assert await put(store, "s8", "new") == [53, 52]
+    await shelves.close()
+    assert sorted(named(shelves)) == ["new", "new", "s7", "s8"]
+    assert verify(shelves.state_dir).problems == []
 
 
 async def test_rows_go_some_at_a_time(shelves, monkeypatch) -> None:

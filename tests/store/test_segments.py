@@ -29,6 +29,8 @@ from gateway.store.segments import (
     decode_metrics,
     encode_logs,
     encode_metrics,
+    press_logs,
+    press_metrics,
     read_header,
     segment_hash,
 )
@@ -103,6 +105,14 @@ def test_readings_come_back_sorted_and_bit_by_bit(readings: list[tuple[int, int,
         int(batch.time_ns.min()),
         int(batch.time_ns.max()),
     )
+
+
+def test_what_is_pressed_knows_its_series() -> None:
+    """Each number once and in order, of readings and of log records, whatever their order was."""
+    batch = Batch.join([Batch.of([9, 3, 9], T0, np.ones(3)), Batch.of([3, 7], T0, np.ones(2, np.int64))])
+    assert press_metrics(batch).series.tolist() == [3, 7, 9]
+    records = LogRecords(np.array([9, 3, 9], np.uint32), np.full(3, T0), (b"a", b"b", b"c"))
+    assert press_logs(records).series.tolist() == [3, 9]
 
 
 def test_a_large_batch_comes_back() -> None:

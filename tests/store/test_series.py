@@ -231,6 +231,26 @@ def test_under_pressure_the_longest_idle_go_first() -> None:
     assert forget(one, now_s=CAME_BACK_S + BACK_IDLE_S + 20) == [7, 8]
 
 
+def test_a_sum_that_knows_since_when_it_counts_is_never_forgotten() -> None:
+    """Found on the disk or new: they are the gateway's own, and few."""
+    since = Series((), "sum", kind="sum", start_ns=5)
+    one = SeriesRegistry([(3, encode_series(since))], series_max=9, bounds=SeriesBounds(idle_s=10.0))
+    later = Series((), "later", kind="sum", start_ns=7)
+    assert one.resolve(later, is_own=True) == 4
+    add(one, "start_ns", "other")
+    assert one.started() == [since, later]
+    assert forget(one, now_s=10**9) == [5, 6]
+    assert one.resolve(since) == 3
+
+
+def test_so_many_go_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest the next time."""
+    monkeypatch.setattr("gateway.store.series.ROUND_MAX", 3)
+    one = registry(*((k, f"s{k}") for k in range(1, 6)), idle_s=10.0)
+    assert forget(one, now_s=10) == [1, 2, 3]
+    assert forget(one, now_s=10) == [4, 5]
+
+
 def test_without_pressure_nobody_goes_early() -> None:
     """With an eighth free there is none."""
     one = registry(series_max=8)

@@ -37,6 +37,18 @@ def test_a_commit_is_noted_for_what_it_holds() -> None:
     assert uses["born_s"].tolist() == [0, 0, 0]
 
 
+def test_the_same_series_are_noted_again_wherever_they_stand_now() -> None:
+    """After new ones came, and after others went."""
+    uses = filled(3)
+    uses.note(numbers(20, 40), held_to=1, now_s=1)
+    uses.add(40, owner=0, size=1, now_s=2)
+    uses.note(numbers(20, 40), held_to=3, now_s=3)
+    assert uses["held_to"].tolist() == [0, 3, 0, 3]
+    uses.drop(uses["number"] == 10)
+    uses.note(numbers(20, 40), held_to=4, now_s=4)
+    assert uses["held_to"].tolist() == [4, 0, 4]
+
+
 def test_it_may_begin_with_many() -> None:
     """And goes on from there."""
     uses = Uses()
