@@ -36,6 +36,7 @@ sources/                  Doors: bytes arrive here and are acknowledged only whe
   mqtt_server_hub.py      What the connections of the MQTT server share, and who has which session
   mqtt_server_intake.py   From the PUBLISHes of all connections to the gateway's door, and the answers back
   mqtt_server_partials.py What the MQTT server's connections hold of packets that have begun and not ended
+  mqtt_server_refusals.py Whom the MQTT server turned away, and why: counted by reason, the last of each in words, now and then in the log
   mqtt_server_replies.py  What the MQTT server answers to a packet: pure functions of the packet and the session
   mqtt_server_session.py  What the MQTT server remembers of a client between connections
   mqtt_settings.py        Settings of an MQTT subscription, and what a broker's URL means
@@ -46,6 +47,7 @@ sources/                  Doors: bytes arrive here and are acknowledged only whe
   serial_link.py          An open serial port on the event loop: buffers in, answers out, bounded
   serial_port.py          Finds, opens and closes serial ports, and says why one cannot be opened
   serial_settings.py      How a serial line is set, and what it would make of bytes that someone shows it
+  serial_watch.py         What a line's bytes say about its wiring: that it is silent, or brings nothing but noise
   window.py               Whether a sender has stopped because too many of its messages wait for their answer
 codecs/                   Words on the wire: bytes become columns and columns bytes
   arrays.py               Arrays out of payloads become readings, with numpy calls per metric and not per array

@@ -545,3 +545,20 @@ async def test_every_kind_of_source_is_built(make: Callable[..., Gateway], tmp_p
         sources: Any = gateway.status()["sources"]
         assert set(sources) == {"direct", "plant", "line1"}
         assert all(source["state"] for source in sources.values())
+
+
+async def test_a_line_with_the_wrong_baud_rate_does_not_fill_the_quarantine(
+    make: Callable[..., Gateway], make_serial_line: Callable[..., Any]
+) -> None:
+    """Every line of noise is in the ledger; a few are set aside, and the card is spared the rest."""
+    line = make_serial_line()
+    toml = f'[[sources]]\ntype = "serial"\nname = "line1"\nport = "{line.path}"\nframing = "lines"\npayload = "json"\n'
+    async with running(make(toml + uplink("http://127.0.0.1:9"))) as gateway:
+        for number in range(40):
+            line.write(b"".join(b"\xfe%d\x80\x00\n" % (25 * number + k) for k in range(25)))
+            await asyncio.sleep(0.005)
+        status: Any = gateway.status()
+        await until(lambda: sum(gateway.status()["uplinks"]["cloud"]["ledger"].values()) == 1000)  # type: ignore[index]
+        status = gateway.status()
+        assert 0 < status["store"]["quarantined"] <= 20
+        assert "115200 baud" in status["sources"]["line1"]["advice"]

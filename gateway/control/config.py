@@ -18,6 +18,7 @@ from gateway.control.reading import read, walk_settings
 from gateway.control.settings import Config
 from gateway.net.addresses import split_address
 from gateway.net.secrets import Secret
+from gateway.sources.serial_settings import SerialSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,7 +75,7 @@ def parse_config(text: str, *, name: str = "configuration", offline: bool = Fals
         raise ConfigError(problems)
     if not config.gateway.id:
         config = msgspec.structs.replace(config, gateway=msgspec.structs.replace(config.gateway, id=machine_name()))
-    problems = [*_check_names(config), *_check_addresses(config)]
+    problems = [*_check_names(config), *_check_addresses(config), *_check_ports(config)]
     if not offline:
         problems += [*_check_secrets(config), *_check_state_dir(Path(config.gateway.state_dir))]
     if problems:
@@ -138,6 +139,15 @@ def _check_addresses(config: Config) -> Iterator[str]:
         if port and (host, port) in taken:
             yield f"{path}: {listen} is taken by {taken[host, port]}; give it another port"
         taken.setdefault((host, port), path)
+
+
+def _check_ports(config: Config) -> Iterator[str]:
+    """Say where two sources have one port: the second would wait for ever for the first to let go."""
+    taken: dict[str, int] = {}
+    for index, source in enumerate(config.sources):
+        if isinstance(source, SerialSettings) and taken.setdefault(source.port, index) != index:
+            first = f"sources[{taken[source.port]}]"
+            yield f"sources[{index}].port: {source.port} is read by {first}; a port has one source"
 
 
 def _check_secrets(config: Config) -> Iterator[str]:

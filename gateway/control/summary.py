@@ -193,6 +193,8 @@ def _source(source: dict[str, Any]) -> Iterator[str]:
         reasons = source.get(key)
         if isinstance(reasons, dict) and reasons:
             yield f"{key}: {_reasons(reasons)}"
+    for reason, sentence in source.get("refused_last", {}).items():
+        yield f"{reason}: {sentence}"
 
 
 def _uplink(uplink: dict[str, Any]) -> Iterator[str]:

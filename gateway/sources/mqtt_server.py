@@ -20,7 +20,6 @@ import msgspec
 from msgspec import Meta
 
 from gateway.codecs.routes import owner_name
-from gateway.core.text import sentence
 from gateway.core.units import Duration, Size
 from gateway.net.addresses import is_loopback, split_address
 from gateway.net.mqtt import PACKET_BYTES_MIN
@@ -37,6 +36,7 @@ from gateway.sources.mqtt_server_auth import (
 from gateway.sources.mqtt_server_connection import Connection
 from gateway.sources.mqtt_server_hub import Hub, Pause
 from gateway.sources.mqtt_server_intake import Intake
+from gateway.sources.mqtt_server_refusals import Refusals
 from gateway.sources.mqtt_server_session import Session, Sessions
 
 if TYPE_CHECKING:
@@ -194,7 +194,8 @@ class MqttServerSource:
         self._settings = settings
         self._telemetry = telemetry
         self._state = "stopped"
-        self._refused: dict[str, int] = {}
+        self._refusals = Refusals(settings.name, telemetry=telemetry, now_s=lambda: asyncio.get_running_loop().time())
+        self._refuse = self._refusals.note
         self._last_error = ""
         self._tls = None if settings.tls is None else _tls_context(settings)
         self._welcoming: dict[asyncio.Task[None], None] = {}
@@ -260,9 +261,14 @@ class MqttServerSource:
             "received": intake.received,
             "acknowledged": intake.acknowledged,
             "in_flight_bytes": intake.bytes_held,
-            "refused": dict(self._refused),
-            "last_error": intake.last_error if intake.is_full else self._last_error or intake.last_error,
+            **self._refusals.status(),
+            "last_error": self._last_words(),
         }
+
+    def _last_words(self) -> str:
+        if self._state == "failed" or not self._refusals.last_sentence:
+            return self._last_error or self._intake.last_error
+        return self._intake.last_error if self._intake.is_full else self._refusals.last_sentence
 
     # Beginning.
 
@@ -384,17 +390,6 @@ class MqttServerSource:
                 connection.pause(Pause.SHARED)
             elif not is_on:
                 connection.resume(Pause.SHARED)
-
-    def _refuse(self, reason: str, why: str) -> None:
-        self._refused[reason] = self._refused.get(reason, 0) + 1
-        # Who is turned away has chosen the name, the topic and the id that the sentence holds.
-        self._last_error = sentence(why)
-        self._telemetry.count(
-            "tidegate_source_refused",
-            help="Messages, packets and connections that a source turned away.",
-            source=self.name,
-            reason=reason,
-        )
 
     def _end_evicted(self, session: Session) -> None:
         self._hub.wake_will(session)

@@ -199,7 +199,7 @@ class Connection(asyncio.BufferedProtocol):
             self.abort()
 
     def drop(self, reason: str, sentence: str) -> None:
-        """Hang up without a word."""
+        """Hang up without a word to the client; counted."""
         self._refuse(reason, sentence)
         self.abort()
 
@@ -283,7 +283,7 @@ class Connection(asyncio.BufferedProtocol):
         except ProtocolError as error:
             mistake = error
         if mistake is not None:
-            self.end(mistake.code, f"{self._name or self.address}: {mistake}")
+            self.end(mistake.code, str(mistake))
 
     def _take_publishes(self, publishes: Publishes) -> None:
         """Hand in what is allowed. The first branch is the whole of a busy gateway's day."""
@@ -308,7 +308,7 @@ class Connection(asyncio.BufferedProtocol):
         assert self._session is not None
         sorted_out = sort_out(publishes, grant=self._grant, session=self._session, version=self._version)
         for topic in sorted_out.forbidden:
-            self._refuse("not_authorized", f"{self._name} may not publish to {topic!r}")
+            self._refuse("not_authorized", f"may not publish to {topic!r}")
         self._hand_in(
             sorted_out.topics,
             sorted_out.payloads,
@@ -360,7 +360,7 @@ class Connection(asyncio.BufferedProtocol):
         self._replies.append(reply(packet, kept=self._session.kept, version=self._version))
         if packet.type is PacketType.SUBSCRIBE:
             # Who insists keeps the connection: many devices subscribe to a command topic beside publishing.
-            self._refuse("subscribe", f"{self._name} subscribes; this server takes in and sends nothing")
+            self._refuse("subscribe", "subscribes; this server takes in and sends nothing")
 
     def _take_disconnect(self, packet: Packet) -> None:
         code, expiry_s = read_disconnect(packet.body, self._version)
@@ -424,7 +424,7 @@ class Connection(asyncio.BufferedProtocol):
         self._read(b"")
 
     def _turn_away(self, refusal: Refusal) -> None:
-        self._refuse(refusal.reason, refusal.sentence)
+        self._hub.refuse(refusal.reason, refusal.sentence)
         self._last_words = connack_bytes(version=self._version, code=refusal.code)
         self._set_state(State.REFUSED)
         self.pause(Pause.ENDING)
@@ -484,7 +484,7 @@ class Connection(asyncio.BufferedProtocol):
         self._since_s = self._hub.now_s()
 
     def _refuse(self, reason: str, sentence: str) -> None:
-        self._hub.refuse(reason, sentence)
+        self._hub.refuse(reason, f"{self._name or self.address}: {sentence}")
 
     def _is_tls(self) -> bool:
         return self._transport is not None and self._transport.get_extra_info("ssl_object") is not None

@@ -144,7 +144,7 @@ class Hub:
         """Give a client its session, and whether it was there before; whoever had it is told to go."""
         earlier = self.by_session.get(key)
         if earlier is not None:
-            earlier.end(ReasonCode.SESSION_TAKEN_OVER, f"{earlier!r}: its client id connected again")
+            earlier.end(ReasonCode.SESSION_TAKEN_OVER, "its client id connected again")
         waiting = self.sessions.find(key)
         if waiting is not None and waiting.will is not None:
             will = self._take_will(waiting)

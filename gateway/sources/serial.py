@@ -25,6 +25,8 @@ from gateway.sources import serial_port
 from gateway.sources.serial_link import SerialLink
 from gateway.sources.serial_port import PortError
 from gateway.sources.serial_settings import REOPEN_S_MAX, SerialSettings, explain_bytes
+from gateway.sources.serial_watch import LineWatch
+from gateway.sources.window import Window
 
 if TYPE_CHECKING:
     from gateway.core.clock import Clock
@@ -45,6 +47,9 @@ RETRY_S_MIN: Final = 0.05
 STOP_S_MAX: Final = 5.0
 # How often a link is looked at that may have been pointed to another device.
 MOVED_CHECK_S: Final = 5.0
+# An adapter that comes and goes, or advice that comes back, is said this often in the log; the status has it all along.
+SAY_S: Final = 300.0
+KINDS_MAX: Final = 32
 
 READING: Final = "reading"
 WAITING: Final = "waiting for port"
@@ -83,6 +88,9 @@ class SerialSource:
         self._reader = settings.reader()
         self._sessions = Sessions()
         self._devices: OrderedDict[int, str] = OrderedDict()
+        self._windows: OrderedDict[int, Window] = OrderedDict()
+        self._watch: LineWatch | None = None
+        self._said: dict[str, float] = {}
         self._link: SerialLink | None = None
         self._offers: set[asyncio.Task[None]] = set()
         self._pending_bytes = 0
@@ -116,6 +124,7 @@ class SerialSource:
             "unplugged": self._counts["unplugged"],
             "devices": list(self._devices.values()),
             "line_errors": serial_port.line_errors(port) if port is not None else {},
+            "advice": self._watch.advice(self._now_s()) if self._watch is not None else "",
             "last_error": self._last_error,
         }
 
@@ -148,7 +157,7 @@ class SerialSource:
 
     def _note_missing(self, error: PortError) -> None:
         if str(error) != self._last_error:
-            log.warning("%s: %s", self.name, error)
+            self._say(logging.WARNING, str(error), str(error))
         self._last_error = str(error)
         self._enter(WAITING)
 
@@ -170,20 +179,38 @@ class SerialSource:
         self._counts["opened"] += 1
         self._telemetry.count("tidegate_serial_opened", help="Times a serial port was opened.", source=self.name)
         self._last_error = ""
-        log.info("%s: reading %s", self.name, port.path)
+        self._watch = LineWatch(self.settings, now_s=self._now_s())
+        self._say(logging.INFO, "reading", f"reading {port.path}")
         self._read_if_room()
         while not self._ended.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(MOVED_CHECK_S):
                     await self._ended.wait()
+            if advice := self._watch.advice(self._now_s()):
+                self._say(logging.WARNING, advice[:20], advice)
             if not self._ended.is_set() and serial_port.has_moved(self.settings.port, port):
-                link.give_up(f"{self.settings.port} now leads to another device")
+                link.give_up(
+                    f"{self.settings.port} now leads to another device; where two have the same id, "
+                    "name them by their place in /dev/serial/by-path"
+                )
         if self._failure is None:
             await self._close()
             self._enter(WAITING)
 
+    def _say(self, level: int, kind: str, sentence: str) -> None:
+        """Log it, unless the same kind was said a short while ago."""
+        now_s = self._now_s()
+        if now_s - self._said.get(kind, -SAY_S) >= SAY_S:
+            if len(self._said) >= KINDS_MAX:
+                self._said.clear()
+            self._said[kind] = now_s
+            log.log(level, "%s: %s", self.name, sentence)
+
+    def _now_s(self) -> float:
+        return self._clock.monotonic_ns() / NS_PER_S
+
     def _note_gone(self, why: str) -> None:
-        log.warning("%s: %s", self.name, why)
+        self._say(logging.WARNING, "gone", f"{why} ({self._counts['unplugged'] + 1} times since the start)")
         self._last_error = why
         self._counts["unplugged"] += 1
         self._telemetry.count(
@@ -208,6 +235,8 @@ class SerialSource:
         """One buffer: cut it, offer what it completed, answer what needs no commit."""
         arrived_ns = self._clock.monotonic_ns()
         self._counts["bytes"] += len(data)
+        assert self._watch is not None
+        self._watch.heard(len(data))
         bodies = self._reader.feed(data)
         self._count_rejected(self._reader.take_rejected())
         if not bodies:
@@ -217,7 +246,9 @@ class SerialSource:
             self._offer(Arrivals(self.name, [self._topic] * len(plain), plain, arrived_ns), [])
         if kept:
             topics = [self._topic + b"/" + item.topic if item.topic else self._topic for item in kept]
-            self._offer(Arrivals(self.name, topics, [item.payload for item in kept], arrived_ns), kept)
+            arrivals = Arrivals(self.name, topics, [item.payload for item in kept], arrived_ns)
+            arrivals.is_last = self._wait_for_answers(kept)
+            self._offer(arrivals, kept)
 
     def _sort(self, bodies: list[bytes]) -> tuple[list[bytes], list[Data]]:
         """Return the plain payloads and the DATA frames that are new; answer the rest."""
@@ -255,6 +286,24 @@ class SerialSource:
                 self._count_rejected({"echo": 1})
         self._send(answers)
         return plain, kept
+
+    def _wait_for_answers(self, frames: list[Data]) -> bool:
+        """Note that devices wait for these; return whether one of them sends nothing more before its answer."""
+        loop_s = asyncio.get_running_loop().time()
+        are_full = []
+        for session, count in Counter(frame.session for frame in frames).items():
+            window = self._windows.setdefault(session, Window(now_s=loop_s))
+            self._windows.move_to_end(session)
+            are_full.append(window.came(count, now_s=loop_s))
+        while len(self._windows) > DEVICES_MAX:
+            self._windows.popitem(last=False)
+        return any(are_full)
+
+    def _note_answered(self, frames: list[Data]) -> None:
+        loop_s = asyncio.get_running_loop().time()
+        for session, count in Counter(frame.session for frame in frames).items():
+            if (window := self._windows.get(session)) is not None:
+                window.answered(min(count, window.waiting), now_s=loop_s)
 
     def _meet(self, hello: Hello) -> None:
         device = sentence(hello.device_id, DEVICE_CHARS_MAX)
@@ -312,6 +361,7 @@ class SerialSource:
             note = self._sessions.commit if is_kept else self._sessions.release
             for key in keys:
                 note(*key)
+            self._note_answered(frames)
         self._count_kept(arrivals, accepted)
         self._counts["acknowledged"] += len(keys)
         self._send([framing.encode_ack(*key) for key in keys])
@@ -319,6 +369,9 @@ class SerialSource:
     def _count_kept(self, arrivals: Arrivals, accepted: Accepted) -> None:
         self._counts["on_disk"] += len(arrivals)
         self._counts["malformed"] += len(accepted.malformed)
+        if self._watch is not None:
+            damaged = len({index for index, _, _ in accepted.malformed})
+            self._watch.cut(whole=len(arrivals) - damaged, damaged=damaged)
 
     def _put_off(self, arrivals: Arrivals, error: FullError) -> None:
         self._counts["put_off"] += len(arrivals)
@@ -343,6 +396,8 @@ class SerialSource:
     def _count_rejected(self, rejected: dict[str, int]) -> None:
         for reason, count in rejected.items():
             self._rejected[reason] += count
+            if self._watch is not None:
+                self._watch.cut(damaged=count)
             self._telemetry.count(
                 "tidegate_serial_rejected",
                 count,
@@ -367,6 +422,7 @@ class SerialSource:
         if link is not None:
             self._reader.abandon()
             self._count_rejected(self._reader.take_rejected())
+            self._watch = None
             await link.close()
 
     async def _stop(self) -> None:

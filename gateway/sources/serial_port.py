@@ -85,7 +85,8 @@ def find(port: str) -> str:
         raise PortError(f"{port} is not there; waiting for it to be plugged in", is_missing=True)
     if len({os.path.realpath(path) for path in found}) > 1:
         raise PortError(
-            f"{port} could be {' or '.join(found)}; name one of them, best by its path in /dev/serial/by-id"
+            f"{port} could be {' or '.join(found)}; name one of them, best by its path in /dev/serial/by-id, "
+            "or in /dev/serial/by-path where both have the same id"
         )
     return found[0]
 
@@ -168,7 +169,7 @@ def explain(error: Exception, path: str) -> str:
             f"`sudo usermod -aG {group} tidegate`, and start it again"
         )
     if number in {errno.EAGAIN, errno.EBUSY}:
-        return f"{path} is in use by another program; end that program (`fuser -v {path}` names it)"
+        return f"{path} is in use by another program, or by another source here; `fuser -v {path}` names it"
     if number == errno.ENOENT:
         return f"{path} is not there; waiting for it to be plugged in"
     if number in {errno.ENOTTY, errno.EISDIR} or "Inappropriate ioctl" in str(error):

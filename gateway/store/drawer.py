@@ -7,9 +7,16 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+
+    from gateway.store.records import SetAside
 
 ROW_BYTES: Final = 64
+# Of what a source brings and nobody understands for one reason, so many are set aside at once and then one a minute:
+# enough to see why. A line with the wrong baud rate would fill the drawer, and cost the card more than all else.
+SAMPLES_MAX: Final = 16
+SAMPLE_S: Final = 60.0
+KINDS_MAX: Final = 256
 
 
 class Filing(NamedTuple):
@@ -59,3 +66,26 @@ class Drawer:
 
 def _size(row: tuple[Any, ...]) -> int:
     return ROW_BYTES + sum(len(value) for value in row if isinstance(value, str | bytes))
+
+
+class Samples:
+    """Which of what nobody understands are worth keeping; the ledger counts them all. Seconds are of a steady clock."""
+
+    def __init__(self) -> None:
+        # (source, reason) → how many may be kept, as of when
+        self._kinds: dict[tuple[str, str], tuple[float, float]] = {}
+
+    def pick(self, coming: Sequence[SetAside], *, now_s: float) -> list[SetAside]:
+        """Return some of those that came together."""
+        picked: list[SetAside] = []
+        for what in coming[-SAMPLES_MAX:]:
+            kind = what.source, what.reason
+            allowed, since_s = self._kinds.get(kind, (float(SAMPLES_MAX), now_s))
+            allowed = min(allowed + (now_s - since_s) / SAMPLE_S, float(SAMPLES_MAX))
+            if allowed >= 1:
+                picked.append(what)
+                allowed -= 1
+            if kind not in self._kinds and len(self._kinds) >= KINDS_MAX:
+                self._kinds.clear()
+            self._kinds[kind] = (allowed, now_s)
+        return picked

@@ -9,6 +9,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from gateway.core.contracts import FullError
+from gateway.store.drawer import Samples
 from gateway.store.waiting import RoomQueue
 from gateway.store.writer import READING_BYTES, SEGMENT_READINGS_MAX, Pending, press
 
@@ -32,8 +33,6 @@ TOO_SLOW: Final = "the disk is slower than what arrives"
 EARLY_BYTES_MAX: Final = 1536 << 10
 # So many readings don't wait for others: a commit of this size is worth its fsync.
 COMMIT_READINGS_MAX: Final = 131_072
-# Of a flood of payloads that nobody understands, these are enough to see why. The ledger counts them all.
-SET_ASIDE_MAX: Final = 16
 
 
 class Gathering:
@@ -64,6 +63,7 @@ class Gathering:
         self._pace = pace
         self._want = want
         self._offset_ns = offset_ns
+        self._samples = Samples()
         self._queue = RoomQueue(self.has_room)
 
     def append(
@@ -89,7 +89,7 @@ class Gathering:
             pending.logs.append(logs)
             pending.size_bytes += sum(map(len, logs.bodies))
         pending.losses += losses
-        pending.set_aside.extend(set_aside[-SET_ASIDE_MAX:])
+        pending.set_aside.extend(self._samples.pick(set_aside, now_s=asyncio.get_running_loop().time()))
         pending.size_bytes += readings * READING_BYTES
         pending.readings += readings
         self._press_ahead(pending)

@@ -289,3 +289,10 @@ def test_the_path_may_be_anything_path_like(tmp_path) -> None:
     path = Path(tmp_path) / "empty.toml"
     path.write_text("")
     assert load(path, offline=True).uplinks == ()
+
+
+def test_two_sources_cannot_have_one_port() -> None:
+    """The second would say that the port is in use, and by whom would be a riddle."""
+    line = '[[sources]]\ntype = "serial"\nname = "line{n}"\nport = "/dev/ttyUSB0"\n'
+    with pytest.raises(ConfigError, match=r"sources\[1\].port: /dev/ttyUSB0 is read by sources\[0\]"):
+        parse_config(line.format(n=1) + line.format(n=2), offline=True)

@@ -310,3 +310,11 @@ def test_memory_and_flash_stand_beside_their_limits() -> None:
     text = render(STATUS | {"memory": {"rss_bytes": None}, "flash": {"bytes_per_day": None}}, colour=False)
     assert "memory" not in text
     assert "flash" not in text
+
+
+def test_who_was_refused_last_is_named() -> None:
+    """By reason, below the counts."""
+    source = {"state": "listening", "refused": {"wrong_password": 7}, "refused_last": {"wrong_password": "for 'pump'"}}
+    text = render(STATUS | {"sources": {"direct": source}}, colour=False)
+    assert "refused: wrong_password 7" in text
+    assert "wrong_password: for 'pump'" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import socket
 import ssl
@@ -158,6 +159,9 @@ async def test_a_wrong_password_is_answered_late(mqtt_server, users) -> None:
     await rig.connect(username=b"pump", password=b"right")
     assert time.monotonic() - began_s < 0.4
     assert rig.refused == {"wrong_password": 2}
+    assert rig.source.status()["refused_last"] == {
+        "wrong_password": "wrong name or password for 'nobody' from 127.0.0.1"
+    }
 
 
 async def test_guessing_in_parallel_is_refused(mqtt_server, users, monkeypatch) -> None:
@@ -218,9 +222,39 @@ async def test_a_thousand_connections_that_say_nothing(mqtt_server) -> None:
         assert await client.packet() == b"\x40\x02\0\1"
         assert rig.source.status()["connections"] <= 27
         assert set(rig.refused) == {"connecting_max"}
+        last = rig.source.status()["refused_last"]
+        assert last == {"connecting_max": "127.0.0.1: made room for a newer connection"}
     finally:
         for one in sockets:
             one.close()
+
+
+async def test_a_hundred_that_send_half_a_packet_for_ever(mqtt_server, monkeypatch, caplog) -> None:
+    """A byte now and then, before CONNECT and behind it: each is ended with its reason, the honest are served."""
+    monkeypatch.setattr("gateway.sources.mqtt_server.TICK_S", 0.02)
+    monkeypatch.setattr("gateway.sources.mqtt_server_partials.PACKET_S", 0.3)
+    rig = await mqtt_server.start(connect_timeout=Duration(0.3))
+    strangers = [await rig.open() for _ in range(100)]
+    known = [await rig.connect(b"slow%d" % k, version=5) for k in range(100)]
+    half_connect = connect_bytes(b"never")[:10]
+    half_publish = publish_bytes(b"t", bytes(1000), qos=1, packet_id=1)[:900]
+    honest = await rig.connect(b"honest")
+    for turn in range(900):
+        for clients, data in ((strangers, half_connect), (known, half_publish)):
+            for client in clients:
+                with contextlib.suppress(ConnectionError):
+                    client.writer.write(data[turn : turn + 1])
+        await honest.send(PING)
+        assert await honest.packet() == PONG
+        if rig.refused.get("connect_timeout", 0) + rig.refused.get("packet_timeout", 0) == 200:
+            break
+        await asyncio.sleep(0.01)
+    assert rig.refused == {"connect_timeout": 100, "packet_timeout": 100}
+    last = rig.source.status()["refused_last"]
+    assert last["connect_timeout"] == "127.0.0.1: no CONNECT in time"
+    assert "of anyone at 127.0.0.1: a packet took too long to come" in last["packet_timeout"]
+    assert rig.source._hub.partials.total == 0
+    assert len(caplog.records) == 2
 
 
 async def test_one_login_cannot_have_all_connections(mqtt_server, users) -> None:

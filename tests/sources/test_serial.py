@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -359,6 +360,104 @@ async def test_an_unplugged_port_is_reopened_when_it_is_back(rig: Rig) -> None:
     assert rig.status["opened"] == 2
     assert rig.status["device"] == first == str(rig.line.path)
     assert rig.telemetry.value("tidegate_serial_unplugged", source="line1") == 1
+
+
+async def test_an_adapter_that_comes_and_goes_is_said_once_in_a_while(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A loose plug must not fill the log; the status counts each time, and no acknowledged frame is lost."""
+    for turn in range(1, 13):
+        rig.line.write(data(turn))
+        await rig.hear()
+        rig.line.write(data(turn + 1)[: turn % 5])
+        rig.line.replug()
+        await until(lambda turn=turn: rig.status["opened"] == turn + 1)
+    assert rig.status["unplugged"] == 12
+    assert len(rig.shelf.payloads) == 12
+    assert len(caplog.records) == 1
+    rig.clock.advance(301 * NS_PER_S)
+    rig.line.replug()
+    await until(lambda: rig.status["opened"] == 14)
+    assert "(13 times since the start)" in caplog.text
+
+
+async def test_noise_floods_neither_log_nor_shelf_and_is_explained(
+    rig: Rig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a wrong baud rate brings: counted by reason, nothing offered, one line in the log; then a good frame."""
+    monkeypatch.setattr(serial_module, "MOVED_CHECK_S", 0.01)
+    await rig.stop()
+    await rig.start()
+    noise = random.Random(1).randbytes(200_000)
+    await asyncio.to_thread(rig.line.write, noise)
+    await until(lambda: rig.status["bytes"] == len(noise))
+    await until(lambda: "nearly all frames are damaged" in caplog.text)
+    assert sum(rig.status["rejected"].values()) > 500
+    assert rig.shelf.offers == []
+    assert "115200 baud" in rig.status["advice"]
+    await asyncio.sleep(0.05)
+    assert len(caplog.records) == 1
+    rig.line.write(b"\0" + data(1))
+    assert await rig.hear() == [Ack(S, 1)]
+
+
+async def test_a_line_that_never_ends_costs_one_line_of_memory(make_rig: Callable[..., Rig]) -> None:
+    """It is dropped and counted while it still comes, the status says what it may be, and the next line is read."""
+    rig = make_rig(framing="lines", frame_bytes_max=Size(1000))
+    await rig.start()
+    for _ in range(50):
+        rig.line.write(b"x" * 1000)
+        await asyncio.sleep(0)
+        assert rig.source._reader.held_bytes <= 1000
+    await until(lambda: rig.status["bytes"] == 50_000)
+    assert rig.source._reader.held_bytes == 0
+    assert rig.status["rejected"] == {"overlong": 1}
+    assert 'framing = "cobs" meant' in rig.status["advice"]
+    rig.line.write(b"end\n{}\n")
+    await until(lambda: rig.shelf.payloads == [b"{}"])
+    assert rig.status["advice"] == ""
+
+
+async def test_a_device_that_says_nothing_is_explained(rig: Rig) -> None:
+    """The port is open and nothing comes: after a minute the status says what to look at."""
+    assert rig.status["advice"] == ""
+    rig.clock.advance(60 * NS_PER_S)
+    assert "are TX and RX crossed" in rig.status["advice"]
+    rig.line.write(data(1))
+    await rig.hear()
+    assert rig.status["advice"] == ""
+
+
+class WindowOfTwo:
+    """Knows from the beginning what a real one would learn: two frames are all that a device sends."""
+
+    def __init__(self, *, now_s: float) -> None:
+        self.waiting = 0
+
+    def came(self, count: int, *, now_s: float) -> bool:
+        self.waiting += count
+        return self.waiting == 2
+
+    def answered(self, count: int, *, now_s: float) -> None:
+        self.waiting -= count
+
+
+async def test_who_sends_nothing_more_before_its_answer_is_said(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each device by itself; what was put off is answered too, and waits no more."""
+    monkeypatch.setattr(serial_module, "Window", WindowOfTwo)
+    rig.shelf.open.clear()
+    rig.line.write(data(1))
+    await until(lambda: rig.status["received"] == 1)
+    rig.line.write(data(1, session=7) + data(2))
+    await until(lambda: rig.status["received"] == 3)
+    rig.shelf.open.set()
+    await rig.hear(3)
+    rig.shelf.full = 1
+    rig.line.write(data(3) + data(4))
+    await rig.hear(2)
+    rig.line.write(data(3))
+    await rig.hear()
+    assert [arrivals.is_last for arrivals in rig.shelf.offers] == [False, True, True, False]
 
 
 async def test_a_link_that_leads_elsewhere_is_followed(

@@ -15,7 +15,7 @@ from gateway.core.contracts import FullError, Priority
 from gateway.store import committer, keeping
 from gateway.store.committer import SET_ASIDE_BYTES_MAX, STUCK_S
 from gateway.store.database import Loss, SetAside
-from gateway.store.gathering import SET_ASIDE_MAX
+from gateway.store.drawer import SAMPLES_MAX
 from gateway.store.reading import verify
 
 
@@ -164,7 +164,7 @@ async def test_a_flood_of_malformed_payloads_is_counted_and_cut(shelves) -> None
     )
     assert store.status()["uplinks"]["cloud"]["ledger"] == {"syntax": 150}
     found = await store.quarantined(limit=1000)
-    assert 0 < len(found) <= SET_ASIDE_MAX
+    assert 0 < len(found) <= SAMPLES_MAX
     assert len(found[0].what.payload) == SET_ASIDE_BYTES_MAX
 
 

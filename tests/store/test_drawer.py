@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from gateway.store.drawer import ROW_BYTES, Drawer
+from gateway.store.drawer import KINDS_MAX, ROW_BYTES, SAMPLE_S, SAMPLES_MAX, Drawer, Samples
+from gateway.store.records import SetAside
 
 
 def test_the_oldest_make_way() -> None:
@@ -30,3 +31,40 @@ def test_a_failed_commit_changes_nothing() -> None:
     """The same ids are given again."""
     drawer = Drawer([], bytes_max=1000)
     assert drawer.plan(1, [("a",)]) == drawer.plan(1, [("a",)])
+
+
+def aside(count: int, *, source: str = "line1", reason: str = "syntax") -> list[SetAside]:
+    return [SetAside(source, b"t", b"%d" % k, reason, "no") for k in range(count)]
+
+
+def test_of_a_flood_some_are_kept_and_then_one_a_minute() -> None:
+    """However many come and however often."""
+    samples = Samples()
+    first = sum(len(samples.pick(aside(5), now_s=0.1 * turn)) for turn in range(100))
+    assert first == SAMPLES_MAX
+    later = sum(len(samples.pick(aside(5), now_s=10 + turn)) for turn in range(600))
+    assert later == 600 / SAMPLE_S
+
+
+def test_kinds_have_their_own_samples() -> None:
+    """A noisy line leaves room for another one, and for another reason."""
+    samples = Samples()
+    samples.pick(aside(SAMPLES_MAX), now_s=0)
+    assert samples.pick(aside(5), now_s=0) == []
+    assert len(samples.pick(aside(5, source="line2"), now_s=0)) == 5
+    assert len(samples.pick(aside(5, reason="no_mapping"), now_s=0)) == 5
+
+
+def test_after_a_quiet_time_there_is_room_again() -> None:
+    """For as many as at first, not more."""
+    samples = Samples()
+    samples.pick(aside(SAMPLES_MAX), now_s=0)
+    assert len(samples.pick(aside(1000), now_s=1e6)) == SAMPLES_MAX
+
+
+def test_kinds_are_bounded() -> None:
+    """Past the bound all are new again."""
+    samples = Samples()
+    for k in range(3 * KINDS_MAX):
+        samples.pick(aside(1, reason=f"r{k}"), now_s=0)
+    assert len(samples._kinds) <= KINDS_MAX
