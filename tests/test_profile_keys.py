@@ -203,6 +203,8 @@ def test_check_says_what_memory_does_to_the_bounds(tmp_path: Path, capsys: pytes
     path.write_text(
         f'[gateway]\nstate_dir = {json.dumps(str(tmp_path))}\nhw_profile = "pi-zero-2w"\n'
         '[[sources]]\ntype = "mqtt_server"\nname = "direct"\n'
+        '[[sources]]\ntype = "mqtt_server"\nname = "beside"\nlisten = "127.0.0.1:1885"\n'
+        '[[sources]]\ntype = "mqtt"\nname = "broker"\nurl = "mqtt://127.0.0.1"\ntopics = ["#"]\n'
     )
     assert main(["check", "-c", str(path)]) == 0
     assert "note: memory: bounds of store and sources are held to" in capsys.readouterr().out

@@ -1,6 +1,6 @@
 """Makes the bounds of memory fit a board: what waits for the disk, and what is kept at hand. Must not measure anything.
 
-    memory_max ≥ the core + the caches + max_series · SERIES_BYTES + what each uplink sends + share · the rest
+    memory_max ≥ the core + the caches + what series may take + what each uplink sends + share · the rest
 
 The rest is `pending_bytes` and `recent_bytes` of the store and what each source may hold. As the settings have them
 each is reasonable by itself; a board of half a gigabyte with three sources would need them all to stay empty. So they
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 # The interpreter, numpy and our own code with one source and one uplink and nothing in them (`tidegate bench --only
 # idle`), with room for what a commit and a request need while they are made.
 CORE_BYTES: Final = 46 << 20
-# A name, its attributes and its place in the tables of mappings, measured with five metrics a device.
-SERIES_BYTES: Final = 560
 # A request under way: the readings, the request, and the compressed request, of a typical size each.
 UPLINK_BYTES: Final = 2 << 20
 STORE_BOUNDS: Final = {"pending_bytes": 256 << 10, "recent_bytes": 128 << 10}
@@ -61,8 +59,8 @@ class Fit(NamedTuple):
 def fit(config: Config, profile: HardwareProfile) -> Fit:
     """Return `config` with bounds that fit `profile`; floors are kept even where nothing fits then."""
     store = msgspec.structs.replace(config.store, pending_bytes=min(config.store.pending_bytes, profile.pending_bytes))
-    series = config.gateway.max_series or profile.max_series
-    fixed = int(profile.cache_bytes) + series * SERIES_BYTES + len(config.uplinks) * UPLINK_BYTES
+    series_bytes = int(config.gateway.series_bytes or profile.series_bytes)
+    fixed = int(profile.cache_bytes) + series_bytes + len(config.uplinks) * UPLINK_BYTES
     wanted = _bytes_of(store) + sum(map(_held_by, config.sources))
     available = int(profile.memory_max) - CORE_BYTES - fixed
     share = min(1.0, max(available, 0) / wanted)

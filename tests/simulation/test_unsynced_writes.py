@@ -21,7 +21,7 @@ from gateway.core.clock import NS_PER_S, FakeClock
 from gateway.core.contracts import Priority
 from gateway.core.telemetry import Telemetry
 from gateway.store import connection, room, starting
-from gateway.store.database import Loss, Store, StoreSettings
+from gateway.store.database import BoardLimits, Loss, Store, StoreSettings
 from gateway.store.reading import verify
 from gateway.store.segments import decode_metrics
 
@@ -144,6 +144,7 @@ async def open_store(state_dir: Path, clock: FakeClock) -> Store:
         max_series=10,
         telemetry=Telemetry(),
         commit_interval_s=0.0,
+        board=BoardLimits(log_bytes_max=16 << 10),
     )
 
 
@@ -165,7 +166,6 @@ async def journal(tmp_path, monkeypatch):
         patch.setattr(connection.aiosqlite, "connect", lambda *_, **__: connect(tmp_path / "run" / "tidegate.db"))
         patch.setattr(starting, "open_reader", open_reader)
         patch.setattr(room, "LOG_BYTES_MIN", 16 << 10)
-        patch.setattr(room, "LOG_BYTES_MAX", 16 << 10)
         clock = FakeClock()
         store = await open_store(tmp_path / "run", clock)
         rng = random.Random(3)
