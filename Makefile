@@ -7,7 +7,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 # As root on Debian the real peers of the tests are installed too; otherwise what needs them is skipped.
-PEERS := mosquitto
+# Each as command:package.
+PEERS := mosquitto:mosquitto mosquitto_pub:mosquitto-clients
 PYTEST_ARGS ?=
 
 .PHONY: demo test install lint types contracts docs coverage nightly bench peers clean help
@@ -48,7 +49,7 @@ install: ## as root: into this folder's .venv, with a systemd unit; run it again
 
 peers:
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  missing=; for peer in $(PEERS); do command -v $$peer >/dev/null || test -x /usr/sbin/$$peer || missing="$$missing $$peer"; done; \
+	  missing=; for peer in $(PEERS); do command -v $${peer%%:*} >/dev/null || test -x /usr/sbin/$${peer%%:*} || missing="$$missing $${peer##*:}"; done; \
 	  if [ -n "$$missing" ]; then echo "installing$$missing …"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null || echo "could not install$$missing: tests against it are skipped"; fi; \
 	elif ! command -v mosquitto >/dev/null && ! test -x /usr/sbin/mosquitto; then echo "mosquitto is not installed and this is not root: tests against it are skipped"; fi
 

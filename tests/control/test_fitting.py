@@ -82,7 +82,7 @@ def test_series_take_their_part() -> None:
     """A hundred thousand of them leave a small board nothing for buffers."""
     profile = load("pi-4")
     few = fit(config_of(SERVER, BROKER), profile)
-    many = parse_config(SERVER.format(n=0, port=2000) + "[gateway]\nseries_bytes = "45MiB"\n", offline=True)
+    many = parse_config(SERVER.format(n=0, port=2000) + '[gateway]\nseries_bytes = "45MiB"\n', offline=True)
     assert fit(many, profile).share < few.share
 
 
