@@ -88,14 +88,20 @@ store/                    The shelf: what was accepted is kept here, in SQLite, 
   connection.py           SQLite as the shelf uses it: directory lock, pragmas, numbered schema files
   database.py             The store: what was accepted stays here until every uplink has it
   decimals.py             Doubles as integers: which runs of doubles are decimals, singles or neither
+  disks.py                The disk below the state directory: where it is mounted, what it has left, what to tell people when it fails them
   drawer.py               A drawer: rows set aside for a person to look at, bounded in bytes, the oldest making way
+  evidence.py             What a database file and its log say of each other, looked at before SQLite opens them
+  files.py                Files in the state directory: none of ours may be a link out of it
   forgetting.py           Forgetting series that nobody uses: what is asked before, and what a commit takes with it
+  frozen.py               A shelf that cannot be written: what is held is read and sent, what was sent is remembered in memory
   gathering.py            What comes in between two commits: gathered, bounded, compressed while more is coming
   integers.py             Integers in few bytes: differences, common divisors, byte planes
   keeping.py              Housekeeping: who goes when the shelf is full or something too old, which boots nobody needs
   leases.py               Leasing: what an uplink sends next, and what it has in hand
+  membership.py           Who is configured: uplinks that come, go and come back, and what becomes of what is held for them
   opening.py              Opening the shelf: what it holds is read, and brought in line with the uplinks and the boot of today
   pace.py                 When a commit is due: how long arrivals wait for others to share it
+  pagefile.py             A database file and its log as pages and rows, read without SQLite
   pages.py                SQLite's file format, read by hand: pages, rows and log frames of a file that SQLite itself gives up on
   peeking.py              Looks into single tables of a shelf that may be in use, without a copy of it
   planning.py             One commit on paper: what it changes in the accounts, and what it writes
@@ -113,6 +119,7 @@ store/                    The shelf: what was accepted is kept here, in SQLite, 
   snapshots.py            A copy of a shelf that may be in use, as of one moment, made without a lock
   starting.py             Starting, whatever the last power cut left behind: salvage a shelf that is not whole, say why it cannot be opened
   times.py                The time column of a segment: steps, shared or ranked times
+  trouble.py              What keeps the shelf from writing: a sentence for the status, said in the log when it begins and when it ends
   uses.py                 When each series was used last, and which of them may be forgotten: columns and choices
   values.py               The value column of a segment: every value an integer in few bits
   waiting.py              Who waits at the shelf: for room to put something down, or for enough to take away
@@ -127,6 +134,7 @@ uplinks/                  Roads: what is held leaves here, fresh first, and is l
   worker.py               One thread for an uplink's blocking work: decode, encode, compress, send
 control/                  Windows: people and servers look in here
   aside.py                `tidegate quarantine`: what was set aside, for people and for programs
+  backlog.py              What is still held in a state directory that is left for another: nobody sends it from there
   config.py               Loads a configuration and says all that is wrong with it at once
   draining.py             How long until what is held is gone, from how it shrank in the last minutes
   export.py               `tidegate export`: what is held, as OTLP JSON lines in a file
@@ -146,7 +154,7 @@ control/                  Windows: people and servers look in here
   web.py                  The window over HTTP: /healthz, /readyz, /metrics, /status, /trace
 net/                      Wires that everyone shares
   addresses.py            Where to listen, as people write it
-  files.py                A small file that is replaced whole: after a power cut it is the old one or the new one, never half of one
+  files.py                Small files that are written whole, and never through a link: what has a name of ours may not lead elsewhere
   http.py                 HTTP/1.1 as an uplink speaks it: one POST at a time over one kept connection
   mqtt.py                 MQTT packets cut from a byte stream, PUBLISHes in bulk as columns
   mqtt_fields.py          What MQTT packets are made of: reason codes, errors, numbers, texts, properties

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from gateway import __version__
 from gateway.codecs.mapping import MapLimits, Mapper
+from gateway.control.backlog import look_for_old_shelf
 from gateway.control.draining import Draining
 from gateway.control.fitting import fit
 from gateway.control.footprint import Footprint
@@ -25,7 +26,7 @@ from gateway.core.clock import NS_PER_S, Quality, Sample
 from gateway.core.telemetry import Telemetry
 from gateway.core.text import harmless
 from gateway.herald import Herald
-from gateway.net.files import replace_file
+from gateway.net.files import read_file, replace_file
 from gateway.pipeline import Pipeline
 from gateway.store.database import BoardLimits, SeriesBounds, Store
 
@@ -59,6 +60,8 @@ STILL_S_MAX = 10.0
 PATIENCE_S = 10.0
 # An uplink in one of these makes way with its backlog, if there is any.
 MOVING_STATES = frozenset({"sending", "combining", "idle"})
+# How often it is looked whether a shelf that could only be read can be written.
+THAW_LOOK_S = 10.0
 DETECTOR_STATE_FILE = "detectors.state"
 
 
@@ -120,6 +123,8 @@ class Gateway:
         self._control: Callable[[], Coroutine[Any, Any, None]] | None = None
         self._still_s = 0.0
         self._end_reason = ""
+        # Whether it ended because a new start would do better: a disk that can be written again.
+        self.wants_anew = False
 
     def stop(self) -> None:
         """Ask for a clean stop; `run` returns when all is on disk."""
@@ -144,6 +149,7 @@ class Gateway:
 
     async def _open_store(self) -> Store:
         config = self.config
+        await asyncio.to_thread(look_for_old_shelf, Path(config.gateway.state_dir))
         patience = asyncio.create_task(_ask_for_patience(), name="patience")
         try:
             return await Store.open(
@@ -238,7 +244,7 @@ class Gateway:
     def _restore_detectors(self, engine: Engine) -> None:
         path = Path(self.config.gateway.state_dir) / DETECTOR_STATE_FILE
         try:
-            if not engine.restore(path.read_bytes()):
+            if not engine.restore(read_file(path)):
                 log.warning("%s cannot be used (damaged, or of another version): the detectors learn anew", path)
         except FileNotFoundError:
             pass
@@ -312,6 +318,7 @@ class Gateway:
             healthy=self.is_healthy,
             ready=self.is_ready,
             trace=trace,
+            why_not=self._why_not,
         )
         return server.run
 
@@ -352,7 +359,7 @@ class Gateway:
     async def _keep_house(self) -> None:
         """Beat the watchdog while the data path moves; save the detectors' state now and then."""
         assert self._store is not None
-        saved_ns = measured_ns = self._clock.monotonic_ns()
+        saved_ns = measured_ns = thawed_ns = self._clock.monotonic_ns()
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
             now_ns = self._clock.monotonic_ns()
@@ -361,10 +368,13 @@ class Gateway:
             if now_ns - measured_ns >= FOOTPRINT_S * NS_PER_S:
                 measured_ns = now_ns
                 self._measure(now_ns)
-            if self.is_healthy():
+            if self.is_alive():
                 notify("WATCHDOG=1")
             self._watch_shelf()
             self._look_at_backlogs(now_ns / NS_PER_S)
+            if self._store.is_frozen and now_ns - thawed_ns >= THAW_LOOK_S * NS_PER_S:
+                thawed_ns = now_ns
+                await self._thaw()
             if now_ns - saved_ns >= DETECTOR_SAVE_S * NS_PER_S:
                 saved_ns = now_ns
                 await self._save_detectors()
@@ -407,6 +417,14 @@ class Gateway:
             "backlog_change_per_s": change_per_s,
         }
 
+    async def _thaw(self) -> None:
+        """End where the shelf could only be read and now can be written: what was sent is noted, and the doors open."""
+        assert self._store is not None
+        if await self._store.can_be_written():
+            log.warning("%s can be written again: starting anew", self.config.gateway.state_dir)
+            self.wants_anew = True
+            self.stop()
+
     async def _save_detectors(self) -> None:
         if self._pipeline is None or self._pipeline.engine is None:
             return
@@ -418,13 +436,22 @@ class Gateway:
             log.warning("detector state not saved in %s: %s", path, error.strerror)
 
     def is_healthy(self) -> bool:
-        """Whether the data path moves: the loop turns and the writer is not stuck. Not whether anyone listens."""
+        """Whether the data path moves: it is alive, and what comes can be written. Not whether anyone listens."""
+        return self.is_alive() and (self._store is None or self._store.is_writing)
+
+    def is_alive(self) -> bool:
+        """Whether the loop turns and the writer is not stuck: else a new start helps, which the watchdog sees to."""
         beat_s = (self._clock.monotonic_ns() - self._heartbeat_ns) / NS_PER_S
         return beat_s < 10 * HOUSEKEEPING_S and (self._store is None or self._store.is_moving())
 
     def is_ready(self) -> bool:
         """Whether the doors are open."""
-        return self.ready.is_set() and not self._stopping.is_set()
+        is_open = self._store is not None and not self._store.is_frozen
+        return is_open and self.ready.is_set() and not self._stopping.is_set()
+
+    def _why_not(self) -> str:
+        """Say what keeps the data path from moving; "" where only the loop or the disk stands still."""
+        return str(self._store.status()["store"]["trouble"]) if self._store is not None else ""
 
     def status(self) -> dict[str, object]:
         """Return what `tidegate status --json` prints; numbers are readings unless they say otherwise.
@@ -451,7 +478,8 @@ class Gateway:
             "detectors": {} if engine is None else engine.status(),
             "sources": {source.name: source.status() for source in self._sources},
             "uplinks": {
-                uplink.name: self._uplink_status(uplink, store["uplinks"][uplink.name]) for uplink in self._uplinks
+                **{name: {**account, "state": "removed"} for name, account in store["uplinks"].items()},
+                **{uplink.name: self._uplink_status(uplink, store["uplinks"][uplink.name]) for uplink in self._uplinks},
             },
         }
         found: dict[str, object] = harmless(status)

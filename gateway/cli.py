@@ -129,12 +129,12 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def load(path: Path, *, offline: bool = False) -> Config:
-    """Read the configuration or leave with every problem in it; `offline` asks nothing of this machine."""
+def load(path: Path, *, offline: bool = False, to_run: bool = False) -> Config:
+    """Read the configuration or leave with every problem in it; `offline` and `to_run` are control/config's."""
     from gateway.control import config  # noqa: PLC0415  msgspec only where needed
 
     try:
-        return config.load(path, offline=offline)
+        return config.load(path, offline=offline, to_run=to_run)
     except config.ConfigError as error:
         raise _problems(error.problems) from error
 
@@ -234,9 +234,9 @@ def run_gateway(options: argparse.Namespace) -> int:
     def reload() -> Config:
         if mentions_tls(_text(path)):
             bring_back()
-        return configuration.load(path)
+        return configuration.load(path, to_run=True)
 
-    return run_daemon(load(path), reload=reload, log_level=options.log_level)
+    return run_daemon(load(path, to_run=True), reload=reload, log_level=options.log_level)
 
 
 def _text(path: Path) -> str:
@@ -393,8 +393,12 @@ def _from_shelf(look: Callable[[Any], Any]) -> Any:
 def run_verify(options: argparse.Namespace) -> int:
     """`tidegate verify`: exit 1 with what is wrong."""
     from gateway.store.reading import verify  # noqa: PLC0415  SQLite only where needed
+    from gateway.store.records import StoreError  # noqa: PLC0415
 
-    report = verify(_state(options.state_dir))
+    try:
+        report = verify(_state(options.state_dir))
+    except StoreError as error:
+        raise CommandError(str(error), FOUND) from error
     if options.json:
         print(json.dumps(report.as_dict()))
     else:

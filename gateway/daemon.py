@@ -14,9 +14,11 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from gateway.app import Gateway, StartError, StillError, log, notify
+from gateway.control.backlog import warn_of_backlog
 from gateway.control.config import ConfigError
 from gateway.control.profiles import ProfileError
 from gateway.control.profiles import load as load_profile
@@ -246,29 +248,35 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self.reload)
         while not self._is_ending:
             try:
-                await self._live()
+                gateway = await self._live()
             except (StoreError, StartError, ProfileError) as error:
                 if self._fallback is None:
                     raise
                 log.error("the new configuration does not start, the old one comes back: %s", error)
                 self._config, self._fallback = self._fallback, None
                 continue
-            if self._next is None:
+            if self._next is not None:
+                old, new = (Path(config.gateway.state_dir) for config in (self._config, self._next))
+                await asyncio.to_thread(warn_of_backlog, old, new)
+                self._fallback, self._config, self._next = self._config, self._next, None
+            elif gateway.wants_anew:
+                self._fallback = None
+            else:
                 break
-            self._fallback, self._config, self._next = self._config, self._next, None
         log.info("stopped; everything accepted is on disk")
 
-    async def _live(self) -> None:
+    async def _live(self) -> Gateway:
         logging.getLogger().setLevel((self._log_level or self._config.log_level).upper())
-        self._gateway = self._build(self._config)
+        gateway = self._gateway = self._build(self._config)
         settling = asyncio.get_running_loop().call_later(SETTLE_S, settle)
         giving = asyncio.create_task(_give_back_for_ever(), name="memory")
         try:
-            await self._gateway.run()
+            await gateway.run()
         finally:
             settling.cancel()
             giving.cancel()
             self._gateway = None
+        return gateway
 
     def stop(self) -> None:
         """End: doors, roads, shelf. Also where a reload is under way."""

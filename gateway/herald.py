@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import numpy as np
@@ -22,7 +22,8 @@ from gateway.codecs.otlp import encode_log_record
 from gateway.core.batch import MONOTONIC, Batch, LogRecords, Series
 from gateway.core.contracts import FullError, Priority
 from gateway.core.text import printable
-from gateway.store.planning import EVICTED
+from gateway.store.accounts import WHILE_REMOVED
+from gateway.store.planning import BEFORE, EVICTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("tidegate.ledger")
 
 LOOK_S: Final = 30.0
+# What was never meant for an uplink stands in its ledger so that the sums are right; nothing is lost.
+NO_LOSSES: Final = frozenset({BEFORE, WHILE_REMOVED})
 # OTLP logs data model, SeverityNumber WARN.
 SEVERITY_WARN: Final = 13
 REASON_CHARS_MAX: Final = 100
@@ -67,6 +70,18 @@ class Numbers:
     def ledger(self) -> Ledger:
         """Return the whole ledger."""
         return {(name, reason): n for name, uplink in self.uplinks.items() for reason, n in uplink["ledger"].items()}
+
+    def losses(self) -> Ledger:
+        """Return what of it is lost."""
+        return {key: n for key, n in self.ledger().items() if key[1] not in NO_LOSSES}
+
+    def without(self, lost: Ledger) -> Numbers:
+        """Return the counts as they were before these were lost."""
+        uplinks: dict[str, UplinkStatus] = {}
+        for name, uplink in self.uplinks.items():
+            ledger = {reason: n - lost.get((name, reason), 0) for reason, n in uplink["ledger"].items()}
+            uplinks[name] = {**uplink, "ledger": ledger}
+        return replace(self, uplinks=uplinks)
 
     def points(self) -> Iterator[Point]:
         """Return all of it as metrics; for each uplink accepted = delivered + held + ledger."""
@@ -113,7 +128,7 @@ class Memory:
         """Whether an uplink's ledger gained more than our own records explain."""
         uplink, before = now.uplinks[name], self._before(name)
         # While nobody else brings anything, what had to make room made it for us.
-        is_ours = {EVICTED} if now.others == self.said.others else set()
+        is_ours = {*NO_LOSSES, EVICTED} if now.others == self.said.others else NO_LOSSES
         ledger = uplink["ledger"]
         gained = sum(total - before.get(reason, 0) for reason, total in ledger.items() if reason not in is_ours)
         if gained <= 0 and uplink["delivered"] + sum(ledger.values()) >= self._accepted_behind:
@@ -140,9 +155,10 @@ class Herald:
         self._ours = 0
         # What earlier runs lost was said by them; the totals go with every record all the same.
         now = self._look()
-        self._logged = now.ledger()
-        self._logs = Memory(now)
-        self._metrics = Memory(now)
+        before = now.without(store.lost_at_start)
+        self._logged = before.losses()
+        self._logs = Memory(before)
+        self._metrics = Memory(before)
         self._began_ns = clock.monotonic_ns()
         self._at_start = {(point.name, point.attributes): point.value for point in now.points()}
         self._starts: dict[Stream, int] = {
@@ -184,7 +200,7 @@ class Herald:
     async def look(self) -> None:
         """Say what is new; what the shelf has no room for now is said upstream the next time."""
         now = self._look()
-        totals = now.ledger()
+        totals = now.losses()
         for key, total in totals.items():
             if total > self._logged.get(key, 0):
                 log.warning("uplink %s: %s", key[0], _sentence(key[1], total, since=self._logged.get(key, 0)))

@@ -14,6 +14,7 @@ import sqlite3
 import time
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from gateway import app
@@ -22,7 +23,9 @@ from gateway.control.config import parse_config
 from gateway.control.draining import Draining, Outlook
 from gateway.control.live import follow
 from gateway.control.profiles import load as load_profile
+from gateway.core.batch import Batch, Series
 from gateway.core.clock import NS_PER_S, FakeClock, Quality, SystemClock
+from gateway.core.contracts import Priority
 from gateway.daemon import LineFormatter
 from gateway.net.mqtt_packets import connect_bytes, publish_bytes
 from gateway.net.ports import free_port
@@ -447,6 +450,85 @@ async def test_a_shelf_that_stands_still_ends_the_gateway(
     assert not gateway.is_healthy()
     with pytest.raises(StillError, match="the disk does not answer; ending"):
         await task
+
+
+async def test_an_uplink_that_is_configured_no_more_is_in_the_status(make: Callable[..., Gateway]) -> None:
+    """With its account, its state and the time that is left; the sums are right."""
+    async with running(make(uplink("http://127.0.0.1:1"), kind=faked(ends=[]))) as gateway:
+        await put(gateway, 5)
+    async with running(make()) as gateway:
+        status: Any = gateway.status()
+        cloud = status["uplinks"]["cloud"]
+        assert (cloud["state"], cloud["removed"], cloud["held"]) == ("removed", True, 5)
+        assert cloud["let_go_in_s"] > 6 * 86400
+        assert status["accepted"] == cloud["delivered"] + cloud["held"] + sum(cloud["ledger"].values())
+        assert any("cloud is configured no more: the 5 readings" in event for event in status["events"])
+        assert json.dumps(status)
+
+
+async def put(gateway: Gateway, count: int) -> None:
+    """Append readings past the doors."""
+    store = gateway._store
+    assert store is not None
+    number = store.resolve(Series((), "m"))
+    assert number is not None
+    await store.append([(Priority.NORMAL, Batch.of(number, 1, np.arange(count)))])
+
+
+@pytest.fixture
+def read_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nobody open a shelf to write."""
+
+    async def refuse(*_: object, **__: object) -> None:
+        error = sqlite3.OperationalError("attempt to write a readonly database")
+        error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_READONLY, "SQLITE_READONLY"
+        raise error
+
+    monkeypatch.setattr("gateway.store.starting.open_writer", refuse)
+    monkeypatch.setattr("gateway.store.frozen.open_writer", refuse)
+
+
+async def test_a_shelf_that_can_only_be_read_is_run_with_closed_doors(
+    make: Callable[..., Gateway], request: pytest.FixtureRequest
+) -> None:
+    """It lives, which the watchdog asks, and is neither healthy nor ready, which monitoring asks; both say why."""
+    async with running(make()) as gateway:
+        await put(gateway, 5)
+    request.getfixturevalue("read_only")
+    async with running(make()) as gateway:
+        assert gateway.is_alive()
+        assert not gateway.is_healthy()
+        assert not gateway.is_ready()
+        assert gateway._why_not().startswith("nothing can be written: ")
+        assert not gateway.wants_anew
+
+
+async def test_a_shelf_that_can_be_written_again_is_opened_anew(
+    make: Callable[..., Gateway], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gateway ends by itself and says that it wants to."""
+    monkeypatch.setattr(app, "THAW_LOOK_S", 0.05)
+    async with running(make()) as gateway:
+        await put(gateway, 5)
+    request.getfixturevalue("read_only")
+    gateway = make()
+    async with asyncio.timeout(WAIT_S):
+        await gateway.run()
+    assert gateway.wants_anew
+
+
+async def test_a_new_shelf_beside_one_with_something_in_it(
+    make: Callable[..., Gateway], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After a restart nobody knows what state_dir was before: it is looked for where it usually is."""
+    async with running(make()) as gateway:
+        await put(gateway, 5)
+    monkeypatch.setenv("STATE_DIRECTORY", f"{tmp_path}/none:{tmp_path}/state")
+    other = parse_config(f'[gateway]\nstate_dir = "{tmp_path}/other"\n')
+    for _ in range(2):
+        async with running(Gateway(other, load_profile("x86-64"), clock=SystemClock())):
+            pass
+    assert caplog.text.count(f"5 readings for nobody are still held in {tmp_path}/state") == 1
 
 
 async def test_what_the_detectors_have_learnt_outlives_a_restart(make: Callable[..., Gateway], tmp_path: Path) -> None:

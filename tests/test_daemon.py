@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from gateway import daemon
@@ -23,9 +24,13 @@ from gateway.control.config import Config, ConfigError, parse_config
 from gateway.control.profiles import ProfileError
 from gateway.control.settings import GatewaySettings
 from gateway.control.summary import fetch_status
+from gateway.core.batch import Batch, Series
+from gateway.core.clock import FakeClock
+from gateway.core.contracts import Priority
+from gateway.core.telemetry import Telemetry
 from gateway.daemon import Daemon, JournalFormatter, LineFormatter, run_daemon
 from gateway.net.ports import free_port
-from gateway.store.database import StoreError
+from gateway.store.database import Store, StoreError, StoreSettings
 from hil.children import Child, python, wait_until
 from hil.publisher import Publisher
 
@@ -40,6 +45,7 @@ class FakeGateway:
 
     def __init__(self, config: Config, failure: Exception | None, began: asyncio.Event) -> None:
         self.config = config
+        self.wants_anew = False
         self._failure = failure
         self._began = began
         self._stopped = asyncio.Event()
@@ -221,6 +227,76 @@ async def test_a_shelf_that_stands_still_ends_the_process() -> None:
     desk.daemon.reload()
     with pytest.raises(StillError):
         await task
+
+
+async def test_a_gateway_that_wants_to_begin_anew_does(caplog: pytest.LogCaptureFixture) -> None:
+    """With the configuration that it had: the disk can be written again."""
+    desk = Desk()
+    task = asyncio.create_task(desk.daemon.run())
+    await desk.until_lives("first")
+    gateway: Any = desk.daemon._gateway
+    gateway.wants_anew = True
+    gateway.stop()
+    await desk.until_lives("first", "first")
+    desk.daemon.stop()
+    await task
+    assert desk.lives == ["first", "first"]
+
+
+async def test_one_that_begins_anew_and_cannot_does_not_go_back_to_yesterday() -> None:
+    """The configuration of an earlier reload is no answer to a disk that fails."""
+    desk = Desk(next_one="second")
+    task = asyncio.create_task(desk.daemon.run())
+    await desk.until_lives("first")
+    desk.daemon.reload()
+    await desk.until_lives("first", "second")
+    desk._failures["second"] = StoreError("the disk is gone")
+    gateway: Any = desk.daemon._gateway
+    gateway.wants_anew = True
+    gateway.stop()
+    with pytest.raises(StoreError, match="the disk is gone"):
+        await task
+    assert desk.lives == ["first", "second", "second"]
+
+
+async def test_a_reload_that_leaves_a_backlog_behind_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """How much, for whom, where, and how to get it out; not where there is none, or the place is the same."""
+    old, new, none = (str(tmp_path / name) for name in ("old", "new", "none"))
+    store = await fill(Path(old))
+    await store.close()
+    desk = Desk()
+    desk.daemon._config = Config(gateway=GatewaySettings(id="first", state_dir=old))
+    following = [Config(gateway=GatewaySettings(id="next", state_dir=place)) for place in (old, new, none)]
+    desk.daemon._reload = lambda: following.pop(0)
+    task = asyncio.create_task(desk.daemon.run())
+    for count in range(3):
+        await desk.until_lives("first", *["next"] * count)
+        desk.daemon.reload()
+    await desk.until_lives("first", "next", "next", "next")
+    desk.daemon.stop()
+    await task
+    said = [record.getMessage() for record in caplog.records if "held" in record.getMessage()]
+    assert said == [
+        f"state_dir is {new} now: 3 readings for cloud are still held in {old}, and nobody sends them from there; "
+        f"get them out with `tidegate export --state-dir {old} --out FILE`, or set state_dir back"
+    ]
+
+
+async def fill(state_dir: Path) -> Store:
+    """Return a shelf that holds three readings for one uplink."""
+    store = await Store.open(
+        state_dir=state_dir,
+        settings=StoreSettings(),
+        clock=FakeClock(),
+        uplinks=["cloud"],
+        max_series=10,
+        telemetry=Telemetry(),
+        commit_interval_s=0,
+    )
+    number = store.resolve(Series((), "m"))
+    assert number is not None
+    await store.append([(Priority.NORMAL, Batch.of(number, 1, np.arange(3)))])
+    return store
 
 
 async def test_an_end_during_a_reload_is_an_end() -> None:
@@ -508,6 +584,20 @@ def test_a_reload_onto_a_port_in_use_keeps_trying(site: Site) -> None:
     with Publisher(port=port) as publisher:
         wait_until(lambda: publisher.acknowledged, "the door to open")
     assert "Traceback" not in child.output
+    assert child.terminate() == 0
+
+
+def test_a_reload_onto_another_directory_names_what_stays_behind(site: Site) -> None:
+    """In the real gateway: accepted, held for nobody, and named with the way to get it out."""
+    child = site.start()
+    with Publisher(port=site.ports["mqtt"]) as publisher:
+        wait_until(lambda: len(publisher.acknowledged) > 100, "some load")
+    old = site.folder / "state"
+    site.file.write_text(site.file.read_text(encoding="utf-8").replace(f'{old}"', f'{old}-2"'), encoding="utf-8")
+    child.send(signal.SIGHUP)
+    said = child.wait_for(f"`tidegate export --state-dir {old} --out FILE`")
+    assert f"state_dir is {old}-2 now: " in said
+    child.wait_for("running: 1 sources")
     assert child.terminate() == 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sqlite3
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,21 +43,21 @@ class Box:
         self.metrics: list[Any] = []
         self.records: list[Any] = []
 
-    async def start(self, *, max_series: int = 100, **settings: Any) -> None:
+    async def start(self, *, max_series: int = 100, uplinks: tuple[str, ...] = ("cloud",), **settings: Any) -> None:
         self.store = await Store.open(
             state_dir=self.state_dir,
             settings=StoreSettings(**settings),
             clock=self.clock,
-            uplinks=["cloud"],
+            uplinks=uplinks,
             max_series=max_series,
             telemetry=Telemetry(),
             commit_interval_s=0,
         )
         self.herald = Herald(store=self.store, clock=self.clock, report_s=60)
 
-    async def restart(self) -> None:
+    async def restart(self, **changes: Any) -> None:
         await self.store.close()
-        await self.start()
+        await self.start(**changes)
 
     async def devices(self, count: int = 1, *, lost: int = 0) -> None:
         """Let devices send readings, and payloads that nobody understands."""
@@ -156,6 +157,39 @@ async def test_nothing_new_is_not_said(box: Box) -> None:
     await box.herald.look()
     await box.send()
     assert box.records == []
+
+
+async def test_what_the_start_itself_lost_is_said(box: Box, caplog: pytest.LogCaptureFixture) -> None:
+    """A salvage, an uplink that was let go: no earlier run could say it."""
+    await box.devices(4, lost=3)
+    await box.store.close()
+    with sqlite3.connect(box.state_dir / "tidegate.db") as connection:
+        connection.execute("UPDATE shelf SET readings = 99 WHERE readings = 4")
+    connection.close()
+    await box.start()
+    assert box.store.lost_at_start == {("cloud", "damaged"): 4}
+    await box.herald.look()
+    await box.send()
+    (record,) = box.records
+    assert record.body.string_value == "uplink cloud: 4 readings will not be delivered: damaged (4 in all)"
+
+
+async def test_what_came_while_an_uplink_was_not_configured_is_no_loss(
+    box: Box, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It grows with all that comes, our own records too, and is never a reason to send any."""
+    await box.restart(uplinks=("cloud", "old"))
+    await box.devices(5)
+    await box.restart(uplinks=("cloud",))
+    await box.devices(7)
+    assert await box.report()
+    await box.herald.look()
+    assert box.store.status()["uplinks"]["old"]["ledger"]["while_removed"] >= 7
+    assert not await box.report()
+    await box.send()
+    assert box.records == []
+    assert "will not be delivered" not in caplog.text
+    assert box.values()["tidegate.held.readings", "old"] == 5
 
 
 async def test_on_a_full_shelf_it_is_said_again_later(

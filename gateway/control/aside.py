@@ -16,7 +16,7 @@ from gateway.codecs.otlp import read_log_body
 from gateway.core.batch import KIND_MASK, MONOTONIC, Batch, ValueKind
 from gateway.core.clock import Quality
 from gateway.core.text import printable
-from gateway.store.committer import SET_ASIDE_BYTES_MAX
+from gateway.store.drawer import SET_ASIDE_BYTES_MAX
 from gateway.store.peeking import newest_quarantined, newest_refused, one_quarantined, peek
 from gateway.store.records import StoreError
 from gateway.store.segments import SegmentError

@@ -19,6 +19,7 @@ from gateway.control.settings import Config
 from gateway.net.addresses import split_address
 from gateway.net.secrets import Secret
 from gateway.sources.serial_settings import SerialSettings
+from gateway.store.files import DATABASE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,10 +40,11 @@ class ConfigError(ValueError):
         self.problems = problems
 
 
-def load(path: Path, *, offline: bool = False) -> Config:
+def load(path: Path, *, offline: bool = False, to_run: bool = False) -> Config:
     """Read the file at `path`; raise ConfigError with all of its problems.
 
-    `offline` leaves out what depends on this machine and user: readable secrets, a usable state directory.
+    `offline` leaves out what depends on this machine and user: readable secrets, a usable state directory. `to_run`
+    lets a state directory pass that cannot be written and holds a shelf: what is in it can still be sent.
     """
     try:
         with path.open("rb") as file:
@@ -58,10 +60,10 @@ def load(path: Path, *, offline: bool = False) -> Config:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigError([f"{path}: line {line} is not UTF-8; save the file as UTF-8"]) from error
-    return parse_config(text, name=str(path), offline=offline)
+    return parse_config(text, name=str(path), offline=offline, to_run=to_run)
 
 
-def parse_config(text: str, *, name: str = "configuration", offline: bool = False) -> Config:
+def parse_config(text: str, *, name: str = "configuration", offline: bool = False, to_run: bool = False) -> Config:
     """Read a configuration from TOML text; raise ConfigError with all of its problems."""
     try:
         table = tomllib.loads(text)
@@ -77,7 +79,7 @@ def parse_config(text: str, *, name: str = "configuration", offline: bool = Fals
         config = msgspec.structs.replace(config, gateway=msgspec.structs.replace(config.gateway, id=machine_name()))
     problems = [*_check_names(config), *_check_addresses(config), *_check_ports(config)]
     if not offline:
-        problems += [*_check_secrets(config), *_check_state_dir(Path(config.gateway.state_dir))]
+        problems += [*_check_secrets(config), *_check_state_dir(Path(config.gateway.state_dir), to_run=to_run)]
     if problems:
         raise ConfigError(problems)
     return config
@@ -159,7 +161,7 @@ def _check_secrets(config: Config) -> Iterator[str]:
                 yield f"{path}: {error}"
 
 
-def _check_state_dir(path: Path) -> Iterator[str]:
+def _check_state_dir(path: Path, *, to_run: bool) -> Iterator[str]:
     """Say why nothing could be kept at `path`, without touching it."""
     place = "gateway.state_dir"
     if not path.is_absolute():
@@ -168,6 +170,6 @@ def _check_state_dir(path: Path) -> Iterator[str]:
     here = next(parent for parent in (path, *path.parents) if parent.exists())
     if not here.is_dir():
         yield f"{place}: {here} is a file; name a directory"
-    elif not os.access(here, os.W_OK | os.X_OK):
+    elif not os.access(here, os.W_OK | os.X_OK) and not (to_run and os.access(path / DATABASE, os.R_OK)):
         what = "cannot be written" if here == path else f"cannot be made in {here}"
         yield f"{place}: {path} {what} by this user; run as its owner, or choose another directory"

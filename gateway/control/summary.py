@@ -200,6 +200,9 @@ def _source(source: dict[str, Any]) -> Iterator[str]:
 def _uplink(uplink: dict[str, Any]) -> Iterator[str]:
     if uplink.get("endpoint"):
         yield f"to {uplink['endpoint']}"
+    if uplink.get("removed"):
+        yield from _removed(uplink)
+        return
     ledger = uplink.get("ledger", {})
     lost = f"lost {sum(ledger.values()):,} ({_reasons(ledger)})" if ledger else "lost 0"
     yield f"delivered {uplink.get('delivered', 0):,}, held {uplink.get('held', 0):,}, {lost}"
@@ -210,6 +213,17 @@ def _uplink(uplink: dict[str, Any]) -> Iterator[str]:
         yield f"sent {amount(sent)} in {uplink.get('requests', 0):,} requests since the start"
     if retry := uplink.get("retry_in_s"):
         yield f"next try in {span(retry)}"
+
+
+def _removed(uplink: dict[str, Any]) -> Iterator[str]:
+    """Say what is held for an uplink that is configured no more, and until when."""
+    left = uplink.get("let_go_in_s")
+    if left is None:
+        yield "configured no more; what was held for it was let go"
+    else:
+        yield f"configured no more; what is held for it is let go in {span(left)}, unless it is configured again"
+    losses = {reason: count for reason, count in uplink.get("ledger", {}).items() if reason != "while_removed"}
+    yield f"delivered {uplink.get('delivered', 0):,}, held {uplink.get('held', 0):,}, lost {_reasons(losses) or 0}"
 
 
 def _progress(uplink: dict[str, Any]) -> Iterator[str]:

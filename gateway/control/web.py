@@ -63,6 +63,7 @@ class ControlServer:
         healthy: Callable[[], bool],
         ready: Callable[[], bool],
         trace: Trace,
+        why_not: Callable[[], str] = str,
     ) -> None:
         self.started = asyncio.Event()
         self.port = 0
@@ -70,7 +71,11 @@ class ControlServer:
         self._telemetry = telemetry
         self._token = settings.token.read() if settings.token is not None else ""
         self._connections: set[asyncio.Task[None]] = set()
-        self._app = _routes(telemetry=telemetry, status=status, healthy=healthy, ready=ready, trace=trace)
+        # Where there is a token, paths of this machine are for those who have it.
+        why_not = str if self._token else why_not
+        self._app = _routes(
+            telemetry=telemetry, status=status, healthy=healthy, ready=ready, trace=trace, why_not=why_not
+        )
         self._app.before_request(self._admit)
 
     async def run(self) -> None:
@@ -161,15 +166,16 @@ def _routes(
     healthy: Callable[[], bool],
     ready: Callable[[], bool],
     trace: Trace,
+    why_not: Callable[[], str],
 ) -> Microdot:
     async def index(_: Request) -> Response:
         return Response(INDEX.format(version=__version__), 200, TEXT)
 
     async def healthz(_: Request) -> Response:
-        return _verdict(healthy(), "ok", "the data path does not move")
+        return _verdict(healthy(), "ok", why_not() or "the data path does not move")
 
     async def readyz(_: Request) -> Response:
-        return _verdict(ready(), "ready", "the doors are not open")
+        return _verdict(ready(), "ready", why_not() or "the doors are not open")
 
     pages_made: list[MetricsPage] = []
 

@@ -1,19 +1,41 @@
-"""A small file that is replaced whole: after a power cut it is the old one or the new one, never half of one."""
+"""Small files that are written whole, and never through a link: what has a name of ours may not lead elsewhere."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+MODE: Final = 0o640
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Write `data` to the medium and put it in the place of `path`; raise OSError with the old file as it was."""
-    new = path.with_suffix(path.suffix + ".new")
-    with new.open("wb") as file:
+
+def create(path: Path, flags: int = os.O_WRONLY | os.O_TRUNC) -> int:
+    """Open a file to write to it, a new one where there is none; raise OSError where the name is a link (ELOOP)."""
+    return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, MODE)
+
+
+def write_file(path: Path, data: bytes, *, sync: bool = False) -> None:
+    """Write a whole file in its place."""
+    with os.fdopen(create(path), "wb") as file:
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())
+        if sync:
+            os.fsync(file.fileno())
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write `data` to the medium and put it in the place of `path`; raise OSError with the old file as it was.
+
+    After a power cut it is the old one or the new one, never half of one.
+    """
+    new = path.with_suffix(path.suffix + ".new")
+    write_file(new, data, sync=True)
     new.replace(path)
+
+
+def read_file(path: Path) -> bytes:
+    """Return a file's bytes; raise OSError where the name is a link (ELOOP)."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+        return file.read()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -18,8 +19,33 @@ NOBODY: Final = ""
 # Reasons come from our own code; should one be made of what the world sends, the ledger stays small all the same.
 REASONS_MAX: Final = 64
 OTHER_REASON: Final = "other"
+# What was held for an uplink that is configured no more, and what was accepted while it was not: never meant for it.
+UPLINK_REMOVED: Final = "uplink_removed"
+WHILE_REMOVED: Final = "while_removed"
+# SQLite's integers end there; a sequence has 59 bits, a series' number 32, a boot's too, and some are still to come.
+COUNT_MAX: Final = (1 << 63) - 1
+SERIES_MAX: Final = (1 << 32) - 1
+BOOT_MAX: Final = (1 << 31) - 1
 # One bit of `done` each; SQLite's integers have 63 to give. Slot 0 is NOBODY's.
 SLOTS_MAX: Final = 60
+
+
+class Stage(IntEnum):
+    """How far an uplink that is configured no more has been let go."""
+
+    KEPT = 0  # what was held for it is, should it come back
+    LET_GO = 1  # it is in the ledger, and leaves the shelf bit by bit
+    SWEPT = 2  # nothing is left of it
+
+
+class Removal(msgspec.Struct, array_like=True, frozen=True):
+    """Since when an uplink is configured no more."""
+
+    boot: int
+    at_ns: int  # that boot's monotonic clock
+    sequence: int  # what was committed from here on was never for it
+    accepted: int  # how many readings had been by then
+    stage: Stage = Stage.KEPT
 
 
 class Share(msgspec.Struct, array_like=True):
@@ -32,6 +58,12 @@ class Share(msgspec.Struct, array_like=True):
     maybe_twice: int = 0
     # First and last row id of each lease at the time of the commit: a process that dies leaves them possibly sent.
     leased: list[tuple[int, int]] = []
+    removal: Removal | None = None
+
+    def wants(self, sequence: int) -> bool:
+        """Whether a segment was for it at all; whether it has it already stands in the segment's row."""
+        removal = self.removal
+        return removal is None or (removal.stage is Stage.KEPT and sequence < removal.sequence)
 
     @property
     def bit(self) -> int:
@@ -52,6 +84,26 @@ class State(msgspec.Struct, array_like=True):
     series_next: int = 1  # no series' number is given twice, even where the rows of some are lost
     shares: list[Share] = []
     slots: dict[str, int] = {}  # of every uplink there ever was, so that one that comes back is known
+    log_bytes: int = 0  # how long the write-ahead log was by then at least; 0: closed in order, there is none
+
+    @property
+    def is_sane(self) -> bool:
+        """Whether these numbers can be of our making: a checksum is soon made."""
+        numbers = [self.commit, self.accepted, self.boot_last_ns, self.log_bytes]
+        for share in self.shares:
+            numbers += [share.delivered, share.held, share.maybe_twice]
+            if share.removal is not None:
+                numbers += [share.removal.boot, share.removal.at_ns, share.removal.sequence, share.removal.accepted]
+        slots = [share.slot for share in self.shares]
+        return (
+            all(0 <= number <= COUNT_MAX for number in numbers)
+            and 1 <= self.sequence < COUNT_MAX >> 4
+            and 1 <= self.series_next <= SERIES_MAX
+            and 0 <= self.boot <= BOOT_MAX
+            and len(self.previous_hash) == HASH_BYTES
+            and all(0 <= slot < SLOTS_MAX for slot in [*slots, *self.slots.values()])
+            and len({share.name for share in self.shares}) == len(set(slots)) == len(slots)
+        )
 
 
 class DamagedStateError(ValueError):
@@ -64,7 +116,7 @@ def encode_state(state: State) -> bytes:
     return STATE_MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
 
 
-def decode_state(data: bytes) -> State:
+def decode_state(data: object) -> State:
     """Read what `encode_state` wrote; raise DamagedStateError."""
     if not isinstance(data, bytes):
         raise DamagedStateError("the state row is no blob")
@@ -72,9 +124,12 @@ def decode_state(data: bytes) -> State:
     if data[:4] != STATE_MAGIC or zlib.crc32(body).to_bytes(4, "little") != data[4:8]:
         raise DamagedStateError("the state row's checksum does not match")
     try:
-        return msgspec.msgpack.decode(body, type=State)
+        state = msgspec.msgpack.decode(body, type=State)
     except msgspec.DecodeError as error:
         raise DamagedStateError(f"the state row cannot be read: {error}") from error
+    if not state.is_sane:
+        raise DamagedStateError("the state row says what cannot be")
+    return state
 
 
 class Entry(NamedTuple):
@@ -133,12 +188,40 @@ class Accounts:
         return Accounts(shares, dict(self.ledger), accepted=self.accepted)
 
     @property
+    def configured(self) -> list[Share]:
+        """The shares of all uplinks that there are."""
+        return [share for share in self.shares.values() if share.removal is None]
+
+    @property
+    def kept(self) -> list[tuple[Share, Removal]]:
+        """The shares that wait for their uplink to come back."""
+        pairs = [(share, share.removal) for share in self.shares.values()]
+        return [(share, removal) for share, removal in pairs if removal is not None and removal.stage is Stage.KEPT]
+
+    @property
     def active(self) -> int:
-        """The bits of all uplinks: a segment whose `done` has them all may go."""
+        """The bits of all uplinks that there are."""
         bits = 0
-        for share in self.shares.values():
+        for share in self.configured:
             bits |= share.bit
         return bits
+
+    def needed(self, sequence: int) -> int:
+        """Return the bits of all who want a segment: one whose `done` has them all may go."""
+        bits = 0
+        for share in self.shares.values():
+            bits |= share.bit if share.wants(sequence) else 0
+        return bits
+
+    def let_go(self, name: str, entry: Entry) -> None:
+        """Put what is held for an uplink that did not come back into its ledger; `entry` says of when it is."""
+        share = self.shares[name]
+        assert share.removal is not None
+        stage = Stage.LET_GO if share.held else Stage.SWEPT
+        if share.held:
+            self.lose(name, UPLINK_REMOVED, entry._replace(readings=share.held))
+        share.held = 0
+        share.removal = msgspec.structs.replace(share.removal, stage=stage)
 
     def lose(self, name: str, reason: str, entry: Entry) -> None:
         """Add to the ledger."""
@@ -169,8 +252,22 @@ class Accounts:
             self.lose(name, reason, entry)
 
     def lost(self, name: str) -> dict[str, Entry]:
-        """Return one uplink's ledger by reason."""
-        return {reason: entry for (owner, reason), entry in self.ledger.items() if owner == name}
+        """Return one uplink's ledger by reason.
+
+        What was accepted since it is configured no more is reckoned and written nowhere: that would cost each commit
+        a page.
+        """
+        lost = {reason: entry for (owner, reason), entry in self.ledger.items() if owner == name and entry.readings}
+        removal = self.shares[name].removal if name in self.shares else None
+        if removal is not None and self.accepted > removal.accepted:
+            since = Entry(self.accepted - removal.accepted)
+            lost[WHILE_REMOVED] = lost[WHILE_REMOVED].add(since) if WHILE_REMOVED in lost else since
+        return lost
+
+    def delivered_since(self, shares: Iterable[Share]) -> int:
+        """Return how many readings were delivered since the accounts were these."""
+        before = {share.name: share.delivered for share in shares}
+        return sum(max(share.delivered - before.get(share.name, 0), 0) for share in self.configured)
 
     def gap(self, name: str) -> int:
         """Return accepted - delivered - held - ledger: 0, or the account is wrong."""

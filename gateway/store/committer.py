@@ -17,14 +17,17 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from gateway.core.contracts import BootId, FullError
 from gateway.store.accounts import Entry, encode_state
 from gateway.store.connection import DATABASE
-from gateway.store.drawer import Drawer
+from gateway.store.disks import is_full
+from gateway.store.drawer import Drawer, cut
 from gateway.store.forgetting import Forgetter
 from gateway.store.gathering import RETRY_S, Gathering
-from gateway.store.keeping import TEND_S, Keeper
+from gateway.store.keeping import TEND_S, Keeper, full_and_refuse
 from gateway.store.pace import Pace
+from gateway.store.pages import LOG_HEADER_BYTES
 from gateway.store.planning import DAMAGED, encode_boot, make_change, next_state
 from gateway.store.records import where_from
 from gateway.store.starting import is_damage, mark_suspect
+from gateway.store.trouble import FULL, Trouble
 from gateway.store.waiting import Watchers
 from gateway.store.writer import Transaction, answer, seal, write
 
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
     from gateway.store.accounts import Change, State
     from gateway.store.leases import Desk, Recent, Row
     from gateway.store.opening import Opened
-    from gateway.store.records import Lease, SetAside
+    from gateway.store.records import Lease
     from gateway.store.room import Room
     from gateway.store.series import SeriesBounds, SeriesRegistry
     from gateway.store.settings import StoreSettings
@@ -51,13 +54,14 @@ log = logging.getLogger("tidegate.store")
 
 # Acks alone don't hurry: they ride with the next arrivals, or go by themselves after this long.
 ACK_WAIT_S: Final = 2.0
+# Doors that are closed for as long as this store is open are not knocked at every second.
+CLOSED_RETRY_S: Final = 10.0
 # Acked segments that wait for the commit that deletes them: so many are worth one of their own; and with so many,
 # on a disk that takes no commits, nothing more is leased.
 DONE_MAX: Final = 8192
 DONE_HELD_MAX: Final = 65_536
 # Below this, handing a batch to a thread costs more than encoding it.
 THREAD_READINGS_MIN: Final = 4096
-SET_ASIDE_BYTES_MAX: Final = 64 << 10
 REFUSED_WAITING_MAX: Final = 64
 DRAWER_SHARE: Final = 8
 """What is set aside takes an eighth of the shelf at most, however much of it there may be by the settings."""
@@ -76,6 +80,7 @@ class Surroundings:
     max_series: int
     series: SeriesBounds
     commit_interval_s: float
+    closed: str = ""  # why nothing is taken until the next start
 
 
 class Committer:
@@ -96,9 +101,9 @@ class Committer:
         self.connection = connection
         self.state = opened.state
         self.accounts = opened.accounts
-        self.trouble = ""
         self.timeline = opened.timeline
         self.room = around.room
+        self.trouble = Trouble(around.room, lasting=around.closed)
         # What is set aside counts as used: on a small shelf it must not crowd out what is to be sent.
         drawer_bytes_max = int(settings.max_bytes) // DRAWER_SHARE
         self.quarantine = Drawer(opened.quarantine, bytes_max=min(int(settings.quarantine_bytes), drawer_bytes_max))
@@ -114,27 +119,26 @@ class Committer:
         self._executor = executor
         self.gathering = Gathering(
             settings=settings,
-            room=self.room,
             telemetry=self._telemetry,
             executor=executor,
             pace=self.pace,
             want=self._want,
             offset_ns=self._offset_ns,
+            refusal=self._refusal,
         )
         self._done: dict[int, int] = {}
         self._refusing: deque[Refusal] = deque(maxlen=REFUSED_WAITING_MAX)
         self.watchers = Watchers(lambda uplink: self.accounts.shares[uplink].held)
         self._boots_unsaved = True
         self.forgetter = Forgetter(registry, clock=self._clock, telemetry=self._telemetry)
-        self._keeper = Keeper(
-            connection, room=self.room, timeline=self.timeline, desks=desks, settings=settings, clock=self._clock
-        )
+        self._keeper = Keeper(connection, opened, around, desks=desks)
         self._due_s: float | None = None
         self._wake = asyncio.Event()
         self._settled = asyncio.Event()
         self._started_s: float | None = None
         self._tended_s = asyncio.get_running_loop().time()
         self._closing = self.is_damaged = False
+        self._closed = around.closed
         self.newest: list[int] = []  # ids of the segments that the last commit wrote
 
     # What becomes of leases. All of it happens in one step of the event loop.
@@ -199,12 +203,12 @@ class Committer:
             "quarantined": len(self.quarantine),
             "refused": len(self.refused),
             "commits": self.state.commit,
-            "trouble": self.trouble,
+            "trouble": self.trouble.sentence,
         }
 
     def damaged(self, why: str) -> None:
         """Take note that the file is wrong: nothing here mends it, the next start does."""
-        self.trouble = f"{DATABASE} is damaged ({why}); it is salvaged at the next start"
+        self.trouble.lasting = f"{DATABASE} is damaged ({why}); it is salvaged at the next start"
         self.is_damaged = True
         mark_suspect(self.room.state_dir, why)
 
@@ -246,6 +250,15 @@ class Committer:
         self._wake.set()
         self._settled.set()
 
+    async def begin(self) -> None:
+        """Commit what the start changed, and move it into the file, which says from then on that it has a log."""
+        await self.commit()
+        if not self.trouble.sentence:
+            try:
+                await self._rewind_log()
+            except sqlite3.DatabaseError as error:
+                self.damaged(str(error))
+
     async def commit(self, *, last: bool = False) -> None:
         """Commit what is pending now. Failures end up with those who wait and in `trouble`."""
         self._due_s = None
@@ -258,28 +271,34 @@ class Committer:
         except Exception as error:  # noqa: BLE001  supervised here: whatever fails, those who wait get an answer
             self._failed(pending, error)
         else:
-            if not self.is_damaged:
-                self.trouble = ""
+            self.trouble.succeeded(when_full=self._settings.when_full)
             answer(pending)
         finally:
             self.gathering.done()
             self._started_s = None
 
+    def _turned_away(self, error: FullError) -> FullError:
+        """Note that somebody found no room, and why; return what to raise."""
+        self.trouble.met(FULL, str(error))
+        return self.gathering.full("full", str(error), RETRY_S)
+
+    def _refusal(self, readings: int) -> FullError | None:
+        """Return why so many readings are not even taken at the door, None where they are."""
+        if self._closed:
+            return self.gathering.full("closed", self._closed, CLOSED_RETRY_S)
+        is_refusing = self._settings.when_full == "refuse" and readings and not self._keeper.has_leftovers
+        return self._turned_away(full_and_refuse(self.room)) if is_refusing and self.room.lacking(0) else None
+
     def _failed(self, pending: Pending, error: Exception) -> None:
         if isinstance(error, FullError):
-            full = self.gathering.full("full", str(error), error.after_s)
+            full = self._turned_away(error)
             # What was acked makes room; it must not wait for those who were turned away.
             self._want(0 if self._done else ACK_WAIT_S)
         else:
-            name = getattr(error, "sqlite_errorname", "") or type(error).__name__
-            self.trouble = f"nothing can be written: {error} ({name})"
-            if isinstance(error, sqlite3.Error):
-                log.error("commit failed, trying again: %s (%s)", error, name)
-                if is_damage(error):
-                    self.damaged(str(error))
-            else:
-                log.error("commit failed, trying again", exc_info=error)
-            full = self.gathering.full(name, self.trouble, RETRY_S)
+            name = self.trouble.failed(error)
+            if isinstance(error, sqlite3.Error) and is_damage(error):
+                self.damaged(str(error))
+            full = self.gathering.full(name, self.trouble.sentence, RETRY_S)
             self._want(RETRY_S)
         answer(pending, full)
 
@@ -291,7 +310,7 @@ class Committer:
             if not is_full(error):
                 raise
             # The disk is full, whatever the quota says. Some air for the log, then once more with what is left.
-            log.warning("the disk is full; making room")
+            self.trouble.disk_full()
             self.room.drop_ballast()
             await self._rewind_log()
             await self._write(pending, sealed, clean=clean)
@@ -377,18 +396,19 @@ class Committer:
             timeline=self.timeline,
             desks=self._desks,
             series_next=self._registry.next_number,
-            clean=clean,
+            log_bytes=0 if clean else max(self.room.log_size_bytes, LOG_HEADER_BYTES),
         )
         work = Transaction(
             encode_state(state),
             segments=sealed.segments,
             stored=(self.timeline.current.boot, self.timeline.current.last_ns),
             active=after.active,
+            kept=[(share.bit, removal.sequence) for share, removal in after.kept],
             series=self._registry.unsaved(),
             ledger={key: entry for key, entry in after.ledger.items() if self._written.get(key) != entry},
             boots=[encode_boot(self.timeline.current)] if self._boots_unsaved else [],
             boots_from=self._keeper.forget_before,
-            quarantine=self.quarantine.plan(self.now_ns(), [_cut(what) for what in pending.set_aside]),
+            quarantine=self.quarantine.plan(self.now_ns(), [cut(what) for what in pending.set_aside]),
         )
         return work, state
 
@@ -441,18 +461,3 @@ class Committer:
         oldest = self._keeper.oldest
         if self.forgetter.look(next_sequence if oldest is None else min(oldest, next_sequence)) or has_expired:
             self._want(0)
-
-
-def is_full(error: sqlite3.Error) -> bool:
-    """Whether the disk has no room left."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
-
-
-def _cut(what: SetAside) -> tuple[str, str, str, bytes, bytes]:
-    return (
-        what.source,
-        what.reason,
-        what.message[:SET_ASIDE_BYTES_MAX],
-        what.topic[:SET_ASIDE_BYTES_MAX],
-        what.payload[:SET_ASIDE_BYTES_MAX],
-    )

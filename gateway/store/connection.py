@@ -6,22 +6,25 @@ Flash is written by pages that a commit touches, so the page size is chosen by m
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
+import functools
 import os
 import sqlite3
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote, unquote
 
 import aiosqlite
 
+from gateway.net.files import create
+from gateway.store import disks, files
+from gateway.store.files import check_place
 from gateway.store.records import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-DATABASE: Final = "tidegate.db"
+DATABASE: Final = files.DATABASE
 LOCK: Final = "lock"
 APPLICATION_ID: Final = 0x54494445  # "TIDE"
 PAGE_BYTES: Final = 512
@@ -29,6 +32,19 @@ PAGE_BYTES: Final = 512
 CACHE_BYTES: Final = 1 << 20
 READER_SHARE: Final = 4
 BUSY_S: Final = 10.0
+# The largest value is a segment of logs (store/segments.py).
+LIMITS: Final = {
+    sqlite3.SQLITE_LIMIT_LENGTH: 32 << 20,
+    sqlite3.SQLITE_LIMIT_SQL_LENGTH: 1 << 20,
+    sqlite3.SQLITE_LIMIT_COLUMN: 64,
+    sqlite3.SQLITE_LIMIT_ATTACHED: 0,
+    sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH: 1,
+}
+# Steps of SQLite's machine: asked after so many, that many are always allowed, and so many for each block of 512
+# bytes, which hold 16 rows at most.
+STEPS: Final = 1_000_000
+STEPS_MIN: Final = 20 * STEPS
+STEPS_PER_BLOCK: Final = 1000
 
 
 def uri(path: Path, *, mode: str) -> str:
@@ -48,19 +64,92 @@ def schemas() -> list[str]:
     return [file.read_text(encoding="utf-8") for file in files]
 
 
+@functools.cache
+def expected_schema(version: int) -> frozenset[tuple[str, str, str, str]]:
+    """Return (type, name, table, sql) of all that a database of this schema version holds, to the letter."""
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        for text in schemas()[:version]:
+            connection.executescript(text)
+        return frozenset(connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema"))
+    finally:
+        connection.close()
+
+
+def newer_schema(version: int) -> StoreError:
+    """Return what is to be said of a database that a later version of this program wrote."""
+    return StoreError(
+        f"{DATABASE} was written by a newer tidegate (schema {version}, this one knows {len(schemas())}); "
+        "install that version again, or give this one another state_dir. Nothing was changed."
+    )
+
+
+class Guarded(sqlite3.Connection):
+    """A connection whose statements end, whatever the file makes of them.
+
+    No value is larger than ours are, nothing is attached, and a statement may take so many steps of SQLite's machine
+    as reading all of the file takes; one that goes on raises OperationalError (SQLITE_INTERRUPT).
+    """
+
+    def __init__(self, database: str, *args: Any, **options: Any) -> None:
+        super().__init__(database, *args, **options)
+        for limit, most in LIMITS.items():
+            self.setlimit(limit, most)
+        self._meter = _Meter(Path(unquote(database.removeprefix("file:").partition("?")[0])))
+        self.set_progress_handler(self._meter, STEPS)
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        """Run one statement."""
+        self._meter.steps = 0
+        return super().execute(sql, parameters)
+
+    def executemany(self, sql: str, parameters: Any, /) -> sqlite3.Cursor:
+        """Run one statement several times."""
+        self._meter.steps = 0
+        return super().executemany(sql, parameters)
+
+
+class _Meter:
+    """Counts the steps of a statement; true when they are too many."""
+
+    def __init__(self, path: Path) -> None:
+        self.steps = 0
+        self._path = path
+
+    def __call__(self) -> bool:
+        self.steps += STEPS
+        return self.steps > STEPS_MIN and self.steps > STEPS_MIN + STEPS_PER_BLOCK * self._blocks()
+
+    def _blocks(self) -> int:
+        """Return how much of the disk the file and its log have: what they only claim to have is not read."""
+        blocks = 0
+        for path in (self._path, self._path.with_name(self._path.name + "-wal")):
+            with contextlib.suppress(OSError):
+                blocks += path.stat().st_blocks
+        return blocks
+
+
 class DirectoryLock:
-    """`state_dir/lock`, held by this process for as long as the object is not closed."""
+    """`state_dir/lock`, held by this process for as long as the object is not closed.
+
+    Where nothing can be written it is held all the same, as far as it is there to be held: two that send the same
+    backlog are one too many. `is_read_only` says so.
+    """
 
     def __init__(self, state_dir: Path) -> None:
+        self.is_read_only = False
         try:
             state_dir.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(state_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            check_place(state_dir)
+            self._file = self._open(state_dir)
         except OSError as error:
-            raise _unwritable(state_dir, error) from error
+            raise StoreError(f"cannot write to {state_dir}: {disks.why(error, state_dir)}") from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            owner = os.pread(self._file, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            owner = "unknown"
+            with contextlib.suppress(OSError):
+                owner = os.pread(self._file, 32, 0).decode("ascii", "replace").strip() or owner
             os.close(self._file)
             raise StoreError(
                 f"another gateway (pid {owner}) uses {state_dir}; stop it or give this one a state_dir of its own"
@@ -70,16 +159,27 @@ class DirectoryLock:
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
 
+    def _open(self, state_dir: Path) -> int:
+        try:
+            return create(state_dir / LOCK, os.O_RDWR)
+        except OSError as error:
+            if not disks.is_unwritable(error) and not disks.is_full(error):
+                raise
+        self.is_read_only = True
+        try:
+            return os.open(state_dir / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
     def close(self) -> None:
         """Let the next one in."""
         os.close(self._file)
 
 
-def _unwritable(state_dir: Path, error: OSError) -> StoreError:
-    if error.errno == errno.ENOSPC:
-        return StoreError(f"no room for {state_dir}: the disk is full; free some and start again")
-    return StoreError(
-        f"cannot write to {state_dir} ({error.strerror}); create it, or give it to the user that runs the gateway"
+async def connect(path: Path, *, mode: str) -> aiosqlite.Connection:
+    """Open a connection in a thread of its own; raise sqlite3.Error."""
+    return await aiosqlite.connect(
+        uri(path, mode=mode), uri=True, isolation_level=None, timeout=BUSY_S, factory=Guarded
     )
 
 
@@ -88,11 +188,12 @@ async def open_writer(path: Path, *, log_bytes: int) -> aiosqlite.Connection:
 
     When the log has `log_bytes`, what it holds moves into the database and it begins anew.
     """
-    connection = await aiosqlite.connect(uri(path, mode="rwc"), uri=True, isolation_level=None, timeout=BUSY_S)
+    connection = await connect(path, mode="rwc")
     try:
         await _run(
             connection,
             [
+                "PRAGMA trusted_schema = OFF",
                 f"PRAGMA page_size = {PAGE_BYTES}",
                 "PRAGMA auto_vacuum = NONE",
                 "PRAGMA journal_mode = WAL",
@@ -101,7 +202,6 @@ async def open_writer(path: Path, *, log_bytes: int) -> aiosqlite.Connection:
                 f"PRAGMA wal_autocheckpoint = {log_bytes // PAGE_BYTES}",
                 _cache_size(CACHE_BYTES - CACHE_BYTES // READER_SHARE),
                 "PRAGMA temp_store = MEMORY",
-                "PRAGMA trusted_schema = OFF",
                 # Some builds (Debian's) overwrite what is deleted by zeros: every byte would be written twice.
                 "PRAGMA secure_delete = OFF",
                 "PRAGMA cell_size_check = ON",
@@ -116,9 +216,12 @@ async def open_writer(path: Path, *, log_bytes: int) -> aiosqlite.Connection:
 
 async def open_reader(path: Path) -> aiosqlite.Connection:
     """Open the connection that leases read by; raise sqlite3.Error."""
-    connection = await aiosqlite.connect(uri(path, mode="ro"), uri=True, isolation_level=None, timeout=BUSY_S)
+    connection = await connect(path, mode="ro")
     try:
-        await _run(connection, [_cache_size(CACHE_BYTES // READER_SHARE), "PRAGMA query_only = ON"])
+        await _run(
+            connection,
+            [_cache_size(CACHE_BYTES // READER_SHARE), "PRAGMA query_only = ON", "PRAGMA trusted_schema = OFF"],
+        )
     except BaseException:
         await connection.close()
         raise
@@ -142,10 +245,7 @@ async def migrate(connection: aiosqlite.Connection) -> None:
     ((tables,),) = await connection.execute_fetchall("SELECT count(*) FROM sqlite_schema")
     files = schemas()
     if owner == APPLICATION_ID and version > len(files):
-        raise StoreError(
-            f"{DATABASE} was written by a newer tidegate (schema {version}, this one knows {len(files)}); "
-            "install that version again, or give this one another state_dir. Nothing was changed."
-        )
+        raise newer_schema(version)
     if owner != APPLICATION_ID and tables:
         raise sqlite3.DatabaseError(f"{DATABASE} is some other program's database")
     for number, text in enumerate(files[version:], start=version + 1):

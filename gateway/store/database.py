@@ -17,11 +17,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from gateway.core.clock import NS_PER_S
-from gateway.store.accounts import NOBODY, Entry
+from gateway.store.accounts import NOBODY, Entry, Stage
 from gateway.store.committer import Committer, Surroundings
 from gateway.store.connection import DirectoryLock, share_cache
 from gateway.store.leases import Desk, Recent, Row
-from gateway.store.opening import Opened, fetch
+from gateway.store.membership import left_of
+from gateway.store.opening import fetch
 from gateway.store.policy import LaneScheduler
 from gateway.store.records import (
     Lease,
@@ -36,14 +37,11 @@ from gateway.store.records import (
 from gateway.store.room import Room
 from gateway.store.series import SeriesBounds, SeriesRegistry
 from gateway.store.settings import ANY_BOARD, BoardLimits, StoreSettings
-from gateway.store.shelf import ShelfReader
-from gateway.store.starting import is_damage, start
+from gateway.store.starting import Started, Starter, is_damage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
-
-    import aiosqlite
 
     from gateway.core.batch import Batch, LogRecords, Series
     from gateway.core.clock import Clock, Timeline
@@ -75,22 +73,18 @@ SERIES_SHARE: Final = 8
 class Store:
     """An open shelf. Made by `open`; `close` commits what is pending."""
 
-    def __init__(
-        self,
-        connection: aiosqlite.Connection,
-        reader: aiosqlite.Connection,
-        opened: Opened,
-        around: Surroundings,
-        *,
-        lock: DirectoryLock,
-    ) -> None:
+    def __init__(self, started: Started, around: Surroundings, *, lock: DirectoryLock) -> None:
+        opened = started.opened
         self.timeline: Timeline = opened.timeline
         # Hears of each lease that is settled, how many of its readings were lost, and why; for who traces messages.
         self.on_settled: Callable[[Lease, int, str], None] | None = None
         self.events = opened.events[-EVENTS_MAX:]
-        self._connection = connection
-        self._reader = reader
+        self.lost_at_start = opened.lost
+        self._connection, self._reader = started.writer, started.reading
+        self._frozen = started.frozen
+        self._around = around
         self._lock = lock
+        self._forgotten = opened.forgotten
         self._registry = SeriesRegistry(
             opened.series,
             series_max=around.max_series,
@@ -104,20 +98,20 @@ class Store:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="tidegate-seal")
         recent = Recent(bytes_max=int(around.settings.recent_bytes), floor=opened.state.sequence)
         self._desks = {
-            name: Desk(
-                name,
+            share.name: Desk(
+                share.name,
                 bit=share.bit,
                 live_from=opened.state.sequence,
-                reader=ShelfReader(reader),
+                reader=started.reader,
                 recent=recent,
                 scheduler=LaneScheduler(backlog_share=around.settings.backlog_share),
                 damaged=self._settle_damaged,
             )
-            for name, share in opened.accounts.shares.items()
-            if name != NOBODY
+            for share in opened.accounts.configured
+            if share.name != NOBODY
         }
         self._committer = Committer(
-            connection,
+            started.writer,
             opened,
             around,
             desks=self._desks,
@@ -143,7 +137,8 @@ class Store:
     ) -> Store:
         """Open the shelf in `state_dir`, a new one where there is none; raise StoreError that says what to do.
 
-        A damaged one is salvaged: what can be read is kept, the rest is set aside in a file that `events` name.
+        A damaged one is salvaged: what can be read is kept, the rest is set aside in a file that `events` name. One
+        that cannot be written is read, so that what it holds can be sent; `is_frozen` says so.
         """
         series = series or SeriesBounds()
         # They stand twice on the disk: on a small shelf they must not crowd out what is to be sent.
@@ -153,15 +148,19 @@ class Store:
             async with contextlib.AsyncExitStack() as undo:
                 undo.callback(lock.close)
                 room = Room(state_dir, settings, log_bytes_max=board.log_bytes_max)
-                connection, reader, opened = await start(state_dir, uplinks=uplinks, clock=clock, room=room)
-                undo.push_async_callback(connection.close)
-                undo.push_async_callback(reader.close)
-                await share_cache(connection, reader, board.cache_bytes)
-                await room.measure(connection)
+                grace_s = float(settings.uplink_grace)
+                starter = Starter(state_dir, uplinks=uplinks, clock=clock, room=room, grace_s=grace_s)
+                started = await starter.start()
+                undo.push_async_callback(started.close)
+                await share_cache(started.writer, started.reading, board.cache_bytes)
+                room.is_frozen = started.frozen is not None
+                await room.measure(started.writer)
                 room.keep_ballast()
-                around = Surroundings(settings, room, clock, telemetry, max_series, series, commit_interval_s)
-                store = cls(connection, reader, opened, around, lock=lock)
-                await store._committer.commit()
+                around = Surroundings(
+                    settings, room, clock, telemetry, max_series, series, commit_interval_s, closed=started.closed
+                )
+                store = cls(started, around, lock=lock)
+                await store._committer.begin()
                 undo.pop_all()
             if not store.is_damaged:
                 break
@@ -251,6 +250,7 @@ class Store:
             lost = self._entry(min(rejected, lease.readings))
             self._committer.settle(lease, lost=(reason, lost) if rejected > 0 else None)
             self._tell(lease, lost.readings, reason)
+            self._note_sent(lease)
 
     async def release(self, lease: Lease, *, maybe_delivered: bool) -> None:
         """Put it back to be sent again; with `maybe_delivered` it is counted as possibly sent twice."""
@@ -272,6 +272,13 @@ class Store:
         if self.on_settled is not None:
             self.on_settled(lease, lost, reason)
 
+    def _note_sent(self, lease: Lease) -> None:
+        """Count what only this process knows to be sent: without a disk to note it on it may be sent again."""
+        frozen = self._frozen
+        if frozen is not None:
+            frozen.sent[lease.uplink] = frozen.sent.get(lease.uplink, 0) + lease.readings
+            self._committer.count_maybe_twice(lease.uplink, lease.readings)
+
     def _settle_damaged(self, name: str, rows: list[Row]) -> None:
         self._committer.settle_damaged(name, rows)
 
@@ -291,6 +298,21 @@ class Store:
     def is_damaged(self) -> bool:
         """Whether the file turned out to be wrong while it was used: the next `open` salvages it."""
         return self._committer.is_damaged
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the shelf could only be read when it was opened: nothing is taken until the next `open`."""
+        return self._frozen is not None
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether what comes can be written; `trouble` in `status` says why not."""
+        return not self.is_frozen and not self._committer.trouble.is_failing
+
+    async def can_be_written(self) -> bool:
+        """Whether a shelf that could only be read can be written now, as far as can be told without opening it anew."""
+        frozen = self._frozen
+        return frozen is not None and await asyncio.to_thread(frozen.can_be_written, self._around.room)
 
     def look_at_clock(self) -> None:
         """See whether the wall clock was set or confirmed since the last commit, which looks too."""
@@ -335,8 +357,8 @@ class Store:
         """Return counts in readings, sizes in bytes, and what is wrong."""
         return {
             "accepted": self._committer.accounts.accepted,
-            "uplinks": {name: self._uplink_status(name) for name in self._desks},
-            "store": self._committer.status() | self._registry.status(),
+            "uplinks": {name: self._uplink_status(name) for name in self._desks} | self._removed_status(),
+            "store": self._committer.status() | self._registry.status() | {"read_only": self.is_frozen},
             "clock": {
                 "quality": self.timeline.quality.name.lower(),
                 "steps": self.timeline.steps,
@@ -353,9 +375,23 @@ class Store:
             "held": share.held,
             "ledger": {reason: entry.readings for reason, entry in lost.items()},
             "maybe_twice": share.maybe_twice,
-            "leased": self._desks[name].leased_readings,
+            "leased": self._desks[name].leased_readings if name in self._desks else 0,
             "losses": [{"reason": reason, **entry._asdict()} for reason, entry in lost.items()],
         }
+
+    def _removed_status(self) -> dict[str, UplinkStatus]:
+        """Return the accounts of uplinks that are configured no more and were not let go before this start."""
+        removed: dict[str, UplinkStatus] = {}
+        grace_s = float(self._around.settings.uplink_grace)
+        for name, share in self._committer.accounts.shares.items():
+            if share.removal is None or name in self._forgotten:
+                continue
+            removed[name] = self._uplink_status(name) | {"removed": True}
+            if share.removal.stage is Stage.KEPT:
+                now_ns = self._around.clock.monotonic_ns()
+                left_s = left_of(share.removal, self.timeline, grace_s=grace_s, now_ns=now_ns)
+                removed[name]["let_go_in_s"] = round(left_s)
+        return removed
 
     async def close(self) -> None:
         """Commit what is pending and close. Whoever appends later gets a FullError."""
@@ -363,11 +399,24 @@ class Store:
         try:
             await self._task
             await self._committer.commit(last=True)
+            await self._write_down()
         finally:
             await self._end()
             self._lock.close()
+
+    async def _write_down(self) -> None:
+        """Say what is forgotten with this process; bring it to the disk where that can be written again."""
+        frozen = self._frozen
+        unsaved = self._committer.accounts.delivered_since(self._committer.state.shares)
+        if frozen is not None:
+            why = await frozen.write_down(self._around.room)
+            unsaved = sum(frozen.sent.values()) if why else 0
+        if unsaved:
+            log.warning("%d readings were sent and that could not be written down: they are sent again", unsaved)
 
     async def _end(self) -> None:
         self._executor.shutdown()
         await self._reader.close()
         await self._connection.close()
+        if self._frozen is not None:
+            await self._frozen.close()

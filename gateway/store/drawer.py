@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from gateway.store.records import SetAside
 
+SET_ASIDE_BYTES_MAX: Final = 64 << 10
 ROW_BYTES: Final = 64
 # Of what a source brings and nobody understands for one reason, so many are set aside at once and then one a minute:
 # enough to see why. A line with the wrong baud rate would fill the drawer, and cost the card more than all else.
@@ -89,3 +90,14 @@ class Samples:
                 self._kinds.clear()
             self._kinds[kind] = (allowed, now_s)
         return picked
+
+
+def cut(what: SetAside) -> tuple[str, str, str, bytes, bytes]:
+    """Return the row of a payload that is set aside: enough of it to see what is wrong."""
+    return (
+        what.source,
+        what.reason,
+        what.message[:SET_ASIDE_BYTES_MAX],
+        what.topic[:SET_ASIDE_BYTES_MAX],
+        what.payload[:SET_ASIDE_BYTES_MAX],
+    )

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from gateway.core.telemetry import Telemetry
     from gateway.store.pace import Pace
     from gateway.store.records import Loss, SetAside
-    from gateway.store.room import Room
     from gateway.store.settings import StoreSettings
 
 RETRY_S: Final = 1.0
@@ -39,31 +38,32 @@ class Gathering:
     """The pending work of one store.
 
     `want(seconds)` asks for a commit by then. `offset_ns()` is what Unix time is ahead of this boot's clock, if known.
+    `refusal(readings)` is why they are turned away now, if they are.
     """
 
     def __init__(
         self,
         *,
         settings: StoreSettings,
-        room: Room,
         telemetry: Telemetry,
         executor: Executor,
         pace: Pace,
         want: Callable[[float], None],
         offset_ns: Callable[[], int | None],
+        refusal: Callable[[int], FullError | None],
     ) -> None:
         self.pending = Pending()
         self.is_closing = False
         self._in_flight: Pending | None = None
         self._settings = settings
         self._early_bytes = min(EARLY_BYTES_MAX, int(settings.pending_bytes) // 2)
-        self._room = room
         self._telemetry = telemetry
         self._executor = executor
         self._pace = pace
         self._want = want
         self._offset_ns = offset_ns
         self._samples = Samples()
+        self._refusal = refusal
         self._queue = RoomQueue(self.has_room)
 
     def append(
@@ -82,8 +82,8 @@ class Gathering:
             raise FullError("the gateway is stopping")
         if not self.has_room():
             raise self.full("pending", TOO_SLOW, self._pace.interval_s)
-        if self._settings.when_full == "refuse" and readings and self._room.lacking(0):
-            raise self.full("full", "the shelf is full and when_full is refuse", RETRY_S)
+        if (refusal := self._refusal(readings)) is not None:
+            raise refusal
         pending.pieces += [(priority, batch) for priority, batch in pieces if len(batch)]
         if logs is not None and len(logs):
             pending.logs.append(logs)

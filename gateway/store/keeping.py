@@ -7,6 +7,8 @@ import sqlite3
 from typing import TYPE_CHECKING, Final
 
 from gateway.core.contracts import BootId, FullError
+from gateway.store.accounts import UPLINK_REMOVED
+from gateway.store.membership import Leftovers, let_go_overdue
 from gateway.store.planning import EVICTED, EXPIRED
 from gateway.store.records import where_from
 from gateway.store.room import find_evictions, find_expired, find_heads
@@ -16,10 +18,10 @@ if TYPE_CHECKING:
 
     import aiosqlite
 
-    from gateway.core.clock import Clock, Timeline
+    from gateway.store.committer import Surroundings
     from gateway.store.leases import Desk
+    from gateway.store.opening import Opened
     from gateway.store.room import Candidate, Room
-    from gateway.store.settings import StoreSettings
 
 log = logging.getLogger("tidegate.store")
 
@@ -31,66 +33,97 @@ class Keeper:
     """Finds what has to go; the next commit lets it go."""
 
     def __init__(
-        self,
-        connection: aiosqlite.Connection,
-        *,
-        room: Room,
-        timeline: Timeline,
-        desks: Mapping[str, Desk],
-        settings: StoreSettings,
-        clock: Clock,
+        self, connection: aiosqlite.Connection, opened: Opened, around: Surroundings, *, desks: Mapping[str, Desk]
     ) -> None:
         self.forget_before = BootId(0)
         # The sequence of the oldest segment at the last look, None for an empty shelf.
         self.oldest: int | None = None
+        self._accounts = opened.accounts
+        self._leftovers = Leftovers(connection, opened.accounts, is_littered=opened.is_littered)
+        self._litter = Leftovers(connection, opened.accounts, is_littered=opened.is_littered)
         self._connection = connection
-        self._room = room
-        self._timeline = timeline
+        self._room = around.room
+        self._timeline = opened.timeline
         self._desks = desks
-        self._settings = settings
-        self._clock = clock
-        self._expired: list[Candidate] = []
+        self._settings = around.settings
+        self._clock = around.clock
+        self._going: list[tuple[str, Candidate]] = []
 
     def may_go(self, segment_id: int) -> bool:
         """Whether nobody is sending it."""
         return not any(desk.is_leased(segment_id) for desk in self._desks.values())
 
+    @property
+    def has_leftovers(self) -> bool:
+        """Whether something may be there that no configured uplink needs, and that makes way for what comes."""
+        return not self._leftovers.is_done
+
     async def find_victims(self, incoming_bytes: int) -> list[tuple[str, Candidate]]:
         """Return who goes in this commit, with the reason; raise FullError where that is not enough."""
-        expired, self._expired = self._expired, []
-        victims = [(EXPIRED, row) for row in expired if self.may_go(row.id)]
+        going, self._going = self._going, []
+        victims = {row.id: (reason, row) for reason, row in going if self.may_go(row.id)}
         # Acks, state and deletions need a little room too, but never make anybody go by themselves.
         over = self._room.lacking(incoming_bytes) if incoming_bytes else 0
-        over -= sum(row.size_bytes for _, row in victims)
+        over -= sum(row.size_bytes for _, row in victims.values())
         if over <= 0:
-            return victims
+            return list(victims.values())
+
+        def may_go(segment_id: int) -> bool:
+            return segment_id not in victims and self.may_go(segment_id)
+
+        for row in await self._leftovers.spare(bytes_over=over, may_go=may_go):
+            victims[row.id] = (EVICTED, row)
+            over -= row.size_bytes
+        if over <= 0:
+            return list(victims.values())
         if self._settings.when_full == "refuse":
-            raise FullError("the shelf is full and when_full is refuse")
-        chosen = {row.id for _, row in victims}
-        evicted = await find_evictions(
-            self._connection, bytes_over=over, may_go=lambda row_id: row_id not in chosen and self.may_go(row_id)
-        )
+            # They stay, since nothing comes: they are found again by the next who asks.
+            self._leftovers.rewind()
+            raise full_and_refuse(self._room)
+        evicted = await find_evictions(self._connection, bytes_over=over, may_go=may_go)
         if sum(row.size_bytes for row in evicted) + self._room.slack_bytes < over:
-            raise FullError("the shelf is full of what is being sent right now")
-        return victims + [(EVICTED, row) for row in evicted]
+            self._leftovers.rewind()
+            raise FullError(f"the shelf is full of what is being sent right now: {self._room.cause}")
+        return [*victims.values(), *((EVICTED, row) for row in evicted)]
 
     async def tend(self) -> bool:
-        """Look for what is too old and for boots that nothing refers to; return whether there is work."""
+        """Look for what is too old or nobody's, and for boots that nothing refers to; return whether there is work."""
         self._room.keep_ballast()
+        now_ns = self._clock.monotonic_ns()
         try:
-            self._expired = await find_expired(
+            expired = await find_expired(
                 self._connection,
                 self._timeline,
-                now_ns=self._clock.monotonic_ns(),
+                now_ns=now_ns,
                 max_age_s=float(self._settings.max_age),
                 may_go=self.may_go,
             )
+            said = await let_go_overdue(
+                self._connection,
+                self._accounts,
+                self._timeline,
+                grace_s=float(self._settings.uplink_grace),
+                now_ns=now_ns,
+            )
+            if said:
+                self._litter.rewind()
+            self._leftovers.rewind()
+            litter = await self._litter.sweep()
             heads = await find_heads(self._connection)
         except sqlite3.Error as error:
             log.warning("looking after the shelf failed, trying again later: %s", error)
             return False
+        for sentence in said:
+            log.warning("%s", sentence)
+        self._going = [(EXPIRED, row) for row in expired] + [(UPLINK_REMOVED, row) for row in litter]
         self.oldest = min((where_from(head.id)[2] for head in heads), default=None)
-        needed = BootId(min((head.boot for head in heads), default=self._timeline.current.boot))
+        oldest_boot = min((head.boot for head in heads), default=self._timeline.current.boot)
+        needed = min([oldest_boot, *(kept.boot for _, kept in self._accounts.kept)])
         if self._timeline.boots[0].boot < needed:
-            self.forget_before = needed
-        return bool(self._expired)
+            self.forget_before = BootId(needed)
+        return bool(self._going or said)
+
+
+def full_and_refuse(room: Room) -> FullError:
+    """Return what sources are told where nothing is let go to make room for what they bring."""
+    return FullError(f"the shelf is full and when_full is refuse: {room.cause}")

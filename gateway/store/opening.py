@@ -5,17 +5,21 @@ Everything found here takes effect on disk with the first commit. Must not salva
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import sqlite3
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from gateway.core.clock import BootTimes, Quality, Sample, Timeline
 from gateway.core.contracts import BootId
 from gateway.store.accounts import (
+    BOOT_MAX,
     NOBODY,
-    SLOTS_MAX,
+    SERIES_MAX,
+    UPLINK_REMOVED,
     Accounts,
     DamagedStateError,
     Entry,
@@ -25,8 +29,9 @@ from gateway.store.accounts import (
     encode_state,
 )
 from gateway.store.drawer import ROW_BYTES
-from gateway.store.planning import BEFORE
-from gateway.store.records import STATE_ID, StoreError
+from gateway.store.membership import count_lacking, follow_uplinks
+from gateway.store.planning import DAMAGED
+from gateway.store.records import SEQUENCE_END, SHELVES, STATE_ID, place
 from gateway.store.series import NUMBER_MAX, decode_series, encode_series
 
 if TYPE_CHECKING:
@@ -37,6 +42,10 @@ if TYPE_CHECKING:
     from gateway.core.clock import Clock
 
 log = logging.getLogger("tidegate.store")
+
+NUMBERS: Final = ("done", "readings", "boot", "stored_ns", "first_ns", "last_ns")
+# A segment of logs has so much before compression (store/segments.py).
+BODY_BYTES_MAX: Final = 32 << 20
 
 
 @dataclass(slots=True)
@@ -52,33 +61,89 @@ class Opened:
     refused: list[tuple[int, int]]
     was_clean: bool
     events: list[str] = field(default_factory=list)
+    forgotten: set[str] = field(default_factory=set)  # uplinks whose share was let go by an earlier start
+    is_littered: bool = False  # whether the shelf may hold what nobody wants any more
+    lost: dict[tuple[str, str], int] = field(default_factory=dict)  # readings that this start put into the ledger
 
 
-async def read_shelf(connection: aiosqlite.Connection, *, uplinks: Sequence[str], clock: Clock) -> Opened:
-    """Read what the shelf holds; raise sqlite3.Error or DamagedStateError where it is damaged."""
+async def read_shelf(
+    connection: aiosqlite.Connection, *, uplinks: Sequence[str], clock: Clock, grace_s: float
+) -> Opened:
+    """Read what the shelf holds; raise sqlite3.Error or DamagedStateError where it is damaged.
+
+    `grace_s` is how long what is held for an uplink is kept when it is configured no more.
+    """
     state = await read_state(connection)
-    ledger = await read_ledger(connection)
+    await _check_newest(connection, state)
+    ledger = await read_ledger(connection, state)
     opened = Opened(
         state,
         Accounts(state.shares or [Share(NOBODY, 0)], dict(ledger), accepted=state.accepted),
         ledger,
         await read_series(connection),
         await read_timeline(connection, state, clock),
-        await fetch(
-            connection,
-            f"SELECT id, {ROW_BYTES} + length(source) + length(reason) + length(message) + length(topic)"  # noqa: S608  a number of our own
-            " + length(payload) FROM quarantine ORDER BY id",
-        ),
-        await fetch(
-            connection,
-            f"SELECT id, {ROW_BYTES} + length(uplink) + length(reason) + length(message) + length(body)"  # noqa: S608  a number of our own
-            " FROM refused ORDER BY id",
-        ),
+        await _sizes(connection, "quarantine", ("source", "reason", "message", "topic", "payload")),
+        await _sizes(connection, "refused", ("uplink", "reason", "message", "body")),
         state.clean,
     )
+    _mend_ledger(opened)
     await _count_interrupted(connection, opened)
-    await _follow_uplinks(connection, opened, list(uplinks) or [NOBODY])
+    await follow_uplinks(connection, opened, list(uplinks) or [NOBODY], grace_s=grace_s, now_ns=clock.monotonic_ns())
+    opened.state = msgspec.structs.replace(state, shares=list(opened.accounts.shares.values()))
+    for key, entry in opened.accounts.ledger.items():
+        lost = entry.readings - ledger.get(key, Entry(0)).readings
+        if key[1] == UPLINK_REMOVED and lost > 0:
+            opened.lost[key] = lost
     return opened
+
+
+async def _check_newest(connection: aiosqlite.Connection, state: State) -> None:
+    """Raise DamagedStateError where a segment has a number that is still to be given: nothing could be committed."""
+    for shelf in SHELVES:
+        bounds = place(*shelf, state.sequence), place(*shelf, SEQUENCE_END)
+        if await fetch(connection, "SELECT id FROM shelf WHERE id >= ? AND id < ? LIMIT 1", bounds):
+            raise DamagedStateError("a segment is newer than the state row")
+
+
+async def check_rows(connection: aiosqlite.Connection, state: State) -> None:
+    """Read every row of the shelf; raise DamagedStateError where one is not ours, or not all are there that are held.
+
+    SQLite puts any type into any column, and a row that nobody can lease would stay for ever.
+    """
+    odd = " OR ".join(f"typeof({column}) <> 'integer'" for column in NUMBERS)
+    rows = await fetch(
+        connection,
+        f"SELECT id FROM shelf WHERE id < ? AND ({odd} OR readings < 1 OR typeof(body) <> 'blob' OR length(body) > ?)"  # noqa: S608  our own names
+        " LIMIT 1",
+        (STATE_ID, BODY_BYTES_MAX),
+    )
+    if rows:
+        raise DamagedStateError("a row of the shelf holds other types than it should")
+    for share in state.shares:
+        there = await count_lacking(connection, share, before=share.removal.sequence if share.removal else SEQUENCE_END)
+        if share.wants(0) and there != share.held:
+            raise DamagedStateError(f"{share.held} readings are held for {share.name or 'nobody'}, {there} are there")
+
+
+async def _sizes(connection: aiosqlite.Connection, table: str, columns: Sequence[str]) -> list[tuple[int, int]]:
+    """Return id and size of the rows of a drawer."""
+    lengths = " + ".join(f"length({column})" for column in columns)
+    rows = await fetch(connection, f"SELECT id, {ROW_BYTES} + {lengths} FROM {table} ORDER BY id")  # noqa: S608  our own names
+    if not all(isinstance(size, int) for _, size in rows):
+        raise DamagedStateError(f"a row of the table {table} holds nothing where it should")
+    return rows
+
+
+def _mend_ledger(opened: Opened) -> None:
+    """Make up for rows of the ledger that are gone: how much is known, why no longer."""
+    accounts = opened.accounts
+    for name in accounts.shares if opened.state.shares else ():
+        gap = accounts.gap(name)
+        if gap < 0:
+            raise DamagedStateError(f"the account of {name or 'nobody'} holds {-gap} readings that never came")
+        if gap:
+            accounts.lose(name, DAMAGED, Entry(gap))
+            opened.events.append(f"{name or 'nobody'}: rows of the ledger are gone, of {gap} readings nobody knows why")
 
 
 async def fetch(connection: aiosqlite.Connection, sql: str, values: Sequence[object] = ()) -> list[Any]:
@@ -86,13 +151,16 @@ async def fetch(connection: aiosqlite.Connection, sql: str, values: Sequence[obj
     return [tuple(row) for row in await connection.execute_fetchall(sql, values)]
 
 
-async def read_ledger(connection: aiosqlite.Connection) -> dict[tuple[str, str], Entry]:
+async def read_ledger(connection: aiosqlite.Connection, state: State) -> dict[tuple[str, str], Entry]:
     """Return the ledger by uplink and reason."""
     rows = await fetch(connection, "SELECT uplink, reason, readings, first_ns, last_ns, since_ns, until_ns FROM ledger")
     ledger: dict[tuple[str, str], Entry] = {}
     for uplink, reason, *numbers in rows:
-        if not all(isinstance(number, int) for number in numbers):
+        is_text = isinstance(uplink, str) and isinstance(reason, str)
+        if not is_text or not all(isinstance(number, int) for number in numbers):
             raise DamagedStateError("a row of the ledger holds other types than it should")
+        if not 0 <= numbers[0] <= state.accepted:
+            raise DamagedStateError("a row of the ledger says what cannot be")
         ledger[uplink, reason] = Entry(*numbers)
     return ledger
 
@@ -111,6 +179,14 @@ async def read_state(connection: aiosqlite.Connection) -> State:
     return state
 
 
+async def note_closed(connection: aiosqlite.Connection) -> None:
+    """Say in the state row that no log is needed: who opened the shelf closes it with nothing committed."""
+    with contextlib.suppress(sqlite3.Error, DamagedStateError):
+        for (body,) in await fetch(connection, "SELECT body FROM shelf WHERE id = ?", (STATE_ID,)):
+            state = msgspec.structs.replace(decode_state(body), log_bytes=0)
+            await connection.execute_fetchall("UPDATE shelf SET body = ? WHERE id = ?", (encode_state(state), STATE_ID))
+
+
 async def read_series(connection: aiosqlite.Connection) -> list[tuple[int, bytes]]:
     """Return all series as they stand there; one whose row is damaged is read from its copy."""
     found: dict[int, bytes] = {}
@@ -125,6 +201,8 @@ async def read_series(connection: aiosqlite.Connection) -> list[tuple[int, bytes
                 found[number] = encode_series(decode_series(body))
             except ValueError:
                 damaged.add(number)
+            if not 0 < number < SERIES_MAX:
+                raise DamagedStateError(f"{number} is no series' number")
     if lost := damaged - found.keys():
         raise DamagedStateError(f"the series {sorted(lost)[:8]} are damaged in both copies")
     return sorted(found.items())
@@ -146,6 +224,8 @@ async def read_timeline(connection: aiosqlite.Connection, state: State, clock: C
 
 def decode_boot(number: int, uuid: str, body: bytes, *, state: State) -> BootTimes:
     """Read a row of the table of boots; raise msgspec.DecodeError. The state knows better how long it lasts."""
+    if not 0 < number <= BOOT_MAX or not isinstance(uuid, str) or not isinstance(body, bytes):
+        raise msgspec.DecodeError(f"{number} is no boot")
     last_ns, samples = msgspec.msgpack.decode(body, type=tuple[int, list[tuple[int, int, Quality]]])
     if number == state.boot:
         last_ns = max(last_ns, state.boot_last_ns)
@@ -165,45 +245,3 @@ async def _count_interrupted(connection: aiosqlite.Connection, opened: Opened) -
             if readings:
                 opened.events.append(f"{share.name}: {readings} readings were being sent when the process ended")
         share.leased = []
-
-
-async def _follow_uplinks(connection: aiosqlite.Connection, opened: Opened, names: list[str]) -> None:
-    """Let go of the shares of uplinks that are configured no more, and open an account for each new one.
-
-    A new uplink wants all that is held now. What was accepted and is gone before it came stands in its ledger
-    as `before_uplink`, so that its account adds up like the others'.
-    """
-    accounts, state = opened.accounts, opened.state
-    before = set(accounts.shares)
-    for name in before - set(names):
-        share = accounts.shares.pop(name)
-        if name != NOBODY:
-            opened.events.append(f"{name} is configured no more: the {share.held} readings held for it are let go")
-    for name in names:
-        if name not in accounts.shares:
-            await _join(connection, opened, name)
-    if before != set(names):
-        await connection.execute_fetchall(
-            "DELETE FROM shelf WHERE id < ? AND done & ? = ?", (STATE_ID, accounts.active, accounts.active)
-        )
-    opened.state = msgspec.structs.replace(state, shares=list(accounts.shares.values()))
-
-
-async def _join(connection: aiosqlite.Connection, opened: Opened, name: str) -> None:
-    accounts, slots = opened.accounts, opened.state.slots
-    slot = 0 if name == NOBODY else slots.get(name)
-    if slot is None:
-        slot = next((number for number in range(1, SLOTS_MAX) if number not in slots.values()), None)
-        if slot is None:
-            raise StoreError(f"{SLOTS_MAX} different uplinks have used this state_dir; give this one another")
-        slots[name] = slot
-    ((held,),) = await fetch(
-        connection,
-        "SELECT coalesce(sum(readings), 0) FROM shelf WHERE id < ? AND done & ? = 0",
-        (STATE_ID, 1 << slot),
-    )
-    accounts.shares[name] = Share(name, slot, held=held)
-    if (gone := accounts.gap(name)) > 0:
-        accounts.lose(name, BEFORE, Entry(gone))
-    if held and opened.state.commit:
-        opened.events.append(f"{name or 'nobody'} is new: it gets the {held} readings that are held")

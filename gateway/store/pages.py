@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -23,17 +23,87 @@ GetPage: TypeAlias = "Callable[[int], bytes | None]"
 HEADER_BYTES: Final = 100
 TABLE_LEAF: Final = 0x0D
 TABLE_INTERIOR: Final = 0x05
+# A tree of the largest possible file, with two children a page, would not be deeper.
+DEPTH_MAX: Final = 32
 LOG_HEADER_BYTES: Final = 32
 FRAME_HEADER_BYTES: Final = 24
 LOG_MAGIC: Final = 0x377F0682  # the last bit says that checksums are of big-endian words
 PAGE_SIZES: Final = frozenset(1 << bits for bits in range(9, 17))
 COLUMNS_MAX: Final = 32
 VALUE_BYTES_MAX: Final = 64 << 20
+# More than a record's header and eight numbers take.
+HEAD_BYTES_MAX: Final = 128
+ROW_ID_MIN: Final = -(1 << 63)
+ROW_ID_MAX: Final = (1 << 63) - 1
+
+
+class TreeError(ValueError):
+    """These pages are no table."""
+
+
+def leaves_of(get_page: GetPage, root: int, *, first: int = ROW_ID_MIN, last: int = ROW_ID_MAX) -> Iterator[int]:
+    """Return the numbers of a table's leaf pages, by rising row id, that may hold rows from `first` to `last`.
+
+    Raises TreeError where these pages are no tree.
+    """
+    seen: set[int] = set()
+    waiting = [(root, 0)]
+    while waiting:
+        number, depth = waiting.pop()
+        page = get_page(number)
+        start = HEADER_BYTES if number == 1 else 0
+        if page is None or len(page) < start + 12:
+            raise TreeError(f"page {number} is missing")
+        if page[start] == TABLE_LEAF:
+            yield number
+            continue
+        if page[start] != TABLE_INTERIOR or number in seen or depth == DEPTH_MAX:
+            raise TreeError(f"page {number} does not belong to a table")
+        # Each page that leads on is visited once: so the walk ends, whatever the pages say.
+        seen.add(number)
+        inside: list[int] = []
+        before = ROW_ID_MIN
+        for child, highest in children_of(page, number):
+            if before <= last and (highest is None or highest >= first):
+                inside.append(child)
+            before = ROW_ID_MIN if highest is None else highest + 1
+        waiting += [(child, depth + 1) for child in reversed(inside)]
+
+
+class Head(NamedTuple):
+    """A row without its last value, of which only the size is known, and where on its page the row stands."""
+
+    row_id: int
+    values: tuple[Value, ...]
+    last_bytes: int
+    offset: int
+
+
+def heads_of(page: bytes, get_page: GetPage) -> Iterator[Head]:
+    """Return the head of each whole row of a table's leaf page; nothing for any other page (or the first)."""
+    for offset in _cells(page, 0):
+        payload, row_id, _ = _payload(page, offset, get_page, bytes_max=HEAD_BYTES_MAX)
+        head = None if payload is None else _read_record(payload, without_last=True)
+        if head is not None:
+            yield Head(row_id, head[0], head[1], offset)
+
+
+def last_value(page: bytes, offset: int, get_page: GetPage) -> Value:
+    """Return the last value of the row that stands at `offset` of a leaf page, None where it cannot be read."""
+    row = _read_cell(page, offset, get_page)
+    return row[1][-1] if row is not None and row[1] else None
 
 
 def rows_of(page: bytes, number: int, get_page: GetPage) -> Iterator[tuple[int, tuple[Value, ...]]]:
     """Return (row id, values) of each whole row of a table's leaf page; nothing for any other page."""
-    start = HEADER_BYTES if number == 1 else 0
+    for offset in _cells(page, HEADER_BYTES if number == 1 else 0):
+        row = _read_cell(page, offset, get_page)
+        if row is not None:
+            yield row
+
+
+def _cells(page: bytes, start: int) -> Iterator[int]:
+    """Return where the rows of a leaf page begin; `start` is where the page's own header stands."""
     if len(page) < start + 8 or page[start] != TABLE_LEAF:
         return
     cells = int.from_bytes(page[start + 3 : start + 5], "big")
@@ -41,9 +111,7 @@ def rows_of(page: bytes, number: int, get_page: GetPage) -> Iterator[tuple[int, 
         at = start + 8 + 2 * cell
         offset = int.from_bytes(page[at : at + 2], "big")
         if start + 8 <= offset < len(page):
-            row = _read_cell(page, offset, get_page)
-            if row is not None:
-                yield row
+            yield offset
 
 
 def children_of(page: bytes, number: int) -> list[tuple[int, int | None]]:
@@ -70,21 +138,29 @@ def _signed(number: int) -> int:
 
 
 def _read_cell(page: bytes, offset: int, get_page: GetPage) -> tuple[int, tuple[Value, ...]] | None:
+    payload, row_id, is_whole = _payload(page, offset, get_page, bytes_max=VALUE_BYTES_MAX)
+    record = _read_record(payload) if payload is not None and is_whole else None
+    return None if record is None else (row_id, record[0])
+
+
+def _payload(page: bytes, offset: int, get_page: GetPage, *, bytes_max: int) -> tuple[bytes | None, int, bool]:
+    """Return up to about `bytes_max` of a row's record, None if they are not there; its id; whether that is all."""
     payload_bytes, offset = _varint(page, offset)
     row_id, offset = _varint(page, offset)
+    row_id = _signed(row_id)
     if not 0 < payload_bytes <= VALUE_BYTES_MAX:
-        return None
+        return None, row_id, False
     local = _local_bytes(payload_bytes, len(page))
     payload = page[offset : offset + local]
     if len(payload) < local:
-        return None
-    if local < payload_bytes:
-        rest = _overflow(page[offset + local : offset + local + 4], payload_bytes - local, get_page)
+        return None, row_id, False
+    wanted = min(payload_bytes, bytes_max)
+    if local < wanted:
+        rest = _overflow(page[offset + local : offset + local + 4], wanted - local, get_page)
         if rest is None:
-            return None
+            return None, row_id, False
         payload += rest
-    values = _read_record(payload)
-    return None if values is None else (_signed(row_id), values)
+    return payload, row_id, wanted == payload_bytes
 
 
 def _local_bytes(payload_bytes: int, page_bytes: int) -> int:
@@ -122,21 +198,25 @@ def _varint(data: bytes, offset: int) -> tuple[int, int]:
     return 0, len(data)
 
 
-def _read_record(payload: bytes) -> tuple[Value, ...] | None:
+def _read_record(payload: bytes, *, without_last: bool = False) -> tuple[tuple[Value, ...], int] | None:
+    """Return the values of a record and the size of the last, with `without_last` all values but that one."""
     head_bytes, at = _varint(payload, 0)
     if not at <= head_bytes <= len(payload):
         return None
     values: list[Value] = []
     offset = head_bytes
+    size = 0
     while at < head_bytes:
         kind, at = _varint(payload, at)
         size = _sizes[kind] if kind < len(_sizes) else (kind - 12) // 2
+        if without_last and at >= head_bytes:
+            break
         part = payload[offset : offset + size]
         if len(part) < size or len(values) == COLUMNS_MAX:
             return None
         values.append(_value(kind, part))
         offset += size
-    return tuple(values)
+    return tuple(values), size
 
 
 _sizes: Final = (0, 1, 2, 3, 4, 6, 8, 8, 0, 0, 0, 0)
@@ -169,6 +249,8 @@ def free_pages(get_page: GetPage, *, pages: int) -> set[int]:
     return free
 
 
+# Checked together: enough for numpy, and little memory.
+FRAMES_AT_ONCE: Final = 1024
 # One transaction behind a break may have been under way when the power went; of two, the first was synced.
 COMMITS_BEHIND_BREAK_MIN: Final = 2
 
@@ -191,6 +273,15 @@ class Log:
     def page(self, offset: int) -> bytes:
         """Return the page at a place that `frames` or `newest` gives."""
         return self.data[offset : offset + self.page_bytes]
+
+    def has_holes(self, until: int) -> bool:
+        """Whether something before the offset `until`, all of which was written once, is zeros or not there."""
+        count = max(until - LOG_HEADER_BYTES, 0) // (FRAME_HEADER_BYTES + self.page_bytes)
+        if len(self.data) < until or not any(self.data[:LOG_HEADER_BYTES]):
+            return True
+        # A frame begins with the number of its page, and there is no page 0.
+        frames = np.frombuffer(self.data, np.uint8, count * (FRAME_HEADER_BYTES + self.page_bytes), LOG_HEADER_BYTES)
+        return not frames.reshape(count, FRAME_HEADER_BYTES + self.page_bytes)[:, :4].any(axis=1).all()
 
 
 def read_log(data: bytes, *, page_bytes: int) -> Log:
@@ -220,8 +311,11 @@ def read_log(data: bytes, *, page_bytes: int) -> Log:
     # Each frame's checksum goes on from the one before: where one is damaged, the next is checked against what
     # the damaged one says that its own is.
     seeds = np.concatenate([head[6:8].reshape(1, 2), heads[:-1, 4:6]])
-    content = np.concatenate([raw[:, :8], raw[:, FRAME_HEADER_BYTES:]], axis=1)
-    whole = (_checksums(content, seeds, big=big) == heads[:, 4:6]).all(axis=1) & (heads[:, 2:4] == salts).all(axis=1)
+    whole = (heads[:, 2:4] == salts).all(axis=1)
+    for start in range(0, count, FRAMES_AT_ONCE):
+        part = slice(start, start + FRAMES_AT_ONCE)
+        content = np.concatenate([raw[part, :8], raw[part, FRAME_HEADER_BYTES:]], axis=1)
+        whole[part] &= (_checksums(content, seeds[part], big=big) == heads[part, 4:6]).all(axis=1)
     if not head_is_good and whole.any():
         # The first frame's seed went with the header; the others say that this is a log.
         whole[0] = True

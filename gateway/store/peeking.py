@@ -20,7 +20,9 @@ from gateway.core.clock import BootTimes, Timeline
 from gateway.core.contracts import BootId, Signal
 from gateway.store.accounts import DamagedStateError, State, decode_state
 from gateway.store.connection import APPLICATION_ID, DATABASE, PAGE_BYTES
+from gateway.store.files import check_file
 from gateway.store.opening import decode_boot
+from gateway.store.pagefile import read_log_bytes
 from gateway.store.pages import HEADER_BYTES, LOG_HEADER_BYTES, TABLE_LEAF, children_of, read_log, rows_of
 from gateway.store.records import STATE_ID, Quarantined, SetAside, StoreError
 from gateway.store.segments import decode_logs, decode_metrics, read_header
@@ -162,6 +164,8 @@ class Tables:
 def peek(state_dir: Path, look: Callable[[Tables], _T]) -> _T:
     """Return what `look` makes of the tables, as of one moment; it may be called more than once. Raise StoreError."""
     path = state_dir / DATABASE
+    for name in (DATABASE, f"{DATABASE}-wal"):
+        check_file(state_dir / name)
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
@@ -176,13 +180,13 @@ def peek(state_dir: Path, look: Callable[[Tables], _T]) -> _T:
 
 def _peek(path: Path, file: int, look: Callable[[Tables], _T]) -> _T:
     pages: dict[int, bytes] = {}
-    before, written_ns = _read_log(path), os.fstat(file).st_mtime_ns
+    before, written_ns = read_log_bytes(path), os.fstat(file).st_mtime_ns
     for _ in range(ATTEMPTS_MAX):
         tables = Tables(file, before, pages)
         found = look(tables)
         if not tables.has_read:
             return found
-        after = _read_log(path)
+        after = read_log_bytes(path)
         # No log before and after says little: a gateway may have been started and stopped in between.
         was_written = not after and written_ns != (written_ns := os.fstat(file).st_mtime_ns)
         if after == before and not was_written:
@@ -192,13 +196,6 @@ def _peek(path: Path, file: int, look: Callable[[Tables], _T]) -> _T:
             pages.clear()
         before = after
     raise StoreError(f"{path} changes faster than it can be read; try again later")
-
-
-def _read_log(path: Path) -> bytes:
-    try:
-        return path.with_name(path.name + "-wal").read_bytes()
-    except FileNotFoundError:
-        return b""
 
 
 def newest_quarantined(tables: Tables, *, limit: int) -> list[tuple[int, Quarantined]]:

@@ -35,18 +35,18 @@ def make_change(
 ) -> Change:
     """Return what a commit adds to the accounts: what comes for every uplink, what goes for those who lack it."""
     change = Change(accepted=sealed.readings)
-    for name in accounts.shares:
-        change.add_held(name, sealed.readings)
+    for share in accounts.configured:
+        change.add_held(share.name, sealed.readings)
     for loss in losses:
         change.accepted += loss.readings
-        for name in accounts.shares:
-            change.lose(name, loss.reason, Entry(loss.readings, loss.first_ns, loss.last_ns, now_ns, now_ns))
+        for share in accounts.configured:
+            change.lose(share.name, loss.reason, Entry(loss.readings, loss.first_ns, loss.last_ns, now_ns, now_ns))
     for reason, victim in victims:
         first_ns, last_ns = victim.first_ns, victim.last_ns
         if not first_ns:
             first_ns = last_ns = wall_of(timeline, victim.stored_ns, victim.boot)
         for share in accounts.shares.values():
-            if not (victim.done | done.get(victim.id, 0)) & share.bit:
+            if share.wants(victim.sequence) and not (victim.done | done.get(victim.id, 0)) & share.bit:
                 change.add_held(share.name, -victim.readings)
                 change.lose(share.name, reason, Entry(victim.readings, first_ns, last_ns, now_ns, now_ns))
     return change
@@ -60,9 +60,9 @@ def next_state(
     timeline: Timeline,
     desks: Mapping[str, Desk],
     series_next: int,
-    clean: bool,
+    log_bytes: int,
 ) -> State:
-    """Return the state row of a commit that leaves the accounts as `after`."""
+    """Return the state row of a commit that leaves the accounts as `after`; `log_bytes` is 0 for the very last one."""
     for name, desk in desks.items():
         after.shares[name].leased = [(lease.segments[0].id, lease.segments[-1].id) for lease in desk.leases.values()]
     return State(
@@ -72,10 +72,11 @@ def next_state(
         previous_hash=sealed.previous_hash,
         boot=timeline.current.boot,
         boot_last_ns=timeline.current.last_ns,
-        clean=clean,
+        clean=not log_bytes,
         series_next=series_next,
         shares=list(after.shares.values()),
         slots=state.slots,
+        log_bytes=log_bytes,
     )
 
 

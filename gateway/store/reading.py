@@ -12,7 +12,7 @@ import heapq
 import sqlite3
 import time
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote
 
 import msgspec
@@ -21,10 +21,13 @@ import numpy as np
 from gateway.core.clock import BootTimes, Timeline
 from gateway.core.contracts import BootId, Signal
 from gateway.store.accounts import NOBODY, Accounts, DamagedStateError, Entry, State, decode_state
-from gateway.store.connection import APPLICATION_ID, DATABASE, schemas
+from gateway.store.connection import APPLICATION_ID, DATABASE, Guarded, schemas
+from gateway.store.evidence import DamagedError, check_tables, wrong_with_log
+from gateway.store.files import check_file
 from gateway.store.opening import decode_boot
+from gateway.store.pagefile import PageFile
+from gateway.store.pages import TreeError
 from gateway.store.records import SEQUENCE_END, SHELVES, STATE_ID, LeasedSegment, StoreError, place, where_from
-from gateway.store.salvage import log_is_broken
 from gateway.store.segments import SegmentError, decode_logs, decode_metrics, read_header, segment_hash
 from gateway.store.series import decode_series, lost_series
 from gateway.store.snapshots import Snapshot
@@ -37,8 +40,6 @@ if TYPE_CHECKING:
     from gateway.core.batch import Series
 
 PROBLEMS_MAX: Final = 100
-
-
 LOG_LOOKS: Final = 3
 LOG_LOOK_S: Final = 0.05
 
@@ -74,16 +75,27 @@ class VerifyReport:
         return f"{held}: {'all is well' if not count else f'{count} problems'}"
 
 
+class HeldRow(NamedTuple):
+    """A row of the shelf."""
+
+    id: int
+    done: int
+    readings: int
+    boot: int
+    body: bytes
+
+
 class Held:
     """What a shelf holds, oldest first. Iterate over it for segments; close it, or use it in a `with`."""
 
     def __init__(self, state_dir: Path) -> None:
-        path = state_dir / DATABASE
-        if not path.exists():
-            raise StoreError(f"there is no {path}; is this the gateway's state_dir?")
-        self._copy = Snapshot.of(path)
+        path = find(state_dir)
         try:
-            self._connection = open_outside(path if self._copy is None else self._copy.path)
+            self._copy = Snapshot.of(path)
+        except OSError as error:
+            raise StoreError(_unreadable(path, error)) from error
+        try:
+            self._connection = open_outside(path if self._copy is None else self._copy.path, called=path)
         except StoreError:
             self._drop_copy()
             raise
@@ -98,7 +110,7 @@ class Held:
             self.timeline = _read_timeline(self._connection, self.state)
         except sqlite3.Error as error:
             self.close()
-            raise _unreadable(path, error) from error
+            raise StoreError(_unreadable(path, error)) from error
         except StoreError:
             self.close()
             raise
@@ -133,29 +145,49 @@ class Held:
     def __iter__(self) -> Iterator[LeasedSegment]:
         """Return every held segment in order of sequence, each as it was found, damaged or not; raise StoreError."""
         try:
-            for row_id, _, readings, boot, body in self.rows():
-                priority, signal, sequence = where_from(row_id)
-                yield LeasedSegment(sequence, BootId(boot), signal, priority, readings, body)
+            for row in self.rows():
+                if self.is_wanted(row):
+                    priority, signal, sequence = where_from(row.id)
+                    yield LeasedSegment(sequence, BootId(row.boot), signal, priority, row.readings, row.body)
         except sqlite3.Error as error:
             raise StoreError(f"{DATABASE} cannot be read to its end: {error}") from error
 
-    def rows(self) -> Iterator[tuple[int, int, int, int, bytes]]:
-        """Return (id, done, readings, boot, body) of every segment in order of sequence."""
+    def is_wanted(self, row: HeldRow) -> bool:
+        """Whether anybody is still to get it: what was let go leaves the shelf bit by bit."""
+        shares = self.state.shares
+        sequence = where_from(row.id)[2]
+        return not shares or any(share.wants(sequence) and not row.done & share.bit for share in shares)
+
+    def rows(self) -> Iterator[HeldRow]:
+        """Return every segment in order of sequence; one whose row holds other types than it should has no body."""
         return heapq.merge(
-            *(self._shelf(shelf) for shelf in range(len(SHELVES))), key=lambda row: row[0] & (SEQUENCE_END - 1)
+            *(self._shelf(shelf) for shelf in range(len(SHELVES))), key=lambda row: row.id & (SEQUENCE_END - 1)
         )
 
-    def _shelf(self, shelf: int) -> Iterator[tuple[int, int, int, int, bytes]]:
+    def _shelf(self, shelf: int) -> Iterator[HeldRow]:
         bounds = place(*SHELVES[shelf], 0), place(*SHELVES[shelf], SEQUENCE_END)
-        yield from self._connection.execute(
+        before = 0
+        for row in self._connection.execute(
             "SELECT id, done, readings, boot, body FROM shelf WHERE id >= ? AND id < ? ORDER BY id", bounds
-        )
+        ):
+            if row[0] <= before:
+                raise sqlite3.DatabaseError("the table of segments leads in circles")
+            before = row[0]
+            *numbers, body = row
+            if all(isinstance(number, int) for number in numbers) and isinstance(body, bytes):
+                yield HeldRow(*row)
+            else:
+                yield HeldRow(before, 0, 0, 0, b"")
 
     def ledger(self) -> dict[tuple[str, str], Entry]:
-        """Return the ledger by uplink and reason."""
+        """Return the ledger by uplink and reason; raise DamagedStateError."""
         rows = self._connection.execute(
             "SELECT uplink, reason, readings, first_ns, last_ns, since_ns, until_ns FROM ledger"
-        )
+        ).fetchall()
+        if not all(isinstance(number, int) for row in rows for number in row[2:]) or not all(
+            isinstance(name, str) for row in rows for name in row[:2]
+        ):
+            raise DamagedStateError("a row of the ledger holds other types than it should")
         return {(uplink, reason): Entry(*numbers) for uplink, reason, *numbers in rows}
 
     def quick_check(self) -> list[str]:
@@ -164,27 +196,54 @@ class Held:
         return [text for (text,) in rows if text != "ok"]
 
 
-def open_outside(path: Path) -> sqlite3.Connection:
-    """Open a database to look at it; raise StoreError."""
+def find(state_dir: Path) -> Path:
+    """Return the database in `state_dir`; raise StoreError where there is none, or only a link to one."""
+    path = state_dir / DATABASE
+    for file in (path, path.with_name(f"{DATABASE}-wal")):
+        check_file(file)
+    if not path.exists():
+        raise StoreError(f"there is no {path}; is this the gateway's state_dir?")
+    return path
+
+
+def open_outside(path: Path, *, called: Path) -> sqlite3.Connection:
+    """Open a database to look at it, for people `called` so; raise StoreError.
+
+    It may be anybody's: first the tables are held against ours, without SQLite, and nothing that a file brings along
+    is run.
+    """
+    try:
+        with PageFile(path) as pages:
+            _check_whose(pages, called)
+    except (DamagedError, OSError) as error:
+        raise StoreError(_unreadable(called, error)) from error
     with contextlib.ExitStack() as undo:
         try:
             connection = sqlite3.connect(
-                f"file:{quote(str(path.absolute()))}?immutable=1", uri=True, isolation_level=None
+                f"file:{quote(str(path.absolute()))}?immutable=1", uri=True, isolation_level=None, factory=Guarded
             )
             undo.callback(connection.close)
             connection.execute("PRAGMA query_only = ON")
-            (owner,) = connection.execute("PRAGMA application_id").fetchone()
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            connection.execute("PRAGMA trusted_schema = OFF")
         except sqlite3.Error as error:
-            raise _unreadable(path, error) from error
-        if owner != APPLICATION_ID or not 1 <= version <= len(schemas()):
-            raise StoreError(f"{path} is not a shelf that this version of tidegate knows")
+            raise StoreError(_unreadable(called, error)) from error
         undo.pop_all()
         return connection
 
 
-def _unreadable(path: Path, error: sqlite3.Error) -> StoreError:
-    return StoreError(f"{path} cannot be read: {error}; the gateway salvages what it can when it is started")
+def _check_whose(pages: PageFile, called: Path) -> None:
+    owner, version = pages.versions
+    if not pages.is_database:
+        raise DamagedError("this is no SQLite database")
+    if owner != APPLICATION_ID or not 1 <= version <= len(schemas()):
+        raise StoreError(f"{called} is not a shelf that this version of tidegate knows")
+    check_tables(pages)
+
+
+def _unreadable(path: Path, error: object) -> str:
+    if isinstance(error, OSError):
+        return f"{path} cannot be read: {error.strerror or error}; look at it as the user that runs the gateway"
+    return f"{path} cannot be read: {error}; the gateway salvages what it can when it is started"
 
 
 def _read_state(connection: sqlite3.Connection) -> State:
@@ -202,7 +261,7 @@ def _read_series(connection: sqlite3.Connection) -> tuple[dict[int, Series], lis
         for number, body in connection.execute(f"SELECT number, body FROM {table}"):  # noqa: S608  our own two names
             try:
                 series[number] = decode_series(body)
-            except ValueError as error:
+            except (ValueError, msgspec.MsgspecError) as error:
                 damaged.append(f"series {number} in {table}: {error}")
     return series, damaged
 
@@ -210,7 +269,7 @@ def _read_series(connection: sqlite3.Connection) -> tuple[dict[int, Series], lis
 def _read_timeline(connection: sqlite3.Connection, state: State) -> Timeline:
     boots: list[BootTimes] = []
     for row in connection.execute("SELECT number, uuid, body FROM boots ORDER BY number"):
-        with contextlib.suppress(msgspec.DecodeError):
+        with contextlib.suppress(msgspec.MsgspecError, TypeError):
             boots.append(decode_boot(*row, state=state))
     current = BootId(state.boot)
     if all(times.boot != current for times in boots):
@@ -223,16 +282,24 @@ def read_held(state_dir: Path) -> Held:
     return Held(state_dir)
 
 
+def held_in(state_dir: Path) -> dict[str, int]:
+    """Return how many readings a shelf holds for each uplink as its state row says; nothing where none can be read."""
+    try:
+        with PageFile(find(state_dir)) as pages:
+            state = pages.state()
+    except (StoreError, OSError, TreeError):
+        return {}
+    return {} if state is None else {share.name: share.held for share in state.shares if share.held}
+
+
 def verify(state_dir: Path) -> VerifyReport:
     """Check every segment, the chain between neighbours, the series and the accounts.
 
     Raises StoreError where there is no shelf. What cannot be read at all is a problem in the report, not an error.
     """
     report = VerifyReport(str(state_dir))
-    if not (state_dir / DATABASE).exists():
-        raise StoreError(f"there is no {state_dir / DATABASE}; is this the gateway's state_dir?")
-    if _log_stays_broken(state_dir / DATABASE):
-        report.problem("the write-ahead log is damaged before its end; the next start salvages what can be read")
+    if wrong := _wrong_with_log(find(state_dir)):
+        report.problem(f"the write-ahead log {wrong}; the next start keeps what can be read and says what is missing")
     try:
         with Held(state_dir) as held:
             for sentence in (*held.quick_check(), *held.series_damaged):
@@ -245,13 +312,20 @@ def verify(state_dir: Path) -> VerifyReport:
     return report
 
 
-def _log_stays_broken(path: Path) -> bool:
-    """Whether the log is damaged at every look: a gateway that writes it meanwhile may be seen half way once."""
-    for _ in range(LOG_LOOKS):
-        if not log_is_broken(path):
-            return False
-        time.sleep(LOG_LOOK_S)
-    return True
+def _wrong_with_log(path: Path) -> str:
+    """Return what is wrong with the log at every look: a gateway that writes it meanwhile may be seen half way once."""
+    wrong = ""
+    for look in range(LOG_LOOKS):
+        if look:
+            time.sleep(LOG_LOOK_S)
+        try:
+            with PageFile(path) as pages:
+                wrong = wrong_with_log(pages)
+        except OSError as error:
+            raise StoreError(_unreadable(path, error)) from error
+        if not wrong:
+            break
+    return wrong
 
 
 def _verify(held: Held, report: VerifyReport) -> None:
@@ -259,14 +333,16 @@ def _verify(held: Held, report: VerifyReport) -> None:
     report.series = len(known)
     counted = {share.name: 0 for share in held.state.shares}
     before = (0, b"")
-    for row_id, done, readings, boot, body in held.rows():
-        report.segments += 1
-        report.readings += readings
+    for row in held.rows():
+        sequence = where_from(row.id)[2]
+        if held.is_wanted(row):
+            report.segments += 1
+            report.readings += row.readings
         for share in held.state.shares:
-            counted[share.name] += 0 if done & share.bit else readings
-        for sentence in _wrong(row_id, readings, boot, body, before=before, known=known):
+            counted[share.name] += row.readings if share.wants(sequence) and not row.done & share.bit else 0
+        for sentence in _wrong(row, before=before, known=known):
             report.problem(sentence)
-        before = (where_from(row_id)[2], segment_hash(body))
+        before = (sequence, segment_hash(row.body))
     if before[0] >= held.state.sequence:
         report.problem(f"segment {before[0]} is newer than the state row, which expects {held.state.sequence} next")
     elif before[1] and before[0] + 1 == held.state.sequence and before[1] != held.state.previous_hash:
@@ -274,18 +350,20 @@ def _verify(held: Held, report: VerifyReport) -> None:
     _verify_accounts(held, counted, report)
 
 
-def _wrong(
-    row_id: int, readings: int, boot: int, body: bytes, *, before: tuple[int, bytes], known: set[int]
-) -> Iterator[str]:
+def _wrong(row: HeldRow, *, before: tuple[int, bytes], known: set[int]) -> Iterator[str]:
     """Return what is wrong with one segment. `before` is sequence and hash of the one in front of it."""
-    _, signal, sequence = where_from(row_id)
+    _, signal, sequence = where_from(row.id)
+    body = row.body
+    if not body:
+        yield f"segment {sequence}: its row holds other types than it should"
+        return
     try:
         header = read_header(body)
         columns = decode_metrics(body) if signal is Signal.METRICS else decode_logs(body)
     except SegmentError as error:
         yield f"segment {sequence}: {error}"
         return
-    if (header.sequence, header.readings, header.boot, header.signal) != (sequence, readings, boot, signal):
+    if (header.sequence, header.readings, header.boot, header.signal) != (sequence, row.readings, row.boot, signal):
         yield f"segment {sequence}: its row and its header disagree"
     if before[0] + 1 == sequence and before[1] and header.previous_hash != before[1]:
         yield f"segment {sequence}: it does not follow segment {before[0]}, the chain is broken"
@@ -299,12 +377,18 @@ def _verify_accounts(held: Held, counted: dict[str, int], report: VerifyReport) 
         if report.segments:
             report.problem("the state row is gone: nobody knows what was accepted and delivered")
         return
-    accounts = Accounts(held.state.shares, held.ledger(), accepted=held.state.accepted)
+    try:
+        accounts = Accounts(held.state.shares, held.ledger(), accepted=held.state.accepted)
+    except DamagedStateError as error:
+        report.problem(str(error))
+        return
     for name, share in accounts.shares.items():
         who = name or "nobody"
         lost = sum(entry.readings for entry in accounts.lost(name).values())
         if name != NOBODY:
             report.uplinks[name] = {"delivered": share.delivered, "held": share.held, "ledger": lost}
+            if share.removal is not None:
+                report.uplinks[name]["removed"] = True
         if counted[name] != share.held:
             report.problem(f"{who}: {share.held} readings should be held, {counted[name]} are")
         if gap := accounts.gap(name):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, TypedDict
+from typing import TYPE_CHECKING, Final, NotRequired, TypedDict
 
 from gateway.core.contracts import BootId, Priority, Signal
 
@@ -125,6 +125,8 @@ class UplinkStatus(TypedDict):
     maybe_twice: int
     leased: int
     losses: list[dict[str, object]]
+    removed: NotRequired[bool]  # it is configured no more
+    let_go_in_s: NotRequired[int]  # what is held for it is kept for so long, should it come back
 
 
 class StoreStatus(TypedDict):

@@ -14,7 +14,10 @@ import numpy as np
 
 from gateway.core.clock import NS_PER_S, Quality, Timeline
 from gateway.core.contracts import BootId
+from gateway.core.units import Size
+from gateway.net.files import create
 from gateway.store.connection import DATABASE, PAGE_BYTES, count_pages
+from gateway.store.disks import free_bytes, when_full
 from gateway.store.policy import Summary, choose_evictions
 from gateway.store.records import SEQUENCE_END, SHELVES, place, where_from
 from gateway.store.settings import ANY_BOARD
@@ -49,6 +52,11 @@ class Candidate(NamedTuple):
     last_ns: int
     size_bytes: int
 
+    @property
+    def sequence(self) -> int:
+        """Its sequence, which is the last part of its id."""
+        return self.id & (SEQUENCE_END - 1)
+
 
 class Room:
     """The disk space of one shelf, in bytes."""
@@ -58,12 +66,14 @@ class Room:
     ) -> None:
         self.used_bytes = 0
         self.free_bytes = 0
+        self.log_size_bytes = 0
         self.state_dir = state_dir
+        self.is_frozen = False  # whether the connection that is measured stands for files that cannot be written
         self._promised_bytes = 0
         self._path = state_dir / DATABASE
         self._log = state_dir / f"{DATABASE}-wal"
         self._max_bytes = int(settings.max_bytes)
-        share = min(self._max_bytes // LOG_SHARE, self._disk_bytes() // LOG_DISK_SHARE)
+        share = min(self._max_bytes // LOG_SHARE, free_bytes(state_dir) // LOG_DISK_SHARE)
         # What is acked before the log begins anew never reaches the database file. 1,000 readings a second cost the
         # card 7 % more with a log of 1 MiB than with one of 8 where an uplink acks once a minute, 21 % every ten.
         self.log_bytes = max(min(share, log_bytes_max), LOG_BYTES_MIN)
@@ -71,25 +81,24 @@ class Room:
         # then can the log begin anew and say what goes.
         self.ballast_bytes = self.log_bytes * 3 // 2
 
-    def _disk_bytes(self) -> int:
-        disk = os.statvfs(self.state_dir)
-        return disk.f_bavail * disk.f_frsize
-
     async def measure(self, connection: aiosqlite.Connection) -> None:
         """Look how much is used: pages that hold something, and the log."""
         pages, free = await count_pages(connection)
-        log_bytes = _size(self._log)
+        self.log_size_bytes = _size(self._log)
+        if self.is_frozen:
+            self.used_bytes = _size(self._path) + self.log_size_bytes
+            return
         self.free_bytes = free * PAGE_BYTES
-        self.used_bytes = (pages - free) * PAGE_BYTES + log_bytes
+        self.used_bytes = (pages - free) * PAGE_BYTES + self.log_size_bytes
         growth_bytes = max(pages * PAGE_BYTES - _size(self._path), 0)
-        self._promised_bytes = growth_bytes + max(self.log_bytes - log_bytes, 0)
+        self._promised_bytes = growth_bytes + max(self.log_bytes - self.log_size_bytes, 0)
 
     @property
     def limit_bytes(self) -> int:
         """How much may be used: `max_bytes`, or less where the disk has less."""
         # What the log has still to move into the file, and the log itself, must not run out of room: that could
         # not be mended by letting something go.
-        spendable = max(self._disk_bytes() - self._promised_bytes, 0)
+        spendable = max(free_bytes(self.state_dir) - self._promised_bytes, 0)
         return min(self._max_bytes, self.used_bytes + self.free_bytes + spendable)
 
     def lacking(self, incoming_bytes: int) -> int:
@@ -103,13 +112,25 @@ class Room:
         """How much more than needed is made free at once, so that a full shelf does not evict at each commit."""
         return self.limit_bytes // SLACK_SHARE
 
+    @property
+    def cause(self) -> str:
+        """Say what bounds the shelf where it is full, and what to do about it."""
+        if self.limit_bytes < self._max_bytes:
+            return when_full(self.state_dir)
+        return f"[store] max_bytes ({Size(self._max_bytes)}) is reached; raise it, or see why so much is held"
+
+    def shortage(self) -> str:
+        """Return a sentence where the disk has next to nothing left for a shelf that may grow; else ""."""
+        is_short = self.limit_bytes < self._max_bytes and free_bytes(self.state_dir) < self.ballast_bytes
+        return when_full(self.state_dir) if is_short else ""
+
     def keep_ballast(self) -> None:
         """Take the ballast aboard where there is plenty of room."""
         path = self.state_dir / BALLAST
-        if path.exists() or self._disk_bytes() < 4 * self.ballast_bytes:
+        if path.exists() or free_bytes(self.state_dir) < 4 * self.ballast_bytes:
             return
         with contextlib.suppress(OSError):
-            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            file = create(path, os.O_WRONLY)
             try:
                 os.posix_fallocate(file, 0, self.ballast_bytes)
             finally:
@@ -142,6 +163,21 @@ async def oldest(connection: aiosqlite.Connection, shelf: int, *, limit: int) ->
 async def find_heads(connection: aiosqlite.Connection) -> list[Candidate]:
     """Return the oldest segment of each of SHELVES that holds any."""
     return [row for shelf in range(len(SHELVES)) for row in await oldest(connection, shelf, limit=1)]
+
+
+async def find_unneeded(
+    connection: aiosqlite.Connection, shelf: int, *, first: int, before: int, has: int, limit: int
+) -> list[Candidate]:
+    """Return the oldest segments of one of SHELVES whose `done` has all of `has`.
+
+    Their ids are `first` or more, their sequences below `before`.
+    """
+    rows = await connection.execute_fetchall(
+        "SELECT id, done, readings, boot, stored_ns, first_ns, last_ns, length(body) FROM shelf"
+        " WHERE id >= ? AND id < ? AND done & ? = ? ORDER BY id LIMIT ?",
+        (first, place(*SHELVES[shelf], before), has, has, limit),
+    )
+    return [Candidate(*row) for row in rows]
 
 
 async def find_evictions(
@@ -182,21 +218,26 @@ async def find_expired(
 
 
 def age_ns(timeline: Timeline, row: Candidate, *, now_ns: int) -> int:
-    """Return how long ago `row` was stored, at least.
+    """Return how long ago `row` was stored, at least."""
+    return age_of(timeline, row.boot, row.stored_ns, now_ns=now_ns)
+
+
+def age_of(timeline: Timeline, boot: int, at_ns: int, *, now_ns: int) -> int:
+    """Return how long ago a moment of `boot` was, at least.
 
     Within a boot that is exact. Across boots only a disciplined wall clock is believed: one that a flat battery
     sets to 2090 must not empty the shelf. Without it, the time that the box was off does not count.
     """
     current = timeline.current.boot
-    if row.boot == current:
-        return now_ns - row.stored_ns
+    if boot == current:
+        return now_ns - at_ns
     lasted = {int(times.boot): times.last_ns for times in timeline.boots}
-    at_least = now_ns + sum(lasted[boot] for boot in lasted if row.boot < boot < current)
-    at_least += max(lasted.get(row.boot, 0) - row.stored_ns, 0)
-    stored = wall_of(timeline, row.stored_ns, row.boot)
+    at_least = now_ns + sum(lasted[between] for between in lasted if boot < between < current)
+    at_least += max(lasted.get(boot, 0) - at_ns, 0)
+    wall_ns = wall_of(timeline, at_ns, boot)
     now = timeline.wall_from(now_ns)
-    if timeline.quality is Quality.SYNCED and stored and now is not None:
-        return max(at_least, now - stored)
+    if timeline.quality is Quality.SYNCED and wall_ns and now is not None:
+        return max(at_least, now - wall_ns)
     return at_least
 
 

@@ -9,9 +9,7 @@ from the newest state row that can be found, and what they say was held and is n
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
-import mmap
 import sqlite3
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,17 +19,26 @@ import msgspec
 
 from gateway.core.clock import NS_PER_S, WALL_FLOOR_NS, BootTimes, Quality, Sample
 from gateway.core.contracts import BootId
-from gateway.store.accounts import Accounts, DamagedStateError, Entry, State, decode_state, encode_state
+from gateway.store.accounts import (
+    BOOT_MAX,
+    SERIES_MAX,
+    Accounts,
+    DamagedStateError,
+    Entry,
+    Share,
+    State,
+    decode_state,
+    encode_state,
+)
 from gateway.store.connection import APPLICATION_ID, DATABASE, PAGE_BYTES, schemas
 from gateway.store.opening import decode_boot
-from gateway.store.pages import PAGE_SIZES, free_pages, read_log, rows_of
+from gateway.store.pagefile import PageFile
 from gateway.store.planning import DAMAGED, encode_boot
 from gateway.store.records import SEQUENCE_END, STATE_ID, where_from
 from gateway.store.segments import SegmentError, check_link, read_header, segment_hash
 from gateway.store.series import decode_series
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from gateway.store.pages import Value
@@ -42,6 +49,8 @@ BATCH_ROWS: Final = 256
 ASIDE_MAX: Final = 2
 # Where it is not known which numbers were given, the next ones begin this far from those that are.
 LOST_SERIES_MAX: Final = 1 << 20
+# More in one line of the ledger is no number of ours; all lines of all uplinks together stay within 63 bits.
+READINGS_MAX: Final = 1 << 48
 NEW: Final = f"{DATABASE}.new"
 
 
@@ -71,60 +80,12 @@ class Salvaged:
         return text if self.is_complete else text + "; the disk has no room for the rest of what it holds"
 
 
-class DamagedFile:
-    """The pages of a database file and its log, the log's newest before the file's."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("rb")
-        size = self._file.seek(0, 2)
-        self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) if size else None
-        self.page_bytes = self._page_bytes()
-        log_path = path.with_name(path.name + "-wal")
-        data = log_path.read_bytes() if log_path.exists() else b""
-        self.log = read_log(data, page_bytes=self.page_bytes)
-        self._file_pages = size // self.page_bytes
-
-    def _page_bytes(self) -> int:
-        if self._map is None or len(self._map) < 18:
-            return PAGE_BYTES
-        said = int.from_bytes(self._map[16:18], "big")
-        return said if said in PAGE_SIZES else PAGE_BYTES
-
-    def page(self, number: int) -> bytes | None:
-        """Return a page, or None where there is none."""
-        if number in self.log.newest:
-            return self.log.page(self.log.newest[number])
-        start = (number - 1) * self.page_bytes
-        if self._map is None or number < 1 or start + self.page_bytes > len(self._map):
-            return None
-        return self._map[start : start + self.page_bytes]
-
-    def rows(self) -> Iterator[tuple[int, tuple[Value, ...]]]:
-        """Return every row of every table that can be read."""
-        behind = sorted(number for number in self.log.newest if number > self._file_pages)
-        free = free_pages(self.page, pages=max([self._file_pages, *behind]))
-        for number in itertools.chain(range(1, self._file_pages + 1), behind):
-            page = self.page(number) if number not in free else None
-            if page is not None:
-                yield from rows_of(page, number, self.page)
-
-    def older_rows(self) -> Iterator[tuple[int, tuple[Value, ...]]]:
-        """Return the rows of every page that the log has, outdated ones too."""
-        for number, place in self.log.frames:
-            yield from rows_of(self.log.page(place), number, self.page)
-
-    def close(self) -> None:
-        """Let go of the file."""
-        if self._map is not None:
-            self._map.close()
-        self._file.close()
-
-
-def log_is_broken(path: Path) -> bool:
-    """Whether the log holds commits that SQLite would pass over in silence because something before them is damaged."""
-    log_path = path.with_name(path.name + "-wal")
-    data = log_path.read_bytes() if log_path.exists() else b""
-    return read_log(data, page_bytes=PAGE_BYTES).is_broken
+def set_log_aside(state_dir: Path, *, wall_ns: int) -> str:
+    """Move a log that does not belong to the database out of SQLite's way; return its new name; raise OSError."""
+    name = f"{aside_name(state_dir, wall_ns)}-log"
+    (state_dir / f"{DATABASE}-wal").replace(state_dir / name)
+    drop_oldest_aside(state_dir)
+    return name
 
 
 def salvage(state_dir: Path, *, wall_ns: int) -> Salvaged:
@@ -133,9 +94,9 @@ def salvage(state_dir: Path, *, wall_ns: int) -> Salvaged:
     new = state_dir / NEW
     _remove(new)
     result = Salvaged()
-    result.aside = _aside_name(state_dir, wall_ns)
+    result.aside = aside_name(state_dir, wall_ns)
     path.touch()
-    damaged = DamagedFile(path)
+    damaged = PageFile(path)
     try:
         connection = sqlite3.connect(new, isolation_level=None)
         try:
@@ -150,11 +111,12 @@ def salvage(state_dir: Path, *, wall_ns: int) -> Salvaged:
         if old.exists():
             old.replace(aside.with_name(aside.name + suffix))
     new.replace(path)
-    _drop_oldest_aside(state_dir)
+    drop_oldest_aside(state_dir)
     return result
 
 
-def _aside_name(state_dir: Path, wall_ns: int) -> str:
+def aside_name(state_dir: Path, wall_ns: int) -> str:
+    """Return a name for what is set aside at `wall_ns` that is not taken yet."""
     stamp = datetime.fromtimestamp(wall_ns // NS_PER_S, UTC).strftime("%Y%m%dT%H%M%SZ")
     name = f"{DATABASE}.damaged-{stamp}"
     number = 1
@@ -164,7 +126,7 @@ def _aside_name(state_dir: Path, wall_ns: int) -> str:
     return name
 
 
-def _drop_oldest_aside(state_dir: Path) -> None:
+def drop_oldest_aside(state_dir: Path) -> None:
     """Keep ASIDE_MAX damaged files: they lie outside of the quota."""
     files = [file for file in state_dir.glob(f"{DATABASE}.damaged-*") if not file.name.endswith(("-wal", "-shm"))]
     files.sort(key=lambda file: file.stat().st_mtime_ns)
@@ -177,7 +139,7 @@ def _remove(path: Path) -> None:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-def _fill(connection: sqlite3.Connection, damaged: DamagedFile, result: Salvaged) -> None:
+def _fill(connection: sqlite3.Connection, damaged: PageFile, result: Salvaged) -> None:
     connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
     connection.execute("PRAGMA synchronous = FULL")
     # The new file is nobody's before it is renamed: a journal in memory is enough.
@@ -225,12 +187,12 @@ class _Sorter:
                 self._states.append(decode_state(_bytes(values[-1])))
         elif kinds == "iiiiiiib":
             self._take_segment(row)
-        elif kinds == "ib":
+        elif kinds == "ib" and 0 < row_id < SERIES_MAX:
             with contextlib.suppress(ValueError, msgspec.DecodeError):
                 decode_series(_bytes(row[1]))
                 self._add("INSERT OR IGNORE INTO series VALUES (?, ?)", row)
                 self._add("INSERT OR IGNORE INTO series_copy VALUES (?, ?)", row)
-        elif kinds in _OTHER_TABLES:
+        elif kinds in _OTHER_TABLES and (kinds != _LEDGER or 0 <= _int(row[3]) < READINGS_MAX):
             self._add(_OTHER_TABLES[kinds], row)
 
     def _take_segment(self, row: tuple[Value, ...]) -> None:
@@ -242,7 +204,8 @@ class _Sorter:
         except (SegmentError, ValueError):
             self._result.damaged_segments += 1
             return
-        if (header.signal, header.sequence, header.readings) != (signal, sequence, row[2]):
+        is_ours = (header.signal, header.sequence, header.readings, header.boot) == (signal, sequence, *row[2:4])
+        if not is_ours or header.boot > BOOT_MAX:
             self._result.damaged_segments += 1
             return
         self._add("INSERT OR IGNORE INTO shelf VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
@@ -262,8 +225,9 @@ class _Sorter:
 
 
 _KINDS: Final = {int: "i", str: "s", bytes: "b", type(None): "n"}
+_LEDGER: Final = "issiiiii"
 _OTHER_TABLES: Final = {
-    "issiiiii": "INSERT OR IGNORE INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+    _LEDGER: "INSERT OR IGNORE INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
     "isb": "INSERT OR IGNORE INTO boots VALUES (?, ?, ?)",
     "iisssbb": "INSERT OR IGNORE INTO quarantine VALUES (?, ?, ?, ?, ?, ?, ?)",
     "iisssib": "INSERT OR IGNORE INTO refused VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -283,7 +247,8 @@ def _int(value: object) -> int:
 def _balance(connection: sqlite3.Connection, result: Salvaged, found: State | None) -> None:
     """Bring the accounts in line with what is there, and write the state row."""
     result.state_found = found is not None
-    state = found or State()
+    # The new file has no log, and needs none.
+    state = msgspec.structs.replace(found or State(), log_bytes=0)
     newest = _newest(connection)
     (result.segments, result.readings) = connection.execute(
         "SELECT count(*), coalesce(sum(readings), 0) FROM shelf WHERE id < ?", (STATE_ID,)
@@ -303,8 +268,8 @@ def _balance(connection: sqlite3.Connection, result: Salvaged, found: State | No
     if newest is not None and newest[0] >= state.sequence:
         state = msgspec.structs.replace(state, sequence=newest[0] + 1, previous_hash=newest[1])
     for share in state.shares:
-        share.held += newer
-    held = {share.name: _held(connection, share.bit) for share in state.shares}
+        share.held += newer if share.removal is None else 0
+    held = {share.name: _held(connection, share) for share in state.shares}
     lost = {share.name: max(share.held - held[share.name], 0) for share in state.shares}
     if not state.shares:
         # Nobody's account is known: whoever is configured starts with what is here.
@@ -338,6 +303,10 @@ def _settle(accounts: Accounts, held: dict[str, int], lost: dict[str, int]) -> N
         share.leased = []
         if lost[name]:
             accounts.lose(name, DAMAGED, Entry(lost[name]))
+        # The account of an uplink that is configured no more stood still when that was found.
+        if share.removal is not None and (over := -accounts.gap(name)) > 0:
+            share.removal = msgspec.structs.replace(share.removal, accepted=share.removal.accepted + over)
+            accounts.accepted = max(accounts.accepted, share.removal.accepted)
     accounts.accepted -= min(0, *(accounts.gap(name) for name in accounts.shares))
     for name in accounts.shares:
         if (gap := accounts.gap(name)) > 0:
@@ -345,9 +314,14 @@ def _settle(accounts: Accounts, held: dict[str, int], lost: dict[str, int]) -> N
             accounts.lose(name, DAMAGED, Entry(gap))
 
 
-def _held(connection: sqlite3.Connection, bit: int) -> int:
+def _held(connection: sqlite3.Connection, share: Share) -> int:
+    """Return how many readings are there that a share wants and has not got."""
+    before = SEQUENCE_END if share.removal is None else share.removal.sequence
+    if not share.wants(0):
+        return 0
     (held,) = connection.execute(
-        "SELECT coalesce(sum(readings), 0) FROM shelf WHERE id < ? AND done & ? = 0", (STATE_ID, bit)
+        "SELECT coalesce(sum(readings), 0) FROM shelf WHERE id < ? AND done & ? = 0 AND id & ? < ?",
+        (STATE_ID, share.bit, SEQUENCE_END - 1, before),
     ).fetchone()
     return _int(held)
 

@@ -43,6 +43,13 @@ class StoreSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, fr
         Literal["drop_oldest", "refuse"],
         _about("drop_oldest lets the least important and oldest go, counted; refuse pushes back on the sources."),
     ] = "drop_oldest"
+    uplink_grace: Annotated[
+        Duration,
+        _about(
+            "How long what is held for an uplink is kept when it is configured no more, should it come back under its "
+            'name; then it goes to the ledger. "0s" lets go at once.'
+        ),
+    ] = Duration(7 * 86400)
     quarantine_bytes: Annotated[Size, _about("Room for payloads that nobody understood; the oldest make way.")] = Size(
         1 << 20
     )

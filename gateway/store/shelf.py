@@ -28,7 +28,7 @@ class ShelfReader:
             (start, end, lacking, limit),
         )
         found = [Row(*row) for row in rows]
-        if not all(isinstance(value, int) for row in found for value in row):
+        if not all(isinstance(value, int) and value >= 0 for row in found for value in row):
             raise sqlite3.DatabaseError("a row of the shelf holds other types than it should")
         return found
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.core.units import Size
 from gateway.store.connection import PAGE_BYTES
+from gateway.store.pagefile import LOG_BYTES_MAX, read_log_bytes
 from gateway.store.pages import LOG_HEADER_BYTES, read_log
 from gateway.store.records import StoreError
 
@@ -28,7 +29,12 @@ class Snapshot:
     """A copy in a directory for temporary files; gone with `close`."""
 
     def __init__(self, source: Path) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="tidegate-look-"))
+        try:
+            self._folder = Path(tempfile.mkdtemp(prefix="tidegate-look-"))
+        except OSError as error:
+            raise StoreError(
+                f"there is no place for a copy of {source}: {error.strerror}; set TMPDIR to a disk that can be written"
+            ) from error
         self.path = self._folder / source.name
         try:
             self._copy(source)
@@ -71,8 +77,8 @@ class Snapshot:
 
 
 def _read(source: Path) -> bytes:
-    """Return the log of a database, nothing where there is none."""
-    try:
-        return source.with_name(source.name + "-wal").read_bytes()
-    except FileNotFoundError:
-        return b""
+    """Return the log of a database, nothing where there is none; raise StoreError for one that is none of ours."""
+    data = read_log_bytes(source)
+    if len(data) == LOG_BYTES_MAX:
+        raise StoreError(f"{source}-wal is larger than any log that a gateway writes; move it elsewhere")
+    return data

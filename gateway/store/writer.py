@@ -15,7 +15,7 @@ from gateway.core.batch import MONOTONIC, Batch, LogRecords, distinct
 from gateway.core.contracts import BootId, Priority
 from gateway.store.drawer import NOTHING, Filing
 from gateway.store.leases import Row
-from gateway.store.records import STATE_ID, place
+from gateway.store.records import SEQUENCE_END, STATE_ID, place
 from gateway.store.segments import press_logs, press_metrics, segment_hash
 
 if TYPE_CHECKING:
@@ -126,7 +126,8 @@ class Transaction:
     state: bytes
     segments: Sequence[NewSegment] = ()
     stored: tuple[int, int] = (0, 0)  # boot, monotonic ns
-    active: int = 0
+    active: int = 0  # the bits of all uplinks that are configured
+    kept: Sequence[tuple[int, int]] = ()  # the bit of each that is not any more, and before which sequence
     done: dict[int, int] = field(default_factory=dict)  # row id → bits of the uplinks that need it no more
     removed: Sequence[int] = ()
     series: Sequence[tuple[int, bytes]] = ()
@@ -136,6 +137,13 @@ class Transaction:
     boots_from: int = 0
     quarantine: Filing = NOTHING
     refused: Filing = NOTHING
+
+    def needed(self, segment_id: int) -> int:
+        """Return the bits that `done` must have before a segment goes."""
+        bits = self.active
+        for bit, before in self.kept:
+            bits |= bit if segment_id & (SEQUENCE_END - 1) < before else 0
+        return bits
 
 
 def seal(
@@ -251,17 +259,16 @@ async def _write_shelf(connection: aiosqlite.Connection, work: Transaction) -> N
     # What goes makes room first: its pages are taken again by what comes, and the file's list of free pages
     # stays as it was.
     gone = list(work.removed)
-    kept = {}
+    kept = []
     for segment_id, bits in work.done.items():
-        if bits & work.active == work.active:
+        needed = work.needed(segment_id)
+        if bits & needed == needed:
             gone.append(segment_id)
         else:
-            kept[segment_id] = bits
+            kept.append((segment_id, bits, needed))
     if kept:
-        await connection.executemany("UPDATE shelf SET done = done | ? WHERE id = ?", [(b, i) for i, b in kept.items()])
-        await connection.executemany(
-            "DELETE FROM shelf WHERE id = ? AND done & ? = ?", [(i, work.active, work.active) for i in kept]
-        )
+        await connection.executemany("UPDATE shelf SET done = done | ? WHERE id = ?", [(b, i) for i, b, _ in kept])
+        await connection.executemany("DELETE FROM shelf WHERE id = ? AND done & ? = ?", [(i, n, n) for i, _, n in kept])
     if gone:
         await connection.executemany("DELETE FROM shelf WHERE id = ?", [(segment_id,) for segment_id in gone])
     if work.segments:

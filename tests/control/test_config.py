@@ -230,6 +230,18 @@ def test_a_state_directory_of_somebody_else_is_named(tmp_path, monkeypatch) -> N
     assert new.startswith(f"gateway.state_dir: {tmp_path}/state cannot be made in {tmp_path} by this user")
 
 
+def test_a_shelf_that_cannot_be_written_can_be_run_all_the_same(tmp_path, monkeypatch) -> None:
+    """What it holds can be sent. `tidegate check` names it as ever, and without a shelf there is nothing to run."""
+    monkeypatch.setattr("gateway.control.config.os.access", lambda _, mode: mode == os.R_OK and is_there)
+    text = f'[gateway]\nstate_dir = "{tmp_path}"'
+    is_there = True
+    assert parse_config(text, to_run=True).gateway.state_dir == str(tmp_path)
+    assert len(problems(text)) == 1
+    is_there = False
+    with pytest.raises(ConfigError, match="cannot be written"):
+        parse_config(text, to_run=True)
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

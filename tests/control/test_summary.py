@@ -93,6 +93,18 @@ def test_who_was_turned_away_is_named() -> None:
         assert ("max_series and series_bytes in [gateway]" in text) == is_said
 
 
+def test_an_uplink_that_is_configured_no_more_is_shown() -> None:
+    """With what is held for it, until when, and what undoes it; later, that it was let go."""
+    account = {"removed": True, "state": "removed", "delivered": 5, "held": 1200, "ledger": {"while_removed": 7}}
+    text = render({**STATUS, "uplinks": {"old": {**account, "let_go_in_s": 86400 * 3}}}, colour=False)
+    words = " ".join(text.split())
+    said = "old: removed configured no more; what is held for it is let go in 3 days, unless it is configured again "
+    assert said + "delivered 5, held 1,200, lost 0" in words
+    account |= {"held": 0, "ledger": {"uplink_removed": 1200}}
+    words = " ".join(render({**STATUS, "uplinks": {"old": account}}, colour=False).split())
+    assert "what was held for it was let go delivered 5, held 0, lost uplink_removed 1,200" in words
+
+
 def test_an_unhealthy_gateway_is_loud() -> None:
     """In capitals, since it may be read in a hurry."""
     assert "NOT healthy" in render({**STATUS, "healthy": False}, colour=False)

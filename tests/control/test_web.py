@@ -66,7 +66,7 @@ class Window:
 async def open_window():
     windows: list[Window] = []
 
-    async def open_one(**changes) -> Window:
+    async def open_one(why_not=str, **changes) -> Window:
         telemetry = Telemetry()
         window: list[Window] = []
 
@@ -84,6 +84,7 @@ async def open_window():
             healthy=lambda: says("healthy"),
             ready=lambda: says("ready"),
             trace=lambda asked: window[0].trace(asked),
+            why_not=why_not,
         )
         window.append(Window(server, telemetry, asyncio.create_task(server.run())))
         windows.extend(window)
@@ -113,6 +114,19 @@ async def test_health_follows_the_data_path(open_window) -> None:
     assert await _status_and_body(window, "/healthz") == (200, "ok\n")
     window.says["healthy"] = False
     assert await _status_and_body(window, "/healthz") == (503, "the data path does not move\n")
+
+
+async def test_what_keeps_the_data_path_from_moving_is_said(open_window, monkeypatch) -> None:
+    """On both pages that monitoring reads; but not to everybody where a token is needed for more."""
+    window = await open_window(why_not=lambda: "the disk is read-only")
+    window.says |= {"healthy": False, "ready": False}
+    for page in ("/healthz", "/readyz"):
+        assert await _status_and_body(window, page) == (503, "the disk is read-only\n")
+    monkeypatch.setenv("CONTROL_TOKEN", "secret")
+    window = await open_window(why_not=lambda: "the disk is read-only", token=Secret(env="CONTROL_TOKEN"))
+    window.says |= {"healthy": False, "ready": False}
+    assert await _status_and_body(window, "/healthz") == (503, "the data path does not move\n")
+    assert await _status_and_body(window, "/readyz") == (503, "the doors are not open\n")
 
 
 async def test_readiness_follows_the_doors(open_window) -> None:

@@ -6,7 +6,7 @@ import functools
 import re
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import pytest
 
@@ -156,6 +156,8 @@ def test_the_metrics_that_are_listed_are_those_that_leave() -> None:
     status = {"accepted": 1, "store": {"quarantined": 1, "used_bytes": 1}, "uplinks": {"cloud": uplink}}
 
     class Store:
+        lost_at_start: ClassVar[dict[tuple[str, str], int]] = {}
+
         def status(self) -> dict[str, object]:
             return status
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.net.files import replace_file
+from gateway.net.files import create, read_file, replace_file, write_file
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -29,3 +31,25 @@ def test_what_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="directory"):
         replace_file(path, b"two")
     assert path.read_bytes() == b"one"
+
+
+@pytest.mark.parametrize("name", ["there", "not there"])
+@pytest.mark.parametrize("write", [create, lambda path: write_file(path, b"x"), read_file])
+def test_a_link_is_not_opened(tmp_path: Path, name: str, write: Callable[[Path], object]) -> None:
+    """Neither to what is there nor to what would be made there."""
+    (tmp_path / "there").write_bytes(b"theirs")
+    (tmp_path / "link").symlink_to(tmp_path / name)
+    with pytest.raises(OSError, match="symbolic links") as caught:
+        write(tmp_path / "link")
+    assert caught.value.errno == errno.ELOOP
+    assert (tmp_path / "there").read_bytes() == b"theirs"
+    assert not (tmp_path / "not there").exists()
+
+
+def test_what_is_replaced_does_not_go_through_a_link(tmp_path: Path) -> None:
+    """The file that is written first may be one as well."""
+    (tmp_path / "target").write_bytes(b"theirs")
+    (tmp_path / "detectors.state.new").symlink_to(tmp_path / "target")
+    with pytest.raises(OSError, match="symbolic links"):
+        replace_file(tmp_path / "detectors.state", b"ours")
+    assert (tmp_path / "target").read_bytes() == b"theirs"

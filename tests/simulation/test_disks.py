@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 import time
+import urllib.error
+import urllib.request
 from typing import TYPE_CHECKING
 
 import pytest
@@ -27,6 +29,15 @@ def acknowledges(publisher: Publisher) -> bool:
     before = len(publisher.acknowledged)
     time.sleep(0.3)
     return len(publisher.acknowledged) > before
+
+
+def ask(site: Site, page: str) -> tuple[int, str]:
+    """Return status and text of one of the pages for monitoring."""
+    try:
+        with urllib.request.urlopen(f"{site.url}/{page}", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
 
 
 def settle(site: Site, child: Child, publisher: Publisher, sink: OtlpSink) -> None:
@@ -92,10 +103,14 @@ def test_a_disk_that_turns_read_only(
     child = site.start()
     with Publisher(port=site.mqtt) as publisher:
         wait_until(lambda: len(publisher.acknowledged) > 500, "some load")
+        otlp_sink.always = Behaviour(status=503)
+        wait_until(lambda: site.account().held > 500, "some of it to be held")
+        before = site.account().delivered
         loop_disk.go_read_only()
         wait_until(lambda: not acknowledges(publisher), "the gateway to push back")
         kept = set(publisher.acknowledged)
         wait_until(lambda: "written" in site.status()["store"]["trouble"], "a sentence in the status")
+        assert not site.status()["healthy"]
         assert "commit failed, trying again" in child.output
         assert child.is_running
         publisher.stop()
@@ -104,17 +119,118 @@ def test_a_disk_that_turns_read_only(
     child.wait(within_s=20)
     assert time.monotonic() - began_s < 15
     assert "Traceback" not in child.output, child.tail(40)
-    second = site.launch()
-    assert second.wait(within_s=15) != 0
-    assert "read-only" in second.output.lower() or "cannot" in second.output, second.output
+    # Started again it cannot write a byte, but it can read, and send what it holds.
+    second = site.start()
+    status = site.status()
+    assert not status["healthy"]
+    assert f"the disk is read-only (mounted at {loop_disk.path})" in status["store"]["trouble"]
+    assert "What is held is sent, nothing new is taken" in second.output
+    for page in ("healthz", "readyz"):
+        code, said = ask(site, page)
+        assert code == 503
+        assert "the disk is read-only" in said
+    otlp_sink.always = Behaviour()
+    site.drain()
+    with Publisher(port=site.mqtt) as publisher:
+        wait_until(lambda: "read-only" in site.status()["sources"]["direct"]["last_error"], "the door to be closed")
+        assert publisher.acknowledged == set()
+        publisher.stop()
+    assert kept <= {int(reading.value) for reading in otlp_sink.readings()}
+    assert site.account().maybe_twice >= len(kept) - before
+    assert second.terminate(within_s=15) == 0
+    assert "could not be written down: they are sent again" in second.output
     assert "Traceback" not in second.output, second.tail(40)
     # Somebody puts it into a good reader: everything acknowledged is still there.
     loop_disk.unmount()
     loop_disk.mount()
     third = site.start()
     site.drain()
+    assert site.status()["healthy"]
     assert third.terminate(within_s=15) == 0
-    assert kept <= {int(reading.value) for reading in otlp_sink.readings()}
+    assert site.verify()[0] == 0, site.verify()[1]
+
+
+@pytest.mark.slow
+def test_a_disk_that_can_be_written_again(
+    make_small_disk: Callable[[int], TmpfsDisk], tmp_path: Path, otlp_sink: OtlpSink, make_child: Callable[..., Child]
+) -> None:
+    """Mounted read-only by mistake, remounted while it runs: it goes on by itself, and nothing arrives twice."""
+    disk = make_small_disk(64 << 20)
+    site = Site(tmp_path, endpoint=otlp_sink.url, make_child=make_child, state_dir=disk.path / "state")
+    otlp_sink.always = Behaviour(status=503)
+    child = site.start()
+    with Publisher(port=site.mqtt) as publisher:
+        wait_until(lambda: len(publisher.acknowledged) > 500, "some load")
+        publisher.stop()
+    assert child.terminate(within_s=15) == 0
+    disk.read_only()
+    child = site.start()
+    otlp_sink.always = Behaviour()
+    site.drain()
+    with Publisher(port=site.mqtt) as later:
+        disk.read_only(on=False)
+        wait_until(lambda: later.acknowledged, "the door to open", within_s=30)
+        later.stop()
+    assert f"{site.state_dir} can be written again: starting anew" in child.output
+    account = site.drain()
+    assert site.status()["healthy"]
+    assert (account.gap, account.maybe_twice) == (0, 0)
+    arrived = [int(reading.value) for reading in otlp_sink.readings()]
+    assert len(arrived) == account.delivered
+    assert publisher.acknowledged <= set(arrived)
+    assert child.terminate(within_s=15) == 0
+    assert "Traceback" not in child.output, child.tail(40)
+    assert site.verify()[0] == 0, site.verify()[1]
+
+
+@pytest.mark.slow
+def test_a_full_disk_at_the_start(
+    make_small_disk: Callable[[int], TmpfsDisk], tmp_path: Path, otlp_sink: OtlpSink, make_child: Callable[..., Child]
+) -> None:
+    """With nothing to send: one sentence that names the disk, exit code 1. With something: it starts and sends it."""
+    disk = make_small_disk(8 << 20)
+    site = Site(tmp_path, endpoint=otlp_sink.url, make_child=make_child, state_dir=disk.path / "state")
+    disk.fill()
+    child = site.launch()
+    assert child.wait(within_s=15) == 1, child.output
+    assert len(child.lines) == 1, child.output
+    assert child.lines[0].startswith("tidegate: ")
+    assert f"mounted at {disk.path}; free some room there" in child.lines[0]
+    disk.free()
+    otlp_sink.always = Behaviour(status=503)
+    child = site.start()
+    with Publisher(port=site.mqtt) as publisher:
+        wait_until(lambda: len(publisher.acknowledged) > 500, "some load")
+        publisher.stop()
+    child.kill()
+    disk.fill()
+    otlp_sink.always = Behaviour()
+    child = site.start()
+    site.drain()
+    assert publisher.acknowledged <= {int(reading.value) for reading in otlp_sink.readings()}
+    assert f"mounted at {disk.path}; free some room there" in site.status()["store"]["trouble"]
+    assert child.terminate(within_s=15) == 0
+    assert "Traceback" not in child.output, child.tail(40)
+
+
+@pytest.mark.slow
+def test_a_damaged_shelf_on_a_read_only_disk(
+    make_small_disk: Callable[[int], TmpfsDisk], tmp_path: Path, otlp_sink: OtlpSink, make_child: Callable[..., Child]
+) -> None:
+    """Nothing can be salvaged there: one sentence about both, exit code 1, not a byte changed."""
+    disk = make_small_disk(8 << 20)
+    site = Site(tmp_path, endpoint=otlp_sink.url, make_child=make_child, state_dir=disk.path / "state")
+    assert site.start().terminate(within_s=15) == 0
+    path = site.state_dir / "tidegate.db"
+    path.write_bytes(path.read_bytes()[:2048])
+    disk.read_only()
+    child = site.launch()
+    assert child.wait(within_s=15) == 1, child.output
+    said = child.lines[-1]
+    assert said.startswith(f"tidegate: {path} is damaged (the file is cut short), and salvaging it failed: ")
+    assert f"the disk is read-only (mounted at {disk.path})" in said
+    assert "Traceback" not in child.output, child.output
+    assert len(path.read_bytes()) == 2048
 
 
 @pytest.mark.slow

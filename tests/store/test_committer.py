@@ -13,9 +13,9 @@ from gateway.core.batch import Batch, Series
 from gateway.core.clock import NS_PER_S
 from gateway.core.contracts import FullError, Priority
 from gateway.store import committer, keeping
-from gateway.store.committer import SET_ASIDE_BYTES_MAX, STUCK_S
+from gateway.store.committer import STUCK_S
 from gateway.store.database import Loss, SetAside
-from gateway.store.drawer import SAMPLES_MAX
+from gateway.store.drawer import SAMPLES_MAX, SET_ASIDE_BYTES_MAX
 from gateway.store.reading import verify
 
 

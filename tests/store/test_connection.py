@@ -123,9 +123,43 @@ def test_the_lock_names_its_owner_and_can_be_passed_on(tmp_path) -> None:
     DirectoryLock(tmp_path / "state").close()
 
 
+def test_a_lock_that_cannot_be_written_is_held_all_the_same(tmp_path, monkeypatch) -> None:
+    """Read-only, or the directory itself where there is no lock: there are never two that send the same backlog."""
+    real = connection.create
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(connection, "create", refuse)
+    for _ in range(2):
+        lock = DirectoryLock(tmp_path)
+        assert lock.is_read_only
+        with pytest.raises(StoreError, match="another gateway"):
+            DirectoryLock(tmp_path)
+        lock.close()
+        (tmp_path / "lock").touch()
+    monkeypatch.setattr(connection, "create", real)
+    lock = DirectoryLock(tmp_path)
+    monkeypatch.setattr(connection, "create", refuse)
+    with pytest.raises(StoreError, match=rf"another gateway \(pid {os.getpid()}\)"):
+        DirectoryLock(tmp_path)
+    lock.close()
+
+
+def test_a_lock_that_cannot_be_opened_for_another_reason(tmp_path, monkeypatch) -> None:
+    """It is said as it is."""
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(connection, "create", refuse)
+    with pytest.raises(StoreError, match="cannot write to .*Input/output error"):
+        DirectoryLock(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("code", "sentence"),
-    [(errno.ENOSPC, "the disk is full"), (errno.EACCES, "give it to the user"), (errno.EROFS, "Read-only")],
+    [(errno.ENOSPC, "the disk is full"), (errno.EACCES, "give it to the user"), (errno.EROFS, "the disk is read-only")],
 )
 def test_a_directory_that_cannot_be_written(tmp_path, monkeypatch, code, sentence) -> None:
     """The sentence says what to do."""

@@ -228,25 +228,6 @@ async def test_an_uplink_that_is_added_gets_what_is_held(shelves) -> None:
     assert "b is new" in store.events[-1]
 
 
-async def test_an_uplink_that_is_removed_lets_go(shelves) -> None:
-    """What only it still wanted is gone; it is said. When it comes back it is not sent what it had."""
-    store = await shelves.open(uplinks=("a", "b"))
-    await shelves.put(store, 2)
-    await shelves.drain(store, "a")
-    await shelves.drain(store, "b")
-    first = await shelves.put(store, 2)
-    assert await shelves.drain(store, "a") == first
-    await shelves.close()
-    store = await shelves.open(uplinks=("a",))
-    assert any("b is configured no more: the 2 readings" in event for event in store.events)
-    second = await shelves.put(store, 1)
-    await shelves.close()
-    assert verify(shelves.state_dir).segments == 1
-    store = await shelves.open(uplinks=("a", "b"))
-    assert await shelves.drain(store, "b") == second
-    shelves.check(store)
-
-
 async def test_without_an_uplink_everything_is_held(shelves) -> None:
     """The first uplink that is configured gets it."""
     store = await shelves.open(uplinks=())

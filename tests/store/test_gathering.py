@@ -20,31 +20,24 @@ from gateway.store.settings import StoreSettings
 from gateway.store.writer import READING_BYTES, seal
 
 
-class FakeRoom:
-    def __init__(self) -> None:
-        self.over = 0
-
-    def lacking(self, _: int) -> int:
-        return self.over
-
-
 @pytest.fixture
 def make():
     """Make a gathering with few bytes to wait in; `wanted` has what it asked of the committer."""
     with ThreadPoolExecutor(1) as executor:
 
-        def start(*, pending_bytes: int = 1000 * READING_BYTES, when_full: str = "drop_oldest") -> Gathering:
+        def start(*, pending_bytes: int = 1000 * READING_BYTES) -> Gathering:
             wanted: list[float] = []
+            refused: list[FullError] = []
             gathering = Gathering(
-                settings=StoreSettings(pending_bytes=Size(pending_bytes), when_full=when_full),
-                room=FakeRoom(),
+                settings=StoreSettings(pending_bytes=Size(pending_bytes)),
                 telemetry=Telemetry(),
                 executor=executor,
                 pace=Pace(0.25),
                 want=wanted.append,
                 offset_ns=lambda: 500,
+                refusal=lambda readings: refused[0] if readings and refused else None,
             )
-            gathering.wanted = wanted
+            gathering.wanted, gathering.refused = wanted, refused
             return gathering
 
         yield start
@@ -94,12 +87,13 @@ async def test_much_does_not_wait_for_its_time(make) -> None:
     assert gathering.wanted == [0.25, 0.25, 0]
 
 
-async def test_a_full_shelf_that_refuses(make) -> None:
-    """Readings are pushed back; what only counts is not."""
-    gathering = make(when_full="refuse")
-    gathering._room.over = 1
-    with pytest.raises(FullError, match="when_full is refuse"):
+async def test_what_is_refused_does_not_wait(make) -> None:
+    """Readings are pushed back with the reason that was given; what only counts is not."""
+    gathering = make()
+    gathering.refused.append(FullError("the shelf is full", 7))
+    with pytest.raises(FullError, match="the shelf is full"):
         put(gathering, 1)
+    assert gathering.waiting_bytes == 0
     gathering.append([], logs=None, losses=(), set_aside=())
 
 

@@ -7,14 +7,14 @@ import sqlite3
 import pytest
 
 from gateway.core.clock import NS_PER_S
-from gateway.store import opening
+from gateway.store import membership
 from gateway.store.connection import DATABASE
 from gateway.store.database import StoreError
 
 
 async def test_a_state_dir_has_had_too_many_uplinks(shelves, monkeypatch) -> None:
     """Each that ever was has a bit of its own in every row."""
-    monkeypatch.setattr(opening, "SLOTS_MAX", 3)
+    monkeypatch.setattr(membership, "SLOTS_MAX", 3)
     await shelves.open(uplinks=("a", "b"))
     await shelves.close()
     with pytest.raises(StoreError, match="3 different uplinks have used this state_dir"):
@@ -65,8 +65,9 @@ async def test_a_lease_of_what_is_gone_is_no_doubt(shelves) -> None:
         connection.execute("DELETE FROM shelf WHERE id < (SELECT max(id) FROM shelf)")
     connection.close()
     store = await shelves.open()
-    assert store.events == []
+    assert "1 readings are held for cloud, 0 are there" in store.events[0]
     assert store.status()["uplinks"]["cloud"]["maybe_twice"] == 0
+    assert store.status()["uplinks"]["cloud"]["ledger"] == {"damaged": 1}
 
 
 async def test_an_uplink_that_joins_an_empty_shelf_says_nothing(shelves) -> None:

@@ -153,7 +153,7 @@ async def test_one_that_never_stands_still_is_a_sentence(shelves, monkeypatch) -
     await quarantine(store, odd(1))
     await store._connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
     heads = iter(range(1 << 20))
-    monkeypatch.setattr(peeking, "_read_log", lambda _: next(heads).to_bytes(32, "big"))
+    monkeypatch.setattr(peeking, "read_log_bytes", lambda _: next(heads).to_bytes(32, "big"))
     with pytest.raises(StoreError, match="try again later"):
         peek(shelves.state_dir, lambda tables: tables.count("quarantine"))
 

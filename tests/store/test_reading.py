@@ -10,7 +10,7 @@ import pytest
 from gateway.core.contracts import Priority
 from gateway.store.connection import DATABASE
 from gateway.store.database import Loss, StoreError
-from gateway.store.reading import PROBLEMS_MAX, VerifyReport, read_held, verify
+from gateway.store.reading import PROBLEMS_MAX, VerifyReport, held_in, read_held, verify
 from gateway.store.records import STATE_ID
 
 
@@ -108,7 +108,7 @@ def test_no_shelf_is_an_error(tmp_path) -> None:
         ("DELETE FROM ledger", "cloud: accepted - delivered - held - ledger is 3, not 0"),
         ("UPDATE series SET body = x'00' WHERE number = 1", "series 1 in series: a series' checksum does not match"),
         ("UPDATE shelf SET body = x'00' WHERE id = {state}", "the state row's checksum does not match"),
-        ("DROP TABLE series", "cannot be read: no such table"),
+        ("DROP TABLE series", "cannot be read: its tables are not those of a shelf: series;"),
     ],
 )
 async def test_what_is_wrong_is_named(shelves, filled, sql, sentence) -> None:
@@ -208,6 +208,48 @@ def test_a_report_has_a_bounded_number_of_problems() -> None:
         report.problem("wrong")
     assert len(report.problems) == PROBLEMS_MAX
     assert report.summary().endswith("105 problems")
+
+
+async def test_how_much_is_held_is_told_by_the_state_row(shelves, filled, tmp_path) -> None:
+    """Without opening it; of what cannot be read, nothing."""
+    assert held_in(shelves.state_dir) == {"cloud": 41}
+    assert held_in(tmp_path / "none") == {}
+    (tmp_path / DATABASE).write_bytes(b"garbage" * 1000)
+    assert held_in(tmp_path) == {}
+    connection = sqlite3.connect(tmp_path / "2")
+    connection.execute("CREATE TABLE shelf (id INTEGER PRIMARY KEY)")
+    connection.close()
+    (tmp_path / "2").replace(tmp_path / DATABASE)
+    assert held_in(tmp_path) == {}
+
+
+async def test_a_table_of_segments_that_leads_in_circles(shelves, filled, monkeypatch) -> None:
+    """Each row is read once; the second time it is the end of the look."""
+    with read_held(shelves.state_dir) as held:
+        real = held._connection
+
+        class Twice:
+            def execute(self, *arguments):
+                rows = real.execute(*arguments).fetchall()
+                return iter(rows + rows)
+
+            def close(self) -> None:
+                real.close()
+
+        held._connection = Twice()
+        with pytest.raises(StoreError, match="leads in circles"):
+            list(held)
+
+
+async def test_sqlite_may_refuse_what_looks_well(shelves, filled, monkeypatch) -> None:
+    """In a sentence all the same."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise sqlite3.OperationalError("unable to open database file")
+
+    monkeypatch.setattr("gateway.store.reading.sqlite3.connect", fail)
+    with pytest.raises(StoreError, match="cannot be read: unable to open"):
+        read_held(shelves.state_dir)
 
 
 async def test_a_damaged_log_is_a_problem(shelves, filled) -> None:

@@ -15,8 +15,9 @@ from gateway.core.contracts import Priority
 from gateway.store import salvage as salvage_module
 from gateway.store.connection import PAGE_BYTES
 from gateway.store.database import Loss
+from gateway.store.evidence import look
 from gateway.store.reading import verify
-from gateway.store.salvage import ASIDE_MAX, Salvaged, log_is_broken
+from gateway.store.salvage import ASIDE_MAX, Salvaged
 
 DATABASE = "tidegate.db"
 
@@ -85,7 +86,7 @@ async def test_a_torn_end_of_the_log_is_not_damage(shelves, crashed) -> None:
     log = shelves.state_dir / f"{DATABASE}-wal"
     with log.open("ab") as file:
         file.write(bytes(1000))
-    assert not log_is_broken(shelves.state_dir / DATABASE)
+    assert look(shelves.state_dir / DATABASE) is None
     found, _ = await check(shelves, crashed, aside=False)
     assert sorted(found) == sorted(crashed)
 

@@ -79,6 +79,19 @@ async def test_a_log_that_began_anew_is_copied_again(shelves, monkeypatch) -> No
         Snapshot(shelves.state_dir / DATABASE)
 
 
+async def test_no_place_for_a_copy(shelves, monkeypatch) -> None:
+    """On a box whose only disk is read-only."""
+    store = await shelves.open()
+    await shelves.put(store, 5)
+
+    def refuse(**_: object) -> None:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(snapshots.tempfile, "mkdtemp", refuse)
+    with pytest.raises(StoreError, match="No usable temporary directory found; set TMPDIR to a disk that can be"):
+        Snapshot(shelves.state_dir / DATABASE)
+
+
 async def test_no_room_for_a_copy(shelves, monkeypatch) -> None:
     """The sentence says what to do instead."""
     store = await shelves.open()

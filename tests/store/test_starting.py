@@ -35,8 +35,8 @@ def test_a_mark_that_cannot_be_written_is_no_matter(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "the disk is full; free some room"),
-        (OSError(errno.EROFS, os.strerror(errno.EROFS)), "is the disk read-only"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "the disk is full: .* free some room"),
+        (OSError(errno.EROFS, os.strerror(errno.EROFS)), "the disk is read-only"),
         (OSError(errno.EIO, os.strerror(errno.EIO)), "cannot open .*Input/output error"),
     ],
 )
@@ -60,7 +60,7 @@ async def test_a_disk_that_is_too_full_to_be_read(shelves, monkeypatch) -> None:
         raise error
 
     monkeypatch.setattr(starting, "open_writer", fail)
-    with pytest.raises(StoreError, match="the disk is full; free some room"):
+    with pytest.raises(StoreError, match="the disk is full: .* free some room"):
         await shelves.open()
 
 
@@ -87,6 +87,59 @@ async def test_what_is_damaged_after_the_salvage_is_not_salvaged_for_ever(shelve
     monkeypatch.setattr(starting, "look", fail)
     with pytest.raises(StoreError, match=r"cannot be salvaged \(odd\); move it elsewhere"):
         await shelves.open()
+
+
+async def test_what_fails_behind_the_opening_lets_go_of_the_files(shelves, monkeypatch) -> None:
+    """The connections are closed, and so is the lock: the next start finds a shelf that was closed."""
+    from gateway.store.room import Room
+
+    async def fail(*_: object) -> None:
+        raise ZeroDivisionError("ours")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Room, "measure", fail)
+        with pytest.raises(ZeroDivisionError):
+            await shelves.open()
+    assert (await shelves.open()).events == []
+
+
+async def test_a_new_shelf_that_cannot_be_begun_leaves_nothing_behind(shelves, monkeypatch) -> None:
+    """An empty file would be taken for one that lost everything."""
+    real = starting.open_writer
+
+    async def fail(path, **_: object) -> None:
+        path.touch()
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_FULL, "SQLITE_FULL"
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(starting, "open_writer", fail)
+        with pytest.raises(StoreError, match=f"cannot open {shelves.state_dir / DATABASE}: the disk is full"):
+            await shelves.open()
+    assert not (shelves.state_dir / DATABASE).exists()
+    monkeypatch.setattr(starting, "open_writer", real)
+    assert (await shelves.open()).events == []
+
+
+async def test_damage_that_shows_when_the_log_begins_anew_is_salvaged_at_once(shelves, monkeypatch) -> None:
+    """The first commit went well, moving it into the file did not."""
+    from gateway.store.committer import Committer
+
+    put = await shelves.put(await shelves.open(), 3)
+    await shelves.close()
+    real = Committer._rewind_log
+    errors = [sqlite3.DatabaseError("malformed")]
+
+    async def fails_once(self) -> None:
+        if errors:
+            raise errors.pop()
+        await real(self)
+
+    monkeypatch.setattr(Committer, "_rewind_log", fails_once)
+    store = await shelves.open()
+    assert "malformed" in store.events[0]
+    assert await shelves.drain(store) == put
 
 
 async def test_quick_check_finds_what_reading_does_not(shelves, monkeypatch) -> None:

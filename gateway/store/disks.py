@@ -1,0 +1,118 @@
+"""The disk below the state directory: where it is mounted, what it has left, what to tell people when it fails them.
+
+Must not write to it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from typing import TYPE_CHECKING, Final
+
+from gateway.core.units import SIZE_UNITS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_FULL: Final = {errno.ENOSPC, errno.EDQUOT}
+_UNWRITABLE: Final = {errno.EROFS, errno.EACCES, errno.EPERM}
+_UNWRITABLE_CODES: Final = {
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_AUTH,
+}
+
+
+def free_bytes(path: Path) -> int:
+    """Return how much a process that is not root may still write there."""
+    disk = os.statvfs(path)
+    return disk.f_bavail * disk.f_frsize
+
+
+def mount_of(path: Path) -> Path:
+    """Return where the file system is mounted that `path` is on, or would be."""
+    here = path.resolve()
+    while here != here.parent and not os.path.ismount(here):
+        here = here.parent
+    return here
+
+
+def is_full(error: Exception) -> bool:
+    """Whether there is no room left."""
+    # SHMSIZE: a file of its own that SQLite cannot make larger.
+    name = getattr(error, "sqlite_errorname", "") or ""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code == sqlite3.SQLITE_FULL or "SHMSIZE" in name or getattr(error, "errno", 0) in _FULL
+
+
+def is_unwritable(error: Exception) -> bool:
+    """Whether nothing may be written there."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in _UNWRITABLE_CODES or getattr(error, "errno", 0) in _UNWRITABLE
+
+
+def keeps_from_writing(error: Exception) -> bool:
+    """Whether an error may leave what is there to be read: as opposed to somebody else who has it open."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    is_failing = code == sqlite3.SQLITE_IOERR or getattr(error, "errno", 0) == errno.EIO
+    return is_full(error) or is_unwritable(error) or is_failing
+
+
+def why(error: Exception, path: Path) -> str:
+    """Return what an error means for `path`, a file or a directory, and what to do."""
+    folder = next(parent for parent in (path, *path.parents) if parent.is_dir())
+    if is_full(error):
+        return when_full(folder)
+    if is_unwritable(error):
+        refused = when_unwritable(folder, is_read_only=getattr(error, "errno", 0) == errno.EROFS)
+        if refused:
+            return refused
+        if path.is_file() and not os.access(path, os.W_OK):
+            return f"writing to {path} is not allowed; give it to the user that runs the gateway"
+    code = getattr(error, "sqlite_errorname", "") or ""
+    return f"{getattr(error, 'strerror', None) or error} {code}".rstrip()
+
+
+def when_full(folder: Path) -> str:
+    """Say that a disk is full, how full, and what to do."""
+    disk = os.statvfs(folder)
+    left = "no inodes" if disk.f_files and not disk.f_favail else amount(disk.f_bavail * disk.f_frsize)
+    return (
+        f"the disk is full: {left} left where {folder} is, mounted at {mount_of(folder)}; free some room there, "
+        "or give the gateway a disk of its own ([gateway] state_dir)"
+    )
+
+
+def when_unwritable(folder: Path, *, is_read_only: bool = False) -> str:
+    """Say why nothing can be written into `folder`, and what to do; "" where it can."""
+    mount = mount_of(folder)
+    reason = ""
+    is_read_only |= bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+    try:
+        # One that turned read-only by itself does not say so before it is asked to write.
+        os.close(os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        is_read_only |= error.errno == errno.EROFS
+        reason = (error.strerror or "") if error.errno in _UNWRITABLE else ""
+    if is_read_only:
+        return (
+            f"the disk is read-only (mounted at {mount}); make it writable (mount -o remount,rw {mount}), "
+            "or replace it if it failed"
+        )
+    if not reason:
+        return ""
+    return f"writing to {folder} is not allowed ({reason}); give it to the user that runs the gateway"
+
+
+def amount(size_bytes: int) -> str:
+    """Return a size for people.
+
+    >>> amount(0), amount(12_000), amount(5 << 20)
+    ('0 bytes', '11 KiB', '5 MiB')
+    """
+    for unit in ("GiB", "MiB", "KiB"):
+        if size_bytes >= SIZE_UNITS[unit]:
+            return f"{size_bytes // SIZE_UNITS[unit]} {unit}"
+    return f"{size_bytes} bytes"

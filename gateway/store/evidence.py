@@ -1,0 +1,164 @@
+"""What a database file and its log say of each other, looked at before SQLite opens them. Must not change a byte.
+
+SQLite takes a log that is gone, cut or zeroed for one with nothing in it, applies one that belongs to another day,
+and runs whatever views and triggers a file brings along. What can be told against that:
+
+- The tables are those of the schema files, to the letter, and there is nothing beside them.
+- Each commit writes the state row, with its number. The log goes on where the file ends: its first commit is at most
+  one ahead of the file's, its last is not behind it.
+- Each commit notes how long the log was by then (`log_bytes`), which never grows shorter, and no frame in it is
+  zeros. Closed in order there is no log, and the note says 0.
+
+The first commit of a run is moved into the file at once (`Committer.begin`), so that a file without a log says
+whether it ought to have one. What cannot be told: a log that is cut or zeroed at its end before it was as long as
+that for the first time, where only its own commits say how far it went.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from gateway.core.clock import NS_PER_S, Quality
+from gateway.net.files import read_file
+from gateway.store.connection import APPLICATION_ID, DATABASE, expected_schema, newer_schema, schemas
+from gateway.store.pagefile import LOG_BYTES_MAX, SQLITE_MAGIC, PageFile
+from gateway.store.pages import TreeError, leaves_of
+from gateway.store.room import wall_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gateway.core.clock import Timeline
+    from gateway.store.accounts import State
+
+SUSPECT: Final = f"{DATABASE}.suspect"
+# Its rows are looked at one by one, and only as many as are asked for.
+LARGE: Final = "shelf"
+
+
+class DamagedError(Exception):
+    """The database is not whole; the message says what is wrong, in a few words."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogLoss:
+    """A log that is not what it was: `what` says so, `known` is the newest commit that is left."""
+
+    what: str
+    known: State
+    is_stale: bool = False
+    is_missing: bool = False
+
+    def sentence(self, timeline: Timeline, now_ns: int, *, aside: str = "") -> str:
+        """Say what may be missing, as far as that can be known; `now_ns` is this boot's monotonic clock."""
+        text = f"{DATABASE}-wal {self.what}"
+        if aside:
+            text += f" and was set aside as {aside}"
+        if not self.known.log_bytes:
+            return f"{text}; nothing is missing, the gateway had been stopped in order"
+        wall_ns = wall_of(timeline, self.known.boot_last_ns, self.known.boot)
+        after = "the last commit that is left"
+        if wall_ns:
+            after = f"{datetime.fromtimestamp(wall_ns // NS_PER_S, UTC):%Y-%m-%dT%H:%M:%SZ}"
+        span_ns = self._span_ns(timeline, wall_ns, now_ns)
+        most = "" if span_ns is None else f", up to {max(span_ns, 0) // NS_PER_S + 1:,} s of it"
+        # SQLite moves a log into the file when it is closed, whoever closes it.
+        unless = "unless another program has opened the database since, " if self.is_missing else ""
+        return (
+            f"{text}, and the gateway had not been stopped in order: {unless}what was accepted after {after} may be "
+            f"missing{most} (how many readings nobody knows), and what was sent since then is sent again"
+        )
+
+    def _span_ns(self, timeline: Timeline, wall_ns: int, now_ns: int) -> int | None:
+        if self.known.boot == timeline.current.boot:
+            return now_ns - self.known.boot_last_ns
+        now_wall_ns = timeline.wall_from(now_ns)
+        if timeline.quality is Quality.SYNCED and wall_ns and now_wall_ns is not None:
+            return now_wall_ns - wall_ns
+        return None
+
+
+def look(path: Path) -> LogLoss | None:
+    """Look at the files; raise DamagedError where SQLite would not notice, or only later, StoreError for newer ones."""
+    suspect = path.with_name(SUSPECT)
+    if suspect.exists():
+        why = read_file(suspect).decode("utf-8", "replace").strip()
+        raise DamagedError(why or "it failed while it was used")
+    log_path = path.with_name(f"{DATABASE}-wal")
+    log_bytes = log_path.stat().st_size if log_path.exists() else 0
+    if not path.exists() or not path.stat().st_size:
+        if path.exists() or log_bytes:
+            raise DamagedError("the file is empty")
+        return None
+    with path.open("rb") as file:
+        head = file.read(100)
+    if not head.startswith(SQLITE_MAGIC):
+        raise DamagedError("this is no SQLite database")
+    page_bytes = int.from_bytes(head[16:18], "big")
+    if not log_bytes and path.stat().st_size < int.from_bytes(head[28:32], "big") * page_bytes:
+        raise DamagedError("the file is cut short")
+    with PageFile(path) as pages:
+        if pages.log.is_broken:
+            raise DamagedError("the write-ahead log is damaged before its end")
+        check_tables(pages)
+        return find_loss(pages)
+
+
+def check_tables(pages: PageFile) -> None:
+    """Raise DamagedError where the file holds other tables than it should, StoreError for those of a newer version."""
+    owner, version = pages.versions
+    if owner == APPLICATION_ID and version > len(schemas()):
+        raise newer_schema(version)
+    try:
+        schema = pages.schema()
+        if not schema:
+            return
+        if owner != APPLICATION_ID:
+            raise DamagedError("it is some other program's database")
+        found = {(kind, name, table, text) for kind, name, table, _, text in schema}
+        if odd := sorted({str(row[1]) for row in found ^ expected_schema(version)}):
+            raise DamagedError(f"its tables are not those of a shelf: {', '.join(odd)[:100]}")
+        for name, root in pages.roots().items():
+            if name != LARGE:
+                # Small ones are read as a whole: one that leads in circles would be read for ever.
+                for _ in leaves_of(pages.page, root):
+                    pass
+    except TreeError as error:
+        raise DamagedError(str(error)) from error
+
+
+def find_loss(pages: PageFile) -> LogLoss | None:
+    """Return what is wrong with the log as far as file and log tell; raise DamagedError where commits lie between."""
+    in_file = pages.state_of_file()
+    in_log = pages.states_of_log()
+    if in_file is not None and in_log is not None:
+        first, last = in_log
+        if first.commit > in_file.commit + 1:
+            between = first.commit - in_file.commit - 1
+            raise DamagedError(f"{between} commits between the file and its log are missing")
+        if last.commit < in_file.commit:
+            return LogLoss("is of an earlier time than the database", in_file, is_stale=True)
+    newest = in_log[1] if in_log is not None else in_file
+    if newest is None or not newest.log_bytes:
+        return None
+    noted = min(max(state.log_bytes for state in (newest, in_file) if state is not None), LOG_BYTES_MAX)
+    if not pages.log.data:
+        return LogLoss("is missing", newest, is_missing=True)
+    if len(pages.log.data) < noted:
+        return LogLoss("was cut short", newest)
+    if pages.log.has_holes(noted):
+        return LogLoss("was overwritten with zeros", newest)
+    return None
+
+
+def wrong_with_log(pages: PageFile) -> str:
+    """Return in a few words what is wrong with the log, "" for nothing; for who looks from outside."""
+    if pages.log.is_broken:
+        return "is damaged before its end"
+    try:
+        loss = find_loss(pages)
+    except DamagedError as error:
+        return f"does not go on where the file ends: {error}"
+    return "" if loss is None else loss.what

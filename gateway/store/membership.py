@@ -1,0 +1,227 @@
+"""Who is configured: uplinks that come, go and come back, and what becomes of what is held for them. Must not commit.
+
+An uplink that is configured no more keeps its share for `uplink_grace`: its account stands still, what was held for it
+stays, nothing new is held for it. If it comes back under its name it goes on where it was, and gets what came
+meanwhile and is still here, as any new uplink does. Else what was held for it goes to its ledger
+(`uplink_removed`), and the segments that nobody else needs leave bit by bit. On a full shelf they are the first to go.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from gateway.core.clock import NS_PER_S
+from gateway.store.accounts import NOBODY, SLOTS_MAX, UPLINK_REMOVED, WHILE_REMOVED, Entry, Removal, Share, Stage
+from gateway.store.planning import BEFORE
+from gateway.store.records import SEQUENCE_BITS, SEQUENCE_END, SHELVES, STATE_ID, StoreError, place
+from gateway.store.room import age_of, find_unneeded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import aiosqlite
+
+    from gateway.core.clock import Timeline
+    from gateway.store.accounts import Accounts
+    from gateway.store.opening import Opened
+    from gateway.store.room import Candidate
+
+# Segments looked at in one go, and let go with one commit.
+LOOK_MAX: Final = 1024
+SEQUENCE_MASK: Final = SEQUENCE_END - 1
+# Who goes first when something has to: the order of store/policy.
+BY_WEIGHT: Final = sorted(range(len(SHELVES)), key=lambda shelf: -SHELVES[shelf][0])
+
+
+async def follow_uplinks(
+    connection: aiosqlite.Connection, opened: Opened, names: Sequence[str], *, grace_s: float, now_ns: int
+) -> None:
+    """Bring the shares in line with the uplinks of today; `now_ns` is this boot's monotonic clock.
+
+    A new uplink wants all that is held now. What was accepted and is gone before it came stands in its ledger
+    as `before_uplink`, so that its account adds up like the others'.
+    """
+    accounts = opened.accounts
+    opened.forgotten = {name for name, share in accounts.shares.items() if share.removal and share.removal.stage}
+    if NOBODY not in names and accounts.shares.pop(NOBODY, None) is not None:
+        opened.is_littered = True
+    for share in accounts.configured:
+        if share.name not in names:
+            boot = opened.timeline.current.boot
+            share.removal = Removal(boot, now_ns, opened.state.sequence, accounts.accepted)
+    for name in names:
+        known = accounts.shares.get(name)
+        if known is None:
+            await _join(connection, opened, name)
+        elif known.removal is not None:
+            await _come_back(connection, opened, known, known.removal)
+    for share, removal in accounts.kept:
+        left_s = left_of(removal, opened.timeline, grace_s=grace_s, now_ns=now_ns)
+        if left_s > 0 and share.held:
+            opened.events.append(
+                f"{share.name} is configured no more: the {share.held} readings held for it are kept for another "
+                f"{in_words(left_s)}, then let go; to have them sent, configure it again under its name"
+            )
+    opened.events += await let_go_overdue(connection, accounts, opened.timeline, grace_s=grace_s, now_ns=now_ns)
+
+
+async def _join(connection: aiosqlite.Connection, opened: Opened, name: str) -> None:
+    accounts, slots = opened.accounts, opened.state.slots
+    slot = 0 if name == NOBODY else slots.get(name)
+    if slot is None:
+        slot = next((number for number in range(1, SLOTS_MAX) if number not in slots.values()), None)
+        if slot is None:
+            raise StoreError(f"{SLOTS_MAX} different uplinks have used this state_dir; give this one another")
+        slots[name] = slot
+    share = accounts.shares[name] = Share(name, slot)
+    share.held = await count_lacking(connection, share)
+    if (gone := accounts.gap(name)) > 0:
+        accounts.lose(name, BEFORE, Entry(gone))
+    if share.held and opened.state.commit:
+        opened.events.append(f"{name or 'nobody'} is new: it gets the {share.held} readings that are held")
+
+
+async def _come_back(connection: aiosqlite.Connection, opened: Opened, share: Share, removal: Removal) -> None:
+    accounts = opened.accounts
+    if removal.stage is not Stage.KEPT:
+        # It had been let go. What others still need it gets all the same, like a new one: that is lost no more.
+        key = (share.name, UPLINK_REMOVED)
+        lost = accounts.ledger.get(key, Entry(0))
+        share.held = min(await count_lacking(connection, share, before=removal.sequence), lost.readings)
+        if share.held:
+            accounts.ledger[key] = lost._replace(readings=lost.readings - share.held)
+    share.held += await count_lacking(connection, share, first=removal.sequence)
+    share.removal = None
+    if (gone := accounts.gap(share.name)) > 0:
+        accounts.lose(share.name, WHILE_REMOVED, Entry(gone))
+    if share.held:
+        opened.events.append(f"{share.name} is configured again: the {share.held} readings held for it are sent")
+
+
+async def count_lacking(
+    connection: aiosqlite.Connection, share: Share, *, first: int = 0, before: int = SEQUENCE_END
+) -> int:
+    """Return how many readings of these sequences a share has not got."""
+    ((readings,),) = await connection.execute_fetchall(
+        "SELECT coalesce(sum(readings), 0) FROM shelf WHERE id < ? AND done & ? = 0 AND id & ? >= ? AND id & ? < ?",
+        (STATE_ID, share.bit, SEQUENCE_MASK, first, SEQUENCE_MASK, before),
+    )
+    return int(readings)
+
+
+def left_of(removal: Removal, timeline: Timeline, *, grace_s: float, now_ns: int) -> float:
+    """Return for how many seconds an uplink may still come back, as well as these clocks know; 0: no more."""
+    return max(grace_s - age_of(timeline, removal.boot, removal.at_ns, now_ns=now_ns) / NS_PER_S, 0.0)
+
+
+async def let_go_overdue(
+    connection: aiosqlite.Connection, accounts: Accounts, timeline: Timeline, *, grace_s: float, now_ns: int
+) -> list[str]:
+    """Put into the ledger what is held for uplinks that have been gone for too long; return what is to be said."""
+    said: list[str] = []
+    for share, removal in accounts.kept:
+        if left_of(removal, timeline, grace_s=grace_s, now_ns=now_ns) > 0:
+            continue
+        ((first_ns, last_ns),) = await connection.execute_fetchall(
+            "SELECT min(nullif(first_ns, 0)), max(last_ns) FROM shelf WHERE id < ? AND done & ? = 0 AND id & ? < ?",
+            (STATE_ID, share.bit, SEQUENCE_MASK, removal.sequence),
+        )
+        wall_ns = timeline.wall_from(now_ns) or 0
+        if share.held:
+            said.append(f"{share.name} is configured no more: the {share.held} readings held for it are let go")
+        accounts.let_go(share.name, Entry(share.held, first_ns or 0, last_ns or 0, wall_ns, wall_ns))
+    return said
+
+
+def in_words(seconds: float) -> str:
+    """Return a time span for people.
+
+    >>> in_words(90), in_words(604799), in_words(7200)
+    ('90 s', '7.0 days', '2.0 h')
+    """
+    for size_s, unit in ((86400.0, "days"), (3600.0, "h")):
+        if seconds >= 2 * size_s or (unit == "h" and seconds >= size_s):
+            return f"{seconds / size_s:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+class Leftovers:
+    """Segments that no configured uplink needs: kept for one that is configured no more, or for nobody (litter).
+
+    Each shelf is walked once, oldest first, some at a time; `rewind` begins anew.
+    """
+
+    def __init__(self, connection: aiosqlite.Connection, accounts: Accounts, *, is_littered: bool = False) -> None:
+        self._connection = connection
+        self._accounts = accounts
+        # What was held while no uplink was configured may be of any age; else it is older than a removal.
+        self._is_littered = is_littered
+        self._found_litter = False
+        self._next: dict[int, int] = {}
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Begin anew."""
+        self._found_litter = False
+        self._next = {shelf: place(*SHELVES[shelf], 0) for shelf in BY_WEIGHT} if self._before() else {}
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all shelves have been walked."""
+        return not self._next
+
+    def _before(self) -> int:
+        """Return the sequence before which there may be some, 0 for nowhere."""
+        removals = [
+            share.removal.sequence
+            for share in self._accounts.shares.values()
+            if share.removal is not None and (share.held or share.removal.stage is Stage.LET_GO)
+        ]
+        return SEQUENCE_END if self._is_littered else max(removals, default=0)
+
+    async def next(self) -> list[Candidate]:
+        """Return the next of them, LOOK_MAX at most; none when all have been seen."""
+        found: list[Candidate] = []
+        before, has = self._before(), self._accounts.active
+        for shelf in BY_WEIGHT:
+            if shelf in self._next and len(found) < LOOK_MAX:
+                limit = LOOK_MAX - len(found)
+                rows = await find_unneeded(
+                    self._connection, shelf, first=self._next.pop(shelf), before=before, has=has, limit=limit
+                )
+                if len(rows) == limit:
+                    self._next[shelf] = rows[-1].id + 1
+                found += rows
+        return found
+
+    async def spare(self, *, bytes_over: int, may_go: Callable[[int], bool]) -> list[Candidate]:
+        """Return who of them goes so that `bytes_over` bytes become free; fewer where there are no more."""
+        chosen: list[Candidate] = []
+        while bytes_over > 0 and not self.is_done:
+            rows = await self.next()
+            while rows and bytes_over > 0:
+                row = rows.pop(0)
+                if may_go(row.id):
+                    chosen.append(row)
+                    bytes_over -= row.size_bytes
+            for row in reversed(rows):
+                self._next[(row.id >> SEQUENCE_BITS) - 1] = row.id
+        return chosen
+
+    async def sweep(self) -> list[Candidate]:
+        """Return the next of them that nobody wants at all: to let them go changes no account."""
+        if self.is_done:
+            return []
+        litter = [row for row in await self.next() if not self._accounts.needed(row.sequence) & ~row.done]
+        self._found_litter |= bool(litter)
+        if self.is_done and self._found_litter:
+            # The commit that lets them go may fail: only a walk that finds none is the last.
+            self.rewind()
+        elif self.is_done:
+            self._is_littered = False
+            for share in self._accounts.shares.values():
+                if share.removal is not None and share.removal.stage is Stage.LET_GO:
+                    share.removal = msgspec.structs.replace(share.removal, stage=Stage.SWEPT)
+        return litter

@@ -1,0 +1,196 @@
+"""A database file and its log as pages and rows, read without SQLite. Must not write, nor believe what it reads.
+
+The log's newest pages stand before the file's, as for SQLite; where the log is damaged, what is whole behind the
+damage stands before it too.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from typing import TYPE_CHECKING, Final
+
+from gateway.store.accounts import DamagedStateError, State, decode_state
+from gateway.store.connection import PAGE_BYTES
+from gateway.store.pages import PAGE_SIZES, TreeError, free_pages, leaves_of, read_log, rows_of
+from gateway.store.records import STATE_ID
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+    from typing import Self
+
+    from gateway.store.pages import Value
+
+# Longer than any log that the gateway lets grow; what is behind is nobody's memory's worth.
+LOG_BYTES_MAX: Final = 128 << 20
+SQLITE_MAGIC: Final = b"SQLite format 3\0"
+SCHEMA_ROWS_MAX: Final = 256
+
+
+class PageFile:
+    """The pages of a database file and its log. Close it, or use it in a `with`."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        said = int.from_bytes(os.pread(self._file, 2, 16), "big")
+        self.page_bytes = said if said in PAGE_SIZES else PAGE_BYTES
+        self.log = read_log(read_log_bytes(path), page_bytes=self.page_bytes)
+        self._file_pages = os.fstat(self._file).st_size // self.page_bytes
+        # Each page of a whole file belongs to one row: who reads many more of them has been led in circles.
+        self._pages_left = 4 * (self._file_pages + len(self.log.frames)) + 1000
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._file)
+
+    def page(self, number: int) -> bytes | None:
+        """Return a page, or None where there is none."""
+        if number in self.log.newest:
+            return self.log.page(self.log.newest[number])
+        return self.page_of_file(number)
+
+    def page_of_file(self, number: int) -> bytes | None:
+        """Return a page as it is without the log, or None where there is none."""
+        if not 1 <= number <= self._file_pages:
+            return None
+        # Not mapped: what is read of a large file would count as this process's memory.
+        page = os.pread(self._file, self.page_bytes, (number - 1) * self.page_bytes)
+        return page if len(page) == self.page_bytes else None
+
+    def _page_behind(self, number: int) -> bytes | None:
+        """Return a page that a row goes on in, as long as that may be believed."""
+        self._pages_left -= 1
+        return self.page(number) if self._pages_left >= 0 else None
+
+    @property
+    def is_database(self) -> bool:
+        """Whether the file begins as SQLite's files do."""
+        return (self.page_of_file(1) or b"").startswith(SQLITE_MAGIC)
+
+    # Rows, wherever they lead from.
+
+    def rows(self) -> Iterator[tuple[int, tuple[Value, ...]]]:
+        """Return every row of every table that can be read."""
+        behind = sorted(number for number in self.log.newest if number > self._file_pages)
+        free = free_pages(self.page, pages=max([self._file_pages, *behind]))
+        for number in itertools.chain(self._written_pages(), behind):
+            page = self.page(number) if number not in free else None
+            if page is not None:
+                yield from rows_of(page, number, self._page_behind)
+
+    def _written_pages(self) -> Iterator[int]:
+        """Return the numbers of the pages that the file has; those that it has only on paper (holes) are left out."""
+        size = self._file_pages * self.page_bytes
+        end = 0
+        while end < size:
+            try:
+                start = os.lseek(self._file, end, os.SEEK_DATA)
+                end = os.lseek(self._file, start, os.SEEK_HOLE)
+            except OSError:
+                # No more data.
+                break
+            yield from range(start // self.page_bytes + 1, min(-(-end // self.page_bytes), self._file_pages) + 1)
+        yield from sorted(number for number in self.log.newest if number <= self._file_pages and self._is_hole(number))
+
+    def _is_hole(self, number: int) -> bool:
+        page = self.page_of_file(number)
+        return page is not None and not any(page)
+
+    def older_rows(self) -> Iterator[tuple[int, tuple[Value, ...]]]:
+        """Return the rows of every page that the log has, outdated ones too."""
+        for number, place in self.log.frames:
+            yield from rows_of(self.log.page(place), number, self._page_behind)
+
+    # Tables, as the tree leads to them.
+
+    @property
+    def versions(self) -> tuple[int, int]:
+        """PRAGMA application_id and user_version; zeros where there is no first page."""
+        head = self.page(1) or b""
+        return int.from_bytes(head[68:72], "big"), int.from_bytes(head[60:64], "big", signed=True)
+
+    def schema(self) -> list[tuple[Value, ...]]:
+        """Return (type, name, table, root, sql) of all that the file says it holds; raise TreeError."""
+        rows: list[tuple[Value, ...]] = []
+        if self.page(1) is None:
+            return rows
+        for _, row in self.table(1):
+            rows.append(row)
+            if len(row) != 5 or len(rows) > SCHEMA_ROWS_MAX:
+                raise TreeError("the table of tables is none")
+        return rows
+
+    def table(self, root: int) -> Iterator[tuple[int, tuple[Value, ...]]]:
+        """Return the rows of the table whose tree begins at `root`; raise TreeError."""
+        for number in leaves_of(self.page, root):
+            page = self.page(number)
+            assert page is not None
+            yield from rows_of(page, number, self._page_behind)
+
+    def roots(self) -> dict[Value, int]:
+        """Return where the trees of the tables begin, by name; raise TreeError."""
+        return {name: root for kind, name, _, root, _ in self.schema() if kind == "table" and isinstance(root, int)}
+
+    # The state row, wherever it stands.
+
+    def state(self) -> State | None:
+        """Return the state as SQLite would read it, None where it cannot be found; raise TreeError."""
+        root = self.roots().get("shelf", 0)
+        for leaf in leaves_of(self.page, root, first=STATE_ID, last=STATE_ID):
+            for row_id, values in rows_of(self.page(leaf) or b"", leaf, self._page_behind):
+                if row_id == STATE_ID:
+                    return state_in(values)
+        return None
+
+    def state_of_file(self) -> State | None:
+        """Return the state as the file has it without the log, None where it cannot be found."""
+        try:
+            leaves = list(leaves_of(self.page_of_file, self.roots().get("shelf", 0), first=STATE_ID, last=STATE_ID))
+        except TreeError:
+            # In the middle of a checkpoint only log and file together are a tree.
+            return None
+        for leaf in leaves:
+            rows = dict(rows_of(self.page_of_file(leaf) or b"", leaf, self.page_of_file))
+            if STATE_ID in rows:
+                return state_in(rows[STATE_ID])
+        return None
+
+    def states_of_log(self) -> tuple[State, State] | None:
+        """Return the states of the first and the last commit in the log, None where it holds none."""
+        first = next(self._states(self.log.frames), None)
+        last = next(self._states(reversed(self.log.frames)), None)
+        return None if first is None or last is None else (first, last)
+
+    def _states(self, frames: Iterable[tuple[int, int]]) -> Iterator[State]:
+        end = max(self.log.newest.values(), default=-1)
+        for number, place in frames:
+            if place > end:
+                # Not of a transaction that was committed.
+                continue
+            for row_id, values in rows_of(self.log.page(place), number, self._page_behind):
+                if row_id == STATE_ID and (state := state_in(values)) is not None:
+                    yield state
+
+
+def state_in(values: tuple[Value, ...]) -> State | None:
+    """Return the state that a row of the shelf holds, or None."""
+    try:
+        return decode_state(values[-1] if values else None)
+    except DamagedStateError:
+        return None
+
+
+def read_log_bytes(path: Path) -> bytes:
+    """Return the log of the database at `path`, or as much of it as is ever looked at; nothing where there is none."""
+    try:
+        with path.with_name(path.name + "-wal").open("rb") as file:
+            return file.read(LOG_BYTES_MAX)
+    except FileNotFoundError:
+        return b""
