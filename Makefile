@@ -7,8 +7,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 # As root on Debian the real peers of the tests are installed too; otherwise what needs them is skipped.
-# Each as command:package.
-PEERS := mosquitto:mosquitto mosquitto_pub:mosquitto-clients
+# Each is the program that is looked for, and the package that has it.
+PEERS := mosquitto:mosquitto mosquitto_pub:mosquitto-clients systemd-analyze:systemd
 PYTEST_ARGS ?=
 
 .PHONY: demo test install lint types contracts docs coverage nightly bench peers clean help
@@ -40,6 +40,7 @@ UNIT := $(DESTDIR)/etc/systemd/system/tidegate.service
 install: ## as root: into this folder's .venv, with a systemd unit; run it again to update
 	@test -n "$(DESTDIR)" || test "$$(id -u)" = 0 || { echo "make install writes to /etc: run it as root (sudo make install)"; exit 2; }
 	@$(MAKE) --no-print-directory --silent $(STAMP)
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m compileall -q gateway; fi
 	@test -n "$(DESTDIR)" || id -u tidegate >/dev/null 2>&1 || { useradd --system --user-group --no-create-home --home-dir "$(CURDIR)" --shell /usr/sbin/nologin tidegate && echo "user tidegate created"; }
 	@install -d -m 755 $(DESTDIR)/etc/tidegate $(dir $(UNIT))
 	@sed 's#/opt/tidegate/#$(CURDIR)/#g' docs/tidegate.service > $(UNIT).new && chmod 644 $(UNIT).new && mv $(UNIT).new $(UNIT)
@@ -48,10 +49,11 @@ install: ## as root: into this folder's .venv, with a systemd unit; run it again
 	@test -e $(DESTDIR)/etc/tidegate/tidegate.toml || echo "next: $(BIN)/tidegate init --out $(DESTDIR)/etc/tidegate/tidegate.toml"
 
 peers:
-	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  missing=; for peer in $(PEERS); do command -v $${peer%%:*} >/dev/null || test -x /usr/sbin/$${peer%%:*} || missing="$$missing $${peer##*:}"; done; \
-	  if [ -n "$$missing" ]; then echo "installing$$missing …"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null || echo "could not install$$missing: tests against it are skipped"; fi; \
-	elif ! command -v mosquitto >/dev/null && ! test -x /usr/sbin/mosquitto; then echo "mosquitto is not installed and this is not root: tests against it are skipped"; fi
+	@missing=; for peer in $(PEERS); do program=$${peer%:*}; command -v $$program >/dev/null || test -x /usr/sbin/$$program || missing="$$missing $${peer#*:}"; done; \
+	if [ -z "$$missing" ]; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "installing$$missing …"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null || echo "could not install$$missing: tests against it are skipped"; \
+	else echo "not installed, and this is not root:$$missing; tests against it are skipped"; fi
 
 test: $(DEV_STAMP) peers ## all tests but the nightly ones
 	@$(BIN)/python -m pytest -m 'not nightly' -rs $(PYTEST_ARGS)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from gateway.app import Gateway, StartError, StillError, log, notify
 from gateway.control.backlog import warn_of_backlog
 from gateway.control.config import ConfigError
+from gateway.control.footprint import read_memory_limit, within
 from gateway.control.profiles import ProfileError
 from gateway.control.profiles import load as load_profile
 from gateway.core.clock import SystemClock
@@ -217,7 +218,8 @@ def _say(text: str, code: int) -> int:
 
 def build(config: Config) -> Gateway:
     """Return a gateway on this machine; raise ProfileError."""
-    return Gateway(config, load_profile(config.gateway.hw_profile), clock=SystemClock())
+    profile = within(load_profile(config.gateway.hw_profile), read_memory_limit())
+    return Gateway(config, profile, clock=SystemClock())
 
 
 class Daemon:

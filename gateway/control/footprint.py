@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from gateway.control.flash import Allowance
 from gateway.core.units import Size
@@ -20,6 +23,10 @@ log = logging.getLogger("tidegate")
 
 # A purse that is only just less than half full is not worth a word, nor is one that has just recovered.
 SHORT: Final = 0.1
+# What "no limit" looks like in the first version of control groups.
+NO_LIMIT: Final = 1 << 60
+# Of a control group's memory the kernel takes some for itself: sockets, and files that were just written.
+OURS: Final = 0.9
 
 
 def read_written_bytes(path: str = "/proc/self/io") -> int | None:
@@ -42,6 +49,38 @@ def read_rss_bytes(path: str = "/proc/self/statm") -> int | None:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return None
+
+
+def read_memory_limit(root: Path = Path("/")) -> int | None:
+    """Return the least memory limit of the control groups that this process is in (cgroups(7)); None where none is set.
+
+    systemd's MemoryMax= and a container's limit are such: past it the kernel kills, whatever a profile says.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return None
+    limits: list[int] = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        base, name = ("memory", "memory.limit_in_bytes") if controllers else ("", "memory.max")
+        here = PurePosixPath(path.lstrip("/"))
+        for group in (here, *here.parents):
+            try:
+                limits.append(int((root / "sys/fs/cgroup" / base / group / name).read_text(encoding="ascii")))
+            except (OSError, ValueError):  # "max", or not a group of ours to look at
+                continue
+    least = min(limits, default=NO_LIMIT)
+    return None if least >= NO_LIMIT else least
+
+
+def within(profile: HardwareProfile, limit_bytes: int | None) -> HardwareProfile:
+    """Return `profile` with a memory_max that leaves the kernel its part of a limit that is smaller."""
+    if limit_bytes is None or limit_bytes * OURS >= profile.memory_max:
+        return profile
+    return msgspec.structs.replace(profile, memory_max=Size(limit_bytes * OURS))
 
 
 class Footprint:

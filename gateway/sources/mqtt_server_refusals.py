@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
-from gateway.core.text import printable
+from gateway.core.text import sentence
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,8 +16,6 @@ log = logging.getLogger("tidegate.mqtt_server")
 
 # A flood is one line a minute for each reason, with how many there were.
 SAY_S: Final = 60.0
-# Names in a sentence are the client's, as long as it likes.
-SENTENCE_CHARS_MAX: Final = 300
 # Who is told no and stays is nothing to worry about: many devices subscribe to a command topic beside publishing.
 HARMLESS: Final = frozenset({"subscribe", "session_taken_over"})
 
@@ -35,10 +33,11 @@ class Refusals:
         # reason → when it was last said, and how many there were then
         self._said: dict[str, tuple[float, int]] = {}
 
-    def note(self, reason: str, sentence: str) -> None:
+    def note(self, reason: str, why: str) -> None:
         """Count one, and say it unless that reason was said less than a minute ago."""
         count = self._counts[reason] = self._counts.get(reason, 0) + 1
-        sentence = self._last[reason] = self.last_sentence = printable(sentence, SENTENCE_CHARS_MAX)
+        # Who is turned away has chosen the name, the topic and the id that this holds.
+        said_now = self._last[reason] = self.last_sentence = sentence(why)
         self._telemetry.count(
             "tidegate_source_refused",
             help="Messages, packets and connections that a source turned away.",
@@ -52,7 +51,7 @@ class Refusals:
         self._said[reason] = (now_s, count)
         others = f" and {count - said - 1} more since the last such line" if count - said > 1 else ""
         level = logging.INFO if reason in HARMLESS else logging.WARNING
-        log.log(level, "%s: refused (%s): %s%s", self._source, reason, sentence, others)
+        log.log(level, "%s: refused (%s): %s%s", self._source, reason, said_now, others)
 
     def status(self) -> dict[str, dict[str, object]]:
         """Return `refused` (how often, by reason) and `refused_last` (the last one of each reason, in words)."""

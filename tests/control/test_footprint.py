@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from gateway.control.footprint import Footprint, read_rss_bytes, read_written_bytes
+from gateway.control.footprint import (
+    Footprint,
+    read_memory_limit,
+    read_rss_bytes,
+    read_written_bytes,
+    within,
+)
 from gateway.control.profiles import load
 from gateway.core.telemetry import Telemetry
 from gateway.core.units import Size
@@ -138,3 +144,46 @@ def test_too_much_memory_is_said_once(caplog) -> None:
     machine.rss = 40 * MIB
     machine.run(10)
     assert machine.memory["advice"] == ""
+
+
+def groups(root: Path, membership: str, limits: dict[str, str]) -> Path:
+    """Return a file system whose kernel says that."""
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text(membership)
+    for path, text in limits.items():
+        file = root / "sys/fs/cgroup" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("membership", "limits", "expected"),
+    [
+        ("0::/system.slice/tidegate.service\n", {"system.slice/tidegate.service/memory.max": "100663296\n"}, 96 * MIB),
+        ("0::/system.slice/tidegate.service\n", {"system.slice/tidegate.service/memory.max": "max\n"}, None),
+        ("0::/a/b\n", {"a/b/memory.max": "max\n", "a/memory.max": "5000\n", "memory.max": "9000\n"}, 5000),
+        ("0::/\n", {"memory.max": "7000\n"}, 7000),
+        ("5:memory:/a\n4:cpu,cpuacct:/b\n", {"memory/a/memory.limit_in_bytes": "6000\n"}, 6000),
+        ("5:memory:/a\n", {"memory/a/memory.limit_in_bytes": "9223372036854771712\n"}, None),
+        ("0::/gone\n", {}, None),
+        ("", {}, None),
+    ],
+)
+def test_a_limit_of_the_control_group_is_found(
+    tmp_path: Path, membership: str, limits: dict[str, str], expected: int | None
+) -> None:
+    """Of either version of control groups, of the group itself or one around it."""
+    assert read_memory_limit(groups(tmp_path, membership, limits)) == expected
+
+
+def test_without_control_groups_there_is_no_limit(tmp_path: Path) -> None:
+    """As on a kernel that was built without."""
+    assert read_memory_limit(tmp_path) is None
+
+
+def test_what_the_service_may_use_goes_before_the_profile() -> None:
+    """If it is less: with a tenth for the kernel."""
+    profile = load("x86-64")
+    assert within(profile, None) == within(profile, 1 << 40) == profile
+    assert within(profile, 96 * MIB).memory_max == int(96 * MIB * 0.9)

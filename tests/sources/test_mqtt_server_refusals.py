@@ -7,7 +7,8 @@ import logging
 import pytest
 
 from gateway.core.telemetry import Telemetry
-from gateway.sources.mqtt_server_refusals import SAY_S, SENTENCE_CHARS_MAX, Refusals
+from gateway.core.text import SENTENCE_CHARS_MAX
+from gateway.sources.mqtt_server_refusals import SAY_S, Refusals
 
 
 class Clock:
