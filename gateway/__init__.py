@@ -161,6 +161,7 @@ net/                      Wires that everyone shares
   mqtt_packets.py         MQTT packets beside PUBLISH, read and written: CONNECT, SUBSCRIBE, DISCONNECT and the answers
   ports.py                A port that nobody listens on, for the demo and the benchmark
   secrets.py              Secrets by reference: an environment variable, a file, a systemd credential
+  systemd.py              Tells systemd how the service is (sd_notify(3)); elsewhere nothing
   tls.py                  OpenSSL is loaded only where TLS is configured: five megabytes that a plain road does without
 core/                     Ground: the words that every room speaks
   batch.py                Columns: many readings of many series at once, and what a series is

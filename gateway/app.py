@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import random
-import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -27,6 +25,7 @@ from gateway.core.telemetry import Telemetry
 from gateway.core.text import harmless
 from gateway.herald import Herald
 from gateway.net.files import read_file, replace_file
+from gateway.net.systemd import ask_for_patience, notify
 from gateway.pipeline import Pipeline
 from gateway.store.database import BoardLimits, SeriesBounds, Store
 
@@ -56,8 +55,6 @@ STOP_S_MAX = 8.0
 OPEN_S_MAX = 2.0
 # A shelf that stands still for so long is started anew; until then it may be a slow card.
 STILL_S_MAX = 10.0
-# A damaged shelf is salvaged at the start, which takes its time: systemd is asked for more of it again and again.
-PATIENCE_S = 10.0
 # An uplink in one of these makes way with its backlog, if there is any.
 MOVING_STATES = frozenset({"sending", "combining", "idle"})
 # How often it is looked whether a shelf that could only be read can be written.
@@ -150,7 +147,7 @@ class Gateway:
     async def _open_store(self) -> Store:
         config = self.config
         await asyncio.to_thread(look_for_old_shelf, Path(config.gateway.state_dir))
-        patience = asyncio.create_task(_ask_for_patience(), name="patience")
+        patience = asyncio.create_task(ask_for_patience(), name="patience")
         try:
             return await Store.open(
                 state_dir=Path(config.gateway.state_dir),
@@ -494,20 +491,3 @@ async def _end(tasks: list[asyncio.Task[None]]) -> None:
         _, stuck = await asyncio.wait(tasks, timeout=STOP_S_MAX)
         for task in stuck:
             log.warning("%s did not stop within %.0f s", task.get_name(), STOP_S_MAX)
-
-
-async def _ask_for_patience() -> None:
-    while True:
-        notify(f"EXTEND_TIMEOUT_USEC={int(PATIENCE_S * 3e6)}\nWATCHDOG=1\nSTATUS=opening the shelf")
-        await asyncio.sleep(PATIENCE_S)
-
-
-def notify(message: str) -> None:
-    """Tell systemd, where it asked to be told (sd_notify(3)); elsewhere do nothing."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-        channel.sendto(message.encode(), address)

@@ -380,7 +380,7 @@ def run_quarantine(options: argparse.Namespace) -> int:
 
 
 def _from_shelf(look: Callable[[Any], Any]) -> Any:
-    """Return what `look` finds in what was set aside."""
+    """Return what `look` finds on a shelf; the room of what was set aside is its argument."""
     from gateway.control import aside  # noqa: PLC0415  SQLite and codecs only here
     from gateway.store.records import StoreError  # noqa: PLC0415
 
@@ -393,12 +393,8 @@ def _from_shelf(look: Callable[[Any], Any]) -> Any:
 def run_verify(options: argparse.Namespace) -> int:
     """`tidegate verify`: exit 1 with what is wrong."""
     from gateway.store.reading import verify  # noqa: PLC0415  SQLite only where needed
-    from gateway.store.records import StoreError  # noqa: PLC0415
 
-    try:
-        report = verify(_state(options.state_dir))
-    except StoreError as error:
-        raise CommandError(str(error), FOUND) from error
+    report = _from_shelf(lambda _: verify(_state(options.state_dir)))
     if options.json:
         print(json.dumps(report.as_dict()))
     else:

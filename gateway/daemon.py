@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from gateway.app import Gateway, StartError, StillError, log, notify
+from gateway.app import Gateway, StartError, StillError, log
 from gateway.control.backlog import warn_of_backlog
 from gateway.control.config import ConfigError
 from gateway.control.footprint import read_memory_limit, within
@@ -25,6 +25,7 @@ from gateway.control.profiles import ProfileError
 from gateway.control.profiles import load as load_profile
 from gateway.core.clock import SystemClock
 from gateway.core.text import sentence
+from gateway.net.systemd import notify
 from gateway.store.database import StoreError
 
 if TYPE_CHECKING:

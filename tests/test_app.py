@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from gateway import app
-from gateway.app import Gateway, StartError, StillError, notify
+from gateway.app import Gateway, StartError, StillError
 from gateway.control.config import parse_config
 from gateway.control.draining import Draining, Outlook
 from gateway.control.live import follow
@@ -604,18 +604,6 @@ async def test_systemd_hears_ready_and_the_watchdog(
     assert any(message.startswith("READY=1") for message in heard)
     assert heard[-1] == "WATCHDOG=1"
     assert not any("STOPPING" in message for message in heard)
-
-
-def test_notify_speaks_to_abstract_sockets_and_forgives_dead_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    """systemd may use either; nobody there is no error."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
-        listener.bind("\0tidegate-test-notify")
-        monkeypatch.setenv("NOTIFY_SOCKET", "@tidegate-test-notify")
-        notify("READY=1")
-        assert listener.recv(100) == b"READY=1"
-    notify("READY=1")
-    monkeypatch.delenv("NOTIFY_SOCKET")
-    notify("READY=1")
 
 
 async def test_every_kind_of_source_is_built(make: Callable[..., Gateway], tmp_path: Path) -> None:

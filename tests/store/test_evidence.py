@@ -23,7 +23,7 @@ LOG = f"{DATABASE}-wal"
 def small_log(monkeypatch):
     """Let the log begin anew after a few commits."""
     monkeypatch.setattr(room, "LOG_BYTES_MIN", 16 << 10)
-    monkeypatch.setattr(room, "LOG_BYTES_MAX", 16 << 10)
+    monkeypatch.setattr(room, "LOG_SHARE", 1 << 20)
 
 
 @pytest.fixture

@@ -315,7 +315,7 @@ async def test_a_damaged_one_cannot_be_salvaged_there(shelves, fill, monkeypatch
 async def test_a_stale_log_cannot_be_set_aside_there(shelves, fill, monkeypatch) -> None:
     """To read it as if it belonged to the file would be wrong."""
     monkeypatch.setattr(room, "LOG_BYTES_MIN", 16 << 10)
-    monkeypatch.setattr(room, "LOG_BYTES_MAX", 16 << 10)
+    monkeypatch.setattr(room, "LOG_SHARE", 1 << 20)
     await fill(dies=True)
     old = (shelves.state_dir / f"{DATABASE}-wal").read_bytes()
     store = await shelves.open(uplinks=("cloud", "spare"))

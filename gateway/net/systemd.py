@@ -1,0 +1,30 @@
+"""Tells systemd how the service is (sd_notify(3)); elsewhere nothing. Must not know what the service does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from typing import Final
+
+# A damaged shelf is salvaged at the start, which takes its time: systemd is asked for more of it again and again.
+PATIENCE_S: Final = 10.0
+
+
+def notify(message: str) -> None:
+    """Tell systemd, where it asked to be told; elsewhere do nothing."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.sendto(message.encode(), address)
+
+
+async def ask_for_patience() -> None:
+    """Ask for more time to start, again and again until cancelled."""
+    while True:
+        notify(f"EXTEND_TIMEOUT_USEC={int(PATIENCE_S * 3e6)}\nWATCHDOG=1\nSTATUS=opening the shelf")
+        await asyncio.sleep(PATIENCE_S)
