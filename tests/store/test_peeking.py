@@ -18,7 +18,8 @@ from gateway.store.segments import SegmentError
 
 
 def odd(number: int, size: int = 20) -> SetAside:
-    return SetAside("direct", f"t/{number}".encode(), bytes([number % 256]) * size, "malformed_json", "not JSON")
+    # Each for a reason of its own: of one reason only a few are kept at a time.
+    return SetAside("direct", f"t/{number}".encode(), bytes([number % 256]) * size, f"reason_{number}", "not JSON")
 
 
 async def quarantine(store, *what: SetAside) -> None:
