@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -553,6 +554,28 @@ def test_reload_over_a_real_gateway(site: Site) -> None:
     status = site.status()
     assert status["gateway"] == "there"
     assert status["accepted"] >= len(publisher.acknowledged)
+    assert child.terminate() == 0
+
+
+def test_metrics_are_served_where_openssl_was_left_out(site: Site) -> None:
+    """The library that writes them asks for it."""
+    child = site.start()
+    assert "libssl" not in Path(f"/proc/{child.pid}/maps").read_text(encoding="utf-8")
+    for _ in range(2):
+        with urllib.request.urlopen(f"http://127.0.0.1:{site.ports['control']}/metrics", timeout=10) as answer:
+            assert b"tidegate_healthy 1.0" in answer.read()
+    assert child.terminate() == 0
+
+
+def test_a_reload_loads_openssl_where_it_is_wanted(site: Site) -> None:
+    """In the same process; before, it is not in memory."""
+    child = site.start()
+    maps = Path(f"/proc/{child.pid}/maps")
+    assert "libssl" not in maps.read_text(encoding="utf-8")
+    site.write(extra='[[uplinks]]\ntype = "otlp"\nname = "away"\nendpoint = "https://127.0.0.1:1"\n')
+    child.send(signal.SIGHUP)
+    child.wait_for("running: 1 sources, 1 uplinks")
+    assert "libssl" in maps.read_text(encoding="utf-8")
     assert child.terminate() == 0
 
 

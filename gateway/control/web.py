@@ -21,6 +21,7 @@ from microdot import Microdot, Request, Response
 
 from gateway import __version__
 from gateway.net.addresses import split_address
+from gateway.net.tls import bring_back
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -182,6 +183,8 @@ def _routes(
     async def metrics(_: Request) -> Response:
         if not pages_made:
             # Nobody may ever ask, and prometheus_client is memory. Imported aside: it takes a while on a small board.
+            # What writes the text wants OpenSSL to be there, though nothing here uses it.
+            bring_back()
             module = await asyncio.to_thread(importlib.import_module, "gateway.control.metrics")
             pages_made.append(module.MetricsPage(telemetry=telemetry, status=status))
         page = pages_made[0]
