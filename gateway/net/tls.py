@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _WORDS: Final = re.compile(r"https:|mqtts:|wss:|\btls\b|_file\b", re.IGNORECASE)
 # hashlib and hmac have their own code for what OpenSSL's is missing.
 _MODULES: Final = ("ssl", "_ssl", "_hashlib")
+# Loaded without ssl these lack classes, or have made a tuple of its errors; in the order in which they need each other.
+_LACKING: Final = ("asyncio.sslproto", "http.client", "urllib.request")
 
 
 def mentions_tls(text: str) -> bool:
@@ -56,10 +58,10 @@ def bring_back() -> None:
         # What `try: import ssl` leaves where there is none: asyncio, paho and others all do it so.
         if getattr(module, "__dict__", {}).get("ssl", ssl) is None:
             vars(module)["ssl"] = ssl
-    protocol = sys.modules.get("asyncio.sslproto")
-    if protocol is not None:
-        # It has made a tuple of ssl's errors, too, when it was loaded.
-        importlib.reload(protocol)
+    for name in _LACKING:
+        lacking = sys.modules.get(name)
+        if lacking is not None:
+            importlib.reload(lacking)
 
 
 def is_tls_error(error: BaseException | None) -> TypeGuard[ssl.SSLError]:

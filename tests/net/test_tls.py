@@ -98,3 +98,19 @@ asyncio.run(main(*sys.argv[1:]))
     files = [str(identity.certificate), str(identity.key), str(authority.certificate)]
     done = subprocess.run([sys.executable, "-c", code, *files], capture_output=True, text=True, check=False)
     assert done.stdout == "tide\nTrue\n", done.stderr
+
+
+def test_who_was_loaded_without_it_has_all_of_it_afterwards() -> None:
+    """paho loads urllib, and what writes Prometheus' text wants its classes for TLS."""
+    code = """
+from gateway.net import tls
+assert tls.leave_out()
+import paho.mqtt.client, urllib.request
+assert not hasattr(urllib.request, "HTTPSHandler") and paho.mqtt.client.ssl is None
+tls.bring_back()
+import prometheus_client
+assert urllib.request.HTTPSHandler and paho.mqtt.client.ssl
+print("fine")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "fine\n", done.stderr
