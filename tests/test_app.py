@@ -624,6 +624,8 @@ async def test_a_line_with_the_wrong_baud_rate_does_not_fill_the_quarantine(
     line = make_serial_line()
     toml = f'[[sources]]\ntype = "serial"\nname = "line1"\nport = "{line.path}"\nframing = "lines"\npayload = "json"\n'
     async with running(make(toml + uplink("http://127.0.0.1:9"))) as gateway:
+        # What came before the port was open is thrown away, and rightly so.
+        await until(lambda: gateway.status()["sources"]["line1"]["state"] == "reading")  # type: ignore[index]
         for number in range(40):
             line.write(b"".join(b"\xfe%d\x80\x00\n" % (25 * number + k) for k in range(25)))
             await asyncio.sleep(0.005)
