@@ -197,6 +197,7 @@ class InlineWorker:
         self._road = road
         self._random = random
         self._tasks: set[asyncio.Task[None]] = set()
+        self._turn = asyncio.Lock()
 
     def submit(self, call: Callable[[], T]) -> asyncio.Future[T]:
         """Start `call`; the future has its result or error."""
@@ -207,6 +208,11 @@ class InlineWorker:
         return future
 
     async def _act(self, future: asyncio.Future[Any], call: Callable[[], Any]) -> None:
+        async with self._turn:
+            if not future.cancelled():
+                await self._call(future, call)
+
+    async def _call(self, future: asyncio.Future[Any], call: Callable[[], Any]) -> None:
         weather = self._road.weather
         self._road.began(is_stalled=self._random.random() < weather.trouble / 10)
         await asyncio.sleep(self._random.uniform(0, weather.delay_s))

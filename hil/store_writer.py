@@ -240,13 +240,13 @@ class _Load:
             await asyncio.sleep(dice.uniform(0, 0.01))
             fate = dice.random()
             if fate < 0.1:
-                await store.release(lease, maybe_delivered=False)
+                store.release(lease, maybe_delivered=False)
             elif fate < 0.15:
                 _say("refused", *_ranges(numbers_in(lease)))
-                await store.refuse(lease, "refused", "not today")
+                store.refuse(lease, "refused", "not today")
             else:
                 _say("sent", *_ranges(numbers_in(lease)))
-                await store.ack(lease)
+                store.ack(lease)
 
 
 async def _write(order: dict[str, Any]) -> None:

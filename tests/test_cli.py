@@ -403,7 +403,7 @@ async def shelf(tmp_path: Path) -> AsyncIterator[Store]:
     await store.append([], set_aside=[SetAside("direct", b"plant/d1", b"{", "malformed_json", "not JSON")])
     lease = await store.lease("cloud", readings_max=10, bytes_max=1 << 20)
     assert lease is not None
-    await store.refuse(lease, "refused", "bad name")
+    store.refuse(lease, "refused", "bad name")
     await store.append([])
     yield store
     with contextlib.suppress(ValueError, sqlite3.Error, OSError):

@@ -71,7 +71,7 @@ class Box:
         """Deliver all that is held, as an uplink would, but what the far side refuses."""
         while (lease := await self.store.lease("cloud", readings_max=10_000, bytes_max=1 << 20)) is not None:
             if lease.signal in refuse:
-                await self.store.refuse(lease, "refused", "we take none of these")
+                self.store.refuse(lease, "refused", "we take none of these")
                 continue
             hand = Hand(lease)
             builder = RequestBuilder(
@@ -95,7 +95,7 @@ class Box:
                         for scope in resource.scope_logs
                         for record in scope.log_records
                     ]
-            await self.store.ack(lease)
+            self.store.ack(lease)
 
     async def report(self) -> bool:
         """Let a minute pass and report."""

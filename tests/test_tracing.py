@@ -119,8 +119,8 @@ async def test_each_uplink_is_followed_to_its_end(plant: Plant) -> None:
     lease = await plant.lease()
     assert (await plant.show(name))[0]["uplinks"]["cloud"]["state"] == "sending"
     plant.clock.advance(2 * NS_PER_S)
-    await plant.store.ack(lease)
-    await plant.store.refuse(await plant.lease("backup"), "refused", "bad name")
+    plant.store.ack(lease)
+    plant.store.refuse(await plant.lease("backup"), "refused", "bad name")
     for _ in range(2):
         (message,) = await plant.show(name)
         assert message["uplinks"] == {
@@ -135,9 +135,9 @@ async def test_a_lease_that_came_back_is_held_again(plant: Plant) -> None:
     """And one of which a part was lost says that it may be the message's."""
     name = await plant.begin()
     await plant.arrive(CLIMATE, (b"a", b'{"x": 1, "y": 2}'))
-    await plant.store.release(await plant.lease(), maybe_delivered=False)
+    plant.store.release(await plant.lease(), maybe_delivered=False)
     assert (await plant.show(name))[0]["uplinks"]["cloud"]["state"] == "held"
-    await plant.store.ack(await plant.lease(), rejected=1)
+    plant.store.ack(await plant.lease(), rejected=1)
     word = "delivered but for 1 of the 3 readings beside it: rejected"
     assert (await plant.show(name))[0]["uplinks"]["cloud"]["state"] == word
 
@@ -157,7 +157,7 @@ async def test_a_message_of_two_classes_in_one_commit(plant: Plant) -> None:
     await plant.arrive(CLIMATE, (b"urgent/x", b'{"a": 1}'))
     normal, critical = await plant.show(name)
     assert (normal["segments"][0]["class"], critical["segments"][0]["class"]) == ("normal", "critical")
-    await plant.store.ack(await plant.lease())
+    plant.store.ack(await plant.lease())
     normal, critical = await plant.show(name)
     assert (normal["uplinks"]["cloud"]["state"], critical["uplinks"]["cloud"]["state"]) == ("held", "delivered")
 

@@ -181,16 +181,21 @@ def step_times(start: Any, step: Any, count: int, *, unit: Unit, moment: Moment)
     """
     scale = UNIT_NS[unit]
     step_ns = _step_ns(step, count, scale)
-    offsets = np.arange(count, dtype=np.int64)
-    # A whole step is exact; a fraction of a nanosecond would add up if it were rounded first.
-    offsets = offsets * step_ns if isinstance(step_ns, int) else np.rint(offsets * step_ns).astype(np.int64)
+    offsets: npt.NDArray[np.int64] = np.arange(count, dtype=np.int64)
     start_ns = to_ns(start, unit)
-    first = int(offsets[0]) if count else 0
-    last = int(offsets[-1]) if count else 0
+    first = last = 0
+    # A whole step is exact; a fraction of a nanosecond would add up if it were rounded first.
+    if isinstance(step_ns, int):
+        offsets *= step_ns
+        last = max(0, count - 1) * step_ns
+    else:
+        offsets = np.rint(offsets * step_ns).astype(np.int64)
+        last = int(offsets[-1])
     if start_ns is not None:
         ends = (start_ns + first, start_ns + last)
         if moment.floor_ns <= min(ends) and max(ends) <= moment.ceiling_ns:
-            return Times(start_ns + offsets, 0)
+            offsets += start_ns
+            return Times(offsets, 0)
     ages = max(first, last) - offsets
     if abs(last - first) > AGE_NS_MAX:
         ages = np.zeros(count, np.int64)

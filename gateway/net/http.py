@@ -134,11 +134,16 @@ class HttpConnection:
         try:
             if self._socket is None:
                 self._connect()
-            is_sent = self._send("\r\n".join(lines).encode("latin-1"))
+            # The head leaves together with the first piece: in one packet where that is all there is.
+            head = "\r\n".join(lines).encode("latin-1")
+            is_sent = True
             for piece in pieces:
+                is_sent = self._send(head + piece)
+                head = b""
                 if not is_sent:
                     break
-                is_sent = self._send(piece)
+            if head:
+                is_sent = self._send(head)
             return self._receive(answer_bytes_max, is_sent=is_sent)
         except BaseException:
             self.close()

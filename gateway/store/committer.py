@@ -33,7 +33,6 @@ from gateway.store.writer import Transaction, answer, seal, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from concurrent.futures import Executor
 
     import aiosqlite
 
@@ -60,9 +59,9 @@ CLOSED_RETRY_S: Final = 10.0
 # on a disk that takes no commits, nothing more is leased.
 DONE_MAX: Final = 8192
 DONE_HELD_MAX: Final = 65_536
-# Below this, handing a batch to a thread costs more than encoding it.
-THREAD_READINGS_MIN: Final = 4096
 REFUSED_WAITING_MAX: Final = 64
+# So much is read back from memory; what falls behind further has to be fetched from the disk.
+BEHIND_READINGS_MAX: Final = 65_536
 DRAWER_SHARE: Final = 8
 """What is set aside takes an eighth of the shelf at most, however much of it there may be by the settings."""
 STUCK_S: Final = 60.0
@@ -95,7 +94,6 @@ class Committer:
         desks: dict[str, Desk],
         recent: Recent,
         registry: SeriesRegistry,
-        executor: Executor,
     ) -> None:
         settings = around.settings
         self.connection = connection
@@ -116,15 +114,14 @@ class Committer:
         self.pace = Pace(around.commit_interval_s)
         self._clock = around.clock
         self._telemetry = around.telemetry
-        self._executor = executor
         self.gathering = Gathering(
             settings=settings,
             telemetry=self._telemetry,
-            executor=executor,
             pace=self.pace,
             want=self._want,
             offset_ns=self._offset_ns,
             refusal=self._refusal,
+            is_behind=self._is_behind,
         )
         self._done: dict[int, int] = {}
         self._refusing: deque[Refusal] = deque(maxlen=REFUSED_WAITING_MAX)
@@ -218,6 +215,10 @@ class Committer:
             return False
         return self._started_s is None or asyncio.get_running_loop().time() - self._started_s < STUCK_S
 
+    def _is_behind(self) -> bool:
+        """Whether an uplink that takes all at once has much to take: what comes in would only keep it from it."""
+        return any(desk.keeps_up and desk.behind > BEHIND_READINGS_MAX for desk in self._desks.values())
+
     def _want(self, wait_s: float) -> None:
         due_s = asyncio.get_running_loop().time() + wait_s
         if self._due_s is None or due_s < self._due_s:
@@ -303,7 +304,7 @@ class Committer:
         answer(pending, full)
 
     async def _commit(self, pending: Pending, *, clean: bool) -> None:
-        sealed = await self._seal(pending)
+        sealed = self._seal(pending)
         try:
             await self._write(pending, sealed, clean=clean)
         except sqlite3.OperationalError as error:
@@ -321,24 +322,14 @@ class Committer:
         except sqlite3.OperationalError as error:
             log.warning("no checkpoint: %s", error)
 
-    async def _seal(self, pending: Pending) -> Sealed:
-        state = self.state
-        offset_ns = self._offset_ns()
-        ahead = [await part for part in pending.parts]
-
-        def work() -> Sealed:
-            return seal(
-                pending,
-                sequence=state.sequence,
-                previous_hash=state.previous_hash,
-                boot=self.timeline.current.boot,
-                offset_ns=offset_ns,
-                ahead=ahead,
-            )
-
-        if pending.readings < THREAD_READINGS_MIN:
-            return work()
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+    def _seal(self, pending: Pending) -> Sealed:
+        return seal(
+            pending,
+            sequence=self.state.sequence,
+            previous_hash=self.state.previous_hash,
+            boot=self.timeline.current.boot,
+            offset_ns=self._offset_ns(),
+        )
 
     def _offset_ns(self) -> int | None:
         """Return what Unix time is ahead of this boot's clock, None where that is not known."""
@@ -375,7 +366,7 @@ class Committer:
             work.series_left = leaving
             work.done, work.removed = done, gone
             work.refused = self.refused.plan(self.now_ns(), refusing)
-            await write(self.connection, work)
+            pages = await write(self.connection, work)
         except BaseException:
             self._take_back(done, refusing, gone)
             raise
@@ -384,7 +375,7 @@ class Committer:
         self._take_effect(work)
         if self.forgetter.took_effect(sealed, len(work.series_left)):
             self._want(ACK_WAIT_S)
-        await self.room.measure(self.connection)
+        self.room.note(*pages)
 
     def _plan(self, pending: Pending, sealed: Sealed, change: Change, *, clean: bool) -> tuple[Transaction, State]:
         after = self.accounts.copy()
@@ -445,7 +436,7 @@ class Committer:
             bit = self.accounts.shares[name].bit
             desk.gone([*(segment_id for segment_id, bits in work.done.items() if bits & bit), *work.removed])
             if shelves:
-                desk.arrived(shelves)
+                desk.arrived(shelves, sum(new.row.readings for new in work.segments))
         self.watchers.look()
         self._telemetry.count("tidegate_store_commits", help="Transactions that reached the medium.")
         self._telemetry.gauge("tidegate_store_used_bytes", self.room.used_bytes, help="Disk that the shelf uses.")

@@ -22,7 +22,7 @@ from gateway.store.files import check_place
 from gateway.store.records import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 DATABASE: Final = files.DATABASE
 LOCK: Final = "lock"
@@ -32,6 +32,7 @@ PAGE_BYTES: Final = 512
 CACHE_BYTES: Final = 1 << 20
 READER_SHARE: Final = 4
 BUSY_S: Final = 10.0
+COUNT_PAGES: Final = "SELECT page_count, freelist_count FROM pragma_page_count, pragma_freelist_count"
 # The largest value is a segment of logs (store/segments.py).
 LIMITS: Final = {
     sqlite3.SQLITE_LIMIT_LENGTH: 32 << 20,
@@ -84,6 +85,23 @@ def newer_schema(version: int) -> StoreError:
     )
 
 
+class Steps(str):
+    """A transaction in one piece: given to `execute_fetchall` it costs one turn of the connection's thread in all.
+
+    Each turn is a wake-up, and each wake-up of another thread keeps the event loop waiting for the interpreter. What
+    comes back is `count_pages` as of then.
+    """
+
+    __slots__ = ("statements",)
+
+    def __init__(self, _: str = "a transaction") -> None:
+        self.statements: list[tuple[str, Iterable[Any]]] = []
+
+    def add(self, sql: str, *rows: Sequence[Any]) -> None:
+        """Run `sql` for each of `rows`."""
+        self.statements.append((sql, rows))
+
+
 class Guarded(sqlite3.Connection):
     """A connection whose statements end, whatever the file makes of them.
 
@@ -99,7 +117,9 @@ class Guarded(sqlite3.Connection):
         self.set_progress_handler(self._meter, STEPS)
 
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
-        """Run one statement."""
+        """Run one statement, or all of a transaction; one that fails leaves nothing."""
+        if isinstance(sql, Steps):
+            return self._transact(sql)
         self._meter.steps = 0
         return super().execute(sql, parameters)
 
@@ -107,6 +127,19 @@ class Guarded(sqlite3.Connection):
         """Run one statement several times."""
         self._meter.steps = 0
         return super().executemany(sql, parameters)
+
+    def _transact(self, steps: Steps) -> sqlite3.Cursor:
+        self.execute("BEGIN IMMEDIATE")
+        try:
+            for sql, rows in steps.statements:
+                self.executemany(sql, rows)
+            pages = self.execute(COUNT_PAGES).fetchone()
+            self.execute("COMMIT")
+        except BaseException:
+            if self.in_transaction:
+                self.execute("ROLLBACK")
+            raise
+        return self.execute("SELECT ?, ?", pages)
 
 
 class _Meter:
@@ -262,7 +295,11 @@ async def _run(connection: aiosqlite.Connection, statements: Iterable[str]) -> N
 
 async def count_pages(connection: aiosqlite.Connection) -> tuple[int, int]:
     """Return how many pages the file has, and how many of them are free."""
-    ((pages, free),) = await connection.execute_fetchall(
-        "SELECT page_count, freelist_count FROM pragma_page_count, pragma_freelist_count"
-    )
+    ((pages, free),) = await connection.execute_fetchall(COUNT_PAGES)
+    return pages, free
+
+
+async def transact(connection: aiosqlite.Connection, steps: Steps) -> tuple[int, int]:
+    """Run a transaction of one of our connections and return when it is on the medium, with `count_pages` then."""
+    ((pages, free),) = await connection.execute_fetchall(steps)
     return pages, free

@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import logging
 import sqlite3
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -95,7 +94,6 @@ class Store:
             now_s=around.clock.monotonic_ns() // NS_PER_S,
         )
         opened.series.clear()
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="tidegate-seal")
         recent = Recent(bytes_max=int(around.settings.recent_bytes), floor=opened.state.sequence)
         self._desks = {
             share.name: Desk(
@@ -117,7 +115,6 @@ class Store:
             desks=self._desks,
             recent=recent,
             registry=self._registry,
-            executor=self._executor,
         )
         self._task: asyncio.Task[None]
 
@@ -227,7 +224,7 @@ class Store:
         """Return what `uplink` sends next, at least one segment; None when nothing is held for it now."""
         await self._committer.wait_settled()
         try:
-            return await self._desks[uplink].lease(readings_max=readings_max, bytes_max=bytes_max)
+            lease = await self._desks[uplink].lease(readings_max=readings_max, bytes_max=bytes_max)
         except sqlite3.DatabaseError as error:
             if not is_damage(error):
                 raise
@@ -235,6 +232,23 @@ class Store:
             self._committer.damaged(str(error))
             self._desks[uplink].has_some.clear()
             return None
+        self._committer.gathering.look()
+        return lease
+
+    def keeps_up(self, uplink: str, *, keeps_up: bool) -> None:
+        """Take note that a road takes what it is given at once: then the doors do not run away from it."""
+        desk = self._desks[uplink]
+        if desk.keeps_up != keeps_up:
+            desk.keeps_up, desk.behind = keeps_up, 0
+            self._committer.gathering.look()
+
+    def has_some(self, uplink: str) -> bool:
+        """Whether something can be leased, as far as is known without looking."""
+        return self._desks[uplink].has_some.is_set()
+
+    def unleased(self, uplink: str) -> int:
+        """Return how many readings are held for `uplink` and not leased."""
+        return self._committer.accounts.shares[uplink].held - self._desks[uplink].leased_readings
 
     async def wait_held(self, uplink: str) -> None:
         """Return when something can be leased."""
@@ -244,7 +258,7 @@ class Store:
         """Return when at least so many readings are held for `uplink`; looked at once a commit."""
         await self._committer.watchers.wait(uplink, readings)
 
-    async def ack(self, lease: Lease, *, rejected: int = 0, reason: str = "rejected") -> None:
+    def ack(self, lease: Lease, *, rejected: int = 0, reason: str = "rejected") -> None:
         """Settle a lease: delivered, but for `rejected` readings, which go to the ledger. A second ack does nothing."""
         if self._desks[lease.uplink].close(lease, settled=True):
             lost = self._entry(min(rejected, lease.readings))
@@ -252,7 +266,7 @@ class Store:
             self._tell(lease, lost.readings, reason)
             self._note_sent(lease)
 
-    async def release(self, lease: Lease, *, maybe_delivered: bool) -> None:
+    def release(self, lease: Lease, *, maybe_delivered: bool) -> None:
         """Put it back to be sent again; with `maybe_delivered` it is counted as possibly sent twice."""
         if self._desks[lease.uplink].close(lease, settled=False) and maybe_delivered:
             self._committer.count_maybe_twice(lease.uplink, lease.readings)
@@ -261,7 +275,7 @@ class Store:
         """Count a part of `lease` that was sent, got no answer, and is sent again while the rest stays in hand."""
         self._committer.count_maybe_twice(lease.uplink, readings)
 
-    async def refuse(self, lease: Lease, reason: str, message: str) -> None:
+    def refuse(self, lease: Lease, reason: str, message: str) -> None:
         """Give up a lease that is never taken: to the ledger, and for a while aside for a person to look at."""
         if self._desks[lease.uplink].close(lease, settled=True):
             self._committer.set_refused_aside(lease, reason, message)
@@ -415,7 +429,6 @@ class Store:
             log.warning("%d readings were sent and that could not be written down: they are sent again", unsaved)
 
     async def _end(self) -> None:
-        self._executor.shutdown()
         await self._reader.close()
         await self._connection.close()
         if self._frozen is not None:

@@ -93,7 +93,8 @@ class Forgetter:
         return self._registry.leaving(ROWS_MAX)
 
     def _in_use(self, sealed: Sealed, pending: Pending) -> npt.NDArray[np.uint32]:
-        parts = [sealed.series, *(batch.series for _, batch in pending.pieces), *pending.pressed_series]
+        parts = [sealed.series, *(batch.series for _, batch in pending.pieces)]
+        parts += [part.pressed.series for part in pending.parts]
         parts += [records.series for records in pending.logs]
         for holder in self.holders:
             parts += holder.series_in_use()

@@ -1,6 +1,7 @@
 """What comes in between two commits: gathered, bounded, compressed while more is coming. Must not write.
 
-All of it happens in one step of the event loop, but for compressing, which has a thread.
+All of it happens in one step of the event loop, compressing too: it is a hundred short calls into numpy for each
+segment, and in a thread each of them would give up the interpreter and wait for its turn to have it back.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from gateway.store.writer import READING_BYTES, SEGMENT_READINGS_MAX, Pending, p
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from concurrent.futures import Executor
 
     from gateway.core.batch import Batch, LogRecords
     from gateway.core.contracts import Priority
@@ -38,7 +38,8 @@ class Gathering:
     """The pending work of one store.
 
     `want(seconds)` asks for a commit by then. `offset_ns()` is what Unix time is ahead of this boot's clock, if known.
-    `refusal(readings)` is why they are turned away now, if they are.
+    `refusal(readings)` is why they are turned away now, if they are. `is_behind()` says that those who take away should
+    have a turn first.
     """
 
     def __init__(
@@ -46,11 +47,11 @@ class Gathering:
         *,
         settings: StoreSettings,
         telemetry: Telemetry,
-        executor: Executor,
         pace: Pace,
         want: Callable[[float], None],
         offset_ns: Callable[[], int | None],
         refusal: Callable[[int], FullError | None],
+        is_behind: Callable[[], bool] = lambda: False,
     ) -> None:
         self.pending = Pending()
         self.is_closing = False
@@ -58,13 +59,12 @@ class Gathering:
         self._settings = settings
         self._early_bytes = min(EARLY_BYTES_MAX, int(settings.pending_bytes) // 2)
         self._telemetry = telemetry
-        self._executor = executor
         self._pace = pace
         self._want = want
         self._offset_ns = offset_ns
         self._samples = Samples()
         self._refusal = refusal
-        self._queue = RoomQueue(self.has_room)
+        self._queue = RoomQueue(self.has_room, is_behind)
 
     def append(
         self,
@@ -104,12 +104,14 @@ class Gathering:
         """Compress what fills a segment while the rest is still coming: the commit then takes as long as the disk."""
         if pending.readings < SEGMENT_READINGS_MAX:
             return
-        for priority, batches in pending.take_full(readings_max=SEGMENT_READINGS_MAX):
-            work = asyncio.get_running_loop().run_in_executor(
-                self._executor, press, priority, batches, self._offset_ns()
-            )
-            pending.parts.append(work)
-            pending.pressed_series += [batch.series for batch in batches]
+        full = pending.take_full(readings_max=SEGMENT_READINGS_MAX)
+        try:
+            while full:
+                pending.parts.append(press(*full[0], self._offset_ns()))
+                full.pop(0)
+        finally:
+            # Whatever failed: the commit meets it again, and answers everybody.
+            pending.pieces += [(priority, batch) for priority, batches in full for batch in batches]
 
     async def wait_for_room(self) -> None:
         """Return when something may be appended, in turn; raise FullError where that takes too long."""
@@ -117,6 +119,10 @@ class Gathering:
             await self._queue.wait(within_s=ROOM_WAIT_S)
         except TimeoutError:
             raise self.full("pending", TOO_SLOW, self._pace.interval_s) from None
+
+    def look(self) -> None:
+        """Let the next of those who wait come, if they may by now."""
+        self._queue.call_next()
 
     def has_room(self) -> bool:
         """Whether one more may wait for its commit, whatever its size."""

@@ -19,8 +19,10 @@ from gateway.store.segments import SegmentError, check_link, read_header
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-# Rows looked at in one query, and segments in one lease: SQLite's oldest limit of parameters is 999.
+# Rows looked at in one query, and segments in one lease: SQLite's oldest limit of parameters is 999. How many are
+# looked at follows what the last leases took: each row that is looked at for nothing is a page read for nothing.
 LOOK_MAX: Final = 512
+LOOK_MIN: Final = 4
 
 Shelf: TypeAlias = tuple[Priority, Signal]
 Spot: TypeAlias = tuple[Lane, Shelf]
@@ -137,6 +139,8 @@ class Desk:
         self.leases: dict[int, Lease] = {}
         self.has_some = asyncio.Event()
         self.has_some.set()
+        self.keeps_up = False
+        self.behind = 0  # readings that came in and were not leased since it keeps up
         self._bit = bit
         self._reader = reader
         self._recent = recent
@@ -146,6 +150,7 @@ class Desk:
         self._hidden: set[int] = set()
         self._changes = 0
         self._reading = asyncio.Lock()
+        self._look_rows = LOOK_MIN
         self._next: dict[Spot, int] = {}
         self._maybe: dict[Spot, None] = {}  # in the order in which shelves of one class take turns
         for shelf in reversed(SHELVES):
@@ -158,8 +163,9 @@ class Desk:
         """How much is in hand."""
         return sum(lease.readings for lease in self.leases.values())
 
-    def arrived(self, shelves: Iterable[Shelf]) -> None:
-        """Take note that a commit put something on `shelves`."""
+    def arrived(self, shelves: Iterable[Shelf], readings: int = 0) -> None:
+        """Take note that a commit put something on `shelves`, so many readings in all."""
+        self.behind += readings
         self._maybe.update({(Lane.LIVE, shelf): None for shelf in shelves})
         self._changes += 1
         self.has_some.set()
@@ -220,6 +226,8 @@ class Desk:
                 if lease is not None:
                     self.leases[id(lease)] = lease
                     self._scheduler.sent(choice.lane, choice.priority, lease.size_bytes)
+                    if choice.lane is Lane.LIVE:
+                        self.behind = max(0, self.behind - lease.readings)
                     return lease
             self.has_some.clear()
             return None
@@ -234,14 +242,27 @@ class Desk:
         for spot in [*self._maybe]:
             if spot[0] is not choice.lane or spot[1][0] is not choice.priority:
                 continue
-            rows = await self._look(spot, newest=choice.order is Order.NEWEST)
+            if choice.order is Order.NEWEST:
+                rows = await self._look(spot, newest=True)
+            else:
+                rows = await self._look_for(spot, readings_max, bytes_max)
             if rows:
                 # The next turn in this class is another signal's.
                 self._maybe.pop(spot, None)
                 self._maybe[spot] = None
-                return await self._take(spot, _within(rows, readings_max, bytes_max), choice.order)
+                return await self._take(spot, rows, choice.order)
             self._maybe.pop(spot, None)
         return None
+
+    async def _look_for(self, spot: Spot, readings_max: int, bytes_max: int) -> list[Row]:
+        """Return the oldest rows that fit in a lease."""
+        while True:
+            rows = await self._look(spot, newest=False)
+            fitting = _within(rows, readings_max, bytes_max)
+            if len(fitting) < len(rows) or len(rows) < self._look_rows or self._look_rows == LOOK_MAX:
+                self._look_rows = min(LOOK_MAX, max(LOOK_MIN, 2 * len(fitting)))
+                return fitting
+            self._look_rows = min(LOOK_MAX, 4 * self._look_rows)
 
     async def _look(self, spot: Spot, *, newest: bool) -> list[Row]:
         """Return rows that may be leased; none if there are none at all."""
@@ -251,7 +272,9 @@ class Desk:
             start = place(priority, signal, first)
             stop = place(priority, signal, SEQUENCE_END if lane is Lane.LIVE else self.live_from)
             changes = self._changes
-            limit = 1 + len(self._leased) + len(self._hidden) if newest else LOOK_MAX
+            limit = 1 + len(self._leased) + len(self._hidden) if newest else self._look_rows
+            if newest and (found := self._newest(start, stop, floor=place(priority, signal, self._recent.floor))):
+                return found
             if first >= self._recent.floor:
                 rows = self._recent.rows(start, stop, lacking=self._bit, limit=limit, newest=newest)
             else:
@@ -261,10 +284,16 @@ class Desk:
             free = [row for row in rows if row.id not in self._leased and row.id not in self._hidden]
             if newest:
                 return free[:1]
-            if free or len(rows) < LOOK_MAX:
+            if free or len(rows) < limit:
                 return free
             # All of them are on their way already.
             self._next[spot] = where_from(rows[-1].id)[2] + 1
+
+    def _newest(self, start: int, stop: int, *, floor: int) -> list[Row]:
+        """Return the newest row of those in memory that may be leased: the disk has no newer one."""
+        limit = 1 + len(self._leased) + len(self._hidden)
+        rows = self._recent.rows(max(start, floor), stop, lacking=self._bit, limit=limit, newest=True)
+        return [row for row in rows if row.id not in self._leased and row.id not in self._hidden][:1]
 
     async def _take(self, spot: Spot, rows: list[Row], order: Order) -> Lease | None:
         ids = [row.id for row in rows]

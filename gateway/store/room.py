@@ -83,7 +83,10 @@ class Room:
 
     async def measure(self, connection: aiosqlite.Connection) -> None:
         """Look how much is used: pages that hold something, and the log."""
-        pages, free = await count_pages(connection)
+        self.note(*await count_pages(connection))
+
+    def note(self, pages: int, free: int) -> None:
+        """Take note how many pages the file has and how many of them are free; the log is looked at."""
         self.log_size_bytes = _size(self._log)
         if self.is_frozen:
             self.used_bytes = _size(self._path) + self.log_size_bytes

@@ -7,7 +7,8 @@ reading; so the inside of all long runs is itself a list of runs, each one readi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -20,8 +21,12 @@ if TYPE_CHECKING:
 
     Bools: TypeAlias = npt.NDArray[np.bool_]
     Index: TypeAlias = npt.NDArray[np.intp]
+    EvenSteps: TypeAlias = tuple[Unsigned, Unsigned]
 
 Item = TypeVar("Item", bound=np.generic)
+
+# Runs of this mean length or more are copied one by one; of shorter ones each reading is looked at.
+_PIECES_COUNT_MIN: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +81,14 @@ class Runs:
         [2, 0, 1]
         """
         steps = values[1:] - values[:-1]
-        inside = self.inside()
-        return steps if isinstance(inside, slice) else steps[inside[1:]]
+        if len(self) == 1:
+            return steps
+        if len(values) < len(self) * _PIECES_COUNT_MIN:
+            inside = self.inside()
+            assert not isinstance(inside, slice)
+            return steps[inside[1:]]
+        starts = self.starts.tolist()
+        return np.concatenate([steps[start : end - 1] for start, end in pairwise([*starts, len(values)])])
 
     def accumulate(self, firsts: Signed, steps: Signed) -> Signed:
         """Undo `steps`: return the values of runs that begin with `firsts`. One sum over all of them.
@@ -108,10 +119,10 @@ class Runs:
 # unsigned, what each step is above that. Short where values rise evenly, as times do.
 
 
-def write_steps(writer: Writer, runs: Runs, values: Signed) -> None:
-    """Write values that mostly rise by the same step in each run."""
+def write_steps(writer: Writer, runs: Runs, values: Signed, even: EvenSteps | None = None) -> None:
+    """Write values that mostly rise by the same step in each run. `even` are their even steps, where known."""
     writer.signed(values[runs.starts])
-    least, above = _even_steps(runs, values)
+    least, above = even_steps(runs, values) if even is None else even
     if len(least):
         writer.unsigned(least)
         writer.unsigned(above)
@@ -129,14 +140,15 @@ def read_steps(reader: Reader, runs: Runs) -> Signed:
     return runs.accumulate(firsts, steps.view(np.int64))
 
 
-def bits_of_steps(runs: Runs, values: Signed) -> float:
+def bits_of_steps(runs: Runs, values: Signed, even: EvenSteps | None = None) -> float:
     """Estimate in how many bits `write_steps` puts these values."""
     firsts = values[runs.starts]
-    _, above = _even_steps(runs, values)
+    _, above = even_steps(runs, values) if even is None else even
     return len(firsts) * mean_bits((firsts - firsts.min()).view(np.uint64)) + len(above) * mean_bits(above)
 
 
-def _even_steps(runs: Runs, values: Signed) -> tuple[Unsigned, Unsigned]:
+def even_steps(runs: Runs, values: Signed) -> EvenSteps:
+    """Return the smallest step inside each long run, and what each step is above that."""
     _, inside = runs.long()
     if not len(inside):
         return np.empty(0, np.uint64), np.empty(0, np.uint64)

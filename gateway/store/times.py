@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from gateway.store.integers import SegmentError
-from gateway.store.runs import Runs, bits_of_steps, read_steps, write_steps
+from gateway.store.runs import Runs, bits_of_steps, even_steps, read_steps, write_steps
 
 if TYPE_CHECKING:
     from gateway.store.integers import Reader, Signed, Writer
@@ -32,8 +32,9 @@ def write_times(writer: Writer, runs: Runs, time_ns: Signed) -> None:
     if shared.any():
         time_ns = time_ns[runs.readings_of(~shared)]
         runs = runs.take(~shared)
+    even = even_steps(runs, time_ns)
     if len(runs) > 1 and _RANKED_MIN <= len(time_ns) <= _RANKED_MAX:
-        bits = bits_of_steps(runs, time_ns)
+        bits = bits_of_steps(runs, time_ns, even)
         if bits > _RANKED_BITS_MIN * len(time_ns):
             distinct, places = np.unique(time_ns, return_inverse=True)
             ranks = places.astype(np.int64, copy=False)
@@ -44,7 +45,7 @@ def write_times(writer: Writer, runs: Runs, time_ns: Signed) -> None:
                 write_steps(writer, runs, ranks)
                 return
     writer.varint(0)
-    write_steps(writer, runs, time_ns)
+    write_steps(writer, runs, time_ns, even)
 
 
 def read_times(reader: Reader, runs: Runs) -> Signed:

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from gateway.store.integers import Reader, Signed, Unsigned, Writer
     from gateway.store.runs import Bools
 
-# What is only estimated, or guessed and then checked, is so from about this many readings of all runs.
-_SAMPLE: Final = 1 << 13
+# What is only estimated, or guessed and then checked, is so from about this many readings of all runs, and of one
+# that is not short from this many.
+_SAMPLE: Final = 1 << 11
+_SAMPLE_OF_RUN: Final = 32
 # Offsets need the smallest too, so they are for runs of some length.
 _OFFSETS_COUNT_MIN: Final = 32
 # Distinct values are looked for in long runs that repeat some among a sample of so many, and kept as ranks if
@@ -239,7 +241,7 @@ def _scatters(runs: Runs, inside: Runs, integers: Signed, steps: Signed) -> Bool
     scatters = np.asarray(runs.counts >= _OFFSETS_COUNT_MIN, np.bool_)
     if not scatters.any():
         return scatters
-    stride = max(1, len(integers) // _SAMPLE)
+    stride = _stride(inside)
     some, bounds = runs.sampled(stride)
     sample = integers[::stride].astype(np.float64)
     counts = np.diff(bounds, append=len(sample))
@@ -253,9 +255,15 @@ def _scatters(runs: Runs, inside: Runs, integers: Signed, steps: Signed) -> Bool
     return scatters & (away < moved)
 
 
+def _stride(inside: Runs) -> int:
+    """Return how far apart the readings are that a sample of these runs takes."""
+    readings = inside.readings
+    return max(1, min(readings // _SAMPLE, readings // (_SAMPLE_OF_RUN * len(inside))))
+
+
 def _common_divisors(inside: Runs, steps: Signed) -> Signed:
     """Return what divides all integers of each run; 1 where nothing does, or it was not looked for."""
-    stride = max(1, len(steps) // _SAMPLE)
+    stride = _stride(inside)
     some, bounds = inside.sampled(stride)
     divisors = np.ones(len(inside), np.int64)
     divisors[some] = np.gcd.reduceat(steps[::stride], bounds)

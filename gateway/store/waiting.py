@@ -12,10 +12,14 @@ if TYPE_CHECKING:
 
 
 class RoomQueue:
-    """First come, first served; `has_room` says whether one more may come."""
+    """First come, first served; `has_room` says whether one more may come.
 
-    def __init__(self, has_room: Callable[[], bool]) -> None:
+    While `is_behind` says that those who take away are, they wait as well, but that is no reason to turn them away.
+    """
+
+    def __init__(self, has_room: Callable[[], bool], is_behind: Callable[[], bool] = lambda: False) -> None:
         self._has_room = has_room
+        self._is_behind = is_behind
         self._places: deque[asyncio.Future[None]] = deque()
 
     async def wait(self, *, within_s: float) -> None:
@@ -23,7 +27,7 @@ class RoomQueue:
 
         Between this and taking the room nobody else may run: the next is called when this one has taken it.
         """
-        if self._has_room() and not self._places:
+        if not self._places and self._may_come():
             return
         loop = asyncio.get_running_loop()
         place: asyncio.Future[None] = loop.create_future()
@@ -31,14 +35,20 @@ class RoomQueue:
         try:
             async with asyncio.timeout(within_s):
                 await place
+        except TimeoutError:
+            if not self._has_room():
+                raise
         finally:
             self._places.remove(place)
             loop.call_soon(self.call_next)
 
     def call_next(self) -> None:
         """Let the first of those who wait go on, if there is room."""
-        if self._places and self._has_room() and not self._places[0].done():
+        if self._places and not self._places[0].done() and self._may_come():
             self._places[0].set_result(None)
+
+    def _may_come(self) -> bool:
+        return self._has_room() and not self._is_behind()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,10 +1,11 @@
 """Delivery: lease, send, and let go only of what the far side has. Must not know HTTP or SQLite.
 
-One uplink is one loop with one thread and one request under way. A lease that fails is released before the
+One uplink is one loop with one thread and one request under way; where answers come at once, the next one stands
+ready behind it. A lease that fails is released before the
 wait, so that what is freshest by then goes first when the link is back; only a lease of which a part has
 already been taken is kept in hand until its end, so that no part is sent twice without need.
 
-    wait for data → combine → lease → (thread: decode, repair, encode, compress, post) → ack | refuse
+    wait for data → combine → lease → decode, repair, encode → (thread: compress, post) → ack | refuse
                                           └ try later: release, wait with back-off ┘
 
 Every state that a person may ask about stands in `status`; every change of it is logged once.
@@ -16,19 +17,18 @@ import asyncio
 import contextlib
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from gateway.codecs import zstd
 from gateway.core.clock import NS_PER_S, Quality
-from gateway.core.contracts import RefusedError, Signal, TryLaterError
-from gateway.uplinks.guards import Backoff, Compressing, HoldError, InTransitError, Request, TooLargeError
-from gateway.uplinks.pacing import BatchSize, Effort
+from gateway.core.contracts import Signal, TryLaterError
+from gateway.uplinks.guards import Backoff, HoldError, InTransitError, Request
 from gateway.uplinks.requests import Hand, NoClockError, RequestBuilder
 from gateway.uplinks.senders import HttpSender
+from gateway.uplinks.sending import REJECTED, NotBegunError, Sending
 from gateway.uplinks.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable
     from random import Random
 
     from gateway.core.batch import Attributes
@@ -37,14 +37,10 @@ if TYPE_CHECKING:
     from gateway.core.telemetry import Telemetry
     from gateway.store.database import Lease, Store
     from gateway.uplinks.guards import Answer, Wire
+    from gateway.uplinks.sending import Flight
     from gateway.uplinks.settings import OtlpUplinkSettings
 
 log = logging.getLogger(__name__)
-
-# Reasons in the ledger.
-REFUSED: Final = "refused"
-REJECTED: Final = "rejected"
-TOO_LARGE: Final = "too_large"
 
 WATCH_S: Final = 1.0
 FINISH_S: Final = 5.0
@@ -53,8 +49,10 @@ ABORT_S: Final = 1.0
 EMPTY_WAIT_S: Final = 0.25
 CLOCK_LOOK_S: Final = 1.0
 PROBE_S: Final = 60.0
-GZIP_LEVEL: Final = 6
-_GZIP_WINDOW: Final = 31
+# Requests that are answered sooner than this leave the next one no time to be made ready.
+QUICK_S: Final = 0.1
+# How long everybody else in the event loop waits for us at most while answers are there as soon as we look.
+TURN_S: Final = 0.003
 
 
 @dataclass(slots=True)
@@ -87,6 +85,13 @@ class Seams:
 NO_SEAMS: Final = Seams()
 
 
+class Ahead(NamedTuple):
+    """What is with the thread behind the request under way."""
+
+    hand: Hand
+    flight: Flight
+
+
 class Uplink:
     """One road to an OTLP receiver. `run` delivers until cancelled; it may be run again after it failed."""
 
@@ -107,21 +112,26 @@ class Uplink:
         self._store = store
         self._clock = clock
         self._telemetry = telemetry
-        self._start_worker = seams.start_worker
         self._on_server_time = seams.on_server_time
-        self._builder = RequestBuilder(
-            series=store.series,
-            timeline=store.timeline,
-            gateway_attributes=gateway_attributes,
-            version=version,
-        )
         self._wire: Wire = seams.wire or HttpSender(settings, version=version, clock=clock)
-        self._sender = Compressing(self._wire, self._compress, settings.compression)
-        self._effort = Effort()
-        self._size = BatchSize(settings.batch_readings_max, settings.request_bytes_max)
+        self._sending = Sending(
+            settings,
+            wire=self._wire,
+            builder=RequestBuilder(
+                series=store.series,
+                timeline=store.timeline,
+                gateway_attributes=gateway_attributes,
+                version=version,
+            ),
+            start_worker=seams.start_worker,
+            clock=clock,
+        )
+        self._size = self._sending.size
         self._backoff = Backoff(float(settings.retry.initial), float(settings.retry.max), random)
-        self._worker: Worker | None = None
         self._is_down = False
+        self._is_quick = False
+        self._is_stopping = False
+        self._turned_s = float("-inf")
         self._lacked_clock = False
         self._round: set[tuple[Signal, Priority]] = set()
         self._round_s = float("-inf")
@@ -129,22 +139,23 @@ class Uplink:
         self._probe_at_s = 0.0
         self._bytes_counted = self._requests_counted = 0
         self._hand: Hand | None = None
+        self._ahead: Ahead | None = None
         self._status = Status()
 
     async def run(self) -> None:
         """Deliver until cancelled; then end the request under way, send what is fresh, and stop."""
-        self._wire.open()
-        self._worker = self._start_worker(f"uplink {self.name}")
+        self._sending.open()
+        self._is_stopping = False
         try:
             await self._serve()
         except asyncio.CancelledError:
+            self._is_stopping = True
             await self._flush()
             raise
         finally:
-            self._wire.stop()
-            if self._worker.close():
-                self._wire.close()
-            self._worker = None
+            self._bring_back_ahead(may_have=True)
+            self._note_speed(is_quick=False)
+            self._sending.close()
             self._say("stopped")
 
     def status(self) -> dict[str, object]:
@@ -165,29 +176,21 @@ class Uplink:
             # Of the lease in hand, which is settled as a whole: what a slow road has taken of a large one so far.
             "in_hand_taken": 0 if self._hand is None else self._hand.delivered,
             "readings_rejected": known.readings_rejected,
-            "compression": self._sender.encoding or "none",
+            "compression": self._sending.encoding or "none",
             "batch_readings": self._size.readings,
             "rtt_ms": round(known.rtt_s * 1000, 1),
         }
 
     async def _serve(self) -> None:
         while True:
-            if not await self._has_more():
-                self._say("idle")
-                await self._store.wait_held(self.name)
-                self._is_round_over = True
-            await self._combine()
+            if self._ahead is None:
+                if not self._store.has_some(self.name):
+                    self._say("idle")
+                    await self._store.wait_held(self.name)
+                    self._is_round_over = True
+                await self._combine()
             if await self._deliver_next() is None:
                 await asyncio.sleep(EMPTY_WAIT_S)
-
-    async def _has_more(self) -> bool:
-        """Whether something can be leased at once."""
-        try:
-            async with asyncio.timeout(0):
-                await self._store.wait_held(self.name)
-        except TimeoutError:
-            return False
-        return True
 
     async def _combine(self) -> None:
         """Between two rounds let fresh data gather, unless what is held fills half a request already.
@@ -208,29 +211,36 @@ class Uplink:
 
     async def _deliver_next(self) -> Lease | None:
         """Lease what is to go next and deliver it; return it, or None where there was nothing."""
+        if self._ahead is not None:
+            hand = self._ahead.hand
+        elif (lease := await self._lease_next()) is not None:
+            hand = Hand(lease)
+        else:
+            return None
+        await self._deliver(hand)
+        return hand.lease
+
+    async def _lease_next(self) -> Lease | None:
         readings_max = self._size.readings
         lease = await self._store.lease(
             self.name, readings_max=readings_max, bytes_max=int(self._settings.request_bytes_max)
         )
-        if lease is None:
-            return None
-        if lease.lane == "live" and lease.readings * 2 < readings_max:
+        if lease is not None and lease.lane == "live" and lease.readings * 2 < readings_max:
             shelf = (lease.signal, lease.segments[0].priority)
             self._is_round_over |= shelf in self._round
             self._round.add(shelf)
-        await self._deliver(lease)
         return lease
 
-    async def _deliver(self, lease: Lease) -> None:
-        hand = self._hand = Hand(lease)
+    async def _deliver(self, hand: Hand) -> None:
+        self._hand, lease = hand, hand.lease
         while True:
             error = await self._attempt(hand)
             if error is None:
-                await _to_end(self._settle(hand))
+                self._settle(hand)
                 return
             wait_s = self._failed(error)
             if not hand.is_begun:
-                await _to_end(self._store.release(lease, maybe_delivered=error.answer_lost))
+                self._store.release(lease, maybe_delivered=error.answer_lost)
                 await self._wait(error, wait_s)
                 return
             if error.answer_lost and hand.parts:
@@ -240,119 +250,150 @@ class Uplink:
                 await self._wait(error, wait_s)
             except asyncio.CancelledError:
                 # Some of it was taken, and the store knows leases only whole.
-                await _to_end(self._store.release(lease, maybe_delivered=True))
+                self._store.release(lease, maybe_delivered=True)
                 raise
 
     async def _attempt(self, hand: Hand) -> TryLaterError | None:
-        """Send what is left of `hand` in the thread; return why not all of it could be, for now."""
-        assert self._worker is not None
+        """Send what is left of `hand`; return why not all of it could be, for now."""
         self._say("sending")
-        future = self._worker.submit(lambda: self._work(hand))
+        flight: Flight | None = None
         try:
-            await self._watch(future)
+            if self._ahead is not None:
+                (_, flight), self._ahead = self._ahead, None
+            else:
+                flight = self._sending.begin(hand)
+            while flight is not None:
+                await self._look_ahead(hand)
+                await self._watch(flight.answer)
+                landing, flight = flight, None
+                answer = self._sending.land(hand, landing)
+                self._note_speed(is_quick=answer is not None and answer.seconds < QUICK_S)
+                if answer is None:
+                    self._bring_back_ahead()
+                if self._ahead is not None:
+                    break
+                flight = self._sending.begin(hand)
+        except TryLaterError as error:
+            self._note_speed(is_quick=False)
+            self._bring_back_ahead()
+            return error
         except asyncio.CancelledError:
-            await asyncio.wait({future}, timeout=FINISH_S)
-            if not future.done():
-                self._wire.stop()
-                self._is_down = True
-                await asyncio.wait({future}, timeout=ABORT_S)
-            await self._leave(hand, future)
+            await self._leave(hand, flight)
+            raise
+        except BaseException:
+            # Our own mistake: the store must not believe that somebody is still sending this.
+            self._bring_back_ahead(may_have=True)
+            self._store.release(hand.lease, maybe_delivered=hand.is_begun)
             raise
         finally:
             self._count()
-        try:
-            future.result()
-        except TryLaterError as error:
-            return error
-        except BaseException:
-            # Our own mistake: the store must not believe that somebody is still sending this.
-            await self._store.release(hand.lease, maybe_delivered=hand.is_begun)
-            raise
         return None
 
-    async def _watch(self, future: asyncio.Future[Any]) -> None:
-        while not future.done():
-            await asyncio.wait({future}, timeout=WATCH_S)
-            if not future.done() and self._wire.is_overdue():
+    async def _look_ahead(self, hand: Hand) -> None:
+        """Where answers come at once, have the next request ready behind the one under way.
+
+        The thread then takes it up without waiting for its turn in the loop, which under a flood is long in coming.
+        """
+        is_right = self._is_quick and not self._is_down and not self._is_stopping
+        if not is_right or self._ahead is not None or hand.is_split:
+            return
+        if self._store.unleased(self.name) * 2 < self._size.readings:
+            return
+        lease = await self._lease_next()
+        if lease is None:
+            return
+        following = Hand(lease)
+        try:
+            flight = self._sending.begin(following)
+        except BaseException as error:
+            self._store.release(lease, maybe_delivered=False)
+            if isinstance(error, Exception):
+                # When its turn comes it goes wrong again, and then there is no other one under way.
+                return
+            raise
+        if flight is None:
+            self._settle(following)
+        else:
+            self._ahead = Ahead(following, flight)
+
+    def _bring_back_ahead(self, *, may_have: bool = False) -> None:
+        """After a failure: what was to follow has not been begun, and is leased anew in its turn."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            ahead.flight.wanted = False
+            ahead.flight.answer.cancel()
+            self._store.release(ahead.hand.lease, maybe_delivered=may_have)
+
+    async def _watch(self, answer: asyncio.Future[Answer]) -> None:
+        """Return when there is an answer; others have their turn now and then even if there is one at once."""
+        if answer.done() and _now_s() - self._turned_s < TURN_S:
+            return
+        if answer.done():
+            await asyncio.sleep(0)
+        while not answer.done():
+            await asyncio.wait({answer}, timeout=QUICK_S if self._is_quick else WATCH_S)
+            self._note_speed(is_quick=self._is_quick and answer.done())
+            if not answer.done() and self._wire.is_overdue():
                 self._wire.abort()
+        self._turned_s = _now_s()
 
-    async def _leave(self, hand: Hand, future: asyncio.Future[Any]) -> None:
-        """Settle a lease at the end: what was answered in time counts, the rest goes back."""
-        if not future.done():
-            future.cancel()
-            await self._store.release(hand.lease, maybe_delivered=True)
-            return
-        error = future.exception()
-        if error is None:
-            await self._settle(hand)
-            return
-        may_have = hand.is_begun or (isinstance(error, TryLaterError) and error.answer_lost)
-        await self._store.release(hand.lease, maybe_delivered=may_have)
+    def _note_speed(self, *, is_quick: bool) -> None:
+        if is_quick != self._is_quick:
+            self._is_quick = is_quick
+            self._store.keeps_up(self.name, keeps_up=is_quick)
 
-    def _work(self, hand: Hand) -> None:
-        """Send every part of `hand`; what was answered is taken off it. Runs in the thread."""
-        if hand.parts is None:
-            self._builder.open(hand)
-        assert hand.parts is not None
-        while hand.parts:
-            part = hand.parts[0]
-            readings = len(part)
-            # One stored segment may be larger than what this link should be given at once.
-            if readings > self._size.readings:
-                _split(hand)
-                continue
-            body = self._builder.encode(part)
-            self._size.measured(readings, len(body))
-            if len(body) > self._settings.request_bytes_max and readings > 1:
-                _split(hand)
-                continue
+    async def _leave(self, hand: Hand, flight: Flight | None) -> None:
+        """Bring to its end what is under way; what was answered in time counts, the rest goes back."""
+        until_s = _now_s() + FINISH_S
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            ahead.flight.wanted = False
+        answers = {under_way.answer for under_way in (flight, ahead and ahead.flight) if under_way is not None}
+        if answers:
+            _, late = await asyncio.wait(answers, timeout=FINISH_S)
+            if late:
+                self._wire.stop()
+                self._is_down = True
+                await asyncio.wait(late, timeout=ABORT_S)
+        if ahead is not None:
+            self._conclude(*ahead)
+        with contextlib.suppress(TryLaterError):
+            # A lease that was cut in parts is not left half sent without need.
+            while flight is not None and hand.is_split and flight.answer.done():
+                self._sending.land(hand, flight)
+                flight = self._sending.begin(hand)
+                if flight is not None:
+                    await asyncio.wait({flight.answer}, timeout=max(0.0, until_s - _now_s()))
+        self._conclude(hand, flight)
+
+    def _conclude(self, hand: Hand, flight: Flight | None) -> None:
+        """Settle or release a lease whose last request has ended, or is not waited for any longer."""
+        may_have = False
+        if flight is not None and not flight.answer.done():
+            flight.answer.cancel()
+            may_have = True
+        elif flight is not None:
             try:
-                answer = self._sender.send(Request(part.signal, body, readings))
-            except TooLargeError as error:
-                self._size.was_too_large(len(body))
-                if readings > 1:
-                    _split(hand)
-                    continue
-                hand.reject(readings, TOO_LARGE, str(error))
-            except RefusedError as error:
-                hand.reject(readings, REFUSED, str(error))
-            else:
-                self._took(hand, readings, len(body), answer)
-            hand.parts.popleft()
+                self._sending.land(hand, flight)
+            except TryLaterError as error:
+                may_have = error.answer_lost
+            except NotBegunError:
+                pass
+        if hand.parts is None or hand.parts:
+            self._store.release(hand.lease, maybe_delivered=may_have or hand.is_begun)
+        else:
+            self._settle(hand)
 
-    def _took(self, hand: Hand, readings: int, size_bytes: int, answer: Answer) -> None:
-        rejected = min(answer.rejected, readings)
-        hand.delivered += readings - rejected
-        hand.reject(rejected, REJECTED, answer.message)
-        hand.message = answer.message or hand.message
-        hand.server_time_s = answer.server_time_s
-        hand.rtt_s = answer.rtt_s
-        self._size.succeeded(readings, answer.seconds)
-        self._effort.sent(size_bytes, answer.seconds)
-
-    def _compress(self, body: bytes, encoding: str) -> bytes:
-        if not encoding:
-            return body
-        if encoding == "gzip":
-            import zlib  # noqa: PLC0415  only where a receiver wants it
-
-            return zlib.compress(body, GZIP_LEVEL, _GZIP_WINDOW)
-        started_ns = self._clock.monotonic_ns()
-        level = self._effort.level(len(body), now_s=started_ns / NS_PER_S)
-        packed = zstd.compress(body, level=level)
-        self._effort.spent(len(body), level, (self._clock.monotonic_ns() - started_ns) / NS_PER_S)
-        return packed
-
-    async def _settle(self, hand: Hand) -> None:
+    def _settle(self, hand: Hand) -> None:
         """Tell the store what became of the whole lease."""
         if hand.is_begun:
             self._answered(hand)
         if hand.message and hand.rejected:
             log.warning("uplink %s: %d readings %s: %s", self.name, hand.lost, hand.reason(), hand.message)
         if hand.lost and not hand.delivered and REJECTED not in hand.rejected:
-            await self._store.refuse(hand.lease, hand.reason(), hand.message)
+            self._store.refuse(hand.lease, hand.reason(), hand.message)
         else:
-            await self._store.ack(hand.lease, rejected=hand.lost, reason=hand.reason() or REJECTED)
+            self._store.ack(hand.lease, rejected=hand.lost, reason=hand.reason() or REJECTED)
 
     def _answered(self, hand: Hand) -> None:
         """Note that the far side is there and takes what it is sent, or says why not."""
@@ -415,9 +456,8 @@ class Uplink:
         """Send an empty request, now and then, for the Date in its answer; its failure costs nothing."""
         if self._on_server_time is None or _now_s() < self._probe_at_s:
             return
-        assert self._worker is not None
         self._probe_at_s = _now_s() + PROBE_S
-        future = self._worker.submit(lambda: self._sender.send(Request(Signal.METRICS, b"", 0)))
+        future = self._sending.post(Request(Signal.METRICS, b"", 0)).answer
         try:
             await self._watch(future)
         except asyncio.CancelledError:
@@ -425,8 +465,9 @@ class Uplink:
             self._wire.stop()
             self._is_down = True
             raise
-        if future.exception() is None and future.result().server_time_s is not None:
-            self._on_server_time(future.result().server_time_s, future.result().rtt_s)
+        answer = None if future.exception() else future.result()
+        if answer is not None and answer.server_time_s is not None:
+            self._on_server_time(answer.server_time_s, answer.rtt_s)
 
     async def _flush(self) -> None:
         """At the end, where the link is up: send what is fresh for a moment. The rest is kept anyway."""
@@ -460,20 +501,5 @@ class Uplink:
         self._bytes_counted, self._requests_counted = sent, requests
 
 
-def _split(hand: Hand) -> None:
-    assert hand.parts
-    hand.parts.extendleft(reversed(hand.parts.popleft().halves()))
-
-
 def _now_s() -> float:
     return asyncio.get_running_loop().time()
-
-
-async def _to_end(act: Coroutine[Any, Any, None]) -> None:
-    """Await `act` to its end even when cancelled meanwhile: half an ack would be a duplicate."""
-    task = asyncio.ensure_future(act)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task}, timeout=FINISH_S)
-        raise

@@ -1,6 +1,6 @@
 """From a lease to request bodies: decode, repair times, mark, encode, split. Must not send or wait.
 
-Runs in the uplink's own thread. What cannot be sent for ever (a damaged segment, a moment of a boot that
+What cannot be sent for ever (a damaged segment, a moment of a boot that
 nobody remembers) is counted by reason and left out; what only lacks a clock stops the whole lease, so that
 no reading leaves with a time that is known to be wrong.
 """
@@ -135,6 +135,11 @@ class Hand:
         return self.delivered > 0 or any(reason not in {DAMAGED, TIME_LOST} for reason in self.rejected)
 
     @property
+    def is_split(self) -> bool:
+        """Whether more than one request is still to be sent."""
+        return self.parts is not None and len(self.parts) > 1
+
+    @property
     def lost(self) -> int:
         """Readings that will never be delivered."""
         return sum(self.rejected.values())
@@ -144,6 +149,11 @@ class Hand:
         if readings:
             self.rejected[reason] = self.rejected.get(reason, 0) + readings
             self.message = message or self.message
+
+    def split(self) -> None:
+        """Cut the first part in two."""
+        assert self.parts
+        self.parts.extendleft(reversed(self.parts.popleft().halves()))
 
     def reason(self) -> str:
         """Return one word for the ledger; where several reasons met in one lease, all of them.

@@ -1,4 +1,4 @@
-"""One thread for an uplink's blocking work: decode, encode, compress, send. Holds one call at a time.
+"""One thread for an uplink's blocking work: compress and send. Holds one call at a time, and the next one.
 
 A daemon thread and not an executor's: an executor's threads are joined when the process ends, and a resolver
 without a network keeps one busy for half a minute. What such a thread was doing is in the store.
@@ -16,33 +16,28 @@ if TYPE_CHECKING:
 
 
 class Worker:
-    """Runs one call at a time; results come back to the event loop that asked."""
+    """Runs one call after the other; results come back to the event loop that asked."""
 
     def __init__(self, name: str) -> None:
         self._calls: queue.SimpleQueue[tuple[asyncio.Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
-        self._is_busy = False
+        self._begun = self._ended = 0
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
     def submit(self, call: Callable[[], Any]) -> asyncio.Future[Any]:
-        """Start `call`; the future has its result or error. One at a time."""
-        assert not self._is_busy
-        self._is_busy = True
+        """Start `call`, after the one under way; the future has its result or error."""
+        self._begun += 1
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        future.add_done_callback(self._done)
         self._calls.put((future, call))
         return future
 
     def close(self) -> bool:
         """Let the thread end: at once if it is idle (True), else after its call, which nobody waits for."""
         self._calls.put(None)
-        if self._is_busy:
+        if self._begun > self._ended:
             return False
         self._thread.join()
         return True
-
-    def _done(self, _: asyncio.Future[Any]) -> None:
-        self._is_busy = False
 
     def _serve(self) -> None:
         while (item := self._calls.get()) is not None:
@@ -53,6 +48,7 @@ class Worker:
                 result = call()
             except BaseException as error:  # noqa: BLE001  handed to the one who asked
                 failure = error
+            self._ended += 1
             try:
                 future.get_loop().call_soon_threadsafe(_settle, future, result, failure)
             except RuntimeError:

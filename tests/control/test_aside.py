@@ -59,7 +59,7 @@ class Box:
 
     async def refuse_all(self, reason: str, message: str) -> None:
         while (lease := await self.store.lease("cloud", readings_max=10_000, bytes_max=1 << 20)) is not None:
-            await self.store.refuse(lease, reason, message)
+            self.store.refuse(lease, reason, message)
         await self.store.append([])
 
     def quarantine(self, *, limit: int = 20) -> dict[str, Any]:

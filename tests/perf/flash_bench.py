@@ -82,7 +82,7 @@ async def flash_bench(
         await asyncio.sleep(wait_s)
         while lease := await store.lease("cloud", readings_max=100_000, bytes_max=1 << 20):
             stored += lease.size_bytes
-            await store.ack(lease)
+            store.ack(lease)
     written = write_bytes() - written
     await store.close()
     return {

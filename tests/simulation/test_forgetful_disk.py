@@ -73,11 +73,11 @@ async def play(folder: Path, recorder: Recorder, *, commits: int, seed: int) -> 
             if lease is not None:
                 fate = dice.random()
                 if fate < 0.2:
-                    await store.release(lease, maybe_delivered=True)
+                    store.release(lease, maybe_delivered=True)
                 elif fate < 0.3:
-                    await store.refuse(lease, "refused", "no")
+                    store.refuse(lease, "refused", "no")
                 else:
-                    await store.ack(lease)
+                    store.ack(lease)
     await store.close()
     promises.append(Promise(len(recorder.ops), number, lost))
     return promises

@@ -81,7 +81,7 @@ async def held_by(store, name: str) -> list[int]:
         leases.append(lease)
     numbers = [number for lease in leases for number in numbers_in(lease)]
     for lease in leases:
-        await store.release(lease, maybe_delivered=False)
+        store.release(lease, maybe_delivered=False)
     return numbers
 
 

@@ -81,7 +81,7 @@ class Desk:
                     resource = dict(self.store.series(number).resource)
                     device = str(resource.get("device.id", "flood"))
                     self.delivered[device] = self.delivered.get(device, 0) + 1
-            await self.store.ack(lease)
+            self.store.ack(lease)
         await self.store.append([])
 
     async def wait(self, seconds: int) -> None:

@@ -184,7 +184,7 @@ async def journal(tmp_path, monkeypatch):
                 if lease is not None:
                     sent = [n for segment in lease.segments for n in decode_metrics(segment.body).bits.tolist()]
                     found.events.append(("sent", sent))
-                    await store.ack(lease)
+                    store.ack(lease)
         await store.close()
     vfs.unregister()
     return found

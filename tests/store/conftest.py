@@ -91,7 +91,7 @@ class Shelves:
         numbers: list[int] = []
         while (lease := await self.lease(store, uplink)) is not None:
             numbers += numbers_in(lease)
-            await store.ack(lease)
+            store.ack(lease)
         return numbers
 
     def check(self, store: Store) -> None:

@@ -28,13 +28,13 @@ class Failing:
         self.meanwhile = None
         monkeypatch.setattr(committer, "write", self)
 
-    async def __call__(self, connection, work) -> None:
+    async def __call__(self, connection, work) -> tuple[int, int]:
         meanwhile, self.meanwhile = self.meanwhile, None
         if meanwhile is not None:
             await meanwhile()
         if self.errors:
             raise self.errors.pop(0)
-        await self.real(connection, work)
+        return await self.real(connection, work)
 
 
 @pytest.fixture
@@ -71,12 +71,12 @@ async def test_acks_and_refusals_survive_a_failed_commit(shelves, failing) -> No
     for _ in range(3):
         await shelves.put(store, 2)
     leases = [await shelves.lease(store, name, readings_max=2) for name in "ab" for _ in range(2)]
-    await store.ack(leases[0])
-    await store.refuse(leases[1], "no", "no")
+    store.ack(leases[0])
+    store.refuse(leases[1], "no", "no")
 
     async def meanwhile() -> None:
-        await store.ack(leases[2])
-        await store.refuse(leases[3], "no", "later")
+        store.ack(leases[2])
+        store.refuse(leases[3], "no", "later")
 
     failing.meanwhile = meanwhile
     failing.errors = [error_of(sqlite3.SQLITE_IOERR, "disk I/O error")]
@@ -251,7 +251,7 @@ async def test_acks_alone_are_committed_in_time(shelves, monkeypatch) -> None:
     store = await shelves.open()
     await shelves.put(store, 1)
     before = store.status()["store"]["commits"]
-    await store.ack(await shelves.lease(store))
+    store.ack(await shelves.lease(store))
     deadline = asyncio.get_running_loop().time() + 5
     while store.status()["store"]["commits"] == before and asyncio.get_running_loop().time() < deadline:
         await asyncio.sleep(0.01)
@@ -267,7 +267,7 @@ async def test_too_many_acks_in_waiting_hold_the_next_lease(shelves, failing, mo
         await shelves.put(store, 1)
     failing.errors = [error_of(sqlite3.SQLITE_IOERR, "disk I/O error")]
     for _ in range(3):
-        await store.ack(await shelves.lease(store, readings_max=1))
+        store.ack(await shelves.lease(store, readings_max=1))
     waiting = asyncio.create_task(shelves.lease(store, readings_max=1))
     while failing.errors:
         await asyncio.sleep(0)
@@ -291,9 +291,13 @@ async def test_an_ack_during_the_commit_of_another_uplinks_ack(shelves, failing)
     """What one has settled since stays settled when a commit says that the other has: nothing is leased twice."""
     store = await shelves.open(uplinks=("cloud", "archive"))
     await shelves.put(store, 3)
-    await store.ack(await shelves.lease(store, "cloud"))
+    store.ack(await shelves.lease(store, "cloud"))
     lease = await shelves.lease(store, "archive")
-    failing.meanwhile = lambda: store.ack(lease)
+
+    async def meanwhile() -> None:
+        store.ack(lease)
+
+    failing.meanwhile = meanwhile
     await shelves.put(store, 1)
     store.link_up("archive")
     assert len(await shelves.drain(store, "archive")) == 1
@@ -360,5 +364,5 @@ async def test_acks_do_not_bring_a_stretched_commit_forward(shelves, monkeypatch
     store.pace(interval_s=50, gap_s=50)
     lease = await shelves.lease(store)
     now_s = asyncio.get_running_loop().time()
-    await store.ack(lease)
+    store.ack(lease)
     assert store._committer._due_s >= now_s + 50

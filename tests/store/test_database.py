@@ -38,7 +38,7 @@ async def test_what_is_leased_is_not_leased_again_before_its_release(shelves, nu
     put = await shelves.put(store, 3)
     lease = await shelves.lease(store)
     assert await shelves.lease(store) is None
-    await store.release(lease, maybe_delivered=False)
+    store.release(lease, maybe_delivered=False)
     assert numbers(await shelves.lease(store)) == put
 
 
@@ -47,8 +47,8 @@ async def test_a_lost_answer_is_counted_as_possibly_twice(shelves) -> None:
     store = await shelves.open()
     await shelves.put(store, 3)
     lease = await shelves.lease(store)
-    await store.release(lease, maybe_delivered=True)
-    await store.release(lease, maybe_delivered=True)
+    store.release(lease, maybe_delivered=True)
+    store.release(lease, maybe_delivered=True)
     assert store.status()["uplinks"]["cloud"]["maybe_twice"] == 3
     assert store.status()["uplinks"]["cloud"]["held"] == 3
 
@@ -57,7 +57,7 @@ async def test_an_ack_settles_and_the_next_commit_deletes(shelves) -> None:
     """Delivered is counted at once; the row goes with the next commit, and nothing is left."""
     store = await shelves.open()
     await shelves.put(store, 3)
-    await store.ack(await shelves.lease(store))
+    store.ack(await shelves.lease(store))
     assert store.status()["uplinks"]["cloud"]["delivered"] == 3
     await store.append([])
     await shelves.close()
@@ -70,7 +70,7 @@ async def test_rejected_readings_are_in_the_ledger(shelves) -> None:
     """A partial success is delivered but for the rejected ones, with the moment of losing them."""
     store = await shelves.open()
     await shelves.put(store, 5)
-    await store.ack(await shelves.lease(store), rejected=2, reason="partial")
+    store.ack(await shelves.lease(store), rejected=2, reason="partial")
     uplink = store.status()["uplinks"]["cloud"]
     assert (uplink["delivered"], uplink["ledger"]) == (3, {"partial": 2})
     assert uplink["losses"][0]["since_ns"] == shelves.clock.wall_ns()
@@ -82,8 +82,8 @@ async def test_refused_segments_are_set_aside_and_do_not_block(shelves, numbers)
     store = await shelves.open()
     await shelves.put(store, 4)
     lease = await shelves.lease(store)
-    await store.refuse(lease, "status_400", "bad data")
-    await store.refuse(lease, "status_400", "bad data")
+    store.refuse(lease, "status_400", "bad data")
+    store.refuse(lease, "status_400", "bad data")
     put = await shelves.put(store, 1)
     assert numbers(await shelves.lease(store)) == put
     assert store.status()["uplinks"]["cloud"]["ledger"] == {"status_400": 4}
@@ -134,7 +134,7 @@ async def test_large_appends_become_several_segments(shelves) -> None:
     put = await shelves.put(store, 2 * SEGMENT_READINGS_MAX + 50)
     lease = await shelves.lease(store, readings_max=100)
     assert lease.readings == 50  # the newest goes first
-    await store.release(lease, maybe_delivered=False)
+    store.release(lease, maybe_delivered=False)
     assert sorted(await shelves.drain(store)) == put
 
 
@@ -142,7 +142,7 @@ async def test_nothing_is_sent_twice_nor_forgotten_over_a_restart(shelves) -> No
     """What was acked is gone, what was leased or waiting is there, in order."""
     store = await shelves.open()
     acked = await shelves.put(store, 2)
-    await store.ack(await shelves.lease(store))
+    store.ack(await shelves.lease(store))
     left = await shelves.put(store, 2) + await shelves.put(store, 2)
     await shelves.lease(store, readings_max=2)
     await shelves.close()
@@ -164,7 +164,7 @@ async def test_after_link_up_the_newest_goes_first_then_live_and_backlog_share(s
     order = []
     while (lease := await shelves.lease(store, readings_max=1)) is not None:
         order.append((str(lease.lane), numbers(lease)))
-        await store.ack(lease)
+        store.ack(lease)
     assert [n for lane, n in order if lane == "live"] == new
     assert [n for lane, n in order if lane == "backlog"] == old[:5]
     assert {lane for lane, _ in order[:3]} == {"live", "backlog"}
@@ -438,8 +438,8 @@ async def test_the_drawer_of_refused_segments_is_bounded(shelves) -> None:
     for number in range(5):
         await shelves.put(store, 1)
         lease = await shelves.lease(store)
-        await store.refuse(lease, "no", f"message {number}")
-        await store.ack(lease)
+        store.refuse(lease, "no", f"message {number}")
+        store.ack(lease)
         await store.append([])
     assert 0 < store.status()["store"]["refused"] < 5
     await shelves.close()

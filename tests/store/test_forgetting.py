@@ -99,9 +99,9 @@ async def test_what_is_leased_keeps_its_series(shelves) -> None:
         await wait(shelves, store)
         (segment,) = lease.segments
         assert [store.series(n).name for n in decode_metrics(segment.body).series.tolist()] == ["old"]
-        await store.release(lease, maybe_delivered=False)
+        store.release(lease, maybe_delivered=False)
         lease = await shelves.lease(store, readings_max=1)
-    await store.ack(lease)
+    store.ack(lease)
     await wait(shelves, store, 1)
     assert rows(shelves) == [[2], [2]]
     await shelves.drain(store)
@@ -130,7 +130,7 @@ async def test_what_was_refused_can_be_seen_by_name_for_a_while(shelves) -> None
     shelves.clock.advance(10 * IDLE_S * NS_PER_S)
     for _ in range(2):
         lease = await shelves.lease(store)
-        await store.refuse(lease, "status_400", "no")
+        store.refuse(lease, "status_400", "no")
     store._committer.forgetter.refused([dataclasses.replace(lease.segments[0], body=b"nothing")])
     await wait(shelves, store, IDLE_S - 1)
     assert rows(shelves) == [[1, 2], [1, 2]]

@@ -54,7 +54,7 @@ def fill(shelves, tmp_path):
         for _ in range(4):
             lease = await shelves.lease(store, readings_max=1)
             put = [number for number in put if number not in numbers_of(lease)]
-            await store.ack(lease)
+            store.ack(lease)
         await store.append([])
         copy = tmp_path / "dead"
         shutil.copytree(shelves.state_dir, copy)
@@ -86,7 +86,7 @@ async def test_what_is_held_is_sent(shelves, fill, monkeypatch, dies) -> None:
     assert cloud["ledger"] == {"syntax": 3}
     lease = await shelves.lease(store)
     assert lease.segments[0].priority is Priority.CRITICAL
-    await store.release(lease, maybe_delivered=False)
+    store.release(lease, maybe_delivered=False)
     assert sorted(await shelves.drain(store)) == put
     cloud = store.status()["uplinks"]["cloud"]
     assert (cloud["held"], cloud["maybe_twice"]) == (0, len(put))
@@ -122,12 +122,12 @@ async def test_when_it_can_be_written_again_what_was_sent_is_known(shelves, fill
     store = await shelves.open(uplinks=("cloud", "spare"))
     lease = await shelves.lease(store, readings_max=200)
     sent = numbers_of(lease)
-    await store.ack(lease, rejected=1)
+    store.ack(lease, rejected=1)
     lease = await shelves.lease(store, readings_max=1)
     sent += numbers_of(lease)
-    await store.refuse(lease, "refused", "no")
+    store.refuse(lease, "refused", "no")
     lease = await shelves.lease(store, "spare", readings_max=1)
-    await store.ack(lease)
+    store.ack(lease)
     spare = store.status()["uplinks"]["spare"]
     disk.is_read_only = False
     await shelves.close()
@@ -412,7 +412,7 @@ async def test_on_a_real_disk_that_was_mounted_read_only(shelves, make_small_dis
     disk.read_only()
     store = await shelves.open()
     lease = await shelves.lease(store, readings_max=1)
-    await store.ack(lease)
+    store.ack(lease)
     assert not await store.can_be_written()
     disk.read_only(on=False)
     assert await store.can_be_written()

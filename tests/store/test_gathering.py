@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -23,24 +22,22 @@ from gateway.store.writer import READING_BYTES, seal
 @pytest.fixture
 def make():
     """Make a gathering with few bytes to wait in; `wanted` has what it asked of the committer."""
-    with ThreadPoolExecutor(1) as executor:
 
-        def start(*, pending_bytes: int = 1000 * READING_BYTES) -> Gathering:
-            wanted: list[float] = []
-            refused: list[FullError] = []
-            gathering = Gathering(
-                settings=StoreSettings(pending_bytes=Size(pending_bytes)),
-                telemetry=Telemetry(),
-                executor=executor,
-                pace=Pace(0.25),
-                want=wanted.append,
-                offset_ns=lambda: 500,
-                refusal=lambda readings: refused[0] if readings and refused else None,
-            )
-            gathering.wanted, gathering.refused = wanted, refused
-            return gathering
+    def start(*, pending_bytes: int = 1000 * READING_BYTES) -> Gathering:
+        wanted: list[float] = []
+        refused: list[FullError] = []
+        gathering = Gathering(
+            settings=StoreSettings(pending_bytes=Size(pending_bytes)),
+            telemetry=Telemetry(),
+            pace=Pace(0.25),
+            want=wanted.append,
+            offset_ns=lambda: 500,
+            refusal=lambda readings: refused[0] if readings and refused else None,
+        )
+        gathering.wanted, gathering.refused = wanted, refused
+        return gathering
 
-        yield start
+    return start
 
 
 def batch(count: int, *, start: int = 0) -> Batch:
@@ -114,12 +111,11 @@ async def test_what_fills_a_segment_is_pressed_ahead(make, monkeypatch) -> None:
     put(gathering, 16, start=7)
     pending = gathering.take()
     assert [len(piece) for _, piece in pending.pieces] == [5, 3]
-    parts = [await part for part in pending.parts]
-    assert [(part.priority, part.pressed.readings, part.times) for part in parts] == [
+    assert [(part.priority, part.pressed.readings, part.times) for part in pending.parts] == [
         (Priority.NORMAL, 10, (0, 9)),
         (Priority.NORMAL, 10, (10, 19)),
     ]
-    sealed = seal(pending, sequence=1, previous_hash=FIRST_HASH, boot=BootId(1), offset_ns=None, ahead=parts)
+    sealed = seal(pending, sequence=1, previous_hash=FIRST_HASH, boot=BootId(1), offset_ns=None)
     assert [new.row.readings for new in sealed.segments] == [10, 10, 3, 5]
     times = [decode_metrics(new.body).time_ns.tolist() for new in sealed.segments[:3]]
     assert [time for some in times for time in some] == list(range(23))

@@ -31,7 +31,7 @@ async def filled(shelves):
         await shelves.put(store, 2, priority=Priority(number % 3))
     await store.append([], losses=[Loss("syntax", 3)], set_aside=[SetAside("s", b"t", b"{", "syntax", "no")])
     lease = await shelves.lease(store, readings_max=1)
-    await store.refuse(lease, "refused", "no")
+    store.refuse(lease, "refused", "no")
     await store.append([], logs=shelves.logs(store, "5"))
     await shelves.close()
 
@@ -73,7 +73,7 @@ async def everything_ends(shelves, tmp_path) -> Any:
     for _ in range(50):
         if (lease := await shelves.lease(store)) is None:
             break
-        await store.ack(lease)
+        store.ack(lease)
     shelves.check(store)
     await shelves.put(store, 1)
     await shelves.close()
@@ -145,7 +145,7 @@ async def test_a_large_file_is_not_looked_through_and_yet_not_believed(
     without_constraints(shelves.state_dir, sql)
     store = await shelves.open(recent_bytes=0)
     while (lease := await shelves.lease(store)) is not None:
-        await store.ack(lease)
+        store.ack(lease)
     trouble = store.status()["store"]["trouble"]
     await shelves.close()
     if store.is_damaged:

@@ -47,7 +47,7 @@ async def test_what_is_sent_does_not_expire(shelves) -> None:
     await store.tend()
     await store.append([])
     assert store.status()["uplinks"]["cloud"]["ledger"] == {}
-    await store.release(lease, maybe_delivered=False)
+    store.release(lease, maybe_delivered=False)
     await store.tend()
     await store.append([])
     assert store.status()["uplinks"]["cloud"]["ledger"] == {"expired_age": 1}

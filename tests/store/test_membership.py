@@ -38,7 +38,7 @@ async def both(shelves):
         await shelves.put(store, 1)
     for name, count in (("gone", 3), ("stays", 5)):
         for _ in range(count):
-            await store.ack(await shelves.lease(store, name, readings_max=1))
+            store.ack(await shelves.lease(store, name, readings_max=1))
     await store.append([])
     return store
 
@@ -314,7 +314,7 @@ async def test_on_a_full_shelf_what_only_it_wants_goes_first(shelves) -> None:
     lease = await shelves.lease(store, "stays", readings_max=10**6)
     while lease.segments[0].priority is not Priority.CRITICAL:
         lease = await shelves.lease(store, "stays", readings_max=10**6)
-    await store.ack(lease)
+    store.ack(lease)
     done = lease.readings
     store = await reopen(shelves, "stays", max_bytes=Size(MIB))
     held = account(store, "stays")["held"]

@@ -43,7 +43,7 @@ async def test_a_ledger_row_of_another_type_is_damage(shelves) -> None:
     """The rest is salvaged, and what the row said is in the ledger as damaged."""
     store = await shelves.open()
     await shelves.put(store, 5)
-    await store.ack(await shelves.lease(store), rejected=2)
+    store.ack(await shelves.lease(store), rejected=2)
     await shelves.close()
     with sqlite3.connect(shelves.state_dir / DATABASE) as connection:
         connection.execute("UPDATE ledger SET readings = 'two'")

@@ -68,7 +68,7 @@ async def test_what_an_uplink_refused(shelves) -> None:
     await shelves.put(store, 3)
     await store.append([], logs=shelves.logs(store, "7"))
     while (lease := await shelves.lease(store)) is not None:
-        await store.refuse(lease, "refused", "bad name")
+        store.refuse(lease, "refused", "bad name")
     await shelves.put(store)
     assert count(shelves, "refused") == 2
     await shelves.close()

@@ -17,7 +17,7 @@ async def test_rows_and_bodies(shelves) -> None:
     for _ in range(4):
         await shelves.put(store, 2)
     first = await shelves.lease(store, "a")
-    await store.ack(first)
+    store.ack(first)
     await store.append([])
     reader = store._desks["a"]._reader
     bit = store._committer.accounts.shares["a"].bit

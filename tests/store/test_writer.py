@@ -10,7 +10,7 @@ import pytest
 from gateway.core.batch import MONOTONIC, Batch, LogRecords
 from gateway.core.contracts import BootId, Priority, Signal
 from gateway.store import writer
-from gateway.store.connection import open_writer
+from gateway.store.connection import Guarded, Steps, open_writer
 from gateway.store.drawer import Filing
 from gateway.store.records import where_from
 from gateway.store.segments import FIRST_HASH, check_link, decode_logs, decode_metrics, segment_hash
@@ -48,24 +48,22 @@ def test_one_segment_for_each_priority_and_signal() -> None:
     assert [(new.first_ns, new.last_ns) for new in sealed.segments] == [(4, 5), (3, 3), (5, 5)]
 
 
-async def test_a_transaction_that_sqlite_gave_up_is_not_rolled_back_again() -> None:
+def test_a_transaction_that_sqlite_gave_up_is_not_rolled_back_again() -> None:
     """After some errors there is none left; the error is the caller's all the same."""
 
-    class Gone:
-        in_transaction = False
-
-        def __init__(self) -> None:
-            self.said: list[str] = []
-
-        async def execute_fetchall(self, sql: str, _: object = ()) -> None:
-            self.said.append(sql)
+    class Gone(Guarded):
+        def execute(self, sql: str, *values: object) -> sqlite3.Cursor:
             if sql == "COMMIT":
+                super().execute("ROLLBACK")
                 raise sqlite3.OperationalError("disk I/O error")
+            return super().execute(sql, *values)
 
-    connection = Gone()
-    with pytest.raises(sqlite3.OperationalError):
-        await writer.write(connection, Transaction(b"state"))
-    assert connection.said[-1] == "COMMIT"
+    steps = Steps()
+    steps.add("CREATE TABLE t (x)", ())
+    connection = Gone(":memory:", isolation_level=None)
+    with pytest.raises(sqlite3.OperationalError, match="disk I/O"):
+        connection.execute(steps)
+    connection.close()
 
 
 async def test_a_transaction_is_all_or_nothing(tmp_path) -> None:

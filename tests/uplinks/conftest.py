@@ -62,6 +62,7 @@ class FakeStore:
         self.lanes: dict[str, list[Segment]] = {"live": [], "backlog": []}
         self.leased: list[FakeLease] = []
         self.events: list[tuple] = []
+        self.events_of_speed: list[bool] = []
         self.accepted = self.delivered = self.maybe_twice = 0
         self.ledger: Counter = Counter()
         self._held = asyncio.Event()
@@ -90,6 +91,15 @@ class FakeStore:
         self._held.set()
         self._grown.set()
 
+    def has_some(self, uplink: str) -> bool:
+        return self._held.is_set()
+
+    def keeps_up(self, uplink: str, *, keeps_up: bool) -> None:
+        self.events_of_speed.append(keeps_up)
+
+    def unleased(self, uplink: str) -> int:
+        return sum(s.readings for lane in self.lanes.values() for s in lane)
+
     async def wait_held(self, uplink: str) -> None:
         await self._held.wait()
 
@@ -117,16 +127,16 @@ class FakeStore:
         self._look()
         return None
 
-    async def ack(self, lease: FakeLease, *, rejected: int = 0, reason: str = "rejected") -> None:
-        await self._end(lease)
+    def ack(self, lease: FakeLease, *, rejected: int = 0, reason: str = "rejected") -> None:
+        self._end(lease)
         assert 0 <= rejected <= lease.readings
         self.delivered += lease.readings - rejected
         if rejected:
             self.ledger[reason] += rejected
         self.events.append(("ack", lease.readings, rejected))
 
-    async def release(self, lease: FakeLease, *, maybe_delivered: bool) -> None:
-        await self._end(lease)
+    def release(self, lease: FakeLease, *, maybe_delivered: bool) -> None:
+        self._end(lease)
         self.lanes[lease.lane][:0] = lease.segments
         self.maybe_twice += lease.readings * maybe_delivered
         self._look()
@@ -136,8 +146,8 @@ class FakeStore:
         self.maybe_twice += readings
         self.events.append(("maybe twice", readings))
 
-    async def refuse(self, lease: FakeLease, reason: str, message: str) -> None:
-        await self._end(lease)
+    def refuse(self, lease: FakeLease, reason: str, message: str) -> None:
+        self._end(lease)
         self.ledger[reason] += lease.readings
         self.events.append(("refuse", lease.readings, reason, message))
 
@@ -146,8 +156,7 @@ class FakeStore:
         self.lanes["live"] = []
         self.events.append(("link_up",))
 
-    async def _end(self, lease: FakeLease) -> None:
-        await asyncio.sleep(0)
+    def _end(self, lease: FakeLease) -> None:
         self.leased.remove(lease)
 
     def _look(self) -> None:
@@ -224,9 +233,11 @@ class InlineWorker:
 
     def __init__(self, wire: FakeWire) -> None:
         self._wire = wire
+        self._free_s = 0.0
 
     def submit(self, call) -> asyncio.Future:
-        future = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
 
         def act() -> None:
             if future.cancelled():
@@ -237,7 +248,8 @@ class InlineWorker:
                 future.set_exception(error)
 
         if self._wire.takes_s:
-            asyncio.get_running_loop().call_later(self._wire.takes_s, act)
+            self._free_s = max(self._free_s, loop.time()) + self._wire.takes_s
+            loop.call_at(self._free_s, act)
         else:
             act()
         return future

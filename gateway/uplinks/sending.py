@@ -1,0 +1,185 @@
+"""From a lease in hand to the far side: encode, then compress and post in the thread. Must not retry, wait or lease.
+
+Encoding is short and all Python: in the thread it would only take turns with everything else, call by call. Compressing
+and sockets run beside it. A second request may be begun while the first is under way; the thread takes it up the
+moment the first was answered, and leaves it alone when that one failed.
+
+    hand → Request ─┐                            ┌→ landed: taken off the hand
+                    └ (thread: compress → post) ─┘
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from gateway.codecs import zstd
+from gateway.core.clock import NS_PER_S
+from gateway.core.contracts import RefusedError
+from gateway.uplinks.guards import Compressing, Request, TooLargeError
+from gateway.uplinks.pacing import BatchSize, Effort
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from gateway.core.clock import Clock
+    from gateway.uplinks.guards import Answer, Wire
+    from gateway.uplinks.requests import Hand, RequestBuilder
+    from gateway.uplinks.settings import OtlpUplinkSettings
+    from gateway.uplinks.worker import Worker
+
+# Reasons in the ledger.
+REFUSED: Final = "refused"
+REJECTED: Final = "rejected"
+TOO_LARGE: Final = "too_large"
+
+GZIP_LEVEL: Final = 6
+_GZIP_WINDOW: Final = 31
+
+
+class NotBegunError(Exception):
+    """The request in front of this one failed, so nothing of it has left."""
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """A request that was handed to the thread; one that is not `wanted` any more is not begun."""
+
+    request: Request
+    turn: int
+    wanted: bool = True
+    answer: asyncio.Future[Answer] = field(init=False)
+
+
+class Sending:
+    """What one uplink sends with. All of it runs in the event loop, but for `_send`."""
+
+    def __init__(
+        self,
+        settings: OtlpUplinkSettings,
+        *,
+        wire: Wire,
+        builder: RequestBuilder,
+        start_worker: Callable[[str], Worker],
+        clock: Clock,
+    ) -> None:
+        self.size = BatchSize(settings.batch_readings_max, settings.request_bytes_max)
+        self._bytes_max = int(settings.request_bytes_max)
+        self._builder = builder
+        self._clock = clock
+        self._effort = Effort()
+        self._sender = Compressing(wire, self._compress, settings.compression)
+        self._wire = wire
+        self._name = settings.name
+        self._start_worker = start_worker
+        self._worker: Worker | None = None
+        self._turn = 0
+
+    def open(self) -> None:
+        """Start the thread."""
+        self._wire.open()
+        self._worker = self._start_worker(f"uplink {self._name}")
+
+    def close(self) -> None:
+        """End what is under way and let go of the thread; one that is stuck is not waited for."""
+        assert self._worker is not None
+        self._wire.stop()
+        if self._worker.close():
+            self._wire.close()
+        self._worker = None
+
+    @property
+    def encoding(self) -> str:
+        """How the last request was compressed, "" for not at all."""
+        return self._sender.encoding
+
+    def begin(self, hand: Hand) -> Flight | None:
+        """Send what is next of `hand`; None where nothing is left of it. Raises NoClockError with nothing changed."""
+        request = self._next(hand)
+        return None if request is None else self.post(request)
+
+    def post(self, request: Request) -> Flight:
+        """Hand a request to the thread."""
+        assert self._worker is not None
+        flight = Flight(request, self._turn)
+        flight.answer = self._worker.submit(lambda: self._send(flight))
+        return flight
+
+    def land(self, hand: Hand, flight: Flight) -> Answer | None:
+        """Take off `hand` what was answered.
+
+        Raises TryLaterError where it is to be sent again, and what else went wrong; None where it was not taken as it
+        was, and what to do instead is done.
+        """
+        assert hand.parts
+        request = flight.request
+        try:
+            answer = flight.answer.result()
+        except TooLargeError as error:
+            self.size.was_too_large(len(request.body))
+            if request.readings > 1:
+                hand.split()
+                return None
+            hand.reject(request.readings, TOO_LARGE, str(error))
+        except RefusedError as error:
+            hand.reject(request.readings, REFUSED, str(error))
+        else:
+            self._took(hand, request, answer)
+            hand.parts.popleft()
+            return answer
+        hand.parts.popleft()
+        return None
+
+    def _next(self, hand: Hand) -> Request | None:
+        if hand.parts is None:
+            self._builder.open(hand)
+        assert hand.parts is not None
+        while hand.parts:
+            part = hand.parts[0]
+            readings = len(part)
+            # One stored segment may be larger than what this link should be given at once.
+            if readings > self.size.readings:
+                hand.split()
+                continue
+            body = self._builder.encode(part)
+            self.size.measured(readings, len(body))
+            if len(body) > self._bytes_max and readings > 1:
+                hand.split()
+                continue
+            return Request(part.signal, body, readings)
+        return None
+
+    def _send(self, flight: Flight) -> Answer:
+        """Compress and post. Runs in the thread."""
+        if not flight.wanted or flight.turn != self._turn:
+            raise NotBegunError
+        try:
+            return self._sender.send(flight.request)
+        except BaseException:
+            # Not what stands behind this one.
+            self._turn += 1
+            raise
+
+    def _took(self, hand: Hand, request: Request, answer: Answer) -> None:
+        rejected = min(answer.rejected, request.readings)
+        hand.delivered += request.readings - rejected
+        hand.reject(rejected, REJECTED, answer.message)
+        hand.message = answer.message or hand.message
+        hand.server_time_s = answer.server_time_s
+        hand.rtt_s = answer.rtt_s
+        self.size.succeeded(request.readings, answer.seconds)
+        self._effort.sent(len(request.body), answer.seconds)
+
+    def _compress(self, body: bytes, encoding: str) -> bytes:
+        if not encoding:
+            return body
+        if encoding == "gzip":
+            import zlib  # noqa: PLC0415  only where a receiver wants it
+
+            return zlib.compress(body, GZIP_LEVEL, _GZIP_WINDOW)
+        started_ns = self._clock.monotonic_ns()
+        level = self._effort.level(len(body), now_s=started_ns / NS_PER_S)
+        packed = zstd.compress(body, level=level)
+        self._effort.spent(len(body), level, (self._clock.monotonic_ns() - started_ns) / NS_PER_S)
+        return packed
