@@ -60,8 +60,8 @@ CLOSED_RETRY_S: Final = 10.0
 DONE_MAX: Final = 8192
 DONE_HELD_MAX: Final = 65_536
 REFUSED_WAITING_MAX: Final = 64
-# So much is read back from memory; what falls behind further has to be fetched from the disk.
-BEHIND_READINGS_MAX: Final = 65_536
+# An uplink that is behind by less than this share of `recent_bytes` finds all of it in memory.
+BEHIND_SHARE: Final = 2
 DRAWER_SHARE: Final = 8
 """What is set aside takes an eighth of the shelf at most, however much of it there may be by the settings."""
 STUCK_S: Final = 60.0
@@ -217,7 +217,8 @@ class Committer:
 
     def _is_behind(self) -> bool:
         """Whether an uplink that takes all at once has much to take: what comes in would only keep it from it."""
-        return any(desk.keeps_up and desk.behind > BEHIND_READINGS_MAX for desk in self._desks.values())
+        most = self._settings.recent_bytes // BEHIND_SHARE
+        return any(desk.keeps_up and desk.behind_bytes > most for desk in self._desks.values())
 
     def _want(self, wait_s: float) -> None:
         due_s = asyncio.get_running_loop().time() + wait_s
@@ -436,7 +437,7 @@ class Committer:
             bit = self.accounts.shares[name].bit
             desk.gone([*(segment_id for segment_id, bits in work.done.items() if bits & bit), *work.removed])
             if shelves:
-                desk.arrived(shelves, sum(new.row.readings for new in work.segments))
+                desk.arrived(shelves, sum(new.row.size_bytes for new in work.segments))
         self.watchers.look()
         self._telemetry.count("tidegate_store_commits", help="Transactions that reached the medium.")
         self._telemetry.gauge("tidegate_store_used_bytes", self.room.used_bytes, help="Disk that the shelf uses.")

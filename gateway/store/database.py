@@ -239,7 +239,7 @@ class Store:
         """Take note that a road takes what it is given at once: then the doors do not run away from it."""
         desk = self._desks[uplink]
         if desk.keeps_up != keeps_up:
-            desk.keeps_up, desk.behind = keeps_up, 0
+            desk.keeps_up, desk.behind_bytes = keeps_up, 0
             self._committer.gathering.look()
 
     def has_some(self, uplink: str) -> bool:

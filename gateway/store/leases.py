@@ -140,7 +140,7 @@ class Desk:
         self.has_some = asyncio.Event()
         self.has_some.set()
         self.keeps_up = False
-        self.behind = 0  # readings that came in and were not leased since it keeps up
+        self.behind_bytes = 0  # what came in and was not leased since it keeps up
         self._bit = bit
         self._reader = reader
         self._recent = recent
@@ -163,9 +163,9 @@ class Desk:
         """How much is in hand."""
         return sum(lease.readings for lease in self.leases.values())
 
-    def arrived(self, shelves: Iterable[Shelf], readings: int = 0) -> None:
-        """Take note that a commit put something on `shelves`, so many readings in all."""
-        self.behind += readings
+    def arrived(self, shelves: Iterable[Shelf], size_bytes: int = 0) -> None:
+        """Take note that a commit put something on `shelves`, so many bytes in all."""
+        self.behind_bytes += size_bytes
         self._maybe.update({(Lane.LIVE, shelf): None for shelf in shelves})
         self._changes += 1
         self.has_some.set()
@@ -227,7 +227,7 @@ class Desk:
                     self.leases[id(lease)] = lease
                     self._scheduler.sent(choice.lane, choice.priority, lease.size_bytes)
                     if choice.lane is Lane.LIVE:
-                        self.behind = max(0, self.behind - lease.readings)
+                        self.behind_bytes = max(0, self.behind_bytes - lease.size_bytes)
                     return lease
             self.has_some.clear()
             return None
