@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import select
 import socket
+import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -176,6 +177,7 @@ class HttpConnection:
             self._socket.setsockopt(*option)
         self.connected(self._socket)
         if self.context is None:
+            _wait_in_kernel(self._socket, self.timeout_s)
             return
         try:
             if self.proxy is not None:
@@ -206,7 +208,7 @@ class HttpConnection:
         assert self._socket is not None
         try:
             self._socket.sendall(data)
-        except TimeoutError as error:
+        except (TimeoutError, BlockingIOError) as error:
             raise StalledError("the line takes nothing") from error
         except (BrokenPipeError, ConnectionResetError):
             return False
@@ -321,7 +323,7 @@ class HttpConnection:
         assert self._socket is not None
         try:
             data = self._socket.recv(READ_BYTES)
-        except TimeoutError as error:
+        except (TimeoutError, BlockingIOError) as error:
             raise StalledError("no answer") from error
         except (OSError, ValueError) as error:
             raise BrokenError(reason(error)) from error
@@ -337,6 +339,23 @@ def reason(error: BaseException) -> str:
     """
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return text or type(error).__name__
+
+
+def _wait_in_kernel(connection: socket.socket, timeout_s: float) -> None:
+    """Let the kernel bound the waits, where it can: Python's own way is to ask it first each time whether it must wait.
+
+    Under a flood each call into the kernel is one more turn of the interpreter to wait for. A wait that is over ends in
+    BlockingIOError, like any call that must not block and would.
+    """
+    whole_s = int(timeout_s)
+    wait = struct.pack("ll", whole_s, int((timeout_s - whole_s) * 1_000_000))
+    try:
+        for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+            connection.setsockopt(socket.SOL_SOCKET, option, wait)
+    except OSError:
+        # Another idea of what a time looks like, on some systems of 32 bits.
+        return
+    connection.setblocking(True)
 
 
 def _open(party: Address, timeout_s: float) -> socket.socket:

@@ -54,6 +54,7 @@ class Gathering:
         is_behind: Callable[[], bool] = lambda: False,
     ) -> None:
         self.pending = Pending()
+        self._loose = 0  # readings in its pieces
         self.is_closing = False
         self._in_flight: Pending | None = None
         self._settings = settings
@@ -92,18 +93,20 @@ class Gathering:
         pending.set_aside.extend(self._samples.pick(set_aside, now_s=asyncio.get_running_loop().time()))
         pending.size_bytes += readings * READING_BYTES
         pending.readings += readings
-        self._press_ahead(pending)
+        self._loose += readings
+        if self._loose + readings > SEGMENT_READINGS_MAX:
+            self._press_ahead(pending)
         waiter = asyncio.get_running_loop().create_future()
         pending.waiters.append(waiter)
         self._want(self._pace.wait_s(asyncio.get_running_loop().time(), is_last=is_last))
-        if pending.readings >= COMMIT_READINGS_MAX or pending.size_bytes >= self._early_bytes:
+        # A little earlier where there are full segments only, and no small one has to be made of a rest.
+        early_bytes = self._early_bytes if pending.pieces else self._early_bytes * 3 // 4
+        if pending.readings >= COMMIT_READINGS_MAX or pending.size_bytes >= early_bytes:
             self._want(0)
         return waiter
 
     def _press_ahead(self, pending: Pending) -> None:
         """Compress what fills a segment while the rest is still coming: the commit then takes as long as the disk."""
-        if pending.readings < SEGMENT_READINGS_MAX:
-            return
         full = pending.take_full(readings_max=SEGMENT_READINGS_MAX)
         try:
             while full:
@@ -112,6 +115,7 @@ class Gathering:
         finally:
             # Whatever failed: the commit meets it again, and answers everybody.
             pending.pieces += [(priority, batch) for priority, batches in full for batch in batches]
+            self._loose = sum(len(batch) for _, batch in pending.pieces)
 
     async def wait_for_room(self) -> None:
         """Return when something may be appended, in turn; raise FullError where that takes too long."""
@@ -136,6 +140,7 @@ class Gathering:
     def take(self) -> Pending:
         """Return all that waits, for a commit."""
         self._in_flight, self.pending = self.pending, Pending()
+        self._loose = 0
         return self._in_flight
 
     def done(self) -> None:

@@ -73,10 +73,9 @@ class Pending:
         found: list[tuple[Priority, list[Batch]]] = []
         for priority in Priority:
             mine = [batch for wanted, batch in self.pieces if wanted is priority]
-            if sum(map(len, mine)) < readings_max:
+            parts, rest = _fill(mine, readings_max)
+            if not parts:
                 continue
-            parts = list(cut(mine, readings_max=readings_max))
-            rest = parts.pop() if sum(map(len, parts[-1])) < readings_max else []
             self.pieces = [piece for piece in self.pieces if piece[0] is not priority]
             self.pieces += [(priority, batch) for batch in rest]
             found += [(priority, batches) for batches in parts]
@@ -210,6 +209,26 @@ def cut(batches: Iterable[Batch], *, readings_max: int = SEGMENT_READINGS_MAX) -
             room -= len(batch) - start
     if waiting:
         yield waiting
+
+
+def _fill(batches: Sequence[Batch], readings_max: int) -> tuple[list[list[Batch]], Sequence[Batch]]:
+    """Return groups that fill a segment each, and the rest.
+
+    One is full as well when it is nearly so and one more like the last would be too much: a segment costs about the
+    same whatever its size, and what is cut off here is one more of them at the end.
+
+    >>> some = [Batch.of(1, range(48), np.arange(48))] * 5
+    >>> [[sum(map(len, group)) for group in _fill(some[:n], 100)[0]] for n in (1, 2, 5)]
+    [[], [96], [100, 100]]
+    """
+    readings = sum(map(len, batches))
+    if len(batches) > 1 and readings <= readings_max < readings + len(batches[-1]) and 4 * readings >= 3 * readings_max:
+        return [list(batches)], []
+    if readings < readings_max:
+        return [], batches
+    parts = list(cut(batches, readings_max=readings_max))
+    rest = parts.pop() if sum(map(len, parts[-1])) < readings_max else []
+    return parts, rest
 
 
 def _cut(records: LogRecords) -> list[LogRecords]:

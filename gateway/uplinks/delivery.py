@@ -261,7 +261,7 @@ class Uplink:
             if self._ahead is not None:
                 (_, flight), self._ahead = self._ahead, None
             else:
-                flight = self._sending.begin(hand)
+                flight = self._begin(hand)
             while flight is not None:
                 await self._look_ahead(hand)
                 await self._watch(flight.answer)
@@ -272,7 +272,7 @@ class Uplink:
                     self._bring_back_ahead()
                 if self._ahead is not None:
                     break
-                flight = self._sending.begin(hand)
+                flight = self._begin(hand)
         except TryLaterError as error:
             self._note_speed(is_quick=False)
             self._bring_back_ahead()
@@ -289,22 +289,26 @@ class Uplink:
             self._count()
         return None
 
+    def _begin(self, hand: Hand) -> Flight | None:
+        return self._sending.begin(hand, in_haste=self._is_quick and self._is_much_held())
+
+    def _is_much_held(self) -> bool:
+        return self._store.unleased(self.name) * 2 >= self._size.readings
+
     async def _look_ahead(self, hand: Hand) -> None:
         """Where answers come at once, have the next request ready behind the one under way.
 
         The thread then takes it up without waiting for its turn in the loop, which under a flood is long in coming.
         """
         is_right = self._is_quick and not self._is_down and not self._is_stopping
-        if not is_right or self._ahead is not None or hand.is_split:
-            return
-        if self._store.unleased(self.name) * 2 < self._size.readings:
+        if not is_right or self._ahead is not None or hand.is_split or not self._is_much_held():
             return
         lease = await self._lease_next()
         if lease is None:
             return
         following = Hand(lease)
         try:
-            flight = self._sending.begin(following)
+            flight = self._begin(following)
         except BaseException as error:
             self._store.release(lease, maybe_delivered=False)
             if isinstance(error, Exception):

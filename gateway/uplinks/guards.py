@@ -82,11 +82,12 @@ class StatusRefusedError(RefusedError):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An Export*ServiceRequest as protobuf, not yet compressed."""
+    """An Export*ServiceRequest as protobuf, not yet compressed. Others wait behind one that is `in_haste`."""
 
     signal: Signal
     body: bytes
     readings: int
+    in_haste: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +258,7 @@ class Compressing:
     """
 
     wire: Wire
-    compress: Callable[[bytes, str], bytes]
+    compress: Callable[[Request, str], bytes]
     mode: str
     is_zstd_proven: bool = False
     encoding: str = field(init=False)
@@ -286,4 +287,4 @@ class Compressing:
         return status in ENCODING_STATUSES or not self.is_zstd_proven
 
     def _send_as(self, request: Request, encoding: str) -> Answer:
-        return self.wire.send(Packed(request.signal, self.compress(request.body, encoding), encoding))
+        return self.wire.send(Packed(request.signal, self.compress(request, encoding), encoding))

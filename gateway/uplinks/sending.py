@@ -17,7 +17,7 @@ from gateway.codecs import zstd
 from gateway.core.clock import NS_PER_S
 from gateway.core.contracts import RefusedError
 from gateway.uplinks.guards import Compressing, Request, TooLargeError
-from gateway.uplinks.pacing import BatchSize, Effort
+from gateway.uplinks.pacing import FAST_LEVEL, BatchSize, Effort
 
 if TYPE_CHECKING:
     import asyncio
@@ -94,9 +94,12 @@ class Sending:
         """How the last request was compressed, "" for not at all."""
         return self._sender.encoding
 
-    def begin(self, hand: Hand) -> Flight | None:
-        """Send what is next of `hand`; None where nothing is left of it. Raises NoClockError with nothing changed."""
-        request = self._next(hand)
+    def begin(self, hand: Hand, *, in_haste: bool = False) -> Flight | None:
+        """Send what is next of `hand`; None where nothing is left of it. Raises NoClockError with nothing changed.
+
+        `in_haste` says that what follows is waiting already, so that compressing must not take long.
+        """
+        request = self._next(hand, in_haste=in_haste)
         return None if request is None else self.post(request)
 
     def post(self, request: Request) -> Flight:
@@ -131,7 +134,7 @@ class Sending:
         hand.parts.popleft()
         return None
 
-    def _next(self, hand: Hand) -> Request | None:
+    def _next(self, hand: Hand, *, in_haste: bool) -> Request | None:
         if hand.parts is None:
             self._builder.open(hand)
         assert hand.parts is not None
@@ -147,7 +150,7 @@ class Sending:
             if len(body) > self._bytes_max and readings > 1:
                 hand.split()
                 continue
-            return Request(part.signal, body, readings)
+            return Request(part.signal, body, readings, in_haste)
         return None
 
     def _send(self, flight: Flight) -> Answer:
@@ -171,7 +174,8 @@ class Sending:
         self.size.succeeded(request.readings, answer.seconds)
         self._effort.sent(len(request.body), answer.seconds)
 
-    def _compress(self, body: bytes, encoding: str) -> bytes:
+    def _compress(self, request: Request, encoding: str) -> bytes:
+        body = request.body
         if not encoding:
             return body
         if encoding == "gzip":
@@ -179,7 +183,7 @@ class Sending:
 
             return zlib.compress(body, GZIP_LEVEL, _GZIP_WINDOW)
         started_ns = self._clock.monotonic_ns()
-        level = self._effort.level(len(body), now_s=started_ns / NS_PER_S)
+        level = FAST_LEVEL if request.in_haste else self._effort.level(len(body), now_s=started_ns / NS_PER_S)
         packed = zstd.compress(body, level=level)
         self._effort.spent(len(body), level, (self._clock.monotonic_ns() - started_ns) / NS_PER_S)
         return packed
