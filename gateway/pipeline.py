@@ -81,6 +81,8 @@ class Pipeline:
             await self._store.wait_for_room()
             prepared = arrivals.prepared = self._prepare(arrivals)
             arrivals.payloads = ()
+            if arrivals.on_prepared is not None:
+                arrivals.on_prepared()
             self._under_way.add(prepared)
         mapped = prepared.mapped
         try:

@@ -10,7 +10,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, NewType, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 BootId = NewType("BootId", int)
 """A small number for one run of the kernel between two boots; the store keeps the table (0: not known)."""
@@ -73,7 +73,8 @@ class Arrivals:
     `/channel` behind it where the device names one. `arrived_ns` is the boot's monotonic clock
     (CLOCK_BOOTTIME, ns) at which the buffer was read: one stamp for the whole buffer. `prepared` belongs to
     the pipeline: what it made of the arrivals, kept so that offering them again costs nothing twice. From then
-    on `payloads` is empty, since what waits for the disk waits as columns; `len` still counts the messages.
+    on `payloads` is empty, since what waits for the disk waits as columns; `len` still counts the messages, and
+    `on_prepared` has been called, if the source wants to know.
     `users` says who sent the messages where a source tells its users apart, in runs of (messages, user); "" is
     somebody without a name. What is scarce is shared out among them.
     `dropped` are messages that the source had answered for and had no room to hold, by reason: they go to the
@@ -89,6 +90,7 @@ class Arrivals:
     prepared: object = field(default=None, repr=False, compare=False)
     dropped: Mapping[str, int] = field(default_factory=dict)
     is_last: bool = False
+    on_prepared: Callable[[], None] | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.topics)

@@ -17,7 +17,7 @@ from gateway.core.contracts import Arrivals, FullError
 from gateway.core.text import sentence
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from gateway.core.clock import Clock
     from gateway.core.contracts import Accept
@@ -37,6 +37,9 @@ RETRY_S_MIN: Final = 0.05
 RETRY_S_MAX: Final = 30.0
 # Reading goes on when this much of a limit is free again, so that it does not flutter.
 RESUME_AT: Final = 0.75
+# Which part of all that may be held may wait at the door as it came. More than the next commits take would be read from
+# the sockets for nothing: there it waits as well, and takes none of our memory.
+DOOR_SHARE: Final = 16
 
 
 class Owner(Protocol):
@@ -105,6 +108,7 @@ class Intake:
         self._receipts: list[Receipt] = []
         self._dropped: dict[str, int] = {}
         self._bytes_gathered = 0
+        self._bytes_at_door = 0
         self._arrived_ns = 0
         self._timer: asyncio.Handle | None = None
 
@@ -150,6 +154,9 @@ class Intake:
         arrivals = Arrivals(
             self._source, self._topics, self._payloads, self._arrived_ns, users=users, dropped=self._dropped
         )
+        size_bytes = self._bytes_gathered
+        self._bytes_at_door += size_bytes
+        arrivals.on_prepared = lambda: self._inside(size_bytes)
         self._topics, self._payloads, self._receipts, self._bytes_gathered, self._dropped = [], [], [], 0, {}
         self._telemetry.count(
             "tidegate_source_messages_received",
@@ -159,7 +166,7 @@ class Intake:
         )
         task = asyncio.create_task(self._insist(arrivals), name=f"{self._source}: offer")
         self._offers.add(task)
-        task.add_done_callback(lambda done: self._finish(done, receipts, arrivals.dropped))
+        task.add_done_callback(lambda done: self._finish(done, receipts, arrivals))
 
     async def drain(self, *, timeout_s: float) -> bool:
         """Offer what is left and wait; give up what is not kept then. Returns whether all of it was kept."""
@@ -197,9 +204,16 @@ class Intake:
         finally:
             self._offers_held -= is_held
 
-    def _finish(self, task: asyncio.Task[None], receipts: Sequence[Receipt], dropped: Mapping[str, int]) -> None:
+    def _inside(self, size_bytes: int) -> None:
+        """Take note that an offer has been let in."""
+        self._bytes_at_door -= size_bytes
+        self._weigh()
+
+    def _finish(self, task: asyncio.Task[None], receipts: Sequence[Receipt], arrivals: Arrivals) -> None:
         """Supervise one offer: settle its receipts, or end their owners if it failed."""
         self._offers.discard(task)
+        if arrivals.payloads:
+            self._bytes_at_door -= sum(receipt.bytes_held for receipt in receipts)
         failure = None if task.cancelled() else task.exception()
         is_kept = failure is None and not task.cancelled()
         for receipt in receipts:
@@ -219,7 +233,7 @@ class Intake:
             else:
                 owner.fail()
         if not is_kept:
-            for reason, count in dropped.items():
+            for reason, count in arrivals.dropped.items():
                 self.drop(reason, count)
         elif self._dropped and not self._receipts:
             self.offer()
@@ -227,10 +241,15 @@ class Intake:
 
     def _weigh(self) -> None:
         """Say it once when there is too much, and once when there is room again."""
+        door_bytes_max = self._bytes_max // DOOR_SHARE
         if not self._is_pressed:
-            if self._offers_held or self.bytes_held >= self._bytes_max:
+            if self._offers_held or self.bytes_held >= self._bytes_max or self._bytes_at_door >= door_bytes_max:
                 self._is_pressed = True
                 self._on_pressure(True)
-        elif not self._offers_held and self.bytes_held <= self._bytes_max * RESUME_AT:
+        elif (
+            not self._offers_held
+            and self.bytes_held <= self._bytes_max * RESUME_AT
+            and self._bytes_at_door <= door_bytes_max * RESUME_AT
+        ):
             self._is_pressed = False
             self._on_pressure(False)
