@@ -270,7 +270,8 @@ class Gateway:
         return source
 
     def _build_uplink(self, settings: Any, store: Store) -> Part:
-        from gateway.uplinks.delivery import Seams, Uplink  # noqa: PLC0415  an HTTP client and TLS: only where used
+        from gateway.uplinks.delivery import Uplink  # noqa: PLC0415  an HTTP client and TLS: only where used
+        from gateway.uplinks.worker import Seams  # noqa: PLC0415  the same
 
         return Uplink(
             settings,

@@ -18,6 +18,7 @@ from unittest import mock
 
 import aiosqlite
 
+from gateway.store.connection import COUNT_PAGES, Steps
 from hil.virtual_time import VirtualLoop
 
 if TYPE_CHECKING:
@@ -124,7 +125,9 @@ class InlineConnection:
         return bool(self._db.in_transaction) and not self._disk.is_cut
 
     async def execute_fetchall(self, sql: str, parameters: Iterable[Any] = ()) -> list[Any]:
-        """Return all rows of one statement."""
+        """Return all rows of one statement; of a transaction, whose statements the disk meets one by one."""
+        if isinstance(sql, Steps):
+            return await step_by_step(self, sql)
         if sql == "PRAGMA synchronous = FULL" and not self.syncs:
             sql = "PRAGMA synchronous = OFF"
         values: Sequence[Any] = tuple(parameters)
@@ -144,6 +147,21 @@ class InlineConnection:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+
+
+async def step_by_step(connection: Any, steps: Steps) -> list[Any]:
+    """Run a transaction as our connections do in one turn, but so that each of its statements may be the last."""
+    await connection.execute_fetchall("BEGIN IMMEDIATE")
+    try:
+        for sql, rows in steps.statements:
+            await connection.executemany(sql, rows)
+        pages: list[Any] = await connection.execute_fetchall(COUNT_PAGES)
+        await connection.execute_fetchall("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            await connection.execute_fetchall("ROLLBACK")
+        raise
+    return pages
 
 
 @contextlib.contextmanager

@@ -30,8 +30,9 @@ from gateway.store import room as store_room
 from gateway.store.connection import DATABASE
 from gateway.store.database import SeriesBounds, Store, StoreSettings
 from gateway.store.reading import verify
-from gateway.uplinks.delivery import Seams, Uplink
+from gateway.uplinks.delivery import Uplink
 from gateway.uplinks.settings import OtlpUplinkSettings, RetrySettings
+from gateway.uplinks.worker import Seams
 from hil.bad_road import BadRoad, InlineWorker, Weather
 from hil.plant_model import FarSide, Message, Truth, mappings
 from hil.virtual_threads import Disk, inline_sqlite
@@ -63,6 +64,7 @@ class Run:
     clock: BoxClock
     telemetry: Telemetry
     roads: dict[str, BadRoad]
+    uplinks: dict[str, Uplink] = field(default_factory=dict)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     is_dead: bool = False
     # What each far side took, with the number of the last commit then: a cut forgets what came after it.
@@ -219,6 +221,7 @@ class World:
                 on_server_time=(lambda unix_s, _: _learn(run, unix_s)) if self.plan.learns_time else None,
             ),
         )
+        run.uplinks[name] = uplink
         run.tasks.append(asyncio.create_task(uplink.run(), name=f"uplink {name}"))
 
     async def _stop(self) -> None:
@@ -393,7 +396,8 @@ class World:
     def _check_fresh(self, run: Run, name: str, points: list[Point]) -> None:
         """After an outage something of the last minutes is among the first requests that go through in a row."""
         now_s, failures = _now_s(), run.roads[name].failures
-        is_same_lease = now_s == self._last_taken_s[name]
+        # One that was cut in parts is one all the same.
+        is_same_lease = run.uplinks[name].status()["in_hand_taken"] != 0
         if now_s - self._last_taken_s[name] > OUTAGE_S and self.held(name) > 100:
             self._owed_fresh[name] = (FRESH_REQUESTS_MAX, failures)
             self.stats["outages"] += 1
@@ -402,8 +406,8 @@ class World:
         newest_ns = max(self.truth.origins[point.key].arrived_ns for point in points)
         if not owed or newest_ns >= self._newest_ns - FRESH_NS:
             self._owed_fresh[name] = (0, failures)
-        elif failures != failures_then:
-            # The link went down again: from its next first success on.
+        elif failures != failures_then or run.store.status()["store"]["trouble"]:
+            # The link went down again: from its next first success on. Or nothing fresh is taken in just now.
             self._owed_fresh[name] = (FRESH_REQUESTS_MAX, failures)
         elif not is_same_lease:
             self._owed_fresh[name] = (owed - 1, failures)

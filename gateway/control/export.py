@@ -123,10 +123,10 @@ class _Lines:
 
     def _of(self, segment: LeasedSegment) -> Iterator[bytes]:
         hand = Hand(Lease("export", Lane.BACKLOG, [segment], segment.signal))
-        self._builder.open(hand)
+        parts = self._builder.open(hand)
         self._result.damaged += DAMAGED in hand.rejected
         self._result.timeless += hand.rejected.get(TIME_LOST, 0)
-        for part in _cut(hand.parts or ()):
+        for part in _cut(parts):
             try:
                 line = self._encode(part)
             except MalformedError:

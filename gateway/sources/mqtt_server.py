@@ -128,7 +128,7 @@ class MqttServerSettings(
     in_flight_bytes_total: Annotated[
         Size,
         Meta(description="Bytes of all connections that may wait for the commit; past that none is read."),
-    ] = Size(8 * 1024 * 1024)
+    ] = Size(6 * 1024 * 1024)
     coalesce: Annotated[
         Duration,
         Meta(

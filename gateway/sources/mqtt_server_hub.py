@@ -103,6 +103,8 @@ class Hub:
 
     def _wake(self) -> None:
         resting, self.resting = self.resting, []
+        # What they have sent meanwhile is found in one turn of the loop.
+        self.intake.is_round = True
         for connection in resting:
             connection.resume(Pause.REST)
 

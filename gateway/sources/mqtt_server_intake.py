@@ -31,8 +31,8 @@ GATHER_S: Final = 0.005
 GATHER_BYTES_MAX: Final = 1 << 17
 # What a message costs beyond its bytes on the wire: an object for the payload and a place in each list.
 MESSAGE_BYTES: Final = 48
-# How much of the mean of waits the newest one is.
-WAIT_GAIN: Final = 0.2
+# Of the offers that one commit answers the first has waited longest: longer waits count at once, shorter ones slowly.
+WAIT_GAIN: Final = 0.02
 RETRY_S_MIN: Final = 0.05
 RETRY_S_MAX: Final = 30.0
 # Reading goes on when this much of a limit is free again, so that it does not flutter.
@@ -92,7 +92,8 @@ class Intake:
         self.received = 0
         self.acknowledged = 0
         self.bytes_held = 0
-        self.wait_s = 0.0  # how long offers have lately waited for their commit
+        self.wait_s = 0.0  # how long offers have lately waited for their commit, the longest of them
+        self.is_round = False  # whether what comes now comes together, so that nothing is won by waiting for more
         self.last_error = ""
         self._source = source
         self._accept = accept
@@ -126,7 +127,7 @@ class Intake:
             self._arrived_ns = self._clock.monotonic_ns()
             self._topics, self._payloads = topics, payloads
             loop = asyncio.get_running_loop()
-            must_wait = bool(self._offers)
+            must_wait = bool(self._offers) and not self.is_round
             self._timer = loop.call_later(GATHER_S, self.offer) if must_wait else loop.call_soon(self.offer)
         self._receipts.append(receipt)
         self.received += receipt.messages
@@ -149,6 +150,7 @@ class Intake:
             return
         if not self._receipts:
             self._arrived_ns = self._clock.monotonic_ns()
+        self.is_round = False
         receipts = self._receipts
         users = [(receipt.messages, receipt.user) for receipt in receipts]
         arrivals = Arrivals(
@@ -199,7 +201,8 @@ class Intake:
                     self._weigh()
                     await asyncio.sleep(min(max(error.after_s, RETRY_S_MIN), RETRY_S_MAX))
                 else:
-                    self.wait_s += WAIT_GAIN * (loop.time() - began_s - self.wait_s)
+                    waited_s = loop.time() - began_s
+                    self.wait_s = max(waited_s, self.wait_s + WAIT_GAIN * (waited_s - self.wait_s))
                     return
         finally:
             self._offers_held -= is_held

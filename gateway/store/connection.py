@@ -23,6 +23,7 @@ from gateway.store.records import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from typing import Self
 
 DATABASE: Final = files.DATABASE
 LOCK: Final = "lock"
@@ -94,7 +95,11 @@ class Steps(str):
 
     __slots__ = ("statements",)
 
-    def __init__(self, _: str = "a transaction") -> None:
+    def __new__(cls) -> Self:
+        """Begin one; as text it only says what it is."""
+        return super().__new__(cls, "-- a transaction")
+
+    def __init__(self) -> None:
         self.statements: list[tuple[str, Iterable[Any]]] = []
 
     def add(self, sql: str, *rows: Sequence[Any]) -> None:
@@ -102,7 +107,27 @@ class Steps(str):
         self.statements.append((sql, rows))
 
 
-class Guarded(sqlite3.Connection):
+class Transacting(sqlite3.Connection):
+    """A connection that knows `Steps`."""
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        """Run one statement, or all of a transaction; one that fails leaves nothing."""
+        if not isinstance(sql, Steps):
+            return super().execute(sql, parameters)
+        self.execute("BEGIN IMMEDIATE")
+        try:
+            for statement, rows in sql.statements:
+                self.executemany(statement, rows)
+            pages = self.execute(COUNT_PAGES).fetchone()
+            self.execute("COMMIT")
+        except BaseException:
+            if self.in_transaction:
+                self.execute("ROLLBACK")
+            raise
+        return self.execute("SELECT ?, ?", pages)
+
+
+class Guarded(Transacting):
     """A connection whose statements end, whatever the file makes of them.
 
     No value is larger than ours are, nothing is attached, and a statement may take so many steps of SQLite's machine
@@ -117,9 +142,7 @@ class Guarded(sqlite3.Connection):
         self.set_progress_handler(self._meter, STEPS)
 
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
-        """Run one statement, or all of a transaction; one that fails leaves nothing."""
-        if isinstance(sql, Steps):
-            return self._transact(sql)
+        """Run one statement or transaction."""
         self._meter.steps = 0
         return super().execute(sql, parameters)
 
@@ -127,19 +150,6 @@ class Guarded(sqlite3.Connection):
         """Run one statement several times."""
         self._meter.steps = 0
         return super().executemany(sql, parameters)
-
-    def _transact(self, steps: Steps) -> sqlite3.Cursor:
-        self.execute("BEGIN IMMEDIATE")
-        try:
-            for sql, rows in steps.statements:
-                self.executemany(sql, rows)
-            pages = self.execute(COUNT_PAGES).fetchone()
-            self.execute("COMMIT")
-        except BaseException:
-            if self.in_transaction:
-                self.execute("ROLLBACK")
-            raise
-        return self.execute("SELECT ?, ?", pages)
 
 
 class _Meter:

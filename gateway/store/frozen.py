@@ -20,7 +20,7 @@ import aiosqlite
 from gateway.net.files import create
 from gateway.store import disks
 from gateway.store.accounts import decode_state, encode_state
-from gateway.store.connection import LOCK, open_writer, schemas
+from gateway.store.connection import LOCK, Transacting, open_writer, schemas
 from gateway.store.evidence import DamagedError, look
 from gateway.store.leases import Row
 from gateway.store.opening import fetch, note_closed
@@ -62,7 +62,7 @@ class Frozen:
     @classmethod
     async def open(cls, path: Path) -> Frozen:
         """Read the database at `path` and its log; raise OSError, sqlite3.Error, TreeError or DamagedError."""
-        memory = await aiosqlite.connect(":memory:", isolation_level=None)
+        memory = await aiosqlite.connect(":memory:", isolation_level=None, factory=Transacting)
         pages = None
         try:
             pages = await asyncio.to_thread(PageFile, path)

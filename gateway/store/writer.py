@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 # Columns of this length stay below malloc's threshold for mappings of their own, so that their memory is used again
 # instead of given back and faulted in anew, and a segment's working set is a few megabytes.
-SEGMENT_READINGS_MAX: Final = 16_384
+SEGMENT_READINGS_MAX: Final = 24_576
 SEGMENT_LOG_BYTES_MAX: Final = 1 << 20
 # What findings and alerts are: the reason why somebody reads the rest.
 LOG_PRIORITY: Final = Priority.CRITICAL

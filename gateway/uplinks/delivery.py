@@ -17,18 +17,17 @@ import asyncio
 import contextlib
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from gateway.core.clock import NS_PER_S, Quality
 from gateway.core.contracts import Signal, TryLaterError
 from gateway.uplinks.guards import Backoff, HoldError, InTransitError, Request
 from gateway.uplinks.requests import Hand, NoClockError, RequestBuilder
 from gateway.uplinks.senders import HttpSender
-from gateway.uplinks.sending import REJECTED, NotBegunError, Sending
-from gateway.uplinks.worker import Worker
+from gateway.uplinks.sending import REJECTED, Ahead, NotBegunError, Sending
+from gateway.uplinks.worker import NO_SEAMS, Seams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from random import Random
 
     from gateway.core.batch import Attributes
@@ -67,29 +66,6 @@ class Status:
     readings_sent: int = 0
     readings_rejected: int = 0
     rtt_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seams:
-    """What may be put in the place of the network and the thread, and who hears the receivers' time.
-
-    `on_server_time(unix_s, rtt_s)` hears the Date of each answer, so that a box without any time server can
-    learn the hour from a receiver it trusts; while data waits for a clock, empty requests ask for it.
-    """
-
-    wire: Wire | None = None
-    start_worker: Callable[[str], Worker] = Worker
-    on_server_time: Callable[[int, float], None] | None = None
-
-
-NO_SEAMS: Final = Seams()
-
-
-class Ahead(NamedTuple):
-    """What is with the thread behind the request under way."""
-
-    hand: Hand
-    flight: Flight
 
 
 class Uplink:

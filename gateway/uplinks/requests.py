@@ -117,12 +117,22 @@ class LogsPart:
 Part: TypeAlias = "MetricsPart | LogsPart"
 
 
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A whole lease whose request is made: it is opened again in the rare case that it is needed once more."""
+
+    readings: int
+
+    def __len__(self) -> int:
+        return self.readings
+
+
 @dataclass(slots=True)
 class Hand:
     """A lease that is being delivered: what is still to be sent, and what became of the rest, in readings."""
 
     lease: Lease
-    parts: deque[Part] | None = None
+    parts: deque[Part | Closed] | None = None
     delivered: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
     message: str = ""
@@ -153,7 +163,14 @@ class Hand:
     def split(self) -> None:
         """Cut the first part in two."""
         assert self.parts
-        self.parts.extendleft(reversed(self.parts.popleft().halves()))
+        first = self.parts.popleft()
+        assert not isinstance(first, Closed)
+        self.parts.extendleft(reversed(first.halves()))
+
+    def close(self) -> None:
+        """Let go of what was made of the lease, where it can be made again as it was: it is the most memory of all."""
+        if self.parts is not None and len(self.parts) == 1 and not self.delivered and not self.rejected:
+            self.parts = deque([Closed(len(self.parts[0]))])
 
     def reason(self) -> str:
         """Return one word for the ledger; where several reasons met in one lease, all of them.
@@ -182,8 +199,8 @@ class RequestBuilder:
         self._version = version
         self._encoder = MetricsEncoder(series=series, gateway_attributes=gateway_attributes, version=version)
 
-    def open(self, hand: Hand) -> None:
-        """Fill `hand.parts`; raise NoClockError, with nothing changed, while times are not known."""
+    def open(self, hand: Hand) -> Sequence[Part]:
+        """Fill `hand.parts` and return them; raise NoClockError, with nothing changed, while times are not known."""
         lease = hand.lease
         is_backfill = lease.lane == "backlog"
         rejected: dict[str, tuple[int, str]] = {}
@@ -198,7 +215,9 @@ class RequestBuilder:
             part = MetricsPart(self._group(batches, rejected, is_backfill=is_backfill))
         for reason, (readings, message) in rejected.items():
             hand.reject(readings, reason, message)
-        hand.parts = deque([part] if len(part) else [])
+        parts = [part] if len(part) else []
+        hand.parts = deque(parts)
+        return parts
 
     def encode(self, part: Part) -> bytes:
         """Return the request of a part."""

@@ -11,13 +11,14 @@ moment the first was answered, and leaves it alone when that one failed.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from gateway.codecs import zstd
 from gateway.core.clock import NS_PER_S
 from gateway.core.contracts import RefusedError
 from gateway.uplinks.guards import Compressing, Request, TooLargeError
 from gateway.uplinks.pacing import FAST_LEVEL, BatchSize, Effort
+from gateway.uplinks.requests import Closed
 
 if TYPE_CHECKING:
     import asyncio
@@ -50,6 +51,13 @@ class Flight:
     turn: int
     wanted: bool = True
     answer: asyncio.Future[Answer] = field(init=False)
+
+
+class Ahead(NamedTuple):
+    """What is with the thread behind the request under way."""
+
+    hand: Hand
+    flight: Flight
 
 
 class Sending:
@@ -122,6 +130,7 @@ class Sending:
         except TooLargeError as error:
             self.size.was_too_large(len(request.body))
             if request.readings > 1:
+                self._open(hand)
                 hand.split()
                 return None
             hand.reject(request.readings, TOO_LARGE, str(error))
@@ -135,11 +144,11 @@ class Sending:
         return None
 
     def _next(self, hand: Hand, *, in_haste: bool) -> Request | None:
-        if hand.parts is None:
-            self._builder.open(hand)
+        self._open(hand)
         assert hand.parts is not None
         while hand.parts:
             part = hand.parts[0]
+            assert not isinstance(part, Closed)
             readings = len(part)
             # One stored segment may be larger than what this link should be given at once.
             if readings > self.size.readings:
@@ -150,8 +159,13 @@ class Sending:
             if len(body) > self._bytes_max and readings > 1:
                 hand.split()
                 continue
+            hand.close()
             return Request(part.signal, body, readings, in_haste)
         return None
+
+    def _open(self, hand: Hand) -> None:
+        if hand.parts is None or (hand.parts and isinstance(hand.parts[0], Closed)):
+            self._builder.open(hand)
 
     def _send(self, flight: Flight) -> Answer:
         """Compress and post. Runs in the thread."""

@@ -18,7 +18,7 @@ Compression = Literal["auto", "zstd", "gzip", "none"]
 PROTOCOL: Final = "http/protobuf"
 # Receivers take 4 MiB by custom (it is gRPC's default); what stands around the points stays below the rest.
 REQUEST_BYTES_MAX: Final = 4 * 1024 * 1024 - 64 * 1024
-BATCH_READINGS_MAX: Final = 16_384
+BATCH_READINGS_MAX: Final = 24_576
 
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")

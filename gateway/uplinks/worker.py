@@ -9,10 +9,13 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from gateway.uplinks.guards import Wire
 
 
 class Worker:
@@ -64,3 +67,19 @@ def _settle(future: asyncio.Future[Any], result: Any, failure: BaseException | N
         future.set_result(result)
     else:
         future.set_exception(failure)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seams:
+    """What may be put in the place of the network and the thread, and who hears the receivers' time.
+
+    `on_server_time(unix_s, rtt_s)` hears the Date of each answer, so that a box without any time server can
+    learn the hour from a receiver it trusts; while data waits for a clock, empty requests ask for it.
+    """
+
+    wire: Wire | None = None
+    start_worker: Callable[[str], Worker] = Worker
+    on_server_time: Callable[[int, float], None] | None = None
+
+
+NO_SEAMS: Final = Seams()

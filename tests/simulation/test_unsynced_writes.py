@@ -21,9 +21,11 @@ from gateway.core.clock import NS_PER_S, FakeClock
 from gateway.core.contracts import Priority
 from gateway.core.telemetry import Telemetry
 from gateway.store import connection, room, starting
+from gateway.store.connection import Steps
 from gateway.store.database import BoardLimits, Loss, Store, StoreSettings
 from gateway.store.reading import verify
 from gateway.store.segments import decode_metrics
+from hil.virtual_threads import step_by_step
 
 SECTOR_BYTES = 512
 APPENDS = 60
@@ -119,6 +121,8 @@ class Shim:
         self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
 
     async def execute_fetchall(self, sql: str, values=()) -> list[tuple]:
+        if isinstance(sql, Steps):
+            return await step_by_step(self, sql)
         return list(self._connection.execute(sql, tuple(values)))
 
     async def executemany(self, sql: str, rows) -> None:

@@ -18,7 +18,7 @@ from gateway.core.clock import BootTimes, FakeClock, Timeline
 from gateway.core.contracts import BootId, Priority, Signal
 from gateway.core.telemetry import Telemetry
 from gateway.store.segments import encode_logs, encode_metrics
-from gateway.uplinks.delivery import Seams, Uplink
+from gateway.uplinks.delivery import Uplink
 from gateway.uplinks.guards import Answer, Packed
 from gateway.uplinks.settings import OtlpUplinkSettings
 from hil.otlp_readings import parse_logs, parse_metrics
