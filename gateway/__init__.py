@@ -130,8 +130,9 @@ uplinks/                  Roads: what is held leaves here, fresh first, and is l
   pacing.py               How much to send at once and how hard to compress it: decisions from what was measured
   requests.py             From a lease to request bodies: decode, repair times, mark, encode, split
   senders.py              Senders: packed requests go out as OTLP/HTTP over one kept connection
+  sending.py              From a lease in hand to the far side: encode, then compress and post in the thread
   settings.py             What can be said of an uplink in the config, and what is refused by name
-  worker.py               One thread for an uplink's blocking work: decode, encode, compress, send
+  worker.py               One thread for an uplink's blocking work: compress and send
 control/                  Windows: people and servers look in here
   aside.py                `tidegate quarantine`: what was set aside, for people and for programs
   backlog.py              What is still held in a state directory that is left for another: nobody sends it from there

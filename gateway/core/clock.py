@@ -303,6 +303,7 @@ class _Offset:
         self.quality = quality
         self._first_ns, self._loses_ns = at_ns[0], loses_ns
         self._offset_ns = offset_ns[0]
+        self._last_ns, self._last_offset_ns = at_ns[-1], offset_ns[-1]
         # Relative to the first: doubles hold the nanoseconds of days, not of decades.
         self._at = np.array([at - at_ns[0] for at in at_ns], np.float64)
         self._moved = np.array([offset - offset_ns[0] for offset in offset_ns], np.float64)
@@ -330,6 +331,8 @@ class _Offset:
 
     def wall_ns(self, monotonic_ns: int) -> int:
         """Return one Unix time."""
+        if monotonic_ns >= self._last_ns:
+            return monotonic_ns + self._last_offset_ns
         moved = np.interp(float(monotonic_ns - self._first_ns), self._at, self._moved)
         return monotonic_ns + self._offset_ns + round(float(moved))
 

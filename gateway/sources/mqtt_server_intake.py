@@ -169,6 +169,7 @@ class Intake:
         task = asyncio.create_task(self._insist(arrivals), name=f"{self._source}: offer")
         self._offers.add(task)
         task.add_done_callback(lambda done: self._finish(done, receipts, arrivals))
+        self._weigh()
 
     async def drain(self, *, timeout_s: float) -> bool:
         """Offer what is left and wait; give up what is not kept then. Returns whether all of it was kept."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from gateway.core.clock import FakeClock
+from gateway.core.contracts import Accepted, Arrivals
 from gateway.core.telemetry import Telemetry
 from gateway.sources.mqtt_server_intake import GATHER_BYTES_MAX, Intake, Receipt
 
@@ -185,3 +186,46 @@ async def test_draining_gives_up(door) -> None:
     assert (owner.settled, owner.failed) == (0, 1)
     assert made.bytes_held == 0
     assert await made.drain(timeout_s=1)
+
+
+async def test_what_comes_in_one_round_does_not_wait_for_more(door) -> None:
+    """Connections that rested are looked at together: there is nobody to wait for."""
+    made, _ = intake(door)
+    door.opened.clear()
+    made.put(receipt(Owner()), [b"t"], [b"0"])
+    await door.came.wait()
+    made.is_round = True
+    made.put(receipt(Owner()), [b"t"], [b"1"])
+    made.put(receipt(Owner()), [b"t"], [b"2"])
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert door.offers == 2
+    assert not made.is_round
+    door.opened.set()
+    assert await made.drain(timeout_s=5)
+
+
+async def test_what_waits_at_the_door_as_it_came_is_bounded() -> None:
+    """Reading stops while much of it does, and goes on when it has been let in, long before it is kept."""
+    offered: list[Arrivals] = []
+    kept = asyncio.Event()
+
+    async def door(arrivals: Arrivals) -> Accepted:
+        offered.append(arrivals)
+        await kept.wait()
+        return Accepted(1)
+
+    made, pressure = intake(door, bytes_max=16_000)
+    made.put(receipt(Owner(), 1000), [b"t"], [b"0"])
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert pressure == [True]
+    offered[0].payloads = ()
+    offered[0].on_prepared()
+    assert pressure == [True, False]
+    kept.set()
+    assert await made.drain(timeout_s=5)
+    made.put(receipt(Owner(), 1000), [b"t"], [b"1"])
+    assert await made.drain(timeout_s=5)
+    # This time the door did not say that it let anybody in; whoever has an answer is not at it any more.
+    assert pressure == [True, False, True, False]

@@ -9,6 +9,7 @@ import pytest
 
 from gateway.core.clock import NS_PER_S, Quality
 from gateway.core.contracts import FullError, Priority, Signal
+from gateway.core.units import Size
 from gateway.store import committer
 from gateway.store.database import Loss, SetAside, StoreError
 from gateway.store.reading import verify
@@ -466,3 +467,27 @@ async def test_a_clock_that_is_set_is_seen_without_a_commit_of_data(shelves) -> 
     store.look_at_clock()
     store.look_at_clock()
     assert store.timeline.quality is Quality.SYNCED
+
+
+async def test_a_road_that_keeps_up_has_a_turn_first(shelves) -> None:
+    """While it is far behind nobody is let in, until it has taken some or does not keep up any more."""
+    store = await shelves.open(recent_bytes=Size(4000))
+    await store.wait_for_room()
+    store.keeps_up("cloud", keeps_up=True)
+    for _ in range(4):
+        await shelves.put_noise(store, 1000)
+    waiting = asyncio.create_task(store.wait_for_room())
+    await asyncio.sleep(0.02)
+    assert not waiting.done()
+    lease = await shelves.lease(store)
+    await shelves.lease(store)
+    await waiting
+    store.release(lease, maybe_delivered=False)
+    for _ in range(4):
+        await shelves.put_noise(store, 1000)
+    waiting = asyncio.create_task(store.wait_for_room())
+    await asyncio.sleep(0.02)
+    assert not waiting.done()
+    store.keeps_up("cloud", keeps_up=False)
+    await waiting
+    assert store.unleased("cloud") > 0

@@ -119,3 +119,25 @@ async def test_what_fills_a_segment_is_pressed_ahead(make, monkeypatch) -> None:
     assert [new.row.readings for new in sealed.segments] == [10, 10, 3, 5]
     times = [decode_metrics(new.body).time_ns.tolist() for new in sealed.segments[:3]]
     assert [time for some in times for time in some] == list(range(23))
+
+
+async def test_a_piece_that_cannot_be_pressed_meets_the_commit(make, monkeypatch) -> None:
+    """Whoever brought the pieces before it still hears from the commit that holds them, and nothing is left out."""
+    monkeypatch.setattr(module, "SEGMENT_READINGS_MAX", 10)
+    gathering = make()
+    waiter = put(gathering, 7)
+    pressed, real = [], module.press
+
+    def fail_second(*what):
+        pressed.append(what)
+        if len(pressed) == 2:
+            raise ZeroDivisionError
+        return real(*what)
+
+    monkeypatch.setattr(module, "press", fail_second)
+    with pytest.raises(ZeroDivisionError):
+        put(gathering, 23, start=7)
+    pending = gathering.take()
+    assert pending.waiters == [waiter]
+    assert sum(part.pressed.readings for part in pending.parts) == 10
+    assert sum(len(batch) for _, batch in pending.pieces) == 20

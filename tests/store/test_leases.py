@@ -7,7 +7,7 @@ import pytest
 
 from gateway.core.batch import Batch
 from gateway.core.contracts import BootId, Priority, Signal
-from gateway.store.leases import LOOK_MAX, Desk, Recent, Row, is_whole
+from gateway.store.leases import LOOK_MAX, LOOK_MIN, Desk, Recent, Row, is_whole
 from gateway.store.policy import LaneScheduler
 from gateway.store.records import place, where_from
 from gateway.store.segments import encode_metrics
@@ -239,3 +239,69 @@ def test_a_whole_segment_says_what_its_row_says() -> None:
     assert not is_whole(Row(place(*METRICS, 5), 2, 1, len(body)), body)
     assert not is_whole(Row(place(*METRICS, 4), 2, 1, len(body)), None)
     assert where_from(place(*METRICS, 4))[2] == 4
+
+
+async def test_no_more_is_looked_at_than_a_lease_takes(reader, make_desk) -> None:
+    """Each row that is looked at for nothing is a page read for nothing; it follows what leases take."""
+    desk = make_desk()
+    for sequence in range(1, 2001):
+        reader.put(sequence)
+    limits = []
+    rows = reader.rows
+
+    async def count(*where, limit, newest, **how):
+        found = await rows(*where, limit=limit, newest=newest, **how)
+        if found and not newest:
+            limits.append(limit)
+        return found
+
+    reader.rows = count
+    await take(desk)
+    limits.clear()
+    for _ in range(3):
+        assert len(sequences(await take(desk, readings_max=1))) == 1
+    assert limits == [LOOK_MIN] * 3
+    limits.clear()
+    assert len(sequences(await take(desk, readings_max=300))) == 300
+    assert limits == [4, 16, 64, 256, LOOK_MAX]
+    limits.clear()
+    assert len(sequences(await take(desk, readings_max=300))) == 300
+    assert limits == [LOOK_MAX]
+
+
+async def test_the_newest_is_found_in_memory(reader, make_desk) -> None:
+    """What is settled or on its way there is passed over; the disk is asked where nothing is left in memory."""
+    desk = make_desk(live_from=5, floor=8)
+    for sequence in range(5, 10):
+        number = reader.put(sequence)
+        if sequence >= 8:
+            desk._recent.add([(Row(number, 1, 1, 10), body_of(sequence))])
+    looked = []
+    rows = reader.rows
+
+    async def count(start, end, **how):
+        found = await rows(start, end, **how)
+        looked.extend(row.id for row in found)
+        return found
+
+    reader.rows = count
+    for sequence in (9, 8, 7):
+        desk.link_up(5)
+        desk.arrived([METRICS], 500)
+        assert sequences(await take(desk)) == [sequence]
+        assert bool(looked) is (sequence == 7)
+
+
+async def test_how_far_it_is_behind(reader, make_desk) -> None:
+    """Bytes that came in and were not leased; a lease of what is older does not count."""
+    desk = make_desk(live_from=5, floor=5)
+    reader.put(1)
+    number = reader.put(5)
+    desk._recent.add([(Row(number, 1, 1, 10), body_of(5))])
+    desk.arrived([METRICS], 500)
+    live = await take(desk)
+    assert live.lane == "live"
+    assert desk.behind_bytes == 500 - live.size_bytes
+    behind = desk.behind_bytes
+    assert (await take(desk)).lane == "backlog"
+    assert desk.behind_bytes == behind

@@ -89,3 +89,18 @@ async def test_a_watcher_is_told_when_there_is_enough() -> None:
     await settle()
     held["other"] = 1
     watchers.look()
+
+
+async def test_who_takes_away_has_a_turn_first() -> None:
+    """While they are behind those who bring wait, in turn; but for that alone nobody is turned away."""
+    is_behind = True
+    queue = RoomQueue(lambda: True, lambda: is_behind)
+    await queue.wait(within_s=0.01)
+    waiting = asyncio.create_task(queue.wait(within_s=60))
+    await settle()
+    queue.call_next()
+    await settle()
+    assert not waiting.done()
+    is_behind = False
+    queue.call_next()
+    await waiting

@@ -21,6 +21,7 @@ from gateway.store.segments import encode_logs, encode_metrics
 from gateway.uplinks.delivery import Uplink
 from gateway.uplinks.guards import Answer, Packed
 from gateway.uplinks.settings import OtlpUplinkSettings
+from gateway.uplinks.worker import Seams
 from hil.otlp_readings import parse_logs, parse_metrics
 
 NOW_NS = 1_790_000_000 * 10**9

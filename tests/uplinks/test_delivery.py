@@ -772,3 +772,124 @@ def test_the_status_names_what_it_does(make_road, make_readings) -> None:
         assert road.uplink.status()["state"] == "stopped"
 
     run(main())
+
+
+QUICK = {"takes_s": 0.01, "batch_readings_max": 1000}
+
+
+def test_where_answers_come_at_once_the_next_request_stands_ready(make_road, make_readings) -> None:
+    """Two leases in hand at most; all arrive in order, once each, and the doors hear that this road keeps up."""
+
+    async def main() -> None:
+        road = make_road(**QUICK)
+        for k in range(40):
+            road.store.add(make_readings(1000, start=1000 * k))
+        task = await road.start()
+        most = 0
+        while road.store.delivered < 40_000:
+            await asyncio.sleep(0.001)
+            most = max(most, len(road.store.leased))
+        assert most == 2
+        assert [r.value for r in road.wire.readings()] == list(range(40_000))
+        assert road.store.events_of_speed == [True]
+        await road.stop(task)
+        assert road.store.events_of_speed == [True, False]
+        assert road.store.maybe_twice == 0
+
+    run(main())
+
+
+def test_a_slow_road_has_one_lease_in_hand(make_road, make_readings) -> None:
+    """What is freshest then is chosen when its turn comes."""
+
+    async def main() -> None:
+        road = make_road(takes_s=0.5, batch_readings_max=1000)
+        for k in range(10):
+            road.store.add(make_readings(1000, start=1000 * k))
+        task = await road.start()
+        most = 0
+        while road.store.delivered < 10_000:
+            await asyncio.sleep(0.01)
+            most = max(most, len(road.store.leased))
+        assert most == 1
+        assert road.store.events_of_speed == []
+        await road.stop(task)
+
+    run(main())
+
+
+@pytest.mark.parametrize("answer_lost", [False, True])
+def test_what_stood_ready_behind_a_failure_goes_back_for_certain(make_road, make_readings, answer_lost: bool) -> None:
+    """Only the one that failed may have arrived; nothing is lost or doubled without being said."""
+
+    async def main() -> None:
+        road = make_road(*[Answer(seconds=0.01)] * 5, InTransitError("cut", answer_lost=answer_lost), **QUICK)
+        for k in range(40):
+            road.store.add(make_readings(1000, start=1000 * k))
+        await road.run_for(30)
+        releases = [event for event in road.store.events if event[0] == "release"]
+        assert sorted(releases) == [("release", 1000, False), ("release", 1000, answer_lost)]
+        assert road.store.delivered == 40_000
+        assert road.store.maybe_twice == 1000 * answer_lost
+        assert road.store.events_of_speed[:2] == [True, False]
+
+    run(main())
+
+
+@pytest.mark.parametrize("answer", [TooLargeError("413"), REFUSED])
+def test_what_stood_ready_behind_a_refusal_is_sent_in_its_turn(make_road, make_readings, answer: Exception) -> None:
+    """A request that is cut or refused is brought to its end first."""
+
+    async def main() -> None:
+        road = make_road(*[Answer(seconds=0.01)] * 5, answer, compression="zstd", **QUICK)
+        for k in range(20):
+            road.store.add(make_readings(1000, start=1000 * k))
+        await road.run_for(30)
+        lost = 1000 if answer is REFUSED else 0
+        assert (road.store.delivered, road.store.ledger.total()) == (20_000 - lost, lost)
+        values = [r.value for r in road.wire.readings()]
+        assert values[:6000] == list(range(6000))
+        assert len(values) == 20_000 + (1000 if not lost else 0)
+        assert road.store.maybe_twice == 0
+
+    run(main())
+
+
+@pytest.mark.parametrize("after_s", [0.001, 0.0125, 0.035, 0.055])
+def test_stopping_with_one_ready_behind_the_other(make_road, make_readings, after_s: float) -> None:
+    """Both are settled or given back; what was answered in time counts, and nothing is said to be in doubt."""
+
+    async def main() -> None:
+        road = make_road(stop_grace=Duration(0), **QUICK)
+        for k in range(40):
+            road.store.add(make_readings(1000, start=1000 * k))
+        await road.run_for(after_s)
+        assert road.store.delivered == len(road.wire.readings())
+        assert road.store.maybe_twice == 0
+
+    run(main())
+
+
+def test_a_mistake_while_looking_ahead_waits_for_its_turn(make_road, make_readings, monkeypatch) -> None:
+    """The request under way is brought to its end; the lease goes back, and goes wrong where everybody sees it."""
+
+    async def main() -> None:
+        road = make_road(**QUICK)
+        for k in range(3):
+            road.store.add(make_readings(1000, start=1000 * k))
+        begin, begun = road.uplink._sending.begin, []
+
+        def fail_third(hand, **how):
+            begun.append(hand)
+            if hand.lease.segments[0].sequence == 3:
+                raise ZeroDivisionError
+            return begin(hand, **how)
+
+        monkeypatch.setattr(road.uplink._sending, "begin", fail_third)
+        with pytest.raises(ZeroDivisionError):
+            await road.uplink.run()
+        assert road.store.delivered == 2000
+        assert road.store.held == 1000
+        road.store.check()
+
+    run(main())
