@@ -162,6 +162,7 @@ class Uplink:
             if self._ahead is None:
                 if not self._store.has_some(self.name):
                     self._say("idle")
+                    self._note_speed(is_quick=False)
                     await self._store.wait_held(self.name)
                     self._is_round_over = True
                 await self._combine()
@@ -178,6 +179,9 @@ class Uplink:
         left_s = self._round_s + float(self._settings.batch_interval) - _now_s()
         if left_s > 0:
             self._say("combining")
+            if not self._is_much_held():
+                # Nobody is to wait for a road that itself waits for more.
+                self._note_speed(is_quick=False)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left_s):
                     await self._store.wait_for_readings(self.name, (self._size.readings + 1) // 2)

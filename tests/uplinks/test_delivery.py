@@ -791,9 +791,7 @@ def test_where_answers_come_at_once_the_next_request_stands_ready(make_road, mak
             most = max(most, len(road.store.leased))
         assert most == 2
         assert [r.value for r in road.wire.readings()] == list(range(40_000))
-        assert road.store.events_of_speed == [True]
         await road.stop(task)
-        assert road.store.events_of_speed == [True, False]
         assert road.store.maybe_twice == 0
 
     run(main())
@@ -891,5 +889,23 @@ def test_a_mistake_while_looking_ahead_waits_for_its_turn(make_road, make_readin
         assert road.store.delivered == 2000
         assert road.store.held == 1000
         road.store.check()
+
+    run(main())
+
+
+def test_a_road_keeps_up_only_while_it_takes_things_away(make_road, make_readings) -> None:
+    """One that waits for more, or for anything at all, is nobody whom the doors should wait for."""
+
+    async def main() -> None:
+        road = make_road(**QUICK, batch_interval=Duration(60))
+        for k in range(5):
+            road.store.add(make_readings(1000, start=1000 * k))
+        task = await road.start(1)
+        assert road.store.events_of_speed == [True, False]
+        road.store.add(make_readings(1, start=5000))
+        await asyncio.sleep(30)
+        assert road.uplink.status()["state"] == "combining"
+        assert road.store.events_of_speed[-1] is False
+        await road.stop(task)
 
     run(main())
