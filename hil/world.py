@@ -393,6 +393,12 @@ class World:
         run.taken[name].append((int(str(run.store.status()["store"]["commits"])), len(points)))
         self._check_fresh(run, name, points)
 
+    @staticmethod
+    def _lacks_fresh(run: Run) -> bool:
+        """Whether nothing fresh is taken in just now, or none of it can leave because nobody knows the time."""
+        is_unknown = run.store.timeline.quality is Quality.UNKNOWN
+        return is_unknown or bool(run.store.status()["store"]["trouble"])
+
     def _check_fresh(self, run: Run, name: str, points: list[Point]) -> None:
         """After an outage something of the last minutes is among the first requests that go through in a row."""
         now_s, failures = _now_s(), run.roads[name].failures
@@ -406,8 +412,8 @@ class World:
         newest_ns = max(self.truth.origins[point.key].arrived_ns for point in points)
         if not owed or newest_ns >= self._newest_ns - FRESH_NS:
             self._owed_fresh[name] = (0, failures)
-        elif failures != failures_then or run.store.status()["store"]["trouble"]:
-            # The link went down again: from its next first success on. Or nothing fresh is taken in just now.
+        elif failures != failures_then or self._lacks_fresh(run):
+            # The link went down again: from its next first success on.
             self._owed_fresh[name] = (FRESH_REQUESTS_MAX, failures)
         elif not is_same_lease:
             self._owed_fresh[name] = (owed - 1, failures)

@@ -346,8 +346,9 @@ class _Offset:
 
     def quality_between(self, first_ns: int, last_ns: int) -> Quality:
         """Return the worst quality of the moments from `first_ns` to `last_ns`."""
-        if self.quality is Quality.ESTIMATED:
-            return Quality.ESTIMATED
+        # What was only reckoned with a clock that nobody vouched for is no better than that clock.
+        if self.quality is not Quality.SYNCED:
+            return self.quality
         if first_ns < self._first_ns:
             return Quality.REPAIRED
         if self._loses_ns is not None and last_ns > self._loses_ns:
