@@ -258,6 +258,19 @@ def test_layouts_are_bounded(monkeypatch) -> None:
     assert all(layout.size_bytes < 10_001 for layout in encoder._layouts.values())
 
 
+def test_a_layout_as_large_as_all_others_is_not_kept(monkeypatch) -> None:
+    """It would push the small ones out, which come again more often; it is written all the same."""
+    monkeypatch.setattr(otlp, "LAYOUTS_BYTES_MAX", 20_000)
+    series = [device(f"d{number}") for number in range(10)]
+    encoder = encoder_for(*series)
+    encoder.encode([(Batch.of(0, [1], np.ones(1)), NO_MARKS)])
+    kept = list(encoder._layouts)
+    large = Batch.join([Batch.of(number, range(1, 51), np.ones(50)) for number in range(10)])
+    assert readings(encoder.encode([(large, NO_MARKS)])) == expected([(large, NO_MARKS)], series)
+    assert list(encoder._layouts) == kept
+    assert 0 < encoder._layouts_bytes < 1000
+
+
 def test_what_is_known_of_series_is_bounded(monkeypatch) -> None:
     """More series than the cache holds are written all the same; so are more run lengths."""
     monkeypatch.setattr(otlp, "PLANS_MAX", 3)
@@ -324,6 +337,22 @@ def test_a_log_record_says_what_it_was_given() -> None:
     )
     assert (record.time_unix_nano, record.observed_time_unix_nano) == (0, NOW_NS)
     assert (record.severity_number, record.severity_text, record.body.string_value) == (13, "WARN", "too hot")
+
+
+@pytest.mark.parametrize(
+    ("record", "body"),
+    [
+        (LogRecord(body={"string_value": "a text"}).SerializeToString(), "a text"),
+        (LogRecord(body={"string_value": "a text"}).SerializeToString()[:-1], ""),
+        (LogRecord(body={"int_value": 5}).SerializeToString(), ""),
+        (b"\x2a\x03\x0a\x01\xff", "\ufffd"),
+        (b"\xff" * 20, ""),
+        (b"", ""),
+    ],
+)
+def test_the_text_of_a_log_record_is_read_back(record, body) -> None:
+    """For people who look into the drawer: one that is cut short, damaged or holds no text is an empty one."""
+    assert otlp.read_log_body(record) == body
 
 
 def test_logs_go_by_resource_and_scope() -> None:
