@@ -79,6 +79,21 @@ async def test_a_newer_schema_is_left_alone(tmp_path) -> None:
     assert path.read_bytes() == before
 
 
+async def test_another_programs_database_gets_no_tables_of_ours(tmp_path) -> None:
+    """It may have come there after the look that should have found it: it stays whose it was."""
+    with sqlite3.connect(tmp_path / DATABASE) as look:
+        look.execute("CREATE TABLE theirs (a)")
+        look.execute("PRAGMA user_version = 7")
+    look.close()
+    with pytest.raises(sqlite3.DatabaseError, match=r"tidegate\.db is some other program's database"):
+        await opened(tmp_path / DATABASE)
+    with sqlite3.connect(tmp_path / DATABASE) as look:
+        assert look.execute("SELECT name FROM sqlite_schema").fetchall() == [("theirs",)]
+        assert look.execute("PRAGMA user_version").fetchall() == [(7,)]
+        assert look.execute("PRAGMA application_id").fetchall() == [(0,)]
+    look.close()
+
+
 async def test_the_reader_cannot_write_nor_make(tmp_path) -> None:
     """It reads what the writer commits."""
     with pytest.raises(sqlite3.OperationalError):
