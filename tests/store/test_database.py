@@ -491,3 +491,18 @@ async def test_a_road_that_keeps_up_has_a_turn_first(shelves) -> None:
     store.keeps_up("cloud", keeps_up=False)
     await waiting
     assert store.unleased("cloud") > 0
+
+
+async def test_a_road_that_says_twice_that_it_keeps_up_has_not_taken_more(shelves) -> None:
+    """What it is behind stands until it takes some: the doors do not open for words."""
+    store = await shelves.open(recent_bytes=Size(4000))
+    store.keeps_up("cloud", keeps_up=True)
+    for _ in range(4):
+        await shelves.put_noise(store, 1000)
+    waiting = asyncio.create_task(store.wait_for_room())
+    store.keeps_up("cloud", keeps_up=True)
+    await asyncio.sleep(0.02)
+    assert not waiting.done()
+    for _ in range(4):
+        await shelves.lease(store)
+    await waiting
