@@ -7,7 +7,7 @@ import sqlite3
 
 import pytest
 
-from gateway.store.pages import children_of, free_pages, read_log, rows_of
+from gateway.store.pages import children_of, free_pages, heads_of, read_log, rows_of
 
 PAGE = 512
 
@@ -176,6 +176,25 @@ def test_a_number_that_is_cut_off() -> None:
     leaf[0], leaf[4], leaf[8:10] = 0x0D, 1, (PAGE - 1).to_bytes(2, "big")
     leaf[PAGE - 1] = 0x81
     assert list(rows_of(bytes(leaf), 3, lambda _: None)) == []
+
+
+def test_a_damaged_row_has_no_head(tmp_path) -> None:
+    """One whose record is longer than itself, one that is empty, one that goes on nowhere: the others are told."""
+    path = tmp_path / "heads.db"
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute(f"PRAGMA page_size = {PAGE}")
+    connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, a, b)")
+    connection.executemany("INSERT INTO t VALUES (?, ?, ?)", [(n, 1000 + n, bytes(20 + n)) for n in range(1, 6)])
+    ((root,),) = connection.execute("SELECT rootpage FROM sqlite_schema").fetchall()
+    connection.close()
+    page = bytearray(path.read_bytes()[(root - 1) * PAGE : root * PAGE])
+    heads = list(heads_of(bytes(page), lambda _: None))
+    assert [head[:3] for head in heads] == [(n, (None, 1000 + n), 20 + n) for n in range(1, 6)]
+    # A cell: the size of its record, the row's id, the record, which begins with the size of its own header.
+    page[heads[1].offset + 2] = 0x7F
+    page[heads[2].offset] = 0
+    page[heads[4].offset + 2] = 0
+    assert list(heads_of(bytes(page), lambda _: None)) == [heads[0], heads[3]]
 
 
 def test_chains_that_run_in_circles_end() -> None:
