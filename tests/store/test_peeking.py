@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import random
 
 import numpy as np
@@ -12,6 +14,7 @@ from gateway.core.batch import Batch, LogRecords, Series
 from gateway.core.clock import FakeClock
 from gateway.store import peeking
 from gateway.store.connection import DATABASE, PAGE_BYTES
+from gateway.store.pages import TABLE_INTERIOR
 from gateway.store.peeking import Refused, newest_quarantined, newest_refused, one_quarantined, peek
 from gateway.store.records import SetAside, StoreError
 from gateway.store.segments import SegmentError
@@ -198,3 +201,70 @@ async def test_a_series_lost_in_one_table_is_found_in_the_other(shelves) -> None
     number = store.resolve(Series((("device.id", "d1"),), "m"))
     await store._connection.execute_fetchall("UPDATE series SET body = x'00'")
     assert peek(shelves.state_dir, lambda tables: tables.series(number)).name == "m"
+
+
+async def test_a_tree_that_leads_back_to_its_root_has_no_row(shelves) -> None:
+    """The search for one row ends, and so does that for all."""
+    store = await shelves.open()
+    await store.append([], set_aside=[odd(number, 300) for number in range(16)])
+    assert await asyncio.to_thread(peek, shelves.state_dir, lambda tables: one_quarantined(tables, 16))
+    ((root,),) = await store._connection.execute_fetchall(
+        "SELECT rootpage FROM sqlite_schema WHERE name = 'quarantine'"
+    )
+    await shelves.close()
+    path = shelves.state_dir / DATABASE
+    data = bytearray(path.read_bytes())
+    page = memoryview(data)[(root - 1) * PAGE_BYTES : root * PAGE_BYTES]
+    assert page[0] == TABLE_INTERIOR
+    # No child but the last, and that is the page itself.
+    page[3:5], page[8:12] = bytes(2), root.to_bytes(4, "big")
+    path.write_bytes(data)
+    assert peek(shelves.state_dir, lambda tables: one_quarantined(tables, 16)) is None
+    assert seen(shelves) == []
+
+
+async def test_a_boot_that_is_damaged_is_left_out(shelves) -> None:
+    """SQLite keeps any type in any column: what is known of the others is still told."""
+    store = await shelves.open()
+    await shelves.put(store)
+    moment_ns, boot = shelves.clock.monotonic_ns(), store.timeline.current.boot
+    rows = [(boot + 1, b"a uuid", b"\x92\x00\x90"), (boot + 2, "a uuid", "text"), (boot + 3, "a uuid", b"\xc1")]
+    await store._connection.executemany("INSERT INTO boots VALUES (?, ?, ?)", rows)
+    timeline = peek(shelves.state_dir, lambda tables: tables.timeline())
+    assert [times.boot for times in timeline.boots] == [boot]
+    ((repaired,), _) = timeline.repair(np.array([moment_ns]), boot)
+    assert repaired == FakeClock().wall
+
+
+async def test_a_refusal_that_is_damaged_is_left_out(shelves) -> None:
+    """The others are shown, as many as were asked for."""
+    store = await shelves.open()
+    for number in range(3):
+        await shelves.put(store)
+        store.refuse(await shelves.lease(store), "refused", f"bad name {number}")
+    await store.append([])
+    await store._connection.execute_fetchall(
+        "UPDATE refused SET message = x'00' WHERE id = (SELECT max(id) FROM refused)"
+    )
+    rows = peek(shelves.state_dir, lambda tables: newest_refused(tables, limit=2))
+    assert [row.message for _, row in rows] == ["bad name 1", "bad name 0"]
+
+
+async def test_a_disk_that_fails_while_it_is_read_is_a_sentence(shelves, monkeypatch) -> None:
+    """It says which file and why, and the file is let go of."""
+    store = await shelves.open()
+    await quarantine(store, odd(1))
+    await store._connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+    files = []
+
+    def fail(file: int, *_: object) -> bytes:
+        files.append(file)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(peeking.os, "pread", fail)
+        with pytest.raises(StoreError, match=f"{DATABASE} cannot be read: Input/output error"):
+            seen(shelves)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(files[0])
+    assert seen(shelves) == [odd(1)]
