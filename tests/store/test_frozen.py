@@ -7,12 +7,14 @@ import os
 import shutil
 import sqlite3
 
+import msgspec
 import pytest
 
 from gateway.core.clock import NS_PER_S
 from gateway.core.contracts import FullError, Priority
 from gateway.store import frozen as frozen_module
 from gateway.store import room, starting
+from gateway.store.accounts import decode_state, encode_state
 from gateway.store.connection import DATABASE
 from gateway.store.database import Loss, StoreError
 from gateway.store.frozen import Frozen
@@ -191,11 +193,15 @@ async def test_somebody_else_wrote_meanwhile(shelves, fill, monkeypatch, caplog)
     store = await shelves.open(uplinks=("cloud", "spare"))
     await shelves.drain(store)
     connection = sqlite3.connect(shelves.state_dir / DATABASE)
-    connection.execute("UPDATE shelf SET body = body || x'00' WHERE id = ?", (STATE_ID,))
+    ((body,),) = connection.execute("SELECT body FROM shelf WHERE id = ?", (STATE_ID,)).fetchall()
+    state = decode_state(body)
+    theirs = encode_state(msgspec.structs.replace(state, commit=state.commit + 1))
+    connection.execute("UPDATE shelf SET body = ? WHERE id = ?", (theirs, STATE_ID))
     connection.commit()
     connection.close()
     before = (shelves.state_dir / DATABASE).read_bytes()
     disk.is_read_only = False
+    assert await store._frozen.write_down(store._around.room) == "somebody else has written to it meanwhile"
     await shelves.close()
     assert "could not be written down" in caplog.text
     assert (shelves.state_dir / DATABASE).read_bytes() == before
@@ -217,6 +223,34 @@ async def test_a_write_down_that_fails_half_way_changes_nothing(shelves, fill, m
         await shelves.close()
     store = await shelves.open(uplinks=("cloud", "spare"))
     assert store.events == []
+    assert sorted(await shelves.drain(store)) == put
+
+
+async def test_a_disk_that_is_full_while_it_is_written_down(shelves, fill, monkeypatch) -> None:
+    """SQLite has ended the transaction by itself then: it is said what is wrong, and nothing is changed."""
+    put = await fill(dies=True)
+    disk = Disk(monkeypatch)
+    store = await shelves.open(uplinks=("cloud", "spare"))
+    # What is refused is kept in a drawer: that needs pages of its own.
+    while (lease := await shelves.lease(store)) is not None:
+        store.refuse(lease, "refused", "no")
+    await store._committer.commit()
+    disk.is_read_only = False
+    real = frozen_module.open_writer
+
+    async def open_full(*path: object, **more: object):
+        writer = await real(*path, **more)
+        # Less than there are already: as many as there are.
+        await writer.execute_fetchall("PRAGMA max_page_count = 1")
+        return writer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(frozen_module, "open_writer", open_full)
+        assert "the disk is full" in await store._frozen.write_down(store._around.room)
+        await shelves.close()
+    store = await shelves.open(uplinks=("cloud", "spare"))
+    assert store.events == []
+    assert store.status()["store"]["refused"] == 0
     assert sorted(await shelves.drain(store)) == put
 
 
