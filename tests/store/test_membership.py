@@ -425,6 +425,28 @@ async def test_what_is_looked_at_and_not_needed_is_found_again(monkeypatch) -> N
     assert not leftovers.is_done
 
 
+async def test_only_a_whole_walk_that_finds_nothing_ends_the_sweep(monkeypatch) -> None:
+    """Some are looked at a turn: until all were, and no litter among them, the uplink is not done with."""
+    from gateway.store.accounts import Accounts, Removal, Share, Stage
+    from gateway.store.records import SHELVES, place
+
+    rows = Rows([place(*SHELVES[0], n) for n in range(1, 8)])
+    monkeypatch.setattr(membership, "find_unneeded", rows.find)
+    monkeypatch.setattr(membership, "LOOK_MAX", 3)
+    gone = Share("gone", 2, removal=Removal(1, 0, 9, 7, stage=Stage.LET_GO))
+    accounts = Accounts([gone], {}, accepted=7)
+    leftovers = membership.Leftovers(None, accounts)
+    found = [[row.sequence for row in await leftovers.sweep()] for _ in range(4)]
+    # Who finds some begins anew: their commit may fail.
+    assert found == [[1, 2, 3], [4, 5, 6], [7], [1, 2, 3]]
+    assert accounts.shares["gone"].removal.stage is Stage.LET_GO
+    leftovers.rewind()
+    rows.ids = []
+    assert await leftovers.sweep() == []
+    assert accounts.shares["gone"].removal.stage is Stage.SWEPT
+    assert leftovers.is_done
+
+
 async def test_litter_that_could_not_be_let_go_is_found_again(shelves, both, monkeypatch) -> None:
     """The commit that takes it away may fail; only when none is left is it over."""
     from gateway.store import committer
