@@ -6,8 +6,10 @@ import sqlite3
 
 import pytest
 
+from gateway.core.batch import Series
 from gateway.core.clock import NS_PER_S
-from gateway.store import membership
+from gateway.store import membership, starting
+from gateway.store.accounts import SERIES_MAX
 from gateway.store.connection import DATABASE
 from gateway.store.database import StoreError
 
@@ -68,6 +70,38 @@ async def test_a_lease_of_what_is_gone_is_no_doubt(shelves) -> None:
     assert "1 readings are held for cloud, 0 are there" in store.events[0]
     assert store.status()["uplinks"]["cloud"]["maybe_twice"] == 0
     assert store.status()["uplinks"]["cloud"]["ledger"] == {"damaged": 1}
+
+
+async def test_of_what_was_leased_only_what_is_here_may_be_sent_twice(shelves, monkeypatch) -> None:
+    """A large shelf is not counted through at its start: a lease of nothing is no event there either."""
+    store = await shelves.open()
+    for count in (1, 2):
+        await shelves.put(store, count)
+        await shelves.lease(store)
+    await store.append([])
+    await shelves.close()
+    with sqlite3.connect(shelves.state_dir / DATABASE) as connection:
+        connection.execute("DELETE FROM shelf WHERE id = (SELECT min(id) FROM shelf)")
+    connection.close()
+    monkeypatch.setattr(starting, "SMALL_BYTES_MAX", 0)
+    store = await shelves.open()
+    assert store.events == ["cloud: 2 readings were being sent when the process ended"]
+    assert store.status()["uplinks"]["cloud"]["maybe_twice"] == 2
+    assert len(await shelves.drain(store)) == 2
+
+
+async def test_a_series_number_that_is_kept_for_none_is_damage(shelves) -> None:
+    """The last one that fits: a shelf that believed it could name no new series any more."""
+    store = await shelves.open()
+    put = await shelves.put(store, 3)
+    await shelves.close()
+    with sqlite3.connect(shelves.state_dir / DATABASE) as connection:
+        connection.execute("INSERT INTO series SELECT ?, body FROM series", (SERIES_MAX,))
+    connection.close()
+    store = await shelves.open()
+    assert f"{SERIES_MAX} is no series' number" in store.events[0]
+    assert store.resolve(Series((), "new")) == 2
+    assert await shelves.drain(store) == put
 
 
 async def test_an_uplink_that_joins_an_empty_shelf_says_nothing(shelves) -> None:
