@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sqlite3
@@ -101,6 +102,46 @@ async def test_what_fails_behind_the_opening_lets_go_of_the_files(shelves, monke
         with pytest.raises(ZeroDivisionError):
             await shelves.open()
     assert (await shelves.open()).events == []
+
+
+async def test_what_fails_behind_the_opening_lets_go_of_a_shelf_that_cannot_be_written(shelves, monkeypatch) -> None:
+    """Its file is read by hand, and that one is closed as well."""
+    from gateway.store.room import Room
+
+    put = await shelves.put(await shelves.open(), 3)
+    await shelves.close()
+    files = {str(shelves.state_dir / DATABASE), str(shelves.state_dir / "lock")}
+
+    async def refuse(*_: object, **__: object) -> None:
+        error = sqlite3.OperationalError("attempt to write a readonly database")
+        error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_READONLY, "SQLITE_READONLY"
+        raise error
+
+    seen: set[str] = set()
+
+    async def fail(*_: object) -> None:
+        seen.update(open_files() & files)
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr(starting, "open_writer", refuse)
+    with monkeypatch.context() as patch:
+        patch.setattr(Room, "measure", fail)
+        with pytest.raises(ZeroDivisionError):
+            await shelves.open()
+    assert seen == files
+    assert not open_files() & files
+    store = await shelves.open()
+    assert store.is_frozen
+    assert await shelves.drain(store) == put
+
+
+def open_files() -> set[str]:
+    """Return what this process has open."""
+    found = set()
+    for file in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.add(os.readlink(f"/proc/self/fd/{file}"))
+    return found
 
 
 async def test_a_new_shelf_that_cannot_be_begun_leaves_nothing_behind(shelves, monkeypatch) -> None:
