@@ -284,6 +284,25 @@ async def test_series_survive_in_their_copy(shelves, filled) -> None:
     assert store.resolve(type(store.series(1))((), "new")) > 1
 
 
+async def test_a_salvage_holds_nothing_for_an_uplink_that_was_let_go(shelves) -> None:
+    """Though another still needs the same segments: what it lost stays in its ledger, once."""
+    store = await shelves.open(uplinks=("stays", "gone"))
+    put = await shelves.put(store, 7)
+    await shelves.close()
+    for suspect in (False, True):
+        if suspect:
+            (shelves.state_dir / f"{DATABASE}.suspect").write_text("why")
+        store = await shelves.open(uplinks=("stays",), uplink_grace=0)
+        shelves.check(store)
+        await shelves.close()
+        report = verify(shelves.state_dir)
+        assert report.problems == []
+        assert report.uplinks["gone"] == {"delivered": 0, "held": 0, "ledger": 7, "removed": True}
+        assert report.uplinks["stays"]["held"] == 7
+    assert "was damaged" in store.events[0]
+    assert await shelves.drain(await shelves.open(uplinks=("stays",)), "stays") == put
+
+
 @pytest.mark.parametrize("how", ["DELETE FROM boots", "UPDATE boots SET body = x'c1'"])
 async def test_a_lost_boot_is_made_of_its_segments(shelves, how) -> None:
     """Without its row nobody could say when its readings were: their own rows tell, as well as it was known then."""
