@@ -152,10 +152,11 @@ class Tables:
             state = decode_state(values[-1]) if values and isinstance(values[-1], bytes) else state
         current = BootId(state.boot)
         boots: list[BootTimes] = []
-        for number, (uuid, body) in self.rows("boots"):
-            with contextlib.suppress(msgspec.DecodeError):
-                if isinstance(uuid, str) and isinstance(body, bytes):
-                    boots.append(decode_boot(number, uuid, body, state=state))
+        for number, row in self.rows("boots"):
+            match row:
+                case str(uuid), bytes(body):
+                    with contextlib.suppress(msgspec.DecodeError):
+                        boots.append(decode_boot(number, uuid, body, state=state))
         if all(times.boot != current for times in boots):
             boots.append(BootTimes(current, ""))
         return Timeline(boots, current=current)

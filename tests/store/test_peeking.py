@@ -230,6 +230,13 @@ async def test_a_boot_that_is_damaged_is_left_out(shelves) -> None:
     moment_ns, boot = shelves.clock.monotonic_ns(), store.timeline.current.boot
     rows = [(boot + 1, b"a uuid", b"\x92\x00\x90"), (boot + 2, "a uuid", "text"), (boot + 3, "a uuid", b"\xc1")]
     await store._connection.executemany("INSERT INTO boots VALUES (?, ?, ?)", rows)
+    await store._connection.execute_fetchall(f"INSERT INTO boots VALUES ({boot + 4}, 'cut here', x'920090')")
+    await shelves.close()
+    path = shelves.state_dir / DATABASE
+    data = bytearray(path.read_bytes())
+    # The header of this row's record, which gives its own size and three columns: the last is not in it any more.
+    data[data.rindex(b"cut here") - 4] = 3
+    path.write_bytes(data)
     timeline = peek(shelves.state_dir, lambda tables: tables.timeline())
     assert [times.boot for times in timeline.boots] == [boot]
     ((repaired,), _) = timeline.repair(np.array([moment_ns]), boot)
