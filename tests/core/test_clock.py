@@ -441,3 +441,16 @@ class _same:  # noqa: N801  reads as a word where it stands
         return other[0].tolist() == self.times and other[1] is self.quality
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def test_what_is_reckoned_with_a_doubtful_clock_is_as_doubtful() -> None:
+    """A box without a battery that nobody has told the time: earlier moments are no better known than later ones."""
+    clock = FakeClock(synced=False, monotonic=100 * NS_PER_S)
+    line = timeline()
+    assert line.observe(clock)
+    assert line.repair(ns(50), ONE)[1] is Quality.UNSYNCED
+    assert line.repair(ns(100), ONE)[1] is Quality.UNSYNCED
+    clock.synced = True
+    clock.advance(60 * NS_PER_S)
+    assert line.observe(clock)
+    assert line.repair(ns(50), ONE)[1] is Quality.REPAIRED
