@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from gateway.store.settings import StoreSettings
 
 BALLAST: Final = "ballast"
+# Whatever a board's profile says: each start reads the log through.
+LOG_BYTES_MAX: Final = 64 << 20
 LOG_BYTES_MIN: Final = 128 << 10
 LOG_SHARE: Final = 8
 LOG_DISK_SHARE: Final = 32
@@ -76,7 +78,7 @@ class Room:
         share = min(self._max_bytes // LOG_SHARE, free_bytes(state_dir) // LOG_DISK_SHARE)
         # What is acked before the log begins anew never reaches the database file. 1,000 readings a second cost the
         # card 7 % more with a log of 1 MiB than with one of 8 where an uplink acks once a minute, 21 % every ten.
-        self.log_bytes = max(min(share, log_bytes_max), LOG_BYTES_MIN)
+        self.log_bytes = max(min(share, log_bytes_max, LOG_BYTES_MAX), LOG_BYTES_MIN)
         # On a disk with nothing left, all that is in the log must still find room in the database file: only
         # then can the log begin anew and say what goes.
         self.ballast_bytes = self.log_bytes * 3 // 2

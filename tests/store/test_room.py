@@ -12,7 +12,7 @@ from gateway.core.contracts import FullError, Priority
 from gateway.core.units import Size
 from gateway.store.database import StoreSettings
 from gateway.store.reading import verify
-from gateway.store.room import BALLAST, LOG_BYTES_MIN, Candidate, Room, age_ns
+from gateway.store.room import BALLAST, LOG_BYTES_MAX, LOG_BYTES_MIN, Candidate, Room, age_ns
 
 MIB = 1 << 20
 
@@ -116,6 +116,7 @@ def test_the_log_is_as_long_as_board_shelf_and_disk_allow(tmp_path) -> None:
     assert Room(tmp_path, settings, log_bytes_max=2 * MIB).log_bytes == 2 * MIB
     assert Room(tmp_path, StoreSettings(max_bytes=Size(4 * MIB)), log_bytes_max=2 * MIB).log_bytes == MIB // 2
     assert Room(tmp_path, settings, log_bytes_max=1).log_bytes == LOG_BYTES_MIN
+    assert Room(tmp_path, StoreSettings(max_bytes=Size(1 << 40)), log_bytes_max=1 << 40).log_bytes <= LOG_BYTES_MAX
 
 
 async def test_the_ballast_is_kept_and_dropped(tmp_path, monkeypatch) -> None:
