@@ -183,7 +183,7 @@ def step_times(start: Any, step: Any, count: int, *, unit: Unit, moment: Moment)
     step_ns = _step_ns(step, count, scale)
     offsets: npt.NDArray[np.int64] = np.arange(count, dtype=np.int64)
     start_ns = to_ns(start, unit)
-    first = last = 0
+    last = 0
     # A whole step is exact; a fraction of a nanosecond would add up if it were rounded first.
     if isinstance(step_ns, int):
         offsets *= step_ns
@@ -192,12 +192,12 @@ def step_times(start: Any, step: Any, count: int, *, unit: Unit, moment: Moment)
         offsets = np.rint(offsets * step_ns).astype(np.int64)
         last = int(offsets[-1])
     if start_ns is not None:
-        ends = (start_ns + first, start_ns + last)
+        ends = (start_ns, start_ns + last)
         if moment.floor_ns <= min(ends) and max(ends) <= moment.ceiling_ns:
             offsets += start_ns
             return Times(offsets, 0)
-    ages = max(first, last) - offsets
-    if abs(last - first) > AGE_NS_MAX:
+    ages = max(0, last) - offsets
+    if abs(last) > AGE_NS_MAX:
         ages = np.zeros(count, np.int64)
     return Times(moment.arrived_ns - ages, MONOTONIC if start is None or start is ABSENT else REJECTED)
 

@@ -20,7 +20,7 @@ import aiosqlite
 from gateway.net.files import create
 from gateway.store import disks
 from gateway.store.accounts import decode_state, encode_state
-from gateway.store.connection import LOCK, Transacting, open_writer, schemas
+from gateway.store.connection import LOCK, Steps, Transacting, open_writer, schemas, transact
 from gateway.store.evidence import DamagedError, look
 from gateway.store.leases import Row
 from gateway.store.opening import fetch, note_closed
@@ -167,36 +167,29 @@ class Frozen:
         for share in state.shares:
             # Written down, it is known to be sent once.
             share.maybe_twice -= min(share.maybe_twice, self.sent.get(share.name, 0))
-        await disk.execute_fetchall("BEGIN IMMEDIATE")
-        try:
-            await self._copy_all(disk)
-            await disk.execute_fetchall("UPDATE shelf SET body = ? WHERE id = ?", (encode_state(state), STATE_ID))
-            await disk.execute_fetchall("COMMIT")
-        except BaseException:
-            if disk.in_transaction:
-                await disk.execute_fetchall("ROLLBACK")
-            raise
+        steps = Steps()
+        await self._copy_all(steps)
+        steps.add("UPDATE shelf SET body = ? WHERE id = ?", (encode_state(state), STATE_ID))
+        await transact(disk, steps)
 
-    async def _copy_all(self, disk: aiosqlite.Connection) -> None:
-        await self._copy(disk, "SELECT id FROM gone", "DELETE FROM shelf WHERE id = ?")
+    async def _copy_all(self, steps: Steps) -> None:
+        await self._copy(steps, "SELECT id FROM gone", "DELETE FROM shelf WHERE id = ?")
         await self._copy(
-            disk, "SELECT done, id FROM shelf WHERE id IN settled", "UPDATE shelf SET done = ? WHERE id = ?"
+            steps, "SELECT done, id FROM shelf WHERE id IN settled", "UPDATE shelf SET done = ? WHERE id = ?"
         )
         for table in ("series", "series_copy"):
-            await self._copy(disk, f"SELECT * FROM {table}", f"INSERT OR IGNORE INTO {table} VALUES (?, ?)")  # noqa: S608  our own names
-        await self._copy(disk, "SELECT * FROM boots", "INSERT OR REPLACE INTO boots VALUES (?, ?, ?)")
-        await disk.execute_fetchall("DELETE FROM ledger")
-        await self._copy(disk, "SELECT * FROM ledger", "INSERT INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?)")
+            await self._copy(steps, f"SELECT * FROM {table}", f"INSERT OR IGNORE INTO {table} VALUES (?, ?)")  # noqa: S608  our own names
+        await self._copy(steps, "SELECT * FROM boots", "INSERT OR REPLACE INTO boots VALUES (?, ?, ?)")
+        steps.add("DELETE FROM ledger", ())
+        await self._copy(steps, "SELECT * FROM ledger", "INSERT INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?)")
         await self._copy(
-            disk,
+            steps,
             "SELECT at_ns, uplink, reason, message, readings, body FROM refused",
             "INSERT INTO refused VALUES (NULL, ?, ?, ?, ?, ?, ?)",
         )
 
-    async def _copy(self, disk: aiosqlite.Connection, select: str, insert: str) -> None:
-        rows = await fetch(self.memory, select)
-        if rows:
-            await disk.executemany(insert, rows)
+    async def _copy(self, steps: Steps, select: str, insert: str) -> None:
+        steps.add(insert, *await fetch(self.memory, select))
 
 
 def _insert(table: str, rows: Iterator[tuple[object, ...]]) -> Iterator[tuple[str, list[tuple[object, ...]]]]:

@@ -54,7 +54,6 @@ class Gathering:
         is_behind: Callable[[], bool] = lambda: False,
     ) -> None:
         self.pending = Pending()
-        self._loose = 0  # readings in its pieces
         self.is_closing = False
         self._in_flight: Pending | None = None
         self._settings = settings
@@ -93,8 +92,8 @@ class Gathering:
         pending.set_aside.extend(self._samples.pick(set_aside, now_s=asyncio.get_running_loop().time()))
         pending.size_bytes += readings * READING_BYTES
         pending.readings += readings
-        self._loose += readings
-        if self._loose + readings > SEGMENT_READINGS_MAX:
+        pending.loose += readings
+        if pending.loose + readings > SEGMENT_READINGS_MAX:
             self._press_ahead(pending)
         waiter = asyncio.get_running_loop().create_future()
         pending.waiters.append(waiter)
@@ -115,7 +114,7 @@ class Gathering:
         finally:
             # Whatever failed: the commit meets it again, and answers everybody.
             pending.pieces += [(priority, batch) for priority, batches in full for batch in batches]
-            self._loose = sum(len(batch) for _, batch in pending.pieces)
+            pending.loose = sum(len(batch) for _, batch in pending.pieces)
 
     async def wait_for_room(self) -> None:
         """Return when something may be appended, in turn; raise FullError where that takes too long."""
@@ -140,7 +139,6 @@ class Gathering:
     def take(self) -> Pending:
         """Return all that waits, for a commit."""
         self._in_flight, self.pending = self.pending, Pending()
-        self._loose = 0
         return self._in_flight
 
     def done(self) -> None:

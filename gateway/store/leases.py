@@ -273,15 +273,16 @@ class Desk:
             stop = place(priority, signal, SEQUENCE_END if lane is Lane.LIVE else self.live_from)
             changes = self._changes
             limit = 1 + len(self._leased) + len(self._hidden) if newest else self._look_rows
-            if newest and (found := self._newest(start, stop, floor=place(priority, signal, self._recent.floor))):
-                return found
-            if first >= self._recent.floor:
-                rows = self._recent.rows(start, stop, lacking=self._bit, limit=limit, newest=newest)
-            else:
+            in_memory = max(start, place(priority, signal, self._recent.floor))
+            rows: list[Row] = []
+            # The disk has no newer one than the newest in memory.
+            if newest or start == in_memory:
+                rows = self._recent.rows(in_memory, stop, lacking=self._bit, limit=limit, newest=newest)
+            if start < in_memory and not self._free(rows):
                 rows = await self._reader.rows(start, stop, lacking=self._bit, limit=limit, newest=newest)
             if changes != self._changes:
                 continue
-            free = [row for row in rows if row.id not in self._leased and row.id not in self._hidden]
+            free = self._free(rows)
             if newest:
                 return free[:1]
             if free or len(rows) < limit:
@@ -289,11 +290,9 @@ class Desk:
             # All of them are on their way already.
             self._next[spot] = where_from(rows[-1].id)[2] + 1
 
-    def _newest(self, start: int, stop: int, *, floor: int) -> list[Row]:
-        """Return the newest row of those in memory that may be leased: the disk has no newer one."""
-        limit = 1 + len(self._leased) + len(self._hidden)
-        rows = self._recent.rows(max(start, floor), stop, lacking=self._bit, limit=limit, newest=True)
-        return [row for row in rows if row.id not in self._leased and row.id not in self._hidden][:1]
+    def _free(self, rows: list[Row]) -> list[Row]:
+        """Return those that nobody is sending and that are not about to go."""
+        return [row for row in rows if row.id not in self._leased and row.id not in self._hidden]
 
     async def _take(self, spot: Spot, rows: list[Row], order: Order) -> Lease | None:
         ids = [row.id for row in rows]

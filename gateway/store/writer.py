@@ -63,6 +63,7 @@ class Pending:
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
     size_bytes: int = 0
     readings: int = 0
+    loose: int = 0  # of these, in the pieces
 
     def take_full(self, *, readings_max: int) -> list[tuple[Priority, list[Batch]]]:
         """Take out of the pieces what fills segments of `readings_max`, by priority; the rest stays.

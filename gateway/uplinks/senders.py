@@ -142,7 +142,6 @@ class HttpSender:
     def close(self) -> None:
         """Let go of the connection; the next request reads secrets and certificates anew."""
         self._socket = None
-        self._is_quick = False
         connection, self._connection = self._connection, None
         if connection is not None:
             self._bytes_before += connection.bytes_sent
@@ -189,6 +188,7 @@ class HttpSender:
 
     def _connected(self, connection: socket.socket) -> None:
         self._socket = connection
+        self._is_quick = False
         if self._is_aborted:
             self.abort()
 

@@ -125,6 +125,7 @@ class Sending:
         """
         assert hand.parts
         request = flight.request
+        answer: Answer | None = None
         try:
             answer = flight.answer.result()
         except TooLargeError as error:
@@ -138,10 +139,8 @@ class Sending:
             hand.reject(request.readings, REFUSED, str(error))
         else:
             self._took(hand, request, answer)
-            hand.parts.popleft()
-            return answer
         hand.parts.popleft()
-        return None
+        return answer
 
     def _next(self, hand: Hand, *, in_haste: bool) -> Request | None:
         self._open(hand)

@@ -777,6 +777,15 @@ def test_the_status_names_what_it_does(make_road, make_readings) -> None:
 QUICK = {"takes_s": 0.01, "batch_readings_max": 1000}
 
 
+async def most_in_hand(road, readings: int) -> int:
+    """Wait until so many are delivered; return how many leases were in hand at most."""
+    most = 0
+    while road.store.delivered < readings:
+        await asyncio.sleep(0.001)
+        most = max(most, len(road.store.leased))
+    return most
+
+
 def test_where_answers_come_at_once_the_next_request_stands_ready(make_road, make_readings) -> None:
     """Two leases in hand at most; all arrive in order, once each, and the doors hear that this road keeps up."""
 
@@ -785,11 +794,7 @@ def test_where_answers_come_at_once_the_next_request_stands_ready(make_road, mak
         for k in range(40):
             road.store.add(make_readings(1000, start=1000 * k))
         task = await road.start()
-        most = 0
-        while road.store.delivered < 40_000:
-            await asyncio.sleep(0.001)
-            most = max(most, len(road.store.leased))
-        assert most == 2
+        assert await most_in_hand(road, 40_000) == 2
         assert [r.value for r in road.wire.readings()] == list(range(40_000))
         await road.stop(task)
         assert road.store.maybe_twice == 0
@@ -805,11 +810,7 @@ def test_a_slow_road_has_one_lease_in_hand(make_road, make_readings) -> None:
         for k in range(10):
             road.store.add(make_readings(1000, start=1000 * k))
         task = await road.start()
-        most = 0
-        while road.store.delivered < 10_000:
-            await asyncio.sleep(0.01)
-            most = max(most, len(road.store.leased))
-        assert most == 1
+        assert await most_in_hand(road, 10_000) == 1
         assert road.store.events_of_speed == []
         await road.stop(task)
 
