@@ -59,6 +59,8 @@ class Share(msgspec.Struct, array_like=True):
     # First and last row id of each lease at the time of the commit: a process that dies leaves them possibly sent.
     leased: list[tuple[int, int]] = []
     removal: Removal | None = None
+    # How many readings may be leased from this commit to the next: a process that dies leaves them possibly sent.
+    allowed: int = 0
 
     def wants(self, sequence: int) -> bool:
         """Whether a segment was for it at all; whether it has it already stands in the segment's row."""
@@ -91,7 +93,7 @@ class State(msgspec.Struct, array_like=True):
         """Whether these numbers can be of our making: a checksum is soon made."""
         numbers = [self.commit, self.accepted, self.boot_last_ns, self.log_bytes]
         for share in self.shares:
-            numbers += [share.delivered, share.held, share.maybe_twice]
+            numbers += [share.delivered, share.held, share.maybe_twice, share.allowed]
             if share.removal is not None:
                 numbers += [share.removal.boot, share.removal.at_ns, share.removal.sequence, share.removal.accepted]
         slots = [share.slot for share in self.shares]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from gateway.core.contracts import BootId, FullError
 from gateway.store.accounts import Entry, encode_state
+from gateway.store.allowance import MUTE_S
 from gateway.store.connection import DATABASE
 from gateway.store.disks import is_full
 from gateway.store.drawer import Drawer, cut
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
     from gateway.core.clock import Clock
     from gateway.core.telemetry import Telemetry
-    from gateway.store.accounts import Change, State
+    from gateway.store.accounts import Accounts, Change, State
     from gateway.store.leases import Desk, Recent, Row
     from gateway.store.opening import Opened
     from gateway.store.records import Lease
@@ -60,6 +61,8 @@ CLOSED_RETRY_S: Final = 10.0
 DONE_MAX: Final = 8192
 DONE_HELD_MAX: Final = 65_536
 REFUSED_WAITING_MAX: Final = 64
+# By so much of the interval the next commit may be late: what is leased until then is allowed by this one.
+NEXT_SLACK: Final = 0.5
 # An uplink that is behind by less than this share of `recent_bytes` finds all of it in memory.
 BEHIND_SHARE: Final = 2
 DRAWER_SHARE: Final = 8
@@ -118,7 +121,7 @@ class Committer:
             settings=settings,
             telemetry=self._telemetry,
             pace=self.pace,
-            want=self._want,
+            want=self.want,
             offset_ns=self._offset_ns,
             refusal=self._refusal,
             is_behind=self._is_behind,
@@ -147,7 +150,7 @@ class Committer:
         for segment_id in lease.ids():
             self._done[segment_id] = self._done.get(segment_id, 0) | bit
         # Where commits are stretched to spare the card, acks must not bring them forward.
-        self._want(max(ACK_WAIT_S, self.pace.interval_s) if len(self._done) < DONE_MAX else 0)
+        self.want(max(ACK_WAIT_S, self.pace.interval_s) if len(self._done) < DONE_MAX else 0)
 
     async def wait_settled(self) -> None:
         """Return when the list of what was acked and is still on the disk is not too long to go on."""
@@ -163,7 +166,7 @@ class Committer:
             self.accounts.deliver(name, row.readings, lost=(DAMAGED, Entry(row.readings, 0, 0, now_ns, now_ns)))
             self._done[row.id] = self._done.get(row.id, 0) | share.bit
         log.error("%s: %d segments on the disk are damaged; they are in the ledger", name, len(rows))
-        self._want(ACK_WAIT_S)
+        self.want(ACK_WAIT_S)
 
     def set_refused_aside(self, lease: Lease, reason: str, message: str) -> None:
         """Keep refused segments for a person to look at."""
@@ -174,13 +177,13 @@ class Committer:
     def count_maybe_twice(self, name: str, readings: int) -> None:
         """Count readings that the far side may get twice."""
         self.accounts.shares[name].maybe_twice += readings
-        self._want(ACK_WAIT_S)
+        self.want(ACK_WAIT_S)
 
     def look_at_clock(self) -> None:
         """See whether the wall clock was set or confirmed; what is learnt goes to the disk soon."""
         if self.timeline.observe(self._clock):
             self._boots_unsaved = True
-            self._want(ACK_WAIT_S)
+            self.want(ACK_WAIT_S)
 
     def now_ns(self) -> int:
         """Return Unix ns if a clock is known, else 0."""
@@ -220,7 +223,8 @@ class Committer:
         most = self._settings.recent_bytes // BEHIND_SHARE
         return any(desk.keeps_up and desk.behind_bytes > most for desk in self._desks.values())
 
-    def _want(self, wait_s: float) -> None:
+    def want(self, wait_s: float = 0.0) -> None:
+        """Ask for a commit, so many seconds from now at the latest."""
         due_s = asyncio.get_running_loop().time() + wait_s
         if self._due_s is None or due_s < self._due_s:
             self._due_s = due_s
@@ -249,6 +253,8 @@ class Committer:
     def stop(self) -> None:
         """Take no more, and let `run` return after the commit under way."""
         self._closing = self.gathering.is_closing = True
+        for desk in self._desks.values():
+            desk.allowance.close()
         self._wake.set()
         self._settled.set()
 
@@ -295,14 +301,28 @@ class Committer:
         if isinstance(error, FullError):
             full = self._turned_away(error)
             # What was acked makes room; it must not wait for those who were turned away.
-            self._want(0 if self._done else ACK_WAIT_S)
+            self.want(0 if self._done else ACK_WAIT_S)
         else:
             name = self.trouble.failed(error)
+            if self.trouble.failing_s() >= MUTE_S:
+                self._mute()
             if isinstance(error, sqlite3.Error) and is_damage(error):
                 self.damaged(str(error))
             full = self.gathering.full(name, self.trouble.sentence, RETRY_S)
-            self._want(RETRY_S)
+            self.want(RETRY_S)
         answer(pending, full)
+
+    def _mute(self) -> None:
+        """Let data leave although nothing can be written: what is sent is forgotten if the process dies."""
+        quiet = [desk for desk in self._desks.values() if not desk.allowance.is_mute]
+        if quiet:
+            log.warning(
+                "nothing could be written for %d s: what is held is sent all the same, and may be sent again after a "
+                "restart",
+                MUTE_S,
+            )
+        for desk in quiet:
+            desk.allowance.mute()
 
     async def _commit(self, pending: Pending, *, clean: bool) -> None:
         sealed = self._seal(pending)
@@ -375,7 +395,7 @@ class Committer:
         self.state = state
         self._take_effect(work)
         if self.forgetter.took_effect(sealed, len(work.series_left)):
-            self._want(ACK_WAIT_S)
+            self.want(ACK_WAIT_S)
         self.room.note(*pages)
 
     def _plan(self, pending: Pending, sealed: Sealed, change: Change, *, clean: bool) -> tuple[Transaction, State]:
@@ -389,6 +409,7 @@ class Committer:
             desks=self._desks,
             series_next=self._registry.next_number,
             log_bytes=0 if clean else max(self.room.log_size_bytes, LOG_HEADER_BYTES),
+            allowed=self._allow(after, clean=clean),
         )
         work = Transaction(
             encode_state(state),
@@ -403,6 +424,18 @@ class Committer:
             quarantine=self.quarantine.plan(self.now_ns(), [cut(what) for what in pending.set_aside]),
         )
         return work, state
+
+    def _allow(self, after: Accounts, *, clean: bool) -> dict[str, int]:
+        """Return how many readings each uplink may lease before the next commit: none after the very last one."""
+        # The next commit is due so long after the next arrival, which may come a little later than this one.
+        next_s = asyncio.get_running_loop().time() + self.pace.interval_s * (1 + NEXT_SLACK)
+        allowed: dict[str, int] = {}
+        for name, desk in self._desks.items():
+            # Whom this commit brings enough leases at once, whenever it meant to.
+            is_called = self.watchers.has_enough(name, after.shares[name].held)
+            by_s = float("-inf") if clean else float("inf") if is_called else next_s
+            allowed[name] = desk.allowance.plan(by_s=by_s)
+        return allowed
 
     def _take_back(self, done: dict[int, int], refusing: Iterable[Refusal], gone: list[int]) -> None:
         """Put back what a failed transaction would have settled."""
@@ -436,6 +469,7 @@ class Committer:
             # What only others had settled stays hidden where this one has settled it since.
             bit = self.accounts.shares[name].bit
             desk.gone([*(segment_id for segment_id, bits in work.done.items() if bits & bit), *work.removed])
+            desk.allowance.written()
             if shelves:
                 desk.arrived(shelves, sum(new.row.size_bytes for new in work.segments))
         self.watchers.look()
@@ -447,9 +481,9 @@ class Committer:
         # A clock that is set while nothing arrives is noticed too: what is held may be waiting for it.
         if self.timeline.observe(self._clock):
             self._boots_unsaved = True
-            self._want(ACK_WAIT_S)
+            self.want(ACK_WAIT_S)
         next_sequence = self.next_sequence
         has_expired = await self._keeper.tend()
         oldest = self._keeper.oldest
         if self.forgetter.look(next_sequence if oldest is None else min(oldest, next_sequence)) or has_expired:
-            self._want(0)
+            self.want(0)

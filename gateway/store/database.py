@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.core.clock import NS_PER_S
 from gateway.store.accounts import NOBODY, Entry, Stage
+from gateway.store.allowance import Allowance
 from gateway.store.committer import Committer, Surroundings
 from gateway.store.connection import DirectoryLock, share_cache
 from gateway.store.leases import Desk, Recent, Row
@@ -104,6 +105,7 @@ class Store:
                 recent=recent,
                 scheduler=LaneScheduler(backlog_share=around.settings.backlog_share),
                 damaged=self._settle_damaged,
+                allowance=Allowance(self._ask),
             )
             for share in opened.accounts.configured
             if share.name != NOBODY
@@ -220,17 +222,21 @@ class Store:
         """Commit `interval_s` after the first arrival from now on, and early ones at least `gap_s` apart."""
         self._committer.pace.interval_s, self._committer.pace.gap_s = interval_s, gap_s
 
-    async def lease(self, uplink: str, *, readings_max: int, bytes_max: int) -> Lease | None:
-        """Return what `uplink` sends next, at least one segment; None when nothing is held for it now."""
+    async def lease(self, uplink: str, *, readings_max: int, bytes_max: int, may_wait: bool = True) -> Lease | None:
+        """Return what `uplink` sends next, at least one segment; None when nothing is held for it now.
+
+        What may be sent has to stand on the disk first: it may wait for a commit, or without `may_wait` return None.
+        """
         await self._committer.wait_settled()
+        desk = self._desks[uplink]
         try:
-            lease = await self._desks[uplink].lease(readings_max=readings_max, bytes_max=bytes_max)
+            lease = await desk.lease(readings_max=readings_max, bytes_max=bytes_max, may_wait=may_wait)
         except sqlite3.DatabaseError as error:
             if not is_damage(error):
                 raise
             # What is in memory still leaves; the rest waits for the next start, which salvages.
             self._committer.damaged(str(error))
-            self._desks[uplink].has_some.clear()
+            desk.has_some.clear()
             return None
         self._committer.gathering.look()
         return lease
@@ -268,12 +274,21 @@ class Store:
 
     def release(self, lease: Lease, *, maybe_delivered: bool) -> None:
         """Put it back to be sent again; with `maybe_delivered` it is counted as possibly sent twice."""
-        if self._desks[lease.uplink].close(lease, settled=False) and maybe_delivered:
+        desk = self._desks[lease.uplink]
+        if desk.close(lease, settled=False, maybe_delivered=maybe_delivered) and maybe_delivered:
             self._committer.count_maybe_twice(lease.uplink, lease.readings)
 
-    def count_maybe_twice(self, lease: Lease, readings: int) -> None:
-        """Count a part of `lease` that was sent, got no answer, and is sent again while the rest stays in hand."""
+    async def count_maybe_twice(self, lease: Lease, readings: int) -> None:
+        """Count a part of `lease` that got no answer and is sent again from the hand; return when that is written."""
         self._committer.count_maybe_twice(lease.uplink, readings)
+        allowance = self._desks[lease.uplink].allowance
+        allowance.doubt()
+        while allowance.is_in_doubt and await allowance.wait():
+            pass
+
+    def rest(self, uplink: str, seconds: float) -> None:
+        """Take note that nothing is leased for so long: what is held is not taken for sent if the process dies."""
+        self._desks[uplink].allowance.rest(asyncio.get_running_loop().time() + seconds)
 
     def refuse(self, lease: Lease, reason: str, message: str) -> None:
         """Give up a lease that is never taken: to the ledger, and for a while aside for a person to look at."""
@@ -292,6 +307,9 @@ class Store:
         if frozen is not None:
             frozen.sent[lease.uplink] = frozen.sent.get(lease.uplink, 0) + lease.readings
             self._committer.count_maybe_twice(lease.uplink, lease.readings)
+
+    def _ask(self) -> None:
+        self._committer.want()
 
     def _settle_damaged(self, name: str, rows: list[Row]) -> None:
         self._committer.settle_damaged(name, rows)

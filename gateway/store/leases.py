@@ -19,6 +19,8 @@ from gateway.store.segments import SegmentError, check_link, read_header
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from gateway.store.allowance import Allowance
+
 # Rows looked at in one query, and segments in one lease: SQLite's oldest limit of parameters is 999. How many are
 # looked at follows what the last leases took: each row that is looked at for nothing is a page read for nothing.
 LOOK_MAX: Final = 512
@@ -133,8 +135,10 @@ class Desk:
         recent: Recent,
         scheduler: LaneScheduler,
         damaged: Callable[[str, list[Row]], None],
+        allowance: Allowance,
     ) -> None:
         self.name = name
+        self.allowance = allowance
         self.live_from = live_from
         self.leases: dict[int, Lease] = {}
         self.has_some = asyncio.Event()
@@ -206,23 +210,38 @@ class Desk:
         """Whether somebody is sending it."""
         return segment_id in self._leased
 
-    def close(self, lease: Lease, *, settled: bool) -> bool:
+    def close(self, lease: Lease, *, settled: bool, maybe_delivered: bool = True) -> bool:
         """Take a lease back; return False where it was given back before."""
         if self.leases.pop(id(lease), None) is None:
             return False
         if settled:
             self._leased.difference_update(lease.ids())
             self._hidden.update(lease.ids())
+            return True
+        self._scheduler.sent(lease.lane, lease.segments[0].priority, -lease.size_bytes)
+        self.show(lease.ids())
+        if maybe_delivered:
+            self.allowance.doubt()
         else:
-            self._scheduler.sent(lease.lane, lease.segments[0].priority, -lease.size_bytes)
-            self.show(lease.ids())
+            self.allowance.give_back(lease.readings, lease.allowed_by)
         return True
 
-    async def lease(self, *, readings_max: int, bytes_max: int) -> Lease | None:
-        """Return what to send next, or None when there is nothing now."""
+    async def lease(self, *, readings_max: int, bytes_max: int, may_wait: bool = True) -> Lease | None:
+        """Return what to send next, or None when there is nothing now.
+
+        It may wait for a commit that allows it; without `may_wait` it returns None then too.
+        """
+        self.allowance.rest(0.0)
         async with self._reading:
             while (choice := self._choose()) is not None:
-                lease = await self._lease_from(choice, readings_max, bytes_max)
+                if (found := await self._find(choice, readings_max, bytes_max)) is None:
+                    continue
+                spot, rows = found
+                if not self.allowance.covers(sum(row.readings for row in rows)):
+                    if not may_wait or not await self.allowance.wait():
+                        return None
+                    continue
+                lease = await self._take(spot, rows, choice.order)
                 if lease is not None:
                     self.leases[id(lease)] = lease
                     self._scheduler.sent(choice.lane, choice.priority, lease.size_bytes)
@@ -238,7 +257,7 @@ class Desk:
             held[lane][priority] = 1
         return self._scheduler.next(live=held[Lane.LIVE], backlog=held[Lane.BACKLOG])
 
-    async def _lease_from(self, choice: Choice, readings_max: int, bytes_max: int) -> Lease | None:
+    async def _find(self, choice: Choice, readings_max: int, bytes_max: int) -> tuple[Spot, list[Row]] | None:
         for spot in [*self._maybe]:
             if spot[0] is not choice.lane or spot[1][0] is not choice.priority:
                 continue
@@ -247,10 +266,7 @@ class Desk:
             else:
                 rows = await self._look_for(spot, readings_max, bytes_max)
             if rows:
-                # The next turn in this class is another signal's.
-                self._maybe.pop(spot, None)
-                self._maybe[spot] = None
-                return await self._take(spot, rows, choice.order)
+                return spot, rows
             self._maybe.pop(spot, None)
         return None
 
@@ -297,6 +313,10 @@ class Desk:
     async def _take(self, spot: Spot, rows: list[Row], order: Order) -> Lease | None:
         ids = [row.id for row in rows]
         self._leased.update(ids)
+        allowed_by = self.allowance.take(sum(row.readings for row in rows))
+        # The next turn in this class is another signal's.
+        self._maybe.pop(spot, None)
+        self._maybe[spot] = None
         lane, (_, signal) = spot
         if order is Order.OLDEST:
             self._next[spot] = where_from(ids[-1])[2] + 1
@@ -315,7 +335,7 @@ class Desk:
             self._leased.difference_update(row.id for row in lost)
             self.hide(row.id for row in lost)
             self._damaged(self.name, lost)
-        return Lease(self.name, lane, segments, signal) if segments else None
+        return Lease(self.name, lane, segments, signal, allowed_by) if segments else None
 
 
 def _within(rows: list[Row], readings_max: int, bytes_max: int) -> list[Row]:

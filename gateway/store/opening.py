@@ -233,15 +233,21 @@ def decode_boot(number: int, uuid: str, body: bytes, *, state: State) -> BootTim
 
 
 async def _count_interrupted(connection: aiosqlite.Connection, opened: Opened) -> None:
-    """Count what was leased when the process died and is still here: the far side may have it."""
+    """Count what was leased when the process died, or may have been since its last commit: the far side may have it."""
     for share in opened.accounts.shares.values():
+        leased = 0
         for first, last in share.leased:
             ((readings,),) = await fetch(
                 connection,
                 "SELECT coalesce(sum(readings), 0) FROM shelf WHERE id BETWEEN ? AND ? AND done & ? = 0",
                 (first, last, share.bit),
             )
-            share.maybe_twice += readings
-            if readings:
-                opened.events.append(f"{share.name}: {readings} readings were being sent when the process ended")
-        share.leased = []
+            leased += readings
+        readings = leased + min(share.allowed, max(0, share.held - leased))
+        share.maybe_twice += readings
+        if readings:
+            opened.events.append(
+                f"{share.name}: up to {readings} readings may have been sent just before the process ended; they are "
+                "sent again and counted as maybe_twice"
+            )
+        share.leased, share.allowed = [], 0

@@ -61,10 +61,16 @@ def next_state(
     desks: Mapping[str, Desk],
     series_next: int,
     log_bytes: int,
+    allowed: Mapping[str, int],
 ) -> State:
-    """Return the state row of a commit that leaves the accounts as `after`; `log_bytes` is 0 for the very last one."""
+    """Return the state row of a commit that leaves the accounts as `after`; `log_bytes` is 0 for the very last one.
+
+    `allowed` is what each uplink may lease until the next one, in readings.
+    """
     for name, desk in desks.items():
-        after.shares[name].leased = [(lease.segments[0].id, lease.segments[-1].id) for lease in desk.leases.values()]
+        share = after.shares[name]
+        share.leased = [(lease.segments[0].id, lease.segments[-1].id) for lease in desk.leases.values()]
+        share.allowed = allowed[name]
     return State(
         commit=state.commit + 1,
         accepted=after.accepted,

@@ -103,6 +103,7 @@ class Lease:
     lane: Lane
     segments: list[LeasedSegment]
     signal: Signal
+    allowed_by: int = 0  # which commit allowed it (store/allowance)
     readings: int = field(init=False)
     size_bytes: int = field(init=False)
 

@@ -27,6 +27,7 @@ class Trouble:
         self._room = room
         self._kind = ""
         self._sentence = ""
+        self._failing_since_s: float | None = None
         self._said_s: dict[str, float] = {}
         self._was_said = False
         self.is_failing = False  # whether nothing can be written, for another reason than want of room
@@ -50,8 +51,15 @@ class Trouble:
         name = getattr(error, "sqlite_errorname", "") or type(error).__name__
         sentence = f"nothing can be written: {disks.why(error, self._room.state_dir)}; commit failed, trying again"
         self.is_failing = not disks.is_full(error)
+        if self._failing_since_s is None:
+            self._failing_since_s = asyncio.get_running_loop().time()
         self.met(name, sentence, error=None if isinstance(error, sqlite3.Error) else error)
         return name
+
+    def failing_s(self) -> float:
+        """Return for how long commits have failed without one that succeeded, in seconds."""
+        since_s = self._failing_since_s
+        return 0.0 if since_s is None else asyncio.get_running_loop().time() - since_s
 
     def disk_full(self) -> None:
         """Take note that there is no byte left."""
@@ -60,6 +68,7 @@ class Trouble:
     def succeeded(self, *, when_full: str) -> None:
         """Take note that something was written; with `when_full` "refuse" what comes may be turned away still."""
         self.is_failing = False
+        self._failing_since_s = None
         try:
             # What is let go because others have filled the disk is their doing.
             shortage = self._room.shortage()

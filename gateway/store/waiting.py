@@ -78,6 +78,10 @@ class Watchers:
         finally:
             self._watchers.remove(watcher)
 
+    def has_enough(self, uplink: str, held: int) -> bool:
+        """Whether `uplink` waits, and for no more than `held`."""
+        return any(watcher.uplink == uplink and held >= watcher.readings for watcher in self._watchers)
+
     def look(self) -> None:
         """Tell those who have enough; called after each commit."""
         for watcher in self._watchers:

@@ -182,6 +182,7 @@ class Uplink:
             if not self._is_much_held():
                 # Nobody is to wait for a road that itself waits for more.
                 self._note_speed(is_quick=False)
+            self._store.rest(self.name, left_s)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left_s):
                     await self._store.wait_for_readings(self.name, (self._size.readings + 1) // 2)
@@ -200,11 +201,9 @@ class Uplink:
         await self._deliver(hand)
         return hand.lease
 
-    async def _lease_next(self) -> Lease | None:
-        readings_max = self._size.readings
-        lease = await self._store.lease(
-            self.name, readings_max=readings_max, bytes_max=int(self._settings.request_bytes_max)
-        )
+    async def _lease_next(self, *, may_wait: bool = True) -> Lease | None:
+        readings_max, bytes_max = self._size.readings, int(self._settings.request_bytes_max)
+        lease = await self._store.lease(self.name, readings_max=readings_max, bytes_max=bytes_max, may_wait=may_wait)
         if lease is not None and lease.lane == "live" and lease.readings * 2 < readings_max:
             shelf = (lease.signal, lease.segments[0].priority)
             self._is_round_over |= shelf in self._round
@@ -223,10 +222,10 @@ class Uplink:
                 self._store.release(lease, maybe_delivered=error.answer_lost)
                 await self._wait(error, wait_s)
                 return
-            if error.answer_lost and hand.parts:
-                # It is sent again from the hand: the store hears of it in no other way.
-                self._store.count_maybe_twice(lease, len(hand.parts[0]))
             try:
+                if error.answer_lost and hand.parts:
+                    # It is sent again from the hand: the store hears of it in no other way.
+                    await self._store.count_maybe_twice(lease, len(hand.parts[0]))
                 await self._wait(error, wait_s)
             except asyncio.CancelledError:
                 # Some of it was taken, and the store knows leases only whole.
@@ -283,7 +282,8 @@ class Uplink:
         is_right = self._is_quick and not self._is_down and not self._is_stopping
         if not is_right or self._ahead is not None or hand.is_split or not self._is_much_held():
             return
-        lease = await self._lease_next()
+        # Nobody waits for a commit here: the answer to the one under way may be there before that.
+        lease = await self._lease_next(may_wait=False)
         if lease is None:
             return
         following = Hand(lease)
@@ -422,6 +422,7 @@ class Uplink:
             await self._wait_for_clock(error, wait_s)
             return
         self._say("holding" if isinstance(error, HoldError) else "waiting", str(error), wait_s)
+        self._store.rest(self.name, wait_s)
         await asyncio.sleep(wait_s)
 
     async def _wait_for_clock(self, error: NoClockError, wait_s: float) -> None:

@@ -39,7 +39,7 @@ def settle(world: World) -> None:
         lost = sum(account["ledger"].values()) - malformed
         assert truth.promised_malformed <= malformed <= truth.promised_malformed + truth.perhaps_readings
         assert far.missing() <= lost, f"{name}: {far.missing()} readings never came, {lost} are in the ledger"
-        explained = account["maybe_twice"] + world.forgotten[name]
+        explained = account["maybe_twice"] + world.unnoted[name]
         assert far.doubled() <= explained, f"{name}: {far.doubled()} doubled, {explained} explained"
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import numpy as np
 import pytest
 
 from gateway.core.batch import Batch
 from gateway.core.contracts import BootId, Priority, Signal
+from gateway.store.allowance import READINGS_MIN, Allowance
 from gateway.store.leases import LOOK_MAX, LOOK_MIN, Desk, Recent, Row, is_whole
 from gateway.store.policy import LaneScheduler
 from gateway.store.records import place, where_from
@@ -56,7 +59,7 @@ def reader():
 
 @pytest.fixture
 def make_desk(reader):
-    def make(*, live_from=1000, floor=1000, bytes_max=1 << 20):
+    def make(*, live_from=1000, floor=1000, bytes_max=1 << 20, is_free=True):
         desk = Desk(
             "a",
             bit=2,
@@ -65,12 +68,16 @@ def make_desk(reader):
             recent=Recent(bytes_max=bytes_max, floor=floor),
             scheduler=LaneScheduler(backlog_share=0.5),
             damaged=lambda name, rows: desk.lost.extend(row.id for row in rows),
+            allowance=Allowance(lambda: desk.asks.append(desk.allowance.left)),
         )
+        if is_free:
+            desk.allowance.mute()
+        desk.allowance.rest(0.0)
         return desk
 
-    Desk.lost = []
+    Desk.lost, Desk.asks = [], []
     yield make
-    del Desk.lost
+    del Desk.lost, Desk.asks
 
 
 def sequences(lease) -> list[int]:
@@ -305,3 +312,64 @@ async def test_how_far_it_is_behind(reader, make_desk) -> None:
     behind = desk.behind_bytes
     assert (await take(desk)).lane == "backlog"
     assert desk.behind_bytes == behind
+
+
+# What the disk allows.
+
+
+def commit(desk, *, by_s: float = 0.0) -> int:
+    allowed = desk.allowance.plan(by_s=by_s)
+    desk.allowance.written()
+    return allowed
+
+
+async def test_nothing_is_leased_that_no_commit_allows(reader, make_desk) -> None:
+    """It waits for one, and asks for it."""
+    desk = make_desk(is_free=False)
+    reader.put(1)
+    assert await desk.lease(readings_max=100, bytes_max=1 << 20, may_wait=False) is None
+    assert desk.has_some.is_set()
+    waiting = asyncio.ensure_future(take(desk))
+    await asyncio.sleep(0)
+    assert desk.asks == [0]
+    commit(desk)
+    assert sequences(await waiting) == [1]
+
+
+async def test_a_segment_larger_than_all_is_allowed_by_the_next_commit(reader, make_desk) -> None:
+    """However much it holds."""
+    desk = make_desk(is_free=False)
+    commit(desk)
+    large = READINGS_MIN + 1
+    desk._recent.add([(Row(place(*METRICS, 1000), large, 1, 1), body_of(1000, large))])
+    desk.arrived([METRICS])
+    waiting = asyncio.ensure_future(take(desk))
+    await asyncio.sleep(0)
+    assert commit(desk) == 2 * large
+    assert (await waiting).readings == large
+
+
+async def test_what_was_not_sent_may_be_leased_again(reader, make_desk) -> None:
+    """Given back, it costs nothing of what is allowed; in doubt, all of it until a commit has said so."""
+    desk = make_desk(is_free=False)
+    reader.put(1)
+    commit(desk)
+    left = desk.allowance.left
+    desk.close(await take(desk), settled=False, maybe_delivered=False)
+    assert desk.allowance.left == left
+    desk.close(await take(desk), settled=False, maybe_delivered=True)
+    assert desk.allowance.is_in_doubt
+    assert await desk.lease(readings_max=100, bytes_max=1 << 20, may_wait=False) is None
+    commit(desk)
+    assert sequences(await take(desk)) == [1]
+
+
+async def test_a_store_that_closes_lets_go_of_who_waits(reader, make_desk) -> None:
+    """There is no other commit to wait for."""
+    desk = make_desk(is_free=False)
+    reader.put(1)
+    waiting = asyncio.ensure_future(take(desk))
+    await asyncio.sleep(0)
+    desk.allowance.close()
+    assert await waiting is None
+    assert await take(desk) is None

@@ -64,6 +64,7 @@ class FakeStore:
         self.leased: list[FakeLease] = []
         self.events: list[tuple] = []
         self.events_of_speed: list[bool] = []
+        self.rests: list[float] = []
         self.accepted = self.delivered = self.maybe_twice = 0
         self.ledger: Counter = Counter()
         self._held = asyncio.Event()
@@ -109,7 +110,12 @@ class FakeStore:
             self._grown.clear()
             await self._grown.wait()
 
-    async def lease(self, uplink: str, *, readings_max: int, bytes_max: int) -> FakeLease | None:
+    def rest(self, uplink: str, seconds: float) -> None:
+        self.rests.append(round(seconds, 3))
+
+    async def lease(
+        self, uplink: str, *, readings_max: int, bytes_max: int, may_wait: bool = True
+    ) -> FakeLease | None:
         await asyncio.sleep(0)
         for lane in ("live", "backlog"):
             waiting = self.lanes[lane]
@@ -143,7 +149,7 @@ class FakeStore:
         self._look()
         self.events.append(("release", lease.readings, maybe_delivered))
 
-    def count_maybe_twice(self, lease: FakeLease, readings: int) -> None:
+    async def count_maybe_twice(self, lease: FakeLease, readings: int) -> None:
         self.maybe_twice += readings
         self.events.append(("maybe twice", readings))
 

@@ -591,7 +591,7 @@ def test_a_lease_that_is_empty_handed_does_not_spin(make_road, make_readings) ->
         road = make_road()
         calls = []
 
-        async def lease(uplink, *, readings_max, bytes_max):
+        async def lease(uplink, *, readings_max, bytes_max, may_wait):
             calls.append(readings_max)
 
         road.store.lease = lease
