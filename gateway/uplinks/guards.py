@@ -5,7 +5,9 @@
 | 2xx                                       | delivered                                                     |
 | 2xx with a web page                       | try later: a captive portal answered, not a receiver          |
 | 408, 429, 502, 503, 504, no answer        | try later, Retry-After first                                  |
+| 520 to 527, 530: a CDN without an origin  | try later                                                     |
 | 413                                       | split                                                         |
+| 415                                       | another compression, then none, then hold                     |
 | 3xx, 401, 403, 404, 405 … (`HOLD`)        | hold: try again each minute, and say so                       |
 | other 4xx and 5xx                         | refused: set aside, counted, the next goes on                 |
 
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
 
     from gateway.core.contracts import Signal
 
-TRY_LATER: Final = frozenset((408, 429, 502, 503, 504))
+# 52x and 530 are Cloudflare's: it is there, and the receiver behind it is down, slow or not to be found.
+TRY_LATER: Final = frozenset((408, 429, 502, 503, 504, *range(520, 528), 530))
 HOLD: Final = {
     401: "the token or certificate was not accepted",
     402: "the account is out of quota",
@@ -47,8 +50,9 @@ HOLD: Final = {
     505: "the receiver does not speak HTTP/1.1",
     511: "a network login (captive portal) stands in between",
 }
-# What a receiver may mean by an encoding that it does not know.
+# What a receiver may mean by an encoding that it does not know; the second can mean nothing else than how it is said.
 ENCODING_STATUSES: Final = frozenset((400, 415))
+MEDIA_TYPE_STATUS: Final = 415
 
 HOLD_S: Final = 60.0
 RETRY_AFTER_S_MAX: Final = 3600.0
@@ -253,8 +257,9 @@ class Compressing:
     """A sender that holds a wire: compresses, and falls back from zstd to gzip where a receiver refuses it.
 
     While no zstd body was ever taken, any refusal makes it offer the same data as gzip, since receivers
-    answer an unknown encoding with 400, 415 and sometimes 500; afterwards only 400 and 415 do. It stays
-    with gzip when that is taken. A refusal that persists is about the data.
+    answer an unknown encoding with 400, 415 and sometimes 500; afterwards only 400 and 415 do. Who answers gzip
+    with 415 is offered it plain. It stays with what is taken. A refusal that persists is about the data, but
+    for 415, which never is: that is held.
     """
 
     wire: Wire
@@ -269,22 +274,27 @@ class Compressing:
 
     def send(self, request: Request) -> Answer:
         """Send as `Wire.send` does."""
-        try:
-            answer = self._send_as(request, self.encoding)
-        except StatusRefusedError as error:
-            if not self._may_be_encoding(error.status):
-                raise
-        else:
-            self.is_zstd_proven |= self.encoding == "zstd"
-            return answer
-        answer = self._send_as(request, "gzip")
-        self.encoding = "gzip"
-        return answer
+        encoding = self.encoding
+        while True:
+            try:
+                answer = self._send_as(request, encoding)
+            except StatusRefusedError as error:
+                following = self._instead_of(encoding, error.status)
+                if following is None and error.status == MEDIA_TYPE_STATUS:
+                    raise HoldError(f"{error}: not taken as protobuf; correct the endpoint, or compression") from error
+                if following is None:
+                    raise
+                encoding = following
+            else:
+                self.encoding = encoding
+                self.is_zstd_proven |= encoding == "zstd"
+                return answer
 
-    def _may_be_encoding(self, status: int) -> bool:
-        if self.mode != "auto" or self.encoding != "zstd":
-            return False
-        return status in ENCODING_STATUSES or not self.is_zstd_proven
+    def _instead_of(self, encoding: str, status: int) -> str | None:
+        """Return in which encoding to try once more, None where `status` is not about that."""
+        if self.mode == "auto" and encoding == "zstd":
+            return "gzip" if status in ENCODING_STATUSES or not self.is_zstd_proven else None
+        return "" if self.mode == "auto" and encoding and status == MEDIA_TYPE_STATUS else None
 
     def _send_as(self, request: Request, encoding: str) -> Answer:
         return self.wire.send(Packed(request.signal, self.compress(request, encoding), encoding))

@@ -67,7 +67,7 @@ class OtlpUplinkSettings(
     protocol: Annotated[str, Meta(description='How OTLP is spoken: "http/protobuf".')] = PROTOCOL
     compression: Annotated[
         Compression,
-        Meta(description='"auto" is zstd, or gzip where the receiver refuses zstd; "zstd", "gzip", "none".'),
+        Meta(description='"auto" is zstd, gzip where that is refused, none where both are; "zstd", "gzip", "none".'),
     ] = "auto"
     headers: Annotated[
         dict[str, str | Secret],

@@ -64,6 +64,13 @@ def test_the_rest_is_refused(status: int) -> None:
         check_reply(Reply(status, message="bad name"))
 
 
+@pytest.mark.parametrize("status", [520, 521, 522, 523, 524, 525, 526, 527, 530])
+def test_a_cdn_whose_origin_is_down_costs_no_data(status: int) -> None:
+    """The receiver never saw it, so it has refused nothing."""
+    with pytest.raises(TryLaterError):
+        check_reply(Reply(status, content_type="text/html", is_page=True))
+
+
 def test_too_large_is_to_be_split() -> None:
     """413 is its own decision."""
     with pytest.raises(TooLargeError):
@@ -170,6 +177,23 @@ def test_a_receiver_without_zstd_gets_gzip_and_loses_nothing(status: int) -> Non
     sender.send(REQUEST)
     assert wire.sent == ["zstd", "gzip", "gzip"]
     assert sender.encoding == "gzip"
+
+
+def test_a_receiver_that_takes_nothing_compressed_gets_it_plain() -> None:
+    """415 says nothing about the data: what was sent compressed goes again as it is, and the next ones at once."""
+    wire = ScriptedWire(zstd=415, gzip=415)
+    sender = compressing(wire)
+    sender.send(REQUEST)
+    sender.send(REQUEST)
+    assert wire.sent == ["zstd", "gzip", "", ""]
+
+
+@pytest.mark.parametrize("mode", ["auto", "gzip"])
+def test_a_receiver_that_takes_no_protobuf_is_held(mode: str) -> None:
+    """415 however it is compressed points at the address: nothing is refused for good."""
+    wire = ScriptedWire(zstd=415, gzip=415, none=415)
+    with pytest.raises(HoldError, match="status 415: not taken as protobuf; correct the endpoint, or compression"):
+        compressing(wire, mode).send(REQUEST)
 
 
 def test_a_refusal_that_persists_is_about_the_data() -> None:
