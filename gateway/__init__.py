@@ -83,6 +83,7 @@ detect/                   Watchers: columns in, scores out
   statistics.py           Detectors without a model, for many series at once: z-score, quartiles
 store/                    The shelf: what was accepted is kept here, in SQLite, until every uplink has it
   accounts.py             Counting: accepted = delivered + held + ledger for each uplink, and the state row it is kept in
+  allowance.py            Allowance: how many readings an uplink may lease before the next commit, as the state row on the disk says it
   columns.py              Readings as bytes: run directory, time column, value column, before compression
   committer.py            The one who writes: gathers what waits, makes room, commits, and lets it take effect
   connection.py           SQLite as the shelf uses it: directory lock, pragmas, numbered schema files
@@ -132,6 +133,7 @@ uplinks/                  Roads: what is held leaves here, fresh first, and is l
   senders.py              Senders: packed requests go out as OTLP/HTTP over one kept connection
   sending.py              From a lease in hand to the far side: encode, then compress and post in the thread
   settings.py             What can be said of an uplink in the config, and what is refused by name
+  verdicts.py             Whether what was refused is given up: a refusal may be about the data, or about a road that takes nothing
   worker.py               One thread for an uplink's blocking work: compress and send
 control/                  Windows: people and servers look in here
   aside.py                `tidegate quarantine`: what was set aside, for people and for programs

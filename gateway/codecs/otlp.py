@@ -27,6 +27,7 @@ restarts. The gateway's own sums outlive restarts, and say since when they count
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -95,6 +96,10 @@ class Marks:
 
 
 NO_MARKS: Final = Marks()
+
+
+# What homemade receivers answer who took it.
+_YES: Final = frozenset((b"", b"null", b"{}", b"ok", b'"ok"', b"true", b"success", b"accepted"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -414,37 +419,54 @@ def encode_logs_request(
     return b"".join(parts)
 
 
+class NoResponseError(ValueError):
+    """Nothing that an OTLP receiver says."""
+
+
 def read_response(body: bytes, *, content_type: str = "") -> PartialSuccess:
     """Read an Export*ServiceResponse, protobuf or JSON; the three signals share its numbers.
 
-    The request was taken, whatever stands here: an absent, empty, null, truncated or unknown answer means
-    that nothing was rejected. A negative count, which nobody may send, counts as none.
+    Nothing at all, null or a word like "ok" mean that all was taken; a negative count, which nobody may send, counts
+    as none. Raises NoResponseError for what else stands there: a login page, somebody else's error, garbage.
     """
+    text = body.strip().lower()
+    if text in _YES:
+        return PartialSuccess()
     try:
-        if "json" in content_type:
+        if "json" in content_type or text[:1] == b"{":
             rejected, message = _read_json_response(body)
+        elif body[:1].isascii() and body[:1].decode("ascii").isprintable():
+            raise NoResponseError("words")
         else:
             rejected, message = _read_protobuf_response(body)
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        return PartialSuccess()
+    except (ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        raise NoResponseError("this is no answer of an OTLP receiver") from error
     return PartialSuccess(max(rejected, 0), _one_line(message))
 
 
 def _read_protobuf_response(body: bytes) -> tuple[int, str]:
     rejected, message = 0, ""
     for partial in _messages(body, 1):
-        for number, _, value in protobuf.fields(partial):
-            if number == 1 and isinstance(value, int):
-                rejected = protobuf.signed(value)
-            elif number == 2 and isinstance(value, bytes):
-                message = value.decode("utf-8", "replace")
+        # It was one so far: what is odd in it changes nothing about what was taken.
+        with contextlib.suppress(ValueError):
+            for number, _, value in protobuf.fields(partial):
+                if number == 1 and isinstance(value, int):
+                    rejected = protobuf.signed(value)
+                elif number == 2 and isinstance(value, bytes):
+                    message = value.decode("utf-8", "replace")
     return rejected, message
 
 
 def _read_json_response(body: bytes) -> tuple[int, str]:
-    partial = json.loads(body).get("partialSuccess") or {}
+    answer = json.loads(body)
+    if answer.get("error") or answer.get("errors"):
+        raise NoResponseError("an error")
+    partial = answer.get("partialSuccess") or {}
     counts = (partial.get(f"rejected{what}") for what in ("DataPoints", "LogRecords", "Spans"))
-    return next((int(count) for count in counts if count), 0), str(partial.get("errorMessage") or "")
+    rejected = next((count for count in counts if count), 0)
+    # It is one: what is odd in it changes nothing about what was taken.
+    is_number = isinstance(rejected, int | str) and str(rejected)[:20].lstrip("-").isdecimal()
+    return int(str(rejected)[:20]) if is_number else 0, str(partial.get("errorMessage") or "")
 
 
 def read_status_message(body: bytes, *, content_type: str = "") -> str:

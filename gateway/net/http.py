@@ -231,7 +231,9 @@ class HttpConnection:
         try:
             body, is_at_end = self._read_body(status, headers, bytes_max)
         except BrokenError:
-            # The status was said, and counts.
+            # An error's status says all that is needed. Who took something finishes the sentence.
+            if 200 <= status < 300:
+                raise
             body, is_at_end = b"", False
         said = headers.get("connection", "").lower()
         is_kept = "keep-alive" in said if version == "HTTP/1.0" else "close" not in said

@@ -168,11 +168,11 @@ class Committer:
         log.error("%s: %d segments on the disk are damaged; they are in the ledger", name, len(rows))
         self.want(ACK_WAIT_S)
 
-    def set_refused_aside(self, lease: Lease, reason: str, message: str) -> None:
-        """Keep refused segments for a person to look at."""
+    def set_refused_aside(self, lease: Lease, reason: str, aside: Sequence[tuple[str, int, bytes]]) -> None:
+        """Keep what of a lease was refused for a person to look at: why, how many readings, as a segment."""
         self.forgetter.refused(lease.segments[-REFUSED_WAITING_MAX:])
-        for segment in lease.segments:
-            self._refusing.append((lease.uplink, reason, message, segment.readings, segment.body))
+        for message, readings, body in aside:
+            self._refusing.append((lease.uplink, reason, message, readings, body))
 
     def count_maybe_twice(self, name: str, readings: int) -> None:
         """Count readings that the far side may get twice."""

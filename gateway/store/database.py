@@ -264,9 +264,21 @@ class Store:
         """Return when at least so many readings are held for `uplink`; looked at once a commit."""
         await self._committer.watchers.wait(uplink, readings)
 
-    def ack(self, lease: Lease, *, rejected: int = 0, reason: str = "rejected") -> None:
-        """Settle a lease: delivered, but for `rejected` readings, which go to the ledger. A second ack does nothing."""
+    def ack(
+        self,
+        lease: Lease,
+        *,
+        rejected: int = 0,
+        reason: str = "rejected",
+        aside: Sequence[tuple[str, int, bytes]] = (),
+    ) -> None:
+        """Settle a lease: delivered, but for `rejected` readings, which go to the ledger. A second ack does nothing.
+
+        `aside` are those of them that a person may want to see: why, how many, and as a segment.
+        """
         if self._desks[lease.uplink].close(lease, settled=True):
+            if aside:
+                self._committer.set_refused_aside(lease, reason, aside)
             lost = self._entry(min(rejected, lease.readings))
             self._committer.settle(lease, lost=(reason, lost) if rejected > 0 else None)
             self._tell(lease, lost.readings, reason)
@@ -293,7 +305,8 @@ class Store:
     def refuse(self, lease: Lease, reason: str, message: str) -> None:
         """Give up a lease that is never taken: to the ledger, and for a while aside for a person to look at."""
         if self._desks[lease.uplink].close(lease, settled=True):
-            self._committer.set_refused_aside(lease, reason, message)
+            aside = [(message, segment.readings, segment.body) for segment in lease.segments]
+            self._committer.set_refused_aside(lease, reason, aside)
             self._committer.settle(lease, lost=(reason, self._entry(lease.readings)))
             self._tell(lease, lease.readings, reason)
 

@@ -377,7 +377,7 @@ class Uplink:
         if hand.lost and not hand.delivered and REJECTED not in hand.rejected:
             self._store.refuse(hand.lease, hand.reason(), hand.message)
         else:
-            self._store.ack(hand.lease, rejected=hand.lost, reason=hand.reason() or REJECTED)
+            self._store.ack(hand.lease, rejected=hand.lost, reason=hand.reason() or REJECTED, aside=hand.aside())
 
     def _answered(self, hand: Hand) -> None:
         """Note that the far side is there and takes what it is sent, or says why not."""

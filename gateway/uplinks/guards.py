@@ -3,13 +3,13 @@
 | answer                                    | decision                                                      |
 | ----------------------------------------- | ------------------------------------------------------------- |
 | 2xx                                       | delivered                                                     |
-| 2xx with a web page                       | try later: a captive portal answered, not a receiver          |
+| 2xx with what no OTLP receiver says       | try later: a captive portal answered, or half an answer came  |
 | 408, 429, 502, 503, 504, no answer        | try later, Retry-After first                                  |
 | 520 to 527, 530: a CDN without an origin  | try later                                                     |
 | 413                                       | split                                                         |
 | 415                                       | another compression, then none, then hold                     |
 | 3xx, 401, 403, 404, 405 … (`HOLD`)        | hold: try again each minute, and say so                       |
-| other 4xx and 5xx                         | refused: set aside, counted, the next goes on                 |
+| other 4xx and 5xx                         | refused: set aside, counted, the next goes on (verdicts.py)   |
 
 OTLP's specification (protocol/otlp, "Failures") calls everything but 429, 502, 503 and 504 not retryable,
 for a client that has the choice between retrying and dropping. A gateway has a third one. A wrong token,

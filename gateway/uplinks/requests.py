@@ -17,7 +17,7 @@ from gateway.codecs.otlp import NO_MARKS, Marks, MetricsEncoder, encode_logs_req
 from gateway.core.batch import DEVICE_TIME_REJECTED, KIND_MASK, MONOTONIC, Batch, LogRecords
 from gateway.core.clock import Quality
 from gateway.core.contracts import Signal, TryLaterError
-from gateway.store.segments import SegmentError, decode_logs, decode_metrics
+from gateway.store.segments import HASH_BYTES, SegmentError, decode_logs, decode_metrics, press_logs, press_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gateway.core.batch import Attributes, Series
     from gateway.core.contracts import BootId
     from gateway.store.database import Lease, LeasedSegment
+    from gateway.store.segments import Pressed
 
 Groups: TypeAlias = "list[tuple[Batch, Marks]]"
 _T = TypeVar("_T")
@@ -138,6 +139,7 @@ class Hand:
     message: str = ""
     rtt_s: float = 0.0
     server_time_s: int | None = None
+    refused: list[tuple[str, Part]] = field(default_factory=list)  # parts, not the whole, and why
 
     @property
     def is_begun(self) -> bool:
@@ -159,6 +161,28 @@ class Hand:
         if readings:
             self.rejected[reason] = self.rejected.get(reason, 0) + readings
             self.message = message or self.message
+
+    def refuse(self, reason: str, message: str) -> None:
+        """Give up the first part."""
+        assert self.parts
+        part = self.parts.popleft()
+        self.reject(len(part), reason, message)
+        if not isinstance(part, Closed):
+            self.refused.append((message, part))
+
+    def aside(self) -> list[tuple[str, int, bytes]]:
+        """Return the parts that were given up as a person may see them: why, how many readings, and as a segment."""
+        first = self.lease.segments[0]
+        pieces: list[tuple[str, int, Pressed]] = []
+        for message, part in self.refused:
+            if isinstance(part, LogsPart):
+                pieces.append((message, len(part), press_logs(part.records)))
+            else:
+                pieces += [(message, len(batch), press_metrics(batch)) for batch, _ in part.groups]
+        return [
+            (message, readings, piece.seal(sequence=first.sequence, boot=first.boot, previous_hash=bytes(HASH_BYTES)))
+            for message, readings, piece in pieces
+        ]
 
     def split(self) -> None:
         """Cut the first part in two."""

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from gateway.codecs.otlp import read_response, read_status_message
+from gateway.codecs.otlp import NoResponseError, read_response, read_status_message
 from gateway.core.clock import NS_PER_S
 from gateway.core.contracts import Signal, TryLaterError
 from gateway.core.text import printable
@@ -208,7 +208,15 @@ class HttpSender:
         written_ns = self._written_ns or answered_ns
         reply = self._read(response)
         check_reply(reply)
-        partial = read_response(response.body, content_type=reply.content_type)
+        try:
+            partial = read_response(response.body, content_type=reply.content_type)
+        except NoResponseError:
+            start = printable(response.body[:80].decode("utf-8", "replace"), 80)
+            raise TryLaterError(
+                f"status {reply.status} with an answer that no OTLP receiver gives: {start}; is the endpoint right?",
+                reply.retry_after_s,
+                answer_lost=True,
+            ) from None
         return Answer(
             rejected=partial.rejected,
             message=partial.message,

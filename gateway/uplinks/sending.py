@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from gateway.codecs import zstd
 from gateway.core.clock import NS_PER_S
-from gateway.core.contracts import RefusedError
-from gateway.uplinks.guards import Compressing, Request, TooLargeError
+from gateway.uplinks.guards import Compressing, Request, StatusRefusedError, TooLargeError
 from gateway.uplinks.pacing import FAST_LEVEL, BatchSize, Effort
 from gateway.uplinks.requests import Closed
+from gateway.uplinks.verdicts import Verdicts
 
 if TYPE_CHECKING:
     import asyncio
@@ -83,6 +83,7 @@ class Sending:
         self._start_worker = start_worker
         self._worker: Worker | None = None
         self._turn = 0
+        self._verdicts = Verdicts()
 
     def open(self) -> None:
         """Start the thread."""
@@ -134,12 +135,14 @@ class Sending:
                 self._open(hand)
                 hand.split()
                 return None
-            hand.reject(request.readings, TOO_LARGE, str(error))
-        except RefusedError as error:
-            hand.reject(request.readings, REFUSED, str(error))
+            self._verdicts.too_large(str(error))
+            hand.refuse(TOO_LARGE, str(error))
+        except StatusRefusedError as error:
+            self._verdicts.refuse(str(error), status=error.status, first_id=hand.lease.segments[0].id)
+            hand.refuse(REFUSED, str(error))
         else:
             self._took(hand, request, answer)
-        hand.parts.popleft()
+            hand.parts.popleft()
         return answer
 
     def _next(self, hand: Hand, *, in_haste: bool) -> Request | None:
@@ -178,6 +181,7 @@ class Sending:
             raise
 
     def _took(self, hand: Hand, request: Request, answer: Answer) -> None:
+        self._verdicts.took()
         rejected = min(answer.rejected, request.readings)
         hand.delivered += request.readings - rejected
         hand.reject(rejected, REJECTED, answer.message)

@@ -50,7 +50,9 @@ async def look(state_dir: Path, memory: Memory, hint: str, *, names: Sequence[st
     try:
         status = store.status()
         held = {name: await held_by(store, name) for name in names}
-        events = [event for event in store.events if "just before the process ended" not in event and "is new" not in event]
+        events = [
+            event for event in store.events if "just before the process ended" not in event and "is new" not in event
+        ]
     finally:
         await store.close()
     assert not events, f"{hint}: {events}"

@@ -43,6 +43,10 @@ class Segment:
     readings: int
     body: bytes
 
+    @property
+    def id(self) -> int:
+        return self.sequence
+
 
 @dataclass
 class FakeLease:
@@ -65,6 +69,7 @@ class FakeStore:
         self.events: list[tuple] = []
         self.events_of_speed: list[bool] = []
         self.rests: list[float] = []
+        self.aside: list[tuple[str, int, bytes]] = []
         self.accepted = self.delivered = self.maybe_twice = 0
         self.ledger: Counter = Counter()
         self._held = asyncio.Event()
@@ -113,9 +118,7 @@ class FakeStore:
     def rest(self, uplink: str, seconds: float) -> None:
         self.rests.append(round(seconds, 3))
 
-    async def lease(
-        self, uplink: str, *, readings_max: int, bytes_max: int, may_wait: bool = True
-    ) -> FakeLease | None:
+    async def lease(self, uplink: str, *, readings_max: int, bytes_max: int, may_wait: bool = True) -> FakeLease | None:
         await asyncio.sleep(0)
         for lane in ("live", "backlog"):
             waiting = self.lanes[lane]
@@ -134,7 +137,8 @@ class FakeStore:
         self._look()
         return None
 
-    def ack(self, lease: FakeLease, *, rejected: int = 0, reason: str = "rejected") -> None:
+    def ack(self, lease: FakeLease, *, rejected: int = 0, reason: str = "rejected", aside=()) -> None:
+        self.aside += aside
         self._end(lease)
         assert 0 <= rejected <= lease.readings
         self.delivered += lease.readings - rejected

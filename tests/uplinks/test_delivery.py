@@ -16,6 +16,7 @@ from gateway.core.clock import WALL_FLOOR_NS, FakeClock, Quality, Sample, System
 from gateway.core.contracts import BootId, Priority, Signal, TryLaterError
 from gateway.core.telemetry import Telemetry
 from gateway.core.units import Duration, Size
+from gateway.store.segments import decode_logs, decode_metrics
 from gateway.uplinks import delivery
 from gateway.uplinks.delivery import Uplink
 from gateway.uplinks.guards import Answer, HoldError, InTransitError, StatusRefusedError, TooLargeError
@@ -233,6 +234,57 @@ def test_a_refusal_sets_aside_and_the_next_goes_on(make_road, make_readings) -> 
         assert road.store.delivered == 3
         assert road.uplink.status()["last_error"] == "status 400: bad name"
         assert "link_up" not in road.store.kinds()
+
+    run(main())
+
+
+def test_a_receiver_that_fails_for_a_while_costs_nothing(make_road, make_readings) -> None:
+    """500 says nothing about the data until the same data has met it many times."""
+
+    async def main() -> None:
+        road = make_road(*[StatusRefusedError("status 500: out of memory", 500)] * 6, compression="zstd")
+        for k in range(5):
+            road.store.add(make_readings(5, start=5 * k), lane="backlog")
+        await road.run_for(200)
+        assert not road.store.ledger
+        assert road.store.delivered == 25
+
+    run(main())
+
+
+def test_a_road_that_refuses_all_is_held(make_road, make_readings) -> None:
+    """A wrong port answers 400 to everything: a few leases are given up, the rest waits for who mends it."""
+
+    async def main() -> None:
+        road = make_road(*[REFUSED] * 20, compression="zstd", batch_readings_max=100)
+        for k in range(50):
+            road.store.add(make_readings(100, start=100 * k), lane="backlog")
+        task = await road.start(10)
+        assert road.store.ledger == {"refused": 300}
+        assert road.uplink.status()["state"] == "holding"
+        assert "correct the endpoint" in road.uplink.status()["reason"]
+        await asyncio.sleep(4000)
+        assert road.store.ledger == {"refused": 300}
+        assert road.store.delivered == 4700
+        await road.stop(task)
+
+    run(main())
+
+
+def test_a_part_that_is_refused_is_set_aside(make_road, make_readings, make_records) -> None:
+    """As a segment that a person can look at, of readings and of log records."""
+
+    async def main() -> None:
+        script = [TooLargeError("413"), Answer(), REFUSED] * 2
+        road = make_road(*script, compression="zstd")
+        road.store.add(make_readings(10))
+        road.store.add(make_records(4), priority=Priority.CRITICAL)
+        await road.run_for(30)
+        assert road.store.ledger == {"refused": 7}
+        (_, five, metrics), (_, two, logs) = road.store.aside
+        assert (five, two) == (5, 2)
+        assert decode_metrics(metrics).values().tolist() == [5, 6, 7, 8, 9]
+        assert len(decode_logs(logs)) == 2
 
     run(main())
 

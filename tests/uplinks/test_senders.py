@@ -19,7 +19,7 @@ from gateway.core.clock import FakeClock, SystemClock
 from gateway.core.contracts import RefusedError, Signal, TryLaterError
 from gateway.core.units import Duration
 from gateway.net.secrets import Secret
-from gateway.uplinks.guards import HoldError, InTransitError, Packed, TooLargeError
+from gateway.uplinks.guards import HoldError, InTransitError, Packed, StatusRefusedError, TooLargeError
 from gateway.uplinks.senders import HttpSender
 from gateway.uplinks.settings import OtlpUplinkSettings, TlsSettings
 from hil.link_proxy import Mode
@@ -205,12 +205,34 @@ def test_a_redirect_is_not_followed(serve, otlp_sink, make_sender) -> None:
     assert not otlp_sink.requests
 
 
-@pytest.mark.parametrize("answer", [b"", b"\xff\x00garbage", b'{"partialSuccess":null}'])
-def test_a_success_without_a_sense_is_a_success(otlp_sink, make_sender, answer: bytes) -> None:
-    """Taken is taken, whatever the body."""
+@pytest.mark.parametrize("answer", [b"", b"OK\n", b'{"partialSuccess":null}', b'{"code":200}'])
+def test_a_success_without_numbers_is_a_success(otlp_sink, make_sender, answer: bytes) -> None:
+    """Taken is taken, whatever the media type says."""
     for content_type in ("application/x-protobuf", "application/json", "text/plain"):
         otlp_sink.behave(Behaviour(answer=answer, content_type=content_type))
         assert make_sender(otlp_sink.url).send(PACKED).rejected == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "content_type"),
+    [
+        (b"please log in", "text/plain"),
+        (b'{"error":"quota exceeded"}', "application/json"),
+        (b'{"error":"quota exceeded"}', ""),
+        (b"\xff\x00garbage", "application/x-protobuf"),
+        (b"<?xml version='1.0'?><portal/>", "application/xml"),
+        (b"<!-- WISPr --><HTML>", ""),
+        (b'{"partialSuccess":{"rejectedDataPoints":1e999}}' + b"x", "application/json"),
+        (b"[" * 60_000, "application/json"),
+    ],
+)
+def test_a_success_that_no_receiver_says_is_tried_later(otlp_sink, make_sender, answer: bytes, content_type) -> None:
+    """Portals and quotas say 200 too; it may have been taken all the same, and that is counted."""
+    otlp_sink.behave(Behaviour(answer=answer, content_type=content_type))
+    with pytest.raises(TryLaterError, match="no OTLP receiver gives") as caught:
+        make_sender(otlp_sink.url).send(PACKED)
+    assert caught.value.answer_lost
+    assert len(str(caught.value)) < 250
 
 
 def test_a_partial_success_is_read(otlp_sink, make_sender) -> None:
@@ -240,14 +262,24 @@ def test_a_huge_answer_is_not_read_to_its_end(serve, make_sender) -> None:
                 connection.sendall(bytes(1_000_000))
                 sent.append(1)
 
-    assert make_sender(serve(flood)).send(PACKED).rejected == 0
+    with pytest.raises(TryLaterError, match="no OTLP receiver"):
+        make_sender(serve(flood)).send(PACKED)
     assert len(sent) < 100
 
 
-def test_an_answer_that_breaks_off_after_its_status_counts(serve, make_sender) -> None:
-    """200 was said: sending again would double what was taken."""
+def test_a_success_that_breaks_off_is_a_lost_answer(serve, make_sender) -> None:
+    """What of it was taken stands in the part that is missing."""
     address = serve(say(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"))
-    assert make_sender(address).send(PACKED).rejected == 0
+    with pytest.raises(InTransitError) as caught:
+        make_sender(address).send(PACKED)
+    assert caught.value.answer_lost
+
+
+def test_an_error_that_breaks_off_counts(serve, make_sender) -> None:
+    """Its status says what to do."""
+    address = serve(say(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 100\r\n\r\nhalf"))
+    with pytest.raises(StatusRefusedError):
+        make_sender(address).send(PACKED)
 
 
 @pytest.mark.parametrize("cut", ["after_read", "mid_answer"])
