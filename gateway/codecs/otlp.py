@@ -425,7 +425,7 @@ def read_response(body: bytes, *, content_type: str = "") -> PartialSuccess:
             rejected, message = _read_json_response(body)
         else:
             rejected, message = _read_protobuf_response(body)
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, TypeError, AttributeError, RecursionError, OverflowError):
         return PartialSuccess()
     return PartialSuccess(max(rejected, 0), _one_line(message))
 
