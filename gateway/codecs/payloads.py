@@ -34,6 +34,8 @@ NUMBER_LETTERS_MAX: Final = 64
 BIGNUM_BYTES_MAX: Final = 64
 EXPONENT_MAX: Final = 400
 SHAPE_MAX: Final = 8
+# Up to here a map may have keys of any kind: too few fit in to cost much, however they are chosen.
+ANY_KEYS_BYTES_MAX: Final = 8 * 1024
 SHOWN_MAX: Final = 60
 # Lines and cells of CSV in one payload: each costs microseconds, and bytes alone would allow 100,000 of them.
 LINES_MAX: Final = 10_000
@@ -126,7 +128,8 @@ def decode_json(payload: bytes) -> Any:
 def _decode_odd_json(payload: bytes, error: Exception) -> Any:
     if not payload.strip():
         raise MalformedError("empty_payload", "the payload is empty") from error
-    if payload.startswith(BYTE_ORDER_MARK):
+    if payload.startswith(BYTE_ORDER_MARK) and not payload.startswith(BYTE_ORDER_MARK * 2):
+        # One: a payload of nothing else must not be looked at once for each.
         return decode_json(payload[len(BYTE_ORDER_MARK) :])
     if b"NaN" in payload or b"Infinity" in payload or "out of range" in str(error):
         try:
@@ -157,12 +160,14 @@ def decode_cbor(payload: bytes, *, depth_max: int) -> Any:
     try:
         # The decoder stops after one item and doesn't say where. In a list of two whose second is our own end
         # mark, whatever is left over stands where the mark should.
-        pair = cbor2.loads(
-            b"\x82" + payload + _END,
-            tag_hook=_unknown,
-            semantic_decoders=_SEMANTIC,
-            max_depth=depth_max + 1,
-        )
+        data = b"\x82" + payload + _END
+        try:
+            pair = _load_cbor(data, depth_max, is_strict=len(payload) > ANY_KEYS_BYTES_MAX)
+        except cbor2.CBORDecodeError:
+            # Numbers as keys are fine too, and looking takes longer than decoding.
+            if len(payload) <= ANY_KEYS_BYTES_MAX or not has_plain_keys(payload, depth_max):
+                raise
+            pair = _load_cbor(data, depth_max, is_strict=False)
     except (cbor2.CBORDecodeError, ValueError, RecursionError) as error:
         text = str(error)
         if "depth" in text or isinstance(error, RecursionError):
@@ -173,6 +178,56 @@ def decode_cbor(payload: bytes, *, depth_max: int) -> Any:
     return pair[0]
 
 
+def _load_cbor(data: bytes, depth_max: int, *, is_strict: bool) -> Any:
+    return cbor2.loads(
+        data,
+        tag_hook=_unknown,
+        semantic_decoders=_SEMANTIC,
+        max_depth=depth_max + 1,
+        strict_hashable_types=is_strict,
+    )
+
+
+def has_plain_keys(payload: bytes, depth_max: int) -> bool:
+    """Whether all keys of all maps are numbers, texts or simple values, which can hardly be chosen to collide.
+
+    Large numbers, lists and maps can: Python hashes them without a secret, and a map of n keys of one hash takes n²
+    steps. False also for what is no CBOR.
+
+    >>> has_plain_keys(bytes.fromhex("a10102"), 8), has_plain_keys(bytes.fromhex("a1810102"), 8)
+    (True, False)
+    """
+    at = 0
+    containers = [(1, False)]  # items that are left in each, of a map every second one a key
+    try:
+        while containers:
+            left, is_map = containers.pop()
+            kind, info = payload[at] >> 5, payload[at] & 31
+            at += 1
+            if kind == 7 and info == 31:  # the end of an indefinite one
+                continue
+            size = 1 << info - 24 if 24 <= info < 28 else 0
+            value = int.from_bytes(payload[at : at + size], "big") if size else info
+            at += size
+            if is_map and left % 2 == 0 and kind in {4, 5, 6}:
+                return False
+            # A tag has its item behind it.
+            if left > 1 or kind == 6:
+                containers.append((left - (kind != 6), is_map))
+            if kind in {2, 3} and info != 31:
+                at += value
+            elif 2 <= kind <= 5 and (value or info == 31):
+                items = _ENDLESS if info == 31 else value * (1 + (kind == 5))
+                containers.append((items, kind == 5))
+            if len(containers) > depth_max:
+                return False
+    except IndexError:
+        return False
+    return at == len(payload)
+
+
+# More items than any payload has, in pairs.
+_ENDLESS: Final = 1 << 70
 # An item that no payload has behind it by chance.
 _END_MARK: Final = b"tidegate: end of payload"
 _END: Final = cbor2.dumps(_END_MARK)

@@ -50,7 +50,8 @@ class Timing:
         return [(cut.take(np.flatnonzero(in_arrays)), True), (cut.take(np.flatnonzero(~in_arrays)), False)]
 
     def _in_arrays(self, cut: Cut) -> npt.NDArray[np.bool_] | None:
-        if self._is_each:
+        # Lines of CSV are items, whatever else the mapping expects.
+        if self._is_each or cut.owners is not None:
             return None
         if "step" in self._names:
             return np.ones(len(cut.documents), np.bool_)

@@ -72,6 +72,8 @@ class ControlServer:
         self._telemetry = telemetry
         self._token = settings.token.read() if settings.token is not None else ""
         self._connections: set[asyncio.Task[None]] = set()
+        # Those for whom nothing is being done, the longest first.
+        self._idle: dict[asyncio.Task[None], asyncio.WriteTransport] = {}
         # Where there is a token, paths of this machine are for those who have it.
         why_not = str if self._token else why_not
         self._app = _routes(
@@ -99,12 +101,18 @@ class ControlServer:
         assert task is not None
         if len(self._connections) >= self._settings.connections_max:
             self._count("connections")
-            writer.transport.abort()
-            return
+            # Whoever connects and says nothing, or does not hang up, must not keep out who asks.
+            if not self._idle:
+                writer.transport.abort()
+                return
+            oldest, transport = next(iter(self._idle.items()))
+            self._leave(oldest)
+            transport.abort()
         self._connections.add(task)
+        self._idle[task] = writer.transport
         try:
             async with asyncio.timeout(float(self._settings.timeout)):
-                writer.write(await self._answer(reader, writer.get_extra_info("peername")))
+                writer.write(await self._answer(reader, writer))
                 await writer.drain()
                 writer.write_eof()
                 # Until the client has closed too, or the answer may be cut off by a reset.
@@ -114,10 +122,14 @@ class ControlServer:
         except OSError:
             self._count("connection lost")
         finally:
-            self._connections.discard(task)
+            self._leave(task)
             writer.transport.abort()
 
-    async def _answer(self, reader: asyncio.StreamReader, peer: object) -> bytes:
+    def _leave(self, task: asyncio.Task[None]) -> None:
+        self._connections.discard(task)
+        self._idle.pop(task, None)
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
         """Read one request and return the whole response."""
         try:
             head = await reader.readuntil(b"\r\n\r\n")
@@ -131,8 +143,12 @@ class ControlServer:
         whole = asyncio.StreamReader()
         whole.feed_data(with_query_where_asked(head))
         whole.feed_eof()
-        answer = _Answer(peer)
+        answer = _Answer(writer.get_extra_info("peername"))
+        task = asyncio.current_task()
+        assert task is not None
+        self._idle.pop(task, None)
         await self._app.handle_request(whole, answer)  # type: ignore[arg-type]  # all it uses
+        self._idle[task] = writer.transport
         return bytes(answer.data)
 
     def _refuse(self, status: int, text: str) -> bytes:

@@ -393,7 +393,7 @@ class MqttServerSource:
 
     def _end_evicted(self, session: Session) -> None:
         self._hub.wake_will(session)
-        self._refuse("sessions_max", "more sessions than sessions_max; the one to expire next was forgotten")
+        self._refuse("sessions_max", "more sessions than are remembered; one of whoever has most was forgotten")
 
     # Ending.
 

@@ -14,14 +14,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Final, cast
 
-from gateway.net.mqtt import (
-    VERSION_5,
-    VERSION_UNKNOWN,
-    Packet,
-    Publishes,
-    PublishScanner,
-    puback_bytes,
-)
+from gateway.net.mqtt import VERSION_5, VERSION_UNKNOWN, Packet, Publishes, PublishScanner, puback_bytes
 from gateway.net.mqtt_fields import PacketType, ProtocolError, ReasonCode, protocol_error
 from gateway.net.mqtt_packets import (
     connack_bytes,
@@ -32,7 +25,7 @@ from gateway.net.mqtt_packets import (
 )
 from gateway.sources.mqtt_server_admission import Refusal, decide, welcome_bytes
 from gateway.sources.mqtt_server_auth import ANONYMOUS, address_group, certificate_names
-from gateway.sources.mqtt_server_hub import Hub, Pause, State
+from gateway.sources.mqtt_server_hub import READ_BYTES, Hub, Pause, State
 from gateway.sources.mqtt_server_intake import MESSAGE_BYTES, RESUME_AT, Receipt
 from gateway.sources.mqtt_server_replies import reply, sort_out
 
@@ -66,6 +59,7 @@ class Connection(asyncio.BufferedProtocol):
         "_keep_alive_s",
         "_last_words",
         "_limits",
+        "_look_bytes",
         "_name",
         "_pause",
         "_receipts",
@@ -108,6 +102,7 @@ class Connection(asyncio.BufferedProtocol):
         self._name = ""
         self._has_peer_hung_up = False
         self._bytes_fresh = 0
+        self._look_bytes = READ_BYTES
         self._replies: list[bytes] = []
         self._last_words = b""
         self._answer_timer: asyncio.TimerHandle | None = None
@@ -137,7 +132,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  asyncio's signature
         """Lend the one buffer of all connections: what is read is copied out before anyone else is called."""
-        return self._hub.buffer
+        return self._hub.buffer[: self._look_bytes]
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take what arrived."""
@@ -149,6 +144,7 @@ class Connection(asyncio.BufferedProtocol):
         self._flush_replies()
         self._bytes_fresh = self._scanner.bytes_held
         self._hub.weigh_partial(self, self._bytes_fresh, fed=nbytes)
+        self._look_bytes = self._hub.looked(self, nbytes, portion=self._look_bytes)
         if nbytes < REST_BYTES_MAX and self._receipts and not self._pause and self.state is State.OPEN:
             self._hub.rest(self)
 

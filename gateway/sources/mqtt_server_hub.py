@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from gateway.sources.mqtt_server_session import Session, SessionKey, Sessions
 
 READ_BYTES: Final = 128 * 1024
+# How long one look at a connection should take: packets that are dear for their bytes are read in smaller portions.
+# Each loop of events looks once at everybody, so what one look takes is what all others wait for.
+LOOK_S_MAX: Final = 0.01
+LOOK_BYTES_MIN: Final = 1024
 # A rest is so much of what answers take, and not worth a timer below so many seconds.
 REST_SHARE: Final = 4
 REST_S_MIN: Final = 0.01
@@ -107,6 +111,19 @@ class Hub:
         self.intake.is_round = True
         for connection in resting:
             connection.resume(Pause.REST)
+
+    def looked(self, connection: Connection, size_bytes: int, *, portion: int) -> int:
+        """Note that bytes of a connection were looked at since it was heard; return how many to read the next time.
+
+        Whoever was looked at is last in line when all may go on after a pause: some that have much to say would
+        otherwise use up what room there is each time, before the others' turn.
+        """
+        if connection in self.connections:
+            self.connections[connection] = self.connections.pop(connection)
+        took_s = self.now_s() - connection.heard_s
+        if took_s > LOOK_S_MAX:
+            return max(LOOK_BYTES_MIN, int(size_bytes * LOOK_S_MAX / took_s))
+        return min(READ_BYTES, 2 * portion)
 
     def now_s(self) -> float:
         """Return the event loop's time; waits and silences are measured by it."""

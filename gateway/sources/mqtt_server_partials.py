@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -43,5 +44,14 @@ class Partials:
         return now_s - since_s > PACKET_S + held / PACKET_BYTES_PER_S_MIN
 
     def largest(self, strangers: Container[Connection]) -> Connection:
-        """Return who holds most: of `strangers`, if one of them holds anything. Somebody must hold something."""
-        return max(self._held, key=lambda connection: (connection in strangers, self._held[connection][0]))
+        """Return the largest of whoever holds most in all: of `strangers`, if one holds anything. Somebody must.
+
+        By owner, since many small ones of one login must not push out the one large packet of another.
+        """
+        of_owner: Counter[tuple[str, str]] = Counter()
+        for connection, (held, _) in self._held.items():
+            of_owner[connection.owner] += held
+        return max(
+            self._held,
+            key=lambda connection: (connection in strangers, of_owner[connection.owner], self._held[connection][0]),
+        )

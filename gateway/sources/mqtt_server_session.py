@@ -8,6 +8,7 @@ exactly once while the gateway runs, and at least once across its crash.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -21,6 +22,8 @@ SessionKey: TypeAlias = "tuple[str, bytes]"
 """User and client id: an id means nothing to another user, so nobody can push somebody else out."""
 
 _PACKET_IDS: Final = 1 << 16
+# A set of packet ids takes 8 KiB once there is one in it: of clients that are gone, so many at most may have left some.
+GONE_WITH_IDS_MAX: Final = 128
 
 
 class PacketIdSet:
@@ -91,15 +94,17 @@ class Session:
 
 
 class Sessions:
-    """All sessions of a server, at most `sessions_max`: past that the one to expire next goes.
+    """All sessions of a server, at most `sessions_max`: past that one goes of whoever has most, the next to expire.
 
-    A session that ends here may have a will that waits: `on_evicted`, or whoever calls `expire`, has to see to it.
+    So no user's clients push out another's. Of those whose client is gone GONE_WITH_IDS_MAX may hold packet ids. A
+    session that ends here may have a will that waits: `on_evicted`, or whoever calls `expire`, has to see to it.
     """
 
     def __init__(self, *, sessions_max: int, on_evicted: Callable[[Session], None]) -> None:
         self._sessions: dict[SessionKey, Session] = {}
         self._sessions_max = sessions_max
         self._on_evicted = on_evicted
+        self._gone_with_ids: set[SessionKey] = set()
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -119,31 +124,44 @@ class Sessions:
         session.expiry_s = min(connect.session_expiry_s, expiry_s_max)
         session.is_connected = True
         self._sessions[key] = session
+        self._gone_with_ids.discard(key)
         if len(self._sessions) > self._sessions_max:
-            self._evict()
+            self._evict(session for session in self._sessions.values() if not session.is_connected)
         return session, is_resumed
 
     def close(self, session: Session, *, now_s: float) -> None:
         """Note that the client has gone; the session waits for it as long as it asked for."""
         session.is_connected = False
         session.expires_at_s = now_s + session.expiry_s
-        if not session.expiry_s and self._sessions.get(session.key) is session:
+        if self._sessions.get(session.key) is not session:
+            return
+        if not session.expiry_s:
             del self._sessions[session.key]
+        elif session.kept or session.offered:
+            self._gone_with_ids.add(session.key)
+            if len(self._gone_with_ids) > GONE_WITH_IDS_MAX:
+                # Not this one: whoever closes it may still have its will to see to.
+                self._evict(self._sessions[key] for key in self._gone_with_ids if key != session.key)
 
     def expire(self, *, now_s: float) -> list[Session]:
         """Forget and return sessions whose time is over."""
         over = [s for s in self._sessions.values() if not s.is_connected and s.expires_at_s <= now_s]
         for session in over:
-            del self._sessions[session.key]
+            self._forget(session)
         return over
 
     def waiting_wills(self) -> list[Session]:
         """Return the sessions whose client is gone and whose will is still to be said."""
         return [session for session in self._sessions.values() if session.will is not None]
 
-    def _evict(self) -> None:
-        waiting = [session for session in self._sessions.values() if not session.is_connected]
+    def _evict(self, candidates: Iterable[Session]) -> None:
+        waiting = list(candidates)
         if waiting:
-            first = min(waiting, key=lambda session: session.expires_at_s)
-            del self._sessions[first.key]
+            of_user = Counter(session.key[0] for session in waiting)
+            first = min(waiting, key=lambda session: (-of_user[session.key[0]], session.expires_at_s))
+            self._forget(first)
             self._on_evicted(first)
+
+    def _forget(self, session: Session) -> None:
+        del self._sessions[session.key]
+        self._gone_with_ids.discard(session.key)

@@ -42,6 +42,15 @@ def test_the_first_mapping_that_matches_takes_the_message(desk: Any) -> None:
         assert topics_of(rows) == {1: "1", 2: "2", 3: "3", 4: "1"}
 
 
+@pytest.mark.parametrize("what", [{"metrics": [{"field": "v"}]}, {"fields": "*"}])
+def test_lines_of_csv_are_no_arrays(desk: Any, what: dict[str, Any]) -> None:
+    """Where steps are wanted they have none, and say so; whoever shares the buffer keeps its own values."""
+    at = desk({"match": "{m}", "resource": {"m": "{m}"}, "time": {"step": "dt"}, **what})
+    rows, mapped = at.map(("a", b"v,w\n1,2\n3,4\n"), ("b", b'{"v":[7],"dt":1}'), ("c", b"v,w\n5\n"))
+    assert topics_of(rows) == {7: "b"}
+    assert [index for index, _, _ in mapped.malformed] == [2, 0]
+
+
 def test_a_mapping_may_be_one_sources(desk: Any) -> None:
     """The same topic from another source goes on to the next; {source} is its name."""
     at = desk(

@@ -116,6 +116,7 @@ def test_any_bytes_are_json_or_malformed(data: bytes) -> None:
         (b'"\xff"', "malformed_json"),
         (b"[" * 100_000, "too_deep"),
         (b'{"a":NaN,"b":' + b"[" * 100_000, "malformed_json"),
+        (b"\xef\xbb\xbf" * 1000, "malformed_json"),
     ],
 )
 def test_what_is_no_json_has_its_reason(payload: bytes, reason: str) -> None:
@@ -196,6 +197,31 @@ def test_depth_and_lengths_are_bounded_before_they_are_believed() -> None:
         assert reason_of(cbor, head + "00") == "malformed_cbor"
     assert isinstance(cbor("d81c81d81d00")[0], Opaque), "a list that would hold itself"
     assert [type(item) for item in cbor("d9010083656161616161d81900d81900")] == [str, Opaque, Opaque]
+
+
+def test_keys_that_could_be_chosen_to_collide_are_taken_only_where_there_are_few() -> None:
+    """A map of n keys with one hash takes n² steps: large numbers and lists have no secret in theirs."""
+    modulus = (1 << 61) - 1
+    for keys in ([modulus * k for k in range(512, 2000)], [(k, "text" * 2) for k in range(1000)]):
+        assert len(cbor(cbor2.dumps(dict.fromkeys(keys[:100], 1)))) == 100
+        assert reason_of(cbor, cbor2.dumps([dict.fromkeys(keys, 1)])) == "malformed_cbor"
+
+
+@pytest.mark.parametrize("is_endless", [False, True])
+def test_numbers_are_keys_in_large_payloads_too(is_endless: bool) -> None:
+    """Packs of small maps with numbers for names, whatever stands beside them."""
+    pack = [{1: 2.5, -2: "x" * 30, "a": b"y" * 300, 4: [], 5: {}, 6: cbor2.CBORTag(1, k)} for k in range(200)]
+    read = cbor(cbor2.dumps(pack, indefinite_containers=is_endless))
+    assert [item[6] for item in read] == list(range(200))
+
+
+@given(st.binary(max_size=60))
+def test_keys_are_looked_at_in_any_bytes(data: bytes) -> None:
+    """The look ends, with an answer; what the decoder takes with numbers and texts as keys has plain ones."""
+    is_plain = payloads.has_plain_keys(data, 32)
+    if outcome(cbor, data) == "fine" and not is_plain:
+        with pytest.raises(cbor2.CBORDecodeError):
+            cbor2.loads(data, strict_hashable_types=True, tag_hook=lambda tag, _: tag.tag)
 
 
 def test_indefinite_lengths_and_doubled_keys_are_taken() -> None:

@@ -304,20 +304,43 @@ async def test_a_client_that_does_not_read_is_dropped(open_window) -> None:
 
 
 async def test_connections_are_bounded(open_window) -> None:
-    """One too many is turned away and counted; when one leaves there is room."""
+    """One too many is turned away and counted while all are being answered; when one leaves there is room."""
     window = await open_window(connections_max=2)
-    idle = [await asyncio.open_connection("127.0.0.1", window.server.port) for _ in range(2)]
+    answer = asyncio.Event()
+
+    async def wait(_: object) -> dict[str, object]:
+        await answer.wait()
+        return {}
+
+    window.trace = wait
+    busy = [asyncio.create_task(window.ask("/trace")) for _ in range(2)]
     async with asyncio.timeout(5):
-        while len(window.server._connections) < 2:
+        while len(window.server._connections) < 2 or window.server._idle:
             await asyncio.sleep(0.01)
     assert await window.send(b"GET /healthz HTTP/1.0\r\n\r\n") == b""
     assert window.refused("connections") == 1
-    for _, writer in idle:
-        writer.close()
+    answer.set()
+    await asyncio.gather(*busy)
     async with asyncio.timeout(5):
         while window.server._connections:
             await asyncio.sleep(0.01)
     assert (await window.ask("/healthz"))[0] == 200
+
+
+async def test_who_says_nothing_makes_room_for_who_asks(open_window) -> None:
+    """The one that was there first; nobody can shut the window by connecting to it."""
+    window = await open_window(connections_max=2)
+    silent = [await asyncio.open_connection("127.0.0.1", window.server.port) for _ in range(2)]
+    async with asyncio.timeout(5):
+        while len(window.server._connections) < 2:
+            await asyncio.sleep(0.01)
+    assert (await window.ask("/healthz"))[0] == 200
+    assert window.refused("connections") == 1
+    with contextlib.suppress(ConnectionResetError):
+        assert await asyncio.wait_for(silent[0][0].read(), 5) == b""
+    assert len(window.server._idle) <= 2
+    for _, writer in silent:
+        writer.close()
 
 
 async def test_cancelled_it_closes_and_drops_who_is_connected(open_window) -> None:

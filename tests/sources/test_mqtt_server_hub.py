@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gateway.net.mqtt_fields import Property
-from gateway.net.mqtt_packets import Will, publish_bytes
-from gateway.sources.mqtt_server_hub import Pause
+from gateway.net.mqtt_packets import PINGREQ_BYTES, PINGRESP_BYTES, Will, publish_bytes
+from gateway.sources.mqtt_server_hub import LOOK_BYTES_MIN, LOOK_S_MAX, READ_BYTES, Pause
 from gateway.sources.mqtt_server_session import Session
 
 
@@ -200,3 +200,36 @@ async def test_wills_on_their_way_to_the_disk_are_bounded_in_bytes(mqtt_server, 
     hub.publish_will(Will(b"state", bytes(3000), 0), user="")
     await rig.until(lambda: len(rig.door.payloads) == 4)
     assert rig.refused == {"will_dropped": 3}
+
+
+async def test_a_look_that_took_long_makes_the_next_one_shorter(mqtt_server) -> None:
+    """So that what one sends costs the others no more than a moment; it grows again as it can."""
+    rig = await mqtt_server.start()
+    client = await rig.connect()
+    hub = rig.source._hub
+    (connection,) = hub.connections
+    for took_s, portion, following in (
+        (0.0, READ_BYTES, READ_BYTES),
+        (10 * LOOK_S_MAX, READ_BYTES, READ_BYTES // 10),
+        (1e6, READ_BYTES, LOOK_BYTES_MIN),
+        (0.0, LOOK_BYTES_MIN, 2 * LOOK_BYTES_MIN),
+    ):
+        connection.heard_s = hub.now_s() - took_s
+        found = hub.looked(connection, READ_BYTES, portion=portion)
+        assert 0.9 * following < found <= following
+    connection._look_bytes = 5
+    assert len(connection.get_buffer(-1)) == 5
+    await client.send(PINGREQ_BYTES)
+    assert await client.packet() == PINGRESP_BYTES
+    assert connection._look_bytes > 5
+
+
+async def test_whoever_was_read_is_last_in_line_after_a_pause(mqtt_server) -> None:
+    """The room there is then is not always the same ones'."""
+    rig = await mqtt_server.start()
+    clients = [await rig.connect(b"d%d" % k) for k in range(3)]
+    hub = rig.source._hub
+    first, *others = hub.connections
+    await clients[0].send(PINGREQ_BYTES)
+    assert await clients[0].packet() == PINGRESP_BYTES
+    assert [*hub.connections] == [*others, first]

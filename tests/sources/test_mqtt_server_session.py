@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.net.mqtt_packets import Connect, Will
-from gateway.sources.mqtt_server_session import PacketIdSet, Session, Sessions
+from gateway.sources.mqtt_server_session import GONE_WITH_IDS_MAX, PacketIdSet, Session, Sessions
 
 PACKET_IDS = st.integers(1, 65535).map(lambda k: k.to_bytes(2, "big")) | st.sampled_from(
     [b"\0\1", b"\0\2", b"\xff\xff"]
@@ -93,6 +93,36 @@ def test_the_session_to_expire_next_is_evicted() -> None:
         all_.open(("u", name), connect(), expiry_s_max=100, now_s=0)
     assert len(all_) == 3
     assert len(evicted) == 2
+
+
+def test_whoever_has_most_sessions_makes_room() -> None:
+    """However long its sessions last: one login cannot make the server forget another's."""
+    all_, evicted = sessions(sessions_max=4)
+    keys = [("alice", b"a"), *(("mallory", bytes([65 + k])) for k in range(5))]
+    for key in keys:
+        expiry_s = 10 if key[0] == "alice" else 90
+        all_.close(all_.open(key, connect(expiry_s=expiry_s), expiry_s_max=100, now_s=0)[0], now_s=0)
+    assert all_.find(("alice", b"a")) is not None
+    assert [session.key for session in evicted] == keys[1:3]
+
+
+def test_clients_that_are_gone_leave_a_bounded_number_of_packet_ids() -> None:
+    """Each takes 8 KiB: of so many sessions the next to expire goes, with room for those that owe nothing."""
+    all_, evicted = sessions(sessions_max=1000)
+    for number in range(GONE_WITH_IDS_MAX + 3):
+        session, _ = all_.open(("u", b"%d" % number), connect(), expiry_s_max=100, now_s=number)
+        session.keep([b"\0\1"])
+        all_.close(session, now_s=number)
+    assert [session.key[1] for session in evicted] == [b"0", b"1", b"2"]
+    again, is_resumed = all_.open(("u", b"3"), connect(), expiry_s_max=100, now_s=60)
+    assert is_resumed
+    assert b"\0\1" in again.kept
+    empty, _ = all_.open(("u", b"new"), connect(), expiry_s_max=100, now_s=60)
+    all_.close(empty, now_s=60)
+    assert len(evicted) == 3
+    assert len(all_.expire(now_s=1000)) == GONE_WITH_IDS_MAX
+    all_.close(again, now_s=1000)
+    assert len(all_) == 1
 
 
 def test_wills_that_wait_are_found() -> None:
