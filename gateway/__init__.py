@@ -50,6 +50,7 @@ sources/                  Doors: bytes arrive here and are acknowledged only whe
   serial_watch.py         What a line's bytes say about its wiring: that it is silent, or brings nothing but noise
   window.py               Whether a sender has stopped because too many of its messages wait for their answer
 codecs/                   Words on the wire: bytes become columns and columns bytes
+  apart.py                Mapping apart what could not be mapped together, so that a mistake of ours costs one message
   arrays.py               Arrays out of payloads become readings, with numpy calls per metric and not per array
   columns.py              Values out of many payloads become one typed column, exactly
   declared.py             A mapping whose metrics are listed: payloads to columns

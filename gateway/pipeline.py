@@ -8,12 +8,15 @@ Start reading here: `accept` is what every source calls, and it returns when wha
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 import numpy as np
 
+from gateway.codecs.apart import map_apart
+from gateway.codecs.mapping import Mapped
 from gateway.codecs.otlp import encode_log_record
 from gateway.core.batch import MONOTONIC, LogRecords, Series
 from gateway.core.clock import NS_PER_S, Quality
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from gateway.codecs.mapping import Mapped, Mapper
+    from gateway.codecs.mapping import Mapper
     from gateway.core.batch import Attributes
     from gateway.core.clock import Clock
     from gateway.core.contracts import Arrivals
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
     from gateway.detect.engine import Engine, Finding
     from gateway.store.database import Store
     from gateway.tracing import Noted, Tracer
+
+log = logging.getLogger("tidegate")
 
 # OTLP logs data model, SeverityNumber WARN.
 SEVERITY_WARN = 13
@@ -122,10 +127,22 @@ class Pipeline:
     def _prepare(self, arrivals: Arrivals) -> Prepared:
         wall_ns = self._store.timeline.wall_from(arrivals.arrived_ns)
         latest_ns = self._latest_ns(wall_ns)
-        mapped = self.mapper.map(arrivals, wall_ns=latest_ns)
+        mapped = self._map(arrivals, latest_ns)
         noted = None if self.tracer is None else self.tracer.note(arrivals, mapper=self.mapper, wall_ns=latest_ns)
         losses, set_aside = self._losses(mapped, arrivals.dropped, wall_ns or 0), self._quarantine(arrivals, mapped)
         return Prepared(mapped, losses, set_aside, self._watch(mapped), noted)
+
+    def _map(self, arrivals: Arrivals, latest_ns: int | None) -> Mapped:
+        try:
+            return self.mapper.map(arrivals, wall_ns=latest_ns)
+        except Exception:
+            log.exception("%s: a buffer of %d messages cannot be mapped; looking which", arrivals.source, len(arrivals))
+        mapped = Mapped()
+        errors = map_apart(lambda part: self.mapper.map(part, wall_ns=latest_ns), arrivals, mapped)
+        self._telemetry.count(
+            "tidegate_mapping_mistakes", len(errors), help="Messages that a mistake of our own set aside."
+        )
+        return mapped
 
     def _latest_ns(self, wall_ns: int | None) -> int | None:
         """Return the time after which a device's own is not believed; None while there is no clock to tell by."""

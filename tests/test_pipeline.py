@@ -113,6 +113,27 @@ async def test_what_nobody_understands_is_lost_by_reason_and_set_aside() -> None
     assert (aside.source, aside.topic, aside.payload, aside.message) == ("direct", b"plant/d1", b'{"temp": ', sentence)
 
 
+async def test_a_mistake_of_our_own_costs_one_message(caplog) -> None:
+    """Nobody's neighbour is pushed back for it, and it does not come back for ever: it is set aside, and said."""
+    store = FakeStore()
+    pipeline, telemetry = build(store)
+    real = pipeline.mapper.map
+
+    def stumbles(what: Arrivals, *, wall_ns):
+        if b"odd" in what.payloads:
+            raise RecursionError("too deep")
+        return real(what, wall_ns=wall_ns)
+
+    pipeline.mapper.map = stumbles
+    accepted = await pipeline.accept(arrivals(b'{"temp": 20.5}', b"odd", b'{"temp": 21.5}'))
+    assert accepted.readings == 2
+    assert [(index, reason) for index, reason, _ in accepted.malformed] == [(1, "mapping_failed")]
+    assert store.values == [20.5, 21.5]
+    assert [aside.payload for aside in store.kept[0]["set_aside"]] == [b"odd"]
+    assert telemetry.value("tidegate_mapping_mistakes") == 1
+    assert "a buffer of 3 messages cannot be mapped" in caplog.text
+
+
 async def test_why_a_payload_is_set_aside_fits_one_line() -> None:
     """The sentence holds names that the device chose, on a topic that it chose."""
     store = FakeStore()

@@ -26,7 +26,7 @@ from gateway.net.mqtt_packets import (
 from gateway.sources.mqtt_server_admission import Refusal, decide, welcome_bytes
 from gateway.sources.mqtt_server_auth import ANONYMOUS, address_group, certificate_names
 from gateway.sources.mqtt_server_hub import READ_BYTES, Hub, Pause, State
-from gateway.sources.mqtt_server_intake import MESSAGE_BYTES, RESUME_AT, Receipt
+from gateway.sources.mqtt_server_intake import MESSAGE_BYTES, RECEIPT_BYTES, RESUME_AT, Receipt
 from gateway.sources.mqtt_server_replies import reply, sort_out
 
 if TYPE_CHECKING:
@@ -325,7 +325,7 @@ class Connection(asyncio.BufferedProtocol):
         exactly_once: tuple[bytes, ...] = (),
     ) -> None:
         count = len(payloads)
-        size, self._bytes_fresh = self._bytes_fresh + MESSAGE_BYTES * count, 0
+        size, self._bytes_fresh = self._bytes_fresh + MESSAGE_BYTES * count + RECEIPT_BYTES, 0
         receipt = Receipt(
             self,
             answers,

@@ -419,7 +419,6 @@ def test_a_partial_success_is_read(answer) -> None:
         (b'{"partialSuccess":{"rejectedLogRecords":2}}', PartialSuccess(2)),
         (b'{"partialSuccess":{"rejectedSpans":"1"}}', PartialSuccess(1)),
         (b'{"partialSuccess":{"rejectedDataPoints":"0","errorMessage":"slow"}}', PartialSuccess(0, "slow")),
-        (b'{"partialSuccess":{"rejectedDataPoints":1e999}}', PartialSuccess()),
         (b'{"partialSuccess":null}', PartialSuccess()),
         (b"{}", PartialSuccess()),
         (b"null", PartialSuccess()),
