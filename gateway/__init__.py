@@ -97,6 +97,7 @@ store/                    The shelf: what was accepted is kept here, in SQLite, 
   forgetting.py           Forgetting series that nobody uses: what is asked before, and what a commit takes with it
   frozen.py               A shelf that cannot be written: what is held is read and sent, what was sent is remembered in memory
   gathering.py            What comes in between two commits: gathered, bounded, compressed while more is coming
+  handful.py              A handful of readings as columns, number by number: what store/columns writes, without its cost for few
   integers.py             Integers in few bytes: differences, common divisors, byte planes
   keeping.py              Housekeeping: who goes when the shelf is full or something too old, which boots nobody needs
   leases.py               Leasing: what an uplink sends next, and what it has in hand

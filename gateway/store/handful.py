@@ -1,0 +1,275 @@
+"""A handful of readings as columns, number by number: what store/columns writes, without its cost for few. No numpy.
+
+A quiet gateway commits some dozens of readings at a time, each time after a pause in which others had the caches. A
+hundred short calls into numpy then cost ten times what they cost in a loop, and that was most of its processor time.
+The columns are those that store/columns draws and reads; plain integers and decimals only, without exceptions, and of
+two ways to write a column perhaps the longer. For anything else the answer is None.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gateway.core.batch import Batch
+
+# Above this, numpy is quicker even when it is cold.
+READINGS_MAX: Final = 128
+_U64: Final = 0xFFFF_FFFF_FFFF_FFFF
+_SIGN: Final = 1 << 63
+_DIVIDED: Final = 16
+_KIND: Final = 3
+_DOUBLE: Final = 0
+# As in store/decimals.
+_POWERS: Final = tuple(float(10**exponent) for exponent in range(16))
+_WHOLE_MAX: Final = 2.0**53
+_DECIMAL_MAX: Final = 2.0**47
+_LIFT_COUNT_MAX: Final = 4
+_RANKED_MIN: Final = 64
+_OFFSETS_COUNT_MIN: Final = 32
+
+
+class Handful(NamedTuple):
+    """The columns of a sorted batch, and what its segment's header says of them."""
+
+    content: bytes
+    first_ns: int
+    last_ns: int
+    series: list[int]  # each once and in order
+
+
+def encode(batch: Batch) -> Handful | None:
+    """Return the columns of 1 to READINGS_MAX readings, in any order; None where they are not for this module."""
+    series, flags = batch.series.tolist(), batch.flags.tolist()
+    times, bits = batch.time_ns.tolist(), batch.bits.tolist()
+    keys = [number << 4 | flag for number, flag in zip(series, flags, strict=True)]
+    order = sorted(range(len(keys)), key=lambda k: (keys[k], times[k]))
+    keys = [keys[k] for k in order]
+    times = [times[k] for k in order]
+    starts = [k for k in range(len(keys)) if not k or keys[k] != keys[k - 1]]
+    spans = list(zip(starts, [*starts[1:], len(keys)], strict=True))
+    flags = [keys[start] & 15 for start in starts]
+    values = _Values([bits[k] for k in order], spans)
+    if not values.choose([flag & _KIND == _DOUBLE for flag in flags], batch.bits.view("f8").tolist(), order):
+        return None
+    out = bytearray()
+    numbers = [keys[start] >> 4 for start in starts]
+    _varint(out, len(spans))
+    _signed(out, numbers)
+    _unsigned(out, flags)
+    _unsigned(out, [stop - start - 1 for start, stop in spans])
+    _write_times(out, times, spans)
+    values.write(out)
+    return Handful(bytes(out), min(times), max(times), sorted(set(numbers)))
+
+
+# Columns of store/integers.
+
+
+def _varint(out: bytearray, value: int) -> None:
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+
+
+def _bits(out: bytearray, flags: Sequence[bool]) -> None:
+    for start in range(0, len(flags), 8):
+        out.append(sum(128 >> k for k, flag in enumerate(flags[start : start + 8]) if flag))
+
+
+def _planes(out: bytearray, values: Sequence[int], width: int) -> None:
+    octets = b"".join([value.to_bytes(width, "little") for value in values])
+    for place in range(width):
+        out += octets[place::width]
+
+
+def _unsigned(out: bytearray, values: Sequence[int]) -> None:
+    largest = max(values, default=0)
+    divisor = max(1, math.gcd(*values)) if largest else 1
+    width = ((largest // divisor).bit_length() + 7) // 8
+    out.append(width | _DIVIDED if divisor > 1 else width)
+    if divisor > 1:
+        _varint(out, divisor)
+        values = [value // divisor for value in values]
+    if width:
+        _planes(out, values, width)
+
+
+def _signed(out: bytearray, values: Sequence[int]) -> None:
+    if not values:
+        return
+    smallest = min(values)
+    offsets = [value - smallest for value in values]
+    steps = [_zigzag(step) for step in _steps(values)]
+    differs = len(values) > 2 and sum(map(int.bit_length, steps)) < sum(map(int.bit_length, offsets))
+    out.append(differs)
+    _varint(out, _zigzag(values[0] if differs else smallest))
+    _unsigned(out, steps if differs else offsets)
+
+
+def _zigzag(value: int) -> int:
+    return (value << 1 ^ value >> 63) & _U64
+
+
+def _steps(values: Sequence[int]) -> list[int]:
+    """Return what each is more than the one before, modulo 2^64."""
+    return [(after - before + _SIGN & _U64) - _SIGN for before, after in itertools.pairwise(values)]
+
+
+# Times.
+
+Spans = list[tuple[int, int]]
+
+
+def _write_times(out: bytearray, times: Sequence[int], spans: Spans) -> None:
+    runs = [times[start:stop] for start, stop in spans]
+    shared = [bool(k) and run == runs[k - 1] for k, run in enumerate(runs)]
+    _bits(out, shared)
+    own = [run for run, is_shared in zip(runs, shared, strict=True) if not is_shared]
+    count = sum(map(len, own))
+    if len(own) > 1 and count >= _RANKED_MIN:
+        distinct = sorted({time for run in own for time in run})
+        # A rank takes a byte; what it takes to tell many times apart without them is more.
+        if len(distinct) * 4 <= count:
+            rank = {time: place for place, time in enumerate(distinct)}
+            _varint(out, len(distinct))
+            _write_steps(out, [distinct])
+            _write_steps(out, [[rank[time] for time in run] for run in own])
+            return
+    _varint(out, 0)
+    _write_steps(out, own)
+
+
+def _write_steps(out: bytearray, runs: Sequence[Sequence[int]]) -> None:
+    _signed(out, [run[0] for run in runs])
+    least: list[int] = []
+    above: list[int] = []
+    for run in runs:
+        if len(run) > 1:
+            steps = [step & _U64 for step in _steps(run)]
+            least.append(min(steps))
+            above += [step - least[-1] for step in steps]
+    if least:
+        _unsigned(out, least)
+        _unsigned(out, above)
+
+
+# Values.
+
+
+class _Values:
+    def __init__(self, bits: list[int], spans: Spans) -> None:
+        self._bits = bits
+        self._spans = spans
+        self._forms: list[int] = []
+        self._runs: list[list[int]] = []
+
+    def choose(self, is_double: Sequence[bool], doubles: Sequence[float], order: Sequence[int]) -> bool:
+        """Turn all into integers; return False where that cannot be without exceptions."""
+        for (start, stop), double in zip(self._spans, is_double, strict=True):
+            run = self._bits[start:stop]
+            if double:
+                found = _decimals([doubles[k] for k in order[start:stop]], run)
+                if found is None:
+                    return False
+                form, run = found
+                self._forms.append(form)
+            self._runs.append(run)
+        if self._forms:
+            self._lift([k for k, double in enumerate(is_double) if double])
+        return True
+
+    def _lift(self, doubles: Sequence[int]) -> None:
+        """Give short runs the exponent that most of them have."""
+        short = [place for place, k in enumerate(doubles) if len(self._runs[k]) <= _LIFT_COUNT_MAX]
+        if not short:
+            return
+        forms = [self._forms[place] for place in short]
+        most = max(sorted(set(forms)), key=forms.count)
+        if 2 * forms.count(most) < len(forms):
+            return
+        for place in short:
+            k, power = doubles[place], 10 ** max(0, most - self._forms[place])
+            if power > 1 and all(abs(value) * power < _DECIMAL_MAX for value in self._runs[k]):
+                self._runs[k] = [value * power for value in self._runs[k]]
+                self._forms[place] = most
+
+    def write(self, out: bytearray) -> None:
+        """Write the value column."""
+        _unsigned(out, self._forms)
+        _signed(out, [run[0] for run in self._runs])
+        long = [run for run in self._runs if len(run) > 1]
+        if long:
+            self._write_inside(out, long)
+        # There are no exceptions.
+        _varint(out, 0)
+
+    @staticmethod
+    def _write_inside(out: bytearray, runs: Sequence[list[int]]) -> None:
+        by_offset: list[bool] = []
+        below: list[int] = []
+        divisors: list[int] = []
+        by_width: dict[int, list[int]] = {}
+        widths: list[int] = []
+        for run in runs:
+            inside, smallest = _steps(run), min(run)
+            scatters = len(run) >= _OFFSETS_COUNT_MIN and _scatters(run, inside)
+            if scatters:
+                inside = [value - smallest for value in run[1:]]
+                below.append(run[0] - smallest)
+            divisor = math.gcd(*inside)
+            # 0 divides nothing, and the magnitude of the lowest integer is none.
+            if not 1 < divisor < _SIGN:
+                divisor = 1
+            else:
+                inside = [value // divisor for value in inside]
+            if not scatters:
+                inside = [_zigzag(step) for step in inside]
+            width = (max(inside).bit_length() + 7) // 8
+            by_offset.append(scatters)
+            divisors.append(divisor - 1)
+            widths.append(width)
+            by_width.setdefault(width, []).extend(inside)
+        _bits(out, by_offset)
+        _unsigned(out, below)
+        _unsigned(out, divisors)
+        _unsigned(out, widths)
+        for width in sorted(by_width):
+            if width:
+                _planes(out, by_width[width], width)
+
+
+def _scatters(run: Sequence[int], steps: Sequence[int]) -> bool:
+    """Whether values stay nearer to their mean than to the one before: noise, not a walk."""
+    if max(run) - min(run) >= _SIGN:
+        # Offsets would have to be signed then.
+        return False
+    mean = sum(run) / len(run)
+    away = sum(abs(value - mean) for value in run) / len(run)
+    return away < sum(map(abs, steps)) / len(steps)
+
+
+def _decimals(doubles: Sequence[float], bits: Sequence[int]) -> tuple[int, list[int]] | None:
+    """Return the smallest exponent of ten by which all doubles are integers, and these; None where there is none."""
+    exponent = 0
+    try:
+        for value in doubles:
+            while round(value * _POWERS[exponent]) / _POWERS[exponent] != value:
+                exponent += 1
+        power = _POWERS[exponent]
+        integers = [round(value * power) for value in doubles]
+        if any(whole / power != value for whole, value in zip(integers, doubles, strict=True)):
+            return None
+    except (IndexError, ValueError, OverflowError):
+        # No decimal of 15 digits, or no number.
+        return None
+    limit = _DECIMAL_MAX if exponent else _WHOLE_MAX
+    if max(map(abs, integers)) >= limit:
+        return None
+    # Minus zero is the one that equals what it is not.
+    return None if any(not whole and bit for whole, bit in zip(integers, bits, strict=True)) else (exponent, integers)
