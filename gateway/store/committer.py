@@ -462,7 +462,7 @@ class Committer:
             self._recent.settle(segment_id, bits, all_of=work.active)
         for segment_id in work.removed:
             self._recent.remove(segment_id)
-        self._recent.add((new.row, new.body) for new in work.segments)
+        self._recent.add((new.row, new.body, new.readable) for new in work.segments)
         self.newest = [new.row.id for new in work.segments]
         shelves = {where_from(segment_id)[:2] for segment_id in self.newest}
         for name, desk in self._desks.items():

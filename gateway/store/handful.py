@@ -40,6 +40,7 @@ class Handful(NamedTuple):
     first_ns: int
     last_ns: int
     series: list[int]  # each once and in order
+    order: list[int]  # where in the batch each reading stood
 
 
 def encode(batch: Batch) -> Handful | None:
@@ -64,7 +65,7 @@ def encode(batch: Batch) -> Handful | None:
     _unsigned(out, [stop - start - 1 for start, stop in spans])
     _write_times(out, times, spans)
     values.write(out)
-    return Handful(bytes(out), min(times), max(times), sorted(set(numbers)))
+    return Handful(bytes(out), min(times), max(times), sorted(set(numbers)), order)
 
 
 # Columns of store/integers.

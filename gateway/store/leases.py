@@ -19,12 +19,15 @@ from gateway.store.segments import SegmentError, check_link, read_header
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from gateway.core.batch import Batch
     from gateway.store.allowance import Allowance
 
 # Rows looked at in one query, and segments in one lease: SQLite's oldest limit of parameters is 999. How many are
 # looked at follows what the last leases took: each row that is looked at for nothing is a page read for nothing.
 LOOK_MAX: Final = 512
 LOOK_MIN: Final = 4
+# Small segments whose columns stay at hand: a road that keeps up sends them within seconds. 3 KB each at most.
+READABLE_MAX: Final = 64
 
 Shelf: TypeAlias = tuple[Priority, Signal]
 Spot: TypeAlias = tuple[Lane, Shelf]
@@ -60,6 +63,7 @@ class Kept:
 
     row: Row
     body: bytes
+    readable: Batch | None = None
     done: int = 0
 
 
@@ -72,13 +76,20 @@ class Recent:
         self._bytes_max = bytes_max
         self._order: deque[int] = deque()
         self._kept: dict[int, Kept] = {}
+        self._readable: deque[int] = deque()
 
-    def add(self, segments: Iterable[tuple[Row, bytes]]) -> None:
-        """Take what a commit has written, in order of sequence."""
-        for row, body in segments:
-            self._kept[row.id] = Kept(row, body)
+    def add(self, segments: Iterable[tuple[Row, bytes, Batch | None]]) -> None:
+        """Take what a commit has written, in order of sequence; the last of those that are readable stay so."""
+        for row, body, readable in segments:
+            self._kept[row.id] = Kept(row, body, readable)
             self._order.append(row.id)
             self.size_bytes += len(body)
+            if readable is not None:
+                self._readable.append(row.id)
+        while len(self._readable) > READABLE_MAX:
+            kept = self._kept.get(self._readable.popleft())
+            if kept is not None:
+                kept.readable = None
         while self.size_bytes > self._bytes_max:
             oldest = self._order.popleft()
             self.floor = where_from(oldest)[2] + 1
@@ -115,6 +126,11 @@ class Recent:
         """Return a body, if it is here."""
         kept = self._kept.get(segment_id)
         return None if kept is None else kept.body
+
+    def readable(self, segment_id: int) -> Batch | None:
+        """Return what a segment's columns are, if that is known without reading them."""
+        kept = self._kept.get(segment_id)
+        return None if kept is None else kept.readable
 
 
 class Desk:
@@ -328,7 +344,11 @@ class Desk:
             except BaseException:
                 self.show(ids)
                 raise
-        segments = [_leased(row, found[row.id]) for row in rows if is_whole(row, found.get(row.id))]
+        segments = [
+            _leased(row, found[row.id], self._recent.readable(row.id))
+            for row in rows
+            if is_whole(row, found.get(row.id))
+        ]
         if len(segments) < len(rows):
             whole = {segment.id for segment in segments}
             lost = [row for row in rows if row.id not in whole]
@@ -361,6 +381,6 @@ def is_whole(row: Row, body: bytes | None) -> bool:
     return (header.sequence, header.readings) == (where_from(row.id)[2], row.readings)
 
 
-def _leased(row: Row, body: bytes) -> LeasedSegment:
+def _leased(row: Row, body: bytes, readable: Batch | None) -> LeasedSegment:
     priority, signal, sequence = where_from(row.id)
-    return LeasedSegment(sequence, BootId(row.boot), signal, priority, row.readings, body)
+    return LeasedSegment(sequence, BootId(row.boot), signal, priority, row.readings, body, readable)

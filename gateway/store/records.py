@@ -10,6 +10,7 @@ from gateway.core.contracts import BootId, Priority, Signal
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from gateway.core.batch import Batch
     from gateway.store.policy import Lane
 
 # A segment's row id is its shelf (4 bits) over its sequence (59 bits): what has one priority and one signal
@@ -88,6 +89,7 @@ class LeasedSegment:
     priority: Priority
     readings: int
     body: bytes
+    readable: Batch | None = None  # what its columns are, where nobody has to read them from `body`
 
     @property
     def id(self) -> int:

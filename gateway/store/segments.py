@@ -121,7 +121,8 @@ class SegmentHeader:
 class Pressed:
     """A segment that has no place yet: its columns, compressed, and what its header will say of them.
 
-    `series` are the numbers of all series in it, each once and in order.
+    `series` are the numbers of all series in it, each once and in order. `readable` is what `decode_metrics` would make
+    of it, where that was at hand.
     """
 
     signal: Signal
@@ -131,6 +132,7 @@ class Pressed:
     columns_bytes: int
     body: bytes
     series: npt.NDArray[np.uint32]
+    readable: Batch | None = None
 
     def seal(self, *, sequence: int, boot: BootId, previous_hash: bytes) -> bytes:
         """Return the segment at its place in the chain."""
@@ -150,7 +152,9 @@ def press_metrics(batch: Batch, *, level: int = LEVEL) -> Pressed:
     if few is not None:
         body = zstd.compress(few.content, level=level)
         series = np.array(few.series, np.uint32)
-        return Pressed(Signal.METRICS, len(batch), few.first_ns, few.last_ns, len(few.content), body, series)
+        times = few.first_ns, few.last_ns
+        ordered = batch.take(np.array(few.order))
+        return Pressed(Signal.METRICS, len(batch), *times, len(few.content), body, series, ordered)
     batch = batch.sorted()
     times = int(batch.time_ns.min()), int(batch.time_ns.max())
     body, content_bytes = _compress(columns.encode(batch), level=level)

@@ -117,6 +117,7 @@ class NewSegment(NamedTuple):
     first_ns: int
     last_ns: int
     body: bytes
+    readable: Batch | None = None
 
 
 @dataclass(slots=True)
@@ -168,7 +169,7 @@ def seal(
         priority, pressed, times = part
         body = pressed.seal(sequence=sequence, boot=boot, previous_hash=chain)
         row = Row(place(priority, pressed.signal, sequence), pressed.readings, boot, len(body))
-        segments.append(NewSegment(row, *times, body))
+        segments.append(NewSegment(row, *times, body, pressed.readable))
         series.append(pressed.series)
         chain = segment_hash(body)
         sequence += 1
@@ -290,10 +291,12 @@ def _write_shelf(steps: Steps, work: Transaction) -> None:
         steps.add("DELETE FROM shelf WHERE id = ?", *((segment_id,) for segment_id in gone))
     if work.segments:
         boot, stored_ns = work.stored
-        rows = [(new.row, new.first_ns, new.last_ns, new.body) for new in work.segments]
         steps.add(
             "INSERT INTO shelf VALUES (?, 0, ?, ?, ?, ?, ?, ?)",
-            *((row.id, row.readings, boot, stored_ns, first, last, body) for row, first, last, body in rows),
+            *(
+                (new.row.id, new.row.readings, boot, stored_ns, new.first_ns, new.last_ns, new.body)
+                for new in work.segments
+            ),
         )
     steps.add("UPDATE shelf SET body = ? WHERE id = ?", (work.state, STATE_ID))
 

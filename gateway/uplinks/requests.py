@@ -230,12 +230,12 @@ class RequestBuilder:
         rejected: dict[str, tuple[int, str]] = {}
         part: Part
         if lease.signal is Signal.LOGS:
-            records = self._decode(lease.segments, decode_logs, rejected)
+            records = self._decode(lease.segments, lambda segment: decode_logs(segment.body), rejected)
             marks = Marks(backfill=True) if is_backfill else NO_MARKS
             part = LogsPart(LogRecords.join(found for _, found in records), marks)
         else:
             assert lease.signal is Signal.METRICS, lease.signal
-            batches = self._decode(lease.segments, decode_metrics, rejected)
+            batches = self._decode(lease.segments, _columns_of, rejected)
             part = MetricsPart(self._group(batches, rejected, is_backfill=is_backfill))
         for reason, (readings, message) in rejected.items():
             hand.reject(readings, reason, message)
@@ -258,13 +258,13 @@ class RequestBuilder:
     @staticmethod
     def _decode(
         segments: Sequence[LeasedSegment],
-        decode: Callable[[bytes], _T],
+        decode: Callable[[LeasedSegment], _T],
         rejected: dict[str, tuple[int, str]],
     ) -> list[tuple[LeasedSegment, _T]]:
         found = []
         for segment in segments:
             try:
-                found.append((segment, decode(segment.body)))
+                found.append((segment, decode(segment)))
             except SegmentError as error:
                 _add(rejected, DAMAGED, segment.readings, f"segment {segment.sequence}: {error}")
         return found
@@ -307,6 +307,10 @@ class RequestBuilder:
         found += [(ARRIVAL, stamped.take(was_rejected))]
         rest = stamped.take(~was_rejected)
         return [*found, ("", rest)] if len(rest) else found
+
+
+def _columns_of(segment: LeasedSegment) -> Batch:
+    return decode_metrics(segment.body) if segment.readable is None else segment.readable
 
 
 def _add(rejected: dict[str, tuple[int, str]], reason: str, readings: int, message: str) -> None:

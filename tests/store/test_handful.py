@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.core.batch import MONOTONIC, Batch
 from gateway.store import columns, handful
-from gateway.store.segments import decode_metrics, encode_metrics
+from gateway.store.segments import decode_metrics, press_metrics
 
 BOUNDS = [-(2**63), -(2**63) + 1, -1, 0, 1, 2**53, 2**62, 2**63 - 1]
 int64 = st.one_of(st.sampled_from(BOUNDS), st.integers(-(2**63), 2**63 - 1), st.integers(-9, 9))
@@ -51,8 +51,10 @@ def test_whatever_is_written_is_read(readings) -> None:
         assert is_same(columns.decode(found.content, readings=len(batch)), ordered)
         assert (found.first_ns, found.last_ns) == (batch.time_ns.min(), batch.time_ns.max())
         assert found.series == sorted(set(batch.series.tolist()))
-    body = encode_metrics(batch, sequence=1, boot=1, previous_hash=bytes(16))
-    assert is_same(decode_metrics(body), ordered)
+    pressed = press_metrics(batch)
+    assert is_same(decode_metrics(pressed.seal(sequence=1, boot=1, previous_hash=bytes(16))), ordered)
+    assert (pressed.readable is None) == (found is None)
+    assert pressed.readable is None or is_same(pressed.readable, ordered)
 
 
 @given(rows.map(lambda found: [row for row in found if row[3] & 3] or [(1, 2, 3, 1)]))

@@ -10,7 +10,7 @@ import pytest
 from gateway.core.batch import Batch
 from gateway.core.contracts import BootId, Priority, Signal
 from gateway.store.allowance import READINGS_MIN, Allowance
-from gateway.store.leases import LOOK_MAX, LOOK_MIN, Desk, Recent, Row, is_whole
+from gateway.store.leases import LOOK_MAX, LOOK_MIN, READABLE_MAX, Desk, Recent, Row, is_whole
 from gateway.store.policy import LaneScheduler
 from gateway.store.records import place, where_from
 from gateway.store.segments import encode_metrics
@@ -148,7 +148,7 @@ async def test_live_segments_come_from_memory(reader, make_desk) -> None:
     for sequence, shelf in ((6, METRICS), (7, (Priority.BULK, Signal.METRICS))):
         number = place(*shelf, sequence)
         body = body_of(sequence)
-        desk._recent.add([(Row(number, 1, 1, len(body)), body)])
+        desk._recent.add([(Row(number, 1, 1, len(body)), body, None)])
         desk.arrived([shelf])
     reads = reader.reads
     assert {sequences(await take(desk))[0], sequences(await take(desk))[0]} == {6, 7}
@@ -160,7 +160,7 @@ def test_memory_keeps_the_newest(reader) -> None:
     body = body_of(1)
     recent = Recent(bytes_max=3 * len(body), floor=1)
     rows = [Row(place(*METRICS, sequence), 1, 1, len(body)) for sequence in range(1, 6)]
-    recent.add([(row, body) for row in rows])
+    recent.add([(row, body, None) for row in rows])
     assert recent.floor == 3
     assert recent.size_bytes == 3 * len(body)
     everything = {"lacking": 2, "limit": 10}
@@ -282,7 +282,7 @@ async def test_the_newest_is_found_in_memory(reader, make_desk) -> None:
     for sequence in range(5, 10):
         number = reader.put(sequence)
         if sequence >= 8:
-            desk._recent.add([(Row(number, 1, 1, 10), body_of(sequence))])
+            desk._recent.add([(Row(number, 1, 1, 10), body_of(sequence), None)])
     looked = []
     rows = reader.rows
 
@@ -304,7 +304,7 @@ async def test_how_far_it_is_behind(reader, make_desk) -> None:
     desk = make_desk(live_from=5, floor=5)
     reader.put(1)
     number = reader.put(5)
-    desk._recent.add([(Row(number, 1, 1, 10), body_of(5))])
+    desk._recent.add([(Row(number, 1, 1, 10), body_of(5), None)])
     desk.arrived([METRICS], 500)
     live = await take(desk)
     assert live.lane == "live"
@@ -312,6 +312,21 @@ async def test_how_far_it_is_behind(reader, make_desk) -> None:
     behind = desk.behind_bytes
     assert (await take(desk)).lane == "backlog"
     assert desk.behind_bytes == behind
+
+
+async def test_small_segments_stay_readable_for_a_while(make_desk) -> None:
+    """Nobody reads back what was written a moment ago; of very many the oldest are read all the same."""
+    desk = make_desk()
+    batch = Batch.of(1, [1], np.array([1]))
+    for number in range(READABLE_MAX + 1):
+        desk._recent.add([(Row(place(*METRICS, 1000 + number), 1, 1, 10), body_of(1000 + number), batch)])
+    desk.arrived([METRICS])
+    found = [await take(desk, readings_max=READABLE_MAX + 1)]
+    found.append(await take(desk, readings_max=READABLE_MAX + 1))
+    by_sequence = {segment.sequence: segment.readable for lease in found for segment in lease.segments}
+    assert by_sequence.pop(1000) is None
+    assert set(map(id, by_sequence.values())) == {id(batch)}
+    assert len(by_sequence) == READABLE_MAX
 
 
 # What the disk allows.
@@ -341,7 +356,7 @@ async def test_a_segment_larger_than_all_is_allowed_by_the_next_commit(reader, m
     desk = make_desk(is_free=False)
     commit(desk)
     large = READINGS_MIN + 1
-    desk._recent.add([(Row(place(*METRICS, 1000), large, 1, 1), body_of(1000, large))])
+    desk._recent.add([(Row(place(*METRICS, 1000), large, 1, 1), body_of(1000, large), None)])
     desk.arrived([METRICS])
     waiting = asyncio.ensure_future(take(desk))
     await asyncio.sleep(0)

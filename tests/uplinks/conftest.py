@@ -42,6 +42,7 @@ class Segment:
     priority: Priority
     readings: int
     body: bytes
+    readable: Batch | None = None
 
     @property
     def id(self) -> int:
