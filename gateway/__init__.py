@@ -143,6 +143,7 @@ control/                  Windows: people and servers look in here
   config.py               Loads a configuration and says all that is wrong with it at once
   draining.py             How long until what is held is gone, from how it shrank in the last minutes
   export.py               `tidegate export`: what is held, as OTLP JSON lines in a file
+  exposition.py           Numbers as Prometheus text, format 0.0.4: families in, lines out
   fitting.py              Makes the bounds of memory fit a board: what waits for the disk, and what is kept at hand
   flash.py                How much may be written to flash: a day's allowance, and what the pace of commits does to keep within it
   footprint.py            What this process takes of the machine, memory and flash, held against its board's limits
@@ -151,6 +152,7 @@ control/                  Windows: people and servers look in here
   live.py                 `tidegate trace`: follows messages through a running gateway and shows each
   manual.py               Pages made from the settings: JSON Schema, example, docs/CONFIGURATION.md
   metrics.py              The gateway's numbers as Prometheus text
+  process.py              What the kernel says of this process, under the names that every Prometheus exporter uses
   profiles.py             Hardware profiles: the limits that go with a board, from hw_profiles/*.toml
   reading.py              Reads tables into settings classes and finds every problem at once
   settings.py             The whole configuration as one class, composed of the rooms' own

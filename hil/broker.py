@@ -132,9 +132,10 @@ class Broker:
                 said = self._child.output
                 self.stop()
                 raise OSError(f"mosquitto ended at once:\n{said}")
-            with contextlib.suppress(OSError), socket.create_connection(self.address, timeout=1):
-                # Somebody else may have taken the port: only our own child's word counts.
-                if any("running" in line for line in self._child.lines):
+            # Somebody else may have taken the port: our own child's word counts. Nor is it knocked at before: while
+            # nobody listens there, the kernel may give who knocks that very port, and the broker finds it in use.
+            if any("running" in line for line in self._child.lines):
+                with contextlib.suppress(OSError), socket.create_connection(self.address, timeout=1):
                     return
             time.sleep(0.005)
         raise TimeoutError(f"mosquitto does not listen after {START_S} s:\n{self._child.tail()}")

@@ -16,7 +16,10 @@ from gateway.codecs.paths import read_path
 from gateway.codecs.topics import Pattern, Template
 from gateway.core.clock import NS_PER_S
 
-AttributeValue: TypeAlias = str | bool | int | float
+TEXT_LENGTH_MAX: Final = 1024
+"""As long as a topic. A point's attributes leave with each of its points, thousands in a request."""
+
+AttributeValue: TypeAlias = Annotated[str, Meta(max_length=TEXT_LENGTH_MAX)] | bool | int | float
 Format: TypeAlias = Literal["auto", "json", "cbor", "csv", "text"]
 ValueType: TypeAlias = Literal["auto", "double", "int", "bool"]
 Unit: TypeAlias = Literal["s", "ms", "us", "ns", "iso8601"]
@@ -194,6 +197,8 @@ class MappingSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, 
             raise ValueError(f'payload = "{self.payload}" has no paths; leave each and fields out')
         if self.payload == "text" and (len(self.metrics) > 1 or self.time is not None):
             raise ValueError('payload = "text" is one value: one metric, and no time')
+        if self.delimiter in "\r\n":
+            raise ValueError("delimiter divides the columns of a line, so it is no line end")
         if self.payload == "csv" and self.time is not None and self.time.field is None:
             raise ValueError('payload = "csv": every line has its own time, so time takes field')
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # Every pattern's captures have these besides their own.
 GIVEN_NAMES: Final = frozenset({"topic", "source"})
 LEVELS_MAX: Final = 128
+# Each may be as long as a topic, which devices choose.
+HOLES_MAX: Final = 16
 
 _NAMED_LEVEL: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(#?)\}")
 _HOLE: Final = re.compile(r"\{([^{}]*)\}")
@@ -101,9 +103,11 @@ class Template:
     """
 
     def __init__(self, text: str, *, known: Collection[str]) -> None:
-        """Read `text`; raise ValueError for a name that the pattern does not capture."""
+        """Read `text`; raise ValueError for a name that the pattern does not capture, and for too many names."""
         self.text = text
         self.names = tuple(_HOLE.findall(text))
+        if len(self.names) > HOLES_MAX:
+            raise ValueError(f"{text[:60]!r}… has {len(self.names)} captures in it; write at most {HOLES_MAX}")
         for name in self.names:
             if name not in known and name not in GIVEN_NAMES:
                 names = ", ".join(f"{{{other}}}" for other in (*known, *sorted(GIVEN_NAMES)))

@@ -69,6 +69,9 @@ def parse_config(text: str, *, name: str = "configuration", offline: bool = Fals
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([f"{name}: not TOML: {error}"]) from error
+    except ValueError as error:
+        # The one thing that tomllib lets through as Python says it.
+        raise ConfigError([f"{name}: not TOML: a whole number has 64 bits at most, one here has thousands"]) from error
     except RecursionError as error:
         raise ConfigError([f"{name}: not TOML: nested too deeply"]) from error
     config, problems = read(table, Config, later=LATER)

@@ -20,7 +20,7 @@ from gateway.core.clock import Quality
 from gateway.core.contracts import MalformedError
 from gateway.store.database import Lease, StoreError
 from gateway.store.policy import Lane
-from gateway.store.reading import read_held
+from gateway.store.reading import look_at_held
 from gateway.uplinks.requests import DAMAGED, TIME_LOST, Hand, MetricsPart, RequestBuilder
 
 if TYPE_CHECKING:
@@ -75,20 +75,24 @@ def export(state_dir: Path, out: Path, *, gateway_id: str, progress: Progress) -
     """Write every held segment of `state_dir` to `out`; raise OSError for the file, StoreError for the shelf."""
     attributes: Attributes = (("tidegate.gateway.id", gateway_id),) if gateway_id else ()
     part = out.with_name(out.name + ".part")
-    result = Exported()
-    with read_held(state_dir) as held:
-        try:
-            with part.open("wb") as file:
-                for line in _Lines(held, attributes, result).all(progress):
-                    file.write(line)
-                    file.write(b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(out)
-        except BaseException:
-            # Half a file on a stick would be taken for all of it.
-            part.unlink(missing_ok=True)
-            raise
+
+    def write(held: Held) -> Exported:
+        result = Exported()
+        with part.open("wb") as file:
+            for line in _Lines(held, attributes, result).all(progress):
+                file.write(line)
+                file.write(b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        return result
+
+    try:
+        result = look_at_held(state_dir, write)
+        part.replace(out)
+    except BaseException:
+        # Half a file on a stick would be taken for all of it.
+        part.unlink(missing_ok=True)
+        raise
     _sync_folder(out.parent)
     return result
 

@@ -155,6 +155,13 @@ class _Walk:
         """Note everything that is wrong with `value` at `path`."""
         if len(self.problems) >= PROBLEMS_MAX:
             return
+        if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+            # TOML's own bound; past it a number fits in no column, nor in OTLP. Its digits may be too many to show.
+            self._note(
+                path,
+                f"a whole number has 64 bits at most, not {value.bit_length() + 1}; where a text will do, quote it",
+            )
+            return
         before = len(self.problems)
         structs = structs_of(wanted)
         later = self._later.values.get((_bare(path), value)) if isinstance(value, str) else None

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
-from gateway.codecs.mapping_settings import MappingSettings, default_mappings
+from gateway.codecs.mapping_settings import AttributeValue, MappingSettings, default_mappings
 from gateway.core.units import Duration, Size
 from gateway.detect.settings import DetectorSettings
 from gateway.net.addresses import is_loopback, split_address
@@ -21,7 +21,6 @@ from gateway.uplinks.settings import OtlpUplinkSettings
 
 SourceSettings: TypeAlias = MqttServerSettings | MqttSettings | SerialSettings
 UplinkSettings: TypeAlias = OtlpUplinkSettings
-AttributeValue: TypeAlias = str | bool | int | float
 
 STATE_DIR: Final = "/var/lib/tidegate"
 SERIES_IDLE_MIN: Final = Duration(3600)

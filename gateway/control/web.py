@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-import importlib
 import ipaddress
 import logging
 import re
@@ -20,14 +19,13 @@ import msgspec
 from microdot import Microdot, Request, Response
 
 from gateway import __version__
+from gateway.control.metrics import MetricsPage
 from gateway.net.addresses import split_address
-from gateway.net.tls import bring_back
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
     from typing import TypeAlias
 
-    from gateway.control.metrics import MetricsPage
     from gateway.control.settings import ControlSettings
     from gateway.core.telemetry import Telemetry
 
@@ -194,16 +192,9 @@ def _routes(
     async def readyz(_: Request) -> Response:
         return _verdict(ready(), "ready", why_not() or "the doors are not open")
 
-    pages_made: list[MetricsPage] = []
+    page = MetricsPage(telemetry=telemetry, status=status)
 
     async def metrics(_: Request) -> Response:
-        if not pages_made:
-            # Nobody may ever ask, and prometheus_client is memory. Imported aside: it takes a while on a small board.
-            # What writes the text wants OpenSSL to be there, though nothing here uses it.
-            bring_back()
-            module = await asyncio.to_thread(importlib.import_module, "gateway.control.metrics")
-            pages_made.append(module.MetricsPage(telemetry=telemetry, status=status))
-        page = pages_made[0]
         return Response(page.render(), 200, {"content-type": page.content_type})
 
     async def status_page(_: Request) -> Response:

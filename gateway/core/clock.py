@@ -223,7 +223,7 @@ class Timeline:
                 return False
             if sample.quality == last.quality and moved_ns < STEP_NS_MIN:
                 return False
-            self.steps += moved_ns > STEP_NS_MIN + _drift_max_ns(sample.monotonic_ns - last.monotonic_ns)
+            self.steps += moved_ns > STEP_NS_MIN + drift_max_ns(sample.monotonic_ns - last.monotonic_ns)
             if sample.monotonic_ns == last.monotonic_ns and sample.quality == last.quality:
                 times.samples.pop()
         times.samples.append(sample)
@@ -368,7 +368,7 @@ def _look(clock: Clock) -> tuple[int, int]:
     return monotonic_ns, wall_ns
 
 
-def _drift_max_ns(span_ns: int) -> int:
+def drift_max_ns(span_ns: int) -> int:
     """Return how far two clocks can drift apart in `span_ns`: the kernel slews by 500 ppm at most."""
     return span_ns // 2000
 
@@ -382,7 +382,7 @@ def _believed(samples: list[Sample]) -> list[Sample]:
     for sample in reversed(samples[:-1]):
         span_ns = kept[-1].monotonic_ns - sample.monotonic_ns
         moved_ns = abs(kept[-1].offset_ns - sample.offset_ns)
-        if span_ns > 0 and moved_ns <= _drift_max_ns(span_ns) + min(STEP_NS_MIN, span_ns // 2):
+        if span_ns > 0 and moved_ns <= drift_max_ns(span_ns) + min(STEP_NS_MIN, span_ns // 2):
             kept.append(sample)
     kept.reverse()
     return kept

@@ -17,7 +17,7 @@ OTHER: Final = "other"
 
 @dataclass(slots=True)
 class Family:
-    """One metric with its label sets. `kind` is "counter" or "gauge"."""
+    """One metric with its label sets. `kind` is "counter", "gauge" or, of what others count, "untyped"."""
 
     name: str
     help: str

@@ -66,6 +66,9 @@ SUBSCRIBE_RETRY_S: Final = 60.0
 GOOD_S: Final = 30.0
 # Without a CONNACK after this many tries, perhaps the broker drops what it does not know: try 3.1.1.
 SILENT_DROPS_MAX: Final = 2
+# One that has answered in MQTT 5 knows it: it is restarting, or what stands before it has lost it. Only where that
+# goes on, for a quarter of an hour at the longest waits, it may have been replaced by an older one.
+KNOWN_DROPS_MAX: Final = 20
 
 
 class MqttSource:
@@ -104,6 +107,7 @@ class MqttSource:
         self._state = "stopped"
         self._last_error = ""
         self._silent_drops = 0
+        self._has_answered = False  # in the version that is spoken now
         self._session_present = False
         self._granted: dict[str, int] = {}
         self._received = 0
@@ -254,7 +258,8 @@ class MqttSource:
             if is_tls_error(link.client.error):
                 raise tls_trouble(link.client.error)
             self._silent_drops += 1
-            if self._may_fall_back and self._silent_drops >= SILENT_DROPS_MAX:
+            drops_max = KNOWN_DROPS_MAX if self._has_answered else SILENT_DROPS_MAX
+            if self._may_fall_back and self._silent_drops >= drops_max:
                 raise Unsupported
             hint = ""
             if self._address.is_tls and not self._settings.tls.cert_file:
@@ -265,6 +270,7 @@ class MqttSource:
         code, text = link.connected.result()
         if code == ReasonCode.UNSUPPORTED_PROTOCOL_VERSION and self._may_fall_back:
             raise Unsupported
+        self._has_answered = True
         if code in NEEDS_A_PERSON:
             raise Refused(f"the broker refuses {self.client_id}: {text.lower()}")
         if code:

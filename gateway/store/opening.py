@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from gateway.core.clock import BootTimes, Quality, Sample, Timeline
+from gateway.core.clock import STEP_NS_MIN, BootTimes, Quality, Sample, Timeline, drift_max_ns
 from gateway.core.contracts import BootId
 from gateway.store.accounts import (
     BOOT_MAX,
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("tidegate.store")
 
 NUMBERS: Final = ("done", "readings", "boot", "stored_ns", "first_ns", "last_ns")
+# What a boot is called whose row a salvage did not find, with its number.
+LOST_BOOT: Final = "lost-"
 # A segment of logs has so much before compression (store/segments.py).
 BODY_BYTES_MAX: Final = 32 << 20
 
@@ -214,12 +216,30 @@ async def read_timeline(connection: aiosqlite.Connection, state: State, clock: C
     boots = [decode_boot(*row, state=state) for row in rows]
     uuid = clock.boot_uuid()
     current = next((times for times in boots if times.uuid == uuid), None)
+    if current is None and boots and _is_still_running(boots[-1], clock):
+        # Another boot for what is one would push the first back by all of its uptime: no boot ends in the next.
+        current = boots[-1]
+        current.uuid = uuid
     if current is None:
         current = BootTimes(BootId(max([state.boot, *(times.boot for times in boots)]) + 1), uuid)
         boots.append(current)
     timeline = Timeline(boots, current=current.boot)
     timeline.observe(clock)
     return timeline
+
+
+def _is_still_running(times: BootTimes, clock: Clock) -> bool:
+    """Whether the newest boot, whose name a salvage has lost, is this one: its clocks have just run on.
+
+    A later boot began when that one had ended, so by a right clock they are as far apart as that one lasted. Where the
+    wall clock was set since, or was never right, nobody can tell: then it counts as another.
+    """
+    if not times.uuid.startswith(LOST_BOOT) or not times.samples:
+        return False
+    monotonic_ns, sample = clock.monotonic_ns(), times.samples[-1]
+    apart_ns = abs(clock.wall_ns() - monotonic_ns - sample.offset_ns)
+    drift_ns = STEP_NS_MIN + drift_max_ns(monotonic_ns - sample.monotonic_ns)
+    return monotonic_ns >= times.last_ns > drift_ns >= apart_ns
 
 
 def decode_boot(number: int, uuid: str, body: bytes, *, state: State) -> BootTimes:

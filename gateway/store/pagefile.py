@@ -104,7 +104,9 @@ class PageFile:
         return page is not None and not any(page)
 
     def older_rows(self) -> Iterator[tuple[int, tuple[Value, ...]]]:
-        """Return the rows of every page that the log has, outdated ones too."""
+        """Return the rows of every page that the log has, outdated ones too, from those of the file below it on."""
+        for number in sorted(self.log.newest):
+            yield from rows_of(self.page_of_file(number) or b"", number, self._page_behind)
         for number, place in self.log.frames:
             yield from rows_of(self.log.page(place), number, self._page_behind)
 

@@ -2,7 +2,9 @@
 
 What was closed in order is opened where it is, as immutable: nothing is locked and nothing is written. Where a log
 lies beside it (a gateway runs, or died) a copy of both is made first (store/snapshots.py), so that even a gateway
-that starts in this moment is not in the way, nor we in its.
+that starts in this moment is not in the way, nor we in its. One that starts while a file is read where it is may move
+pages under the reader: what was read then is of no one moment, which is seen by the file's time at the end, and all is
+read once more.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import heapq
 import sqlite3
 import time
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -30,18 +32,27 @@ from gateway.store.pages import TreeError
 from gateway.store.records import SEQUENCE_END, SHELVES, STATE_ID, LeasedSegment, StoreError, place, where_from
 from gateway.store.segments import SegmentError, decode_logs, decode_metrics, read_header, segment_hash
 from gateway.store.series import decode_series, lost_series
-from gateway.store.snapshots import Snapshot
+from gateway.store.snapshots import Snapshot, stamp_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+    from types import TracebackType
     from typing import Self
 
     from gateway.core.batch import Series
 
+_T = TypeVar("_T")
+
 PROBLEMS_MAX: Final = 100
+# The second look finds the log of the gateway that disturbed the first, and makes a copy.
+LOOKS_MAX: Final = 5
 LOG_LOOKS: Final = 3
 LOG_LOOK_S: Final = 0.05
+
+
+class ChangedError(StoreError):
+    """A gateway has written to the shelf while it was read where it lies: what was read is of no one moment."""
 
 
 @dataclass(slots=True)
@@ -86,14 +97,25 @@ class HeldRow(NamedTuple):
 
 
 class Held:
-    """What a shelf holds, oldest first. Iterate over it for segments; close it, or use it in a `with`."""
+    """What a shelf holds, oldest first. Iterate over it for segments, in a `with`.
+
+    Its end raises ChangedError where what was read meanwhile, or could not be, counts for nothing.
+    """
 
     def __init__(self, state_dir: Path) -> None:
-        path = find(state_dir)
+        self._path = path = find(state_dir)
         try:
+            self._stamp = stamp_of(path)
             self._copy = Snapshot.of(path)
         except OSError as error:
             raise StoreError(_unreadable(path, error)) from error
+        try:
+            self._open(path)
+        except StoreError as error:
+            self._check_unchanged(error)
+            raise
+
+    def _open(self, path: Path) -> None:
         try:
             self._connection = open_outside(path if self._copy is None else self._copy.path, called=path)
         except StoreError:
@@ -118,8 +140,23 @@ class Held:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.close()
+        if kind is None or issubclass(kind, sqlite3.Error | StoreError):
+            self._check_unchanged(error)
+
+    def _check_unchanged(self, error: BaseException | None) -> None:
+        """Raise ChangedError, with what it may have led to, where the file is another than when it was opened."""
+        if self._copy is None and not self._is_as_it_was():
+            raise ChangedError(
+                f"a gateway has written to {self._path} while it was read; try again, best while no gateway starts"
+            ) from error
+
+    def _is_as_it_was(self) -> bool:
+        try:
+            return stamp_of(self._path) == self._stamp
+        except OSError:
+            return False
 
     def __len__(self) -> int:
         return self.segments
@@ -282,6 +319,19 @@ def read_held(state_dir: Path) -> Held:
     return Held(state_dir)
 
 
+def look_at_held(state_dir: Path, look: Callable[[Held], _T]) -> _T:
+    """Return what `look` makes of what is held, as of one moment; it may be called more than once. Raise StoreError."""
+    looks = 0
+    while True:
+        looks += 1
+        try:
+            with Held(state_dir) as held:
+                return look(held)
+        except ChangedError:
+            if looks == LOOKS_MAX:
+                raise
+
+
 def held_in(state_dir: Path) -> dict[str, int]:
     """Return how many readings a shelf holds for each uplink as its state row says; nothing where none can be read."""
     try:
@@ -297,16 +347,22 @@ def verify(state_dir: Path) -> VerifyReport:
 
     Raises StoreError where there is no shelf. What cannot be read at all is a problem in the report, not an error.
     """
-    report = VerifyReport(str(state_dir))
-    if wrong := _wrong_with_log(find(state_dir)):
-        report.problem(f"the write-ahead log {wrong}; the next start keeps what can be read and says what is missing")
+    log = _wrong_with_log(find(state_dir))
+    wrong = f"the write-ahead log {log}; the next start keeps what can be read and says what is missing" if log else ""
     try:
-        with Held(state_dir) as held:
-            for sentence in (*held.quick_check(), *held.series_damaged):
-                report.problem(sentence)
-            _verify(held, report)
+        return look_at_held(state_dir, lambda held: _report_on(held, state_dir, wrong))
     except StoreError as error:
+        report = VerifyReport(str(state_dir), problems=[wrong] if wrong else [])
         report.problem(str(error))
+        return report
+
+
+def _report_on(held: Held, state_dir: Path, wrong: str) -> VerifyReport:
+    report = VerifyReport(str(state_dir), problems=[wrong] if wrong else [])
+    try:
+        for sentence in (*held.quick_check(), *held.series_damaged):
+            report.problem(sentence)
+        _verify(held, report)
     except sqlite3.Error as error:
         report.problem(f"{DATABASE} cannot be read to its end: {error}")
     return report

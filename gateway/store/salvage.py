@@ -31,7 +31,7 @@ from gateway.store.accounts import (
     encode_state,
 )
 from gateway.store.connection import APPLICATION_ID, DATABASE, PAGE_BYTES, schemas
-from gateway.store.opening import decode_boot
+from gateway.store.opening import LOST_BOOT, decode_boot
 from gateway.store.pagefile import PageFile
 from gateway.store.planning import DAMAGED, encode_boot
 from gateway.store.records import SEQUENCE_END, STATE_ID, where_from
@@ -39,6 +39,7 @@ from gateway.store.segments import SegmentError, check_link, read_header, segmen
 from gateway.store.series import decode_series
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from gateway.store.pages import Value
@@ -159,11 +160,15 @@ def _fill(connection: sqlite3.Connection, damaged: PageFile, result: Salvaged) -
         # Some errors have ended the transaction already.
         with contextlib.suppress(sqlite3.OperationalError):
             connection.execute("ROLLBACK")
-    # The newest state may be damaged, and what stands in the file be of long ago: the log has all in between.
+    # The newest state may be damaged, and what stands in the file be of long ago: the log has all in between. The
+    # same goes for boots, of which the last version that is whole is as good as any.
+    older: dict[int, tuple[Value, ...]] = {}
     for row_id, values in damaged.older_rows():
         if row_id == STATE_ID:
             sorter.take(row_id, values)
-    _restore_boots(connection)
+        elif _is_boot(row := (row_id, *values[1:])):
+            older[row_id] = row
+    _restore_boots(connection, older)
     _balance(connection, result, max(states, key=lambda state: state.commit, default=None))
 
 
@@ -192,6 +197,9 @@ class _Sorter:
                 decode_series(_bytes(row[1]))
                 self._add("INSERT OR IGNORE INTO series VALUES (?, ?)", row)
                 self._add("INSERT OR IGNORE INTO series_copy VALUES (?, ?)", row)
+        elif kinds == _BOOT:
+            if _is_boot(row):
+                self._add("INSERT OR IGNORE INTO boots VALUES (?, ?, ?)", row)
         elif kinds in _OTHER_TABLES and (kinds != _LEDGER or 0 <= _int(row[3]) < READINGS_MAX):
             self._add(_OTHER_TABLES[kinds], row)
 
@@ -226,9 +234,9 @@ class _Sorter:
 
 _KINDS: Final = {int: "i", str: "s", bytes: "b", type(None): "n"}
 _LEDGER: Final = "issiiiii"
+_BOOT: Final = "isb"
 _OTHER_TABLES: Final = {
     _LEDGER: "INSERT OR IGNORE INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-    "isb": "INSERT OR IGNORE INTO boots VALUES (?, ?, ?)",
     "iisssbb": "INSERT OR IGNORE INTO quarantine VALUES (?, ?, ?, ?, ?, ?, ?)",
     "iisssib": "INSERT OR IGNORE INTO refused VALUES (?, ?, ?, ?, ?, ?, ?)",
 }
@@ -326,23 +334,30 @@ def _held(connection: sqlite3.Connection, share: Share) -> int:
     return _int(held)
 
 
-def _restore_boots(connection: sqlite3.Connection) -> None:
-    """Give each boot that lost its row another: without one nobody could say when its readings were.
+def _is_boot(row: tuple[Value, ...]) -> bool:
+    """Whether a row is one of the table of boots and can be read."""
+    match row:
+        case int(number), str(uuid), bytes(body):
+            try:
+                decode_boot(number, uuid, body, state=State())
+            except msgspec.DecodeError:
+                return False
+            return True
+    return False
+
+
+def _restore_boots(connection: sqlite3.Connection, older: Mapping[int, tuple[Value, ...]]) -> None:
+    """Give each boot that lost its row another, best one of `older`: without it nobody could tell its readings' times.
 
     A segment whose times are all of the boot's own clock tells the offset, since its row has the first as Unix time.
     """
-    for row in connection.execute("SELECT number, uuid, body FROM boots").fetchall():
-        try:
-            decode_boot(*row, state=State())
-        except msgspec.DecodeError:
-            connection.execute("DELETE FROM boots WHERE number = ?", row[:1])
     lost = connection.execute(
         "SELECT boot, max(stored_ns) FROM shelf WHERE id < ? AND boot NOT IN (SELECT number FROM boots) GROUP BY boot",
         (STATE_ID,),
     ).fetchall()
     for number, last_ns in lost:
-        times = BootTimes(BootId(number), f"lost-{number}", last_ns, _samples_of(connection, number))
-        connection.execute("INSERT INTO boots VALUES (?, ?, ?)", encode_boot(times))
+        times = BootTimes(BootId(number), f"{LOST_BOOT}{number}", last_ns, _samples_of(connection, number))
+        connection.execute("INSERT INTO boots VALUES (?, ?, ?)", older.get(number) or encode_boot(times))
 
 
 def _samples_of(connection: sqlite3.Connection, boot: int) -> list[Sample]:

@@ -73,6 +73,8 @@ class StoreSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, fr
         """Refuse what cannot work."""
         if self.max_bytes < MAX_BYTES_MIN:
             raise ValueError(f"max_bytes is {self.max_bytes}; give the shelf at least {Size(MAX_BYTES_MIN)}")
+        if not self.pending_bytes:
+            raise ValueError('pending_bytes is 0B, which lets nothing in; give arrivals room to wait, like "2MiB"')
         if self.max_age <= 0:
             raise ValueError("max_age must be longer than nothing")
         if self.commit_interval is not None and not 0 <= self.commit_interval <= 60:

@@ -3,6 +3,9 @@
 First the log is read, then the database is copied, then the log is read again. If it only grew in between, every
 page that a checkpoint may have changed meanwhile is in it: its newest pages over the copy are the database as of
 the log's last commit. If the log began anew, all is done once more.
+
+No log before and none after says nothing of what was in between: a gateway that starts, writes and stops leaves none.
+Then the file itself has to be as it was (`stamp_of`): who has written to it has moved its time.
 """
 
 from __future__ import annotations
@@ -23,6 +26,15 @@ if TYPE_CHECKING:
 
 ATTEMPTS_MAX: Final = 5
 CHUNK_BYTES: Final = 1 << 20
+
+
+def stamp_of(source: Path) -> tuple[int, int, int]:
+    """Return what differs once a file was written, or another put in its place; raise OSError.
+
+    Taken before the log is looked at: of what is written later, nothing can have the time that is noted here.
+    """
+    found = source.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 class Snapshot:
@@ -55,11 +67,12 @@ class Snapshot:
                 "closed is read in its place), or set TMPDIR to a disk with more room"
             )
         for _ in range(ATTEMPTS_MAX):
-            before = _read(source)
+            stamp, before = stamp_of(source), _read(source)
             with source.open("rb") as original, self.path.open("wb") as copy:
                 shutil.copyfileobj(original, copy, CHUNK_BYTES)
             after = _read(source)
-            if before[:LOG_HEADER_BYTES] == after[:LOG_HEADER_BYTES]:
+            is_same_log = before[:LOG_HEADER_BYTES] == after[:LOG_HEADER_BYTES]
+            if is_same_log and (before or stamp == stamp_of(source)):
                 self._lay_over(after)
                 return
         raise StoreError(f"{source} changes faster than it can be copied; stop the gateway, or try again later")

@@ -64,8 +64,8 @@ TCP_NOTSENT_LOWAT: Final = 25
 UNSENT_BYTES_MAX: Final = 16 * 1024
 # A request that was answered so soon went over no line that people wait for: the next one is written at once, since
 # each small write is one more turn of the interpreter to wait for.
-QUICK_S: Final = 0.02
-QUICK_BYTES: Final = 256 * 1024
+WRITTEN_AT_ONCE_BELOW_S: Final = 0.02
+WRITTEN_AT_ONCE_BYTES: Final = 256 * 1024
 _PAGE_TYPES: Final = ("text/html", "application/xhtml")
 _PAGE_STARTS: Final = (b"<!doctype html", b"<html")
 
@@ -115,7 +115,7 @@ class HttpSender:
             raise explained from error
         finally:
             self._written_ns = None
-        self._notice(is_quick=answer.seconds < QUICK_S)
+        self._notice(is_quick=answer.seconds < WRITTEN_AT_ONCE_BELOW_S)
         return answer
 
     def is_overdue(self) -> bool:
@@ -232,12 +232,12 @@ class HttpSender:
             self._is_quick = is_quick
             with suppress(OSError):
                 connection.setsockopt(
-                    socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, QUICK_BYTES if is_quick else UNSENT_BYTES_MAX
+                    socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, WRITTEN_AT_ONCE_BYTES if is_quick else UNSENT_BYTES_MAX
                 )
 
     def _pieces(self, body: bytes) -> Iterator[bytes]:
         view = memoryview(body)
-        piece_bytes = QUICK_BYTES if self._is_quick else PIECE_BYTES
+        piece_bytes = WRITTEN_AT_ONCE_BYTES if self._is_quick else PIECE_BYTES
         for start in range(0, len(body), piece_bytes):
             if self._is_aborted:
                 raise OSError("the uplink is stopping")

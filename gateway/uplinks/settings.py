@@ -19,6 +19,8 @@ PROTOCOL: Final = "http/protobuf"
 # Receivers take 4 MiB by custom (it is gRPC's default); what stands around the points stays below the rest.
 REQUEST_BYTES_MAX: Final = 4 * 1024 * 1024 - 64 * 1024
 BATCH_READINGS_MAX: Final = 24_576
+# Kernels count a socket's waits in a few bytes, and who waits longer waits for nothing.
+TIMEOUT_S_MAX: Final = 86_400
 
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
@@ -113,8 +115,8 @@ class OtlpUplinkSettings(
         for name in ("timeout", "batch_interval", "stop_grace"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is not negative")
-        if not self.timeout:
-            raise ValueError("timeout is over zero")
+        if not 0 < self.timeout <= TIMEOUT_S_MAX:
+            raise ValueError(f"timeout is {self.timeout}; it is over zero and at most {Duration(TIMEOUT_S_MAX)}")
         if self.request_bytes_max < 1024:
             raise ValueError('request_bytes_max is at least "1KiB"')
         for name, value in self.headers.items():

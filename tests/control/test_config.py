@@ -9,7 +9,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
+from gateway.codecs.mapping import Mapper
+from gateway.codecs.otlp import NO_MARKS, MetricsEncoder
+from gateway.codecs.otlp_json import metrics_json
 from gateway.control import config as module
 from gateway.control.config import (
     CONFIG_BYTES_MAX,
@@ -20,6 +24,8 @@ from gateway.control.config import (
     parse_config,
     schema,
 )
+from gateway.core.contracts import Arrivals
+from gateway.store.series import SeriesBounds, SeriesRegistry
 
 DESIGN = """
 [gateway]
@@ -308,3 +314,73 @@ def test_two_sources_cannot_have_one_port() -> None:
     line = '[[sources]]\ntype = "serial"\nname = "line{n}"\nport = "/dev/ttyUSB0"\n'
     with pytest.raises(ConfigError, match=r"sources\[1\].port: /dev/ttyUSB0 is read by sources\[0\]"):
         parse_config(line.format(n=1) + line.format(n=2), offline=True)
+
+
+NUMBERS = """
+[gateway]
+attributes = {{ serial = {0} }}
+max_series = {0}
+[[mappings]]
+match = "plant/{{device}}"
+resource = {{ "device.serial" = {0}, kept = 9223372036854775807 }}
+attributes = {{ number = {0} }}
+metrics = [ {{ field = "t", name = "a", scale = {0} }} ]
+examples = [ {{ topic = "plant/d", payload = "{{}}", gives = {{ a = [{0}] }} }} ]
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "bits"),
+    [("9223372036854775808", 65), ("-9223372036854775809", 65), ("1" + "0" * 400, 1330), ("0x1" + "0" * 5000, 20_002)],
+)
+def test_whole_numbers_beyond_64_bits_are_named_wherever_they_stand(number: str, bits: int) -> None:
+    """They fit in no column and in no attribute: every arrival would fail by them."""
+    with pytest.raises(ConfigError) as caught:
+        parse_config(NUMBERS.format(number), offline=True)
+    said = f"a whole number has 64 bits at most, not {bits}; where a text will do, quote it"
+    assert caught.value.problems == [
+        f"gateway.attributes.serial: {said}",
+        f"gateway.max_series: {said}",
+        f'mappings[0].resource."device.serial": {said}',
+        f"mappings[0].attributes.number: {said}",
+        f"mappings[0].metrics[0].scale: {said}",
+        f"mappings[0].examples[0].gives.a[0]: {said}",
+    ]
+
+
+def test_whole_numbers_of_64_bits_are_numbers() -> None:
+    """The least and the largest there are, as they stand."""
+    least, largest = -(1 << 63), (1 << 63) - 1
+    config = parse_config(f"[gateway]\nattributes = {{ a = {least}, b = {largest} }}", offline=True)
+    assert config.gateway.attributes == {"a": least, "b": largest}
+
+
+def test_a_number_of_thousands_of_digits_is_a_sentence() -> None:
+    """Python will not read it, and says so in its own way."""
+    with pytest.raises(ConfigError, match="a whole number has 64 bits at most, one here has thousands"):
+        parse_config(f"[gateway]\nmax_series = 1{'0' * 5000}", offline=True)
+
+
+def odd_attributes() -> list[str]:
+    """Return values that a table of attributes may be given, as TOML."""
+    numbers = ["nan", "inf", "-inf", "1e400", "0x7fffffffffffffff", "-9223372036854775808", "-0.0"]
+    texts = ['""', '"\\u0000"', '"°😀"', '"{topic}{source}{device}"', f'"{"x" * 1024}"', f'"{"{device}" * 16}"']
+    return [*numbers, *texts, "true"]
+
+
+@pytest.mark.parametrize("value", odd_attributes())
+@pytest.mark.parametrize("table", ["resource", "attributes"])
+def test_what_passes_the_check_can_be_kept_and_sent(table: str, value: str) -> None:
+    """Whatever stands in attributes, and whatever the longest and oddest topics put there."""
+    mapping = f'[[mappings]]\nmatch = "{{device}}/#"\n{table} = {{ a = {value} }}\n'
+    config = parse_config(mapping + 'metrics = [ { field = "t", name = "{device}{topic}" } ]', offline=True)
+    registry = SeriesRegistry([], series_max=9, bounds=SeriesBounds())
+    mapper = Mapper(config.mappings, resolve=registry.resolve)
+    topics = [b"d/x", "°😀/\ufffe".encode(), b"x" * 1022 + b"/y", b"/", b"\x00/\x1b"]
+    mapped = mapper.map(Arrivals("s", topics, [b'{"t": 1}'] * 5, 1), wall_ns=None)
+    assert (mapped.readings, mapped.malformed) == (5, [])
+    encoder = MetricsEncoder(series=registry.series, gateway_attributes=(), version="1")
+    ((_, batch),) = mapped.pieces
+    request = ExportMetricsServiceRequest.FromString(encoder.encode([(batch.sorted(), NO_MARKS)]))
+    assert sum(len(scope.metrics) for one in request.resource_metrics for scope in one.scope_metrics) == 5
+    assert metrics_json([(batch.sorted(), NO_MARKS)], series=registry.series, gateway_attributes=(), version="1")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -270,3 +272,35 @@ async def test_a_stick_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
     await (await open_store(tmp_path, FakeClock())).close()
     with pytest.raises(FileNotFoundError):
         export(tmp_path, tmp_path / "stick" / "out", gateway_id="", progress=no_progress)
+
+
+async def test_a_gateway_that_comes_and_goes_meanwhile(tmp_path: Path) -> None:
+    """The file holds what the shelf holds afterwards, and no more than that."""
+    store = await open_store(tmp_path, FakeClock())
+    for second in range(40):
+        await put(store, climate("d1"), [WALL + second], [float(second)])
+    await store.close()
+    lives = 1
+
+    async def live() -> None:
+        store = await open_store(tmp_path, FakeClock())
+        while (lease := await store.lease("cloud", readings_max=1000, bytes_max=1 << 20)) is not None:
+            store.ack(lease)
+        for second in range(100, 130):
+            await put(store, climate("d1"), [WALL + second], [float(second)])
+        await store.close()
+
+    def progress(items, *, total, what):
+        nonlocal lives
+        for item in items:
+            yield item
+            if lives:
+                lives -= 1
+                thread = threading.Thread(target=lambda: asyncio.run(live()))
+                thread.start()
+                thread.join()
+
+    out = tmp_path / "out.jsonl"
+    result = export(tmp_path, out, gateway_id="", progress=progress)
+    assert (result.readings, result.left_out()) == (30, [])
+    assert [value for _, _, _, value, _ in points(out)] == [float(second) for second in range(100, 130)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -118,6 +119,26 @@ async def shelves(tmp_path: Path) -> AsyncIterator[Shelves]:
     yield found
     with contextlib.suppress(asyncio.CancelledError):
         await found.close()
+
+
+@pytest.fixture
+def live(shelves: Shelves):
+    """A whole life of a gateway on the shelf, in the middle of something else: it delivers all, takes more, stops."""
+
+    async def life() -> None:
+        other = Shelves(shelves.state_dir)
+        store = await other.open()
+        await other.drain(store)
+        for _ in range(30):
+            await other.put(store, 7)
+        await other.close()
+
+    def run() -> None:
+        thread = threading.Thread(target=lambda: asyncio.run(life()))
+        thread.start()
+        thread.join()
+
+    return run
 
 
 @pytest.fixture

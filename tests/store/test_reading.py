@@ -8,9 +8,10 @@ import sqlite3
 import pytest
 
 from gateway.core.contracts import Priority
+from gateway.store import reading
 from gateway.store.connection import DATABASE
 from gateway.store.database import Loss, StoreError
-from gateway.store.reading import PROBLEMS_MAX, VerifyReport, held_in, read_held, verify
+from gateway.store.reading import PROBLEMS_MAX, ChangedError, VerifyReport, held_in, look_at_held, read_held, verify
 from gateway.store.records import STATE_ID
 
 
@@ -256,3 +257,69 @@ async def test_a_damaged_log_is_a_problem(shelves, filled) -> None:
     """As the next start would say."""
     (shelves.state_dir / f"{DATABASE}-wal").write_bytes(b"x" * 50_000)
     assert any("write-ahead log is damaged" in problem for problem in verify(shelves.state_dir).problems)
+
+
+async def test_a_gateway_that_comes_and_goes_while_it_is_looked_at(shelves, filled, live) -> None:
+    """Pages of before and after are no shelf: what was read of them is not handed out as one."""
+    with (
+        pytest.raises(ChangedError, match="has written to .* while it was read; try again"),
+        read_held(shelves.state_dir) as held,
+    ):
+        live()
+        list(held)
+
+
+async def test_what_a_gateway_broke_under_the_look_is_looked_at_again(shelves, filled, live) -> None:
+    """Once it has stopped the shelf is as it left it."""
+    lives = [live]
+    seen = []
+
+    def look(held) -> list[int]:
+        rows = iter(held)
+        seen.append([next(rows).sequence])
+        while lives:
+            lives.pop()()
+        return [segment.sequence for segment in rows]
+
+    rest = look_at_held(shelves.state_dir, look)
+    assert seen == [[1], [22]]
+    assert rest == list(range(23, 52))
+
+
+async def test_verify_says_nothing_of_what_moved_while_it_read(shelves, filled, live, monkeypatch) -> None:
+    """No damage is told of a shelf that has none."""
+    lives = [live]
+    check = reading._verify_accounts
+
+    def meanwhile(*arguments) -> None:
+        while lives:
+            lives.pop()()
+        check(*arguments)
+
+    monkeypatch.setattr(reading, "_verify_accounts", meanwhile)
+    report = verify(shelves.state_dir)
+    assert (report.problems, report.segments, report.readings) == ([], 30, 210)
+
+
+async def test_a_shelf_that_is_never_left_alone(shelves, filled, live) -> None:
+    """After some looks it is a sentence, and for verify a problem."""
+    with pytest.raises(ChangedError):
+        look_at_held(shelves.state_dir, lambda _: live())
+
+
+async def test_a_shelf_that_is_gone_while_it_is_looked_at(shelves, filled) -> None:
+    """It is not as it was."""
+    with pytest.raises(ChangedError), read_held(shelves.state_dir):
+        (shelves.state_dir / DATABASE).unlink()
+
+
+async def test_a_gateway_that_comes_while_it_is_opened(shelves, filled, live, monkeypatch) -> None:
+    """What looks damaged then is not called so."""
+
+    def fail(*_: object) -> None:
+        live()
+        raise StoreError("the state row's checksum does not match")
+
+    monkeypatch.setattr(reading, "_read_state", fail)
+    with pytest.raises(ChangedError):
+        read_held(shelves.state_dir)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from gateway.core.batch import MONOTONIC, Batch, Series
-from gateway.core.clock import Quality
-from gateway.core.contracts import Priority
+from gateway.core.clock import NS_PER_S, Quality
+from gateway.core.contracts import BootId, Priority
 from gateway.store import salvage as salvage_module
 from gateway.store.connection import PAGE_BYTES
 from gateway.store.database import Loss
@@ -338,6 +338,95 @@ async def test_a_lost_boot_without_a_clock_is_at_least_known(shelves, filled) ->
     (shelves.state_dir / "tidegate.db.suspect").write_text("a test")
     store = await shelves.open()
     assert boot in {times.boot for times in store.timeline.boots}
+
+
+@pytest.fixture
+async def lose_boots(shelves):
+    """Take a reading stamped by the boot's own clock, close, lose the table of boots; return the reading's moment."""
+
+    async def lose(how: str = "DELETE FROM boots") -> int:
+        store = await shelves.open()
+        moment_ns = shelves.clock.monotonic
+        batch = Batch.of(store.resolve(Series((), "m")), moment_ns, np.arange(3), flags=MONOTONIC)
+        await store.append([(Priority.NORMAL, batch)])
+        await shelves.close()
+        connection = sqlite3.connect(shelves.state_dir / DATABASE)
+        connection.execute(how)
+        connection.commit()
+        connection.close()
+        (shelves.state_dir / "tidegate.db.suspect").write_text("a test")
+        return moment_ns
+
+    return lose
+
+
+@pytest.mark.parametrize("synced", [True, False])
+async def test_the_running_boot_stands_once_though_its_row_was_lost(shelves, lose_boots, synced: bool) -> None:
+    """Its readings would stand an uptime too early: a boot that goes before another has to end where that begins."""
+    shelves.clock.synced = synced
+    moment_ns, wall_ns = await lose_boots(), shelves.clock.wall
+    shelves.clock.advance(600 * NS_PER_S)
+    store = await shelves.open()
+    assert [(times.boot, times.uuid) for times in store.timeline.boots] == [(1, "boot-1")]
+    times_ns, _ = store.timeline.repair(np.array([moment_ns]), BootId(1))
+    assert times_ns.tolist() == [wall_ns]
+    await shelves.put(store, 1)
+    await shelves.close()
+    store = await shelves.open()
+    assert [(times.boot, times.uuid) for times in store.timeline.boots] == [(1, "boot-1")]
+
+
+@pytest.mark.parametrize(
+    ("monotonic_s", "ahead_s"),
+    [
+        (999, 0),  # it has not run as long as the other had
+        (1_600, 1_000),  # it began when the other had just ended
+        (1_600, 1),  # a clock that was set: perhaps the same, perhaps not
+        (1_600, -1_600),
+    ],
+)
+async def test_a_boot_that_may_be_another_does_not_take_its_place(shelves, lose_boots, monotonic_s, ahead_s) -> None:
+    """Only one that has run on, with its wall clock as it was, can be taken for it."""
+    await lose_boots()
+    shelves.clock.advance(monotonic_s * NS_PER_S - shelves.clock.monotonic)
+    shelves.clock.wall += ahead_s * NS_PER_S
+    store = await shelves.open()
+    assert [times.uuid for times in store.timeline.boots] == ["lost-1", "boot-1"]
+
+
+async def test_a_boot_too_short_to_be_told_from_the_next_is_not_taken_for_it(shelves, lose_boots) -> None:
+    """Within a drift of nothing every boot begins where another does."""
+    shelves.clock.monotonic = 10_000_000
+    await lose_boots()
+    shelves.clock.advance(1_000_000)
+    store = await shelves.open()
+    assert len(store.timeline.boots) == 2
+
+
+async def test_a_lost_boot_without_a_clock_is_not_taken_for_this_one(shelves, lose_boots) -> None:
+    """There is nothing to know it by."""
+    await lose_boots()
+    with sqlite3.connect(shelves.state_dir / DATABASE) as connection:
+        connection.execute("UPDATE shelf SET first_ns = 1")
+    connection.close()
+    shelves.clock.advance(NS_PER_S)
+    store = await shelves.open()
+    assert len(store.timeline.boots) == 2
+
+
+async def test_a_row_of_a_boot_is_found_in_older_pages(shelves, crashed, tmp_path) -> None:
+    """With all that it knew of the clock."""
+    connection = sqlite3.connect(shelves.state_dir / DATABASE, isolation_level=None)
+    connection.execute("UPDATE boots SET body = x'c1'")
+    copy = tmp_path / "wrong"
+    shutil.copytree(shelves.state_dir, copy)
+    connection.close()
+    shelves.state_dir = copy
+    (copy / f"{DATABASE}.suspect").write_text("boots")
+    shelves.clock.reboot("boot-2", wall=0)
+    store = await shelves.open()
+    first = store.timeline.boots[0]
+    assert (first.uuid, [sample.quality for sample in first.samples]) == ("boot-1", [Quality.SYNCED])
 
 
 @pytest.mark.slow

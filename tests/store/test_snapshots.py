@@ -79,6 +79,26 @@ async def test_a_log_that_began_anew_is_copied_again(shelves, monkeypatch) -> No
         Snapshot(shelves.state_dir / DATABASE)
 
 
+async def test_a_gateway_that_comes_and_goes_while_it_is_copied(shelves, live, monkeypatch) -> None:
+    """It leaves no log: not by that, but by the time of the file it is seen, and all is copied again."""
+    source = shelves.state_dir / DATABASE
+    await shelves.put(await shelves.open(), 400)
+    await shelves.close()
+    lives = [live]
+
+    def copy(original, target, _) -> None:
+        target.write(original.read(source.stat().st_size // 2))
+        while lives:
+            lives.pop()()
+        target.write(original.read())
+
+    monkeypatch.setattr(snapshots.shutil, "copyfileobj", copy)
+    snapshot = Snapshot(source)
+    assert not source.with_name(f"{DATABASE}-wal").exists()
+    assert snapshot.path.read_bytes() == source.read_bytes()
+    snapshot.close()
+
+
 async def test_no_place_for_a_copy(shelves, monkeypatch) -> None:
     """On a box whose only disk is read-only."""
     store = await shelves.open()
