@@ -8,6 +8,7 @@ Start reading here: `accept` is what every source calls, and it returns when wha
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tidegate")
 
+# Who brings more than this is mapped at once: so much work is not to be done all at one time.
+FEW_MESSAGES = 32
+FEW_BYTES = 4096
 # OTLP logs data model, SeverityNumber WARN.
 SEVERITY_WARN = 13
 DROPPED_BY_MAPPING = "dropped_by_mapping"
@@ -80,36 +84,65 @@ class Pipeline:
     async def accept(self, arrivals: Arrivals, /) -> Accepted:
         """Take `arrivals`; return when the commit that holds them is on disk. The contract is `Accept`."""
         # A FullError brings the same arrivals back: watched twice, a detector would count them twice.
-        prepared = arrivals.prepared
-        if not isinstance(prepared, Prepared):
-            # What waits for room waits as it came: columns are several times the size of some payloads.
-            await self._store.wait_for_room()
-            prepared = arrivals.prepared = self._prepare(arrivals)
-            arrivals.payloads = ()
-            if arrivals.on_prepared is not None:
-                arrivals.on_prepared()
-            self._under_way.add(prepared)
-        mapped = prepared.mapped
+        kept: asyncio.Future[None] | None = None
         try:
-            await self._store.append(
-                mapped.pieces,
-                logs=prepared.logs,
-                losses=prepared.losses,
-                set_aside=prepared.set_aside,
-                is_last=arrivals.is_last,
-            )
+            if not isinstance(arrivals.prepared, Prepared):
+                # What waits for room waits as it came: columns are several times the size of some payloads.
+                await self._store.wait_for_room()
+                # Whoever traces messages sees them as they come.
+                if self.tracer is None and len(arrivals) <= FEW_MESSAGES and arrivals.size_bytes <= FEW_BYTES:
+                    kept = await self._put_with_others(arrivals)
+            await (self._put(arrivals) if kept is None else kept)
         except FullError as error:
-            if prepared.noted is not None:
-                prepared.noted.put_off(str(error))
+            if isinstance(arrivals.prepared, Prepared) and arrivals.prepared.noted is not None:
+                arrivals.prepared.noted.put_off(str(error))
             raise
+        prepared, arrivals.prepared = arrivals.prepared, None
+        assert isinstance(prepared, Prepared)
+        mapped = prepared.mapped
         if prepared.noted is not None:
             prepared.noted.kept()
-        arrivals.prepared = None
         self._under_way.discard(prepared)
         self._telemetry.count(
             "tidegate_messages_accepted", len(arrivals), help="Messages on disk.", source=arrivals.source
         )
         return Accepted(mapped.readings, mapped.malformed)
+
+    def _put(self, arrivals: Arrivals) -> asyncio.Future[None]:
+        """Map arrivals that were not, and hand them to the shelf; raise FullError."""
+        prepared = arrivals.prepared
+        if not isinstance(prepared, Prepared):
+            prepared = arrivals.prepared = self._prepare(arrivals)
+            arrivals.payloads = ()
+            if arrivals.on_prepared is not None:
+                arrivals.on_prepared()
+            self._under_way.add(prepared)
+        return self._store.enqueue(
+            prepared.mapped.pieces,
+            logs=prepared.logs,
+            losses=prepared.losses,
+            set_aside=prepared.set_aside,
+            is_last=arrivals.is_last,
+        )
+
+    async def _put_with_others(self, arrivals: Arrivals) -> asyncio.Future[None] | None:
+        """Put a few messages when the commit that they wait for begins, together with all others of that moment.
+
+        On a quiet gateway mapping one buffer finds its caches cold, and the next one at once finds them warm. Returns
+        None where there is nothing to wait for.
+        """
+        turn: asyncio.Future[asyncio.Future[None]] = asyncio.get_running_loop().create_future()
+
+        def come() -> None:
+            if turn.done():
+                # Whoever brought them has gone.
+                return
+            try:
+                turn.set_result(self._put(arrivals))
+            except Exception as error:  # noqa: BLE001  it belongs to whoever waits
+                turn.set_exception(error)
+
+        return await turn if self._store.defer(come, is_last=arrivals.is_last) else None
 
     def series_in_use(self) -> Iterator[npt.NDArray[np.uint32]]:
         """Return the numbers that stand in what is under way."""

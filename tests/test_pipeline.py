@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +20,7 @@ from gateway.core.telemetry import Telemetry
 from gateway.core.text import SENTENCE_CHARS_MAX
 from gateway.detect.engine import Engine
 from gateway.detect.settings import Match, ZScoreSettings
-from gateway.pipeline import Pipeline
+from gateway.pipeline import FEW_BYTES, FEW_MESSAGES, Pipeline
 
 
 @dataclass
@@ -44,6 +45,8 @@ class FakeStore:
     numbers: dict[Any, int] = field(default_factory=dict)
     owners: dict[int, str] = field(default_factory=dict)
     holders: list[Any] = field(default_factory=list)
+    deferred: list[Any] | None = None
+    refusing: bool = False
 
     def add_holder(self, holder) -> None:
         self.holders.append(holder)
@@ -63,6 +66,17 @@ class FakeStore:
 
     async def wait_for_room(self) -> None:
         pass
+
+    def defer(self, come, *, is_last=False) -> bool:
+        if self.deferred is None:
+            return False
+        self.deferred.append(come)
+        return True
+
+    def enqueue(self, *what, **more):
+        if self.refusing:
+            raise FullError("the shelf is full", 2.0)
+        return asyncio.ensure_future(self.append(*what, **more))
 
     async def append(self, pieces, *, logs=None, losses=(), set_aside=(), is_last=False) -> None:
         if self.full:
@@ -368,3 +382,58 @@ async def test_a_saved_clock_does_not_contradict_devices_that_know_better(qualit
     await pipeline.accept(arrivals(b'{"a":1,"ts":%d}' % ahead_ns))
     (_, batch) = store.kept[0]["pieces"][0]
     assert (batch.time_ns[0] == ahead_ns) == bool(kept_ns)
+
+
+async def test_few_messages_are_mapped_when_their_commit_begins() -> None:
+    """Together with others, in their order; each has its own answer."""
+    store = FakeStore(deferred=[])
+    pipeline, _ = build(store)
+    mapped: list[int] = []
+    first, second = arrivals(b'{"temp": 20.5}'), arrivals(b'{"temp": 21.5}')
+    first.on_prepared = second.on_prepared = lambda: mapped.append(len(store.deferred))
+    waiting = [asyncio.ensure_future(pipeline.accept(each)) for each in (first, second)]
+    await asyncio.sleep(0)
+    assert (mapped, store.values) == ([], [])
+    for come in store.deferred:
+        come()
+    assert [(await each).readings for each in waiting] == [1, 1]
+    assert store.values == [20.5, 21.5]
+    assert len(mapped) == 2
+
+
+async def test_many_messages_are_mapped_at_once() -> None:
+    """So much work is not left for one moment; nor are large ones."""
+    store = FakeStore(deferred=[])
+    pipeline, _ = build(store)
+    await pipeline.accept(arrivals(*[b'{"temp": 20.5}'] * (FEW_MESSAGES + 1)))
+    await pipeline.accept(arrivals(b'{"temp": 20.5' + b" " * FEW_BYTES + b"}"))
+    assert not store.deferred
+    assert len(store.values) == FEW_MESSAGES + 2
+
+
+async def test_a_shelf_that_is_full_when_the_commit_begins_pushes_back() -> None:
+    """What was made of the messages is kept for the next offer."""
+    store = FakeStore(deferred=[])
+    pipeline, _ = build(store)
+    few = arrivals(b'{"temp": 20.5}')
+    waiting = asyncio.ensure_future(pipeline.accept(few))
+    await asyncio.sleep(0)
+    store.refusing = True
+    store.deferred.pop()()
+    with pytest.raises(FullError):
+        await waiting
+    store.refusing = False
+    assert not few.payloads
+    assert (await pipeline.accept(few)).readings == 1
+
+
+async def test_who_has_gone_when_the_commit_begins_leaves_nothing() -> None:
+    """Nobody would acknowledge it."""
+    store = FakeStore(deferred=[])
+    pipeline, _ = build(store)
+    waiting = asyncio.ensure_future(pipeline.accept(arrivals(b'{"temp": 20.5}')))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.sleep(0)
+    store.deferred.pop()()
+    assert store.values == []

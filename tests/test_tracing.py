@@ -188,11 +188,11 @@ async def test_what_finds_no_room_says_so_until_it_does(plant: Plant, monkeypatc
     name = await plant.begin()
     arrivals = Arrivals("direct", [CLIMATE[0]], [CLIMATE[1]], plant.clock.monotonic_ns())
 
-    async def full(*_: object, **__: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise FullError("the shelf is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(plant.store, "append", full)
+        patch.setattr(plant.store, "enqueue", full)
         with pytest.raises(FullError):
             await plant.pipeline.accept(arrivals)
     assert (await plant.show(name))[0]["state"] == "no room now: the shelf is full"

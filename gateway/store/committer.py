@@ -269,9 +269,10 @@ class Committer:
 
     async def commit(self, *, last: bool = False) -> None:
         """Commit what is pending now. Failures end up with those who wait and in `trouble`."""
-        self._due_s = None
         loop = asyncio.get_running_loop()
         pending = self.gathering.take()
+        # Whatever was wanted until now, those who came just now included, this commit brings.
+        self._due_s = None
         self._started_s = loop.time()
         self.pace.began(self._started_s)
         try:

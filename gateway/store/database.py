@@ -216,7 +216,27 @@ class Store:
 
         With `is_last` the commit comes early: whoever sent this sends nothing more until it is answered.
         """
-        await self._committer.gathering.append(pieces, logs=logs, losses=losses, set_aside=set_aside, is_last=is_last)
+        await self.enqueue(pieces, logs=logs, losses=losses, set_aside=set_aside, is_last=is_last)
+
+    def enqueue(
+        self,
+        pieces: Sequence[tuple[Priority, Batch]],
+        *,
+        logs: LogRecords | None = None,
+        losses: Sequence[Loss] = (),
+        set_aside: Sequence[SetAside] = (),
+        is_last: bool = False,
+    ) -> asyncio.Future[None]:
+        """Do what `append` does, and return what it waits for."""
+        append = self._committer.gathering.append
+        return append(pieces, logs=logs, losses=losses, set_aside=set_aside, is_last=is_last)
+
+    def defer(self, come: Callable[[], None], *, is_last: bool = False) -> bool:
+        """Have `come` called when the next commit begins, so that it may `enqueue` for it; it must not raise.
+
+        Returns False where whoever asks should append now.
+        """
+        return self._committer.gathering.defer(come, is_last=is_last)
 
     def pace(self, *, interval_s: float, gap_s: float) -> None:
         """Commit `interval_s` after the first arrival from now on, and early ones at least `gap_s` apart."""

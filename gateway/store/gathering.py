@@ -30,6 +30,10 @@ ROOM_WAIT_S: Final = 2.0
 TOO_SLOW: Final = "the disk is slower than what arrives"
 # A commit does not wait for its time when so much has come, or half of `pending_bytes`: the rest takes what comes then.
 EARLY_BYTES_MAX: Final = 1536 << 10
+# Who brings little may come when the commit begins: each time that somebody is called in vain costs more than the work.
+# Not where commits are so close that it makes no difference, and no more than so many.
+DEFER_S_MIN: Final = 0.1
+DEFERRED_MAX: Final = 64
 # So many readings don't wait for others: a commit of this size is worth its fsync.
 COMMIT_READINGS_MAX: Final = 131_072
 
@@ -65,6 +69,7 @@ class Gathering:
         self._samples = Samples()
         self._refusal = refusal
         self._queue = RoomQueue(self.has_room, is_behind)
+        self._coming: list[Callable[[], None]] = []
 
     def append(
         self,
@@ -104,6 +109,18 @@ class Gathering:
             self._want(0)
         return waiter
 
+    def defer(self, come: Callable[[], None], *, is_last: bool) -> bool:
+        """Have `come` called when the next commit begins, so that it may append to that; it must not raise.
+
+        The commit is due as if this was an append. Returns False where whoever asks should append now.
+        """
+        is_close = self._pace.interval_s < DEFER_S_MIN or len(self._coming) >= DEFERRED_MAX
+        if is_close or self.is_closing or not self.has_room() or self._refusal(1) is not None:
+            return False
+        self._coming.append(come)
+        self._want(self._pace.wait_s(asyncio.get_running_loop().time(), is_last=is_last))
+        return True
+
     def _press_ahead(self, pending: Pending) -> None:
         """Compress what fills a segment while the rest is still coming: the commit then takes as long as the disk."""
         full = pending.take_full(readings_max=SEGMENT_READINGS_MAX)
@@ -138,6 +155,9 @@ class Gathering:
 
     def take(self) -> Pending:
         """Return all that waits, for a commit."""
+        coming, self._coming = self._coming, []
+        for come in coming:
+            come()
         self._in_flight, self.pending = self.pending, Pending()
         return self._in_flight
 

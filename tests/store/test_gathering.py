@@ -12,7 +12,7 @@ from gateway.core.contracts import BootId, FullError, Priority
 from gateway.core.telemetry import Telemetry
 from gateway.core.units import Size
 from gateway.store import gathering as module
-from gateway.store.gathering import Gathering
+from gateway.store.gathering import DEFER_S_MIN, DEFERRED_MAX, Gathering
 from gateway.store.pace import Pace
 from gateway.store.segments import FIRST_HASH, decode_metrics
 from gateway.store.settings import StoreSettings
@@ -141,3 +141,39 @@ async def test_a_piece_that_cannot_be_pressed_meets_the_commit(make, monkeypatch
     assert pending.waiters == [waiter]
     assert sum(part.pressed.readings for part in pending.parts) == 10
     assert sum(len(batch) for _, batch in pending.pieces) == 20
+
+
+async def test_who_brings_little_comes_when_the_commit_begins(make) -> None:
+    """In order, and with that commit, which is due as if they had come at once."""
+    gathering = make()
+    waiters = []
+    for start in (0, 5):
+        assert gathering.defer(lambda start=start: waiters.append(put(gathering, 2, start=start)), is_last=False)
+    assert gathering.wanted == [0.25, 0.25]
+    assert gathering.pending.readings == 0
+    pending = gathering.take()
+    assert pending.readings == 4
+    assert pending.waiters == waiters
+    assert [piece.time_ns.tolist() for _, piece in pending.pieces] == [[0, 1], [5, 6]]
+    assert gathering.take().readings == 0
+
+
+async def test_who_is_not_to_wait_is_told_so(make) -> None:
+    """Where commits are close, others wait already, the shelf is full, refuses or closes."""
+    gathering = make()
+    gathering._pace.interval_s = DEFER_S_MIN / 2
+    assert not gathering.defer(list, is_last=False)
+    gathering._pace.interval_s = DEFER_S_MIN
+    for _ in range(DEFERRED_MAX):
+        assert gathering.defer(list, is_last=False)
+    assert not gathering.defer(list, is_last=False)
+    gathering.take()
+    assert gathering.defer(list, is_last=True)
+    gathering.refused.append(FullError("full"))
+    assert not gathering.defer(list, is_last=False)
+    gathering.refused.clear()
+    gathering.is_closing = True
+    assert not gathering.defer(list, is_last=False)
+    gathering.is_closing = False
+    put(gathering, 5000)
+    assert not gathering.defer(list, is_last=False)
