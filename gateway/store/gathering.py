@@ -28,12 +28,15 @@ RETRY_S: Final = 1.0
 # A disk that takes no commit for so long pushes back on the sources; until then they wait their turn.
 ROOM_WAIT_S: Final = 2.0
 TOO_SLOW: Final = "the disk is slower than what arrives"
-# A commit does not wait for its time when so much has come, or half of `pending_bytes`: the rest takes what comes then.
+# A commit does not wait for its time when so much has come, or half of what may wait: the rest takes what comes then.
 EARLY_BYTES_MAX: Final = 1536 << 10
 # Who brings little may come when the commit begins: each time that somebody is called in vain costs more than the work.
 # Not where commits are so close that it makes no difference, and no more than so many.
 DEFER_S_MIN: Final = 0.1
 DEFERRED_MAX: Final = 64
+# What comes with one commit is on the disk twice, in the log too: on a small shelf all of it must fit at once, or none
+# of those who wait for it ever gets in.
+PENDING_SHARE: Final = 4
 # So many readings don't wait for others: a commit of this size is worth its fsync.
 COMMIT_READINGS_MAX: Final = 131_072
 
@@ -60,8 +63,8 @@ class Gathering:
         self.pending = Pending()
         self.is_closing = False
         self._in_flight: Pending | None = None
-        self._settings = settings
-        self._early_bytes = min(EARLY_BYTES_MAX, int(settings.pending_bytes) // 2)
+        self._pending_bytes = min(int(settings.pending_bytes), int(settings.max_bytes) // PENDING_SHARE)
+        self._early_bytes = min(EARLY_BYTES_MAX, self._pending_bytes // 2)
         self._telemetry = telemetry
         self._pace = pace
         self._want = want
@@ -146,7 +149,7 @@ class Gathering:
 
     def has_room(self) -> bool:
         """Whether one more may wait for its commit, whatever its size."""
-        return self.waiting_bytes < self._settings.pending_bytes
+        return self.waiting_bytes < self._pending_bytes
 
     @property
     def waiting_bytes(self) -> int:

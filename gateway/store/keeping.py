@@ -11,7 +11,7 @@ from gateway.store.accounts import UPLINK_REMOVED
 from gateway.store.membership import Leftovers, let_go_overdue
 from gateway.store.planning import EVICTED, EXPIRED
 from gateway.store.records import where_from
-from gateway.store.room import find_evictions, find_expired, find_heads
+from gateway.store.room import find_evictions, find_expired, find_heads, find_settled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +27,7 @@ log = logging.getLogger("tidegate.store")
 
 TEND_S: Final = 30.0
 """How often `tend` is called."""
+NOTHING_DONE: Final[Mapping[int, int]] = {}
 
 
 class Keeper:
@@ -56,10 +57,15 @@ class Keeper:
     @property
     def has_leftovers(self) -> bool:
         """Whether something may be there that no configured uplink needs, and that makes way for what comes."""
-        return not self._leftovers.is_done
+        return not self._leftovers.is_done or self._leftovers.may_be_more
 
-    async def find_victims(self, incoming_bytes: int) -> list[tuple[str, Candidate]]:
-        """Return who goes in this commit, with the reason; raise FullError where that is not enough."""
+    async def find_victims(
+        self, incoming_bytes: int, done: Mapping[int, int] = NOTHING_DONE
+    ) -> list[tuple[str, Candidate]]:
+        """Return who goes in this commit, with the reason; raise FullError where that is not enough.
+
+        `done` is what was acked since the last commit: what all have leaves with this one, and makes room.
+        """
         going, self._going = self._going, []
         victims = {row.id: (reason, row) for reason, row in going if self.may_go(row.id)}
         # Acks, state and deletions need a little room too, but never make anybody go by themselves.
@@ -67,10 +73,15 @@ class Keeper:
         over -= sum(row.size_bytes for _, row in victims.values())
         if over <= 0:
             return list(victims.values())
+        leaving = await find_settled(self._connection, done, needed=self._accounts.needed)
+        over -= sum(size_bytes for segment_id, size_bytes in leaving.items() if segment_id not in victims)
+        if over <= 0:
+            return list(victims.values())
 
         def may_go(segment_id: int) -> bool:
-            return segment_id not in victims and self.may_go(segment_id)
+            return segment_id not in victims and segment_id not in leaving and self.may_go(segment_id)
 
+        self._leftovers.look_again()
         for row in await self._leftovers.spare(bytes_over=over, may_go=may_go):
             victims[row.id] = (EVICTED, row)
             over -= row.size_bytes
@@ -80,11 +91,21 @@ class Keeper:
             # They stay, since nothing comes: they are found again by the next who asks.
             self._leftovers.rewind()
             raise full_and_refuse(self._room)
-        evicted = await find_evictions(self._connection, bytes_over=over, may_go=may_go)
-        if sum(row.size_bytes for row in evicted) + self._room.slack_bytes < over:
+        evicted, may_more_go = await find_evictions(
+            self._connection, bytes_over=over, incoming_bytes=incoming_bytes, may_go=may_go
+        )
+        # Where a bound was lowered, or others filled the disk, it may take more than one commit; each takes away more
+        # than it brings.
+        if not may_more_go and sum(row.size_bytes for row in evicted) + self._room.slack_bytes < over:
             self._leftovers.rewind()
-            raise FullError(f"the shelf is full of what is being sent right now: {self._room.cause}")
+            raise self._full()
         return [*victims.values(), *((EVICTED, row) for row in evicted)]
+
+    def _full(self) -> FullError:
+        """Return what sources are told where letting go of all that may go is not enough."""
+        is_sending = any(desk.leases for desk in self._desks.values())
+        why = "the shelf is full of what is being sent right now" if is_sending else "more comes at once than fits"
+        return FullError(f"{why}: {self._room.cause}")
 
     async def tend(self) -> bool:
         """Look for what is too old or nobody's, and for boots that nothing refers to; return whether there is work."""

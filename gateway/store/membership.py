@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from gateway.core.clock import NS_PER_S
+from gateway.core.contracts import Priority
 from gateway.store.accounts import NOBODY, SLOTS_MAX, UPLINK_REMOVED, WHILE_REMOVED, Entry, Removal, Share, Stage
 from gateway.store.planning import BEFORE
 from gateway.store.records import SEQUENCE_BITS, SEQUENCE_END, SHELVES, STATE_ID, StoreError, place
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 # Segments looked at in one go, and let go with one commit.
 LOOK_MAX: Final = 1024
 SEQUENCE_MASK: Final = SEQUENCE_END - 1
-# Who goes first when something has to: the order of store/policy.
-BY_WEIGHT: Final = sorted(range(len(SHELVES)), key=lambda shelf: -SHELVES[shelf][0])
 
 
 async def follow_uplinks(
@@ -160,12 +159,29 @@ class Leftovers:
         self._is_littered = is_littered
         self._found_litter = False
         self._next: dict[int, int] = {}
+        # How many readings were settled by the last look, and by the one before: of those the disk knows.
+        self._settled = self._settled_on_disk = 0
         self.rewind()
 
     def rewind(self) -> None:
         """Begin anew."""
         self._found_litter = False
-        self._next = {shelf: place(*SHELVES[shelf], 0) for shelf in BY_WEIGHT} if self._before() else {}
+        self._next = {shelf: place(*SHELVES[shelf], 0) for shelf in range(len(SHELVES))} if self._before() else {}
+
+    def look_again(self) -> None:
+        """Begin anew where all was walked and an uplink has settled something since: it may have been the last to."""
+        if self.is_done and self.may_be_more:
+            self.rewind()
+            self._settled_on_disk, self._settled = self._settled, self._settled_by_now()
+
+    @property
+    def may_be_more(self) -> bool:
+        """Whether there may be some that the last walk did not see, since an uplink has settled something."""
+        return bool(self._before()) and self._settled_on_disk != self._settled_by_now()
+
+    def _settled_by_now(self) -> int:
+        accounts = self._accounts
+        return sum(accounts.accepted - share.held for share in accounts.configured)
 
     @property
     def is_done(self) -> bool:
@@ -182,19 +198,31 @@ class Leftovers:
         return SEQUENCE_END if self._is_littered else max(removals, default=0)
 
     async def next(self) -> list[Candidate]:
-        """Return the next of them, LOOK_MAX at most; none when all have been seen."""
+        """Return the next of them, LOOK_MAX for each signal at most; none when all have been seen."""
         found: list[Candidate] = []
-        before, has = self._before(), self._accounts.active
-        for shelf in BY_WEIGHT:
-            if shelf in self._next and len(found) < LOOK_MAX:
-                limit = LOOK_MAX - len(found)
-                rows = await find_unneeded(
-                    self._connection, shelf, first=self._next.pop(shelf), before=before, has=has, limit=limit
-                )
-                if len(rows) == limit:
-                    self._next[shelf] = rows[-1].id + 1
-                found += rows
+        for priority in reversed(Priority):
+            if len(found) < LOOK_MAX:
+                found += await self._next_of(priority, limit=LOOK_MAX - len(found))
         return found
+
+    async def _next_of(self, priority: Priority, *, limit: int) -> list[Candidate]:
+        """Return the next of a class, the oldest first whatever their signals."""
+        before, has = self._before(), self._accounts.active
+        found: list[Candidate] = []
+        ends: list[int] = []
+        shelves = [shelf for shelf in self._next if SHELVES[shelf][0] is priority]
+        for shelf in shelves:
+            rows = await find_unneeded(
+                self._connection, shelf, first=self._next.pop(shelf), before=before, has=has, limit=limit
+            )
+            found += rows
+            if len(rows) == limit:
+                ends.append(rows[-1].sequence + 1)
+        if ends:
+            # Beyond there another signal may have older ones that were not read.
+            self._next |= {shelf: place(*SHELVES[shelf], min(ends)) for shelf in shelves}
+            found = [row for row in found if row.sequence < min(ends)]
+        return sorted(found, key=lambda row: row.sequence)
 
     async def spare(self, *, bytes_over: int, may_go: Callable[[int], bool]) -> list[Candidate]:
         """Return who of them goes so that `bytes_over` bytes become free; fewer where there are no more."""

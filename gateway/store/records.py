@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 SEQUENCE_BITS: Final = 59
 SEQUENCE_END: Final = 1 << SEQUENCE_BITS
 STATE_ID: Final = 15 << SEQUENCE_BITS
+# A segment's `done` as it is written first: a bit that is no uplink's makes the number as wide as it ever gets, so that
+# whoever settles the segment changes it where it stands. As 0 it takes no byte at all, and with the first bit all that
+# follows moves: SQLite would write the whole body once more.
+DONE_BY_NOBODY: Final = 1 << 62
 SHELVES: Final[tuple[tuple[Priority, Signal], ...]] = tuple(
     (priority, signal)
     for signal in (Signal.TRACES, Signal.LOGS, Signal.METRICS)

@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from gateway.core.clock import NS_PER_S, Quality, Timeline
-from gateway.core.contracts import BootId
+from gateway.core.contracts import BootId, Priority
 from gateway.core.units import Size
 from gateway.net.files import create
 from gateway.store.connection import DATABASE, PAGE_BYTES, count_pages
 from gateway.store.disks import free_bytes, when_full
+from gateway.store.pages import FRAME_HEADER_BYTES
 from gateway.store.policy import Summary, choose_evictions
 from gateway.store.records import SEQUENCE_END, SHELVES, place, where_from
 from gateway.store.settings import ANY_BOARD
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import aiosqlite
@@ -37,8 +38,11 @@ LOG_BYTES_MIN: Final = 128 << 10
 LOG_SHARE: Final = 8
 LOG_DISK_SHARE: Final = 32
 SLACK_SHARE: Final = 64
-# Rows looked at in one commit and shelf; what does not fit into one commit goes with the next.
+# What a commit writes beside segments and series: pages above the rows, the ledger, the state.
+COMMIT_BYTES: Final = 16 * PAGE_BYTES
+# Rows looked at in one commit and shelf.
 LOOK_MAX: Final = 256
+# Let go with one commit, or more where what comes needs as much; what is still over then goes with the next.
 EVICT_MAX: Final = 4096
 
 
@@ -108,9 +112,16 @@ class Room:
 
     def lacking(self, incoming_bytes: int) -> int:
         """Return how many bytes have to go before `incoming_bytes` more fit."""
-        limit = self.limit_bytes
-        over = self.used_bytes + incoming_bytes - limit
+        used_bytes = self.used_bytes + incoming_bytes
+        over = max(used_bytes - self.limit_bytes, used_bytes + self._log_growth(incoming_bytes) - self._max_bytes)
         return over + self.slack_bytes if over > 0 else 0
+
+    def _log_growth(self, incoming_bytes: int) -> int:
+        """Return how much longer the log may get by what comes, which it has once more: it never gets shorter."""
+        if not incoming_bytes:
+            return 0
+        pages = (incoming_bytes + COMMIT_BYTES) // PAGE_BYTES
+        return COMMIT_BYTES + max(self.log_bytes + pages * (PAGE_BYTES + FRAME_HEADER_BYTES) - self.log_size_bytes, 0)
 
     @property
     def slack_bytes(self) -> int:
@@ -154,13 +165,13 @@ def _size(path: Path) -> int:
         return 0
 
 
-async def oldest(connection: aiosqlite.Connection, shelf: int, *, limit: int) -> list[Candidate]:
-    """Return the oldest segments of one of SHELVES."""
+async def oldest(connection: aiosqlite.Connection, shelf: int, *, limit: int, first: int = 0) -> list[Candidate]:
+    """Return the oldest segments of one of SHELVES, from the sequence `first` on."""
     priority, signal = SHELVES[shelf]
     rows = await connection.execute_fetchall(
         "SELECT id, done, readings, boot, stored_ns, first_ns, last_ns, length(body) FROM shelf"
         " WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
-        (place(priority, signal, 0), place(priority, signal, SEQUENCE_END), limit),
+        (place(priority, signal, first), place(priority, signal, SEQUENCE_END), limit),
     )
     return [Candidate(*row) for row in rows]
 
@@ -185,17 +196,69 @@ async def find_unneeded(
     return [Candidate(*row) for row in rows]
 
 
+async def find_settled(
+    connection: aiosqlite.Connection, done: Mapping[int, int], *, needed: Callable[[int], int]
+) -> dict[int, int]:
+    """Return the bytes of each segment that all who need it have, once the bits of `done` are written.
+
+    `needed(sequence)` has the bits of those who want a segment.
+    """
+    settled: dict[int, int] = {}
+    ids = list(done)
+    for start in range(0, len(ids), LOOK_MAX):
+        part = ids[start : start + LOOK_MAX]
+        rows = await connection.execute_fetchall(
+            f"SELECT id, done, length(body) FROM shelf WHERE id IN ({', '.join('?' * len(part))})",  # noqa: S608  marks alone
+            part,
+        )
+        settled |= {
+            segment_id: size_bytes
+            for segment_id, bits, size_bytes in rows
+            if not needed(where_from(segment_id)[2]) & ~(bits | done[segment_id])
+        }
+    return settled
+
+
 async def find_evictions(
-    connection: aiosqlite.Connection, *, bytes_over: int, may_go: Callable[[int], bool]
-) -> list[Candidate]:
-    """Return who goes so that `bytes_over` bytes become free; fewer where less may go."""
-    stored: dict[int, Candidate] = {}
-    for shelf in range(len(SHELVES)):
-        rows = await oldest(connection, shelf, limit=EVICT_MAX)
-        stored |= {where_from(row.id)[2]: row for row in rows if may_go(row.id)}
-    summaries = [_summary(row) for row in stored.values()]
-    summaries.sort(key=lambda summary: (-summary.priority, summary.sequence))
-    return [stored[summary.sequence] for summary in choose_evictions(summaries, bytes_over=bytes_over)]
+    connection: aiosqlite.Connection, *, bytes_over: int, incoming_bytes: int, may_go: Callable[[int], bool]
+) -> tuple[list[Candidate], bool]:
+    """Return who goes so that `bytes_over` bytes become free, fewer where less may go; and whether more may go later.
+
+    More than EVICT_MAX are only found as long as that is less than `incoming_bytes`.
+    """
+    chosen: list[Candidate] = []
+    freed = 0
+    for priority in reversed(Priority):
+        first: int | None = 0
+        while first is not None:
+            rows, first = await _oldest_of(connection, priority, first)
+            stored = {row.sequence: row for row in rows if may_go(row.id)}
+            summaries = choose_evictions(map(_summary, stored.values()), bytes_over=bytes_over - freed)
+            chosen += [stored[summary.sequence] for summary in summaries]
+            freed += sum(summary.size_bytes for summary in summaries)
+            if freed >= bytes_over:
+                return chosen, False
+            if len(chosen) >= EVICT_MAX and freed >= incoming_bytes:
+                return chosen, True
+    return chosen, False
+
+
+async def _oldest_of(
+    connection: aiosqlite.Connection, priority: Priority, first: int
+) -> tuple[list[Candidate], int | None]:
+    """Return the oldest segments of a class from a sequence on, in order, and where to go on; None: that was all."""
+    found: list[Candidate] = []
+    ends: list[int] = []
+    for shelf, (of, _) in enumerate(SHELVES):
+        if of is priority:
+            rows = await oldest(connection, shelf, limit=EVICT_MAX, first=first)
+            found += rows
+            if len(rows) == EVICT_MAX:
+                ends.append(rows[-1].sequence + 1)
+    # Beyond there another signal of the class may have older ones that were not read.
+    end = min(ends, default=None)
+    found.sort(key=lambda row: row.sequence)
+    return [row for row in found if end is None or row.sequence < end], end
 
 
 def _summary(row: Candidate) -> Summary:

@@ -34,7 +34,7 @@ from gateway.store.connection import APPLICATION_ID, DATABASE, PAGE_BYTES, schem
 from gateway.store.opening import LOST_BOOT, decode_boot
 from gateway.store.pagefile import PageFile
 from gateway.store.planning import DAMAGED, encode_boot
-from gateway.store.records import SEQUENCE_END, STATE_ID, where_from
+from gateway.store.records import DONE_BY_NOBODY, SEQUENCE_END, STATE_ID, where_from
 from gateway.store.segments import SegmentError, check_link, read_header, segment_hash
 from gateway.store.series import decode_series
 
@@ -285,7 +285,7 @@ def _balance(connection: sqlite3.Connection, result: Salvaged, found: State | No
         state = msgspec.structs.replace(
             state, accepted=result.readings, slots={}, series_next=numbers + LOST_SERIES_MAX
         )
-        connection.execute("UPDATE shelf SET done = 0")
+        connection.execute("UPDATE shelf SET done = ?", (DONE_BY_NOBODY,))
         connection.execute("DELETE FROM ledger")
     else:
         accounts = Accounts(state.shares, ledger, accepted=state.accepted)

@@ -57,7 +57,11 @@ class StoreSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, fr
         4 << 20
     )
     pending_bytes: Annotated[
-        Size, _about("Memory for arrivals that wait for their commit; beyond it sources are pushed back.")
+        Size,
+        _about(
+            "Memory for arrivals that wait for their commit, a quarter of max_bytes at most; beyond it sources are "
+            "pushed back."
+        ),
     ] = Size(2 << 20)
     recent_bytes: Annotated[
         Size, _about("Memory for the newest segments, so that live sending does not read the disk.")

@@ -13,10 +13,10 @@ import numpy as np
 
 from gateway.core.batch import MONOTONIC, Batch, LogRecords, distinct
 from gateway.core.contracts import BootId, Priority
-from gateway.store.connection import Steps, transact
+from gateway.store.connection import PAGE_BYTES, Steps, transact
 from gateway.store.drawer import NOTHING, Filing
 from gateway.store.leases import Row
-from gateway.store.records import SEQUENCE_END, STATE_ID, place
+from gateway.store.records import DONE_BY_NOBODY, SEQUENCE_END, STATE_ID, place
 from gateway.store.segments import press_logs, press_metrics, segment_hash
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ SEGMENT_LOG_BYTES_MAX: Final = 1 << 20
 LOG_PRIORITY: Final = Priority.CRITICAL
 # A row's columns, its cell and its share of the page's header.
 ROW_BYTES: Final = 64
+# A page of a row that has several ends with the number of the next.
+PAGE_ROOM_BYTES: Final = PAGE_BYTES - 4
 READING_BYTES: Final = 21
 
 
@@ -101,8 +103,8 @@ class Sealed:
 
     @property
     def size_bytes(self) -> int:
-        """About how much of the disk they take."""
-        return sum(len(segment.body) + ROW_BYTES for segment in self.segments)
+        """How much of the disk they take, each with pages of its own, at most."""
+        return sum(-(-(len(segment.body) + ROW_BYTES) // PAGE_ROOM_BYTES) * PAGE_BYTES for segment in self.segments)
 
     @property
     def readings(self) -> int:
@@ -292,9 +294,9 @@ def _write_shelf(steps: Steps, work: Transaction) -> None:
     if work.segments:
         boot, stored_ns = work.stored
         steps.add(
-            "INSERT INTO shelf VALUES (?, 0, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO shelf VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             *(
-                (new.row.id, new.row.readings, boot, stored_ns, new.first_ns, new.last_ns, new.body)
+                (new.row.id, DONE_BY_NOBODY, new.row.readings, boot, stored_ns, new.first_ns, new.last_ns, new.body)
                 for new in work.segments
             ),
         )

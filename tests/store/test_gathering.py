@@ -23,11 +23,11 @@ from gateway.store.writer import READING_BYTES, seal
 def make():
     """Make a gathering with few bytes to wait in; `wanted` has what it asked of the committer."""
 
-    def start(*, pending_bytes: int = 1000 * READING_BYTES) -> Gathering:
+    def start(*, pending_bytes: int = 1000 * READING_BYTES, max_bytes: int = 512 << 20) -> Gathering:
         wanted: list[float] = []
         refused: list[FullError] = []
         gathering = Gathering(
-            settings=StoreSettings(pending_bytes=Size(pending_bytes)),
+            settings=StoreSettings(pending_bytes=Size(pending_bytes), max_bytes=Size(max_bytes)),
             telemetry=Telemetry(),
             pace=Pace(0.25),
             want=wanted.append,
@@ -46,6 +46,15 @@ def batch(count: int, *, start: int = 0) -> Batch:
 
 def put(gathering: Gathering, count: int, *, start: int = 0, priority: Priority = Priority.NORMAL) -> asyncio.Future:
     return gathering.append([(priority, batch(count, start=start))], logs=None, losses=(), set_aside=())
+
+
+async def test_on_a_small_shelf_less_waits_for_one_commit(make) -> None:
+    """All of it must fit at once, in the file and in the log, or none of those who wait ever gets in."""
+    gathering = make(pending_bytes=10**9, max_bytes=1 << 20)
+    put(gathering, (1 << 18) // READING_BYTES)
+    assert gathering.has_room()
+    put(gathering, 1)
+    assert not gathering.has_room()
 
 
 async def test_one_more_is_taken_whatever_its_size(make) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from gateway.core.clock import NS_PER_S
+from gateway.core.contracts import FullError, Priority
 from gateway.core.units import Size
 
 
@@ -17,7 +20,7 @@ async def test_what_is_too_old_makes_room_first(shelves) -> None:
     for _ in range(8):
         await shelves.put_noise(store, 60_000)
     assert store.status()["uplinks"]["cloud"]["ledger"] == {"expired_age": old}
-    await shelves.put_noise(store, 600_000)
+    await shelves.put_noise(store, 400_000)
     assert store.status()["uplinks"]["cloud"]["ledger"]["evicted_full"] > 0
     shelves.check(store)
 
@@ -31,7 +34,7 @@ async def test_both_reasons_in_one_commit(shelves) -> None:
         await shelves.put_noise(store, 60_000)
     shelves.clock.advance(20 * NS_PER_S)
     await store._committer._keeper.tend()
-    await shelves.put_noise(store, 500_000)
+    await shelves.put_noise(store, 400_000)
     ledger = store.status()["uplinks"]["cloud"]["ledger"]
     assert ledger["expired_age"] == old
     assert ledger["evicted_full"] > 0
@@ -51,3 +54,47 @@ async def test_what_is_sent_does_not_expire(shelves) -> None:
     await store.tend()
     await store.append([])
     assert store.status()["uplinks"]["cloud"]["ledger"] == {"expired_age": 1}
+
+
+async def fill_and_ack_the_important(shelves):
+    """Return a full store whose critical part is acked, by no commit yet, and how much of bulk is held."""
+    store = await shelves.open(max_bytes=Size(1 << 20))
+    held = await shelves.put_noise(store, 200_000, priority=Priority.BULK)
+    for _ in range(6):
+        await shelves.put_noise(store, 90_000, priority=Priority.CRITICAL)
+    while (lease := await shelves.lease(store, readings_max=1)) is not None:
+        if lease.segments[0].priority is Priority.CRITICAL:
+            store.ack(lease)
+    for lease in [*store._desks["cloud"].leases.values()]:
+        store.release(lease, maybe_delivered=False)
+    return store, held
+
+
+@pytest.mark.xfail(strict=True, reason="the committer does not say yet what was acked since its last commit")
+async def test_nothing_goes_where_what_all_have_makes_room(shelves) -> None:
+    """It leaves with the same commit: to let go of what nobody has, because it is bulk, would be a loss for nothing."""
+    store, held = await fill_and_ack_the_important(shelves)
+    await shelves.put_noise(store, 300_000)
+    assert "evicted_full" not in store.status()["uplinks"]["cloud"]["ledger"]
+    assert store.unleased("cloud") == held + 300_000 // 8
+
+
+async def test_what_all_have_is_counted_before_anybody_is_looked_for(shelves) -> None:
+    """Where the keeper is told; where that is not enough the others go, and never the same twice."""
+    store, _ = await fill_and_ack_the_important(shelves)
+    keeper, done = store._committer._keeper, store._committer._done
+    assert await keeper.find_victims(300_000, done) == []
+    found = await keeper.find_victims(300_000)
+    assert [reason for reason, _ in found] == ["evicted_full"] * len(found) != []
+    found = await keeper.find_victims(420_000, done)
+    assert not {row.id for _, row in found} & {*done}
+
+
+async def test_more_at_once_than_fits_is_called_that(shelves) -> None:
+    """Nothing is being sent, and letting go of all would not help: nothing goes, and the sentence says what to do."""
+    store = await shelves.open(max_bytes=Size(1 << 20))
+    await shelves.put_noise(store, 60_000)
+    with pytest.raises(FullError, match="more comes at once than fits.*raise it"):
+        await shelves.put_noise(store, 700_000)
+    assert store.status()["uplinks"]["cloud"]["ledger"] == {}
+    shelves.check(store)

@@ -425,6 +425,39 @@ async def test_what_is_looked_at_and_not_needed_is_found_again(monkeypatch) -> N
     assert not leftovers.is_done
 
 
+async def test_of_one_class_the_oldest_is_found_first_whatever_its_signal(monkeypatch) -> None:
+    """The order of all that goes."""
+    from gateway.store.accounts import Accounts, Removal, Share
+    from gateway.store.records import SHELVES, place
+
+    rows = Rows(sorted(place(*SHELVES[shelf], n) for n, shelf in enumerate([1, 4, 4, 7, 1, 0, 8, 7, 4], start=1)))
+    monkeypatch.setattr(membership, "find_unneeded", rows.find)
+    monkeypatch.setattr(membership, "LOOK_MAX", 2)
+    gone = Share("gone", 2, held=7, removal=Removal(1, 0, 100, 9))
+    leftovers = membership.Leftovers(None, Accounts([Share("stays", 1), gone], {}, accepted=9))
+    found = [row.sequence for row in await leftovers.spare(bytes_over=10**6, may_go=lambda _: True)]
+    assert found == [6, 7, 1, 2, 3, 4, 5, 8, 9]
+
+
+async def test_what_the_last_of_the_others_got_since_goes_first_as_well(shelves) -> None:
+    """On a full shelf nobody waits for the next look around, or what somebody waits for would go instead."""
+    store = await shelves.open(uplinks=("near", "far"), max_bytes=Size(1 << 20))
+    for _ in range(8):
+        await shelves.put_noise(store, 60_000)
+    await shelves.close()
+    store = await shelves.open(uplinks=("near",), max_bytes=Size(1 << 20))
+    store.ack(await shelves.lease(store, "near", readings_max=1))
+    await store.append([])
+    while not account(store, "far")["ledger"].get("evicted_full"):
+        await shelves.put_noise(store, 60_000)
+    for _ in range(4):
+        store.ack(await shelves.lease(store, "near", readings_max=1))
+        await store.append([])
+        await shelves.put_noise(store, 60_000)
+    assert "evicted_full" not in account(store, "near")["ledger"]
+    shelves.check(store)
+
+
 async def test_only_a_whole_walk_that_finds_nothing_ends_the_sweep(monkeypatch) -> None:
     """Some are looked at a turn: until all were, and no litter among them, the uplink is not done with."""
     from gateway.store.accounts import Accounts, Removal, Share, Stage

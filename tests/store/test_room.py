@@ -10,6 +10,8 @@ import pytest
 from gateway.core.clock import NS_PER_S
 from gateway.core.contracts import FullError, Priority
 from gateway.core.units import Size
+from gateway.store import room
+from gateway.store.connection import DATABASE
 from gateway.store.database import StoreSettings
 from gateway.store.reading import verify
 from gateway.store.room import BALLAST, LOG_BYTES_MAX, LOG_BYTES_MIN, Candidate, Room, age_ns
@@ -83,10 +85,11 @@ async def test_refuse_pushes_back_until_there_is_room(shelves) -> None:
 async def test_refusing_at_the_door_and_in_the_commit(shelves) -> None:
     """Two that fit alone but not together: neither is kept, both may come again."""
     store = await shelves.open(max_bytes=Size(MIB), when_full="refuse", commit_interval_s=0.02)
-    results = await asyncio.gather(*(shelves.put_noise(store, 600_000) for _ in range(2)), return_exceptions=True)
+    put = sum([await shelves.put_noise(store, 60_000) for _ in range(10)])
+    results = await asyncio.gather(*(shelves.put_noise(store, 90_000) for _ in range(2)), return_exceptions=True)
     assert [type(result) for result in results] == [FullError, FullError]
-    assert store.status()["accepted"] == 0
-    await shelves.put_noise(store, 300_000)
+    assert store.status()["accepted"] == put
+    await shelves.put_noise(store, 90_000)
 
 
 async def test_a_quota_that_was_lowered_is_kept_at_the_door(shelves) -> None:
@@ -98,6 +101,86 @@ async def test_a_quota_that_was_lowered_is_kept_at_the_door(shelves) -> None:
     with pytest.raises(FullError, match="when_full is refuse"):
         await shelves.put(store, 1)
     await store.append([])
+
+
+async def test_a_large_commit_makes_room_for_the_log_as_well(shelves) -> None:
+    """What comes is in the log once more, which keeps its length: both are within max_bytes."""
+    store = await shelves.open(max_bytes=Size(MIB))
+    for size in [60_000] * 14 + [300_000, 60_000]:
+        await shelves.put_noise(store, size)
+        assert store.status()["store"]["used_bytes"] <= MIB
+    shelves.check(store)
+
+
+@pytest.mark.xfail(strict=True, reason="the committer counts what goes into its drawers only once it lies there")
+async def test_what_is_set_aside_needs_room_as_well(shelves) -> None:
+    """What an uplink refused is kept for people, and for the uplinks that still need it: both are within max_bytes."""
+    store = await shelves.open(uplinks=("near", "far"), max_bytes=Size(MIB))
+    while "evicted_full" not in store.status()["uplinks"]["near"]["ledger"]:
+        await shelves.put_noise(store, 30_000)
+    for _ in range(4):
+        store.refuse(await shelves.lease(store, "near", readings_max=1), "status_400", "no")
+    await shelves.put_noise(store, 1000)
+    assert store.status()["store"]["used_bytes"] <= MIB
+
+
+async def test_an_ack_writes_no_body_again(shelves) -> None:
+    """Where others still need a segment, one page says that this one has it."""
+    store = await shelves.open(uplinks=("near", "far"))
+    await shelves.put_noise(store, 180_000)
+    log = shelves.state_dir / f"{DATABASE}-wal"
+    before = log.stat().st_size
+    store.ack(await shelves.lease(store, "near"))
+    await store.append([])
+    assert log.stat().st_size - before < 8192
+
+
+async def test_a_bound_that_was_lowered_much_is_worked_off(shelves, monkeypatch) -> None:
+    """More has to go than one commit lets go: each takes away more than it brings, and nobody is pushed back."""
+    monkeypatch.setattr(room, "EVICT_MAX", 4)
+    store = await shelves.open()
+    for _ in range(50):
+        await shelves.put_noise(store, 40_000)
+    await shelves.close()
+    store = await shelves.open(max_bytes=Size(MIB))
+    used = [store.status()["store"]["used_bytes"]]
+    while used[-1] > MIB:
+        await shelves.put_noise(store, 40_000)
+        used.append(store.status()["store"]["used_bytes"])
+        assert used[-1] < used[-2] - 60_000
+    assert len(used) > 5
+    shelves.check(store)
+
+
+async def test_many_small_ones_make_way_for_a_large_one(shelves, monkeypatch) -> None:
+    """However many they are."""
+    monkeypatch.setattr(room, "EVICT_MAX", 4)
+    store = await shelves.open(max_bytes=Size(MIB))
+    small = sum([await shelves.put_noise(store, 2000) for _ in range(60)])
+    while "evicted_full" not in store.status()["uplinks"]["cloud"]["ledger"]:
+        await shelves.put_noise(store, 60_000)
+    lost = store.status()["uplinks"]["cloud"]["ledger"]["evicted_full"]
+    assert 4 * 250 < lost <= small
+    shelves.check(store)
+
+
+async def test_the_least_important_go_first_however_many_they_are(shelves, monkeypatch) -> None:
+    """Those that were not looked at yet go before the first of the next class, whatever their signals."""
+    monkeypatch.setattr(room, "EVICT_MAX", 2)
+    store = await shelves.open()
+    for priority in (Priority.NORMAL, *[Priority.BULK] * 7, Priority.CRITICAL):
+        await shelves.put(store, priority=priority)
+    for text in "abc":
+        await store.append([], logs=shelves.logs(store, text))
+    await shelves.put(store, priority=Priority.CRITICAL)
+
+    connection = store._connection
+    found, _ = await room.find_evictions(connection, bytes_over=10**9, incoming_bytes=10**9, may_go=lambda _: True)
+    assert [row.sequence for row in found] == [2, 3, 4, 5, 6, 7, 8, 1, 9, 10, 11, 12, 13]
+    found, may_more_go = await room.find_evictions(
+        connection, bytes_over=10**9, incoming_bytes=1, may_go=lambda _: True
+    )
+    assert ([row.sequence for row in found], may_more_go) == ([2, 3], True)
 
 
 async def test_pending_memory_is_bounded(shelves) -> None:
@@ -121,19 +204,19 @@ def test_the_log_is_as_long_as_board_shelf_and_disk_allow(tmp_path) -> None:
 
 async def test_the_ballast_is_kept_and_dropped(tmp_path, monkeypatch) -> None:
     """A file that holds room back; without much room there is none."""
-    room = Room(tmp_path, StoreSettings())
-    room.keep_ballast()
-    room.keep_ballast()
-    assert (tmp_path / BALLAST).stat().st_size == room.ballast_bytes > room.log_bytes
-    room.drop_ballast()
-    room.drop_ballast()
+    space = Room(tmp_path, StoreSettings())
+    space.keep_ballast()
+    space.keep_ballast()
+    assert (tmp_path / BALLAST).stat().st_size == space.ballast_bytes > space.log_bytes
+    space.drop_ballast()
+    space.drop_ballast()
     real = os.statvfs(tmp_path)
     monkeypatch.setattr("os.statvfs", lambda _: os.statvfs_result((4096, 4096, *real[2:4], 10, *real[5:])))
-    room.keep_ballast()
+    space.keep_ballast()
     assert not (tmp_path / BALLAST).exists()
-    assert room.limit_bytes == 40960  # nothing is promised yet
-    assert room.lacking(40960) == 0
-    assert room.lacking(40961) == 1 + room.slack_bytes
+    assert space.limit_bytes == 40960  # nothing is promised yet
+    assert space.lacking(40960) == 0
+    assert space.lacking(40961) == 1 + space.slack_bytes
 
 
 async def test_a_full_disk_is_a_reached_quota(shelves, make_small_disk) -> None:
