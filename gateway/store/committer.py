@@ -360,9 +360,12 @@ class Committer:
         return None if wall_ns is None else wall_ns - now_ns
 
     async def _write(self, pending: Pending, sealed: Sealed, *, clean: bool) -> None:
-        # New series take room too, but never make anybody go by themselves.
+        # New series and what is set aside take room too, but never make anybody go by themselves.
         size_bytes = sealed.size_bytes
-        found = await self._keeper.find_victims(size_bytes and size_bytes + self._registry.unsaved_bytes)
+        if size_bytes:
+            size_bytes += self._registry.unsaved_bytes + sum(len(body) for *_, body in self._refusing)
+            size_bytes += sum(len(what.payload) for what in pending.set_aside)
+        found = await self._keeper.find_victims(size_bytes, self._done)
         # From here to the transaction all is one step of the event loop: nobody acks or leases in between.
         # While victims were looked for, somebody may have begun to send one: it stays, or it would be both
         # delivered and lost.

@@ -259,7 +259,6 @@ class EvictionMachine(RuleBasedStateMachine):
         self.is_broken = True
         order = self.order()
         self.saved()
-        settled_bytes = sum(before.sizes[unit] for unit in order if unit not in self.units)
         gone = {unit for unit in self.units if unit not in now.sizes}
         assert not gone & self.in_hand(), "what is being sent has gone"
         due = due or set()
@@ -275,8 +274,7 @@ class EvictionMachine(RuleBasedStateMachine):
             log_may_grow = max(self.log_bytes_max + brought_bytes - before.log_bytes, 0)
             room_bytes = self.limit - now.used_bytes - log_may_grow
             last_bytes = before.sizes[first[-1]]
-            # Until the committer says what was acked since its last commit (`Keeper.find_victims`), that is not counted.
-            spare = room_bytes - last_bytes - self.limit // 64 - settled_bytes
+            spare = room_bytes - last_bytes - self.limit // 64
             assert spare < TOLERANCE + brought_bytes // 16, f"the last need not have gone: {spare} bytes to spare"
         if brought_bytes:
             is_bounded = len(evicted) >= EVICT_MAX

@@ -116,8 +116,8 @@ async def test_who_is_sent_meanwhile_stays(shelves, monkeypatch) -> None:
     keeper = store._committer._keeper
     real = keeper.find_victims
 
-    async def find(incoming_bytes):
-        found = await real(incoming_bytes)
+    async def find(*what):
+        found = await real(*what)
         assert len(found) == 1
         await shelves.lease(store)
         return found

@@ -154,10 +154,10 @@ async def test_what_waits_for_its_commit_keeps_its_series(shelves, readings: int
     await asyncio.sleep(0)
     find = store._committer._keeper.find_victims
 
-    async def find_late(incoming_bytes: int) -> Any:
+    async def find_late(*what: Any) -> Any:
         late.append(append(numbers[1]))
         await asyncio.sleep(0)
-        return await find(incoming_bytes)
+        return await find(*what)
 
     late: list[asyncio.Task[None]] = []
     store._committer._keeper.find_victims = find_late

@@ -112,7 +112,6 @@ async def test_a_large_commit_makes_room_for_the_log_as_well(shelves) -> None:
     shelves.check(store)
 
 
-@pytest.mark.xfail(strict=True, reason="the committer counts what goes into its drawers only once it lies there")
 async def test_what_is_set_aside_needs_room_as_well(shelves) -> None:
     """What an uplink refused is kept for people, and for the uplinks that still need it: both are within max_bytes."""
     store = await shelves.open(uplinks=("near", "far"), max_bytes=Size(MIB))
