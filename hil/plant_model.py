@@ -48,6 +48,7 @@ class Origin:
     """Where a reading comes from. `copies` counts how often it may rightly stand in the store."""
 
     arrived_ns: int = 0
+    kept_ns: int = 0  # when it was acknowledged: it may have been pushed back for long before
     device_ns: int | None = None
     promised: int = 0
     perhaps: int = 0
@@ -128,17 +129,14 @@ class Truth:
             for key in message.keys:
                 self.origins[key].arrived_ns = now_ns
 
-    def origin_ns(self, messages: Iterable[Message]) -> int:
-        """Return when the newest reading of these arrived, 0 if there is none."""
-        return max((self.origins[key].arrived_ns for message in messages for key in message.keys), default=0)
-
-    def promised(self, messages: Iterable[Message], *, malformed: int) -> None:
+    def promised(self, messages: Iterable[Message], now_ns: int, *, malformed: int) -> None:
         """Note that these were acknowledged."""
         self.promised_malformed += malformed
         for message in messages:
             self.promised_readings += len(message.keys)
             for key in message.keys:
                 self.origins[key].promised += 1
+                self.origins[key].kept_ns = now_ns
 
     def perhaps(self, messages: Iterable[Message]) -> None:
         """Note that these were offered when the power went: they may be kept, and will be offered again."""

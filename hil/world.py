@@ -29,6 +29,7 @@ from gateway.pipeline import Pipeline
 from gateway.store import room as store_room
 from gateway.store.connection import DATABASE
 from gateway.store.database import SeriesBounds, Store, StoreSettings
+from gateway.store.leases import ORDER_SPARE
 from gateway.store.reading import verify
 from gateway.uplinks.delivery import Uplink
 from gateway.uplinks.settings import OtlpUplinkSettings, RetrySettings
@@ -298,8 +299,9 @@ class World:
                 if run.is_dead:
                     break
                 assert accepted.readings == sum(len(message.keys) for message in messages)
-                self.truth.promised(messages, malformed=len(accepted.malformed))
-                self._newest_ns = max(self._newest_ns, self.truth.origin_ns(messages))
+                self.truth.promised(messages, true_ns(), malformed=len(accepted.malformed))
+                if any(message.keys for message in messages):
+                    self._newest_ns = true_ns()
                 return
             # It was offered when the process ended: kept or not, it will be offered again.
             self.truth.perhaps(messages)
@@ -400,7 +402,8 @@ class World:
             self.stats["outages"] += 1
         self._last_taken_s[name] = now_s
         owed, failures_then = self._owed_fresh[name]
-        newest_ns = max(self.truth.origins[point.key].arrived_ns for point in points)
+        origins = [self.truth.origins[point.key] for point in points]
+        newest_ns = max(origin.kept_ns or origin.arrived_ns for origin in origins)
         if not owed or newest_ns >= self._newest_ns - FRESH_NS:
             self._owed_fresh[name] = (0, failures)
         elif failures != failures_then or self._lacks_fresh(run):
@@ -416,7 +419,7 @@ def check_memory(store: Store, settings: StoreSettings) -> None:
     committer = store._committer  # noqa: SLF001  white-box, by purpose
     recent = committer._recent  # noqa: SLF001
     assert recent.size_bytes <= settings.recent_bytes
-    assert len(recent._order) <= settings.recent_bytes // 50  # noqa: SLF001
+    assert len(recent._order) <= 2 * (settings.recent_bytes // 50) + ORDER_SPARE  # noqa: SLF001
     assert len(committer._done) <= 20_000  # noqa: SLF001
     for desk in store._desks.values():  # noqa: SLF001
         assert len(desk._leased) <= 2000  # noqa: SLF001

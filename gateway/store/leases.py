@@ -28,6 +28,7 @@ LOOK_MAX: Final = 512
 LOOK_MIN: Final = 4
 # Small segments whose columns stay at hand: a road that keeps up sends them within seconds. 3 KB each at most.
 READABLE_MAX: Final = 64
+ORDER_SPARE: Final = 256
 
 Shelf: TypeAlias = tuple[Priority, Signal]
 Spot: TypeAlias = tuple[Lane, Shelf]
@@ -96,6 +97,9 @@ class Recent:
             self.remove(oldest)
         while self._order and self._order[0] not in self._kept:
             self._order.popleft()
+        # Where the oldest stays for long, what left behind it must not pile up.
+        if len(self._order) > 2 * len(self._kept) + ORDER_SPARE:
+            self._order = deque(segment_id for segment_id in self._order if segment_id in self._kept)
 
     def remove(self, segment_id: int) -> None:
         """Forget a segment that left the shelf."""

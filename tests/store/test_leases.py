@@ -10,9 +10,9 @@ import pytest
 from gateway.core.batch import Batch
 from gateway.core.contracts import BootId, Priority, Signal
 from gateway.store.allowance import READINGS_MIN, Allowance
-from gateway.store.leases import LOOK_MAX, LOOK_MIN, READABLE_MAX, Desk, Recent, Row, is_whole
+from gateway.store.leases import LOOK_MAX, LOOK_MIN, ORDER_SPARE, READABLE_MAX, Desk, Recent, Row, is_whole
 from gateway.store.policy import LaneScheduler
-from gateway.store.records import place, where_from
+from gateway.store.records import SEQUENCE_END, place, where_from
 from gateway.store.segments import encode_metrics
 
 METRICS = (Priority.NORMAL, Signal.METRICS)
@@ -327,6 +327,18 @@ async def test_small_segments_stay_readable_for_a_while(make_desk) -> None:
     assert by_sequence.pop(1000) is None
     assert set(map(id, by_sequence.values())) == {id(batch)}
     assert len(by_sequence) == READABLE_MAX
+
+
+def test_what_left_behind_one_that_stays_is_forgotten() -> None:
+    """A segment that nobody takes for a month must not make a list of all the others."""
+    recent = Recent(bytes_max=1 << 20, floor=1)
+    rows = [Row(place(*METRICS, number), 1, 1, 10) for number in range(1, 3000)]
+    for row in rows:
+        recent.add([(row, b"body", None)])
+        if row is not rows[0]:
+            recent.remove(row.id)
+    assert len(recent._order) <= ORDER_SPARE + 2
+    assert recent.rows(0, SEQUENCE_END << 4, lacking=1, limit=10, newest=False) == rows[:1]
 
 
 # What the disk allows.
