@@ -443,8 +443,8 @@ class Gateway:
         return beat_s < 10 * HOUSEKEEPING_S and (self._store is None or self._store.is_moving())
 
     def is_ready(self) -> bool:
-        """Whether the doors are open."""
-        is_open = self._store is not None and not self._store.is_frozen
+        """Whether the doors are open, and what comes is taken."""
+        is_open = self._store is not None and self._store.is_taking
         return is_open and self.ready.is_set() and not self._stopping.is_set()
 
     def _why_not(self) -> str:

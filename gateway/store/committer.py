@@ -28,7 +28,7 @@ from gateway.store.pages import LOG_HEADER_BYTES
 from gateway.store.planning import DAMAGED, encode_boot, make_change, next_state
 from gateway.store.records import where_from
 from gateway.store.starting import is_damage, mark_suspect
-from gateway.store.trouble import FULL, Trouble
+from gateway.store.trouble import Trouble
 from gateway.store.waiting import Watchers
 from gateway.store.writer import Transaction, answer, seal, write
 
@@ -279,15 +279,15 @@ class Committer:
         except Exception as error:  # noqa: BLE001  supervised here: whatever fails, those who wait get an answer
             self._failed(pending, error)
         else:
-            self.trouble.succeeded(when_full=self._settings.when_full)
+            self.trouble.succeeded(when_full=self._settings.when_full, has_brought=pending.size_bytes > 0)
             answer(pending)
         finally:
             self.gathering.done()
             self._started_s = None
 
-    def _turned_away(self, error: FullError) -> FullError:
-        """Note that somebody found no room, and why; return what to raise."""
-        self.trouble.met(FULL, str(error))
+    def _turned_away(self, error: FullError, size_bytes: int = 0) -> FullError:
+        """Note that so many bytes found no room, and why; return what to raise."""
+        self.trouble.turned_away(str(error), size_bytes)
         return self.gathering.full("full", str(error), RETRY_S)
 
     def _refusal(self, readings: int) -> FullError | None:
@@ -299,7 +299,7 @@ class Committer:
 
     def _failed(self, pending: Pending, error: Exception) -> None:
         if isinstance(error, FullError):
-            full = self._turned_away(error)
+            full = self._turned_away(error, self._keeper.turned_away_bytes)
             # What was acked makes room; it must not wait for those who were turned away.
             self.want(0 if self._done else ACK_WAIT_S)
         else:

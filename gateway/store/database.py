@@ -338,8 +338,19 @@ class Store:
 
     @property
     def is_writing(self) -> bool:
-        """Whether what comes can be written; `trouble` in `status` says why not."""
-        return not self.is_frozen and not self._committer.trouble.is_failing
+        """Whether the data path moves; `trouble` in `status` says why not.
+
+        A shelf that is full and refuses does what it was told; a full disk that takes nothing, though what is old would
+        make way, is in nobody's plans.
+        """
+        trouble = self._committer.trouble
+        is_stuck = trouble.is_starved and self._around.settings.when_full != "refuse"
+        return not (self.is_frozen or trouble.is_failing or is_stuck)
+
+    @property
+    def is_taking(self) -> bool:
+        """Whether what comes is taken just now; `trouble` in `status` says why not."""
+        return not self.is_frozen and self._committer.trouble.is_taking
 
     async def can_be_written(self) -> bool:
         """Whether a shelf that could only be read can be written now, as far as can be told without opening it anew."""

@@ -48,6 +48,7 @@ class Keeper:
         self._settings = around.settings
         self._clock = around.clock
         self._going: list[tuple[str, Candidate]] = []
+        self.turned_away_bytes = 0  # what found no room last
 
     def may_go(self, segment_id: int) -> bool:
         """Whether nobody is sending it."""
@@ -79,12 +80,19 @@ class Keeper:
         if self._settings.when_full == "refuse":
             # They stay, since nothing comes: they are found again by the next who asks.
             self._leftovers.rewind()
+            self.turned_away_bytes = incoming_bytes
             raise full_and_refuse(self._room)
         evicted = await find_evictions(self._connection, bytes_over=over, may_go=may_go)
         if sum(row.size_bytes for row in evicted) + self._room.slack_bytes < over:
             self._leftovers.rewind()
-            raise FullError(f"the shelf is full of what is being sent right now: {self._room.cause}")
+            self.turned_away_bytes = incoming_bytes
+            raise FullError(f"{self._why_not_enough()}: {self._room.cause}")
         return [*victims.values(), *((EVICTED, row) for row in evicted)]
+
+    def _why_not_enough(self) -> str:
+        if any(desk.leases for desk in self._desks.values()):
+            return "the shelf is full of what is being sent right now"
+        return "what arrives is more than everything that could make way for it"
 
     async def tend(self) -> bool:
         """Look for what is too old or nobody's, and for boots that nothing refers to; return whether there is work."""

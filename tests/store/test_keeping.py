@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from gateway.core.clock import NS_PER_S
+from gateway.core.contracts import FullError
 from gateway.core.units import Size
 
 
@@ -51,3 +54,17 @@ async def test_what_is_sent_does_not_expire(shelves) -> None:
     await store.tend()
     await store.append([])
     assert store.status()["uplinks"]["cloud"]["ledger"] == {"expired_age": 1}
+
+
+async def test_where_letting_go_does_not_help_nobody_goes(shelves) -> None:
+    """What comes is more than all that may go: it is told so, and what is held stays."""
+    store = await shelves.open(max_bytes=Size(1 << 20))
+    held = await shelves.put_noise(store, 100_000)
+    with pytest.raises(FullError, match=r"what arrives is more than everything that could make way for it: \[store\]"):
+        await shelves.put_noise(store, 2_000_000)
+    assert store.status()["uplinks"]["cloud"]["held"] == held
+    assert store.status()["uplinks"]["cloud"]["ledger"] == {}
+    assert not store.is_taking
+    assert store.is_writing
+    await shelves.put(store, 1)
+    assert store.is_taking
