@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT}
+_FAILING: Final = {errno.EIO, errno.ENODEV, errno.ENXIO}
 _UNWRITABLE: Final = {errno.EROFS, errno.EACCES, errno.EPERM}
 _UNWRITABLE_CODES: Final = {
     sqlite3.SQLITE_READONLY,
@@ -55,9 +56,13 @@ def is_unwritable(error: Exception) -> bool:
 
 def keeps_from_writing(error: Exception) -> bool:
     """Whether an error may leave what is there to be read: as opposed to somebody else who has it open."""
+    return is_full(error) or is_unwritable(error) or is_failing(error)
+
+
+def is_failing(error: Exception) -> bool:
+    """Whether the disk did not do what it was asked to."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    is_failing = code == sqlite3.SQLITE_IOERR or getattr(error, "errno", 0) == errno.EIO
-    return is_full(error) or is_unwritable(error) or is_failing
+    return code == sqlite3.SQLITE_IOERR or getattr(error, "errno", 0) in _FAILING
 
 
 def why(error: Exception, path: Path) -> str:
@@ -65,14 +70,16 @@ def why(error: Exception, path: Path) -> str:
     folder = next(parent for parent in (path, *path.parents) if parent.is_dir())
     if is_full(error):
         return when_full(folder)
-    if is_unwritable(error):
+    if is_unwritable(error) or is_failing(error):
+        # A file system that turned read-only by itself is met as an error of what was written last.
         refused = when_unwritable(folder, is_read_only=getattr(error, "errno", 0) == errno.EROFS)
         if refused:
             return refused
         if path.is_file() and not os.access(path, os.W_OK):
             return f"writing to {path} is not allowed; give it to the user that runs the gateway"
     code = getattr(error, "sqlite_errorname", "") or ""
-    return f"{getattr(error, 'strerror', None) or error} {code}".rstrip()
+    said = f"{getattr(error, 'strerror', None) or error} {code}".rstrip()
+    return when_failing(folder, said) if is_failing(error) else said
 
 
 def when_full(folder: Path) -> str:
@@ -82,6 +89,14 @@ def when_full(folder: Path) -> str:
     return (
         f"the disk is full: {left} left where {folder} is, mounted at {mount_of(folder)}; free some room there, "
         "or give the gateway a disk of its own ([gateway] state_dir)"
+    )
+
+
+def when_failing(folder: Path, said: str) -> str:
+    """Say that a disk does not work, in the words that it came with, and what to do."""
+    return (
+        f"the disk where {folder} is, mounted at {mount_of(folder)}, fails ({said}); look for its errors in the "
+        "kernel's log (dmesg), check it (fsck), and replace it if it is worn out"
     )
 
 
@@ -98,8 +113,8 @@ def when_unwritable(folder: Path, *, is_read_only: bool = False) -> str:
         reason = (error.strerror or "") if error.errno in _UNWRITABLE else ""
     if is_read_only:
         return (
-            f"the disk is read-only (mounted at {mount}); make it writable (mount -o remount,rw {mount}), "
-            "or replace it if it failed"
+            f"the disk is read-only (mounted at {mount}); make it writable (mount -o remount,rw {mount}); "
+            "if it turned so by itself, check it first (fsck), and replace it if it is worn out"
         )
     if not reason:
         return ""

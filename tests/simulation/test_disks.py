@@ -111,6 +111,10 @@ def test_a_disk_that_turns_read_only(
         kept = set(publisher.acknowledged)
         wait_until(lambda: "written" in site.status()["store"]["trouble"], "a sentence in the status")
         assert not site.status()["healthy"]
+        for page in ("healthz", "readyz"):
+            code, said = ask(site, page)
+            assert code == 503
+            assert f"the disk is read-only (mounted at {loop_disk.path}); make it writable" in said
         assert "commit failed, trying again" in child.output
         assert child.is_running
         publisher.stop()

@@ -75,7 +75,10 @@ async def test_a_failed_commit_is_said_with_its_cause(disk, caplog) -> None:
     error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_IOERR, "SQLITE_IOERR"
     assert found.failed(error) == "SQLITE_IOERR"
     assert found.is_failing
-    assert found.sentence == "nothing can be written: disk I/O error SQLITE_IOERR; commit failed, trying again"
+    assert not found.is_taking
+    assert found.sentence.startswith(f"nothing can be written: the disk where {disk.state_dir} is, mounted at ")
+    assert "fails (disk I/O error SQLITE_IOERR); look for its errors" in found.sentence
+    assert found.sentence.endswith("; commit failed, trying again")
     with pytest.raises(ZeroDivisionError) as caught:
         raise ZeroDivisionError("ours")
     assert found.failed(caught.value) == "ZeroDivisionError"
