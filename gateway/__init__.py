@@ -83,6 +83,7 @@ detect/                   Watchers: columns in, scores out
   statistics.py           Detectors without a model, for many series at once: z-score, quartiles
 store/                    The shelf: what was accepted is kept here, in SQLite, until every uplink has it
   accounts.py             Counting: accepted = delivered + held + ledger for each uplink, and the state row it is kept in
+  allowance.py            Allowance: how many readings an uplink may lease before the next commit, as the state row on the disk says it
   columns.py              Readings as bytes: run directory, time column, value column, before compression
   committer.py            The one who writes: gathers what waits, makes room, commits, and lets it take effect
   connection.py           SQLite as the shelf uses it: directory lock, pragmas, numbered schema files
@@ -106,6 +107,7 @@ store/                    The shelf: what was accepted is kept here, in SQLite, 
   peeking.py              Looks into single tables of a shelf that may be in use, without a copy of it
   planning.py             One commit on paper: what it changes in the accounts, and what it writes
   policy.py               What goes next and what has to go: leases by lane and class, evictions
+  presence.py             Whether the files that are open are still those at their paths
   quota.py                A bounded stock and several owners: half is for whoever comes first, half is divided evenly
   reading.py              Looking at a shelf from outside: `verify` and `read_held`
   records.py              The words of the shelf: losses, leases, and where a segment stands

@@ -57,7 +57,7 @@ OPEN_S_MAX = 2.0
 STILL_S_MAX = 10.0
 # An uplink in one of these makes way with its backlog, if there is any.
 MOVING_STATES = frozenset({"sending", "combining", "idle"})
-# How often it is looked whether a shelf that could only be read can be written.
+# How often it is looked whether a shelf that is closed can be written.
 THAW_LOOK_S = 10.0
 DETECTOR_STATE_FILE = "detectors.state"
 
@@ -363,6 +363,7 @@ class Gateway:
             now_ns = self._clock.monotonic_ns()
             self._heartbeat_ns = now_ns
             self._store.look_at_clock()
+            self._store.look_at_files()
             if now_ns - measured_ns >= FOOTPRINT_S * NS_PER_S:
                 measured_ns = now_ns
                 self._measure(now_ns)
@@ -370,7 +371,7 @@ class Gateway:
                 notify("WATCHDOG=1")
             self._watch_shelf()
             self._look_at_backlogs(now_ns / NS_PER_S)
-            if self._store.is_frozen and now_ns - thawed_ns >= THAW_LOOK_S * NS_PER_S:
+            if self._store.is_closed and now_ns - thawed_ns >= THAW_LOOK_S * NS_PER_S:
                 thawed_ns = now_ns
                 await self._thaw()
             if now_ns - saved_ns >= DETECTOR_SAVE_S * NS_PER_S:
@@ -416,7 +417,7 @@ class Gateway:
         }
 
     async def _thaw(self) -> None:
-        """End where the shelf could only be read and now can be written: what was sent is noted, and the doors open."""
+        """End where the shelf was closed and need not be any more: what was sent is noted, and the doors open."""
         assert self._store is not None
         if await self._store.can_be_written():
             log.warning("%s can be written again: starting anew", self.config.gateway.state_dir)

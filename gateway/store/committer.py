@@ -30,7 +30,7 @@ from gateway.store.records import where_from
 from gateway.store.starting import is_damage, mark_suspect
 from gateway.store.trouble import Trouble
 from gateway.store.waiting import Watchers
-from gateway.store.writer import Transaction, answer, seal, write
+from gateway.store.writer import Pending, Transaction, answer, seal, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from gateway.store.room import Room
     from gateway.store.series import SeriesBounds, SeriesRegistry
     from gateway.store.settings import StoreSettings
-    from gateway.store.writer import Pending, Sealed
+    from gateway.store.writer import Sealed
 
 Refusal: TypeAlias = tuple[str, str, str, int, bytes]
 
@@ -138,7 +138,6 @@ class Committer:
         self._started_s: float | None = None
         self._tended_s = asyncio.get_running_loop().time()
         self._closing = self.is_damaged = False
-        self._closed = around.closed
         self.newest: list[int] = []  # ids of the segments that the last commit wrote
 
     # What becomes of leases. All of it happens in one step of the event loop.
@@ -261,6 +260,7 @@ class Committer:
     async def begin(self) -> None:
         """Commit what the start changed, and move it into the file, which says from then on that it has a log."""
         await self.commit()
+        self.trouble.watch_files()
         if not self.trouble.sentence:
             try:
                 await self._rewind_log()
@@ -272,6 +272,9 @@ class Committer:
         self._due_s = None
         loop = asyncio.get_running_loop()
         pending = self.gathering.take()
+        if pending.waiters and (closed := self.trouble.look_at_files()):
+            answer(pending, self.gathering.full("closed", closed, CLOSED_RETRY_S))
+            pending = Pending()
         self._started_s = loop.time()
         self.pace.began(self._started_s)
         try:
@@ -292,8 +295,8 @@ class Committer:
 
     def _refusal(self, readings: int) -> FullError | None:
         """Return why so many readings are not even taken at the door, None where they are."""
-        if self._closed:
-            return self.gathering.full("closed", self._closed, CLOSED_RETRY_S)
+        if self.trouble.closed:
+            return self.gathering.full("closed", self.trouble.closed, CLOSED_RETRY_S)
         is_refusing = self._settings.when_full == "refuse" and readings and not self._keeper.has_leftovers
         return self._turned_away(full_and_refuse(self.room)) if is_refusing and self.room.lacking(0) else None
 

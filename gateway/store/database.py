@@ -345,17 +345,35 @@ class Store:
         """
         trouble = self._committer.trouble
         is_stuck = trouble.is_starved and self._around.settings.when_full != "refuse"
-        return not (self.is_frozen or trouble.is_failing or is_stuck)
+        return not (self.is_closed or trouble.is_failing or is_stuck)
 
     @property
     def is_taking(self) -> bool:
         """Whether what comes is taken just now; `trouble` in `status` says why not."""
-        return not self.is_frozen and self._committer.trouble.is_taking
+        return not self.is_closed and self._committer.trouble.is_taking
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing is taken until the next `open`: it is frozen, or its files were taken away."""
+        return bool(self._committer.trouble.closed)
 
     async def can_be_written(self) -> bool:
-        """Whether a shelf that could only be read can be written now, as far as can be told without opening it anew."""
-        frozen = self._frozen
-        return frozen is not None and await asyncio.to_thread(frozen.can_be_written, self._around.room)
+        """Whether a shelf that is closed is none after the next `open`, as far as can be told without it.
+
+        One whose file was taken away loses by that what it still holds; so not before all of it is sent.
+        """
+        frozen, presence = self._frozen, self._committer.trouble.presence
+        if frozen is not None:
+            return await asyncio.to_thread(frozen.can_be_written, self._around.room)
+        return self.is_closed and presence is not None and presence.may_begin_anew(self._held)
+
+    @property
+    def _held(self) -> int:
+        return max((share.held for share in self._committer.accounts.configured), default=0)
+
+    def look_at_files(self) -> None:
+        """See whether the files that are open are still in their places; each commit looks too."""
+        self._committer.trouble.look_at_files()
 
     def look_at_clock(self) -> None:
         """See whether the wall clock was set or confirmed since the last commit, which looks too."""
@@ -454,11 +472,16 @@ class Store:
         if frozen is not None:
             why = await frozen.write_down(self._around.room)
             unsaved = sum(frozen.sent.values()) if why else 0
+        presence = self._committer.trouble.presence
+        if presence is not None and self._held and not presence.has_database:
+            log.error("%d readings that were not sent are in the file that was taken away, or gone with it", self._held)
         if unsaved:
             log.warning("%d readings were sent and that could not be written down: they are sent again", unsaved)
 
     async def _end(self) -> None:
-        await self._reader.close()
-        await self._connection.close()
+        presence = self._committer.trouble.presence
+        with contextlib.nullcontext() if presence is None else presence.spare_others():
+            await self._reader.close()
+            await self._connection.close()
         if self._frozen is not None:
             await self._frozen.close()

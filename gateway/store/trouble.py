@@ -8,6 +8,8 @@ import sqlite3
 from typing import TYPE_CHECKING, Final
 
 from gateway.store import disks
+from gateway.store.files import DATABASE
+from gateway.store.presence import Presence
 
 if TYPE_CHECKING:
     from gateway.store.room import Room
@@ -23,7 +25,8 @@ class Trouble:
     """At most one trouble at a time. `lasting` is a sentence about one that only a new start ends."""
 
     def __init__(self, room: Room, *, lasting: str = "") -> None:
-        self.lasting = lasting
+        self.lasting = self.closed = lasting  # `closed`: why nothing is taken at all
+        self.presence: Presence | None = None
         self._room = room
         self._kind = ""
         self._sentence = ""
@@ -37,6 +40,25 @@ class Trouble:
     def sentence(self) -> str:
         """What is wrong, and what to do; "" where all is well."""
         return self.lasting or self._sentence
+
+    def watch_files(self) -> None:
+        """From now on look whether the files that are open stay in their places; not where they are only read."""
+        if not self.closed:
+            self.presence = Presence(self._room.state_dir / DATABASE)
+
+    def look_at_files(self) -> str:
+        """Take note where the open files are not in their places any more, or are again; return why nothing is taken.
+
+        A database that is damaged is mended by the next start, wherever it is then.
+        """
+        if self.presence is None or (self.lasting and not self.closed):
+            return self.closed
+        found = self.presence.look()
+        if found != self.closed:
+            level = logging.ERROR if found else logging.WARNING
+            log.log(level, "%s", found or "the files are in their places again: the shelf takes data again")
+            self.lasting = self.closed = found
+        return found
 
     def met(self, kind: str, sentence: str, *, error: Exception | None = None) -> None:
         """Take note of a trouble. The log hears of one `kind` once, with a traceback where `error` is our mistake."""
@@ -101,6 +123,8 @@ class Trouble:
         self._failing_since_s = None
         if has_brought:
             self._turned_away_bytes = None
+        if self.closed:
+            return
         try:
             # What is let go because others have filled the disk is their doing.
             shortage = self._room.shortage()
