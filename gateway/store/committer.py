@@ -26,6 +26,7 @@ from gateway.store.keeping import TEND_S, Keeper, full_and_refuse
 from gateway.store.pace import Pace
 from gateway.store.pages import LOG_HEADER_BYTES
 from gateway.store.planning import DAMAGED, encode_boot, make_change, next_state
+from gateway.store.reached import Reached
 from gateway.store.records import where_from
 from gateway.store.starting import is_damage, mark_suspect
 from gateway.store.trouble import Trouble
@@ -109,6 +110,7 @@ class Committer:
         drawer_bytes_max = int(settings.max_bytes) // DRAWER_SHARE
         self.quarantine = Drawer(opened.quarantine, bytes_max=min(int(settings.quarantine_bytes), drawer_bytes_max))
         self.refused = Drawer(opened.refused, bytes_max=min(int(settings.refused_bytes), drawer_bytes_max))
+        self._reached = Reached(around.room.state_dir)
         self._written = opened.written
         self._desks = desks
         self._recent = recent
@@ -264,6 +266,7 @@ class Committer:
         if not self.trouble.sentence:
             try:
                 await self._rewind_log()
+                self._reached.begin(self.state.commit, log_bytes=self.room.log_size_bytes)
             except sqlite3.DatabaseError as error:
                 self.damaged(str(error))
 
@@ -400,6 +403,7 @@ class Committer:
         if self.forgetter.took_effect(sealed, len(work.series_left)):
             self.want(ACK_WAIT_S)
         self.room.note(*pages)
+        self._reached.note(state.commit, log_bytes=self.room.log_size_bytes)
 
     def _plan(self, pending: Pending, sealed: Sealed, change: Change, *, clean: bool) -> tuple[Transaction, State]:
         after = self.accounts.copy()
