@@ -32,6 +32,17 @@ def free_bytes(path: Path) -> int:
     return disk.f_bavail * disk.f_frsize
 
 
+def whole_bytes(path: Path) -> int:
+    """Return how large the file system is, 0 for one that has no size."""
+    disk = os.statvfs(path)
+    return disk.f_blocks * disk.f_frsize
+
+
+def is_mounted_read_only(path: Path) -> bool:
+    """Whether the file system that `path` is on takes nothing, and says so."""
+    return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+
+
 def mount_of(path: Path) -> Path:
     """Return where the file system is mounted that `path` is on, or would be."""
     here = path.resolve()
@@ -104,11 +115,9 @@ def when_unwritable(folder: Path, *, is_read_only: bool = False) -> str:
     """Say why nothing can be written into `folder`, and what to do; "" where it can."""
     mount = mount_of(folder)
     reason = ""
-    is_read_only |= bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
-    try:
-        # One that turned read-only by itself does not say so before it is asked to write.
-        os.close(os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600))
-    except OSError as error:
+    is_read_only |= is_mounted_read_only(folder)
+    # One that turned read-only by itself does not say so before it is asked to write.
+    if (error := _try_to_write(folder)) is not None:
         is_read_only |= error.errno == errno.EROFS
         reason = (error.strerror or "") if error.errno in _UNWRITABLE else ""
     if is_read_only:
@@ -119,6 +128,32 @@ def when_unwritable(folder: Path, *, is_read_only: bool = False) -> str:
     if not reason:
         return ""
     return f"writing to {folder} is not allowed ({reason}); give it to the user that runs the gateway"
+
+
+def when_unusable(folder: Path) -> str:
+    """Say why no file can be made in `folder`, whatever its mode says, and what to do; "" where one can, or is full."""
+    error = _try_to_write(folder)
+    if error is None:
+        return ""
+    if refused := when_unwritable(folder):
+        return refused
+    try:
+        # There are file systems without unnamed files, and such as have no files of anybody's making at all.
+        trial = folder / f".tidegate-{os.getpid()}"
+        trial.mkdir()
+        trial.rmdir()
+    except OSError as failure:
+        return "" if is_full(failure) else f"{failure.strerror}; choose another directory"
+    return ""
+
+
+def _try_to_write(folder: Path) -> OSError | None:
+    """Make a file that has no name and is gone at once; return what kept it from being made."""
+    try:
+        os.close(os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        return error
+    return None
 
 
 def amount(size_bytes: int) -> str:

@@ -148,6 +148,38 @@ def test_what_is_not_the_disks_fault_is_said_as_it_is(tmp_path, error, sentence)
     assert why(error, tmp_path) == sentence
 
 
+def refusing(number: int):
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+def test_whether_something_can_be_kept_is_tried(tmp_path, monkeypatch) -> None:
+    """Where there are no unnamed files too; nothing is left behind."""
+    assert disks.when_unusable(tmp_path) == ""
+    monkeypatch.setattr(os, "open", refusing(errno.EOPNOTSUPP))
+    assert disks.when_unusable(tmp_path) == ""
+    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(errno.ENOENT, "No such file or directory; choose another directory"), (errno.ENOSPC, "")]
+)
+def test_a_place_without_files(tmp_path, monkeypatch, number, said) -> None:
+    """As in /proc; a full disk is a place all the same."""
+    monkeypatch.setattr(os, "open", refusing(errno.EOPNOTSUPP))
+    monkeypatch.setattr(Path, "mkdir", refusing(number))
+    assert disks.when_unusable(tmp_path) == said
+
+
+def test_a_place_that_is_not_ours(tmp_path, monkeypatch) -> None:
+    """Whose it should be is said."""
+    monkeypatch.setattr(os, "open", refusing(errno.EACCES))
+    assert "give it to the user that runs the gateway" in disks.when_unusable(tmp_path)
+
+
 def test_the_root_is_a_mount_point() -> None:
     """The search ends there."""
     assert mount_of(Path("/")) == Path("/")
