@@ -122,6 +122,7 @@ class Gateway:
         self._end_reason = ""
         # Whether it ended because a new start would do better: a disk that can be written again.
         self.wants_anew = False
+        self.config_refused = ""  # why what is in the configuration file by now is not what runs
 
     def stop(self) -> None:
         """Ask for a clean stop; `run` returns when all is on disk."""
@@ -467,6 +468,7 @@ class Gateway:
             "uptime_s": round((self._clock.monotonic_ns() - self._started_ns) / NS_PER_S, 1),
             "healthy": self.is_healthy(),
             "restarts": dict(self._restarts),
+            "config_refused": self.config_refused,
             **store,
             "store": {
                 **store["store"],
