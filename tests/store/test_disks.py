@@ -184,3 +184,11 @@ def test_the_root_is_a_mount_point() -> None:
     """The search ends there."""
     assert mount_of(Path("/")) == Path("/")
     assert disks.amount(3 << 30) == "3 GiB"
+
+
+def test_the_size_of_a_disk(make_small_disk) -> None:
+    """However much of it is used; what is no disk has none."""
+    disk = make_small_disk(1 << 20)
+    disk.fill()
+    assert disks.whole_bytes(disk.path) == 1 << 20
+    assert disks.whole_bytes(Path("/proc")) == 0
