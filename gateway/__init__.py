@@ -109,7 +109,9 @@ store/                    The shelf: what was accepted is kept here, in SQLite, 
   peeking.py              Looks into single tables of a shelf that may be in use, without a copy of it
   planning.py             One commit on paper: what it changes in the accounts, and what it writes
   policy.py               What goes next and what has to go: leases by lane and class, evictions
+  presence.py             Whether the files that are open are still those at their paths
   quota.py                A bounded stock and several owners: half is for whoever comes first, half is divided evenly
+  reached.py              How far the shelf has come, noted in a small file beside it: a log that is cut cannot take that along
   reading.py              Looking at a shelf from outside: `verify` and `read_held`
   records.py              The words of the shelf: losses, leases, and where a segment stands
   room.py                 Room on the disk: what is used, what may be used, and who has to go

@@ -57,7 +57,7 @@ OPEN_S_MAX = 2.0
 STILL_S_MAX = 10.0
 # An uplink in one of these makes way with its backlog, if there is any.
 MOVING_STATES = frozenset({"sending", "combining", "idle"})
-# How often it is looked whether a shelf that could only be read can be written.
+# How often it is looked whether a shelf that is closed can be written.
 THAW_LOOK_S = 10.0
 DETECTOR_STATE_FILE = "detectors.state"
 
@@ -122,6 +122,7 @@ class Gateway:
         self._end_reason = ""
         # Whether it ended because a new start would do better: a disk that can be written again.
         self.wants_anew = False
+        self.config_refused = ""  # why what is in the configuration file by now is not what runs
 
     def stop(self) -> None:
         """Ask for a clean stop; `run` returns when all is on disk."""
@@ -363,6 +364,7 @@ class Gateway:
             now_ns = self._clock.monotonic_ns()
             self._heartbeat_ns = now_ns
             self._store.look_at_clock()
+            self._store.look_at_files()
             if now_ns - measured_ns >= FOOTPRINT_S * NS_PER_S:
                 measured_ns = now_ns
                 self._measure(now_ns)
@@ -370,7 +372,7 @@ class Gateway:
                 notify("WATCHDOG=1")
             self._watch_shelf()
             self._look_at_backlogs(now_ns / NS_PER_S)
-            if self._store.is_frozen and now_ns - thawed_ns >= THAW_LOOK_S * NS_PER_S:
+            if self._store.is_closed and now_ns - thawed_ns >= THAW_LOOK_S * NS_PER_S:
                 thawed_ns = now_ns
                 await self._thaw()
             if now_ns - saved_ns >= DETECTOR_SAVE_S * NS_PER_S:
@@ -416,7 +418,7 @@ class Gateway:
         }
 
     async def _thaw(self) -> None:
-        """End where the shelf could only be read and now can be written: what was sent is noted, and the doors open."""
+        """End where the shelf was closed and need not be any more: what was sent is noted, and the doors open."""
         assert self._store is not None
         if await self._store.can_be_written():
             log.warning("%s can be written again: starting anew", self.config.gateway.state_dir)
@@ -443,8 +445,8 @@ class Gateway:
         return beat_s < 10 * HOUSEKEEPING_S and (self._store is None or self._store.is_moving())
 
     def is_ready(self) -> bool:
-        """Whether the doors are open."""
-        is_open = self._store is not None and not self._store.is_frozen
+        """Whether the doors are open, and what comes is taken."""
+        is_open = self._store is not None and self._store.is_taking
         return is_open and self.ready.is_set() and not self._stopping.is_set()
 
     def _why_not(self) -> str:
@@ -466,6 +468,7 @@ class Gateway:
             "uptime_s": round((self._clock.monotonic_ns() - self._started_ns) / NS_PER_S, 1),
             "healthy": self.is_healthy(),
             "restarts": dict(self._restarts),
+            "config_refused": self.config_refused,
             **store,
             "store": {
                 **store["store"],

@@ -201,7 +201,7 @@ def run_check(options: argparse.Namespace) -> int:
             raise _problems(problems) from error
     numbers = iter(range(1, 1 << 31))
     problems += Mapper(config.mappings, resolve=lambda *_: next(numbers)).check()
-    name, notes = "", config.warnings()
+    name, notes = "", [*config.warnings(), *configuration.look_at_disk(config)]
     try:
         profile = profiles.load(config.gateway.hw_profile)
         name = profile.name

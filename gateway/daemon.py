@@ -245,6 +245,7 @@ class Daemon:
         self._next: Config | None = None
         self._gateway: Gateway | None = None
         self._is_ending = False
+        self._refused = ""
 
     async def run(self) -> None:
         """Serve until a signal ends it; raise what keeps a gateway from starting."""
@@ -260,6 +261,7 @@ class Daemon:
                     raise
                 log.error("the new configuration does not start, the old one comes back: %s", error)
                 self._config, self._fallback = self._fallback, None
+                self._refused = str(error)
                 continue
             if self._next is not None:
                 old, new = (Path(config.gateway.state_dir) for config in (self._config, self._next))
@@ -274,6 +276,7 @@ class Daemon:
     async def _live(self) -> Gateway:
         logging.getLogger().setLevel((self._log_level or self._config.log_level).upper())
         gateway = self._gateway = self._build(self._config)
+        gateway.config_refused = self._refused
         settling = asyncio.get_running_loop().call_later(SETTLE_S, settle)
         giving = asyncio.create_task(_give_back_for_ever(), name="memory")
         try:
@@ -301,9 +304,13 @@ class Daemon:
             load_profile(fresh.gateway.hw_profile)
         except (ConfigError, ProfileError) as error:
             problems = error.problems if isinstance(error, ConfigError) else [str(error)]
-            log.error("not reloaded, the old configuration stays: %s", "; ".join(problems))
+            self._refused = "; ".join(problems)
+            log.error("not reloaded, the old configuration stays: %s", self._refused)
+            if self._gateway is not None:
+                self._gateway.config_refused = self._refused
             return
         log.info("reloading")
+        self._refused = ""
         notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         self._next = fresh
         if self._gateway is not None:

@@ -29,7 +29,7 @@ from gateway.core.contracts import Priority
 from gateway.daemon import LineFormatter
 from gateway.net.mqtt_packets import connect_bytes, publish_bytes
 from gateway.net.ports import free_port
-from gateway.store.database import StoreError
+from gateway.store.database import Store, StoreError
 from hil.publisher import Publisher
 
 if TYPE_CHECKING:
@@ -501,6 +501,17 @@ async def test_a_shelf_that_can_only_be_read_is_run_with_closed_doors(
         assert not gateway.is_ready()
         assert gateway._why_not().startswith("nothing can be written: ")
         assert not gateway.wants_anew
+
+
+async def test_a_shelf_that_takes_nothing_is_not_ready(
+    make: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told on the page that load balancers ask; whether the data path moves is another question."""
+    async with running(make()) as gateway:
+        assert gateway.is_ready()
+        monkeypatch.setattr(Store, "is_taking", False)
+        assert not gateway.is_ready()
+        assert gateway.is_healthy()
 
 
 async def test_a_shelf_that_can_be_written_again_is_opened_anew(

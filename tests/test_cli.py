@@ -289,6 +289,13 @@ def test_check_notes_what_is_perhaps_not_meant(run, write) -> None:
     assert "note: uplinks: there are none" in out
 
 
+def test_check_notes_a_shelf_larger_than_its_disk(run, write) -> None:
+    """No disk is so large."""
+    code, out, _ = run("check", "-c", write(MAPPING + '[store]\nmax_bytes = "1000000TiB"\n'))
+    assert code == 0
+    assert "note: store.max_bytes: 1000000TiB is more than the whole disk has (" in out
+
+
 @pytest.mark.parametrize("command", ["check", "run", "explain"])
 def test_a_file_that_is_not_there_is_2(run, tmp_path: Path, command: str) -> None:
     """And how to get one."""

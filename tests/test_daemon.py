@@ -47,6 +47,7 @@ class FakeGateway:
     def __init__(self, config: Config, failure: Exception | None, began: asyncio.Event) -> None:
         self.config = config
         self.wants_anew = False
+        self.config_refused = ""
         self._failure = failure
         self._began = began
         self._stopped = asyncio.Event()
@@ -155,6 +156,8 @@ async def test_a_broken_file_changes_nothing(why: Exception, hear, caplog: pytes
     (record,) = caplog.records
     assert record.getMessage().startswith("not reloaded, the old configuration stays: ")
     assert "\n" not in record.getMessage()
+    assert record.getMessage().endswith(desk.daemon._gateway.config_refused)
+    assert desk.daemon._gateway.config_refused
     desk.daemon.stop()
     await task
 
@@ -184,6 +187,7 @@ async def test_a_reload_that_does_not_start_gives_way_to_the_old_one(
     desk.daemon.reload()
     await desk.until_lives(*["first", "second", "first"] if not isinstance(why, ProfileError) else ["first", "first"])
     assert f"the new configuration does not start, the old one comes back: {why}" in caplog.text
+    assert desk.daemon._gateway.config_refused == str(why)
     desk.daemon.stop()
     await task
 
@@ -198,6 +202,7 @@ async def test_a_second_reload_after_a_failed_one_works() -> None:
     desk.next_one = "third"
     desk.daemon.reload()
     await desk.until_lives("first", "second", "first", "third")
+    assert desk.daemon._gateway.config_refused == ""
     desk.daemon.stop()
     await task
 
@@ -547,12 +552,14 @@ def test_reload_over_a_real_gateway(site: Site) -> None:
     said = child.wait_for("not reloaded")
     assert "unknown key" in said
     assert site.status()["gateway"] == "here"
+    assert "unknown key" in site.status()["config_refused"]
     site.write(gateway_id="there")
     child.send(signal.SIGHUP)
     child.wait_for("reloading")
     child.wait_for("running: 1 sources")
     status = site.status()
     assert status["gateway"] == "there"
+    assert status["config_refused"] == ""
     assert status["accepted"] >= len(publisher.acknowledged)
     assert child.terminate() == 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import os
@@ -19,6 +20,7 @@ from gateway.control.settings import Config
 from gateway.net.addresses import split_address
 from gateway.net.secrets import Secret
 from gateway.sources.serial_settings import SerialSettings
+from gateway.store import disks
 from gateway.store.files import DATABASE
 
 if TYPE_CHECKING:
@@ -165,14 +167,40 @@ def _check_secrets(config: Config) -> Iterator[str]:
 
 
 def _check_state_dir(path: Path, *, to_run: bool) -> Iterator[str]:
-    """Say why nothing could be kept at `path`, without touching it."""
+    """Say why nothing could be kept at `path`; nothing is left there."""
     place = "gateway.state_dir"
     if not path.is_absolute():
         yield f'{place}: "{path}" depends on where the gateway is started; write an absolute one'
         return
-    here = next(parent for parent in (path, *path.parents) if parent.exists())
+    here = _nearest(path)
     if not here.is_dir():
         yield f"{place}: {here} is a file; name a directory"
-    elif not os.access(here, os.W_OK | os.X_OK) and not (to_run and os.access(path / DATABASE, os.R_OK)):
-        what = "cannot be written" if here == path else f"cannot be made in {here}"
+        return
+    if to_run and os.access(path / DATABASE, os.R_OK):
+        return
+    what = "cannot be written" if here == path else f"cannot be made in {here}"
+    if not os.access(here, os.W_OK | os.X_OK) and not disks.is_mounted_read_only(here):
         yield f"{place}: {path} {what} by this user; run as its owner, or choose another directory"
+    elif why := disks.when_unusable(here):
+        yield f"{place}: {path} {what}: {why}"
+
+
+def look_at_disk(config: Config) -> list[str]:
+    """Return what is allowed and perhaps not meant on the disk of this machine, as sentences."""
+    path = Path(config.gateway.state_dir)
+    here = _nearest(path)
+    whole_bytes, most_bytes = disks.whole_bytes(here), int(config.store.max_bytes)
+    if not 0 < whole_bytes < most_bytes:
+        return []
+    disk = f"{disks.amount(whole_bytes)}, mounted at {disks.mount_of(here)}"
+    said = f"{config.store.max_bytes} is more than the whole disk has ({disk})"
+    return [f"store.max_bytes: {said}; the shelf is full when the disk is, so give it less than that"]
+
+
+def _nearest(path: Path) -> Path:
+    """Return the part of `path` that is there, as far as this user can see."""
+    for parent in (path, *path.parents):
+        with contextlib.suppress(OSError):
+            if parent.exists():
+                return parent
+    return Path(path.anchor)

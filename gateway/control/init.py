@@ -104,6 +104,9 @@ listen = "127.0.0.1:1884"
     if answers.broker:
         topics = [name for topic in (answers.topics or "#").split(",") if (name := topic.strip())] or ["#"]
         text += f"""
+# While the gateway is away the broker keeps what comes, as far as it is told to. A mosquitto as it is installed drops
+# what comes after 1,000 messages; in its own mosquitto.conf, say:
+#   `max_queued_messages 0`, `max_queued_bytes 268435456`, `persistence true`
 [[sources]]
 type = "mqtt"                   # subscribe to a broker
 name = "broker"

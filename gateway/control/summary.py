@@ -144,7 +144,13 @@ def _troubles(status: dict[str, Any]) -> Iterator[str]:
         )
     if status.get("clock", {}).get("quality") == "unknown":
         yield from _wrap(CLOCK_MISSING, head="! ", colour=YELLOW)
+    if refused := status.get("config_refused"):
+        text = f"what runs is not what is in the configuration file, which was refused at the last reload: {refused}"
+        yield from _wrap(f"{text}; mend it (tidegate check -c FILE) and reload", head="! ", colour=YELLOW)
     for event in status.get("events", []):
+        if event == store.get("trouble"):
+            # What a shelf met at its start, and is in trouble with since.
+            continue
         yield from _wrap(str(event), head="! ", colour=YELLOW)
     for name, times in status.get("restarts", {}).items():
         yield from _wrap(f"{name} failed and was started again {_times(times)}", head="! ", colour=YELLOW)
@@ -221,7 +227,8 @@ def _removed(uplink: dict[str, Any]) -> Iterator[str]:
     if left is None:
         yield "configured no more; what was held for it was let go"
     else:
-        yield f"configured no more; what is held for it is let go in {span(left)}, unless it is configured again"
+        when = f"let go in {span(left)}" if left else "about to be let go"
+        yield f"configured no more; what is held for it is {when}, unless it is configured again"
     losses = {reason: count for reason, count in uplink.get("ledger", {}).items() if reason != "while_removed"}
     yield f"delivered {uplink.get('delivered', 0):,}, held {uplink.get('held', 0):,}, lost {_reasons(losses) or 0}"
 
@@ -236,7 +243,7 @@ def _progress(uplink: dict[str, Any]) -> Iterator[str]:
     change = uplink.get("backlog_change_per_s", 0)
     if eta := uplink.get("backlog_eta_s"):
         yield f"backlog gone in about {span(eta)}" + (f", {-change:,.0f} readings a second" if change <= -1 else "")
-    elif change >= 1:
+    elif change >= 1 and uplink.get("held"):
         yield f"the backlog grows by about {change:,.0f} readings a second: more arrives than leaves"
 
 

@@ -41,7 +41,7 @@ JSON: Final = {"content-type": "application/json"}
 INDEX: Final = """\
 tidegate {version}
 /healthz  200 while the data path moves (not whether anybody upstream listens)
-/readyz   200 while the doors are open
+/readyz   200 while the doors are open and what comes is taken
 /metrics  Prometheus
 /status   JSON; `tidegate status` shows it to people
 /trace    what becomes of single messages; `tidegate trace` asks for it

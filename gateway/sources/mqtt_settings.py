@@ -71,7 +71,11 @@ class MqttSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, fro
     )
     session_expiry: Annotated[
         Duration,
-        _about("How long the broker keeps the session, and messages for it, while we are away (MQTT 5)."),
+        _about(
+            "How long the broker keeps the session, and messages for it, while we are away (MQTT 5). How many it keeps "
+            "is its own setting: a mosquitto as it is installed drops what comes after 1,000, though it has "
+            "acknowledged them; docs/OPERATING.md says what to set there."
+        ),
     ] = Duration(7 * 86400)
     keepalive: Annotated[Duration, _about("After this long a silence the connection is probed.")] = Duration(30)
     receive_maximum: Annotated[

@@ -26,11 +26,12 @@ from gateway.store.keeping import TEND_S, Keeper, full_and_refuse
 from gateway.store.pace import Pace
 from gateway.store.pages import LOG_HEADER_BYTES
 from gateway.store.planning import DAMAGED, encode_boot, make_change, next_state
+from gateway.store.reached import Reached
 from gateway.store.records import where_from
 from gateway.store.starting import is_damage, mark_suspect
-from gateway.store.trouble import FULL, Trouble
+from gateway.store.trouble import Trouble
 from gateway.store.waiting import Watchers
-from gateway.store.writer import Transaction, answer, seal, write
+from gateway.store.writer import Pending, Transaction, answer, seal, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from gateway.store.room import Room
     from gateway.store.series import SeriesBounds, SeriesRegistry
     from gateway.store.settings import StoreSettings
-    from gateway.store.writer import Pending, Sealed
+    from gateway.store.writer import Sealed
 
 Refusal: TypeAlias = tuple[str, str, str, int, bytes]
 
@@ -109,6 +110,7 @@ class Committer:
         drawer_bytes_max = int(settings.max_bytes) // DRAWER_SHARE
         self.quarantine = Drawer(opened.quarantine, bytes_max=min(int(settings.quarantine_bytes), drawer_bytes_max))
         self.refused = Drawer(opened.refused, bytes_max=min(int(settings.refused_bytes), drawer_bytes_max))
+        self._reached = Reached(around.room.state_dir)
         self._written = opened.written
         self._desks = desks
         self._recent = recent
@@ -138,7 +140,6 @@ class Committer:
         self._started_s: float | None = None
         self._tended_s = asyncio.get_running_loop().time()
         self._closing = self.is_damaged = False
-        self._closed = around.closed
         self.newest: list[int] = []  # ids of the segments that the last commit wrote
 
     # What becomes of leases. All of it happens in one step of the event loop.
@@ -261,9 +262,11 @@ class Committer:
     async def begin(self) -> None:
         """Commit what the start changed, and move it into the file, which says from then on that it has a log."""
         await self.commit()
+        self.trouble.watch_files()
         if not self.trouble.sentence:
             try:
                 await self._rewind_log()
+                self._reached.begin(self.state.commit, log_bytes=self.room.log_size_bytes)
             except sqlite3.DatabaseError as error:
                 self.damaged(str(error))
 
@@ -271,6 +274,9 @@ class Committer:
         """Commit what is pending now. Failures end up with those who wait and in `trouble`."""
         loop = asyncio.get_running_loop()
         pending = self.gathering.take()
+        if pending.waiters and (closed := self.trouble.look_at_files()):
+            answer(pending, self.gathering.full("closed", closed, CLOSED_RETRY_S))
+            pending = Pending()
         # Whatever was wanted until now, those who came just now included, this commit brings.
         self._due_s = None
         self._started_s = loop.time()
@@ -280,27 +286,27 @@ class Committer:
         except Exception as error:  # noqa: BLE001  supervised here: whatever fails, those who wait get an answer
             self._failed(pending, error)
         else:
-            self.trouble.succeeded(when_full=self._settings.when_full)
+            self.trouble.succeeded(when_full=self._settings.when_full, has_brought=pending.size_bytes > 0)
             answer(pending)
         finally:
             self.gathering.done()
             self._started_s = None
 
-    def _turned_away(self, error: FullError) -> FullError:
-        """Note that somebody found no room, and why; return what to raise."""
-        self.trouble.met(FULL, str(error))
+    def _turned_away(self, error: FullError, size_bytes: int = 0) -> FullError:
+        """Note that so many bytes found no room, and why; return what to raise."""
+        self.trouble.turned_away(str(error), size_bytes)
         return self.gathering.full("full", str(error), RETRY_S)
 
     def _refusal(self, readings: int) -> FullError | None:
         """Return why so many readings are not even taken at the door, None where they are."""
-        if self._closed:
-            return self.gathering.full("closed", self._closed, CLOSED_RETRY_S)
+        if self.trouble.closed:
+            return self.gathering.full("closed", self.trouble.closed, CLOSED_RETRY_S)
         is_refusing = self._settings.when_full == "refuse" and readings and not self._keeper.has_leftovers
         return self._turned_away(full_and_refuse(self.room)) if is_refusing and self.room.lacking(0) else None
 
     def _failed(self, pending: Pending, error: Exception) -> None:
         if isinstance(error, FullError):
-            full = self._turned_away(error)
+            full = self._turned_away(error, self._keeper.turned_away_bytes)
             # What was acked makes room; it must not wait for those who were turned away.
             self.want(0 if self._done else ACK_WAIT_S)
         else:
@@ -401,6 +407,7 @@ class Committer:
         if self.forgetter.took_effect(sealed, len(work.series_left)):
             self.want(ACK_WAIT_S)
         self.room.note(*pages)
+        self._reached.note(state.commit, log_bytes=self.room.log_size_bytes)
 
     def _plan(self, pending: Pending, sealed: Sealed, change: Change, *, clean: bool) -> tuple[Transaction, State]:
         after = self.accounts.copy()

@@ -16,12 +16,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from gateway.core.clock import NS_PER_S
-from gateway.store.accounts import NOBODY, Entry, Stage
+from gateway.store.accounts import NOBODY, Entry
 from gateway.store.allowance import Allowance
 from gateway.store.committer import Committer, Surroundings
 from gateway.store.connection import DirectoryLock, share_cache
 from gateway.store.leases import Desk, Recent, Row
-from gateway.store.membership import left_of
+from gateway.store.membership import account_of, removed_accounts
 from gateway.store.opening import fetch
 from gateway.store.policy import LaneScheduler
 from gateway.store.records import (
@@ -32,7 +32,6 @@ from gateway.store.records import (
     SetAside,
     StoreError,
     StoreStatus,
-    UplinkStatus,
 )
 from gateway.store.room import Room
 from gateway.store.series import SeriesBounds, SeriesRegistry
@@ -228,14 +227,11 @@ class Store:
         is_last: bool = False,
     ) -> asyncio.Future[None]:
         """Do what `append` does, and return what it waits for."""
-        append = self._committer.gathering.append
-        return append(pieces, logs=logs, losses=losses, set_aside=set_aside, is_last=is_last)
+        gathering = self._committer.gathering
+        return gathering.append(pieces, logs=logs, losses=losses, set_aside=set_aside, is_last=is_last)
 
     def defer(self, come: Callable[[], None], *, is_last: bool = False) -> bool:
-        """Have `come` called when the next commit begins, so that it may `enqueue` for it; it must not raise.
-
-        Returns False where whoever asks should append now.
-        """
+        """Have `come` called when the next commit begins, to `enqueue` for it; False where that is to be done now."""
         return self._committer.gathering.defer(come, is_last=is_last)
 
     def pace(self, *, interval_s: float, gap_s: float) -> None:
@@ -371,13 +367,42 @@ class Store:
 
     @property
     def is_writing(self) -> bool:
-        """Whether what comes can be written; `trouble` in `status` says why not."""
-        return not self.is_frozen and not self._committer.trouble.is_failing
+        """Whether the data path moves; `trouble` in `status` says why not.
+
+        A shelf that is full and refuses does what it was told; a full disk that takes nothing, though what is old would
+        make way, is in nobody's plans.
+        """
+        trouble = self._committer.trouble
+        is_stuck = trouble.is_starved and self._around.settings.when_full != "refuse"
+        return not (self.is_closed or trouble.is_failing or is_stuck)
+
+    @property
+    def is_taking(self) -> bool:
+        """Whether what comes is taken just now; `trouble` in `status` says why not."""
+        return not self.is_closed and self._committer.trouble.is_taking
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing is taken until the next `open`: it is frozen, or its files were taken away."""
+        return bool(self._committer.trouble.closed)
 
     async def can_be_written(self) -> bool:
-        """Whether a shelf that could only be read can be written now, as far as can be told without opening it anew."""
-        frozen = self._frozen
-        return frozen is not None and await asyncio.to_thread(frozen.can_be_written, self._around.room)
+        """Whether a shelf that is closed is none after the next `open`, as far as can be told without it.
+
+        One whose file was taken away loses by that what it still holds; so not before all of it is sent.
+        """
+        frozen, presence = self._frozen, self._committer.trouble.presence
+        if frozen is not None:
+            return await asyncio.to_thread(frozen.can_be_written, self._around.room)
+        return self.is_closed and presence is not None and presence.may_begin_anew(self._held)
+
+    @property
+    def _held(self) -> int:
+        return max((share.held for share in self._committer.accounts.configured), default=0)
+
+    def look_at_files(self) -> None:
+        """See whether the files that are open are still in their places; each commit looks too."""
+        self._committer.trouble.look_at_files()
 
     def look_at_clock(self) -> None:
         """See whether the wall clock was set or confirmed since the last commit, which looks too."""
@@ -420,9 +445,19 @@ class Store:
 
     def status(self) -> StoreStatus:
         """Return counts in readings, sizes in bytes, and what is wrong."""
+        accounts = self._committer.accounts
         return {
-            "accepted": self._committer.accounts.accepted,
-            "uplinks": {name: self._uplink_status(name) for name in self._desks} | self._removed_status(),
+            "accepted": accounts.accepted,
+            "uplinks": {
+                **{name: account_of(accounts, name, leased=desk.leased_readings) for name, desk in self._desks.items()},
+                **removed_accounts(
+                    accounts,
+                    self._forgotten,
+                    self.timeline,
+                    grace_s=float(self._around.settings.uplink_grace),
+                    now_ns=self._around.clock.monotonic_ns(),
+                ),
+            },
             "store": self._committer.status() | self._registry.status() | {"read_only": self.is_frozen},
             "clock": {
                 "quality": self.timeline.quality.name.lower(),
@@ -431,32 +466,6 @@ class Store:
             },
             "events": list(self.events),
         }
-
-    def _uplink_status(self, name: str) -> UplinkStatus:
-        accounts = self._committer.accounts
-        share, lost = accounts.shares[name], accounts.lost(name)
-        return {
-            "delivered": share.delivered,
-            "held": share.held,
-            "ledger": {reason: entry.readings for reason, entry in lost.items()},
-            "maybe_twice": share.maybe_twice,
-            "leased": self._desks[name].leased_readings if name in self._desks else 0,
-            "losses": [{"reason": reason, **entry._asdict()} for reason, entry in lost.items()],
-        }
-
-    def _removed_status(self) -> dict[str, UplinkStatus]:
-        """Return the accounts of uplinks that are configured no more and were not let go before this start."""
-        removed: dict[str, UplinkStatus] = {}
-        grace_s = float(self._around.settings.uplink_grace)
-        for name, share in self._committer.accounts.shares.items():
-            if share.removal is None or name in self._forgotten:
-                continue
-            removed[name] = self._uplink_status(name) | {"removed": True}
-            if share.removal.stage is Stage.KEPT:
-                now_ns = self._around.clock.monotonic_ns()
-                left_s = left_of(share.removal, self.timeline, grace_s=grace_s, now_ns=now_ns)
-                removed[name]["let_go_in_s"] = round(left_s)
-        return removed
 
     async def close(self) -> None:
         """Commit what is pending and close. Whoever appends later gets a FullError."""
@@ -476,11 +485,16 @@ class Store:
         if frozen is not None:
             why = await frozen.write_down(self._around.room)
             unsaved = sum(frozen.sent.values()) if why else 0
+        presence = self._committer.trouble.presence
+        if presence is not None and self._held and not presence.has_database:
+            log.error("%d readings that were not sent are in the file that was taken away, or gone with it", self._held)
         if unsaved:
             log.warning("%d readings were sent and that could not be written down: they are sent again", unsaved)
 
     async def _end(self) -> None:
-        await self._reader.close()
-        await self._connection.close()
+        presence = self._committer.trouble.presence
+        with contextlib.nullcontext() if presence is None else presence.spare_others():
+            await self._reader.close()
+            await self._connection.close()
         if self._frozen is not None:
             await self._frozen.close()

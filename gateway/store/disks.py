@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT}
+_FAILING: Final = {errno.EIO, errno.ENODEV, errno.ENXIO}
 _UNWRITABLE: Final = {errno.EROFS, errno.EACCES, errno.EPERM}
 _UNWRITABLE_CODES: Final = {
     sqlite3.SQLITE_READONLY,
@@ -29,6 +30,17 @@ def free_bytes(path: Path) -> int:
     """Return how much a process that is not root may still write there."""
     disk = os.statvfs(path)
     return disk.f_bavail * disk.f_frsize
+
+
+def whole_bytes(path: Path) -> int:
+    """Return how large the file system is, 0 for one that has no size."""
+    disk = os.statvfs(path)
+    return disk.f_blocks * disk.f_frsize
+
+
+def is_mounted_read_only(path: Path) -> bool:
+    """Whether the file system that `path` is on takes nothing, and says so."""
+    return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
 
 
 def mount_of(path: Path) -> Path:
@@ -55,9 +67,13 @@ def is_unwritable(error: Exception) -> bool:
 
 def keeps_from_writing(error: Exception) -> bool:
     """Whether an error may leave what is there to be read: as opposed to somebody else who has it open."""
+    return is_full(error) or is_unwritable(error) or is_failing(error)
+
+
+def is_failing(error: Exception) -> bool:
+    """Whether the disk did not do what it was asked to."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    is_failing = code == sqlite3.SQLITE_IOERR or getattr(error, "errno", 0) == errno.EIO
-    return is_full(error) or is_unwritable(error) or is_failing
+    return code == sqlite3.SQLITE_IOERR or getattr(error, "errno", 0) in _FAILING
 
 
 def why(error: Exception, path: Path) -> str:
@@ -65,14 +81,16 @@ def why(error: Exception, path: Path) -> str:
     folder = next(parent for parent in (path, *path.parents) if parent.is_dir())
     if is_full(error):
         return when_full(folder)
-    if is_unwritable(error):
+    if is_unwritable(error) or is_failing(error):
+        # A file system that turned read-only by itself is met as an error of what was written last.
         refused = when_unwritable(folder, is_read_only=getattr(error, "errno", 0) == errno.EROFS)
         if refused:
             return refused
         if path.is_file() and not os.access(path, os.W_OK):
             return f"writing to {path} is not allowed; give it to the user that runs the gateway"
     code = getattr(error, "sqlite_errorname", "") or ""
-    return f"{getattr(error, 'strerror', None) or error} {code}".rstrip()
+    said = f"{getattr(error, 'strerror', None) or error} {code}".rstrip()
+    return when_failing(folder, said) if is_failing(error) else said
 
 
 def when_full(folder: Path) -> str:
@@ -85,25 +103,57 @@ def when_full(folder: Path) -> str:
     )
 
 
+def when_failing(folder: Path, said: str) -> str:
+    """Say that a disk does not work, in the words that it came with, and what to do."""
+    return (
+        f"the disk where {folder} is, mounted at {mount_of(folder)}, fails ({said}); look for its errors in the "
+        "kernel's log (dmesg), check it (fsck), and replace it if it is worn out"
+    )
+
+
 def when_unwritable(folder: Path, *, is_read_only: bool = False) -> str:
     """Say why nothing can be written into `folder`, and what to do; "" where it can."""
     mount = mount_of(folder)
     reason = ""
-    is_read_only |= bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
-    try:
-        # One that turned read-only by itself does not say so before it is asked to write.
-        os.close(os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600))
-    except OSError as error:
+    is_read_only |= is_mounted_read_only(folder)
+    # One that turned read-only by itself does not say so before it is asked to write.
+    if (error := _try_to_write(folder)) is not None:
         is_read_only |= error.errno == errno.EROFS
         reason = (error.strerror or "") if error.errno in _UNWRITABLE else ""
     if is_read_only:
         return (
-            f"the disk is read-only (mounted at {mount}); make it writable (mount -o remount,rw {mount}), "
-            "or replace it if it failed"
+            f"the disk is read-only (mounted at {mount}); make it writable (mount -o remount,rw {mount}); "
+            "if it turned so by itself, check it first (fsck), and replace it if it is worn out"
         )
     if not reason:
         return ""
     return f"writing to {folder} is not allowed ({reason}); give it to the user that runs the gateway"
+
+
+def when_unusable(folder: Path) -> str:
+    """Say why no file can be made in `folder`, whatever its mode says, and what to do; "" where one can, or is full."""
+    error = _try_to_write(folder)
+    if error is None:
+        return ""
+    if refused := when_unwritable(folder):
+        return refused
+    try:
+        # There are file systems without unnamed files, and such as have no files of anybody's making at all.
+        trial = folder / f".tidegate-{os.getpid()}"
+        trial.mkdir()
+        trial.rmdir()
+    except OSError as failure:
+        return "" if is_full(failure) else f"{failure.strerror}; choose another directory"
+    return ""
+
+
+def _try_to_write(folder: Path) -> OSError | None:
+    """Make a file that has no name and is gone at once; return what kept it from being made."""
+    try:
+        os.close(os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        return error
+    return None
 
 
 def amount(size_bytes: int) -> str:

@@ -8,10 +8,13 @@ and runs whatever views and triggers a file brings along. What can be told again
   one ahead of the file's, its last is not behind it.
 - Each commit notes how long the log was by then (`log_bytes`), which never grows shorter, and no frame in it is
   zeros. Closed in order there is no log, and the note says 0.
+- While a log grows for the first time, a file beside it says from time to time how far the commits have come
+  (store/reached).
 
 The first commit of a run is moved into the file at once (`Committer.begin`), so that a file without a log says
-whether it ought to have one. What cannot be told: a log that is cut or zeroed at its end before it was as long as
-that for the first time, where only its own commits say how far it went.
+whether it ought to have one. What cannot be told: that the end of a log is cut or zeroed which came after the last
+note, less than an eighth of it (in a log of some kilobytes a little more), before the log has begun anew once; nor that
+a log is cut whose note is gone as well.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from gateway.net.files import read_file
 from gateway.store.connection import APPLICATION_ID, DATABASE, expected_schema, newer_schema, schemas
 from gateway.store.pagefile import LOG_BYTES_MAX, SQLITE_MAGIC, PageFile
 from gateway.store.pages import TreeError, leaves_of
+from gateway.store.reached import read_reached
 from gateway.store.room import wall_of
 
 if TYPE_CHECKING:
@@ -50,6 +54,7 @@ class LogLoss:
     known: State
     is_stale: bool = False
     is_missing: bool = False
+    commits: int = 0  # so many are missing at least
 
     def sentence(self, timeline: Timeline, now_ns: int, *, aside: str = "") -> str:
         """Say what may be missing, as far as that can be known; `now_ns` is this boot's monotonic clock."""
@@ -64,11 +69,13 @@ class LogLoss:
             after = f"{datetime.fromtimestamp(wall_ns // NS_PER_S, UTC):%Y-%m-%dT%H:%M:%SZ}"
         span_ns = self._span_ns(timeline, wall_ns, now_ns)
         most = "" if span_ns is None else f", up to {max(span_ns, 0) // NS_PER_S + 1:,} s of it"
+        least = f"at least {self.commits:,} commits, " if self.commits else ""
         # SQLite moves a log into the file when it is closed, whoever closes it.
-        unless = "unless another program has opened the database since, " if self.is_missing else ""
+        may_be_moved = self.is_missing and not self.commits
+        unless = "unless another program has opened the database since, " if may_be_moved else ""
         return (
             f"{text}, and the gateway had not been stopped in order: {unless}what was accepted after {after} may be "
-            f"missing{most} (how many readings nobody knows), and what was sent since then is sent again"
+            f"missing{most} ({least}how many readings nobody knows), and what was sent since then is sent again"
         )
 
     def _span_ns(self, timeline: Timeline, wall_ns: int, now_ns: int) -> int | None:
@@ -99,11 +106,12 @@ def look(path: Path) -> LogLoss | None:
     page_bytes = int.from_bytes(head[16:18], "big")
     if not log_bytes and path.stat().st_size < int.from_bytes(head[28:32], "big") * page_bytes:
         raise DamagedError("the file is cut short")
+    reached = read_reached(path.parent)
     with PageFile(path) as pages:
         if pages.log.is_broken:
             raise DamagedError("the write-ahead log is damaged before its end")
         check_tables(pages)
-        return find_loss(pages)
+        return find_loss(pages, reached=reached)
 
 
 def check_tables(pages: PageFile) -> None:
@@ -129,8 +137,11 @@ def check_tables(pages: PageFile) -> None:
         raise DamagedError(str(error)) from error
 
 
-def find_loss(pages: PageFile) -> LogLoss | None:
-    """Return what is wrong with the log as far as file and log tell; raise DamagedError where commits lie between."""
+def find_loss(pages: PageFile, *, reached: int = 0) -> LogLoss | None:
+    """Return what is wrong with the log as far as file and log tell; raise DamagedError where commits lie between.
+
+    `reached` is the number of a commit that is known to have been there.
+    """
     in_file = pages.state_of_file()
     in_log = pages.states_of_log()
     if in_file is not None and in_log is not None:
@@ -144,21 +155,22 @@ def find_loss(pages: PageFile) -> LogLoss | None:
     if newest is None or not newest.log_bytes:
         return None
     noted = min(max(state.log_bytes for state in (newest, in_file) if state is not None), LOG_BYTES_MAX)
+    commits = max(reached - newest.commit, 0)
     if not pages.log.data:
-        return LogLoss("is missing", newest, is_missing=True)
-    if len(pages.log.data) < noted:
-        return LogLoss("was cut short", newest)
+        return LogLoss("is missing", newest, is_missing=True, commits=commits)
+    if len(pages.log.data) < noted or (commits and not pages.log.has_holes(noted)):
+        return LogLoss("was cut short", newest, commits=commits)
     if pages.log.has_holes(noted):
-        return LogLoss("was overwritten with zeros", newest)
+        return LogLoss("was overwritten with zeros", newest, commits=commits)
     return None
 
 
-def wrong_with_log(pages: PageFile) -> str:
+def wrong_with_log(pages: PageFile, *, reached: int = 0) -> str:
     """Return in a few words what is wrong with the log, "" for nothing; for who looks from outside."""
     if pages.log.is_broken:
         return "is damaged before its end"
     try:
-        loss = find_loss(pages)
+        loss = find_loss(pages, reached=reached)
     except DamagedError as error:
         return f"does not go on where the file ends: {error}"
     return "" if loss is None else loss.what

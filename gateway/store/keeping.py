@@ -49,6 +49,7 @@ class Keeper:
         self._settings = around.settings
         self._clock = around.clock
         self._going: list[tuple[str, Candidate]] = []
+        self.turned_away_bytes = 0  # what found no room last
 
     def may_go(self, segment_id: int) -> bool:
         """Whether nobody is sending it."""
@@ -90,6 +91,7 @@ class Keeper:
         if self._settings.when_full == "refuse":
             # They stay, since nothing comes: they are found again by the next who asks.
             self._leftovers.rewind()
+            self.turned_away_bytes = incoming_bytes
             raise full_and_refuse(self._room)
         evicted, may_more_go = await find_evictions(
             self._connection, bytes_over=over, incoming_bytes=incoming_bytes, may_go=may_go
@@ -98,14 +100,14 @@ class Keeper:
         # than it brings.
         if not may_more_go and sum(row.size_bytes for row in evicted) + self._room.slack_bytes < over:
             self._leftovers.rewind()
-            raise self._full()
+            self.turned_away_bytes = incoming_bytes
+            raise FullError(f"{self._why_not_enough()}: {self._room.cause}")
         return [*victims.values(), *((EVICTED, row) for row in evicted)]
 
-    def _full(self) -> FullError:
-        """Return what sources are told where letting go of all that may go is not enough."""
-        is_sending = any(desk.leases for desk in self._desks.values())
-        why = "the shelf is full of what is being sent right now" if is_sending else "more comes at once than fits"
-        return FullError(f"{why}: {self._room.cause}")
+    def _why_not_enough(self) -> str:
+        if any(desk.leases for desk in self._desks.values()):
+            return "the shelf is full of what is being sent right now"
+        return "what arrives is more than everything that could make way for it"
 
     async def tend(self) -> bool:
         """Look for what is too old or nobody's, and for boots that nothing refers to; return whether there is work."""

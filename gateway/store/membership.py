@@ -20,13 +20,14 @@ from gateway.store.records import SEQUENCE_BITS, SEQUENCE_END, SHELVES, STATE_ID
 from gateway.store.room import age_of, find_unneeded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Container, Sequence
 
     import aiosqlite
 
     from gateway.core.clock import Timeline
     from gateway.store.accounts import Accounts
     from gateway.store.opening import Opened
+    from gateway.store.records import UplinkStatus
     from gateway.store.room import Candidate
 
 # Segments looked at in one go, and let go with one commit.
@@ -253,3 +254,33 @@ class Leftovers:
                 if share.removal is not None and share.removal.stage is Stage.LET_GO:
                     share.removal = msgspec.structs.replace(share.removal, stage=Stage.SWEPT)
         return litter
+
+
+def account_of(accounts: Accounts, name: str, *, leased: int = 0) -> UplinkStatus:
+    """Return one uplink's account as people see it, in readings."""
+    share, lost = accounts.shares[name], accounts.lost(name)
+    return {
+        "delivered": share.delivered,
+        "held": share.held,
+        "ledger": {reason: entry.readings for reason, entry in lost.items()},
+        "maybe_twice": share.maybe_twice,
+        "leased": leased,
+        "losses": [{"reason": reason, **entry._asdict()} for reason, entry in lost.items()],
+    }
+
+
+def removed_accounts(
+    accounts: Accounts, forgotten: Container[str], timeline: Timeline, *, grace_s: float, now_ns: int
+) -> dict[str, UplinkStatus]:
+    """Return the accounts of uplinks that are configured no more, but for those `forgotten` by an earlier start.
+
+    `now_ns` is this boot's monotonic clock.
+    """
+    removed: dict[str, UplinkStatus] = {}
+    for name, share in accounts.shares.items():
+        if share.removal is None or name in forgotten:
+            continue
+        removed[name] = account_of(accounts, name) | {"removed": True}
+        if share.removal.stage is Stage.KEPT:
+            removed[name]["let_go_in_s"] = round(left_of(share.removal, timeline, grace_s=grace_s, now_ns=now_ns))
+    return removed

@@ -166,19 +166,32 @@ class PageFile:
 
     def states_of_log(self) -> tuple[State, State] | None:
         """Return the states of the first and the last commit in the log, None where it holds none."""
-        first = next(self._states(self.log.frames), None)
-        last = next(self._states(reversed(self.log.frames)), None)
+        transactions = list(self._transactions())
+        first = next(filter(None, map(self._newest_state, transactions)), None)
+        last = next(filter(None, map(self._newest_state, reversed(transactions))), None)
         return None if first is None or last is None else (first, last)
 
-    def _states(self, frames: Iterable[tuple[int, int]]) -> Iterator[State]:
+    def _transactions(self) -> Iterator[list[tuple[int, int]]]:
+        """Return the frames of each transaction that was committed, in order."""
         end = max(self.log.newest.values(), default=-1)
-        for number, place in frames:
+        frames: list[tuple[int, int]] = []
+        for number, place in self.log.frames:
             if place > end:
-                # Not of a transaction that was committed.
-                continue
+                return
+            frames.append((number, place))
+            if self.log.is_end(place):
+                yield frames
+                frames = []
+
+    def _newest_state(self, frames: Iterable[tuple[int, int]]) -> State | None:
+        """Return the state that a transaction wrote: where rows moved, pages that it left have an earlier one still."""
+        found: State | None = None
+        for number, place in frames:
             for row_id, values in rows_of(self.log.page(place), number, self._page_behind):
-                if row_id == STATE_ID and (state := state_in(values)) is not None:
-                    yield state
+                state = state_in(values) if row_id == STATE_ID else None
+                if state is not None and (found is None or state.commit > found.commit):
+                    found = state
+        return found
 
 
 def state_in(values: tuple[Value, ...]) -> State | None:

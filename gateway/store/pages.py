@@ -274,6 +274,11 @@ class Log:
         """Return the page at a place that `frames` or `newest` gives."""
         return self.data[offset : offset + self.page_bytes]
 
+    def is_end(self, offset: int) -> bool:
+        """Whether the frame of the page at `offset` is the last of a transaction (section 4.1)."""
+        head = offset - FRAME_HEADER_BYTES
+        return any(self.data[head + 4 : head + 8])
+
     def has_holes(self, until: int) -> bool:
         """Whether something before the offset `until`, all of which was written once, is zeros or not there."""
         count = max(until - LOG_HEADER_BYTES, 0) // (FRAME_HEADER_BYTES + self.page_bytes)

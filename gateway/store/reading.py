@@ -29,6 +29,7 @@ from gateway.store.files import check_file
 from gateway.store.opening import decode_boot
 from gateway.store.pagefile import PageFile
 from gateway.store.pages import TreeError
+from gateway.store.reached import read_reached
 from gateway.store.records import SEQUENCE_END, SHELVES, STATE_ID, LeasedSegment, StoreError, place, where_from
 from gateway.store.segments import SegmentError, decode_logs, decode_metrics, read_header, segment_hash
 from gateway.store.series import decode_series, lost_series
@@ -375,8 +376,10 @@ def _wrong_with_log(path: Path) -> str:
         if look:
             time.sleep(LOG_LOOK_S)
         try:
+            # Before the files: what is committed meanwhile must not be missed in them.
+            reached = read_reached(path.parent)
             with PageFile(path) as pages:
-                wrong = wrong_with_log(pages)
+                wrong = wrong_with_log(pages, reached=reached)
         except OSError as error:
             raise StoreError(_unreadable(path, error)) from error
         if not wrong:

@@ -143,9 +143,9 @@ class Room:
     def keep_ballast(self) -> None:
         """Take the ballast aboard where there is plenty of room."""
         path = self.state_dir / BALLAST
-        if path.exists() or free_bytes(self.state_dir) < 4 * self.ballast_bytes:
-            return
         with contextlib.suppress(OSError):
+            if path.exists() or free_bytes(self.state_dir) < 4 * self.ballast_bytes:
+                return
             file = create(path, os.O_WRONLY)
             try:
                 os.posix_fallocate(file, 0, self.ballast_bytes)

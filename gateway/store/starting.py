@@ -25,6 +25,7 @@ from gateway.store.evidence import SUSPECT, DamagedError, look
 from gateway.store.opening import check_rows, fetch, note_closed, read_shelf, read_state
 from gateway.store.pages import TreeError
 from gateway.store.planning import DAMAGED
+from gateway.store.reached import forget_reached
 from gateway.store.records import StoreError
 from gateway.store.salvage import salvage, set_log_aside
 from gateway.store.shelf import ShelfReader
@@ -164,6 +165,7 @@ class Starter:
         try:
             salvaged = await asyncio.to_thread(salvage, self._state_dir, wall_ns=self._clock.wall_ns())
             (self._state_dir / SUSPECT).unlink(missing_ok=True)
+            forget_reached(self._state_dir)
         except (OSError, sqlite3.Error) as error:
             raise StoreError(
                 f"{self._path} is damaged ({why}), and salvaging it failed: {disks.why(error, self._state_dir)}"

@@ -20,6 +20,7 @@ from gateway.control.config import (
     ConfigError,
     example,
     load,
+    look_at_disk,
     machine_name,
     parse_config,
     schema,
@@ -225,6 +226,56 @@ def test_a_state_directory_that_could_not_be_made_is_named(tmp_path) -> None:
     (tmp_path / "file").write_text("")
     (found,) = problems(f'[gateway]\nstate_dir = "{tmp_path}/file/state"')
     assert found == f"gateway.state_dir: {tmp_path}/file is a file; name a directory"
+
+
+@pytest.mark.parametrize("path", ["/proc/x", "/proc"])
+def test_a_place_where_no_file_can_be_is_named(path) -> None:
+    """Its mode lets root write there, and nothing can be made all the same."""
+    (found,) = problems(f'[gateway]\nstate_dir = "{path}"')
+    assert found.startswith(f"gateway.state_dir: {path} cannot be ")
+    assert found.endswith("; choose another directory")
+
+
+def test_a_place_that_cannot_even_be_looked_at_is_named(tmp_path, monkeypatch) -> None:
+    """Below a directory of somebody else's; the part that can be seen is judged."""
+    real = Path.exists
+
+    def exists(path: Path) -> bool:
+        if path.is_relative_to(tmp_path / "theirs"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(Path, "exists", exists)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    (found,) = problems(f'[gateway]\nstate_dir = "{tmp_path}/theirs/state"')
+    assert f"/theirs/state cannot be made in {tmp_path} by this user" in found
+    monkeypatch.setattr(Path, "exists", lambda _: (_ for _ in ()).throw(PermissionError))
+    (found,) = problems('[gateway]\nstate_dir = "/theirs"')
+    assert "cannot be made in / by this user" in found
+
+
+def test_a_directory_on_a_read_only_disk_is_named(make_small_disk) -> None:
+    """And nothing is left on one that can be written."""
+    disk = make_small_disk(1 << 20)
+    text = f'[gateway]\nstate_dir = "{disk.path}/state"'
+    assert parse_config(text).gateway.state_dir == f"{disk.path}/state"
+    assert list(disk.path.iterdir()) == []
+    disk.read_only()
+    (found,) = problems(text)
+    assert f"cannot be made in {disk.path}" in found
+    assert "the disk is read-only" in found
+
+
+def test_a_shelf_larger_than_its_disk_is_a_note(make_small_disk) -> None:
+    """The disk is the bound then; a file system that has no size is none."""
+    disk = make_small_disk(1 << 20)
+    text = f'[gateway]\nstate_dir = "{disk.path}/state"\n[store]\nmax_bytes = '
+    assert look_at_disk(parse_config(text + '"2MiB"')) == [
+        f"store.max_bytes: 2MiB is more than the whole disk has (1 MiB, mounted at {disk.path}); the shelf is full when "
+        "the disk is, so give it less than that"
+    ]
+    assert look_at_disk(parse_config(text + '"1MiB"')) == []
+    assert look_at_disk(parse_config('[gateway]\nstate_dir = "/proc/x"', offline=True)) == []
 
 
 def test_a_state_directory_of_somebody_else_is_named(tmp_path, monkeypatch) -> None:

@@ -52,6 +52,14 @@ def test_what_is_commented_out_can_be_taken_in() -> None:
     assert len(config.mappings[0].examples) == 1
 
 
+@pytest.mark.parametrize("broker", [None, "mqtt://b"])
+def test_what_a_broker_has_to_be_told_stands_where_it_is_subscribed_to(broker) -> None:
+    """As it is installed it drops what it has acknowledged."""
+    text = write_config(Answers(broker=broker), full=False)
+    for word in ("max_queued_messages", "max_queued_bytes", "persistence true"):
+        assert (word in text) == (broker is not None)
+
+
 @given(st.text())
 def test_any_text_is_quoted_so_that_it_comes_back(text: str) -> None:
     """Quotes, backslashes, control characters, other scripts."""

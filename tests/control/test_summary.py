@@ -100,9 +100,28 @@ def test_an_uplink_that_is_configured_no_more_is_shown() -> None:
     words = " ".join(text.split())
     said = "old: removed configured no more; what is held for it is let go in 3 days, unless it is configured again "
     assert said + "delivered 5, held 1,200, lost 0" in words
+    words = " ".join(render({**STATUS, "uplinks": {"old": {**account, "let_go_in_s": 0}}}, colour=False).split())
+    assert "what is held for it is about to be let go, unless it is configured again" in words
     account |= {"held": 0, "ledger": {"uplink_removed": 1200}}
     words = " ".join(render({**STATUS, "uplinks": {"old": account}}, colour=False).split())
     assert "what was held for it was let go delivered 5, held 0, lost uplink_removed 1,200" in words
+
+
+def test_a_configuration_that_was_refused_is_shown() -> None:
+    """The file is not what runs, and why; nothing is said where nothing was refused."""
+    for refused, said in (("a: wrong; b: wrong too", True), ("", False)):
+        words = " ".join(render({**STATUS, "config_refused": refused}, colour=False).split())
+        assert ("! what runs is not what is in the configuration file, which was refused" in words) == said
+        assert ("the last reload: a: wrong; b: wrong too; mend it (tidegate check -c FILE)" in words) == said
+
+
+def test_what_a_start_met_and_is_still_so_is_said_once() -> None:
+    """A shelf that can only be read."""
+    sentence = "nothing can be written: the disk is read-only"
+    status = {**STATUS, "store": {"trouble": sentence}, "events": [sentence, "something else"]}
+    words = " ".join(render(status, colour=False).split())
+    assert words.count(sentence) == 1
+    assert "! something else" in words
 
 
 def test_an_unhealthy_gateway_is_loud() -> None:
@@ -253,6 +272,7 @@ def test_a_backlog_has_an_end_or_grows() -> None:
     text = uplink_text(state="sending", held=5000, backlog_eta_s=None, backlog_change_per_s=12.4)
     assert "the backlog grows by about 12 readings a second: more arrives than leaves" in text
     assert "backlog" not in uplink_text(state="idle", held=0, backlog_eta_s=None, backlog_change_per_s=0.0)
+    assert "backlog" not in uplink_text(state="idle", held=0, backlog_eta_s=None, backlog_change_per_s=4.0)
 
 
 def test_while_nothing_leaves_one_knows_since_when() -> None:

@@ -111,6 +111,10 @@ def test_a_disk_that_turns_read_only(
         kept = set(publisher.acknowledged)
         wait_until(lambda: "written" in site.status()["store"]["trouble"], "a sentence in the status")
         assert not site.status()["healthy"]
+        for page in ("healthz", "readyz"):
+            code, said = ask(site, page)
+            assert code == 503
+            assert f"the disk is read-only (mounted at {loop_disk.path}); make it writable" in said
         assert "commit failed, trying again" in child.output
         assert child.is_running
         publisher.stop()
@@ -181,6 +185,56 @@ def test_a_disk_that_can_be_written_again(
     assert child.terminate(within_s=15) == 0
     assert "Traceback" not in child.output, child.tail(40)
     assert site.verify()[0] == 0, site.verify()[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["files", "directory"])
+def test_a_database_that_is_taken_away_while_it_runs(
+    tmp_path: Path, otlp_sink: OtlpSink, make_child: Callable[..., Child], what: str
+) -> None:
+    """No PUBACK for what a deleted file would hold; what it holds is sent, then it goes on with a new one by itself."""
+    site = Site(tmp_path, endpoint=otlp_sink.url, make_child=make_child)
+    otlp_sink.always = Behaviour(status=503)
+    child = site.start()
+    with Publisher(port=site.mqtt) as publisher:
+        wait_until(lambda: len(publisher.acknowledged) > 500, "some load")
+        if what == "files":
+            for file in site.state_dir.iterdir():
+                file.unlink()
+        else:
+            site.state_dir.rename(tmp_path / "moved")
+        wait_until(lambda: not acknowledges(publisher), "the gateway to push back")
+        for page in ("healthz", "readyz"):
+            code, said = ask(site, page)
+            assert code == 503
+            assert "was deleted, moved away or replaced" in said
+        otlp_sink.always = Behaviour()
+        wait_until(lambda: acknowledges(publisher), "the gateway to go on", within_s=30)
+        publisher.stop()
+    site.drain()
+    assert publisher.acknowledged <= {int(reading.value) for reading in otlp_sink.readings()}
+    assert site.status()["healthy"]
+    assert child.terminate(within_s=15) == 0
+    assert "Traceback" not in child.output, child.tail(40)
+    assert site.verify()[0] == 0, site.verify()[1]
+
+
+@pytest.mark.slow
+def test_a_directory_that_is_gone_when_it_stops(
+    tmp_path: Path, otlp_sink: OtlpSink, make_child: Callable[..., Child]
+) -> None:
+    """It says in sentences what that means."""
+    site = Site(tmp_path, endpoint=otlp_sink.url, make_child=make_child)
+    otlp_sink.always = Behaviour(status=503)
+    child = site.start()
+    with Publisher(port=site.mqtt) as publisher:
+        wait_until(lambda: len(publisher.acknowledged) > 500, "some load")
+        site.state_dir.rename(tmp_path / "moved")
+        wait_until(lambda: not acknowledges(publisher), "the gateway to push back")
+        publisher.stop()
+    assert child.terminate(within_s=15) == 0
+    assert "in the file that was taken away" in child.output
+    assert "Traceback" not in child.output, child.tail(40)
 
 
 @pytest.mark.slow

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from gateway.store import disks
-from gateway.store.disks import free_bytes, is_full, is_unwritable, keeps_from_writing, mount_of, when_full, why
+from gateway.store.disks import (
+    free_bytes,
+    is_full,
+    is_unwritable,
+    keeps_from_writing,
+    mount_of,
+    when_full,
+    why,
+)
 
 
 def sqlite_error(code: int, name: str) -> sqlite3.OperationalError:
@@ -23,7 +31,11 @@ FULL = [OSError(errno.ENOSPC, "x"), OSError(errno.EDQUOT, "x"), sqlite_error(sql
 FULL.append(sqlite_error(sqlite3.SQLITE_IOERR_SHMSIZE, "SQLITE_IOERR_SHMSIZE"))
 UNWRITABLE = [OSError(errno.EROFS, "x"), OSError(errno.EACCES, "x"), sqlite_error(sqlite3.SQLITE_READONLY, "x")]
 UNWRITABLE.append(sqlite_error(sqlite3.SQLITE_CANTOPEN, "SQLITE_CANTOPEN"))
-FAILING = [OSError(errno.EIO, "x"), sqlite_error(sqlite3.SQLITE_IOERR_WRITE, "SQLITE_IOERR_WRITE")]
+FAILING = [
+    OSError(errno.EIO, "x"),
+    OSError(errno.ENODEV, "x"),
+    sqlite_error(sqlite3.SQLITE_IOERR_WRITE, "SQLITE_IOERR_WRITE"),
+]
 OTHER = [OSError(errno.ENOENT, "x"), sqlite_error(sqlite3.SQLITE_BUSY, "SQLITE_BUSY"), ValueError("x")]
 
 
@@ -75,6 +87,24 @@ def test_a_disk_that_turned_read_only_by_itself_is_known(loop_disk) -> None:
     assert "the disk is read-only" in disks.when_unwritable(loop_disk.path)
 
 
+@pytest.mark.parametrize("error", FAILING)
+def test_an_error_of_a_disk_that_turned_read_only_says_so(loop_disk, error) -> None:
+    """Whoever writes to it through SQLite hears of an I/O error alone."""
+    loop_disk.go_read_only()
+    assert why(error, loop_disk.path / "file").startswith(
+        f"the disk is read-only (mounted at {loop_disk.path}); make it writable"
+    )
+
+
+@pytest.mark.parametrize(("error", "said"), [(FAILING[0], "x"), (FAILING[2], "said SQLite SQLITE_IOERR_WRITE")])
+def test_a_disk_that_fails_is_named(tmp_path, error, said) -> None:
+    """With what it said, and where to look."""
+    assert why(error, tmp_path / "file") == (
+        f"the disk where {tmp_path} is, mounted at {mount_of(tmp_path)}, fails ({said}); look for its errors in the "
+        "kernel's log (dmesg), check it (fsck), and replace it if it is worn out"
+    )
+
+
 def test_a_directory_of_somebody_elses(tmp_path, monkeypatch) -> None:
     """Whose it should be is said, and why it is not."""
 
@@ -109,7 +139,6 @@ def test_a_file_system_without_unnamed_files(tmp_path, monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (OSError(errno.EIO, os.strerror(errno.EIO), "file"), "Input/output error"),
         (sqlite_error(sqlite3.SQLITE_BUSY, "SQLITE_BUSY"), "said SQLite SQLITE_BUSY"),
         (ValueError("a mistake"), "a mistake"),
     ],
@@ -119,7 +148,47 @@ def test_what_is_not_the_disks_fault_is_said_as_it_is(tmp_path, error, sentence)
     assert why(error, tmp_path) == sentence
 
 
+def refusing(number: int):
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+def test_whether_something_can_be_kept_is_tried(tmp_path, monkeypatch) -> None:
+    """Where there are no unnamed files too; nothing is left behind."""
+    assert disks.when_unusable(tmp_path) == ""
+    monkeypatch.setattr(os, "open", refusing(errno.EOPNOTSUPP))
+    assert disks.when_unusable(tmp_path) == ""
+    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(errno.ENOENT, "No such file or directory; choose another directory"), (errno.ENOSPC, "")]
+)
+def test_a_place_without_files(tmp_path, monkeypatch, number, said) -> None:
+    """As in /proc; a full disk is a place all the same."""
+    monkeypatch.setattr(os, "open", refusing(errno.EOPNOTSUPP))
+    monkeypatch.setattr(Path, "mkdir", refusing(number))
+    assert disks.when_unusable(tmp_path) == said
+
+
+def test_a_place_that_is_not_ours(tmp_path, monkeypatch) -> None:
+    """Whose it should be is said."""
+    monkeypatch.setattr(os, "open", refusing(errno.EACCES))
+    assert "give it to the user that runs the gateway" in disks.when_unusable(tmp_path)
+
+
 def test_the_root_is_a_mount_point() -> None:
     """The search ends there."""
     assert mount_of(Path("/")) == Path("/")
     assert disks.amount(3 << 30) == "3 GiB"
+
+
+def test_the_size_of_a_disk(make_small_disk) -> None:
+    """However much of it is used; what is no disk has none."""
+    disk = make_small_disk(1 << 20)
+    disk.fill()
+    assert disks.whole_bytes(disk.path) == 1 << 20
+    assert disks.whole_bytes(Path("/proc")) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sqlite3
 
@@ -14,6 +15,7 @@ from gateway.store.connection import DATABASE
 from gateway.store.database import StoreError
 from gateway.store.evidence import DamagedError, find_loss, look, wrong_with_log
 from gateway.store.pagefile import PageFile
+from gateway.store.reached import REACHED, _encode, read_reached
 from gateway.store.reading import verify
 
 LOG = f"{DATABASE}-wal"
@@ -68,14 +70,27 @@ async def test_a_log_that_is_whole_leads_to_nothing(shelves, die, small_log) -> 
 
 
 async def test_a_log_that_was_deleted(shelves, die) -> None:
-    """The file says that it ought to have one; how much is missing nobody knows, since when and up to when it is said."""
+    """The file says that it ought to have one; how much is missing nobody knows, since when and up to when it is said.
+
+    Without the note beside it, whoever opened the file may have moved the log into it and removed it.
+    """
     put = await die(30)
     (shelves.state_dir / LOG).unlink()
+    (shelves.state_dir / REACHED).unlink()
     assert "the write-ahead log is missing" in verify(shelves.state_dir).problems[0]
     (event,) = await opened(shelves, put)
     assert event.startswith(f"{LOG} is missing, and the gateway had not been stopped in order: ")
     assert "unless another program has opened the database since, what was accepted after 20" in event
     assert "may be missing, up to 31 s of it (how many readings nobody knows)" in event
+
+
+async def test_a_log_that_was_deleted_and_is_nowhere_else(shelves, die) -> None:
+    """The note beside it has seen commits that the file has not."""
+    put = await die(30)
+    (shelves.state_dir / LOG).unlink()
+    (event,) = await opened(shelves, put)
+    assert "in order: what was accepted after 20" in event
+    assert re.search(r"up to 31 s of it \(at least (2[6-9]|3\d) commits, how many readings nobody knows\)", event)
 
 
 async def test_a_log_that_was_deleted_before_the_first_commit_of_data(shelves, die) -> None:
@@ -95,6 +110,44 @@ async def test_a_log_that_was_cut(shelves, die, small_log, end) -> None:
         file.truncate(int(path.stat().st_size * end))
     (event,) = await opened(shelves, put)
     assert event.startswith(f"{LOG} {'was cut short' if end else 'is missing'}, and the gateway had not been stopped")
+
+
+@pytest.mark.parametrize("end", [0.1, 0.5, 0.8])
+async def test_a_log_that_was_cut_before_it_was_full_once(shelves, die, end) -> None:
+    """Its own commits say nothing of those that were cut off; the note beside it does."""
+    put = await die()
+    path = shelves.state_dir / LOG
+    with path.open("r+b") as file:
+        file.truncate(int(path.stat().st_size * end))
+    assert "the write-ahead log was cut short" in verify(shelves.state_dir).problems[0]
+    (event,) = await opened(shelves, put)
+    assert event.startswith(f"{LOG} was cut short, and the gateway had not been stopped in order: what was accepted")
+    assert re.search(r"s of it \(at least \d+ commits, how many readings nobody knows\)", event)
+
+
+async def test_a_log_that_was_zeroed_at_its_end_before_it_was_full_once(shelves, die) -> None:
+    """That is as good as cut."""
+    put = await die()
+    path = shelves.state_dir / LOG
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
+    (event,) = await opened(shelves, put)
+    assert "at least" in event
+
+
+async def test_a_note_of_another_database_says_nothing(shelves, die) -> None:
+    """What was salvaged begins to count where its newest commit is; one that was closed has all that it had."""
+    put = await die()
+    (shelves.state_dir / REACHED).write_bytes(_encode(10**6))
+    path = shelves.state_dir / DATABASE
+    path.write_bytes(b"x" + path.read_bytes()[1:])
+    store = await shelves.open()
+    assert set(await shelves.drain(store)) <= set(put)
+    await shelves.close()
+    (shelves.state_dir / REACHED).write_bytes(_encode(10**6))
+    store = await shelves.open()
+    assert store.events == []
+    assert read_reached(shelves.state_dir) < 10**6
 
 
 @pytest.mark.parametrize("begin", [0.0, 0.5])

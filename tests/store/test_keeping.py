@@ -95,7 +95,7 @@ async def test_more_at_once_than_fits_is_called_that(shelves) -> None:
     """Nothing is being sent, and letting go of all would not help: nothing goes, and the sentence says what to do."""
     store = await shelves.open(max_bytes=Size(1 << 20))
     await shelves.put_noise(store, 60_000)
-    with pytest.raises(FullError, match="more comes at once than fits.*raise it"):
+    with pytest.raises(FullError, match="what arrives is more than everything.*raise it"):
         await shelves.put_noise(store, 700_000)
     assert store.status()["uplinks"]["cloud"]["ledger"] == {}
     shelves.check(store)

@@ -84,6 +84,20 @@ async def test_the_state_wherever_it_stands(used, shelves) -> None:
         assert pages.state().log_bytes == 0
 
 
+async def test_the_state_after_rows_have_moved(shelves) -> None:
+    """Pages that a transaction left have the state of an earlier one still."""
+    store = await shelves.open()
+    for count in range(1, 12):
+        for _ in range(count):
+            await shelves.put(store, 5)
+        await shelves.drain(store)
+        await store._committer.commit()
+        with PageFile(shelves.state_dir / DATABASE) as pages:
+            first, last = pages.states_of_log()
+            assert last.commit == pages.state().commit == store.status()["store"]["commits"]
+            assert first.commit == pages.state_of_file().commit + 1
+
+
 def test_a_file_with_nothing_in_it(tmp_path) -> None:
     """No tables, no state, no rows."""
     (tmp_path / "a").write_bytes(b"")

@@ -259,6 +259,31 @@ async def test_a_full_disk_with_refuse_pushes_back(shelves, make_small_disk) -> 
     await shelves.put_noise(store, 1000)
 
 
+@pytest.mark.parametrize("when_full", ["drop_oldest", "refuse"])
+async def test_a_disk_with_no_room_for_the_log_takes_nothing_and_nobody_goes(
+    shelves, make_small_disk, when_full
+) -> None:
+    """Letting go would not help: what is held stays, it is said, and over when there is room again."""
+    disk = make_small_disk(MIB // 2)
+    shelves.state_dir = disk.path / "state"
+    store = await shelves.open(when_full=when_full)
+    await shelves.put_noise(store, 10_000)
+    disk.fill()
+    for _ in range(10):
+        with pytest.raises(FullError, match="the disk is full: 0 bytes left"):
+            await shelves.put_noise(store, 20_000)
+    assert store.status()["uplinks"]["cloud"]["ledger"] == {}
+    assert not store.is_taking
+    # With "refuse" it is as it was told to be; else it should have gone on, and monitoring hears that it does not.
+    assert store.is_writing == (when_full == "refuse")
+    assert f"mounted at {disk.path}; free some room there" in store.status()["store"]["trouble"]
+    disk.free()
+    await shelves.put_noise(store, 10_000)
+    assert store.is_taking
+    assert store.is_writing
+    shelves.check(store)
+
+
 async def test_it_starts_on_a_full_disk(shelves, make_small_disk) -> None:
     """What is held can be read and sent; that frees the room for more."""
     disk = make_small_disk(4 << 20)

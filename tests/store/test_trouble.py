@@ -20,7 +20,7 @@ class Room:
         self.state_dir = state_dir
         self.short = ""
         self.lacks = 0
-        self.is_gone = False
+        self.is_gone = False  # somebody unmounted it
 
     def shortage(self) -> str:
         if self.is_gone:
@@ -28,6 +28,8 @@ class Room:
         return self.short
 
     def lacking(self, _: int) -> int:
+        if self.is_gone:
+            raise FileNotFoundError(2, "No such file or directory")
         return self.lacks
 
 
@@ -73,7 +75,10 @@ async def test_a_failed_commit_is_said_with_its_cause(disk, caplog) -> None:
     error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_IOERR, "SQLITE_IOERR"
     assert found.failed(error) == "SQLITE_IOERR"
     assert found.is_failing
-    assert found.sentence == "nothing can be written: disk I/O error SQLITE_IOERR; commit failed, trying again"
+    assert not found.is_taking
+    assert found.sentence.startswith(f"nothing can be written: the disk where {disk.state_dir} is, mounted at ")
+    assert "fails (disk I/O error SQLITE_IOERR); look for its errors" in found.sentence
+    assert found.sentence.endswith("; commit failed, trying again")
     with pytest.raises(ZeroDivisionError) as caught:
         raise ZeroDivisionError("ours")
     assert found.failed(caught.value) == "ZeroDivisionError"
@@ -94,10 +99,44 @@ async def test_while_what_comes_is_turned_away_it_is_not_over(disk) -> None:
     assert found.sentence == ""
 
 
+async def test_what_found_no_room_is_over_when_it_would_find_some(disk, caplog) -> None:
+    """A commit of acks alone does not end it; one that brings something does, or room."""
+    found = Trouble(disk)
+    assert found.is_taking
+    disk.lacks = 1
+    found.turned_away("no room for 10 bytes", 10)
+    found.succeeded(when_full="drop_oldest", has_brought=False)
+    assert not found.is_taking
+    assert found.sentence == "no room for 10 bytes"
+    disk.lacks = 0
+    assert found.is_taking
+    disk.lacks = 1
+    found.succeeded(when_full="drop_oldest")
+    assert found.is_taking
+    assert lines(caplog) == ["no room for 10 bytes", "the shelf takes data again"]
+
+
+async def test_a_disk_with_nothing_left_starves_the_shelf(disk) -> None:
+    """A shelf that is full as it should be is not starved; nor one on a short disk that goes on."""
+    found = Trouble(disk)
+    disk.short = "the disk is full"
+    assert not found.is_starved
+    found.failed(OSError(28, "No space left on device"))
+    assert (found.is_taking, found.is_starved, found.is_failing) == (False, True, False)
+    disk.short = ""
+    assert not found.is_starved
+    disk.is_gone = True
+    assert not found.is_starved
+    found.succeeded(when_full="drop_oldest")
+    assert found.is_taking
+
+
 async def test_a_disk_that_is_gone(disk) -> None:
     """Somebody unmounted it."""
     found = Trouble(disk)
     disk.is_gone = True
+    found.turned_away("full", 1)
+    assert not found.is_taking
     found.succeeded(when_full="refuse")
     assert "is gone: No such file" in found.sentence
 
