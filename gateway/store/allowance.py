@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Two full segments go without asking; a fast road is given what it takes in two commits, up to a bound on what a kill
-# makes come twice. Beyond that it asks for commits: one in so many readings costs next to nothing.
+# Two full segments go without asking; a fast road is given what it takes in four commits, so that it never stands still
+# for one, up to a bound on what a kill makes come twice. Beyond that it asks for commits: one in so many readings costs
+# next to nothing.
 READINGS_MIN: Final = 49_152
 READINGS_MAX: Final = 786_432
 # With less than this share left the next commit is asked for, so that it is there when the rest is used up.
@@ -111,7 +112,7 @@ class Allowance:
         if self._rests_until_s > by_s:
             size = 0
         else:
-            size = max(READINGS_MIN, min(READINGS_MAX, 2 * self._used), self._size // 2, 2 * self._wanted)
+            size = max(READINGS_MIN, min(READINGS_MAX, 4 * self._used), self._size * 7 // 8, 2 * self._wanted)
             self._size = size
         # Of an earlier plan that was never written nobody knows whether it is on the disk.
         if self._limits:

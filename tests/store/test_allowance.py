@@ -44,7 +44,7 @@ async def test_while_a_commit_is_under_way_both_rows_count(allowance) -> None:
     allowance.take(4)
     assert allowance.left == 6
     allowance.written()
-    assert allowance.left == 2 * (READINGS_MIN - 10) - 4
+    assert allowance.left == 4 * (READINGS_MIN - 10) - 4
 
 
 async def test_after_a_commit_that_failed_both_rows_count(allowance) -> None:
@@ -73,15 +73,15 @@ async def test_what_is_given_back_counts_where_it_was_taken(allowance) -> None:
 
 
 async def test_a_fast_road_is_allowed_more_and_a_slow_one_less_again(allowance) -> None:
-    """Twice what it took since the last commit, up to a bound."""
+    """Four times what it took since the last commit, up to a bound."""
     sizes = []
     for _ in range(8):
         sizes.append(commit(allowance))
         allowance.take(allowance.left)
-    assert sizes == [min(READINGS_MIN << k, READINGS_MAX) for k in range(8)]
-    commit(allowance)
-    for _ in range(8):
+    assert sizes == [min(READINGS_MIN << 2 * k, READINGS_MAX) for k in range(8)]
+    for _ in range(30):
         sizes.append(commit(allowance))
+    assert sizes[-30:] == sorted(sizes[-30:], reverse=True)
     assert sizes[-1] == READINGS_MIN
 
 
