@@ -102,8 +102,6 @@ def _unsigned(out: bytearray, values: Sequence[int]) -> None:
 
 
 def _signed(out: bytearray, values: Sequence[int]) -> None:
-    if not values:
-        return
     smallest = min(values)
     offsets = [value - smallest for value in values]
     steps = [_zigzag(step) for step in _steps(values)]

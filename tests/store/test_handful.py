@@ -100,3 +100,45 @@ def test_a_decimal_that_only_looked_like_one_is_not_for_it() -> None:
     """More digits for a later value may leave an earlier one without a place of its own."""
     assert handful.encode(Batch.of(1, [1, 2], np.array([float(2**46), 0.25]))) is None
     assert handful.encode(Batch.of(1, [1], np.array([float(2**52)]))) is not None
+
+
+def comes_back(batch: Batch) -> bytes:
+    """Return the columns of a batch that is for this module, after reading them."""
+    found = handful.encode(batch)
+    assert is_same(columns.decode(found.content, readings=len(batch)), batch.sorted())
+    return found.content
+
+
+def test_noise_is_kept_as_offsets_and_a_walk_as_steps() -> None:
+    """Of long runs, whichever is shorter; the lowest integer and the highest of one run have no offset."""
+    rng = np.random.default_rng(2)
+    noise = Batch.of(1, np.arange(64), np.round(rng.normal(20, 1, 64), 1))
+    walk = Batch.of(2, np.arange(64), np.cumsum(rng.integers(0, 9, 64)) * 7)
+    assert len(comes_back(Batch.join([noise, walk]))) < 190
+    comes_back(Batch.of(1, np.arange(40), np.array([-(2**63), 2**63 - 1] * 20)))
+
+
+def test_many_moments_have_no_ranks() -> None:
+    """Series that speak in turn, each at a time of its own."""
+    times = 1_790_000_000 * 10**9 + np.arange(100) * 1_000_003
+    comes_back(Batch.join([Batch.of(k % 50, [times[k]], np.array([k])) for k in range(100)]).sorted())
+
+
+def test_short_runs_take_the_exponent_of_most() -> None:
+    """If there is one: 20.5 among 20.51s is 2050; of all kinds none is, and a large one keeps its own."""
+    values = [20.51, 20.5, 21.0, 20.52, 20.53, 20.54, float(2**46)]
+    alike = Batch.join([Batch.of(k, [0], np.array([value])) for k, value in enumerate(values)])
+    assert len(comes_back(alike)) <= len(b"".join(columns.encode(alike)))
+    unlike = [1.0, 20.5, 20.51, 20.512, 20.5123, 1.5, 2.0]
+    comes_back(Batch.join([Batch.of(k, [0], np.array([value])) for k, value in enumerate(unlike)]))
+    comes_back(Batch.of(1, np.arange(9), np.round(np.arange(9) / 4, 2)))
+
+
+def test_a_number_of_too_many_digits_is_not_for_it() -> None:
+    """A decimal of seventeen digits is no shorter than its bits."""
+    assert handful.encode(Batch.of(1, [1], np.array([float(2**47) + 0.5]))) is None
+
+
+def test_a_decimal_that_more_digits_spoil_is_not_for_it() -> None:
+    """Times 10^12 this one is rounded to something else; another of the run has twelve digits."""
+    assert handful.encode(Batch.of(1, [1, 2], np.array([88809777878.45, 0.000000000001]))) is None
