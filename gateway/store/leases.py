@@ -171,6 +171,7 @@ class Desk:
         self._scheduler = scheduler
         self._damaged = damaged
         self._leased: set[int] = set()
+        self._taking: list[tuple[int, int]] = []
         self._hidden: set[int] = set()
         self._changes = 0
         self._reading = asyncio.Lock()
@@ -186,6 +187,11 @@ class Desk:
     def leased_readings(self) -> int:
         """How much is in hand."""
         return sum(lease.readings for lease in self.leases.values())
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """First and last row id of what is in hand, and of what will be as soon as it is read from the disk."""
+        return [(lease.segments[0].id, lease.segments[-1].id) for lease in self.leases.values()] + self._taking
 
     def arrived(self, shelves: Iterable[Shelf], size_bytes: int = 0) -> None:
         """Take note that a commit put something on `shelves`, so many bytes in all."""
@@ -343,11 +349,15 @@ class Desk:
         found = {segment_id: body for segment_id in ids if (body := self._recent.body(segment_id)) is not None}
         missing = [segment_id for segment_id in ids if segment_id not in found]
         if missing:
+            # A commit that is planned meanwhile allows others: this one must stand there as leased.
+            self._taking = [(ids[0], ids[-1])]
             try:
                 found |= await self._reader.bodies(missing)
             except BaseException:
                 self.show(ids)
                 raise
+            finally:
+                self._taking = []
         segments = [
             _leased(row, found[row.id], self._recent.readable(row.id))
             for row in rows

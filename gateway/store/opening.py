@@ -255,14 +255,16 @@ def decode_boot(number: int, uuid: str, body: bytes, *, state: State) -> BootTim
 async def _count_interrupted(connection: aiosqlite.Connection, opened: Opened) -> None:
     """Count what was leased when the process died, or may have been since its last commit: the far side may have it."""
     for share in opened.accounts.shares.values():
-        leased = 0
-        for first, last in share.leased:
+        leased = counted = 0
+        # Between the first and the last segment of one lease there may be another.
+        for first, last in sorted(share.leased):
             ((readings,),) = await fetch(
                 connection,
                 "SELECT coalesce(sum(readings), 0) FROM shelf WHERE id BETWEEN ? AND ? AND done & ? = 0",
-                (first, last, share.bit),
+                (max(first, counted + 1), last, share.bit),
             )
             leased += readings
+            counted = max(counted, last)
         readings = leased + min(share.allowed, max(0, share.held - leased))
         share.maybe_twice += readings
         if readings:

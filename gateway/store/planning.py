@@ -69,7 +69,7 @@ def next_state(
     """
     for name, desk in desks.items():
         share = after.shares[name]
-        share.leased = [(lease.segments[0].id, lease.segments[-1].id) for lease in desk.leases.values()]
+        share.leased = desk.spans
         share.allowed = allowed[name]
     return State(
         commit=state.commit + 1,

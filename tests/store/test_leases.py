@@ -29,7 +29,7 @@ class FakeReader:
     def __init__(self) -> None:
         self.shelf: dict[int, tuple[bytes, int]] = {}
         self.reads = 0
-        self.meanwhile = None
+        self.meanwhile = self.meanwhile_reading = None
         self.fails = False
 
     def put(self, sequence: int, *, shelf=METRICS, readings: int = 1) -> int:
@@ -47,6 +47,9 @@ class FakeReader:
         return rows
 
     async def bodies(self, ids):
+        meanwhile, self.meanwhile_reading = self.meanwhile_reading, None
+        if meanwhile is not None:
+            meanwhile()
         if self.fails:
             raise OSError("gone")
         return {n: self.shelf[n][0] for n in ids if n in self.shelf}
@@ -389,6 +392,25 @@ async def test_what_was_not_sent_may_be_leased_again(reader, make_desk) -> None:
     assert await desk.lease(readings_max=100, bytes_max=1 << 20, may_wait=False) is None
     commit(desk)
     assert sequences(await take(desk)) == [1]
+
+
+async def test_what_is_still_being_read_is_in_hand(reader, make_desk) -> None:
+    """A commit that is planned meanwhile allows others, and a dead process has sent both."""
+    desk = make_desk()
+    ids = [reader.put(sequence) for sequence in (1, 2, 3)]
+    spans = []
+    reader.meanwhile_reading = lambda: spans.append(desk.spans)
+    assert sequences(await take(desk)) == [3]
+    reader.meanwhile_reading = lambda: spans.append(desk.spans)
+    await take(desk)
+    assert spans == [[(ids[2], ids[2])], [(ids[2], ids[2]), (ids[0], ids[1])]]
+    assert desk.spans == spans[1]
+    reader.put(4)
+    desk.link_up(1000)
+    reader.fails = True
+    with pytest.raises(OSError, match="gone"):
+        await take(desk)
+    assert desk.spans == spans[1]
 
 
 async def test_a_store_that_closes_lets_go_of_who_waits(reader, make_desk) -> None:

@@ -90,6 +90,20 @@ async def test_of_what_was_leased_only_what_is_here_may_be_sent_twice(shelves, m
     assert len(await shelves.drain(store)) == 2
 
 
+async def test_what_lies_within_another_lease_is_counted_once(shelves) -> None:
+    """The newest goes first; what came later and what is older then go together."""
+    store = await shelves.open()
+    await shelves.put(store, 1)
+    await shelves.put(store, 2)
+    newest = await shelves.lease(store)
+    await shelves.put(store, 4)
+    around = await shelves.lease(store)
+    assert (newest.readings, around.readings) == (2, 5)
+    await shelves.close()
+    store = await shelves.open()
+    assert store.status()["uplinks"]["cloud"]["maybe_twice"] == 7
+
+
 async def test_a_series_number_that_is_kept_for_none_is_damage(shelves) -> None:
     """The last one that fits: a shelf that believed it could name no new series any more."""
     store = await shelves.open()
