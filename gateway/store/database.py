@@ -455,7 +455,7 @@ class Store:
                     self._forgotten,
                     self.timeline,
                     grace_s=float(self._around.settings.uplink_grace),
-                    now_ns=self._around.clock.monotonic_ns(),
+                    now_ns=self._around.clock.monotonic_ns,
                 ),
             },
             "store": self._committer.status() | self._registry.status() | {"read_only": self.is_frozen},

@@ -270,11 +270,11 @@ def account_of(accounts: Accounts, name: str, *, leased: int = 0) -> UplinkStatu
 
 
 def removed_accounts(
-    accounts: Accounts, forgotten: Container[str], timeline: Timeline, *, grace_s: float, now_ns: int
+    accounts: Accounts, forgotten: Container[str], timeline: Timeline, *, grace_s: float, now_ns: Callable[[], int]
 ) -> dict[str, UplinkStatus]:
     """Return the accounts of uplinks that are configured no more, but for those `forgotten` by an earlier start.
 
-    `now_ns` is this boot's monotonic clock.
+    `now_ns` tells this boot's monotonic clock.
     """
     removed: dict[str, UplinkStatus] = {}
     for name, share in accounts.shares.items():
@@ -282,5 +282,5 @@ def removed_accounts(
             continue
         removed[name] = account_of(accounts, name) | {"removed": True}
         if share.removal.stage is Stage.KEPT:
-            removed[name]["let_go_in_s"] = round(left_of(share.removal, timeline, grace_s=grace_s, now_ns=now_ns))
+            removed[name]["let_go_in_s"] = round(left_of(share.removal, timeline, grace_s=grace_s, now_ns=now_ns()))
     return removed
