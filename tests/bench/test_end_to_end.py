@@ -34,4 +34,5 @@ def test_a_trickle_is_measured() -> None:
 def test_flash_is_measured_or_the_reason_said() -> None:
     """Under the floor where the file system counts."""
     (result,) = flash(True)
-    assert isinstance(result, Skipped) or result.meets(result.floor), result
+    # In the first seconds of a log each commit also notes how far it came (store/reached), later one in many.
+    assert isinstance(result, Skipped) or result.meets(1.5 * result.floor), result
