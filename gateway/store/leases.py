@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
 from gateway.core.contracts import BootId, Priority, Signal
 from gateway.store.policy import Choice, Lane, LaneScheduler, Order
-from gateway.store.records import SEQUENCE_END, SHELVES, Lease, LeasedSegment, place, where_from
+from gateway.store.records import SHELVES, Lease, LeasedSegment, place, where_from
 from gateway.store.segments import SegmentError, check_link, read_header
 
 if TYPE_CHECKING:
@@ -69,10 +69,14 @@ class Kept:
 
 
 class Recent:
-    """The newest segments, bounded in bytes: from `floor` on, all of them that are still on the shelf."""
+    """The newest segments, bounded in bytes: from `floor` on, all of them that are still on the shelf.
+
+    The first sequence that no commit has given is `end`. On the disk there may be more: a commit is seen there before
+    it is through, and until then nobody's account knows of it.
+    """
 
     def __init__(self, *, bytes_max: int, floor: int) -> None:
-        self.floor = floor
+        self.floor = self.end = floor
         self.size_bytes = 0
         self._bytes_max = bytes_max
         self._order: deque[int] = deque()
@@ -84,6 +88,7 @@ class Recent:
         for row, body, readable in segments:
             self._kept[row.id] = Kept(row, body, readable)
             self._order.append(row.id)
+            self.end = where_from(row.id)[2] + 1
             self.size_bytes += len(body)
             if readable is not None:
                 self._readable.append(row.id)
@@ -312,7 +317,7 @@ class Desk:
         while True:
             first = self._next[spot]
             start = place(priority, signal, first)
-            stop = place(priority, signal, SEQUENCE_END if lane is Lane.LIVE else self.live_from)
+            stop = place(priority, signal, self._recent.end if lane is Lane.LIVE else self.live_from)
             changes = self._changes
             limit = 1 + len(self._leased) + len(self._hidden) if newest else self._look_rows
             in_memory = max(start, place(priority, signal, self._recent.floor))

@@ -129,6 +129,26 @@ async def test_who_is_sent_meanwhile_stays(shelves, monkeypatch) -> None:
     assert (uplink["held"], uplink["leased"], uplink["ledger"]) == (len(put), len(put), {})
 
 
+async def test_what_a_commit_brings_is_not_leased_before_it_is_through(shelves, failing) -> None:
+    """It is seen on the disk while the log is still being moved into the file; the account does not hold it yet."""
+    store = await shelves.open(recent_bytes=1)
+    put = await shelves.put(store, 1)
+    store.release(await shelves.lease(store), maybe_delivered=False)
+
+    async def write(connection, work) -> tuple[int, int]:
+        pages = await failing.real(connection, work)
+        store.ack(await shelves.lease(store))
+        return pages
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(committer, "write", write)
+        put += await shelves.put(store, 2)
+    uplink = store.status()["uplinks"]["cloud"]
+    assert (uplink["delivered"], uplink["held"]) == (1, 2)
+    assert await shelves.drain(store) == put[1:]
+    shelves.check(store)
+
+
 async def test_a_stuck_commit_stops_the_heartbeat(shelves, failing) -> None:
     """The watchdog is told when the disk does not come back."""
     store = await shelves.open()

@@ -394,6 +394,18 @@ async def test_what_was_not_sent_may_be_leased_again(reader, make_desk) -> None:
     assert sequences(await take(desk)) == [1]
 
 
+async def test_what_no_commit_has_brought_is_not_there(reader, make_desk) -> None:
+    """A commit is seen on the disk before it is through."""
+    desk = make_desk(bytes_max=1)
+    for sequence in (1000, 1001):
+        reader.put(sequence)
+        desk._recent.add([(Row(place(*METRICS, sequence), 1, 1, 1), body_of(sequence), None)])
+        desk.arrived([METRICS])
+        reader.put(sequence + 1)
+        assert sequences(await take(desk)) == [sequence]
+        assert await take(desk) is None
+
+
 async def test_what_is_still_being_read_is_in_hand(reader, make_desk) -> None:
     """A commit that is planned meanwhile allows others, and a dead process has sent both."""
     desk = make_desk()
