@@ -9,11 +9,14 @@ allowance runs out one is asked for. Does no I/O.
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+
+log = logging.getLogger("tidegate.store")
 
 # Two full segments go without asking; a fast road is given what it takes in four commits, so that it never stands still
 # for one, up to a bound on what a kill makes come twice. Beyond that it asks for commits: one in so many readings costs
@@ -52,6 +55,7 @@ class Allowance:
         self._wanted = 0
         self._rests_until_s = float("inf")
         self._is_closing = False
+        self.is_awaited = False  # somebody waits for the next commit
         self._changed = asyncio.Event()
 
     @property
@@ -102,7 +106,11 @@ class Allowance:
             return False
         self._changed.clear()
         self._ask()
-        await self._changed.wait()
+        self.is_awaited = True
+        try:
+            await self._changed.wait()
+        finally:
+            self.is_awaited = False
         return not self._is_closing
 
     # Around each commit.
@@ -137,3 +145,16 @@ class Allowance:
         """Let those who wait go: there is no other commit but the last."""
         self._is_closing = True
         self._changed.set()
+
+
+def mute_all(allowances: Iterable[Allowance]) -> None:
+    """Let data leave although nothing can be written: what is sent is forgotten if the process dies."""
+    quiet = [allowance for allowance in allowances if not allowance.is_mute]
+    if quiet:
+        log.warning(
+            "nothing could be written for %d s: what is held is sent all the same, and may be sent again after a "
+            "restart",
+            MUTE_S,
+        )
+    for allowance in quiet:
+        allowance.mute()

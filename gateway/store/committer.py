@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from gateway.core.contracts import BootId, FullError
 from gateway.store.accounts import Entry, encode_state
-from gateway.store.allowance import MUTE_S
+from gateway.store.allowance import MUTE_S, mute_all
 from gateway.store.connection import DATABASE
 from gateway.store.disks import is_full
 from gateway.store.drawer import Drawer, cut
@@ -285,6 +285,12 @@ class Committer:
             await self._commit(pending, clean=last)
         except Exception as error:  # noqa: BLE001  supervised here: whatever fails, those who wait get an answer
             self._failed(pending, error)
+            if isinstance(error, FullError) and (
+                self._done or any(d.allowance.is_awaited for d in self._desks.values())
+            ):
+                # Who is turned away comes again and again: what makes room must not wait until nobody does.
+                with contextlib.suppress(sqlite3.Error, OSError):
+                    await self._commit(Pending(), clean=last)
         else:
             self.trouble.succeeded(when_full=self._settings.when_full, has_brought=pending.size_bytes > 0)
             answer(pending)
@@ -312,24 +318,12 @@ class Committer:
         else:
             name = self.trouble.failed(error)
             if self.trouble.failing_s() >= MUTE_S:
-                self._mute()
+                mute_all(desk.allowance for desk in self._desks.values())
             if isinstance(error, sqlite3.Error) and is_damage(error):
                 self.damaged(str(error))
             full = self.gathering.full(name, self.trouble.sentence, RETRY_S)
             self.want(RETRY_S)
         answer(pending, full)
-
-    def _mute(self) -> None:
-        """Let data leave although nothing can be written: what is sent is forgotten if the process dies."""
-        quiet = [desk for desk in self._desks.values() if not desk.allowance.is_mute]
-        if quiet:
-            log.warning(
-                "nothing could be written for %d s: what is held is sent all the same, and may be sent again after a "
-                "restart",
-                MUTE_S,
-            )
-        for desk in quiet:
-            desk.allowance.mute()
 
     async def _commit(self, pending: Pending, *, clean: bool) -> None:
         sealed = self._seal(pending)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import sqlite3
 
@@ -146,6 +147,34 @@ async def test_what_a_commit_brings_is_not_leased_before_it_is_through(shelves, 
     uplink = store.status()["uplinks"]["cloud"]
     assert (uplink["delivered"], uplink["held"]) == (1, 2)
     assert await shelves.drain(store) == put[1:]
+    shelves.check(store)
+
+
+async def test_who_is_turned_away_again_and_again_keeps_nobody_from_making_room(shelves, monkeypatch) -> None:
+    """What comes each time is more than fits: all the same uplinks are allowed to lease, and acks are written."""
+    store = await shelves.open()
+    put = await shelves.put(store, 1)
+    keeper = store._committer._keeper
+    real = keeper.find_victims
+
+    async def find(incoming_bytes, *done):
+        if incoming_bytes:
+            raise FullError("no room for that")
+        return await real(incoming_bytes, *done)
+
+    async def insist() -> None:
+        while True:
+            with contextlib.suppress(FullError):
+                await shelves.put(store, 1)
+
+    monkeypatch.setattr(keeper, "find_victims", find)
+    crowd = asyncio.create_task(insist())
+    async with asyncio.timeout(5):
+        store.ack(await shelves.lease(store))
+        while store._committer._done:
+            await asyncio.sleep(0.001)
+    crowd.cancel()
+    assert store.status()["uplinks"]["cloud"]["delivered"] == len(put)
     shelves.check(store)
 
 
