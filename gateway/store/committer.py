@@ -282,21 +282,24 @@ class Committer:
         self._started_s = loop.time()
         self.pace.began(self._started_s)
         try:
-            await self._commit(pending, clean=last)
-        except Exception as error:  # noqa: BLE001  supervised here: whatever fails, those who wait get an answer
-            self._failed(pending, error)
-            if isinstance(error, FullError) and (
-                self._done or any(d.allowance.is_awaited for d in self._desks.values())
-            ):
+            has_turned_away = await self._attempt(pending, last=last)
+            if has_turned_away and (self._done or any(desk.allowance.is_awaited for desk in self._desks.values())):
                 # Who is turned away comes again and again: what makes room must not wait until nobody does.
-                with contextlib.suppress(sqlite3.Error, OSError):
-                    await self._commit(Pending(), clean=last)
-        else:
-            self.trouble.succeeded(when_full=self._settings.when_full, has_brought=pending.size_bytes > 0)
-            answer(pending)
+                await self._attempt(Pending(), last=last)
         finally:
             self.gathering.done()
             self._started_s = None
+
+    async def _attempt(self, pending: Pending, *, last: bool) -> bool:
+        """Commit `pending` and answer it; return whether it was turned away for want of room."""
+        try:
+            await self._commit(pending, clean=last)
+        except Exception as error:  # noqa: BLE001  supervised here: whatever fails, those who wait get an answer
+            self._failed(pending, error)
+            return isinstance(error, FullError)
+        self.trouble.succeeded(when_full=self._settings.when_full, has_brought=pending.size_bytes > 0)
+        answer(pending)
+        return False
 
     def _turned_away(self, error: FullError, size_bytes: int = 0) -> FullError:
         """Note that so many bytes found no room, and why; return what to raise."""
@@ -313,8 +316,7 @@ class Committer:
     def _failed(self, pending: Pending, error: Exception) -> None:
         if isinstance(error, FullError):
             full = self._turned_away(error, self._keeper.turned_away_bytes)
-            # What was acked makes room; it must not wait for those who were turned away.
-            self.want(0 if self._done else ACK_WAIT_S)
+            self.want(ACK_WAIT_S)
         else:
             name = self.trouble.failed(error)
             if self.trouble.failing_s() >= MUTE_S:
