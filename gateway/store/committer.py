@@ -125,6 +125,7 @@ class Committer:
             pace=self.pace,
             want=self.want,
             offset_ns=self._offset_ns,
+            is_refusing=self._is_refusing,
             refusal=self._refusal,
             is_behind=self._is_behind,
         )
@@ -272,14 +273,13 @@ class Committer:
 
     async def commit(self, *, last: bool = False) -> None:
         """Commit what is pending now. Failures end up with those who wait and in `trouble`."""
-        loop = asyncio.get_running_loop()
         pending = self.gathering.take()
         if pending.waiters and (closed := self.trouble.look_at_files()):
             answer(pending, self.gathering.full("closed", closed, CLOSED_RETRY_S))
             pending = Pending()
         # Whatever was wanted until now, those who came just now included, this commit brings.
         self._due_s = None
-        self._started_s = loop.time()
+        self._started_s = asyncio.get_running_loop().time()
         self.pace.began(self._started_s)
         try:
             has_turned_away = await self._attempt(pending, last=last)
@@ -306,12 +306,16 @@ class Committer:
         self.trouble.turned_away(str(error), size_bytes)
         return self.gathering.full("full", str(error), RETRY_S)
 
-    def _refusal(self, readings: int) -> FullError | None:
-        """Return why so many readings are not even taken at the door, None where they are."""
+    def _is_refusing(self, readings: int) -> bool:
+        """Whether so many readings are not even taken at the door."""
+        may_refuse = self._settings.when_full == "refuse" and readings and not self._keeper.has_leftovers
+        return bool(self.trouble.closed or (may_refuse and self.room.lacking(0)))
+
+    def _refusal(self) -> FullError:
+        """Note that somebody was refused at the door; return why."""
         if self.trouble.closed:
             return self.gathering.full("closed", self.trouble.closed, CLOSED_RETRY_S)
-        is_refusing = self._settings.when_full == "refuse" and readings and not self._keeper.has_leftovers
-        return self._turned_away(full_and_refuse(self.room)) if is_refusing and self.room.lacking(0) else None
+        return self._turned_away(full_and_refuse(self.room))
 
     def _failed(self, pending: Pending, error: Exception) -> None:
         if isinstance(error, FullError):

@@ -45,8 +45,8 @@ class Gathering:
     """The pending work of one store.
 
     `want(seconds)` asks for a commit by then. `offset_ns()` is what Unix time is ahead of this boot's clock, if known.
-    `refusal(readings)` is why they are turned away now, if they are. `is_behind()` says that those who take away should
-    have a turn first.
+    `is_refusing(readings)` is whether they are turned away now; `refusal()` notes that somebody was, and says why.
+    `is_behind()` says that those who take away should have a turn first.
     """
 
     def __init__(
@@ -57,7 +57,8 @@ class Gathering:
         pace: Pace,
         want: Callable[[float], None],
         offset_ns: Callable[[], int | None],
-        refusal: Callable[[int], FullError | None],
+        is_refusing: Callable[[int], bool],
+        refusal: Callable[[], FullError],
         is_behind: Callable[[], bool] = lambda: False,
     ) -> None:
         self.pending = Pending()
@@ -70,6 +71,7 @@ class Gathering:
         self._want = want
         self._offset_ns = offset_ns
         self._samples = Samples()
+        self._is_refusing = is_refusing
         self._refusal = refusal
         self._queue = RoomQueue(self.has_room, is_behind)
         self._coming: list[Callable[[], None]] = []
@@ -90,8 +92,8 @@ class Gathering:
             raise FullError("the gateway is stopping")
         if not self.has_room():
             raise self.full("pending", TOO_SLOW, self._pace.interval_s)
-        if (refusal := self._refusal(readings)) is not None:
-            raise refusal
+        if self._is_refusing(readings):
+            raise self._refusal()
         pending.pieces += [(priority, batch) for priority, batch in pieces if len(batch)]
         if logs is not None and len(logs):
             pending.logs.append(logs)
@@ -118,7 +120,7 @@ class Gathering:
         The commit is due as if this was an append. Returns False where whoever asks should append now.
         """
         is_close = self._pace.interval_s < DEFER_S_MIN or len(self._coming) >= DEFERRED_MAX
-        if is_close or self.is_closing or not self.has_room() or self._refusal(1) is not None:
+        if is_close or self.is_closing or not self.has_room() or self._is_refusing(1):
             return False
         self._coming.append(come)
         self._want(self._pace.wait_s(asyncio.get_running_loop().time(), is_last=is_last))

@@ -178,6 +178,18 @@ async def test_who_is_turned_away_again_and_again_keeps_nobody_from_making_room(
     shelves.check(store)
 
 
+async def test_who_only_asks_whether_to_wait_is_not_counted_as_turned_away(shelves) -> None:
+    """One message that finds no room is one, however often it was looked."""
+    store = await shelves.open(commit_interval_s=1.0)
+    assert store.defer(list)
+    store._committer.trouble.closed = "the files are gone"
+    assert not store.defer(list)
+    assert shelves.telemetry.value("tidegate_store_pushed_back", cause="closed") == 0
+    with pytest.raises(FullError, match="gone"):
+        store.enqueue([(Priority.NORMAL, shelves.batch(store, [1]))])
+    assert shelves.telemetry.value("tidegate_store_pushed_back", cause="closed") == 1
+
+
 async def test_a_stuck_commit_stops_the_heartbeat(shelves, failing) -> None:
     """The watchdog is told when the disk does not come back."""
     store = await shelves.open()

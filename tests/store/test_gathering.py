@@ -32,7 +32,8 @@ def make():
             pace=Pace(0.25),
             want=wanted.append,
             offset_ns=lambda: 500,
-            refusal=lambda readings: refused[0] if readings and refused else None,
+            is_refusing=lambda readings: bool(readings and refused),
+            refusal=lambda: refused[0],
         )
         gathering.wanted, gathering.refused = wanted, refused
         return gathering
