@@ -117,7 +117,7 @@ class Pipeline:
             if arrivals.on_prepared is not None:
                 arrivals.on_prepared()
             self._under_way.add(prepared)
-        return self._store.enqueue(
+        return self._store.append(
             prepared.mapped.pieces,
             logs=prepared.logs,
             losses=prepared.losses,

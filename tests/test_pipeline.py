@@ -73,16 +73,14 @@ class FakeStore:
         self.deferred.append(come)
         return True
 
-    def enqueue(self, *what, **more):
-        if self.refusing:
-            raise FullError("the shelf is full", 2.0)
-        return asyncio.ensure_future(self.append(*what, **more))
-
-    async def append(self, pieces, *, logs=None, losses=(), set_aside=(), is_last=False) -> None:
-        if self.full:
-            self.full -= 1
+    def append(self, pieces, *, logs=None, losses=(), set_aside=(), is_last=False) -> asyncio.Future[None]:
+        if self.full or self.refusing:
+            self.full -= not self.refusing
             raise FullError("the shelf is full", 2.0)
         self.kept.append({"pieces": pieces, "logs": logs, "losses": losses, "set_aside": set_aside, "is_last": is_last})
+        done = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
 
     @property
     def values(self) -> list[float]:

@@ -192,7 +192,7 @@ async def test_what_finds_no_room_says_so_until_it_does(plant: Plant, monkeypatc
         raise FullError("the shelf is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(plant.store, "enqueue", full)
+        patch.setattr(plant.store, "append", full)
         with pytest.raises(FullError):
             await plant.pipeline.accept(arrivals)
     assert (await plant.show(name))[0]["state"] == "no room now: the shelf is full"

@@ -202,22 +202,7 @@ class Store:
         """Return when something may be appended, or raise FullError; what follows must not await before `append`."""
         await self._committer.gathering.wait_for_room()
 
-    async def append(
-        self,
-        pieces: Sequence[tuple[Priority, Batch]],
-        *,
-        logs: LogRecords | None = None,
-        losses: Sequence[Loss] = (),
-        set_aside: Sequence[SetAside] = (),
-        is_last: bool = False,
-    ) -> None:
-        """Keep all of this, or raise FullError with nothing kept. Returns after the fsync of its group commit.
-
-        With `is_last` the commit comes early: whoever sent this sends nothing more until it is answered.
-        """
-        await self.enqueue(pieces, logs=logs, losses=losses, set_aside=set_aside, is_last=is_last)
-
-    def enqueue(
+    def append(
         self,
         pieces: Sequence[tuple[Priority, Batch]],
         *,
@@ -226,12 +211,15 @@ class Store:
         set_aside: Sequence[SetAside] = (),
         is_last: bool = False,
     ) -> asyncio.Future[None]:
-        """Do what `append` does, and return what it waits for."""
+        """Keep all of this, or raise FullError with nothing kept, now or later. Done after the fsync of its commit.
+
+        With `is_last` the commit comes early: whoever sent this sends nothing more until it is answered.
+        """
         gathering = self._committer.gathering
         return gathering.append(pieces, logs=logs, losses=losses, set_aside=set_aside, is_last=is_last)
 
     def defer(self, come: Callable[[], None], *, is_last: bool = False) -> bool:
-        """Have `come` called when the next commit begins, to `enqueue` for it; False where that is to be done now."""
+        """Have `come` called when the next commit begins, to `append` to it; False where that is to be done now."""
         return self._committer.gathering.defer(come, is_last=is_last)
 
     def pace(self, *, interval_s: float, gap_s: float) -> None:

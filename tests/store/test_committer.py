@@ -186,7 +186,7 @@ async def test_who_only_asks_whether_to_wait_is_not_counted_as_turned_away(shelv
     assert not store.defer(list)
     assert shelves.telemetry.value("tidegate_store_pushed_back", cause="closed") == 0
     with pytest.raises(FullError, match="gone"):
-        store.enqueue([(Priority.NORMAL, shelves.batch(store, [1]))])
+        store.append([(Priority.NORMAL, shelves.batch(store, [1]))])
     assert shelves.telemetry.value("tidegate_store_pushed_back", cause="closed") == 1
 
 

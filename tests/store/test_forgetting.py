@@ -147,8 +147,8 @@ async def test_what_waits_for_its_commit_keeps_its_series(shelves, readings: int
     shelves.clock.advance(IDLE_S * NS_PER_S)
     assert store._committer.forgetter.look(store._committer.next_sequence)
 
-    def append(number: int) -> asyncio.Task[None]:
-        return asyncio.create_task(store.append([(Priority.NORMAL, Batch.of(number, 1, np.arange(readings)))]))
+    def append(number: int) -> asyncio.Future[None]:
+        return store.append([(Priority.NORMAL, Batch.of(number, 1, np.arange(readings)))])
 
     written = append(numbers[0])
     await asyncio.sleep(0)
@@ -159,7 +159,7 @@ async def test_what_waits_for_its_commit_keeps_its_series(shelves, readings: int
         await asyncio.sleep(0)
         return await find(*what)
 
-    late: list[asyncio.Task[None]] = []
+    late: list[asyncio.Future[None]] = []
     store._committer._keeper.find_victims = find_late
     await store._committer.commit()
     store._committer._keeper.find_victims = find
