@@ -40,8 +40,8 @@ POWERS: Final = np.array([float(10**exponent) for exponent in range(DECIMAL_EXPO
 
 # Almost any double has a decimal of 16 digits and any single one of 8, which saves nothing:
 # fewer are asked for.
-_WHOLE_MAX: Final = 2.0**53
-_DECIMAL_MAX: Final = 2.0**47
+WHOLE_MAX: Final = 2.0**53
+DECIMAL_MAX: Final = 2.0**47
 _SINGLE_MAX: Final = 2.0**21
 # An exponent is guessed from this many readings of a run and then checked on all of them.
 _SAMPLES: Final = 8
@@ -50,7 +50,7 @@ _TRIES_MAX: Final = 4
 # One reading in eight may be an exception (9 to 10 bytes); more, and the run is kept as bits.
 _EXCEPTIONS_SHIFT: Final = 3
 _NONE: Final = 99
-_LIFT_COUNT_MAX: Final = 4
+LIFT_COUNT_MAX: Final = 4
 
 
 def is_known(forms: npt.NDArray[np.uint64]) -> Bools:
@@ -108,7 +108,7 @@ def to_integers(bits: Signed, form: int) -> tuple[Signed, Bools]:
             singles = bits.view(np.float64).astype(np.float32).view(np.int32)
             integers = ordered_single(singles).astype(np.int64)
             return integers, from_single_bits(integers) != bits
-        exponent, limit = form, _DECIMAL_MAX if form else _WHOLE_MAX
+        exponent, limit = form, DECIMAL_MAX if form else WHOLE_MAX
         if form >= SINGLE:
             exponent, limit = form - SINGLE, _SINGLE_MAX
         whole = np.rint(bits.view(np.float64) * POWERS[exponent])
@@ -220,7 +220,7 @@ def lift(forms: npt.NDArray[np.int64], integers: Signed, starts: Index, counts: 
 
     One reading in ten of a sensor with two decimals has only one: 20.5 is better kept as 2050 among others.
     """
-    short = (counts <= _LIFT_COUNT_MAX) & (forms <= DECIMAL_EXPONENT_MAX)
+    short = (counts <= LIFT_COUNT_MAX) & (forms <= DECIMAL_EXPONENT_MAX)
     if not short.any():
         return
     found = np.bincount(forms[short], minlength=DECIMAL_EXPONENT_MAX + 1)
@@ -237,7 +237,7 @@ def lift(forms: npt.NDArray[np.int64], integers: Signed, starts: Index, counts: 
     where = readings_of(starts[lower], counts[lower])
     powers = np.repeat(10 ** (most - forms[lower]), counts[lower])
     fits = np.logical_and.reduceat(
-        np.abs(integers[where]) < _DECIMAL_MAX / powers, np.cumsum(counts[lower]) - counts[lower]
+        np.abs(integers[where]) < DECIMAL_MAX / powers, np.cumsum(counts[lower]) - counts[lower]
     )
     chosen = np.repeat(fits, counts[lower])
     integers[where] *= np.where(chosen, powers, 1)

@@ -12,6 +12,12 @@ import itertools
 import math
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from gateway.core.batch import KIND_MASK, ValueKind
+from gateway.store.decimals import DECIMAL_MAX, LIFT_COUNT_MAX, POWERS, WHOLE_MAX
+from gateway.store.integers import DIVIDED, U64_MAX, put_varint
+from gateway.store.times import RANKED_MIN
+from gateway.store.values import OFFSETS_COUNT_MIN
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -19,18 +25,8 @@ if TYPE_CHECKING:
 
 # Above this, numpy is quicker even when it is cold.
 READINGS_MAX: Final = 128
-_U64: Final = 0xFFFF_FFFF_FFFF_FFFF
 _SIGN: Final = 1 << 63
-_DIVIDED: Final = 16
-_KIND: Final = 3
-_DOUBLE: Final = 0
-# As in store/decimals.
-_POWERS: Final = tuple(float(10**exponent) for exponent in range(16))
-_WHOLE_MAX: Final = 2.0**53
-_DECIMAL_MAX: Final = 2.0**47
-_LIFT_COUNT_MAX: Final = 4
-_RANKED_MIN: Final = 64
-_OFFSETS_COUNT_MIN: Final = 32
+_POWERS: Final = POWERS.tolist()
 
 
 class Handful(NamedTuple):
@@ -55,11 +51,12 @@ def encode(batch: Batch) -> Handful | None:
     spans = list(zip(starts, [*starts[1:], len(keys)], strict=True))
     flags = [keys[start] & 15 for start in starts]
     values = _Values([bits[k] for k in order], spans)
-    if not values.choose([flag & _KIND == _DOUBLE for flag in flags], batch.bits.view("f8").tolist(), order):
+    is_double = [flag & KIND_MASK == ValueKind.DOUBLE for flag in flags]
+    if not values.choose(is_double, batch.bits.view("f8").tolist(), order):
         return None
     out = bytearray()
     numbers = [keys[start] >> 4 for start in starts]
-    _varint(out, len(spans))
+    put_varint(out, len(spans))
     _signed(out, numbers)
     _unsigned(out, flags)
     _unsigned(out, [stop - start - 1 for start, stop in spans])
@@ -69,13 +66,6 @@ def encode(batch: Batch) -> Handful | None:
 
 
 # Columns of store/integers.
-
-
-def _varint(out: bytearray, value: int) -> None:
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
 
 
 def _bits(out: bytearray, flags: Sequence[bool]) -> None:
@@ -93,9 +83,9 @@ def _unsigned(out: bytearray, values: Sequence[int]) -> None:
     largest = max(values, default=0)
     divisor = max(1, math.gcd(*values)) if largest else 1
     width = ((largest // divisor).bit_length() + 7) // 8
-    out.append(width | _DIVIDED if divisor > 1 else width)
+    out.append(width | DIVIDED if divisor > 1 else width)
     if divisor > 1:
-        _varint(out, divisor)
+        put_varint(out, divisor)
         values = [value // divisor for value in values]
     if width:
         _planes(out, values, width)
@@ -107,17 +97,17 @@ def _signed(out: bytearray, values: Sequence[int]) -> None:
     steps = [_zigzag(step) for step in _steps(values)]
     differs = len(values) > 2 and sum(map(int.bit_length, steps)) < sum(map(int.bit_length, offsets))
     out.append(differs)
-    _varint(out, _zigzag(values[0] if differs else smallest))
+    put_varint(out, _zigzag(values[0] if differs else smallest))
     _unsigned(out, steps if differs else offsets)
 
 
 def _zigzag(value: int) -> int:
-    return (value << 1 ^ value >> 63) & _U64
+    return (value << 1 ^ value >> 63) & U64_MAX
 
 
 def _steps(values: Sequence[int]) -> list[int]:
     """Return what each is more than the one before, modulo 2^64."""
-    return [(after - before + _SIGN & _U64) - _SIGN for before, after in itertools.pairwise(values)]
+    return [(after - before + _SIGN & U64_MAX) - _SIGN for before, after in itertools.pairwise(values)]
 
 
 # Times.
@@ -131,16 +121,16 @@ def _write_times(out: bytearray, times: Sequence[int], spans: Spans) -> None:
     _bits(out, shared)
     own = [run for run, is_shared in zip(runs, shared, strict=True) if not is_shared]
     count = sum(map(len, own))
-    if len(own) > 1 and count >= _RANKED_MIN:
+    if len(own) > 1 and count >= RANKED_MIN:
         distinct = sorted({time for run in own for time in run})
         # A rank takes a byte; what it takes to tell many times apart without them is more.
         if len(distinct) * 4 <= count:
             rank = {time: place for place, time in enumerate(distinct)}
-            _varint(out, len(distinct))
+            put_varint(out, len(distinct))
             _write_steps(out, [distinct])
             _write_steps(out, [[rank[time] for time in run] for run in own])
             return
-    _varint(out, 0)
+    put_varint(out, 0)
     _write_steps(out, own)
 
 
@@ -150,7 +140,7 @@ def _write_steps(out: bytearray, runs: Sequence[Sequence[int]]) -> None:
     above: list[int] = []
     for run in runs:
         if len(run) > 1:
-            steps = [step & _U64 for step in _steps(run)]
+            steps = [step & U64_MAX for step in _steps(run)]
             least.append(min(steps))
             above += [step - least[-1] for step in steps]
     if least:
@@ -185,7 +175,7 @@ class _Values:
 
     def _lift(self, doubles: Sequence[int]) -> None:
         """Give short runs the exponent that most of them have."""
-        short = [place for place, k in enumerate(doubles) if len(self._runs[k]) <= _LIFT_COUNT_MAX]
+        short = [place for place, k in enumerate(doubles) if len(self._runs[k]) <= LIFT_COUNT_MAX]
         if not short:
             return
         forms = [self._forms[place] for place in short]
@@ -194,7 +184,7 @@ class _Values:
             return
         for place in short:
             k, power = doubles[place], 10 ** max(0, most - self._forms[place])
-            if power > 1 and all(abs(value) * power < _DECIMAL_MAX for value in self._runs[k]):
+            if power > 1 and all(abs(value) * power < DECIMAL_MAX for value in self._runs[k]):
                 self._runs[k] = [value * power for value in self._runs[k]]
                 self._forms[place] = most
 
@@ -206,7 +196,7 @@ class _Values:
         if long:
             self._write_inside(out, long)
         # There are no exceptions.
-        _varint(out, 0)
+        put_varint(out, 0)
 
     @staticmethod
     def _write_inside(out: bytearray, runs: Sequence[list[int]]) -> None:
@@ -217,7 +207,7 @@ class _Values:
         widths: list[int] = []
         for run in runs:
             inside, smallest = _steps(run), min(run)
-            scatters = len(run) >= _OFFSETS_COUNT_MIN and _scatters(run, inside)
+            scatters = len(run) >= OFFSETS_COUNT_MIN and _scatters(run, inside)
             if scatters:
                 inside = [value - smallest for value in run[1:]]
                 below.append(run[0] - smallest)
@@ -267,7 +257,7 @@ def _decimals(doubles: Sequence[float], bits: Sequence[int]) -> tuple[int, list[
     except (IndexError, ValueError, OverflowError):
         # No decimal of 15 digits, or no number.
         return None
-    limit = _DECIMAL_MAX if exponent else _WHOLE_MAX
+    limit = DECIMAL_MAX if exponent else WHOLE_MAX
     if max(map(abs, integers)) >= limit:
         return None
     # Minus zero is the one that equals what it is not.

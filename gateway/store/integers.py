@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     Part: TypeAlias = bytes | memoryview
 
 WIDTH_MAX: Final = 8
-_DIVIDED: Final = 16
+DIVIDED: Final = 16
 _OFFSETS: Final = 0
 _DIFFERENCES: Final = 1
 _ONE: Final = np.uint64(1)
-_U64: Final = 0xFFFF_FFFF_FFFF_FFFF
+U64_MAX: Final = 0xFFFF_FFFF_FFFF_FFFF
 # Enough to see that there is no common divisor; a suspected one is checked on all.
 _DIVISOR_SAMPLE: Final = 32
 # Enough to tell which of two ways is shorter where it matters.
@@ -130,6 +130,14 @@ def common_divisor(values: Unsigned) -> int:
     return max(divisor, 1)
 
 
+def put_varint(out: bytearray, value: int) -> None:
+    """Append an unsigned number, seven bits to the byte."""
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+
+
 class Writer:
     """Collects columns. `parts` is what was written, each plane a part of its own."""
 
@@ -143,10 +151,7 @@ class Writer:
     def varint(self, value: int) -> None:
         """Write one unsigned number."""
         out = bytearray()
-        while value > 0x7F:
-            out.append(value & 0x7F | 0x80)
-            value >>= 7
-        out.append(value)
+        put_varint(out, value)
         self.parts.append(bytes(out))
 
     def bits(self, flags: npt.NDArray[np.bool_]) -> None:
@@ -163,7 +168,7 @@ class Writer:
         divisor = common_divisor(values) if largest else 1
         width = byte_width(largest // divisor)
         if divisor > 1:
-            self.parts.append(bytes([width | _DIVIDED]))
+            self.parts.append(bytes([width | DIVIDED]))
             self.varint(divisor)
             values = values // np.uint64(divisor)
         else:
@@ -181,7 +186,7 @@ class Writer:
         differs = len(values) > 2 and mean_bits(steps) < mean_bits(offsets)
         self.parts.append(bytes([_DIFFERENCES if differs else _OFFSETS]))
         base = int(values[0] if differs else smallest)
-        self.varint((base << 1 ^ base >> 63) & _U64)
+        self.varint((base << 1 ^ base >> 63) & U64_MAX)
         self.unsigned(steps if differs else offsets)
 
 
@@ -207,7 +212,7 @@ class Reader:
         while True:
             byte = self.raw(1)[0]
             value |= (byte & 0x7F) << shift
-            if value > _U64 or shift > 63:
+            if value > U64_MAX or shift > 63:
                 raise SegmentError("a number has more than 64 bits")
             if byte < 0x80:
                 return value
@@ -225,8 +230,8 @@ class Reader:
     def unsigned(self, count: int) -> Unsigned:
         """Return `count` integers."""
         head = self.raw(1)[0]
-        divisor = self.varint() if head & _DIVIDED else 1
-        width = head & ~_DIVIDED
+        divisor = self.varint() if head & DIVIDED else 1
+        width = head & ~DIVIDED
         if width > WIDTH_MAX:
             raise SegmentError(f"a column says that its integers have {width} bytes; there are 8 at most")
         if not width:

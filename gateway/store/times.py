@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gateway.store.runs import Bools
 
 # Distinct times are looked for among so many: fewer are not worth the while, more would take long to sort.
-_RANKED_MIN: Final = 64
+RANKED_MIN: Final = 64
 _RANKED_MAX: Final = 1 << 14
 # Below this there is little to gain.
 _RANKED_BITS_MIN: Final = 2.0
@@ -33,7 +33,7 @@ def write_times(writer: Writer, runs: Runs, time_ns: Signed) -> None:
         time_ns = time_ns[runs.readings_of(~shared)]
         runs = runs.take(~shared)
     even = even_steps(runs, time_ns)
-    if len(runs) > 1 and _RANKED_MIN <= len(time_ns) <= _RANKED_MAX:
+    if len(runs) > 1 and RANKED_MIN <= len(time_ns) <= _RANKED_MAX:
         bits = bits_of_steps(runs, time_ns, even)
         if bits > _RANKED_BITS_MIN * len(time_ns):
             distinct, places = np.unique(time_ns, return_inverse=True)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _SAMPLE: Final = 1 << 11
 _SAMPLE_OF_RUN: Final = 32
 # Offsets need the smallest too, so they are for runs of some length.
-_OFFSETS_COUNT_MIN: Final = 32
+OFFSETS_COUNT_MIN: Final = 32
 # Distinct values are looked for in long runs that repeat some among a sample of so many, and kept as ranks if
 # a value recurs this often on average.
 _RANK_SAMPLES: Final = 256
@@ -238,7 +238,7 @@ def _of_width(inside: Runs, widths: Signed | Unsigned, width: int) -> Bools | sl
 
 def _scatters(runs: Runs, inside: Runs, integers: Signed, steps: Signed) -> Bools:
     """Return which runs stay nearer to their mean than to the reading before: noise, not a walk."""
-    scatters = np.asarray(runs.counts >= _OFFSETS_COUNT_MIN, np.bool_)
+    scatters = np.asarray(runs.counts >= OFFSETS_COUNT_MIN, np.bool_)
     if not scatters.any():
         return scatters
     stride = _stride(inside)
