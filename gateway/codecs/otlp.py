@@ -463,10 +463,11 @@ def _read_json_response(body: bytes) -> tuple[int, str]:
         raise NoResponseError("an error")
     partial = answer.get("partialSuccess") or {}
     counts = (partial.get(f"rejected{what}") for what in ("DataPoints", "LogRecords", "Spans"))
-    rejected = next((count for count in counts if count), 0)
+    rejected = 0
     # It is one: what is odd in it changes nothing about what was taken.
-    is_number = isinstance(rejected, int | str) and str(rejected)[:20].lstrip("-").isdecimal()
-    return int(str(rejected)[:20]) if is_number else 0, str(partial.get("errorMessage") or "")
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
+        rejected = int(next((count for count in counts if count), 0))
+    return rejected, str(partial.get("errorMessage") or "")
 
 
 def read_status_message(body: bytes, *, content_type: str = "") -> str:

@@ -38,11 +38,11 @@ class MetricsPage:
 
 
 def _whole(status: dict[str, Any]) -> Iterator[Family]:
-    yield _one("tidegate_healthy", "1 while the data path moves.", "gauge", float(bool(status.get("healthy"))))
+    yield Family.single("tidegate_healthy", "1 while the data path moves.", "gauge", float(bool(status.get("healthy"))))
     if "uptime_s" in status:
-        yield _one("tidegate_uptime_seconds", "Since the gateway started.", "gauge", status["uptime_s"])
+        yield Family.single("tidegate_uptime_seconds", "Since the gateway started.", "gauge", status["uptime_s"])
     if "accepted" in status:
-        yield _one(
+        yield Family.single(
             "tidegate_accepted_readings",
             "Readings on disk and acknowledged, malformed ones included.",
             "counter",
@@ -56,10 +56,10 @@ def _whole(status: dict[str, Any]) -> Iterator[Family]:
         ("refused", "Segments that an uplink refused for good and that are set aside."),
     ):
         if _is_number(store.get(key)):
-            yield _one(f"tidegate_store_{key}", about, "gauge", store[key])
+            yield Family.single(f"tidegate_store_{key}", about, "gauge", store[key])
     for key, about in (("series", "Series that are told apart."), ("series_bytes", "Memory that they take.")):
         if _is_number(store.get(key)):
-            yield _one(f"tidegate_{key}", about, "gauge", store[key])
+            yield Family.single(f"tidegate_{key}", about, "gauge", store[key])
     refused = Family("tidegate_series_refused", "Times that a reading found no series, by reason.", "counter")
     for reason, times in store.get("series_refused", {}).items():
         refused.values[("reason", reason),] = times
@@ -88,10 +88,6 @@ def _uplinks(uplinks: dict[str, dict[str, Any]]) -> Iterator[Family]:
         for reason, readings in uplink.get("ledger", {}).items():
             ledger.values[("reason", reason), ("uplink", name)] = readings
     yield from (delivered, held, ledger, twice)
-
-
-def _one(name: str, about: str, kind: str, value: float) -> Family:
-    return Family(name, about, kind, {(): value})
 
 
 def _is_number(value: object) -> bool:

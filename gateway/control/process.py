@@ -34,15 +34,16 @@ def process_families(proc: str = "/proc") -> Iterator[Family]:
     except (OSError, ValueError, IndexError):
         pass
     else:
-        yield _one("virtual_memory_bytes", "Virtual memory size in bytes.", "gauge", vsize_bytes)
-        yield _one("resident_memory_bytes", "Resident memory size in bytes.", "gauge", rss_bytes)
-        yield _one("start_time_seconds", "Start time of the process since unix epoch in seconds.", "gauge", started_s)
-        yield _one("cpu_seconds_total", "Total user and system CPU time spent in seconds.", "counter", cpu_s)
+        yield _gauge("virtual_memory_bytes", "Virtual memory size in bytes.", vsize_bytes)
+        yield _gauge("resident_memory_bytes", "Resident memory size in bytes.", rss_bytes)
+        yield _gauge("start_time_seconds", "Start time of the process since unix epoch in seconds.", started_s)
+        about = "Total user and system CPU time spent in seconds."
+        yield Family.single("process_cpu_seconds_total", about, "counter", cpu_s)
     with contextlib.suppress(OSError, ValueError, IndexError):
         open_files = len(os.listdir(f"{proc}/self/fd"))  # noqa: PTH208  how many, not which
-        yield _one("open_fds", "Number of open file descriptors.", "gauge", open_files)
+        yield _gauge("open_fds", "Number of open file descriptors.", open_files)
         files_max = _number_after(f"{proc}/self/limits", b"Max open file", 3)
-        yield _one("max_fds", "Maximum number of open file descriptors.", "gauge", files_max)
+        yield _gauge("max_fds", "Maximum number of open file descriptors.", files_max)
 
 
 def _number_after(path: str, beginning: bytes, word: int) -> float:
@@ -54,5 +55,5 @@ def _number_after(path: str, beginning: bytes, word: int) -> float:
     raise ValueError(f"{path} has no line that begins with {beginning!r}")
 
 
-def _one(name: str, about: str, kind: str, value: float) -> Family:
-    return Family(f"process_{name}", about, kind, {(): value})
+def _gauge(name: str, about: str, value: float) -> Family:
+    return Family.single(f"process_{name}", about, "gauge", value)

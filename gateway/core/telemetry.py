@@ -6,7 +6,7 @@ Counted on the event loop alone: threads hand their numbers back with their resu
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final, Self, TypeAlias
 
 Labels: TypeAlias = "tuple[tuple[str, str], ...]"
 
@@ -23,6 +23,11 @@ class Family:
     help: str
     kind: str
     values: dict[Labels, float] = field(default_factory=dict)
+
+    @classmethod
+    def single(cls, name: str, help: str, kind: str, value: float) -> Self:  # noqa: A002  as the field it is
+        """Return one that has no labels."""
+        return cls(name, help, kind, {(): value})
 
 
 class Telemetry:

@@ -17,7 +17,7 @@ from gateway.core.contracts import Priority
 from gateway.store.accounts import NOBODY, SLOTS_MAX, UPLINK_REMOVED, WHILE_REMOVED, Entry, Removal, Share, Stage
 from gateway.store.planning import BEFORE
 from gateway.store.records import SEQUENCE_BITS, SEQUENCE_END, SHELVES, STATE_ID, StoreError, place
-from gateway.store.room import age_of, find_unneeded
+from gateway.store.room import age_of, find_unneeded, merge_signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
@@ -209,21 +209,17 @@ class Leftovers:
     async def _next_of(self, priority: Priority, *, limit: int) -> list[Candidate]:
         """Return the next of a class, the oldest first whatever their signals."""
         before, has = self._before(), self._accounts.active
-        found: list[Candidate] = []
-        ends: list[int] = []
         shelves = [shelf for shelf in self._next if SHELVES[shelf][0] is priority]
-        for shelf in shelves:
-            rows = await find_unneeded(
+        rows = [
+            await find_unneeded(
                 self._connection, shelf, first=self._next.pop(shelf), before=before, has=has, limit=limit
             )
-            found += rows
-            if len(rows) == limit:
-                ends.append(rows[-1].sequence + 1)
-        if ends:
-            # Beyond there another signal may have older ones that were not read.
-            self._next |= {shelf: place(*SHELVES[shelf], min(ends)) for shelf in shelves}
-            found = [row for row in found if row.sequence < min(ends)]
-        return sorted(found, key=lambda row: row.sequence)
+            for shelf in shelves
+        ]
+        found, end = merge_signals(rows, limit=limit)
+        if end is not None:
+            self._next |= {shelf: place(*SHELVES[shelf], end) for shelf in shelves}
+        return found
 
     async def spare(self, *, bytes_over: int, may_go: Callable[[int], bool]) -> list[Candidate]:
         """Return who of them goes so that `bytes_over` bytes become free; fewer where there are no more."""

@@ -24,7 +24,7 @@ from gateway.store.records import SEQUENCE_END, SHELVES, place, where_from
 from gateway.store.settings import ANY_BOARD
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     import aiosqlite
@@ -247,18 +247,20 @@ async def _oldest_of(
     connection: aiosqlite.Connection, priority: Priority, first: int
 ) -> tuple[list[Candidate], int | None]:
     """Return the oldest segments of a class from a sequence on, in order, and where to go on; None: that was all."""
-    found: list[Candidate] = []
-    ends: list[int] = []
-    for shelf, (of, _) in enumerate(SHELVES):
-        if of is priority:
-            rows = await oldest(connection, shelf, limit=EVICT_MAX, first=first)
-            found += rows
-            if len(rows) == EVICT_MAX:
-                ends.append(rows[-1].sequence + 1)
-    # Beyond there another signal of the class may have older ones that were not read.
-    end = min(ends, default=None)
-    found.sort(key=lambda row: row.sequence)
-    return [row for row in found if end is None or row.sequence < end], end
+    shelves = [shelf for shelf, (of, _) in enumerate(SHELVES) if of is priority]
+    rows = [await oldest(connection, shelf, limit=EVICT_MAX, first=first) for shelf in shelves]
+    return merge_signals(rows, limit=EVICT_MAX)
+
+
+def merge_signals(rows: Sequence[Sequence[Candidate]], *, limit: int) -> tuple[list[Candidate], int | None]:
+    """Return the next segments of a class in order, from those of each signal, and the sequence to go on from.
+
+    A signal with `limit` of them may have more: beyond its last one nothing can be said of the class. None: that was
+    all.
+    """
+    end = min((of[-1].sequence + 1 for of in rows if len(of) == limit), default=None)
+    found = [row for of in rows for row in of if end is None or row.sequence < end]
+    return sorted(found, key=lambda row: row.sequence), end
 
 
 def _summary(row: Candidate) -> Summary:

@@ -27,7 +27,7 @@ from gateway.core.clock import NS_PER_S, FakeClock
 from gateway.core.contracts import FullError, Priority, Signal
 from gateway.core.telemetry import Telemetry
 from gateway.core.units import Duration, Size
-from gateway.store import room
+from gateway.store import committer, room
 from gateway.store.connection import DATABASE
 from gateway.store.database import Lease, Store, StoreSettings
 from gateway.store.reading import read_held, verify
@@ -97,6 +97,9 @@ class EvictionMachine(RuleBasedStateMachine):
         super().__init__()
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(room, "EVICT_MAX", EVICT_MAX)
+        # No commit but those that are asked for.
+        self.patch.setattr(committer, "ACK_WAIT_S", 10**6)
+        self.patch.setattr(committer, "TEND_S", 10**6)
         self.loop = asyncio.new_event_loop()
         self.folder = Path(tempfile.mkdtemp(prefix="tidegate-model-"))
         self.state_dir = self.folder / "0"
@@ -117,8 +120,22 @@ class EvictionMachine(RuleBasedStateMachine):
 
     # The machinery.
 
+    async def bring_in(self, *what, **more) -> None:
+        await self.store.append(*what, **more)
+
     def run(self, work):
-        return self.loop.run_until_complete(asyncio.wait_for(work, 20))
+        return self.loop.run_until_complete(asyncio.wait_for(self.calmly(work), 20))
+
+    async def calmly(self, work):
+        """Do it, and let a commit that it asked for come to its end."""
+        answer = await work
+        while self.store is not None and not self.is_calm(self.store._committer):
+            await asyncio.sleep(0)
+        return answer
+
+    def is_calm(self, committer) -> bool:
+        is_due = committer._due_s is not None and committer._due_s <= self.loop.time()
+        return committer._closing or not (is_due or committer._started_s)
 
     @initialize(limit=LIMITS, when_full=WHEN_FULL, is_full=st.booleans(), seed=st.integers(0, 999))
     def begin(self, limit, when_full, is_full, seed) -> None:
@@ -346,7 +363,7 @@ class EvictionMachine(RuleBasedStateMachine):
             brought[Priority.CRITICAL, Signal.LOGS] = [(body, wall_ns, wall_ns) for body in bodies]
             size_bytes += sum(logs)
         before, in_hand = self.seen, self.in_hand()
-        error = self.run(self.append_and(self.store.append(batches, logs=records), meanwhile))
+        error = self.run(self.append_and(self.bring_in(batches, logs=records), meanwhile))
         if error is not None:
             self.pushed_back(error, size_bytes)
             return False
@@ -425,13 +442,18 @@ class EvictionMachine(RuleBasedStateMachine):
     @rule()
     def commit(self) -> None:
         before = self.seen
-        self.run(self.store.append([]))
+        self.run(self.bring_in([]))
         self.see(before)
 
     # What goes.
 
     def take(self, name, readings_max, bytes_max):
+        commit = self.store._committer.state.commit
         lease = self.run(self.store.lease(name, readings_max=readings_max, bytes_max=bytes_max))
+        if self.store._committer.state.commit != commit:
+            # Its allowance had to be written first.
+            self.saved()
+            self.seen = self.look()
         free = self.shares[name].lacking - self.in_hand(name)
         if lease is None:
             assert not free
@@ -511,7 +533,7 @@ class EvictionMachine(RuleBasedStateMachine):
         before = self.seen
         now_ns = self.clock.wall_ns()
         self.run(self.store.tend())
-        self.run(self.store.append([]))
+        self.run(self.bring_in([]))
         due = {unit for unit, what in self.units.items() if now_ns - what.stored_ns > MAX_AGE_S * NS_PER_S}
         due = {unit for unit in due - self.in_hand() if self.lackers(unit)}
         self.see(before, due=due)

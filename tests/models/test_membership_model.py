@@ -50,6 +50,9 @@ class MembershipMachine(RuleBasedStateMachine):
         self.uplinks: tuple[str, ...] = ("a", "b")
         self.open()
 
+    async def bring_in(self, *what, **more) -> None:
+        await self.store.append(*what, **more)
+
     def run(self, work):
         return self.loop.run_until_complete(asyncio.wait_for(work, 20))
 
@@ -77,7 +80,7 @@ class MembershipMachine(RuleBasedStateMachine):
                     self.drain(name, 10**6)
                 self.accounts_add_up()
                 for _ in range(3):
-                    self.run(self.store.append([]))
+                    self.run(self.bring_in([]))
                     self.run(self.store.tend())
             finally:
                 self.run(self.store.close())
@@ -98,7 +101,7 @@ class MembershipMachine(RuleBasedStateMachine):
         series = self.store.resolve(Series((), "m"))
         numbers = np.arange(self.next_id, self.next_id + count)
         batch = Batch.of(series, self.clock.wall_ns(), numbers)
-        self.run(self.store.append([(priority, batch)], losses=[Loss("syntax", lost)] if lost else []))
+        self.run(self.bring_in([(priority, batch)], losses=[Loss("syntax", lost)] if lost else []))
         self.next_id += count
         self.lost += lost
         self.forget_unsaved()
@@ -157,7 +160,7 @@ class MembershipMachine(RuleBasedStateMachine):
 
     @rule()
     def commit(self) -> None:
-        self.run(self.store.append([]))
+        self.run(self.bring_in([]))
         self.forget_unsaved()
 
     @precondition(lambda self: self.generation < 5)

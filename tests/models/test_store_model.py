@@ -69,6 +69,9 @@ class StoreMachine(RuleBasedStateMachine):
         self.names: dict[int, str] = {}
         self.open()
 
+    async def bring_in(self, *what, **more) -> None:
+        await self.store.append(*what, **more)
+
     def run(self, work):
         return self.loop.run_until_complete(asyncio.wait_for(work, 20))
 
@@ -127,7 +130,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.names.update(dict.fromkeys(range(first_id, self.next_id), metric))
         records = LogRecords(np.full(logs, series, np.uint32), np.full(logs, self.clock.wall_ns()), bodies)
         self.run(
-            self.store.append(
+            self.bring_in(
                 batches,
                 logs=records,
                 losses=[Loss("syntax", malformed)] if malformed else [],
@@ -207,7 +210,7 @@ class StoreMachine(RuleBasedStateMachine):
         """What is idle for a minute is forgotten, whatever is out or held."""
         self.clock.advance(seconds * NS_PER_S)
         self.run(self.store.tend())
-        self.run(self.store.append([]))
+        self.run(self.bring_in([]))
         for name in UPLINKS:
             self.unsaved[name].clear()
 

@@ -186,15 +186,20 @@ async def test_the_state_row_is_found_in_the_log(shelves, crashed) -> None:
     assert len(found) >= len(crashed) - 100
 
 
-async def test_a_state_row_that_was_written_wrong_is_found_in_older_pages(shelves, crashed, tmp_path) -> None:
-    """The log still has the page as it was before."""
+def write_wrong(shelves, statement: str, *, suspect: str) -> None:
+    """Have a row written over, with the log still there as a crash would leave it, and found to be suspect."""
     connection = sqlite3.connect(shelves.state_dir / DATABASE, isolation_level=None)
-    connection.execute("UPDATE shelf SET body = x'00' WHERE id = (SELECT max(id) FROM shelf)")
-    copy = tmp_path / "wrong"
-    shutil.copytree(shelves.state_dir, copy)
+    connection.execute(statement)
+    crashed = shelves.state_dir.with_name("wrong")
+    shutil.copytree(shelves.state_dir, crashed)
     connection.close()
-    shelves.state_dir = copy
-    (copy / f"{DATABASE}.suspect").write_text("state")
+    shelves.state_dir = crashed
+    (crashed / f"{DATABASE}.suspect").write_text(suspect)
+
+
+async def test_a_state_row_that_was_written_wrong_is_found_in_older_pages(shelves, crashed) -> None:
+    """The log still has the page as it was before."""
+    write_wrong(shelves, "UPDATE shelf SET body = x'00' WHERE id = (SELECT max(id) FROM shelf)", suspect="state")
     found, uplink = await check(shelves, crashed)
     assert sorted(found) == sorted(crashed)
     assert uplink["ledger"] == {"syntax": 3}
@@ -414,15 +419,9 @@ async def test_a_lost_boot_without_a_clock_is_not_taken_for_this_one(shelves, lo
     assert len(store.timeline.boots) == 2
 
 
-async def test_a_row_of_a_boot_is_found_in_older_pages(shelves, crashed, tmp_path) -> None:
+async def test_a_row_of_a_boot_is_found_in_older_pages(shelves, crashed) -> None:
     """With all that it knew of the clock."""
-    connection = sqlite3.connect(shelves.state_dir / DATABASE, isolation_level=None)
-    connection.execute("UPDATE boots SET body = x'c1'")
-    copy = tmp_path / "wrong"
-    shutil.copytree(shelves.state_dir, copy)
-    connection.close()
-    shelves.state_dir = copy
-    (copy / f"{DATABASE}.suspect").write_text("boots")
+    write_wrong(shelves, "UPDATE boots SET body = x'c1'", suspect="boots")
     shelves.clock.reboot("boot-2", wall=0)
     store = await shelves.open()
     first = store.timeline.boots[0]
