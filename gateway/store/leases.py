@@ -250,6 +250,8 @@ class Desk:
             self._hidden.update(lease.ids())
             return True
         self._scheduler.sent(lease.lane, lease.segments[0].priority, -lease.size_bytes)
+        if lease.is_fresh:
+            self._scheduler.owe_fresh(lease.segments[0].priority)
         self.show(lease.ids())
         if maybe_delivered:
             self.allowance.doubt()
@@ -374,7 +376,9 @@ class Desk:
             self._leased.difference_update(row.id for row in lost)
             self.hide(row.id for row in lost)
             self._damaged(self.name, lost)
-        return Lease(self.name, lane, segments, signal, allowed_by) if segments else None
+        if not segments:
+            return None
+        return Lease(self.name, lane, segments, signal, allowed_by, is_fresh=order is Order.NEWEST)
 
 
 def _within(rows: list[Row], readings_max: int, bytes_max: int) -> list[Row]:

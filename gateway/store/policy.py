@@ -179,6 +179,10 @@ class LaneScheduler:
         if size_bytes > 0:
             self._fresh_owed[priority] = False
 
+    def owe_fresh(self, priority: Priority) -> None:
+        """Take note that what went first for being the newest of its class did not arrive."""
+        self._fresh_owed[priority] = True
+
     def explain(self) -> str:
         """Say why the last choice was made, in a sentence."""
         choice = self._last

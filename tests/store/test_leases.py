@@ -117,6 +117,22 @@ async def test_what_comes_back_is_leased_again(reader, make_desk) -> None:
     assert desk.close(first, settled=True)
 
 
+async def test_the_newest_that_did_not_arrive_is_still_the_first(reader, make_desk) -> None:
+    """A road that breaks once more while it comes up costs nobody what is fresh; what was refused is not owed."""
+    desk = make_desk()
+    for sequence in range(1, 4):
+        reader.put(sequence)
+    lease = await take(desk)
+    assert sequences(await take(desk, readings_max=1)) == [1]
+    desk.close(lease, settled=False)
+    reader.put(4)
+    desk.arrived([METRICS])
+    lease = await take(desk)
+    assert sequences(lease) == [4]
+    desk.close(lease, settled=True)
+    assert sequences(await take(desk)) == [2, 3]
+
+
 async def test_more_on_their_way_than_one_look_sees(reader, make_desk) -> None:
     """They are passed over without listing the backlog."""
     desk = make_desk()
