@@ -120,6 +120,7 @@ store/                    The shelf: what was accepted is kept here, in SQLite, 
   segments.py             Sealed batches: versioned header, compressed columns, checksum, hash of the one before
   series.py               The registry: series ↔ small numbers, all in memory, new ones waiting for the next commit
   settings.py             How the shelf is bounded: the `[store]` table of the configuration
+  settling.py             What becomes of leases: delivered, refused, given back
   shelf.py                Reading segments for leases, over a connection that cannot write
   snapshots.py            A copy of a shelf that may be in use, as of one moment, made without a lock
   starting.py             Starting, whatever the last power cut left behind: salvage a shelf that is not whole, say why it cannot be opened

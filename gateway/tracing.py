@@ -148,7 +148,7 @@ class Tracer:
         name = secrets.token_hex(8)
         self._traces[name] = Trace(topic_filter, count=int(most), until_s=now_s + long_s, now_s=now_s)
         self._attach(self)
-        self._store.on_settled = self._settled
+        self._store.settling.on_settled = self._settled
         if self._check is None:
             self._check = asyncio.get_running_loop().call_later(CHECK_S, self._look_who_is_gone)
         return name
@@ -169,7 +169,7 @@ class Tracer:
             self._check = loop.call_later(CHECK_S, self._look_who_is_gone)
         else:
             self._attach(None)
-            self._store.on_settled = None
+            self._store.settling.on_settled = None
 
     # What the data path says.
 

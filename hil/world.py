@@ -420,7 +420,7 @@ def check_memory(store: Store, settings: StoreSettings) -> None:
     recent = committer._recent  # noqa: SLF001
     assert recent.size_bytes <= settings.recent_bytes
     assert len(recent._order) <= 2 * (settings.recent_bytes // 50) + ORDER_SPARE  # noqa: SLF001
-    assert len(committer._done) <= 20_000  # noqa: SLF001
+    assert len(store.settling.done) <= 20_000
     for desk in store._desks.values():  # noqa: SLF001
         assert len(desk._leased) <= 2000  # noqa: SLF001
         assert len(desk._hidden) <= 20_000  # noqa: SLF001

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -300,7 +301,8 @@ async def test_a_few_at_once(plant: Plant) -> None:
 class QuietStore:
     """Stands where nothing is traced."""
 
-    on_settled: object = None
+    def __init__(self) -> None:
+        self.settling = SimpleNamespace(on_settled=None)
 
 
 def test_a_trace_that_nobody_asks_for_is_given_up() -> None:
@@ -315,11 +317,11 @@ def test_a_trace_that_nobody_asks_for_is_given_up() -> None:
             await asyncio.sleep(1)
             answer = await tracer.answer({"id": name})
             assert answer["is_over"] == (second >= 59)
-        assert store.on_settled is not None
+        assert store.settling.on_settled is not None
         await asyncio.sleep(tracing.UNASKED_S_MAX + 2)
         with pytest.raises(ValueError, match="it is over"):
             await tracer.answer({"id": name})
-        assert store.on_settled is None
+        assert store.settling.on_settled is None
         assert attached[-1] is None
         await tracer.answer({"topic": "#"})
         await asyncio.sleep(tracing.UNASKED_S_MAX + 2)

@@ -10,12 +10,11 @@ import asyncio
 import contextlib
 import logging
 import sqlite3
-from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 from gateway.core.contracts import BootId, FullError
-from gateway.store.accounts import Entry, encode_state
+from gateway.store.accounts import encode_state
 from gateway.store.allowance import MUTE_S, mute_all
 from gateway.store.connection import DATABASE
 from gateway.store.disks import is_full
@@ -25,31 +24,27 @@ from gateway.store.gathering import RETRY_S, Gathering
 from gateway.store.keeping import TEND_S, Keeper, full_and_refuse
 from gateway.store.pace import Pace
 from gateway.store.pages import LOG_HEADER_BYTES
-from gateway.store.planning import DAMAGED, encode_boot, make_change, next_state
+from gateway.store.planning import encode_boot, make_change, next_state
 from gateway.store.reached import Reached
 from gateway.store.records import where_from
+from gateway.store.settling import Settling
 from gateway.store.starting import is_damage, mark_suspect
 from gateway.store.trouble import Trouble
 from gateway.store.waiting import Watchers
 from gateway.store.writer import Pending, Transaction, answer, seal, write
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
     import aiosqlite
 
     from gateway.core.clock import Clock
     from gateway.core.telemetry import Telemetry
     from gateway.store.accounts import Accounts, Change, State
-    from gateway.store.leases import Desk, Recent, Row
+    from gateway.store.leases import Desk, Recent
     from gateway.store.opening import Opened
-    from gateway.store.records import Lease
     from gateway.store.room import Room
     from gateway.store.series import SeriesBounds, SeriesRegistry
     from gateway.store.settings import StoreSettings
     from gateway.store.writer import Sealed
-
-Refusal: TypeAlias = tuple[str, str, str, int, bytes]
 
 log = logging.getLogger("tidegate.store")
 
@@ -57,11 +52,6 @@ log = logging.getLogger("tidegate.store")
 ACK_WAIT_S: Final = 2.0
 # Doors that are closed for as long as this store is open are not knocked at every second.
 CLOSED_RETRY_S: Final = 10.0
-# Acked segments that wait for the commit that deletes them: so many are worth one of their own; and with so many,
-# on a disk that takes no commits, nothing more is leased.
-DONE_MAX: Final = 8192
-DONE_HELD_MAX: Final = 65_536
-REFUSED_WAITING_MAX: Final = 64
 # By so much of the interval the next commit may be late: what is leased until then is allowed by this one.
 NEXT_SLACK: Final = 0.5
 # An uplink that is behind by less than this share of `recent_bytes` finds all of it in memory.
@@ -129,57 +119,19 @@ class Committer:
             refusal=self._refusal,
             is_behind=self._is_behind,
         )
-        self._done: dict[int, int] = {}
-        self._refusing: deque[Refusal] = deque(maxlen=REFUSED_WAITING_MAX)
         self.watchers = Watchers(lambda uplink: self.accounts.shares[uplink].held)
         self._boots_unsaved = True
         self.forgetter = Forgetter(registry, clock=self._clock, telemetry=self._telemetry)
+        self.settling = Settling(
+            self.accounts, desks=desks, forgetter=self.forgetter, want=self._want_settled, now_ns=self.now_ns
+        )
         self._keeper = Keeper(connection, opened, around, desks=desks)
         self._due_s: float | None = None
         self._wake = asyncio.Event()
-        self._settled = asyncio.Event()
         self._started_s: float | None = None
         self._tended_s = asyncio.get_running_loop().time()
         self._closing = self.is_damaged = False
         self.newest: list[int] = []  # ids of the segments that the last commit wrote
-
-    # What becomes of leases. All of it happens in one step of the event loop.
-
-    def settle(self, lease: Lease, *, lost: tuple[str, Entry] | None = None) -> None:
-        """Take note that an uplink needs these segments no more."""
-        self.accounts.deliver(lease.uplink, lease.readings, lost=lost)
-        bit = self.accounts.shares[lease.uplink].bit
-        for segment_id in lease.ids():
-            self._done[segment_id] = self._done.get(segment_id, 0) | bit
-        # Where commits are stretched to spare the card, acks must not bring them forward.
-        self.want(max(ACK_WAIT_S, self.pace.interval_s) if len(self._done) < DONE_MAX else 0)
-
-    async def wait_settled(self) -> None:
-        """Return when the list of what was acked and is still on the disk is not too long to go on."""
-        while len(self._done) >= DONE_HELD_MAX and not self._closing:
-            self._settled.clear()
-            await self._settled.wait()
-
-    def settle_damaged(self, name: str, rows: Sequence[Row]) -> None:
-        """Count segments whose bytes are not what was written: nobody can be sent them."""
-        now_ns = self.now_ns()
-        share = self.accounts.shares[name]
-        for row in rows:
-            self.accounts.deliver(name, row.readings, lost=(DAMAGED, Entry(row.readings, 0, 0, now_ns, now_ns)))
-            self._done[row.id] = self._done.get(row.id, 0) | share.bit
-        log.error("%s: %d segments on the disk are damaged; they are in the ledger", name, len(rows))
-        self.want(ACK_WAIT_S)
-
-    def set_refused_aside(self, lease: Lease, reason: str, aside: Sequence[tuple[str, int, bytes]]) -> None:
-        """Keep what of a lease was refused for a person to look at: why, how many readings, as a segment."""
-        self.forgetter.refused(lease.segments[-REFUSED_WAITING_MAX:])
-        for message, readings, body in aside:
-            self._refusing.append((lease.uplink, reason, message, readings, body))
-
-    def count_maybe_twice(self, name: str, readings: int) -> None:
-        """Count readings that the far side may get twice."""
-        self.accounts.shares[name].maybe_twice += readings
-        self.want(ACK_WAIT_S)
 
     def look_at_clock(self) -> None:
         """See whether the wall clock was set or confirmed; what is learnt goes to the disk soon."""
@@ -232,6 +184,10 @@ class Committer:
             self._due_s = due_s
             self._wake.set()
 
+    def _want_settled(self, now: bool) -> None:  # noqa: FBT001  the one thing to say
+        # Where commits are stretched to spare the card, acks must not bring them forward.
+        self.want(0 if now else max(ACK_WAIT_S, self.pace.interval_s))
+
     # The loop.
 
     async def run(self) -> None:
@@ -258,7 +214,7 @@ class Committer:
         for desk in self._desks.values():
             desk.allowance.close()
         self._wake.set()
-        self._settled.set()
+        self.settling.stop()
 
     async def begin(self) -> None:
         """Commit what the start changed, and move it into the file, which says from then on that it has a log."""
@@ -283,7 +239,9 @@ class Committer:
         self.pace.began(self._started_s)
         try:
             has_turned_away = await self._attempt(pending, last=last)
-            if has_turned_away and (self._done or any(desk.allowance.is_awaited for desk in self._desks.values())):
+            if has_turned_away and (
+                last or self.settling.done or any(desk.allowance.is_awaited for desk in self._desks.values())
+            ):
                 # Who is turned away comes again and again: what makes room must not wait until nobody does.
                 await self._attempt(Pending(), last=last)
         finally:
@@ -369,16 +327,15 @@ class Committer:
         # New series and what is set aside take room too, but never make anybody go by themselves.
         size_bytes = sealed.size_bytes
         if size_bytes:
-            size_bytes += self._registry.unsaved_bytes + sum(len(body) for *_, body in self._refusing)
+            size_bytes += self._registry.unsaved_bytes + sum(len(body) for *_, body in self.settling.refusing)
             size_bytes += sum(len(what.payload) for what in pending.set_aside)
-        found = await self._keeper.find_victims(size_bytes, self._done)
+        found = await self._keeper.find_victims(size_bytes, self.settling.done)
         # From here to the transaction all is one step of the event loop: nobody acks or leases in between.
         # While victims were looked for, somebody may have begun to send one: it stays, or it would be both
         # delivered and lost.
         victims = [(reason, victim) for reason, victim in found if self._keeper.may_go(victim.id)]
         self._boots_unsaved |= self.timeline.observe(self._clock)
-        done, self._done = self._done, {}
-        refusing, self._refusing = self._refusing, deque(maxlen=REFUSED_WAITING_MAX)
+        done, refusing = self.settling.take()
         gone = [victim.id for _, victim in victims]
         for desk in self._desks.values():
             desk.hide(gone)
@@ -399,7 +356,10 @@ class Committer:
             work.refused = self.refused.plan(self.now_ns(), refusing)
             pages = await write(self.connection, work)
         except BaseException:
-            self._take_back(done, refusing, gone)
+            self.settling.take_back(done, refusing)
+            for name, desk in self._desks.items():
+                bit = self.accounts.shares[name].bit
+                desk.show(segment_id for segment_id in gone if not done.get(segment_id, 0) & bit)
             raise
         self.accounts.apply(change)
         self.state = state
@@ -448,19 +408,9 @@ class Committer:
             allowed[name] = desk.allowance.plan(by_s=by_s)
         return allowed
 
-    def _take_back(self, done: dict[int, int], refusing: Iterable[Refusal], gone: list[int]) -> None:
-        """Put back what a failed transaction would have settled."""
-        for segment_id, bits in self._done.items():
-            done[segment_id] = done.get(segment_id, 0) | bits
-        self._done = done
-        self._refusing = deque([*refusing, *self._refusing], maxlen=REFUSED_WAITING_MAX)
-        for name, desk in self._desks.items():
-            bit = self.accounts.shares[name].bit
-            desk.show(segment_id for segment_id in gone if not done.get(segment_id, 0) & bit)
-
     def _take_effect(self, work: Transaction) -> None:
         """Let memory follow what is now on the medium."""
-        self._settled.set()
+        self.settling.written()
         self._registry.saved(len(work.series))
         self._written.update(work.ledger)
         self._boots_unsaved = False

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from gateway.core.clock import NS_PER_S
-from gateway.store.accounts import NOBODY, Entry
+from gateway.store.accounts import NOBODY
 from gateway.store.allowance import Allowance
 from gateway.store.committer import Committer, Surroundings
 from gateway.store.connection import DirectoryLock, share_cache
@@ -75,8 +75,6 @@ class Store:
     def __init__(self, started: Started, around: Surroundings, *, lock: DirectoryLock) -> None:
         opened = started.opened
         self.timeline: Timeline = opened.timeline
-        # Hears of each lease that is settled, how many of its readings were lost, and why; for who traces messages.
-        self.on_settled: Callable[[Lease, int, str], None] | None = None
         self.events = opened.events[-EVENTS_MAX:]
         self.lost_at_start = opened.lost
         self._connection, self._reader = started.writer, started.reading
@@ -117,6 +115,8 @@ class Store:
             recent=recent,
             registry=self._registry,
         )
+        self.settling = self._committer.settling
+        self.settling.sent = None if self._frozen is None else self._frozen.sent
         self._task: asyncio.Task[None]
 
     @classmethod
@@ -231,7 +231,7 @@ class Store:
 
         What may be sent has to stand on the disk first: it may wait for a commit, or without `may_wait` return None.
         """
-        await self._committer.wait_settled()
+        await self.settling.wait()
         desk = self._desks[uplink]
         try:
             lease = await desk.lease(readings_max=readings_max, bytes_max=bytes_max, may_wait=may_wait)
@@ -280,23 +280,15 @@ class Store:
 
         `aside` are those of them that a person may want to see: why, how many, and as a segment.
         """
-        if self._desks[lease.uplink].close(lease, settled=True):
-            if aside:
-                self._committer.set_refused_aside(lease, reason, aside)
-            lost = self._entry(min(rejected, lease.readings))
-            self._committer.settle(lease, lost=(reason, lost) if rejected > 0 else None)
-            self._tell(lease, lost.readings, reason)
-            self._note_sent(lease)
+        self.settling.ack(lease, rejected=rejected, reason=reason, aside=aside)
 
     def release(self, lease: Lease, *, maybe_delivered: bool) -> None:
         """Put it back to be sent again; with `maybe_delivered` it is counted as possibly sent twice."""
-        desk = self._desks[lease.uplink]
-        if desk.close(lease, settled=False, maybe_delivered=maybe_delivered) and maybe_delivered:
-            self._committer.count_maybe_twice(lease.uplink, lease.readings)
+        self.settling.release(lease, maybe_delivered=maybe_delivered)
 
     async def count_maybe_twice(self, lease: Lease, readings: int) -> None:
         """Count a part of `lease` that got no answer and is sent again from the hand; return when that is written."""
-        self._committer.count_maybe_twice(lease.uplink, readings)
+        self.settling.count_maybe_twice(lease.uplink, readings)
         allowance = self._desks[lease.uplink].allowance
         allowance.doubt()
         while allowance.is_in_doubt and await allowance.wait():
@@ -308,32 +300,13 @@ class Store:
 
     def refuse(self, lease: Lease, reason: str, message: str) -> None:
         """Give up a lease that is never taken: to the ledger, and for a while aside for a person to look at."""
-        if self._desks[lease.uplink].close(lease, settled=True):
-            aside = [(message, segment.readings, segment.body) for segment in lease.segments]
-            self._committer.set_refused_aside(lease, reason, aside)
-            self._committer.settle(lease, lost=(reason, self._entry(lease.readings)))
-            self._tell(lease, lease.readings, reason)
-
-    def _tell(self, lease: Lease, lost: int, reason: str) -> None:
-        if self.on_settled is not None:
-            self.on_settled(lease, lost, reason)
-
-    def _note_sent(self, lease: Lease) -> None:
-        """Count what only this process knows to be sent: without a disk to note it on it may be sent again."""
-        frozen = self._frozen
-        if frozen is not None:
-            frozen.sent[lease.uplink] = frozen.sent.get(lease.uplink, 0) + lease.readings
-            self._committer.count_maybe_twice(lease.uplink, lease.readings)
+        self.settling.refuse(lease, reason, message)
 
     def _ask(self) -> None:
         self._committer.want()
 
     def _settle_damaged(self, name: str, rows: list[Row]) -> None:
-        self._committer.settle_damaged(name, rows)
-
-    def _entry(self, readings: int) -> Entry:
-        now_ns = self._committer.now_ns()
-        return Entry(readings, 0, 0, now_ns, now_ns)
+        self.settling.damaged(name, rows)
 
     def link_up(self, uplink: str) -> None:
         """Take note that the road is open again: from now on what arrives is live, what is older is backlog."""

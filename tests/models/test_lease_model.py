@@ -607,6 +607,8 @@ class LeaseMachine(RuleBasedStateMachine):
         got = [segment.sequence for segment in lease.segments]
         if fate in {"release", "doubt"}:
             self.store.release(lease, maybe_delivered=fate == "doubt")
+            if lease.is_fresh:
+                road.owed.add(lease.segments[0].priority)
             if fate == "release":
                 road.copies.subtract(got)
             return

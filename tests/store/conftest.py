@@ -14,6 +14,7 @@ from gateway.core.batch import Batch, LogRecords, Series
 from gateway.core.clock import FakeClock
 from gateway.core.contracts import Priority, Signal
 from gateway.core.telemetry import Telemetry
+from gateway.store import committer
 from gateway.store.database import Lease, Store, StoreSettings
 from gateway.store.segments import decode_logs, decode_metrics
 
@@ -144,3 +145,26 @@ def live(shelves: Shelves):
 @pytest.fixture
 def numbers():
     return numbers_in
+
+
+class Failing:
+    """Stands before the real `write`: fails as often as it is told, before or after the transaction."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.real = committer.write
+        self.errors: list[Exception] = []
+        self.meanwhile = None
+        monkeypatch.setattr(committer, "write", self)
+
+    async def __call__(self, connection, work) -> tuple[int, int]:
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            await meanwhile()
+        if self.errors:
+            raise self.errors.pop(0)
+        return await self.real(connection, work)
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    return Failing(monkeypatch)

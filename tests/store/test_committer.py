@@ -17,30 +17,6 @@ from gateway.store import committer, keeping
 from gateway.store.committer import STUCK_S
 from gateway.store.database import Loss, SetAside
 from gateway.store.drawer import SAMPLES_MAX, SET_ASIDE_BYTES_MAX
-from gateway.store.reading import verify
-
-
-class Failing:
-    """Stands before the real `write`: fails as often as it is told, before or after the transaction."""
-
-    def __init__(self, monkeypatch) -> None:
-        self.real = committer.write
-        self.errors: list[Exception] = []
-        self.meanwhile = None
-        monkeypatch.setattr(committer, "write", self)
-
-    async def __call__(self, connection, work) -> tuple[int, int]:
-        meanwhile, self.meanwhile = self.meanwhile, None
-        if meanwhile is not None:
-            await meanwhile()
-        if self.errors:
-            raise self.errors.pop(0)
-        return await self.real(connection, work)
-
-
-@pytest.fixture
-def failing(monkeypatch):
-    return Failing(monkeypatch)
 
 
 def error_of(code: int, text: str) -> sqlite3.OperationalError:
@@ -64,32 +40,6 @@ async def test_a_failed_commit_keeps_nothing_and_can_be_repeated(shelves, failin
     assert store.status()["store"]["trouble"] == ""
     assert await shelves.drain(store) == [1, 2]
     shelves.check(store)
-
-
-async def test_acks_and_refusals_survive_a_failed_commit(shelves, failing) -> None:
-    """They are settled by the next, those that came meanwhile too."""
-    store = await shelves.open(uplinks=("a", "b"))
-    for _ in range(3):
-        await shelves.put(store, 2)
-    leases = [await shelves.lease(store, name, readings_max=2) for name in "ab" for _ in range(2)]
-    store.ack(leases[0])
-    store.refuse(leases[1], "no", "no")
-
-    async def meanwhile() -> None:
-        store.ack(leases[2])
-        store.refuse(leases[3], "no", "later")
-
-    failing.meanwhile = meanwhile
-    failing.errors = [error_of(sqlite3.SQLITE_IOERR, "disk I/O error")]
-    with pytest.raises(FullError):
-        await store.append([])
-    await store.append([])
-    assert store.status()["store"]["refused"] == 2
-    shelves.check(store)
-    await shelves.close()
-    report = verify(shelves.state_dir)
-    assert report.problems == []
-    assert report.segments == 1
 
 
 async def test_a_victim_comes_back_when_its_commit_fails(shelves, failing) -> None:
@@ -171,11 +121,22 @@ async def test_who_is_turned_away_again_and_again_keeps_nobody_from_making_room(
     crowd = asyncio.create_task(insist())
     async with asyncio.timeout(5):
         store.ack(await shelves.lease(store))
-        while store._committer._done:
+        while store.settling.done:
             await asyncio.sleep(0.001)
     crowd.cancel()
     assert store.status()["uplinks"]["cloud"]["delivered"] == len(put)
     shelves.check(store)
+
+
+async def test_a_stop_while_somebody_is_turned_away_is_a_clean_one(shelves) -> None:
+    """The last commit is made without who finds no room, and says that it is the last."""
+    store = await shelves.open(max_bytes=1 << 20, when_full="refuse", commit_interval_s=10.0)
+    waiting = asyncio.create_task(shelves.put_noise(store, 2 << 20))
+    await asyncio.sleep(0)
+    await shelves.close(store)
+    with pytest.raises(FullError):
+        await waiting
+    assert not (await shelves.open()).events
 
 
 async def test_who_only_asks_whether_to_wait_is_not_counted_as_turned_away(shelves) -> None:
@@ -308,36 +269,6 @@ async def test_a_checkpoint_that_fails_is_not_the_end(shelves, failing) -> None:
     assert store.status()["accepted"] == 2
 
 
-async def test_acks_alone_are_committed_in_time(shelves, monkeypatch) -> None:
-    """Without arrivals to ride with, after a while."""
-    monkeypatch.setattr(committer, "ACK_WAIT_S", 0.02)
-    store = await shelves.open()
-    await shelves.put(store, 1)
-    before = store.status()["store"]["commits"]
-    store.ack(await shelves.lease(store))
-    deadline = asyncio.get_running_loop().time() + 5
-    while store.status()["store"]["commits"] == before and asyncio.get_running_loop().time() < deadline:
-        await asyncio.sleep(0.01)
-    assert store.status()["store"]["commits"] == before + 1
-
-
-async def test_too_many_acks_in_waiting_hold_the_next_lease(shelves, failing, monkeypatch) -> None:
-    """Memory is bounded on a disk that takes no commits; many acks are worth a commit of their own."""
-    monkeypatch.setattr(committer, "DONE_MAX", 2)
-    monkeypatch.setattr(committer, "DONE_HELD_MAX", 3)
-    store = await shelves.open()
-    for _ in range(5):
-        await shelves.put(store, 1)
-    failing.errors = [error_of(sqlite3.SQLITE_IOERR, "disk I/O error")]
-    for _ in range(3):
-        store.ack(await shelves.lease(store, readings_max=1))
-    waiting = asyncio.create_task(shelves.lease(store, readings_max=1))
-    while failing.errors:
-        await asyncio.sleep(0)
-    assert not waiting.done()
-    assert (await asyncio.wait_for(waiting, 5)).readings == 1
-
-
 async def test_whoever_gave_up_before_a_failure_is_left_alone(shelves, failing) -> None:
     """A cancelled append has no answer to get."""
     store = await shelves.open(commit_interval_s=0.02)
@@ -348,24 +279,6 @@ async def test_whoever_gave_up_before_a_failure_is_left_alone(shelves, failing) 
     gone.cancel()
     with pytest.raises(FullError):
         await stays
-
-
-async def test_an_ack_during_the_commit_of_another_uplinks_ack(shelves, failing) -> None:
-    """What one has settled since stays settled when a commit says that the other has: nothing is leased twice."""
-    store = await shelves.open(uplinks=("cloud", "archive"))
-    await shelves.put(store, 3)
-    store.ack(await shelves.lease(store, "cloud"))
-    lease = await shelves.lease(store, "archive")
-
-    async def meanwhile() -> None:
-        store.ack(lease)
-
-    failing.meanwhile = meanwhile
-    await shelves.put(store, 1)
-    store.link_up("archive")
-    assert len(await shelves.drain(store, "archive")) == 1
-    assert store.status()["uplinks"]["archive"]["delivered"] == 4
-    shelves.check(store)
 
 
 async def test_what_is_set_aside_does_not_crowd_out_the_rest(shelves) -> None:
@@ -417,15 +330,3 @@ async def test_a_new_pace_holds_for_what_comes(shelves) -> None:
     store.pace(interval_s=0.01, gap_s=0.01)
     async with asyncio.timeout(5):
         await shelves.put(store, 1)
-
-
-async def test_acks_do_not_bring_a_stretched_commit_forward(shelves, monkeypatch) -> None:
-    """They ride with the arrivals, however long these wait."""
-    monkeypatch.setattr(committer, "ACK_WAIT_S", 0.01)
-    store = await shelves.open()
-    await shelves.put(store, 1)
-    store.pace(interval_s=50, gap_s=50)
-    lease = await shelves.lease(store)
-    now_s = asyncio.get_running_loop().time()
-    store.ack(lease)
-    assert store._committer._due_s >= now_s + 50

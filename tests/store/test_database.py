@@ -43,60 +43,6 @@ async def test_what_is_leased_is_not_leased_again_before_its_release(shelves, nu
     assert numbers(await shelves.lease(store)) == put
 
 
-async def test_a_lost_answer_is_counted_as_possibly_twice(shelves) -> None:
-    """Released with doubt: sent again, and said so. A second release says nothing new."""
-    store = await shelves.open()
-    await shelves.put(store, 3)
-    lease = await shelves.lease(store)
-    store.release(lease, maybe_delivered=True)
-    store.release(lease, maybe_delivered=True)
-    assert store.status()["uplinks"]["cloud"]["maybe_twice"] == 3
-    assert store.status()["uplinks"]["cloud"]["held"] == 3
-
-
-async def test_an_ack_settles_and_the_next_commit_deletes(shelves) -> None:
-    """Delivered is counted at once; the row goes with the next commit, and nothing is left."""
-    store = await shelves.open()
-    await shelves.put(store, 3)
-    store.ack(await shelves.lease(store))
-    assert store.status()["uplinks"]["cloud"]["delivered"] == 3
-    await store.append([])
-    await shelves.close()
-    report = verify(shelves.state_dir)
-    assert (report.segments, report.problems) == (0, [])
-    assert report.uplinks == {"cloud": {"delivered": 3, "held": 0, "ledger": 0}}
-
-
-async def test_rejected_readings_are_in_the_ledger(shelves) -> None:
-    """A partial success is delivered but for the rejected ones, with the moment of losing them."""
-    store = await shelves.open()
-    await shelves.put(store, 5)
-    store.ack(await shelves.lease(store), rejected=2, reason="partial")
-    uplink = store.status()["uplinks"]["cloud"]
-    assert (uplink["delivered"], uplink["ledger"]) == (3, {"partial": 2})
-    assert uplink["losses"][0]["since_ns"] == shelves.clock.wall_ns()
-    shelves.check(store)
-
-
-async def test_refused_segments_are_set_aside_and_do_not_block(shelves, numbers) -> None:
-    """The next segment goes on; the refused one can be looked at."""
-    store = await shelves.open()
-    await shelves.put(store, 4)
-    lease = await shelves.lease(store)
-    store.refuse(lease, "status_400", "bad data")
-    store.refuse(lease, "status_400", "bad data")
-    put = await shelves.put(store, 1)
-    assert numbers(await shelves.lease(store)) == put
-    assert store.status()["uplinks"]["cloud"]["ledger"] == {"status_400": 4}
-    assert store.status()["store"]["refused"] == 1
-    await shelves.close()
-    with sqlite3.connect(shelves.state_dir / "tidegate.db") as connection:
-        assert connection.execute("SELECT uplink, reason, message, readings FROM refused").fetchall() == [
-            ("cloud", "status_400", "bad data", 4)
-        ]
-    connection.close()
-
-
 async def test_malformed_payloads_count_for_every_uplink_and_can_be_looked_at(shelves) -> None:
     """Accepted and lost: the accounts of both uplinks add up, and the quarantine shows the newest first."""
     store = await shelves.open(uplinks=("a", "b"))

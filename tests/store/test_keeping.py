@@ -83,7 +83,7 @@ async def test_nothing_goes_where_what_all_have_makes_room(shelves) -> None:
 async def test_what_all_have_is_counted_before_anybody_is_looked_for(shelves) -> None:
     """Where the keeper is told; where that is not enough the others go, and never the same twice."""
     store, _ = await fill_and_ack_the_important(shelves)
-    keeper, done = store._committer._keeper, store._committer._done
+    keeper, done = store._committer._keeper, store.settling.done
     assert await keeper.find_victims(300_000, done) == []
     found = await keeper.find_victims(300_000)
     assert [reason for reason, _ in found] == ["evicted_full"] * len(found) != []
