@@ -271,6 +271,14 @@ async def open_reader(path: Path) -> aiosqlite.Connection:
     return connection
 
 
+async def close_keeping_log(writer: aiosqlite.Connection, reader: aiosqlite.Connection) -> None:
+    """Close both without moving the log into the file: the last one may only read, so that SQLite leaves it alone."""
+    try:
+        await writer.close()
+    finally:
+        await reader.close()
+
+
 async def share_cache(writer: aiosqlite.Connection, reader: aiosqlite.Connection, cache_bytes: int) -> None:
     """Give both connections their part of `cache_bytes`. More than a few hundred KiB is not seen in flash or time."""
     await writer.execute_fetchall(_cache_size(cache_bytes - cache_bytes // READER_SHARE))

@@ -19,7 +19,7 @@ from gateway.core.clock import NS_PER_S
 from gateway.store.accounts import NOBODY
 from gateway.store.allowance import Allowance
 from gateway.store.committer import Committer, Surroundings
-from gateway.store.connection import DirectoryLock, share_cache
+from gateway.store.connection import DirectoryLock, close_keeping_log, share_cache
 from gateway.store.leases import Desk, Recent, Row
 from gateway.store.membership import account_of, removed_accounts
 from gateway.store.opening import fetch
@@ -455,7 +455,11 @@ class Store:
     async def _end(self) -> None:
         presence = self._committer.trouble.presence
         with contextlib.nullcontext() if presence is None else presence.spare_others():
-            await self._reader.close()
-            await self._connection.close()
+            if self._committer.state.clean:
+                await self._reader.close()
+                await self._connection.close()
+            else:
+                # The next start is to find what the state on the disk says: a log.
+                await close_keeping_log(self._connection, self._reader)
         if self._frozen is not None:
             await self._frozen.close()

@@ -20,7 +20,7 @@ import msgspec
 from gateway.net.files import write_file
 from gateway.store import disks
 from gateway.store.accounts import DamagedStateError
-from gateway.store.connection import DATABASE, PAGE_BYTES, count_pages, open_reader, open_writer
+from gateway.store.connection import DATABASE, PAGE_BYTES, close_keeping_log, count_pages, open_reader, open_writer
 from gateway.store.evidence import SUSPECT, DamagedError, look
 from gateway.store.opening import check_rows, fetch, note_closed, read_shelf, read_state
 from gateway.store.pages import TreeError
@@ -91,9 +91,8 @@ class Started:
     closed: str = ""
 
     async def close(self) -> None:
-        """Let go of the files."""
-        await self.reading.close()
-        await self.writer.close()
+        """Let go of the files, and leave the log for the next start."""
+        await close_keeping_log(self.writer, self.reading)
         if self.frozen is not None:
             await self.frozen.close()
 

@@ -139,6 +139,18 @@ async def test_a_stop_while_somebody_is_turned_away_is_a_clean_one(shelves) -> N
     assert not (await shelves.open()).events
 
 
+async def test_a_stop_that_cannot_be_written_leaves_its_log(shelves, failing) -> None:
+    """Nothing is lost by it, and the next start does not think so."""
+    store = await shelves.open()
+    put = await shelves.put(store, 5)
+    failing.errors = [error_of(sqlite3.SQLITE_IOERR, "disk I/O error")] * 2
+    await shelves.close(store)
+    failing.errors.clear()
+    store = await shelves.open()
+    assert store.events == []
+    assert await shelves.drain(store) == put
+
+
 async def test_who_only_asks_whether_to_wait_is_not_counted_as_turned_away(shelves) -> None:
     """One message that finds no room is one, however often it was looked."""
     store = await shelves.open(commit_interval_s=1.0)
