@@ -94,6 +94,7 @@ class State(msgspec.Struct, array_like=True):
         numbers = [self.commit, self.accepted, self.boot_last_ns, self.log_bytes]
         for share in self.shares:
             numbers += [share.delivered, share.held, share.maybe_twice, share.allowed]
+            numbers += [row_id for span in share.leased for row_id in span]
             if share.removal is not None:
                 numbers += [share.removal.boot, share.removal.at_ns, share.removal.sequence, share.removal.accepted]
         slots = [share.slot for share in self.shares]

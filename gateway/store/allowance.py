@@ -64,8 +64,9 @@ class Allowance:
         return min((limit.left for limit in self._limits), default=0)
 
     def covers(self, readings: int) -> bool:
-        """Whether so many readings may be leased now; if not, the next commit allows them."""
+        """Whether so many readings may be leased now; if not, the next commits allow them until they are leased."""
         if self.is_mute or readings <= self.left:
+            self._wanted = 0
             return True
         self._wanted = max(self._wanted, readings)
         return False
@@ -127,7 +128,7 @@ class Allowance:
             self._limits = [Limit(self._number, self.left)]
         self._number += 1
         self._limits.append(Limit(self._number, size))
-        self._used = self._wanted = 0
+        self._used = 0
         return size
 
     def written(self) -> None:

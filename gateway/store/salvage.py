@@ -308,7 +308,6 @@ def _settle(accounts: Accounts, held: dict[str, int], lost: dict[str, int]) -> N
         share.delivered -= again
         share.maybe_twice += again
         share.held = held[name]
-        share.leased = []
         if lost[name]:
             accounts.lose(name, DAMAGED, Entry(lost[name]))
         # The account of an uplink that is configured no more stood still when that was found.

@@ -94,6 +94,20 @@ async def test_a_commit_is_asked_for_before_all_is_used_up(allowance, asked) -> 
     assert asked == [1]
 
 
+async def test_what_is_wanted_is_not_forgotten_until_it_is_there(allowance) -> None:
+    """Not by commits that fail, nor by one that others have asked for: who waits would have to wait again."""
+    commit(allowance)
+    large = 10 * READINGS_MIN
+    assert not allowance.covers(large)
+    for _ in range(3):
+        allowance.plan(by_s=0.0)
+    assert commit(allowance) == commit(allowance) == 2 * large
+    assert allowance.covers(large)
+    for _ in range(30):
+        commit(allowance)
+    assert allowance.left == READINGS_MIN
+
+
 async def test_who_rests_is_allowed_nothing(allowance) -> None:
     """Until a commit after which the rest may be over before the next one; who has leased nothing yet rests too."""
     allowance.rest(10.0)

@@ -188,6 +188,7 @@ async def test_a_state_row_that_lies(shelves, filled, tmp_path, name, value) -> 
         lambda share: {"delivered": 2**62},
         lambda share: {"slot": 63},
         lambda share: {"leased": [(0, 2**62)]},
+        lambda share: {"leased": [(0, 2**63)]},
     ],
 )
 async def test_a_share_that_lies(shelves, filled, tmp_path, lie) -> None:

@@ -174,6 +174,18 @@ async def test_what_was_marked_while_running_is_salvaged(shelves, filled) -> Non
     assert sorted(found) == sorted(filled)
 
 
+async def test_what_was_being_sent_is_counted_after_a_salvage_too(shelves) -> None:
+    """The far side may have it whatever became of the file."""
+    store = await shelves.open()
+    await shelves.put(store, 3)
+    await shelves.lease(store)
+    await shelves.close()
+    (shelves.state_dir / f"{DATABASE}.suspect").write_text("malformed")
+    store = await shelves.open()
+    assert "salvaged" in store.events[0]
+    assert store.status()["uplinks"]["cloud"]["maybe_twice"] == 3
+
+
 async def test_the_state_row_is_found_in_the_log(shelves, crashed) -> None:
     """Its newest version may be damaged: an older one is better than none."""
     path = shelves.state_dir / f"{DATABASE}-wal"
