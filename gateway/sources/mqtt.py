@@ -370,9 +370,8 @@ class MqttSource:
             if link.is_open:
                 link.send(puback_bytes(acks, link.client.version) + _pubrecs(receipts))
                 self._acknowledged += count
-                if answered:
-                    window.answered(answered, now_s=loop.time())
-                    self._look_at(window)
+                window.answered(answered, now_s=loop.time())
+                self._look_at(window)
 
         is_last = bool(answered) and window.came(answered, now_s=loop.time())
         if publishes.payloads:

@@ -28,6 +28,7 @@ from gateway.sources.mqtt_server_auth import ANONYMOUS, address_group, certifica
 from gateway.sources.mqtt_server_hub import READ_BYTES, Hub, Pause, State
 from gateway.sources.mqtt_server_intake import MESSAGE_BYTES, RECEIPT_BYTES, RESUME_AT, Receipt
 from gateway.sources.mqtt_server_replies import reply, sort_out
+from gateway.sources.window import Window
 
 if TYPE_CHECKING:
     from gateway.net.mqtt_packets import Will
@@ -68,9 +69,9 @@ class Connection(asyncio.BufferedProtocol):
         "_session",
         "_since_s",
         "_transport",
-        "_unacknowledged",
         "_version",
         "_will",
+        "_window",
         "address",
         "heard_s",
         "state",
@@ -97,11 +98,10 @@ class Connection(asyncio.BufferedProtocol):
         self.heard_s = self._since_s
         self._pause = Pause.NONE
         self._receipts: deque[Receipt] = deque()
-        self._bytes_in_flight = 0
-        self._unacknowledged = 0
+        self._bytes_in_flight = self._bytes_fresh = 0
+        self._window = Window(now_s=self._since_s)
         self._name = ""
         self._has_peer_hung_up = False
-        self._bytes_fresh = 0
         self._look_bytes = READ_BYTES
         self._replies: list[bytes] = []
         self._last_words = b""
@@ -239,7 +239,7 @@ class Connection(asyncio.BufferedProtocol):
             receipt = receipts.popleft()
             answers.append(receipt.answers)
             self._bytes_in_flight -= receipt.bytes_held
-            self._unacknowledged -= receipt.unacknowledged
+            self._window.answered(receipt.unacknowledged, now_s=self._hub.now_s())
             if receipt.exactly_once:
                 self._hub.remember(receipt, of=self)
         if answers:
@@ -294,7 +294,7 @@ class Connection(asyncio.BufferedProtocol):
             self._sort_out(publishes)
         if self._version == VERSION_5 and self._session is not None:
             # Kept QoS 2 messages count until they are released.
-            waiting = self._unacknowledged + len(self._session.kept)
+            waiting = self._window.waiting + len(self._session.kept)
             if waiting > self._limits.receive_maximum:
                 raise ProtocolError(ReasonCode.RECEIVE_MAXIMUM_EXCEEDED, f"{waiting} messages without an answer")
 
@@ -339,7 +339,7 @@ class Connection(asyncio.BufferedProtocol):
         )
         self._receipts.append(receipt)
         self._bytes_in_flight += size
-        self._unacknowledged += receipt.unacknowledged
+        receipt.is_last = bool(unacknowledged) and self._window.came(unacknowledged, now_s=self._hub.now_s())
         if count:
             self._hub.intake.put(receipt, topics, payloads)
         else:

@@ -61,7 +61,8 @@ class Receipt:
     """Messages handed in together: what to write once they are kept, and what they take of the limits.
 
     `unacknowledged` of them have a packet id. `exactly_once` are the ids of QoS 2 among them, `session` is
-    where those are remembered. `user` is who sent them, "" for somebody without a name.
+    where those are remembered. `user` is who sent them, "" for somebody without a name. `is_last` says that they
+    send nothing more before these are answered.
     """
 
     owner: Owner
@@ -73,6 +74,7 @@ class Receipt:
     exactly_once: tuple[bytes, ...] = ()
     is_kept: bool = False
     user: str = ""
+    is_last: bool = False
 
 
 class Intake:
@@ -158,6 +160,8 @@ class Intake:
         arrivals = Arrivals(
             self._source, self._topics, self._payloads, self._arrived_ns, users=users, dropped=self._dropped
         )
+        # Under pressure nobody is read: only a commit makes that possible again.
+        arrivals.is_last = self._is_pressed or any(receipt.is_last for receipt in receipts)
         size_bytes = self._bytes_gathered
         self._bytes_at_door += size_bytes
         arrivals.on_prepared = lambda: self._inside(size_bytes)

@@ -76,6 +76,8 @@ class Window:
 
     def answered(self, count: int, *, now_s: float) -> None:
         """Count messages that have their answer: after the first ones of a commit, more can come."""
+        if not count:
+            return
         if self._has_grown:
             self._has_grown = False
             self._look(now_s)

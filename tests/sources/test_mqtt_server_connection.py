@@ -56,6 +56,45 @@ async def test_pubacks_leave_in_the_order_of_arrival(mqtt_server) -> None:
     assert [await client.packet() for _ in range(2)] == [ack(0x40, 1), ack(0x40, 2)]
 
 
+class WindowOfTwo:
+    """Knows from the beginning what a real one would learn: two messages are all that a client sends."""
+
+    def __init__(self, *, now_s: float) -> None:
+        self.waiting = 0
+
+    def came(self, count: int, *, now_s: float) -> bool:
+        self.waiting += count
+        return self.waiting == 2
+
+    def answered(self, count: int, *, now_s: float) -> None:
+        self.waiting -= count
+
+
+async def test_who_waits_for_answers_asks_for_an_early_commit(mqtt_server, monkeypatch) -> None:
+    """Each connection by itself, of QoS 1 and 2 alike; a message without an answer says nothing."""
+    monkeypatch.setattr("gateway.sources.mqtt_server_connection.Window", WindowOfTwo)
+    rig = await mqtt_server.start()
+    rig.door.opened.clear()
+    one, two = await rig.connect(b"one"), await rig.connect(b"two")
+
+    async def publish(client, payload: bytes, qos: int, packet_id: int = 0) -> None:
+        before = rig.door.offers
+        await client.send(publish_bytes(b"t", payload, qos=qos, packet_id=packet_id))
+        await rig.until(lambda: rig.door.offers == before + 1)
+
+    await publish(one, b"1", 1, 1)
+    await publish(two, b"2", 1, 1)
+    await publish(one, b"3", 0)
+    await publish(one, b"4", 2, 2)
+    rig.door.opened.set()
+    assert await one.packet() == b"\x40\x02\0\1"
+    assert await one.packet() == b"\x50\x02\0\2"
+    await publish(one, b"5", 1, 3)
+    assert await one.packet() == b"\x40\x02\0\3"
+    lasts = {arrivals.payloads[0]: arrivals.is_last for arrivals in rig.door.arrivals}
+    assert lasts == {b"1": False, b"2": False, b"3": False, b"4": True, b"5": False}
+
+
 async def test_a_buffer_of_mixed_qos_is_answered_in_order(mqtt_server) -> None:
     """QoS 0 has no answer, QoS 1 a PUBACK, QoS 2 a PUBREC."""
     rig = await mqtt_server.start()

@@ -175,6 +175,28 @@ async def test_what_was_dropped_survives_an_offer_that_fails(door) -> None:
     assert [arrivals.dropped for arrivals in door.arrivals] == [{"why": 1}]
 
 
+async def test_one_that_waits_for_its_answer_makes_it_everybodys_last(door) -> None:
+    """What is gathered together has one commit, early for whoever sends nothing more before it."""
+    made, _ = intake(door)
+    for is_last in (False, False, True):
+        one = receipt(Owner())
+        one.is_last = is_last
+        made.put(one, [b"t"], [b"1"])
+        if not is_last:
+            made.offer()
+    assert await made.drain(timeout_s=5)
+    assert [arrivals.is_last for arrivals in door.arrivals] == [False, False, True]
+
+
+async def test_under_pressure_nothing_more_comes(door) -> None:
+    """Nobody is read then, so that only a commit can go on."""
+    made, _ = intake(door, bytes_max=100)
+    made.put(receipt(Owner(), 60), [b"t"], [b"1"])
+    made.put(receipt(Owner(), 60), [b"t"], [b"2"])
+    assert await made.drain(timeout_s=5)
+    assert [arrivals.is_last for arrivals in door.arrivals] == [True]
+
+
 async def test_draining_gives_up(door) -> None:
     """What is not kept in time is not settled."""
     made, _ = intake(door)
