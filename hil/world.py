@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import logging
 import shutil
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
@@ -51,6 +51,8 @@ LOOK_S: Final = 300.0
 OUTAGE_S: Final = 600.0
 FRESH_REQUESTS_MAX: Final = 4
 FRESH_NS: Final = 120 * NS_PER_S
+# A request may be so long on its way: what came meanwhile is not in it.
+ON_ITS_WAY_S: Final = 30.0
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +98,7 @@ class World:
         self._up = asyncio.Event()
         self._last_taken_s = dict.fromkeys(UPLINKS, 0.0)
         self._owed_fresh = dict.fromkeys(UPLINKS, (0, 0))
-        self._newest_ns = 0
+        self._came: deque[tuple[float, int]] = deque([(0.0, 0)])  # when something was accepted, in either time
 
     # The story.
 
@@ -301,7 +303,7 @@ class World:
                 assert accepted.readings == sum(len(message.keys) for message in messages)
                 self.truth.promised(messages, true_ns(), malformed=len(accepted.malformed))
                 if any(message.keys for message in messages):
-                    self._newest_ns = true_ns()
+                    self._came.append((_now_s(), true_ns()))
                 return
             # It was offered when the process ended: kept or not, it will be offered again.
             self.truth.perhaps(messages)
@@ -404,7 +406,9 @@ class World:
         owed, failures_then = self._owed_fresh[name]
         origins = [self.truth.origins[point.key] for point in points]
         newest_ns = max(origin.kept_ns or origin.arrived_ns for origin in origins)
-        if not owed or newest_ns >= self._newest_ns - FRESH_NS:
+        while len(self._came) > 1 and self._came[1][0] < now_s - ON_ITS_WAY_S:
+            self._came.popleft()
+        if not owed or newest_ns >= self._came[0][1] - FRESH_NS:
             self._owed_fresh[name] = (0, failures)
         elif failures != failures_then or self._lacks_fresh(run):
             # The link went down again: from its next first success on.
