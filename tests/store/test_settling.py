@@ -99,13 +99,20 @@ async def test_too_many_acks_in_waiting_hold_the_next_lease(shelves, failing, mo
     store = await shelves.open()
     for _ in range(5):
         await shelves.put(store, 1)
-    failing.errors = [sqlite3.OperationalError("disk I/O error")]
-    for _ in range(3):
-        store.ack(await shelves.lease(store, readings_max=1))
-    waiting = asyncio.create_task(shelves.lease(store, readings_max=1))
-    while failing.errors:
+    leases = [await shelves.lease(store, readings_max=1) for _ in range(3)]
+    failing.errors = [sqlite3.OperationalError("disk I/O error")] * 100
+    for lease in leases:
+        store.ack(lease)
+    # None is under way, and the next attempt is some time off.
+    while (store._committer._due_s or 0) < asyncio.get_running_loop().time() + 0.5:
         await asyncio.sleep(0)
+    # As when nothing could be written for a minute: what is not written down keeps nobody from leasing then.
+    store._desks["cloud"].allowance.mute()
+    waiting = asyncio.create_task(shelves.lease(store, readings_max=1))
+    await asyncio.sleep(0.1)
     assert not waiting.done()
+    assert len(store.settling.done) == 3
+    failing.errors.clear()
     assert (await asyncio.wait_for(waiting, 5)).readings == 1
 
 
