@@ -224,6 +224,12 @@ def test_keys_are_looked_at_in_any_bytes(data: bytes) -> None:
             cbor2.loads(data, strict_hashable_types=True, tag_hook=lambda tag, _: tag.tag)
 
 
+def test_deeper_than_allowed_is_not_looked_through() -> None:
+    """One bound for this look and for the decoder."""
+    assert payloads.has_plain_keys(b"\x82" * 7 + b"\x01" * 8, 8)
+    assert not payloads.has_plain_keys(b"\x82" * 9 + b"\x01" * 10, 8)
+
+
 def test_indefinite_lengths_and_doubled_keys_are_taken() -> None:
     """Streams of items, chunks of text; the last of two keys counts."""
     assert cbor("bf616101ff") == {"a": 1}

@@ -376,3 +376,13 @@ async def test_a_table_that_leads_in_circles(shelves) -> None:
     store = await shelves.open(max_series=1000)
     assert "was damaged" in store.events[0]
     shelves.check(store)
+
+
+def test_a_database_without_any_table_is_one_to_begin_with(tmp_path) -> None:
+    """As a process leaves it that died before its first table."""
+    connection = sqlite3.connect(tmp_path / DATABASE)
+    connection.execute("PRAGMA user_version = 0")
+    connection.execute("VACUUM")
+    connection.close()
+    assert (tmp_path / DATABASE).stat().st_size
+    assert look(tmp_path / DATABASE) is None

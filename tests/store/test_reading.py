@@ -313,6 +313,13 @@ async def test_a_shelf_that_is_gone_while_it_is_looked_at(shelves, filled) -> No
         (shelves.state_dir / DATABASE).unlink()
 
 
+async def test_who_gives_up_looking_is_not_told_that_it_changed(shelves, filled, live) -> None:
+    """What ends the look is what is raised."""
+    with pytest.raises(KeyboardInterrupt), read_held(shelves.state_dir):
+        live()
+        raise KeyboardInterrupt
+
+
 async def test_a_gateway_that_comes_while_it_is_opened(shelves, filled, live, monkeypatch) -> None:
     """What looks damaged then is not called so."""
 
