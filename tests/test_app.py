@@ -127,6 +127,16 @@ async def test_series_are_bounded_by_the_board_and_shared_between_sources(make: 
         assert [*gateway._store._registry._owners] == ["direct", "other"]
 
 
+async def test_the_backlog_has_the_share_that_its_uplink_says(make: Callable[..., Gateway]) -> None:
+    """Or the one of the store, for those who say nothing."""
+    toml = "backlog_share = 0.6\n" + server(free_port()) + uplink("http://127.0.0.1:9") + "backlog_share = 0.1\n"
+    toml += uplink("http://127.0.0.1:9").replace("cloud", "archive")
+    async with running(make(toml)) as gateway:
+        assert gateway._store is not None
+        shares = {name: desk.scheduler.backlog_share for name, desk in gateway._store._desks.items()}
+        assert shares == {"cloud": 0.1, "archive": 0.6}
+
+
 async def test_ready_means_that_the_door_is_open(make: Callable[..., Gateway]) -> None:
     """Who is told "ready" may connect at once."""
     port = free_port()
@@ -496,7 +506,7 @@ async def test_a_shelf_that_can_only_be_read_is_run_with_closed_doors(
         await put(gateway, 5)
     request.getfixturevalue("read_only")
     async with running(make()) as gateway:
-        assert gateway.is_alive()
+        await until(gateway.is_alive)
         assert not gateway.is_healthy()
         assert not gateway.is_ready()
         assert gateway._why_not().startswith("nothing can be written: ")

@@ -308,6 +308,10 @@ class Store:
     def _settle_damaged(self, name: str, rows: list[Row]) -> None:
         self.settling.damaged(name, rows)
 
+    def share_backlog(self, uplink: str, share: float) -> None:
+        """Give the backlog of one uplink another share than `[store] backlog_share`; not after its first lease."""
+        self._desks[uplink].scheduler = LaneScheduler(backlog_share=share)
+
     def link_up(self, uplink: str) -> None:
         """Take note that the road is open again: from now on what arrives is live, what is older is backlog."""
         self._desks[uplink].link_up(self._committer.next_sequence)

@@ -173,7 +173,7 @@ class Desk:
         self._bit = bit
         self._reader = reader
         self._recent = recent
-        self._scheduler = scheduler
+        self.scheduler = scheduler
         self._damaged = damaged
         self._leased: set[int] = set()
         self._taking: list[tuple[int, int]] = []
@@ -208,7 +208,7 @@ class Desk:
     def link_up(self, sequence: int) -> None:
         """From `sequence` on it is live; all before is backlog."""
         self.live_from = sequence
-        self._scheduler.link_up()
+        self.scheduler.link_up()
         for shelf in SHELVES:
             self._next[Lane.LIVE, shelf] = sequence
             self._maybe.pop((Lane.LIVE, shelf), None)
@@ -249,9 +249,9 @@ class Desk:
             self._leased.difference_update(lease.ids())
             self._hidden.update(lease.ids())
             return True
-        self._scheduler.sent(lease.lane, lease.segments[0].priority, -lease.size_bytes)
+        self.scheduler.sent(lease.lane, lease.segments[0].priority, -lease.size_bytes)
         if lease.is_fresh:
-            self._scheduler.owe_fresh(lease.segments[0].priority)
+            self.scheduler.owe_fresh(lease.segments[0].priority)
         self.show(lease.ids())
         if maybe_delivered:
             self.allowance.doubt()
@@ -277,7 +277,7 @@ class Desk:
                 lease = await self._take(spot, rows, choice.order)
                 if lease is not None:
                     self.leases[id(lease)] = lease
-                    self._scheduler.sent(choice.lane, choice.priority, lease.size_bytes)
+                    self.scheduler.sent(choice.lane, choice.priority, lease.size_bytes)
                     if choice.lane is Lane.LIVE:
                         self.behind_bytes = max(0, self.behind_bytes - lease.size_bytes)
                     return lease
@@ -288,7 +288,7 @@ class Desk:
         held = {lane: [0] * len(Priority) for lane in Lane}
         for lane, (priority, _) in self._maybe:
             held[lane][priority] = 1
-        return self._scheduler.next(live=held[Lane.LIVE], backlog=held[Lane.BACKLOG])
+        return self.scheduler.next(live=held[Lane.LIVE], backlog=held[Lane.BACKLOG])
 
     async def _find(self, choice: Choice, readings_max: int, bytes_max: int) -> tuple[Spot, list[Row]] | None:
         for spot in [*self._maybe]:

@@ -69,7 +69,9 @@ class StoreSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, fr
     backlog_share: Annotated[
         float,
         msgspec.Meta(
-            description="Which part of what is sent is backlog as long as live data waits too; 0.3 is 30 %.", ge=0, le=1
+            description="Which part of what an uplink sends is backlog as long as live data waits; 0.3 is 30 %.",
+            ge=0,
+            le=1,
         ),
     ] = 0.3
 

@@ -88,9 +88,9 @@ class OtlpUplinkSettings(
         Size, Meta(description="Size of one request at most, before compression; larger ones are split.")
     ] = Size(REQUEST_BYTES_MAX)
     backlog_share: Annotated[
-        float,
-        Meta(description="Share of what is sent that the backlog gets while fresh data waits.", ge=0, le=1),
-    ] = 0.3
+        Annotated[float, Meta(ge=0, le=1)] | None,
+        Meta(description="Its own `[store] backlog_share`: how much of what is sent is backlog while live data waits."),
+    ] = None
     tls: Annotated[TlsSettings, Meta(description="Certificates, for https:// endpoints.")] = TlsSettings()
     proxy: Annotated[
         str, Meta(description="HTTP proxy, http://host:port. The environment's proxies are never used.")

@@ -117,6 +117,25 @@ async def test_after_link_up_the_newest_goes_first_then_live_and_backlog_share(s
     assert {lane for lane, _ in order[:3]} == {"live", "backlog"}
 
 
+async def test_an_uplink_may_have_a_share_of_its_own(shelves) -> None:
+    """The backlog of one that has none for it waits until nothing live does; the other is as the store says."""
+    store = await shelves.open(uplinks=("cloud", "archive"), backlog_share=0.9)
+    store.share_backlog("cloud", 0.0)
+    for _ in range(4):
+        await shelves.put(store, 1)
+    for name in ("cloud", "archive"):
+        store.link_up(name)
+        store.ack(await shelves.lease(store, name, readings_max=1))
+    for _ in range(3):
+        await shelves.put(store, 1)
+    lanes = {
+        name: [(await shelves.lease(store, name, readings_max=1)).lane for _ in range(6)]
+        for name in ("cloud", "archive")
+    }
+    assert lanes["cloud"] == ["live"] * 3 + ["backlog"] * 3
+    assert lanes["archive"][:3].count("backlog") == 2
+
+
 async def test_critical_overtakes(shelves) -> None:
     """The class that matters most is not behind the others."""
     store = await shelves.open()
