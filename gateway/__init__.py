@@ -180,6 +180,7 @@ core/                     Ground: the words that every room speaks
   telemetry.py            The gateway's own counters, numbers that status and Prometheus read
   text.py                 Foreign text made fit for one line of a log or a terminal
   units.py                Durations and sizes as people write them
+  words.py                Numbers for people: sizes, time spans, and how many of what
 """
 
 __version__ = "0.1.0"

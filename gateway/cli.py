@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from gateway import __version__, arguments
 from gateway.arguments import CONFIG_DEFAULT, LOG_LEVELS, URL_DEFAULT
 from gateway.core.text import sentence
+from gateway.core.words import plural
 from gateway.net.tls import bring_back, leave_out, mentions_tls
 
 if TYPE_CHECKING:
@@ -52,15 +53,21 @@ def main(words: list[str] | None = None) -> int:
     options = plain_run(sys.argv[1:] if words is None else words) or parser().parse_args(words)
     command: Command = options.command
     try:
-        return command(options)
+        code = command(options)
+        # Here, where what goes wrong can be told, and not when the interpreter ends.
+        sys.stdout.flush()
     except CommandError as error:
         for number, line in enumerate(str(error).split("\n")):
             print(f"{'' if number else 'tidegate: '}{sentence(line, LINE_CHARS_MAX)}", file=sys.stderr)
         return error.code
-    except BrokenPipeError:
-        # The reader of our output went away, as `| head` does.
+    except OSError as error:
+        # What is still to be written would fail again when the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FINE
+        # The reader of our output may go away, as `| head` does.
+        if isinstance(error, BrokenPipeError):
+            return FINE
+        print(f"tidegate: {sentence(str(error), LINE_CHARS_MAX)}", file=sys.stderr)
+        return FOUND
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "gateway":
             raise
@@ -68,6 +75,7 @@ def main(words: list[str] | None = None) -> int:
         return FOUND
     except KeyboardInterrupt:
         return INTERRUPTED
+    return code
 
 
 def plain_run(words: list[str]) -> SimpleNamespace | None:
@@ -418,7 +426,7 @@ def run_export(options: argparse.Namespace) -> int:
     except OSError as error:
         raise CommandError(f"cannot write {options.out}: {error.strerror}") from error
     print(
-        f"{result.readings:,} readings and {result.records:,} log records "
+        f"{plural(result.readings, 'reading')} and {plural(result.records, 'log record')} "
         f"in {options.out} ({plural(result.lines, 'line')} of OTLP JSON)"
     )
     for problem in result.left_out():
@@ -476,11 +484,6 @@ def _state(path: Path) -> Path:
             f"there is no {database}; --state-dir is [gateway] state_dir of the configuration"
         ) from error
     return path
-
-
-def plural(number: int, noun: str) -> str:
-    """Return "1 source" or "2 sources"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def progress(items: Iterable[Any], *, total: int, what: str) -> Iterator[Any]:

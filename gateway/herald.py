@@ -22,6 +22,7 @@ from gateway.codecs.otlp import encode_log_record
 from gateway.core.batch import MONOTONIC, Batch, LogRecords, Series
 from gateway.core.contracts import FullError, Priority
 from gateway.core.text import printable
+from gateway.core.words import plural
 from gateway.store.accounts import WHILE_REMOVED
 from gateway.store.planning import BEFORE, EVICTED
 
@@ -285,7 +286,8 @@ class Herald:
 
 
 def _sentence(reason: str, total: int, *, since: int) -> str:
-    return f"{total - since:,} readings will not be delivered: {printable(reason, REASON_CHARS_MAX)} ({total:,} in all)"
+    lost = plural(total - since, "reading")
+    return f"{lost} will not be delivered: {printable(reason, REASON_CHARS_MAX)} ({total:,} in all)"
 
 
 def _record(key: tuple[str, str], total: int, *, since: int, time_ns: int, observed_ns: int) -> bytes:

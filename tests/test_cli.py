@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -188,13 +189,26 @@ def test_a_missing_library_is_a_sentence(run, monkeypatch: pytest.MonkeyPatch) -
         run("schema")
 
 
-def test_a_reader_that_goes_away_is_no_error() -> None:
-    """As `| head -1` does."""
-    done = subprocess.run(
-        f"{sys.executable} -m gateway schema | head -c 1; exit ${{PIPESTATUS[0]}}",
+def in_a_shell(line: str) -> subprocess.CompletedProcess[str]:
+    """Run as users do, with output that waits in a buffer."""
+    return subprocess.run(
+        f"{sys.executable} -m gateway {line}; exit ${{PIPESTATUS[0]}}",
         shell=True, executable="/bin/bash", capture_output=True, text=True, check=False,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
     )  # fmt: skip
-    assert (done.returncode, done.stdout, done.stderr) == (0, "{", "")
+
+
+@pytest.mark.parametrize("command", ["schema", "size --rate 1/s --outage 1h"])
+def test_a_reader_that_goes_away_is_no_error(command: str) -> None:
+    """As `| head` does, whether it goes before all is written or when little waits for the end."""
+    done = in_a_shell(f"{command} | head -c 0")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_output_that_cannot_be_written_is_a_sentence() -> None:
+    """To a disk that is full."""
+    done = in_a_shell("schema > /dev/full")
+    assert (done.returncode, done.stderr) == (1, "tidegate: [Errno 28] No space left on device\n")
 
 
 def test_ctrl_c_is_130(run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -629,7 +643,7 @@ async def test_export_writes_lines_and_says_how_many(run, tmp_path: Path) -> Non
     out = tmp_path / "held.jsonl"
     code, said, err = run("export", "--state-dir", tmp_path, "--out", out, "--gateway-id", "site-7")
     assert (code, err) == (0, "")
-    assert said.startswith("1 readings and 0 log records in ")
+    assert said.startswith("1 reading and 0 log records in ")
     assert "site-7" in out.read_text(encoding="utf-8")
     assert run("export", "--state-dir", tmp_path, "--out", out)[0] == 2
     code, _, err = run("export", "--state-dir", tmp_path, "--out", tmp_path / "stick" / "held.jsonl")

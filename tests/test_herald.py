@@ -232,7 +232,7 @@ async def test_a_loss_behind_our_own_is_still_said(box: Box) -> None:
     await box.herald.look()
     await box.send()
     assert [record.body.string_value for record in box.records][1:] == [
-        "uplink cloud: 1 readings will not be delivered: refused (1 in all)"
+        "uplink cloud: 1 reading will not be delivered: refused (1 in all)"
     ]
 
 

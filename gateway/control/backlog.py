@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from gateway.control.settings import STATE_DIR
+from gateway.core.words import plural
 from gateway.store.files import DATABASE
 
 log = logging.getLogger("tidegate")
@@ -18,7 +19,7 @@ def warn_of_backlog(old: Path, new: Path) -> None:
 
     held = {} if old == new else held_in(old)
     if held:
-        most = ", ".join(f"{count:,} readings for {name or 'nobody'}" for name, count in held.items())
+        most = ", ".join(f"{plural(count, 'reading')} for {name or 'nobody'}" for name, count in held.items())
         log.warning(
             "state_dir is %s now: %s are still held in %s, and nobody sends them from there; get them out with "
             "`tidegate export --state-dir %s --out FILE`, or set state_dir back",

@@ -17,6 +17,7 @@ import msgspec
 from gateway.control.later import LATER
 from gateway.control.reading import read, walk_settings
 from gateway.control.settings import Config
+from gateway.core.words import amount
 from gateway.net.addresses import split_address
 from gateway.net.secrets import Secret
 from gateway.sources.serial_settings import SerialSettings
@@ -192,7 +193,7 @@ def look_at_disk(config: Config) -> list[str]:
     whole_bytes, most_bytes = disks.whole_bytes(here), int(config.store.max_bytes)
     if not 0 < whole_bytes < most_bytes:
         return []
-    disk = f"{disks.amount(whole_bytes)}, mounted at {disks.mount_of(here)}"
+    disk = f"{amount(whole_bytes)}, mounted at {disks.mount_of(here)}"
     said = f"{config.store.max_bytes} is more than the whole disk has ({disk})"
     return [f"store.max_bytes: {said}; the shelf is full when the disk is, so give it less than that"]
 

@@ -11,6 +11,7 @@ import msgspec
 
 from gateway.control.flash import Allowance
 from gateway.core.units import Size
+from gateway.core.words import amount
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -175,17 +176,17 @@ class Footprint:
     def _flash_advice(self) -> str:
         allowance = self._allowance
         rate = allowance.bytes_per_day
-        written = "more is written" if rate is None else f"{_amount(rate)} a day is written"
+        written = "more is written" if rate is None else f"{amount(rate)} a day is written"
         return (
-            f"{written} than the {_amount(allowance.bytes_per_day_max)} that {self._profile.name} allows, so commits "
+            f"{written} than the {amount(allowance.bytes_per_day_max)} that {self._profile.name} allows, so commits "
             f"wait up to {allowance.pace.interval_s:.1f} s for each other; what would help: a longer [store] "
             "commit_interval, several readings to a message, or a profile of your own for a better card"
         )
 
     def _memory_advice(self) -> str:
         return (
-            f"{_amount(self._rss or 0)} is resident, {self._profile.name} allows "
-            f"{_amount(int(self._profile.memory_max))}; lower [store] pending_bytes or the sources' bounds in bytes, "
+            f"{amount(self._rss or 0)} is resident, {self._profile.name} allows "
+            f"{amount(int(self._profile.memory_max))}; lower [store] pending_bytes or the sources' bounds in bytes, "
             "or write a profile with a larger memory_max"
         )
 
@@ -194,15 +195,3 @@ def _rounded(value: float | None, digits: int) -> float | int | None:
     if value is None:
         return None
     return round(value, digits) if digits else round(value)
-
-
-def _amount(size_bytes: float) -> str:
-    """Return a size for people.
-
-    >>> _amount(3 << 30), _amount(512 << 20)
-    ('3 GiB', '512 MiB')
-    """
-    for unit, bytes_each in (("GiB", 1 << 30), ("MiB", 1 << 20)):
-        if size_bytes >= bytes_each:
-            return f"{size_bytes / bytes_each:.3g} {unit}"
-    return str(Size(round(size_bytes)))

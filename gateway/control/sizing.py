@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.core.units import SIZE_UNITS, Duration, Size
+from gateway.core.words import amount, span
 
 # Measured by `tidegate bench`: a decimal reading on the shelf, and on the wire in minute batches with zstd.
 SHELF_BYTES_PER_READING: Final = 2.0
@@ -104,30 +105,4 @@ class Sizing:
         return lines
 
 
-def span(seconds: float) -> str:
-    """Return a duration for people.
-
-    >>> span(90), span(200000), span(float("inf"))
-    ('1.5 min', '2.31 days', 'for ever')
-    """
-    if seconds == float("inf"):
-        return "for ever"
-    for size_s, unit in ((DAY_S, "days"), (3600.0, "h"), (60.0, "min")):
-        if seconds >= size_s:
-            return f"{seconds / size_s:.3g} {unit}" if seconds < 1000 * size_s else f"{seconds / size_s:.0f} {unit}"
-    return f"{seconds:.3g} s"
-
-
-def amount(size_bytes: float) -> str:
-    """Return a size for people.
-
-    >>> amount(512 * 2**20)
-    '512 MiB'
-    """
-    for unit in ("TiB", "GiB", "MiB", "KiB"):
-        if size_bytes >= SIZE_UNITS[unit]:
-            return f"{size_bytes / SIZE_UNITS[unit]:.4g} {unit}"
-    return f"{size_bytes:.0f} B"
-
-
-__all__ = ["Duration", "Sizing", "amount", "parse_link", "parse_rate", "span"]
+__all__ = ["Duration", "Sizing", "parse_link", "parse_rate"]

@@ -8,8 +8,8 @@ import textwrap
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from gateway.control.sizing import amount, span
 from gateway.core.text import harmless
+from gateway.core.words import amount, plural, span
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -111,7 +111,7 @@ def _shelf(status: dict[str, Any]) -> str:
     store = status.get("store", {})
     used, most = store.get("used_bytes", 0), store.get("max_bytes", 0)
     share = f" ({used / most:.0%})" if most else ""
-    text = f"accepted {status.get('accepted', 0):,} readings of {store.get('series', 0):,} series; "
+    text = f"accepted {plural(status.get('accepted', 0), 'reading')} of {store.get('series', 0):,} series; "
     text += f"on the shelf {amount(used)} of {amount(most)}{share}"
     if quality := status.get("clock", {}).get("quality"):
         text += f"; clock {CLOCKS.get(quality, quality)}"
@@ -162,7 +162,7 @@ def _troubles(status: dict[str, Any]) -> Iterator[str]:
         yield from _wrap(text, head="! ", colour=YELLOW)
     for name, detector in status.get("detectors", {}).items():
         if found := detector.get("findings"):
-            yield from _wrap(f"detector {name}: {found:,} findings")
+            yield from _wrap(f"detector {name}: {plural(found, 'finding')}")
 
 
 def _drawers(store: dict[str, Any]) -> Iterator[str]:
@@ -216,7 +216,7 @@ def _uplink(uplink: dict[str, Any]) -> Iterator[str]:
     if uplink.get("maybe_twice"):
         yield f"possibly sent twice {uplink['maybe_twice']:,}"
     if sent := uplink.get("bytes_sent"):
-        yield f"sent {amount(sent)} in {uplink.get('requests', 0):,} requests since the start"
+        yield f"sent {amount(sent)} in {plural(uplink.get('requests', 0), 'request')} since the start"
     if retry := uplink.get("retry_in_s"):
         yield f"next try in {span(retry)}"
 

@@ -10,7 +10,7 @@ import os
 import sqlite3
 from typing import TYPE_CHECKING, Final
 
-from gateway.core.units import SIZE_UNITS
+from gateway.core.words import amount
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -154,15 +154,3 @@ def _try_to_write(folder: Path) -> OSError | None:
     except OSError as error:
         return error
     return None
-
-
-def amount(size_bytes: int) -> str:
-    """Return a size for people.
-
-    >>> amount(0), amount(12_000), amount(5 << 20)
-    ('0 bytes', '11 KiB', '5 MiB')
-    """
-    for unit in ("GiB", "MiB", "KiB"):
-        if size_bytes >= SIZE_UNITS[unit]:
-            return f"{size_bytes // SIZE_UNITS[unit]} {unit}"
-    return f"{size_bytes} bytes"

@@ -14,6 +14,7 @@ import msgspec
 
 from gateway.core.clock import NS_PER_S
 from gateway.core.contracts import Priority
+from gateway.core.words import span
 from gateway.store.accounts import NOBODY, SLOTS_MAX, UPLINK_REMOVED, WHILE_REMOVED, Entry, Removal, Share, Stage
 from gateway.store.planning import BEFORE
 from gateway.store.records import SEQUENCE_BITS, SEQUENCE_END, SHELVES, STATE_ID, StoreError, place
@@ -62,7 +63,7 @@ async def follow_uplinks(
         if left_s > 0 and share.held:
             opened.events.append(
                 f"{share.name} is configured no more: the {share.held} readings held for it are kept for another "
-                f"{in_words(left_s)}, then let go; to have them sent, configure it again under its name"
+                f"{span(left_s)}, then let go; to have them sent, configure it again under its name"
             )
     opened.events += await let_go_overdue(connection, accounts, opened.timeline, grace_s=grace_s, now_ns=now_ns)
 
@@ -133,18 +134,6 @@ async def let_go_overdue(
             said.append(f"{share.name} is configured no more: the {share.held} readings held for it are let go")
         accounts.let_go(share.name, Entry(share.held, first_ns or 0, last_ns or 0, wall_ns, wall_ns))
     return said
-
-
-def in_words(seconds: float) -> str:
-    """Return a time span for people.
-
-    >>> in_words(90), in_words(604799), in_words(7200)
-    ('90 s', '7.0 days', '2.0 h')
-    """
-    for size_s, unit in ((86400.0, "days"), (3600.0, "h")):
-        if seconds >= 2 * size_s or (unit == "h" and seconds >= size_s):
-            return f"{seconds / size_s:.1f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 class Leftovers:

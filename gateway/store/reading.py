@@ -22,6 +22,7 @@ import numpy as np
 
 from gateway.core.clock import BootTimes, Timeline
 from gateway.core.contracts import BootId, Signal
+from gateway.core.words import plural
 from gateway.store.accounts import NOBODY, Accounts, DamagedStateError, Entry, State, decode_state
 from gateway.store.connection import APPLICATION_ID, DATABASE, Guarded, schemas
 from gateway.store.evidence import DamagedError, check_tables, wrong_with_log
@@ -82,7 +83,7 @@ class VerifyReport:
 
     def summary(self) -> str:
         """Return one line for people."""
-        held = f"{self.segments:,} segments with {self.readings:,} readings of {self.series:,} series"
+        held = f"{plural(self.segments, 'segment')} with {plural(self.readings, 'reading')} of {self.series:,} series"
         count = len(self.problems) + self.problems_left_out
         return f"{held}: {'all is well' if not count else f'{count} problems'}"
 

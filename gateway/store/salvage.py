@@ -19,6 +19,7 @@ import msgspec
 
 from gateway.core.clock import NS_PER_S, WALL_FLOOR_NS, BootTimes, Quality, Sample
 from gateway.core.contracts import BootId
+from gateway.core.words import plural
 from gateway.store.accounts import (
     BOOT_MAX,
     SERIES_MAX,
@@ -75,7 +76,8 @@ class Salvaged:
         if not self.state_found:
             lost = "how much is not known, its counters are lost too"
         text = (
-            f"{DATABASE} was damaged ({why}): {self.segments} segments with {self.readings} readings were salvaged, "
+            f"{DATABASE} was damaged ({why}): {plural(self.segments, 'segment')} with "
+            f"{plural(self.readings, 'reading')} were salvaged, "
             f"lost: {lost or 'nothing'}; the damaged file is kept as {self.aside}"
         )
         return text if self.is_complete else text + "; the disk has no room for the rest of what it holds"

@@ -76,7 +76,7 @@ class Trouble:
         self.is_failing = not disks.is_full(error)
         if self._failing_since_s is None:
             self._failing_since_s = asyncio.get_running_loop().time()
-        self.met(name, sentence, error=None if isinstance(error, sqlite3.Error) else error)
+        self.met(name, sentence, error=None if isinstance(error, sqlite3.Error | OSError) else error)
         return name
 
     def turned_away(self, sentence: str, size_bytes: int) -> None:

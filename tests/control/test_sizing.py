@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.control.sizing import Sizing, amount, parse_link, parse_rate, span
+from gateway.control.sizing import Sizing, parse_link, parse_rate
 
 
 def sizing(**changes: float) -> Sizing:
@@ -67,18 +67,6 @@ def test_what_is_no_link_says_what_would_be(text: str) -> None:
     """The error carries an example or names what is wrong with the size."""
     with pytest.raises(ValueError, match=r"64kbit/s|not a size"):
         parse_link(text)
-
-
-def test_spans_and_amounts() -> None:
-    """Units that people use."""
-    assert [span(s) for s in (5, 120, 7200, 86400 * 30, 86400 * 36500)] == [
-        "5 s",
-        "2 min",
-        "2 h",
-        "30 days",
-        "36500 days",
-    ]
-    assert [amount(b) for b in (12, 2048, 3 * 2**30)] == ["12 B", "2 KiB", "3 GiB"]
 
 
 @pytest.mark.parametrize(

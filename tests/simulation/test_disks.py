@@ -97,7 +97,7 @@ def test_a_disk_that_others_fill(
             time.sleep(1.0)
             # What comes may be more than all that could make way for it; then it is said, and nobody thinks all is well.
             status = site.status()
-            assert status["healthy"] or "the disk is full: 0 bytes left where" in status["store"]["trouble"], status
+            assert status["healthy"] or "the disk is full: 0 B left where" in status["store"]["trouble"], status
         assert child.is_running
         disk.free()
         wait_until(lambda: acknowledges(publisher), "the gateway to go on")

@@ -50,7 +50,7 @@ async def test_what_is_held_for_it_is_kept_and_said(shelves, both, caplog) -> No
     gone = account(store, "gone")
     assert (gone["removed"], gone["held"], gone["delivered"]) == (True, before["held"], before["delivered"])
     assert gone["let_go_in_s"] == 7 * DAY_S
-    sentence = f"gone is configured no more: the {gone['held']} readings held for it are kept for another 7.0 days"
+    sentence = f"gone is configured no more: the {gone['held']} readings held for it are kept for another 7 days"
     assert sentence in store.events[-1]
     assert sentence in caplog.text
     shelves.check(store)
@@ -62,7 +62,7 @@ async def test_it_is_said_at_each_start(shelves, both) -> None:
     await reopen(shelves, "stays")
     shelves.clock.advance(3 * DAY_S * NS_PER_S)
     store = await reopen(shelves, "stays")
-    assert "kept for another 4.0 days" in store.events[-1]
+    assert "kept for another 4 days" in store.events[-1]
     assert account(store, "gone")["let_go_in_s"] == 4 * DAY_S
 
 

@@ -270,7 +270,7 @@ async def test_a_disk_with_no_room_for_the_log_takes_nothing_and_nobody_goes(
     await shelves.put_noise(store, 10_000)
     disk.fill()
     for _ in range(10):
-        with pytest.raises(FullError, match="the disk is full: 0 bytes left"):
+        with pytest.raises(FullError, match="the disk is full: 0 B left"):
             await shelves.put_noise(store, 20_000)
     assert store.status()["uplinks"]["cloud"]["ledger"] == {}
     assert not store.is_taking
