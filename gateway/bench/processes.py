@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
-# What a workplace may set and an installation has not: another processor's code paths, modules compiled at each start.
+# What a shell may set and an installation has not: another processor's code paths, modules compiled at each start.
 DISTURBING: Final = frozenset({"OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "PYTHONDONTWRITEBYTECODE"})
 START_S_MAX: Final = 20.0
 
