@@ -445,6 +445,7 @@ def run_size(options: argparse.Namespace) -> int:
             outage_s=float(Duration.parse(options.outage)),
             disk_bytes=int(Size.parse(options.disk)),
             link_bytes_per_s=parse_link(options.link) if options.link else 0.0,
+            commit_interval_s=float(Duration.parse(options.commit_interval)),
         )
     except ValueError as error:
         raise CommandError(str(error)) from error

@@ -678,9 +678,11 @@ def test_progress_is_drawn_on_a_terminal_only(
 
 def test_size_says_whether_it_fits(run) -> None:
     """0 if so, 1 if not, 2 for what is no rate."""
-    code, out, _ = run("size", "--rate", "200/s", "--outage", "7d", "--link", "64kbit/s")
+    week = ("size", "--rate", "200/s", "--outage", "7d", "--link", "64kbit/s")
+    code, out, _ = run(*week, "--commit-interval", "5s")
     assert code == 0
     assert "fits in 512 MiB" in out
+    assert run(*week)[0] == 1
     code, out, _ = run("size", "--rate", "20000/s", "--outage", "7d")
     assert code == 1
     assert "does NOT fit" in out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -9,9 +10,15 @@ from typing import Final
 from gateway.core.units import SIZE_UNITS, Duration, Size
 from gateway.core.words import amount, span
 
-# Measured by `tidegate bench`: a decimal reading on the shelf, and on the wire in minute batches with zstd.
-SHELF_BYTES_PER_READING: Final = 2.0
+# Measured by `tidegate bench`: a decimal reading on the wire in minute batches with zstd.
 WIRE_BYTES_PER_READING: Final = 2.5
+# A commit of many readings keeps each in so much. Times, series and widths that few readings share cost more each, and
+# a segment has a header, a row and its part of pages that are not full.
+SHELF_BYTES_PER_READING: Final = 2.0
+SHELF_BYTES_SHARED: Final = 20.0
+SHELF_BYTES_PER_SEGMENT: Final = 450.0
+# That of the boards that commit most often.
+COMMIT_INTERVAL_S: Final = 0.25
 
 DAY_S: Final = 86400.0
 _RATE: Final = re.compile(r"\s*(\d{1,12}(?:\.\d{1,6})?)\s*(?:/|per\s+)(s|m|min|h|d)\s*")
@@ -55,8 +62,15 @@ class Sizing:
     outage_s: float
     disk_bytes: int
     link_bytes_per_s: float
-    shelf_bytes_per_reading: float = SHELF_BYTES_PER_READING
+    commit_interval_s: float = COMMIT_INTERVAL_S
     wire_bytes_per_reading: float = WIRE_BYTES_PER_READING
+
+    @property
+    def shelf_bytes_per_reading(self) -> float:
+        """What a reading takes on the shelf, with its part of its segment: the fewer share one, the more."""
+        readings = max(1.0, self.rate * self.commit_interval_s)
+        shared = SHELF_BYTES_SHARED / math.sqrt(readings) + SHELF_BYTES_PER_SEGMENT / readings
+        return SHELF_BYTES_PER_READING + shared
 
     @property
     def outage_bytes(self) -> float:
@@ -99,8 +113,9 @@ class Sizing:
             else:
                 lines.append(f"{needs}; the backlog of the outage drains in {span(self.drain_s)} beside it.")
         lines.append(
-            f"Reckoned with {self.shelf_bytes_per_reading:g} bytes a reading on the shelf and "
-            f"{self.wire_bytes_per_reading:g} on the wire; `tidegate bench` measures yours."
+            f"Reckoned with a commit each {span(self.commit_interval_s)}, which is "
+            f"{self.shelf_bytes_per_reading:.3g} bytes a reading on the shelf, and {self.wire_bytes_per_reading:g} on "
+            "the wire; fewer commits and larger batches take less."
         )
         return lines
 

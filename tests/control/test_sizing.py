@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import numpy as np
 import pytest
 
 from gateway.control.sizing import Sizing, parse_link, parse_rate
+from gateway.core.batch import Batch, Series
+from gateway.core.clock import NS_PER_S, FakeClock
+from gateway.core.contracts import Priority
+from gateway.core.telemetry import Telemetry
+from gateway.store.connection import DATABASE
+from gateway.store.database import Store, StoreSettings
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def sizing(**changes: float) -> Sizing:
@@ -13,9 +25,43 @@ def sizing(**changes: float) -> Sizing:
 
 
 def test_a_day_at_a_hundred_a_second() -> None:
-    """8.64 M readings at two bytes are 17.28 MB, and the shelf lasts a month."""
-    assert sizing().outage_bytes == 17_280_000
-    assert sizing().disk_lasts_s == pytest.approx(512 * 2**20 / 200)
+    """8.64 M readings, a hundred in each commit: eight and a half bytes each, with what they share."""
+    day = sizing(commit_interval_s=1.0)
+    assert day.shelf_bytes_per_reading == pytest.approx(2 + 20 / 10 + 450 / 100)
+    assert day.outage_bytes == pytest.approx(8.64e6 * 8.5)
+    assert day.disk_lasts_s == pytest.approx(512 * 2**20 / 850)
+    assert sizing(rate=0.01).shelf_bytes_per_reading == 472
+
+
+@pytest.mark.parametrize(("readings", "commits"), [(1, 600), (25, 600), (50, 600), (200, 200), (2500, 20)])
+async def test_what_is_reckoned_is_what_a_shelf_takes(tmp_path: Path, readings: int, commits: int) -> None:
+    """A hundred decimals that walk, at moments of their own: never more than reckoned, nor a third of it."""
+    noise = np.random.default_rng(1)
+    levels = noise.integers(1000, 5000, 100)
+    clock = FakeClock()
+    store = await Store.open(
+        state_dir=tmp_path,
+        settings=StoreSettings(),
+        clock=clock,
+        uplinks=["cloud"],
+        max_series=100,
+        telemetry=Telemetry(),
+        commit_interval_s=0.0,
+    )
+    numbers = np.array([store.resolve(Series((("device.id", f"d{k}"),), "temperature")) for k in range(100)])
+    for _ in range(commits):
+        clock.advance(NS_PER_S // 4)
+        which = noise.integers(0, 100, readings)
+        levels[which] += noise.integers(-3, 4, readings)
+        times = clock.wall_ns() - noise.integers(0, 250, readings) * 1_000_000
+        batch = Batch(
+            numbers[which].astype(np.uint32), times, (levels[which] / 100).view(np.int64), np.zeros(readings, np.uint8)
+        )
+        await store.append([(Priority.NORMAL, batch)])
+    await store.close()
+    measured = (tmp_path / DATABASE).stat().st_size / (readings * commits)
+    reckoned = sizing(rate=readings * 4.0, commit_interval_s=0.25).shelf_bytes_per_reading
+    assert measured < reckoned < 3 * measured
 
 
 def test_the_backlog_drains_beside_live_data() -> None:
