@@ -177,6 +177,7 @@ core/                     Ground: the words that every room speaks
   batch.py                Columns: many readings of many series at once, and what a series is
   clock.py                Time: the only place that asks a clock, and the repair of times stamped before the clock was right
   contracts.py            What rooms promise each other: the four errors that cross walls, arrivals, and who may be called how
+  progress.py             How far long work is, for whoever waits at a terminal
   telemetry.py            The gateway's own counters, numbers that status and Prometheus read
   text.py                 Foreign text made fit for one line of a log or a terminal
   units.py                Durations and sizes as people write them

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gateway import __version__, arguments
 from gateway.arguments import CONFIG_DEFAULT, LOG_LEVELS, URL_DEFAULT
+from gateway.core.progress import progress
 from gateway.core.text import sentence
 from gateway.core.words import plural
 from gateway.net.tls import bring_back, leave_out, mentions_tls
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
     from typing import TypeAlias
 
     from gateway.control.config import Config
@@ -402,7 +403,7 @@ def run_verify(options: argparse.Namespace) -> int:
     """`tidegate verify`: exit 1 with what is wrong."""
     from gateway.store.reading import verify  # noqa: PLC0415  SQLite only where needed
 
-    report = _from_shelf(lambda _: verify(_state(options.state_dir)))
+    report = _from_shelf(lambda _: verify(_state(options.state_dir), progress=progress))
     if options.json:
         print(json.dumps(report.as_dict()))
     else:
@@ -485,17 +486,3 @@ def _state(path: Path) -> Path:
             f"there is no {database}; --state-dir is [gateway] state_dir of the configuration"
         ) from error
     return path
-
-
-def progress(items: Iterable[Any], *, total: int, what: str) -> Iterator[Any]:
-    """Pass `items` on; on a terminal, draw how far it is."""
-    shown = -1
-    for done, item in enumerate(items):
-        percent = done * 100 // max(total, 1)
-        if sys.stderr.isatty() and percent != shown:
-            shown = percent
-            bar = "█" * (percent // 4) + "░" * (25 - percent // 4)
-            print(f"\r{what} {bar} {percent} %", end="", file=sys.stderr, flush=True)
-        yield item
-    if shown >= 0:
-        print(f"\r{what} {'█' * 25} 100 %", file=sys.stderr)

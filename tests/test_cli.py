@@ -659,20 +659,6 @@ async def test_an_export_that_is_not_all_is_1(run, tmp_path: Path) -> None:
     assert "1 readings were left out" in err
 
 
-def test_progress_is_drawn_on_a_terminal_only(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In pipes and logs it would be noise."""
-    assert list(cli.progress(range(3), total=3, what="work")) == [0, 1, 2]
-    assert capsys.readouterr().err == ""
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    assert list(cli.progress(range(200), total=200, what="work")) == list(range(200))
-    drawn = capsys.readouterr().err
-    assert "work" in drawn
-    assert drawn.endswith("100 %\n")
-    assert drawn.count("\r") <= 102
-
-
 # size, schema, bench
 
 

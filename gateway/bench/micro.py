@@ -29,10 +29,9 @@ def encode(quick: bool) -> Iterator[Result]:  # noqa: FBT001  the suite's one sw
 def on_the_wire(quick: bool) -> Iterator[Result]:  # noqa: ARG001, FBT001  the suite's one switch
     """Measure bytes on the wire for 1 Hz telemetry in minute batches."""
     for clock, row in wire.measure().items():
-        floor = 2.5 if clock == "whole seconds" else None
         yield Figure(
             f"wire bytes per reading, 1 Hz, minute batches, device clocks on {clock}", row["zstd_17"], "bytes",
-            floor=floor, goal=2,
+            floor=2.5 if clock == "whole seconds" else None, goal=2,
             note=f"{row['zstd_3']} at the quick level; {row['peer']} as gzip, a request a timestamp",
         )  # fmt: skip
 

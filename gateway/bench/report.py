@@ -94,9 +94,12 @@ def bench(*, only: str | None, as_json: bool, quick: bool) -> int:
 
     wanted = set(only.split(",")) if only else None
     if wanted is not None and not wanted <= {item.name for item in SUITE}:
+        odd = sorted(wanted - {"list", *(item.name for item in SUITE)})
+        if odd:
+            print(f"tidegate: --only {odd[0]}: there is no such part; these there are:", file=sys.stderr)  # noqa: T201  the command's output
         for item in SUITE:
-            print(f"{item.name:<12} {item.about}")  # noqa: T201  the command's output
-        return 0 if wanted == {"list"} else 2
+            print(f"{item.name:<12} {item.about}", file=sys.stderr if odd else sys.stdout)
+        return 2 if odd else 0
     report = Report(machine())
     for item in SUITE:
         if wanted is not None and item.name not in wanted:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from gateway import __version__
 from gateway.codecs.otlp_json import logs_json, metrics_json
@@ -29,20 +29,13 @@ if TYPE_CHECKING:
 
     from gateway.core.batch import Attributes
     from gateway.core.clock import Timeline
+    from gateway.core.progress import Progress
     from gateway.store.reading import Held
     from gateway.store.records import LeasedSegment
     from gateway.uplinks.requests import Part
 
 # About 200 bytes of JSON each: a line of one or two megabytes, and some ten while it is made.
 LINE_READINGS_MAX: Final = 10_000
-
-
-class Progress(Protocol):
-    """Passes items on and shows how far it is."""
-
-    def __call__(self, items: Iterable[Any], *, total: int, what: str) -> Iterator[Any]:
-        """Pass `items` on."""
-        ...
 
 
 @dataclass(slots=True)

@@ -50,7 +50,8 @@ class Collector:
             def do_POST(self) -> None:
                 length = min(int(self.headers.get("content-length", 0)), BODY_BYTES_MAX)
                 body = self.rfile.read(length)
-                collector.take(self.path, self.headers.get("content-encoding", ""), body)
+                head = f"{self.requestline}\r\n{self.headers}"
+                collector.take(self.path, self.headers.get("content-encoding", ""), body, head_bytes=len(head))
                 self.send_response(200)
                 self.send_header("content-type", "application/x-protobuf")
                 self.send_header("content-length", "0")
@@ -72,10 +73,10 @@ class Collector:
             self._server.server_close()
             self._server = None
 
-    def take(self, path: str, encoding: str, body: bytes) -> None:
+    def take(self, path: str, encoding: str, body: bytes, *, head_bytes: int) -> None:
         """Remember one request."""
         with self._lock:
-            self.wire_bytes += len(body)
+            self.wire_bytes += head_bytes + len(body)
             if encoding == "zstd":
                 body = decompress(body, bytes_max=BODY_BYTES_MAX)
             elif encoding == "gzip":

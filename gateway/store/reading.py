@@ -22,6 +22,7 @@ import numpy as np
 
 from gateway.core.clock import BootTimes, Timeline
 from gateway.core.contracts import BootId, Signal
+from gateway.core.progress import no_progress
 from gateway.core.words import plural
 from gateway.store.accounts import NOBODY, Accounts, DamagedStateError, Entry, State, decode_state
 from gateway.store.connection import APPLICATION_ID, DATABASE, Guarded, schemas
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from gateway.core.batch import Series
+    from gateway.core.progress import Progress
 
 _T = TypeVar("_T")
 
@@ -344,7 +346,7 @@ def held_in(state_dir: Path) -> dict[str, int]:
     return {} if state is None else {share.name: share.held for share in state.shares if share.held}
 
 
-def verify(state_dir: Path) -> VerifyReport:
+def verify(state_dir: Path, *, progress: Progress = no_progress) -> VerifyReport:
     """Check every segment, the chain between neighbours, the series and the accounts.
 
     Raises StoreError where there is no shelf. What cannot be read at all is a problem in the report, not an error.
@@ -352,19 +354,19 @@ def verify(state_dir: Path) -> VerifyReport:
     log = _wrong_with_log(find(state_dir))
     wrong = f"the write-ahead log {log}; the next start keeps what can be read and says what is missing" if log else ""
     try:
-        return look_at_held(state_dir, lambda held: _report_on(held, state_dir, wrong))
+        return look_at_held(state_dir, lambda held: _report_on(held, state_dir, wrong, progress))
     except StoreError as error:
         report = VerifyReport(str(state_dir), problems=[wrong] if wrong else [])
         report.problem(str(error))
         return report
 
 
-def _report_on(held: Held, state_dir: Path, wrong: str) -> VerifyReport:
+def _report_on(held: Held, state_dir: Path, wrong: str, progress: Progress) -> VerifyReport:
     report = VerifyReport(str(state_dir), problems=[wrong] if wrong else [])
     try:
         for sentence in (*held.quick_check(), *held.series_damaged):
             report.problem(sentence)
-        _verify(held, report)
+        _verify(held, report, progress)
     except sqlite3.Error as error:
         report.problem(f"{DATABASE} cannot be read to its end: {error}")
     return report
@@ -388,12 +390,12 @@ def _wrong_with_log(path: Path) -> str:
     return wrong
 
 
-def _verify(held: Held, report: VerifyReport) -> None:
+def _verify(held: Held, report: VerifyReport, progress: Progress) -> None:
     known = held.series_known
     report.series = len(known)
     counted = {share.name: 0 for share in held.state.shares}
     before = (0, b"")
-    for row in held.rows():
+    for row in progress(held.rows(), total=held.segments, what="verifying"):
         sequence = where_from(row.id)[2]
         if held.is_wanted(row):
             report.segments += 1

@@ -58,5 +58,9 @@ def test_names_are_listed_and_unknown_ones_refused(
     """`--only list` is fine, `--only typo` is bad usage."""
     fake(monkeypatch)
     assert bench(only="list", as_json=False, quick=True) == 0
-    assert bench(only="typo", as_json=False, quick=True) == 2
     assert "fake" in capsys.readouterr().out
+    assert bench(only="typo", as_json=False, quick=True) == 2
+    said = capsys.readouterr()
+    assert not said.out
+    assert "--only typo: there is no such part" in said.err
+    assert "fake" in said.err

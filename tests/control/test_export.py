@@ -17,6 +17,7 @@ from gateway.control.export import Exported, export
 from gateway.core.batch import MONOTONIC, Batch, LogRecords, Series
 from gateway.core.clock import NS_PER_S, FakeClock
 from gateway.core.contracts import Priority
+from gateway.core.progress import no_progress
 from gateway.core.telemetry import Telemetry
 from gateway.store.database import Store, StoreError, StoreSettings
 from gateway.store.records import STATE_ID
@@ -26,10 +27,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 WALL = 1_790_000_000 * NS_PER_S
-
-
-def no_progress(items: Iterable[Any], *, total: int, what: str) -> Iterator[Any]:
-    yield from items
 
 
 async def open_store(folder: Path, clock: FakeClock) -> Store:
