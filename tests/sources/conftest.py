@@ -21,13 +21,14 @@ WAIT_S = 10.0
 
 
 class Door:
-    """An accept that remembers what came, and can be shut, full, or broken."""
+    """An accept that remembers what came, and can be shut, full, or broken; `lets_in`: shut behind its own door."""
 
     def __init__(self) -> None:
         self.arrivals: list[Arrivals] = []
         self.opened = asyncio.Event()
         self.opened.set()
         self.full_times = 0
+        self.lets_in = False
         self.failure: Exception | None = None
         self.came = asyncio.Event()
         self.offers = 0
@@ -48,6 +49,8 @@ class Door:
         if self.full_times:
             self.full_times -= 1
             raise FullError("no room", after_s=0.01)
+        if self.lets_in and arrivals.on_prepared is not None:
+            arrivals.on_prepared()
         await self.opened.wait()
         self.arrivals.append(arrivals)
         return Accepted(len(arrivals.payloads))

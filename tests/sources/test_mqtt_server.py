@@ -195,6 +195,46 @@ async def test_no_name_and_no_right_to_a_will(mqtt_server, users) -> None:
     assert rig.refused == {"no_credentials": 1, "not_authorized": 1}
 
 
+async def test_clients_without_a_name_publish_where_they_may(mqtt_server, users) -> None:
+    """Nowhere else, in either version, by a will neither; who has a name has topics of its own."""
+    rig = await mqtt_server.start(users=users, anonymous=True, anonymous_topics=("open/#",))
+    client = await rig.connect(version=5)
+    topics = [b"open/a", b"plant/pump/a", b"openly", b"common/a"]
+    await client.send(*(publish_bytes(topic, b"", qos=1, packet_id=k, version=5) for k, topic in enumerate(topics, 1)))
+    assert [await client.packet() for _ in topics] == [
+        b"\x40\x02\0\1", b"\x40\x03\0\2\x87", b"\x40\x03\0\3\x87", b"\x40\x03\0\4\x87",
+    ]  # fmt: skip
+    client = await rig.connect(b"d2")
+    await client.send(
+        publish_bytes(b"open/b", b"", qos=1, packet_id=1), publish_bytes(b"plant/pump/a", b"", qos=1, packet_id=2)
+    )
+    assert await client.rest() == b"\x40\x02\0\1"
+    client = await rig.open()
+    await client.send(connect_bytes(b"d3", version=5, will=Will(b"plant/pump/a", b"", 0)))
+    assert await client.rest() == b"\x20\3\0\x87\0"
+    client = await rig.connect(b"d4", username=b"pump", password=b"right", version=5)
+    await client.send(publish_bytes(b"open/c", b"", qos=1, packet_id=1, version=5))
+    assert await client.packet() == b"\x40\x03\0\1\x87"
+    assert [topic for topic, _ in rig.door.messages] == [b"open/a", b"open/b"]
+    assert rig.refused == {"not_authorized": 6}
+
+
+async def test_a_topic_is_as_long_as_it_may_be(mqtt_server) -> None:
+    """One byte more ends the connection, in a will too, with a reason that says both lengths."""
+    rig = await mqtt_server.start(topic_bytes_max=10)
+    client = await rig.connect(version=5)
+    await client.send(
+        publish_bytes(b"0123456789", b"", qos=1, packet_id=1, version=5),
+        publish_bytes(b"0123456789a", b"", qos=1, packet_id=2, version=5),
+    )
+    assert await client.rest() == b"\x40\x02\0\1\xe0\x01\x90"
+    assert "a topic of 11 bytes; at most 10 are taken" in rig.source.status()["last_error"]
+    client = await rig.open()
+    await client.send(connect_bytes(b"d2", version=5, will=Will(b"0123456789a", b"", 0)))
+    assert await client.rest() == b"\x20\3\0\x90\0"
+    assert [topic for topic, _ in rig.door.messages] == [b"0123456789"]
+
+
 # Floods.
 
 

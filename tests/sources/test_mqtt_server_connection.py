@@ -14,6 +14,7 @@ from gateway.core.units import Duration, Size
 from gateway.net.mqtt_fields import Property, write_properties
 from gateway.net.mqtt_packets import Will, connect_bytes, packet_bytes, publish_bytes
 from gateway.sources.mqtt_server_connection import Connection, State
+from gateway.sources.mqtt_server_hub import Pause
 
 PING, PONG = b"\xc0\x00", b"\xd0\x00"
 GOODBYE = b"\xe0\x00"
@@ -411,6 +412,41 @@ async def test_a_connection_is_not_read_beyond_its_bytes_in_flight(mqtt_server) 
             acknowledged += len(await client.reader.read(65536))
     await writing
     assert len(rig.door.payloads) == total
+
+
+async def test_no_connection_is_read_beyond_the_bytes_of_all(mqtt_server) -> None:
+    """However little each has under way, and whoever comes then; all go on when a commit has made room."""
+    rig = await mqtt_server.start(packet_bytes_max=Size(1000), in_flight_bytes_total=Size(24_000))
+    hub, status = rig.source._hub, rig.source.status
+    rig.door.opened.clear()
+    rig.door.lets_in = True
+    clients = []
+    while status()["in_flight_bytes"] < 24_000:
+        assert not hub.is_pressed
+        clients.append(await rig.connect(b"d%d" % len(clients)))
+        await clients[-1].send(publish_bytes(b"t", bytes(900), qos=1, packet_id=1))
+        await rig.until(lambda: rig.door.offers == len(clients))
+    assert hub.is_pressed
+    assert 15 < len(clients) < 25
+    late = await rig.connect(b"late")
+    await late.send(publish_bytes(b"t", b"", qos=1, packet_id=1))
+    assert all(connection._pause & Pause.SHARED for connection in hub.connections)
+    rig.door.opened.set()
+    for client in (*clients, late):
+        assert await client.packet() == ack(0x40, 1)
+    assert not hub.is_pressed
+
+
+async def test_what_waits_at_the_door_is_a_part_of_the_bytes_of_all(mqtt_server) -> None:
+    """More would be memory for nothing: the next commits take no more."""
+    rig = await mqtt_server.start(packet_bytes_max=Size(1000), in_flight_bytes_total=Size(16 * 2000))
+    rig.door.opened.clear()
+    client = await rig.connect()
+    await client.send(publish_bytes(b"t", bytes(900), qos=1, packet_id=1))
+    await rig.until(lambda: rig.door.offers)
+    assert not rig.source._hub.is_pressed
+    await client.send(publish_bytes(b"t", bytes(900), qos=1, packet_id=2))
+    await rig.until(lambda: rig.source._hub.is_pressed)
 
 
 async def test_a_full_gateway_is_offered_the_same_again(mqtt_server) -> None:
