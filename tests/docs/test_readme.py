@@ -78,6 +78,15 @@ def test_files_that_are_named_exist() -> None:
     assert not missing
 
 
+def test_every_promise_names_a_test() -> None:
+    """A file or a folder of them, beside the command that shows it."""
+    (table,) = re.findall(r"^\| promise \|.*\n\|[-|]+\n((?:\|.*\n)+)", TEXT, re.MULTILINE)
+    rows = [row.strip("|").split("|") for row in table.splitlines()]
+    assert len(rows) >= 7
+    without = [promise for promise, _, tests in rows if not re.search(r"`tests/[\w/]+(\.py|/)`", tests)]
+    assert not without
+
+
 def test_the_unit_starts_what_make_install_installs() -> None:
     """The same folder as in README, the same configuration, and a reload that the daemon hears."""
     unit = (ROOT / "docs" / "tidegate.service").read_text(encoding="utf-8")
