@@ -606,7 +606,7 @@ async def test_a_box_without_a_clock_learns_the_time_from_upstream(make: Callabl
 async def test_systemd_hears_ready_and_the_watchdog(
     make: Callable[..., Gateway], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Patience while the shelf opens, READY when the doors are open, then a beat as long as the data path moves.
+    """Patience while the shelf opens, READY when the doors are open, then a beat each turn while the data path moves.
 
     Not STOPPING: a gateway that ends may be one that is reloaded.
     """
@@ -614,8 +614,12 @@ async def test_systemd_hears_ready_and_the_watchdog(
         listener.bind(str(tmp_path / "notify"))
         listener.settimeout(WAIT_S)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        async with running(make()):
-            await asyncio.sleep(0.1)
+        turns: list[None] = []
+        async with running(make()) as gateway:
+            store: Any = gateway._store
+            look_at_clock = store.look_at_clock
+            monkeypatch.setattr(store, "look_at_clock", lambda: turns.append(look_at_clock()))
+            await until(lambda: len(turns) >= 3)
         listener.setblocking(False)
         heard = []
         with contextlib.suppress(BlockingIOError):
@@ -624,6 +628,7 @@ async def test_systemd_hears_ready_and_the_watchdog(
     assert heard[0].startswith("EXTEND_TIMEOUT_USEC=")
     assert any(message.startswith("READY=1") for message in heard)
     assert heard[-1] == "WATCHDOG=1"
+    assert heard.count("WATCHDOG=1") >= len(turns)
     assert not any("STOPPING" in message for message in heard)
 
 

@@ -15,6 +15,7 @@ from gateway.control import live
 from gateway.control.config import parse_config
 from gateway.control.summary import fetch_status
 from gateway.core.clock import FakeClock
+from gateway.core.units import Duration
 from gateway.herald import Herald
 from gateway.net.ports import free_port
 from hil.children import Child, python, wait_until
@@ -169,8 +170,13 @@ def test_the_metrics_that_are_listed_are_those_that_leave() -> None:
 
 
 def test_the_interval_that_is_named_is_a_setting() -> None:
-    """With the default that the page of settings has."""
-    assert (
-        float(parse_config('[gateway]\nstate_dir = "/x"\nreport_interval = "0s"', offline=True).gateway.report_interval)
-        == 0
-    )
+    """With the default that the page of settings has, and another where another is said."""
+    assert "`[gateway] report_interval`" in (ROOT / "docs/OPERATING.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/CONFIGURATION.md").read_text(encoding="utf-8")
+    (default,) = re.findall(r'^\| `report_interval` \| duration \| `"(\w+)"` \|', page, re.MULTILINE)
+
+    def interval(line: str = "") -> Duration:
+        return parse_config(f'[gateway]\nstate_dir = "/x"\n{line}', offline=True).gateway.report_interval
+
+    assert interval() == Duration.parse(default)
+    assert interval('report_interval = "0s"') == 0
