@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import random
 import socket
@@ -17,10 +18,12 @@ from gateway.core.clock import FakeClock
 from gateway.core.contracts import Accepted, Arrivals, FullError
 from gateway.core.telemetry import Telemetry
 from gateway.core.units import Duration, Size
+from gateway.net.mqtt_packets import read_connect
 from gateway.net.secrets import Secret
 from gateway.sources import mqtt
 from gateway.sources.mqtt import MqttSettings, MqttSource, MqttTlsSettings, TopicSettings
 from hil.link_proxy import Mode
+from hil.virtual_time import run
 from hil.window_broker import WindowBroker
 
 if TYPE_CHECKING:
@@ -278,6 +281,16 @@ async def test_a_clean_session_starts_from_nothing(broker, publish_to) -> None:
         await in_thread(publisher.publish, "plant/d", b"seen")
         await until(lambda: shelf.kept)
     assert shelf.payloads == [b"seen"]
+
+
+@pytest.mark.parametrize(("is_clean", "expiry_s"), [(False, 4321), (True, 0)])
+async def test_the_broker_is_told_how_long_to_keep_the_session(fake_broker, is_clean: bool, expiry_s: int) -> None:
+    """In the CONNECT (MQTT 5.0 section 3.1.2.11.2); not at all where it is not to be kept."""
+    port, heard = await fake_broker([CONNACK_5, SUBACK_5])
+    source = source_for(port, Shelf(), clean=is_clean, session_expiry=Duration(4321))
+    async with running(source):
+        told = read_connect(heard[0][2:])
+    assert (told.session_expiry_s, told.clean_start) == (expiry_s, is_clean)
 
 
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
@@ -762,6 +775,14 @@ async def test_a_connect_that_nobody_waits_for_is_not_finished(make_broker, make
     assert source.status()["state"] == "stopped"
 
 
+@pytest.mark.parametrize(("path", "wanted"), [("", "/mqtt"), ("/site/7?a=b", "/site/7?a=b")])
+async def test_a_websocket_is_asked_for_at_its_path(fake_broker, path: str, wanted: str) -> None:
+    """As the URL has it; /mqtt where it has none, as brokers do."""
+    port, heard = await fake_broker([b"close"])
+    async with running(source_for(0, Shelf(), url=f"ws://127.0.0.1:{port}{path}"), state="disconnected"):
+        assert heard[0].startswith(f"GET {wanted} HTTP/1.1\r\n".encode())
+
+
 @pytest.mark.parametrize("qos", [0, 1, 2])
 async def test_websockets(make_broker, publish_to, qos: int) -> None:
     """The same through WebSocket frames."""
@@ -827,6 +848,32 @@ async def test_a_broker_that_is_not_there_is_tried_again(make_broker, make_link)
         assert "cannot connect: Connection refused" in str(source.status()["last_error"])
         link.mode = Mode.UP
         await until(lambda: source.status()["state"] == "connected")
+
+
+@pytest.mark.parametrize(
+    ("needs_a_person", "longest_s"), [(False, [3, 6, 12, 20, 20, 20, 20]), (True, [20, 20, 20, 20, 20, 20, 20])]
+)
+def test_the_waits_between_connects_have_an_end(
+    monkeypatch: pytest.MonkeyPatch, needs_a_person: bool, longest_s: list[float]
+) -> None:
+    """From `reconnect_min` doubling to `reconnect_max`, half of it by chance; the longest at once where a person has to
+    mend something."""
+    tried_s: list[float] = []
+
+    async def fail(_: object) -> bool:
+        tried_s.append(asyncio.get_running_loop().time())
+        return needs_a_person
+
+    async def main() -> None:
+        source = source_for(1, Shelf(), reconnect_min=Duration(3), reconnect_max=Duration(20))
+        monkeypatch.setattr(source, "_serve_once", fail)
+        async with running(source, state="stopped"):
+            while len(tried_s) <= len(longest_s):
+                await asyncio.sleep(1)
+
+    run(main())
+    waits_s = [later - earlier for earlier, later in itertools.pairwise(tried_s)]
+    assert all(longest / 2 <= wait <= longest for wait, longest in zip(waits_s, longest_s, strict=False))
 
 
 @pytest.fixture

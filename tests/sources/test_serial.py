@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import random
+import termios
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from hil.serial_lines import SerialLine
 
 DEADLINE_S = 10.0
+# asm-generic/termbits.h, which Python's termios leaves out: the parity bit is always 1, or always 0.
+CMSPAR = 0o10000000000
 S = 0x0BADCAFE
 
 
@@ -475,6 +478,43 @@ async def test_a_link_that_leads_elsewhere_is_followed(
     await until(lambda: rig.shelf.payloads == [b"{}"])
 
 
+@pytest.mark.parametrize(
+    ("settings", "control", "input_flags"),
+    [
+        ({}, termios.CS8, 0),
+        ({"parity": "even"}, termios.CS8 | termios.PARENB, 0),
+        ({"parity": "odd"}, termios.CS8 | termios.PARENB | termios.PARODD, 0),
+        ({"parity": "mark"}, termios.CS8 | termios.PARENB | termios.PARODD | CMSPAR, 0),
+        ({"parity": "space"}, termios.CS8 | termios.PARENB | CMSPAR, 0),
+        ({"bytesize": 7, "framing": "lines"}, termios.CS7, 0),
+        ({"bytesize": 5, "framing": "lines"}, termios.CS5, 0),
+        ({"stopbits": 2}, termios.CS8 | termios.CSTOPB, 0),
+        ({"rtscts": True}, termios.CS8 | termios.CRTSCTS, 0),
+        ({"xonxoff": True, "framing": "lines"}, termios.CS8, termios.IXON | termios.IXOFF),
+    ],
+)
+async def test_the_line_is_set_as_it_is_said(
+    make_rig: Callable[..., Rig],
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, object],
+    control: int,
+    input_flags: int,
+) -> None:
+    """In what the kernel is asked for: a pty takes part of it only."""
+    asked: list[list[Any]] = []
+    real = termios.tcsetattr
+
+    def ask(fd: int, when: int, attributes: list[Any]) -> None:
+        asked.append(attributes)
+        real(fd, when, attributes)
+
+    monkeypatch.setattr(termios, "tcsetattr", ask)
+    await make_rig(**settings).start()
+    of_data = termios.CSIZE | termios.CSTOPB | termios.PARENB | termios.PARODD | CMSPAR | termios.CRTSCTS
+    assert asked[-1][2] & of_data == control
+    assert asked[-1][0] & (termios.IXON | termios.IXOFF) == input_flags
+
+
 async def test_a_port_is_opened_by_one_program_only(make_rig: Callable[..., Rig]) -> None:
     """The second one says why it waits, and gets it when the first lets go."""
     rig, second = make_rig(), make_rig(name="line2")
@@ -491,9 +531,9 @@ async def test_a_port_is_opened_by_one_program_only(make_rig: Callable[..., Rig]
 async def test_waits_grow_for_a_port_that_does_not_open_and_not_for_one_that_is_missing(
     make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Up to half a minute, never in step with others."""
-    rig = make_rig(reopen_delay=Duration(1))
-    for attempts, longest_s in [(1, 1), (2, 2), (5, 16), (6, 30), (1000, 30)]:
+    """From `reopen_delay` on, up to half a minute, never in step with others."""
+    rig = make_rig(reopen_delay=Duration(1.5))
+    for attempts, longest_s in [(1, 1.5), (2, 3), (5, 24), (6, 30), (1000, 30)]:
         waits = {rig.source._wait_s(attempts) for _ in range(20)}
         assert 0.7 * longest_s <= min(waits) < max(waits) <= longest_s
     asked: list[int] = []
