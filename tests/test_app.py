@@ -54,10 +54,15 @@ def make(tmp_path: Path) -> Callable[..., Gateway]:
     """Build a gateway from lines of TOML."""
 
     def build(
-        toml: str = "", *, kind: type[Gateway] = Gateway, clock: Any = None, report_interval: str = "5m"
+        toml: str = "",
+        *,
+        kind: type[Gateway] = Gateway,
+        clock: Any = None,
+        report_interval: str = "5m",
+        series_idle: str = "7d",
     ) -> Gateway:
         head = f'[gateway]\nid = "here"\nstate_dir = {json.dumps(str(tmp_path / "state"))}\n'
-        head += f'report_interval = "{report_interval}"\n'
+        head += f'report_interval = "{report_interval}"\nseries_idle = "{series_idle}"\n'
         head += '[store]\ncommit_interval = "20ms"\n'
         config = parse_config(head + toml)
         return kind(config, load_profile("x86-64"), clock=clock or SystemClock(), seed=1)
@@ -601,6 +606,21 @@ async def test_a_box_without_a_clock_learns_the_time_from_upstream(make: Callabl
         assert timeline.quality is Quality.UNSYNCED
         gateway._learn_time(1_800_000_000, 0.0)
         assert timeline.wall_from(clock.monotonic_ns()) == 1_790_000_001 * NS_PER_S
+
+
+@pytest.mark.parametrize("hours", [2, 200])
+async def test_a_series_is_forgotten_when_it_is_as_idle_as_is_said(make: Callable[..., Gateway], hours: int) -> None:
+    """Not a second before: nothing is held of it, and there is room for many more."""
+    clock = FakeClock()
+    async with running(make(clock=clock, report_interval="0s", series_idle=f"{hours}h")) as gateway:
+        store: Any = gateway._store
+        assert store.resolve(Series((), "m"))
+        await store.append([])
+        for seconds, forgotten in ((hours * 3600 - 1, 0), (1, 1)):
+            clock.advance(seconds * NS_PER_S)
+            await store.tend()
+            await store.append([])
+            assert store.status()["store"]["series_forgotten"] == forgotten
 
 
 async def test_systemd_hears_ready_and_the_watchdog(

@@ -526,6 +526,15 @@ def test_status_for_people_and_for_programs(run, window) -> None:
     assert json.loads(out)["accepted"] == 12345
 
 
+def test_status_is_coloured_on_a_terminal_only(run, window, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In pipes and files the signs for it would be noise; a program never gets them."""
+    url = window({"gateway": "site-7", "uplinks": {}})
+    assert "\x1b" not in run("status", "--url", url)[1]
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert "\x1b[1m" in run("status", "--url", url)[1]
+    assert "\x1b" not in run("status", "--url", url, "--json")[1]
+
+
 def test_status_finds_the_address_and_token_in_the_configuration(run, window, write, tmp_path: Path) -> None:
     """So that one types only the file's name; without the token it says what is missing."""
     url = window({"gateway": "site-7"}, token="secret")

@@ -345,6 +345,14 @@ def test_a_line_of_csv_is_a_message(desk: Any) -> None:
         ]
 
 
+def test_columns_are_divided_as_the_mapping_says(desk: Any) -> None:
+    """With another sign a comma is a letter like others."""
+    mapping = {"match": "w", "payload": "csv", "columns": ["t", "h"], "metrics": [{"field": "t"}, {"field": "h"}]}
+    for delimiter in ";", "\t", "|":
+        found = desk({**mapping, "delimiter": delimiter}).values(("w", b"1.5%b2" % delimiter.encode()), ("w", b"1,2"))
+        assert found == {"t": [1.5], "h": [2], "lost": [(1, "malformed_csv")]}
+
+
 @given(st.lists(st.binary(max_size=20), max_size=4), st.sampled_from(["json", "cbor", "text", "csv", "auto"]))
 def test_any_bytes_map_or_are_malformed(payloads: list[bytes], payload: str) -> None:
     """One entry at least for each payload that gives no reading, none for one that does not exist."""

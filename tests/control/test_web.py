@@ -343,6 +343,16 @@ async def test_who_says_nothing_makes_room_for_who_asks(open_window) -> None:
         writer.close()
 
 
+async def test_a_request_is_as_large_as_it_may_be(open_window) -> None:
+    """More is refused while it comes."""
+    window = await open_window(request_max=Size(500))
+    for size, status in ((400, 200), (600, 431)):
+        head = b"GET / HTTP/1.1\r\nx: "
+        answer = await window.send(head + b"a" * (size - len(head) - 4) + b"\r\n\r\n")
+        assert answer.startswith(f"HTTP/1.0 {status} ".encode())
+    assert window.refused("status 431") == 1
+
+
 async def test_cancelled_it_closes_and_drops_who_is_connected(open_window) -> None:
     """The port is free at once, no task is left."""
     window = await open_window()

@@ -209,16 +209,35 @@ def test_what_is_no_number_is_counted_and_never_a_finding() -> None:
     assert watched.status()["zscore"]["not_finite"] == 3
 
 
-def test_silence_is_told_in_time() -> None:
-    """Readings a second apart, ten minutes of silence."""
-    watched = engine(ZScoreSettings(habituation=0, silence=Duration(600)))
+@pytest.mark.parametrize("silence_s", [300, 1000])
+def test_silence_is_told_in_time(silence_s: int) -> None:
+    """Readings a second apart."""
+    watched = engine(ZScoreSettings(habituation=0, silence=Duration(silence_s)))
     watched.watch(noise(1, 500))
     spike = np.array([99.0])
     assert len(watched.watch(Batch.of(1, [500 * SECOND], spike))) == 1
-    watched.watch(noise(1, 500, seed=2, start=501))
-    assert watched.watch(Batch.of(1, [1001 * SECOND], spike)) == []
-    watched.watch(noise(1, 200, seed=3, start=1002))
-    assert len(watched.watch(Batch.of(1, [1202 * SECOND], spike))) == 1
+    watched.watch(noise(1, silence_s - 2, seed=2, start=501))
+    assert watched.watch(Batch.of(1, [(500 + silence_s - 1) * SECOND], spike)) == []
+    assert len(watched.watch(Batch.of(1, [(500 + silence_s) * SECOND], spike))) == 1
+
+
+@pytest.mark.parametrize(("span", "expected"), [(50, 21.0), (100_000, 20.3)])
+def test_the_past_is_forgotten_over_the_span(span: int, expected: float) -> None:
+    """After 700 readings of 20 and 300 of 21 it is the new level that is expected, or the mean of all."""
+    watched = engine(ZScoreSettings(span=span))
+    watched.watch(noise(1, 700))
+    watched.watch(noise(1, 300, seed=2, level=21.0, start=700))
+    (found,) = watched.watch(Batch.of(1, [1000 * SECOND], np.array([99.0])))
+    assert found.expected == pytest.approx(expected, abs=0.15)
+
+
+@pytest.mark.parametrize("kind", [ZScoreSettings, IqrSettings])
+def test_a_scale_is_never_smaller_than_is_said(kind) -> None:
+    """Ten degrees are much for a series that keeps within one, and nothing to speak of where five are said to be one."""
+    for scale_min, findings in ((0.0, 1), (5.0, 0)):
+        watched = engine(kind(scale_min=scale_min))
+        watched.watch(noise(1, 2000))
+        assert len(watched.watch(Batch.of(1, [2000 * SECOND], np.array([30.0])))) == findings
 
 
 def test_detectors_without_a_name_are_told_apart() -> None:

@@ -13,6 +13,7 @@ from gateway.core.units import Size
 from gateway.store import committer
 from gateway.store.database import Loss, SetAside, StoreError
 from gateway.store.reading import verify
+from gateway.store.shelf import ShelfReader
 from gateway.store.writer import SEGMENT_READINGS_MAX
 
 
@@ -164,6 +165,25 @@ async def test_a_backlog_is_drained_from_disk(shelves) -> None:
     put += [n for _ in range(30) for n in await shelves.put(store, 5)]
     assert sorted(await shelves.drain(store)) == put
     shelves.check(store)
+
+
+@pytest.mark.parametrize(("recent_bytes", "from_disk"), [(100_000, 0), (3500, 7), (0, 10)])
+async def test_memory_keeps_the_newest_up_to_its_bound(shelves, monkeypatch, recent_bytes: int, from_disk: int) -> None:
+    """Of ten segments of a good thousand bytes; the others are read from the disk."""
+    found: list[int] = []
+    bodies = ShelfReader.bodies
+
+    async def read(reader: ShelfReader, ids: list[int]) -> dict[int, bytes]:
+        found.extend(ids)
+        return await bodies(reader, ids)
+
+    monkeypatch.setattr(ShelfReader, "bodies", read)
+    store = await shelves.open(recent_bytes=Size(recent_bytes))
+    for _ in range(10):
+        await shelves.put_noise(store, 1000)
+    await shelves.drain(store)
+    assert len(found) == from_disk
+    assert store.status()["uplinks"]["cloud"]["held"] == 0
 
 
 async def test_two_uplinks_each_get_everything(shelves) -> None:

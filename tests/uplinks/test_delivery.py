@@ -20,7 +20,7 @@ from gateway.store.segments import decode_logs, decode_metrics
 from gateway.uplinks import delivery
 from gateway.uplinks.delivery import Uplink
 from gateway.uplinks.guards import Answer, HoldError, InTransitError, StatusRefusedError, TooLargeError
-from gateway.uplinks.settings import OtlpUplinkSettings
+from gateway.uplinks.settings import OtlpUplinkSettings, RetrySettings
 from hil.link_proxy import Mode
 from hil.otlp_readings import parse_metrics
 from hil.otlp_sink import Behaviour
@@ -166,6 +166,23 @@ def test_failures_wait_longer_and_never_end(make_road, make_readings) -> None:
         assert road.uplink.status()["attempt"] == 0
         assert road.store.maybe_twice == 0
         await road.stop(task)
+
+    run(main())
+
+
+def test_waits_are_as_the_settings_bound_them(make_road, make_readings, monkeypatch) -> None:
+    """The first up to `initial`, then up to twice as long each time, none over `max`."""
+
+    class Longest:
+        def uniform(self, _: float, most: float) -> float:
+            return most
+
+    async def main() -> None:
+        road = make_road(*[LATER] * 7, retry=RetrySettings(initial=Duration(3), max=Duration(20)))
+        monkeypatch.setattr(road.uplink._backoff, "random", Longest())
+        road.store.add(make_readings(5))
+        await road.run_for(200)
+        assert np.diff(road.wire.times()).tolist() == pytest.approx([3, 6, 12, 20, 20, 20, 20], abs=0.01)
 
     run(main())
 
