@@ -37,7 +37,7 @@ else:
     from backports import zstd
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from types import TracebackType
 
     from hil.certificates import Identity
@@ -57,7 +57,8 @@ class Behaviour:
     `takes` says whether the data count as received: by default when the status is 2xx and the body was read,
     so a cut after reading is the lost answer that makes duplicates. `rejected` and `message` make a partial
     success; `answer` replaces the answer's body with these bytes. `refuse_encoding` answers 400 to that
-    Content-Encoding and takes all else.
+    Content-Encoding and takes all else; `refuses` says of which metric readings a request may not hold one, and
+    `knows_not` names a signal whose path answers 404.
     """
 
     status: int = 200
@@ -70,6 +71,8 @@ class Behaviour:
     answer: bytes | None = None
     content_type: str = "application/x-protobuf"
     refuse_encoding: str = ""
+    refuses: Callable[[Reading], bool] | None = None
+    knows_not: str = ""
 
     @property
     def is_taken(self) -> bool:
@@ -326,7 +329,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(status, body, behaviour.content_type, behaviour.retry_after)
 
     def _judge(self, request: Request, wire: bytes, behaviour: Behaviour) -> tuple[int, str]:
-        if not request.signal:
+        if not request.signal or request.signal == behaviour.knows_not:
             return 404, f"no such path: {self.path}"
         if not behaviour.is_taken:
             return behaviour.status, behaviour.message
@@ -334,7 +337,11 @@ class _Handler(BaseHTTPRequestHandler):
         if decode is None:
             return 400, f"unknown encoding {request.encoding}"
         try:
-            self.server.sink.take(request, decode(wire))
+            body = decode(wire)
+            refuses = behaviour.refuses if request.signal == "metrics" else None
+            if refuses is not None and any(map(refuses, parse_metrics(body))):
+                return 400, behaviour.message
+            self.server.sink.take(request, body)
         except (ValueError, OSError, EOFError, zlib.error, zstd.ZstdError) as error:
             return 400, f"not OTLP: {error}"
         return behaviour.status, behaviour.message

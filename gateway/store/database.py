@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from gateway.core.batch import Batch, LogRecords, Series
     from gateway.core.clock import Clock, Timeline
-    from gateway.core.contracts import Priority
+    from gateway.core.contracts import Priority, Signal
     from gateway.core.telemetry import Telemetry
     from gateway.store.forgetting import Holder
 
@@ -311,6 +311,10 @@ class Store:
     def share_backlog(self, uplink: str, share: float) -> None:
         """Give the backlog of one uplink another share than `[store] backlog_share`; not after its first lease."""
         self._desks[uplink].scheduler = LaneScheduler(backlog_share=share)
+
+    def hold(self, uplink: str, signal: Signal, seconds: float) -> None:
+        """Lease nothing of a signal for so long: its way is wrong, and the others' may be right."""
+        self._desks[uplink].hold(signal, seconds)
 
     def link_up(self, uplink: str) -> None:
         """Take note that the road is open again: from now on what arrives is live, what is older is backlog."""

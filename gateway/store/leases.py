@@ -181,6 +181,7 @@ class Desk:
         self._changes = 0
         self._reading = asyncio.Lock()
         self._look_rows = LOOK_MIN
+        self._held_back: dict[Signal, asyncio.TimerHandle] = {}
         self._next: dict[Spot, int] = {}
         self._maybe: dict[Spot, None] = {}  # in the order in which shelves of one class take turns
         for shelf in reversed(SHELVES):
@@ -216,6 +217,16 @@ class Desk:
         self._changes += 1
         self.has_some.set()
 
+    def hold(self, signal: Signal, seconds: float) -> None:
+        """Lease nothing of a signal for so long: the others may go on."""
+        if (before := self._held_back.pop(signal, None)) is not None:
+            before.cancel()
+        self._held_back[signal] = asyncio.get_running_loop().call_later(seconds, self._go_on_with, signal)
+
+    def _go_on_with(self, signal: Signal) -> None:
+        self._held_back.pop(signal, None)
+        self.has_some.set()
+
     def hide(self, ids: Iterable[int]) -> None:
         """Keep `ids` from being leased: they are about to go."""
         self._hidden.update(ids)
@@ -249,9 +260,7 @@ class Desk:
             self._leased.difference_update(lease.ids())
             self._hidden.update(lease.ids())
             return True
-        self.scheduler.sent(lease.lane, lease.segments[0].priority, -lease.size_bytes)
-        if lease.is_fresh:
-            self.scheduler.owe_fresh(lease.segments[0].priority)
+        self.scheduler.gave_back(lease.lane, lease.segments[0].priority, lease.size_bytes, is_fresh=lease.is_fresh)
         self.show(lease.ids())
         if maybe_delivered:
             self.allowance.doubt()
@@ -286,13 +295,15 @@ class Desk:
 
     def _choose(self) -> Choice | None:
         held = {lane: [0] * len(Priority) for lane in Lane}
-        for lane, (priority, _) in self._maybe:
-            held[lane][priority] = 1
+        for lane, (priority, signal) in self._maybe:
+            if signal not in self._held_back:
+                held[lane][priority] = 1
         return self.scheduler.next(live=held[Lane.LIVE], backlog=held[Lane.BACKLOG])
 
     async def _find(self, choice: Choice, readings_max: int, bytes_max: int) -> tuple[Spot, list[Row]] | None:
         for spot in [*self._maybe]:
-            if spot[0] is not choice.lane or spot[1][0] is not choice.priority:
+            lane, (priority, signal) = spot
+            if lane is not choice.lane or priority is not choice.priority or signal in self._held_back:
                 continue
             if choice.order is Order.NEWEST:
                 rows = await self._look(spot, newest=True)

@@ -146,6 +146,7 @@ class LaneScheduler:
     def link_up(self) -> None:
         """Take note that the link came up: what is newest goes first, and shares are counted from here."""
         self._fresh_owed = [True] * len(_CLASSES)
+        self._passed_over: Priority | None = None
         self._bytes = [0, 0]
 
     def next(self, *, live: Sequence[int], backlog: Sequence[int]) -> Choice | None:
@@ -158,6 +159,11 @@ class LaneScheduler:
         if not (has_live or has_backlog):
             self._last, self._why = None, "nothing is held"
             return None
+        if self._passed_over is not None:
+            others = [[held * (k != self._passed_over) for k, held in enumerate(lane)] for lane in (live, backlog)]
+            if any(map(any, others)):
+                live, backlog = others
+                has_live, has_backlog = any(live), any(backlog)
         for index in range(len(_CLASSES)):
             if self._fresh_owed[index] and (live[index] or backlog[index]):
                 lane = 0 if live[index] else 1
@@ -178,10 +184,16 @@ class LaneScheduler:
         self._bytes[index] += size_bytes
         if size_bytes > 0:
             self._fresh_owed[priority] = False
+            self._passed_over = None
 
-    def owe_fresh(self, priority: Priority) -> None:
-        """Take note that what went first for being the newest of its class did not arrive."""
-        self._fresh_owed[priority] = True
+    def gave_back(self, lane: Lane | str, priority: Priority, size_bytes: int, *, is_fresh: bool = False) -> None:
+        """Take back the charge for a lease that did not arrive: another class goes first now, if there is one.
+
+        One that `is_fresh` went first for being the newest of its class, which is owed still.
+        """
+        self.sent(lane, priority, -size_bytes)
+        self._fresh_owed[priority] |= is_fresh
+        self._passed_over = priority
 
     def explain(self) -> str:
         """Say why the last choice was made, in a sentence."""

@@ -1,9 +1,8 @@
 """Delivery: lease, send, and let go only of what the far side has. Must not know HTTP or SQLite.
 
 One uplink is one loop with one thread and one request under way; where answers come at once, the next one stands
-ready behind it. A lease that fails is released before the
-wait, so that what is freshest by then goes first when the link is back; only a lease of which a part has
-already been taken is kept in hand until its end, so that no part is sent twice without need.
+ready behind it. A lease that fails is released before the wait, so that what is freshest by then goes first when the
+link is back; only one of which a part was taken is kept in hand to its end, so that no part is sent twice without need.
 
     wait for data → combine → lease → decode, repair, encode → (thread: compress, post) → ack | refuse
                                           └ try later: release, wait with back-off ┘
@@ -16,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from gateway.core.clock import NS_PER_S, Quality
@@ -25,6 +23,7 @@ from gateway.uplinks.guards import Backoff, HoldError, InTransitError, Request
 from gateway.uplinks.requests import Hand, NoClockError, RequestBuilder
 from gateway.uplinks.senders import HttpSender
 from gateway.uplinks.sending import REJECTED, Ahead, NotBegunError, Sending
+from gateway.uplinks.state import Holding, Status
 from gateway.uplinks.worker import NO_SEAMS, Seams
 
 if TYPE_CHECKING:
@@ -52,20 +51,6 @@ PROBE_S: Final = 60.0
 QUICK_S: Final = 0.1
 # How long everybody else in the event loop waits for us at most while answers are there as soon as we look.
 TURN_S: Final = 0.003
-
-
-@dataclass(slots=True)
-class Status:
-    """What people ask about an uplink; times are the clock's nanoseconds, counts are since the start."""
-
-    state: str = "stopped"
-    reason: str = ""
-    retry_at_ns: int = 0
-    last_error: str = ""
-    last_success_ns: int = 0
-    readings_sent: int = 0
-    readings_rejected: int = 0
-    rtt_s: float = 0.0
 
 
 class Uplink:
@@ -104,6 +89,7 @@ class Uplink:
         )
         self._size = self._sending.size
         self._backoff = Backoff(float(settings.retry.initial), float(settings.retry.max), random)
+        self._holding = Holding(settings.retry, random)
         self._is_down = False
         self._is_quick = False
         self._is_stopping = False
@@ -143,7 +129,8 @@ class Uplink:
             "state": known.state,
             "reason": known.reason,
             "retry_in_s": round(max(0.0, (known.retry_at_ns - self._clock.monotonic_ns()) / NS_PER_S), 1),
-            "attempt": self._backoff.failures,
+            "attempt": max(self._backoff.failures, self._holding.failures),
+            "held_back": {signal.name.lower(): reason for signal, reason in self._holding.reasons.items()},
             "last_error": known.last_error,
             "last_success_unix_s": known.last_success_ns // NS_PER_S,
             "requests": self._wire.requests,
@@ -161,7 +148,7 @@ class Uplink:
         while True:
             if self._ahead is None:
                 if not self._store.has_some(self.name):
-                    self._say("idle")
+                    self._say_idle()
                     self._note_speed(is_quick=False)
                     await self._store.wait_held(self.name)
                     self._is_round_over = True
@@ -216,6 +203,9 @@ class Uplink:
             error = await self._attempt(hand)
             if error is None:
                 self._settle(hand)
+                return
+            if isinstance(error, HoldError) and not hand.is_begun:
+                self._hold(error, lease)
                 return
             wait_s = self._failed(error)
             if not hand.is_begun:
@@ -390,13 +380,26 @@ class Uplink:
             known.last_error = hand.message
         self._telemetry.count("tidegate_uplink_readings_sent", hand.delivered, help="Readings taken.", uplink=self.name)
         self._backoff.succeeded()
-        if self._is_down:
+        was_held = self._holding.went(hand.lease.signal)
+        if self._is_down or was_held:
             log.info("uplink %s: is back", self.name)
-        if self._is_down or self._lacked_clock:
+        if self._is_down or self._lacked_clock or was_held:
             self._is_down = self._lacked_clock = False
             self._store.link_up(self.name)
         if self._on_server_time is not None and hand.server_time_s is not None:
             self._on_server_time(hand.server_time_s, hand.rtt_s)
+
+    def _hold(self, error: HoldError, lease: Lease) -> None:
+        """Keep a signal back whose way is wrong, and go on with the other."""
+        signal, reason = lease.signal, str(error)
+        if reason != self._holding.reasons.get(signal):
+            log.warning("uplink %s: %s are held back: %s", self.name, signal.name.lower(), reason)
+        self._status.last_error = reason
+        self._count_failure("hold")
+        wait_s = self._holding.hold(signal, reason, after_s=error.after_s, now_s=_now_s())
+        self._say("holding", reason, wait_s)
+        self._store.release(lease, maybe_delivered=error.answer_lost)
+        self._store.hold(self.name, signal, wait_s)
 
     def _failed(self, error: TryLaterError) -> float:
         """Note a failure; return how long to wait, in seconds."""
@@ -409,13 +412,12 @@ class Uplink:
         known.last_error = reason
         self._is_down = True
         self._size.failed(in_transit=isinstance(error, InTransitError))
-        self._telemetry.count(
-            "tidegate_uplink_failures",
-            help="Requests that are to be sent again, by what to do next.",
-            uplink=self.name,
-            kind="hold" if isinstance(error, HoldError) else "throttled" if error.after_s else "later",
-        )
+        self._count_failure("hold" if isinstance(error, HoldError) else "throttled" if error.after_s else "later")
         return self._backoff.failed(error.after_s)
+
+    def _count_failure(self, kind: str) -> None:
+        about = "Requests that are to be sent again, by what to do next."
+        self._telemetry.count("tidegate_uplink_failures", help=about, uplink=self.name, kind=kind)
 
     async def _wait(self, error: TryLaterError, wait_s: float) -> None:
         if isinstance(error, NoClockError):
@@ -467,6 +469,14 @@ class Uplink:
                         return
         except TimeoutError:
             log.info("uplink %s: stopped with data held", self.name)
+
+    def _say_idle(self) -> None:
+        """Say that nothing can be sent just now, and why where something is held back."""
+        reason, wait_s = self._holding.soonest(_now_s())
+        self._say("holding" if reason else "idle", reason, wait_s)
+        if reason:
+            # What is held is not taken for sent if the process dies meanwhile.
+            self._store.rest(self.name, wait_s)
 
     def _say(self, state: str, reason: str = "", wait_s: float = 0.0) -> None:
         known = self._status

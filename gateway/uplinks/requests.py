@@ -140,6 +140,8 @@ class Hand:
     rtt_s: float = 0.0
     server_time_s: int | None = None
     refused: list[tuple[str, Part]] = field(default_factory=list)  # parts, not the whole, and why
+    doubted: list[tuple[str, Part]] = field(default_factory=list)  # the same, and perhaps not to be given up
+    refusals: int = 0  # since a part of it was taken
 
     @property
     def is_begun(self) -> bool:
@@ -170,6 +172,26 @@ class Hand:
         if not isinstance(part, Closed):
             self.refused.append((message, part))
 
+    def part(self) -> None:
+        """Cut the first part in two, and send the others before these."""
+        self.split()
+        assert self.parts is not None
+        self.parts.rotate(-2)
+
+    def doubt(self, message: str) -> None:
+        """Lay the first part aside until it is known whether the road takes anything."""
+        assert self.parts
+        part = self.parts.popleft()
+        assert not isinstance(part, Closed)
+        self.doubted.append((message, part))
+
+    def give_up(self, reason: str) -> None:
+        """Count what was laid aside as never to be delivered."""
+        for message, part in self.doubted:
+            self.reject(len(part), reason, message)
+        self.refused += self.doubted
+        self.doubted = []
+
     def aside(self) -> list[tuple[str, int, bytes]]:
         """Return the parts that were given up as a person may see them: why, how many readings, and as a segment."""
         first = self.lease.segments[0]
@@ -193,7 +215,8 @@ class Hand:
 
     def close(self) -> None:
         """Let go of what was made of the lease, where it can be made again as it was: it is the most memory of all."""
-        if self.parts is not None and len(self.parts) == 1 and not self.delivered and not self.rejected:
+        is_whole = not (self.delivered or self.rejected or self.doubted)
+        if self.parts is not None and len(self.parts) == 1 and is_whole:
             self.parts = deque([Closed(len(self.parts[0]))])
 
     def reason(self) -> str:

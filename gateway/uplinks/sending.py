@@ -10,6 +10,7 @@ moment the first was answered, and leaves it alone when that one failed.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -18,13 +19,14 @@ from gateway.core.clock import NS_PER_S
 from gateway.uplinks.guards import Compressing, Request, StatusRefusedError, TooLargeError
 from gateway.uplinks.pacing import FAST_LEVEL, BatchSize, Effort
 from gateway.uplinks.requests import Closed
-from gateway.uplinks.verdicts import Verdicts
+from gateway.uplinks.verdicts import PARTS_MAX, REFUSALS_MAX, Verdicts
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
     from gateway.core.clock import Clock
+    from gateway.core.contracts import Signal
     from gateway.uplinks.guards import Answer, Wire
     from gateway.uplinks.requests import Hand, RequestBuilder
     from gateway.uplinks.settings import OtlpUplinkSettings
@@ -83,7 +85,8 @@ class Sending:
         self._start_worker = start_worker
         self._worker: Worker | None = None
         self._turn = 0
-        self._verdicts = Verdicts()
+        # That logs are taken says nothing of a path for metrics that is none.
+        self._verdicts: defaultdict[Signal, Verdicts] = defaultdict(Verdicts)
 
     def open(self) -> None:
         """Start the thread."""
@@ -135,15 +138,33 @@ class Sending:
                 self._open(hand)
                 hand.split()
                 return None
-            self._verdicts.too_large(str(error))
+            self._verdicts[request.signal].too_large(str(error))
             hand.refuse(TOO_LARGE, str(error))
         except StatusRefusedError as error:
-            self._verdicts.refuse(str(error), status=error.status, first_id=hand.lease.segments[0].id)
-            hand.refuse(REFUSED, str(error))
+            self._refused(hand, request, error)
         else:
             self._took(hand, request, answer)
             hand.parts.popleft()
+            hand.refusals = 0
+            if not hand.parts:
+                hand.give_up(REFUSED)
         return answer
+
+    def _refused(self, hand: Hand, request: Request, error: StatusRefusedError) -> None:
+        """Have it sent in parts, and give up those that are refused by themselves; raise what to do instead."""
+        verdicts, first_id, reason = self._verdicts[request.signal], hand.lease.segments[0].id, str(error)
+        verdicts.met(reason, status=error.status, first_id=first_id)
+        self._open(hand)
+        assert hand.parts
+        hand.refusals += 1
+        if request.readings > max(1, hand.lease.readings // PARTS_MAX):
+            hand.part()
+        else:
+            hand.doubt(reason)
+        parts = len(hand.parts) + len(hand.doubted)
+        if not hand.parts or (hand.refusals > REFUSALS_MAX and not verdicts.is_about_data(first_id)):
+            verdicts.conclude(reason, status=error.status, first_id=first_id, parts=parts)
+            hand.give_up(REFUSED)
 
     def _next(self, hand: Hand, *, in_haste: bool) -> Request | None:
         self._open(hand)
@@ -181,7 +202,7 @@ class Sending:
             raise
 
     def _took(self, hand: Hand, request: Request, answer: Answer) -> None:
-        self._verdicts.took()
+        self._verdicts[request.signal].took()
         rejected = min(answer.rejected, request.readings)
         hand.delivered += request.readings - rejected
         hand.reject(rejected, REJECTED, answer.message)

@@ -1,70 +1,98 @@
 """Whether what was refused is given up: a refusal may be about the data, or about a road that takes nothing. No I/O.
 
-By OTLP's rules each refusal is final for the data in it. But a receiver out of memory that answers 500, a wrong port
-or a proxy with a limit of its own refuse whatever comes, and by the rules a week's backlog would be in the ledger
-within seconds. So a few may go in a row; after that nothing is given up until something was taken.
+By OTLP's rules each refusal is final for the data in it. But one bad device would take the readings of all others with
+it, and a receiver out of memory that answers 500, a wrong port or a proxy with a limit of its own refuse whatever
+comes: by the rules a week's backlog would be in the ledger within seconds. So what was refused is sent in halves, down
+to small parts: those that are taken show that the road is one, and then the rest is about the data. Where no part is
+taken nothing is given up, but for a few readings, until something else was taken.
 
-| answer              | given up                                               | in a row at most |
-| ------------------- | ------------------------------------------------------ | ---------------- |
-| 4xx                 | at once                                                | 3 requests       |
-| 5xx                 | when the same data met it again and again              | 1 request        |
-| 413 for one reading | at once                                                | 8 readings       |
+| answer              | sent in parts                                          | given up where nothing was taken |
+| ------------------- | ------------------------------------------------------ | -------------------------------- |
+| 4xx                 | at once                                                | 3 leases of 3 parts at most      |
+| 5xx                 | when the same data met it again and again              | nothing                          |
+| 413 for one reading | at once                                                | 8 readings                       |
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 from gateway.core.contracts import TryLaterError
 from gateway.uplinks.guards import HoldError
 
 REFUSED_MAX: Final = 3
-FAILED_MAX: Final = 1
 TOO_LARGE_MAX: Final = 8
 # How often the same data meets a server's own error until it counts as its cause; with back-off that is some minutes.
 TRIES_MAX: Final = 8
 SERVER_ERROR: Final = 500
 LEASES_KEPT: Final = 64
+# A lease is cut in so many parts at most: what shares one with the guilty is given up with it.
+PARTS_MAX: Final = 256
+# So many requests of one lease are refused in a row until it seems that no part of it is taken.
+REFUSALS_MAX: Final = 48
+
+
+@dataclass(slots=True)
+class Met:
+    """What is known of a lease that was refused: how often, and how much had been taken when it first was."""
+
+    taken: int
+    tries: int = 0
 
 
 class Verdicts:
-    """What one road has refused since it last took anything."""
+    """What one road has refused of one signal since it last took anything of it."""
 
     def __init__(self) -> None:
         self.in_a_row = 0
-        self._tries: dict[int, int] = {}  # by the first segment of the lease
+        self._taken = 0
+        self._met: dict[int, Met] = {}  # by the first segment of the lease
 
     def took(self) -> None:
         """Take note that a request was taken: the road is one."""
         self.in_a_row = 0
+        self._taken += 1
 
-    def refuse(self, reason: str, *, status: int, first_id: int) -> None:
-        """Return where a request that was refused by `status` is given up; raise what to do instead.
+    def met(self, reason: str, *, status: int, first_id: int) -> None:
+        """Take note that a request was refused; return where it is to be sent in parts, raise what to do instead.
 
         `first_id` is the row id of the lease's first segment: by it the same data is known again.
         """
-        if status < SERVER_ERROR:
-            self._count(reason, REFUSED_MAX)
+        met = self._met.setdefault(first_id, Met(self._taken))
+        while len(self._met) > LEASES_KEPT:
+            del self._met[next(iter(self._met))]
+        met.tries += 1
+        if status >= SERVER_ERROR and met.tries < TRIES_MAX:
+            # It may have taken all of it before it failed.
+            raise TryLaterError(reason, answer_lost=True)
+        if self.in_a_row >= REFUSED_MAX and not self.is_about_data(first_id):
+            raise _hold(reason)
+
+    def is_about_data(self, first_id: int) -> bool:
+        """Whether something was taken since the lease was first refused."""
+        met = self._met.get(first_id)
+        return met is not None and self._taken > met.taken
+
+    def conclude(self, reason: str, *, status: int, first_id: int, parts: int) -> None:
+        """Return where the parts of a lease that were refused are given up; raise HoldError where they are not."""
+        if self.is_about_data(first_id):
+            del self._met[first_id]
             return
-        tries = self._tries.pop(first_id, 0) + 1
-        if tries < TRIES_MAX:
-            self._tries[first_id] = tries
-            while len(self._tries) > LEASES_KEPT:
-                del self._tries[next(iter(self._tries))]
-            raise TryLaterError(reason)
-        self._tries[first_id] = tries
-        self._count(reason, FAILED_MAX)
-        del self._tries[first_id]
+        self.in_a_row += 1
+        if status >= SERVER_ERROR or parts > REFUSED_MAX:
+            raise _hold(reason)
 
     def too_large(self, reason: str) -> None:
         """Return where one reading that is too large is given up; raise HoldError where it is not."""
-        self._count(reason, TOO_LARGE_MAX)
-
-    def _count(self, reason: str, most: int) -> None:
-        if self.in_a_row >= most:
-            raise HoldError(
-                f"{reason}; nothing was taken since then and nothing more is given up for it: correct the endpoint, "
-                "or see why the receiver refuses",
-                after_s=0.0,
-            )
+        if self.in_a_row >= TOO_LARGE_MAX:
+            raise _hold(reason)
         self.in_a_row += 1
+
+
+def _hold(reason: str) -> HoldError:
+    return HoldError(
+        f"{reason}; nothing was taken since then and nothing more is given up for it: correct the endpoint, or see why "
+        "the receiver refuses",
+        after_s=0.0,
+    )

@@ -133,6 +133,19 @@ async def test_the_newest_that_did_not_arrive_is_still_the_first(reader, make_de
     assert sequences(await take(desk)) == [2, 3]
 
 
+async def test_a_signal_that_is_held_back_keeps_only_itself(reader, make_desk) -> None:
+    """Until its time is over; who waits is woken then."""
+    desk = make_desk()
+    reader.put(1)
+    desk.hold(Signal.METRICS, 60.0)
+    desk.hold(Signal.METRICS, 0.01)
+    assert await take(desk) is None
+    assert not desk.has_some.is_set()
+    async with asyncio.timeout(5):
+        await desk.has_some.wait()
+    assert sequences(await take(desk)) == [1]
+
+
 async def test_more_on_their_way_than_one_look_sees(reader, make_desk) -> None:
     """They are passed over without listing the backlog."""
     desk = make_desk()

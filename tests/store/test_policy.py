@@ -129,6 +129,21 @@ def test_a_fresh_lease_that_was_not_made_is_still_owed() -> None:
     assert scheduler.next(live=ALL, backlog=ALL) == scheduler.next(live=ALL, backlog=ALL)
 
 
+def test_a_class_that_failed_lets_another_go_first() -> None:
+    """Once: a receiver that takes nothing of one class keeps the others from nothing."""
+    scheduler = settled()
+    choice = scheduler.next(live=ALL, backlog=NONE)
+    assert choice.priority is Priority.CRITICAL
+    scheduler.sent(choice.lane, choice.priority, 10)
+    scheduler.gave_back(choice.lane, choice.priority, 10)
+    other = scheduler.next(live=ALL, backlog=NONE)
+    assert other.priority is not Priority.CRITICAL
+    scheduler.sent(other.lane, other.priority, 10)
+    assert scheduler.next(live=(1, 0, 0), backlog=NONE).priority is Priority.CRITICAL
+    scheduler.gave_back(other.lane, other.priority, 10)
+    assert scheduler.next(live=(0, other.priority == 1, other.priority == 2), backlog=NONE).priority is other.priority
+
+
 # Shares.
 
 

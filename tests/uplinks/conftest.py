@@ -70,6 +70,7 @@ class FakeStore:
         self.events: list[tuple] = []
         self.events_of_speed: list[bool] = []
         self.rests: list[float] = []
+        self.held_back: set[Signal] = set()
         self.aside: list[tuple[str, int, bytes]] = []
         self.accepted = self.delivered = self.maybe_twice = 0
         self.ledger: Counter = Counter()
@@ -116,26 +117,34 @@ class FakeStore:
             self._grown.clear()
             await self._grown.wait()
 
+    def hold(self, uplink: str, signal: Signal, seconds: float) -> None:
+        self.held_back.add(signal)
+        asyncio.get_running_loop().call_later(seconds, self._go_on_with, signal)
+
+    def _go_on_with(self, signal: Signal) -> None:
+        self.held_back.discard(signal)
+        self._held.set()
+
     def rest(self, uplink: str, seconds: float) -> None:
         self.rests.append(round(seconds, 3))
 
     async def lease(self, uplink: str, *, readings_max: int, bytes_max: int, may_wait: bool = True) -> FakeLease | None:
         await asyncio.sleep(0)
         for lane in ("live", "backlog"):
-            waiting = self.lanes[lane]
+            waiting = [s for s in self.lanes[lane] if s.signal not in self.held_back]
             shelf = [s for s in waiting if (s.signal, s.priority) == (waiting[0].signal, waiting[0].priority)]
             taken: list[Segment] = []
             for segment in shelf:
                 if not taken or sum(s.readings for s in taken) + segment.readings <= readings_max:
                     taken.append(segment)
-                    waiting.remove(segment)
+                    self.lanes[lane].remove(segment)
             if taken:
                 lease = FakeLease(uplink, lane, taken, sum(s.readings for s in taken), taken[0].signal)
                 self.leased.append(lease)
                 self._look()
                 self.events.append(("lease", lane, lease.readings))
                 return lease
-        self._look()
+        self._held.clear()
         return None
 
     def ack(self, lease: FakeLease, *, rejected: int = 0, reason: str = "rejected", aside=()) -> None:
@@ -213,10 +222,14 @@ class FakeWire:
         self.bytes_sent += len(packed.body)
         body = zstd.decompress(packed.body, bytes_max=1 << 26) if packed.encoding == "zstd" else packed.body
         self.sent.append((asyncio.get_running_loop().time(), packed, body))
-        answer = self.script.pop(0) if self.script else Answer(seconds=self.takes_s)
+        answer = self.script.pop(0) if self.script else self.judge(packed.signal, body)
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    def judge(self, signal: Signal, body: bytes) -> Answer | Exception:
+        """Say what becomes of a request that is not in the script."""
+        return Answer(seconds=self.takes_s)
 
     def is_overdue(self) -> bool:
         return self.overdue

@@ -16,11 +16,12 @@ from gateway.core.clock import WALL_FLOOR_NS, FakeClock, Quality, Sample, System
 from gateway.core.contracts import BootId, Priority, Signal, TryLaterError
 from gateway.core.telemetry import Telemetry
 from gateway.core.units import Duration, Size
-from gateway.store.segments import decode_logs, decode_metrics
+from gateway.store.segments import decode_metrics
 from gateway.uplinks import delivery
 from gateway.uplinks.delivery import Uplink
 from gateway.uplinks.guards import Answer, HoldError, InTransitError, StatusRefusedError, TooLargeError
 from gateway.uplinks.settings import OtlpUplinkSettings, RetrySettings
+from gateway.uplinks.verdicts import PARTS_MAX
 from hil.link_proxy import Mode
 from hil.otlp_readings import parse_metrics
 from hil.otlp_sink import Behaviour
@@ -236,18 +237,29 @@ def test_a_lost_answer_is_counted_as_maybe_twice(make_road, make_readings) -> No
     run(main())
 
 
+def refusing(*values: float):
+    """Return what answers 400 to each request that holds one of these values, as a picky receiver does."""
+
+    def judge(signal: Signal, body: bytes) -> Answer | Exception:
+        is_bad = signal is Signal.METRICS and any(r.value in values for r in parse_metrics(body))
+        return StatusRefusedError("status 400: bad name", 400) if is_bad else Answer()
+
+    return judge
+
+
 def test_a_refusal_sets_aside_and_the_next_goes_on(make_road, make_readings) -> None:
     """Refused data neither blocks nor comes again; the reason stands in the ledger."""
 
     async def main() -> None:
-        road = make_road(REFUSED, compression="zstd")
-        road.store.add(make_readings(5))
+        road = make_road(compression="zstd")
+        road.wire.judge = refusing(1)
+        road.store.add(make_readings(1, start=1))
         task = await road.start(0.1)
         road.store.add(make_readings(3, start=100))
         await asyncio.sleep(3)
         await road.stop(task)
-        assert road.store.events[1] == ("refuse", 5, "refused", "status 400: bad name")
-        assert road.store.ledger == {"refused": 5}
+        assert road.store.events[1] == ("refuse", 1, "refused", "status 400: bad name")
+        assert road.store.ledger == {"refused": 1}
         assert road.store.delivered == 3
         assert road.uplink.status()["last_error"] == "status 400: bad name"
         assert "link_up" not in road.store.kinds()
@@ -269,20 +281,67 @@ def test_a_receiver_that_fails_for_a_while_costs_nothing(make_road, make_reading
     run(main())
 
 
-def test_a_road_that_refuses_all_is_held(make_road, make_readings) -> None:
-    """A wrong port answers 400 to everything: a few leases are given up, the rest waits for who mends it."""
+def test_one_bad_device_costs_the_others_nothing(make_road, make_readings) -> None:
+    """What a receiver refuses is sent in halves, until the guilty are alone."""
 
     async def main() -> None:
-        road = make_road(*[REFUSED] * 20, compression="zstd", batch_readings_max=100)
+        road = make_road(compression="zstd")
+        bad = {7, 300, 301, 302, 4000}
+        road.wire.judge = refusing(*bad)
+        road.store.add(make_readings(5000))
+        await road.run_for(60)
+        lost = road.store.ledger["refused"]
+        assert road.store.delivered == 5000 - lost
+        assert len(bad) <= lost <= 5 * (5000 // PARTS_MAX + 1)
+        assert len(road.wire.sent) < 100
+
+    run(main())
+
+
+def test_a_road_that_refuses_all_is_held(make_road, make_readings) -> None:
+    """A wrong port answers 400 to everything: nothing is given up, and it waits for who mends it, costing little."""
+
+    async def main() -> None:
+        road = make_road(compression="zstd", batch_readings_max=100)
+        road.wire.judge = lambda signal, body: REFUSED
         for k in range(50):
             road.store.add(make_readings(100, start=100 * k), lane="backlog")
-        task = await road.start(10)
-        assert road.store.ledger == {"refused": 300}
+        task = await road.start(1000)
+        assert not road.store.ledger
         assert road.uplink.status()["state"] == "holding"
         assert "correct the endpoint" in road.uplink.status()["reason"]
-        await asyncio.sleep(4000)
-        assert road.store.ledger == {"refused": 300}
-        assert road.store.delivered == 4700
+        assert "correct the endpoint" in road.uplink.status()["held_back"]["metrics"]
+        before = len(road.wire.sent)
+        await asyncio.sleep(1000)
+        assert len(road.wire.sent) - before < 100
+        road.wire.judge = lambda signal, body: Answer()
+        await asyncio.sleep(1000)
+        assert road.store.delivered == 5000
+        assert not road.uplink.status()["held_back"]
+        await road.stop(task)
+
+    run(main())
+
+
+def test_a_path_that_is_not_there_keeps_only_its_own_signal(make_road, make_readings, make_records) -> None:
+    """A receiver without logs takes metrics; the logs wait, and the status says so."""
+
+    async def main() -> None:
+        road = make_road(compression="zstd")
+        lost = HoldError("status 404, there is no OTLP receiver at this path")
+        road.wire.judge = lambda signal, body: lost if signal is Signal.LOGS else Answer()
+        road.store.add(make_records(2), priority=Priority.CRITICAL)
+        task = await road.start()
+        for k in range(300):
+            road.store.add(make_readings(1, start=k))
+            await asyncio.sleep(1)
+        assert road.store.delivered >= 298
+        assert road.uplink.status()["held_back"] == {"logs": str(lost)}
+        assert len([packed for _, packed, _ in road.wire.sent if packed.signal is Signal.LOGS]) <= 6
+        assert "link_up" not in road.store.kinds()
+        road.wire.judge = lambda signal, body: Answer()
+        await asyncio.sleep(70)
+        assert (road.store.held, road.uplink.status()["held_back"]) == (0, {})
         await road.stop(task)
 
     run(main())
@@ -292,16 +351,16 @@ def test_a_part_that_is_refused_is_set_aside(make_road, make_readings, make_reco
     """As a segment that a person can look at, of readings and of log records."""
 
     async def main() -> None:
-        script = [TooLargeError("413"), Answer(), REFUSED] * 2
-        road = make_road(*script, compression="zstd")
+        road = make_road(compression="zstd")
+        picky = refusing(5, 6)
+        road.wire.judge = lambda signal, body: REFUSED if signal is Signal.LOGS else picky(signal, body)
         road.store.add(make_readings(10))
-        road.store.add(make_records(4), priority=Priority.CRITICAL)
+        road.store.add(make_records(1), priority=Priority.CRITICAL)
         await road.run_for(30)
-        assert road.store.ledger == {"refused": 7}
-        (_, five, metrics), (_, two, logs) = road.store.aside
-        assert (five, two) == (5, 2)
-        assert decode_metrics(metrics).values().tolist() == [5, 6, 7, 8, 9]
-        assert len(decode_logs(logs)) == 2
+        assert road.store.ledger == {"refused": 3}
+        assert [readings for _, readings, _ in road.store.aside] == [1, 1]
+        values = [value for *_, body in road.store.aside for value in decode_metrics(body).values().tolist()]
+        assert sorted(values) == [5, 6]
 
     run(main())
 
@@ -325,7 +384,7 @@ def test_a_wrong_token_costs_nothing(make_road, make_readings, caplog) -> None:
     with caplog.at_level(logging.INFO, "gateway.uplinks.delivery"):
         run(main())
     assert [r.message for r in caplog.records] == [
-        "uplink cloud: status 401, the token was not accepted",
+        "uplink cloud: metrics are held back: status 401, the token was not accepted",
         "uplink cloud: is back",
     ]
 
@@ -771,10 +830,8 @@ async def end(task: asyncio.Task) -> None:
 async def test_over_real_http_through_every_fault(no_threads_left, make_store, make_readings, otlp_sink) -> None:
     """Unknown encoding, throttling, cuts, refusals, a portal: every reading is delivered or counted."""
     store = make_store(FakeClock())
-    otlp_sink.always = Behaviour(refuse_encoding="zstd")
+    otlp_sink.always = Behaviour(refuse_encoding="zstd", refuses=lambda reading: reading.value == 777, message="bad")
     otlp_sink.behave(
-        Behaviour(status=400, message="bad name"),
-        Behaviour(status=400, message="bad name"),
         Behaviour(refuse_encoding="zstd"),
         Behaviour(status=503),
         Behaviour(cut="before_read"),
@@ -913,11 +970,10 @@ def test_what_stood_ready_behind_a_refusal_is_sent_in_its_turn(make_road, make_r
         for k in range(20):
             road.store.add(make_readings(1000, start=1000 * k))
         await road.run_for(30)
-        lost = 1000 if answer is REFUSED else 0
-        assert (road.store.delivered, road.store.ledger.total()) == (20_000 - lost, lost)
+        assert (road.store.delivered, road.store.ledger.total()) == (20_000, 0)
         values = [r.value for r in road.wire.readings()]
         assert values[:6000] == list(range(6000))
-        assert len(values) == 20_000 + (1000 if not lost else 0)
+        assert len(values) == 21_000
         assert road.store.maybe_twice == 0
 
     run(main())

@@ -1,4 +1,4 @@
-"""A few refusals in a row are about the data; more of them, with nothing taken in between, about the road."""
+"""What is refused is given up where the road takes something else; where it takes nothing, next to nothing is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from gateway.core.contracts import TryLaterError
 from gateway.uplinks.guards import HoldError
-from gateway.uplinks.verdicts import FAILED_MAX, LEASES_KEPT, REFUSED_MAX, TOO_LARGE_MAX, TRIES_MAX, Verdicts
+from gateway.uplinks.verdicts import LEASES_KEPT, REFUSED_MAX, TOO_LARGE_MAX, TRIES_MAX, Verdicts
 
 
 @pytest.fixture
@@ -14,44 +14,76 @@ def verdicts() -> Verdicts:
     return Verdicts()
 
 
-def fail(verdicts: Verdicts, first_id: int, times: int = TRIES_MAX) -> None:
+def meet(verdicts: Verdicts, status: int, first_id: int = 1) -> None:
+    verdicts.met(f"status {status}", status=status, first_id=first_id)
+
+
+def conclude(verdicts: Verdicts, status: int, first_id: int = 1, *, parts: int = 1) -> None:
+    verdicts.conclude(f"status {status}", status=status, first_id=first_id, parts=parts)
+
+
+def fail(verdicts: Verdicts, first_id: int = 1) -> None:
     """Meet a server's own error until the data counts as its cause."""
-    for _ in range(times - 1):
+    for _ in range(TRIES_MAX - 1):
         with pytest.raises(TryLaterError) as caught:
-            verdicts.refuse("status 500", status=500, first_id=first_id)
+            meet(verdicts, 500, first_id)
+        assert caught.value.answer_lost
         assert not isinstance(caught.value, HoldError)
-    verdicts.refuse("status 500", status=500, first_id=first_id)
+    meet(verdicts, 500, first_id)
 
 
-def test_a_few_refusals_are_about_the_data(verdicts) -> None:
-    """Then nothing is given up until something is taken."""
-    for k in range(REFUSED_MAX):
-        verdicts.refuse("status 400: bad name", status=400, first_id=k)
-    for k in range(10):
-        with pytest.raises(HoldError, match="status 400: bad name; nothing was taken since") as caught:
-            verdicts.refuse("status 400: bad name", status=400, first_id=k)
+def test_a_few_parts_are_given_up_though_nothing_is_taken(verdicts) -> None:
+    """After some of these no lease is even cut in parts, until something is taken."""
+    for first_id in range(REFUSED_MAX):
+        meet(verdicts, 400, first_id)
+        conclude(verdicts, 400, first_id, parts=REFUSED_MAX)
+    for first_id in range(10):
+        with pytest.raises(HoldError, match="status 400; nothing was taken since then") as caught:
+            meet(verdicts, 400, first_id)
         assert caught.value.after_s == 0
     verdicts.took()
-    verdicts.refuse("status 400: bad name", status=400, first_id=0)
+    meet(verdicts, 400, 0)
+    conclude(verdicts, 400, 0, parts=100)
+
+
+def test_many_parts_are_not_given_up_where_nothing_is_taken(verdicts) -> None:
+    """A road that takes no part of a lease may be the wrong one."""
+    meet(verdicts, 400)
+    with pytest.raises(HoldError):
+        conclude(verdicts, 400, parts=REFUSED_MAX + 1)
+    meet(verdicts, 400)
+    verdicts.took()
+    meet(verdicts, 400)
+    conclude(verdicts, 400, parts=REFUSED_MAX + 1)
+
+
+def test_what_was_taken_before_says_nothing(verdicts) -> None:
+    """It was before the first refusal."""
+    verdicts.took()
+    meet(verdicts, 400)
+    assert not verdicts.is_about_data(1)
+    verdicts.took()
+    assert verdicts.is_about_data(1)
+    assert not verdicts.is_about_data(2)
 
 
 def test_a_servers_own_error_is_tried_again_and_again(verdicts) -> None:
-    """The same data that meets it each time is its cause, if something else was taken."""
-    fail(verdicts, 1)
-    for _ in range(FAILED_MAX):
-        with pytest.raises(HoldError):
-            fail(verdicts, 2)
+    """The same data that meets it each time is its cause only if something else was taken meanwhile."""
+    fail(verdicts)
     with pytest.raises(HoldError):
-        verdicts.refuse("status 500", status=500, first_id=2)
+        conclude(verdicts, 500)
+    meet(verdicts, 500)
     verdicts.took()
-    verdicts.refuse("status 500", status=500, first_id=2)
+    conclude(verdicts, 500)
+    with pytest.raises(TryLaterError):
+        meet(verdicts, 500)
 
 
 def test_of_much_that_failed_little_is_remembered(verdicts) -> None:
     """The oldest is forgotten: it is tried as often again."""
     for first_id in range(LEASES_KEPT + 1):
         with pytest.raises(TryLaterError):
-            verdicts.refuse("status 500", status=500, first_id=first_id)
+            meet(verdicts, 500, first_id)
     fail(verdicts, 0)
 
 
@@ -61,3 +93,5 @@ def test_readings_that_are_too_large_alone_are_few(verdicts) -> None:
         verdicts.too_large("status 413")
     with pytest.raises(HoldError, match="status 413"):
         verdicts.too_large("status 413")
+    verdicts.took()
+    verdicts.too_large("status 413")

@@ -11,7 +11,7 @@ import pytest
 from gateway.codecs.otlp import encode_log_record
 from gateway.core.batch import MONOTONIC, Batch, LogRecords, Series
 from gateway.core.clock import SystemClock
-from gateway.core.contracts import Priority
+from gateway.core.contracts import Priority, Signal
 from gateway.core.telemetry import Telemetry
 from gateway.core.units import Duration
 from gateway.store.database import Store, StoreSettings
@@ -44,7 +44,8 @@ def uplink_of(store: Store, endpoint: str) -> Uplink:
         telemetry=Telemetry(),
         random=random.Random(1),
     )
-    uplink._backoff.max_s = 0.05
+    for patience in (uplink._backoff, *uplink._holding._patience.values()):
+        patience.initial_s = patience.max_s = 0.05
     return uplink
 
 
@@ -126,12 +127,55 @@ async def test_what_was_held_at_a_stop_is_sent_by_the_next_run(tmp_path, otlp_si
     assert all(abs(r.time_ns - before_ns) < 5 * 10**9 for r in readings)
 
 
+async def test_a_class_that_is_refused_waits_until_another_is_taken(tmp_path, otlp_sink) -> None:
+    """Where nothing at all was taken it may be the road, and nothing is given up; nobody is kept waiting for it."""
+    store = await open_store(tmp_path)
+    otlp_sink.always = Behaviour(refuses=lambda reading: reading.value < 100, message="bad name")
+    uplink = uplink_of(store, otlp_sink.url)
+    task = asyncio.create_task(uplink.run())
+    await store.append([(Priority.CRITICAL, counted(store, 0, 100))])
+    async with asyncio.timeout(20):
+        while uplink.status()["state"] != "holding":
+            await asyncio.sleep(0.01)
+    assert balance(store)["held"] == 100
+    await store.append([(Priority.NORMAL, counted(store, 100, 50))])
+    await until_sent(store)
+    await end(task)
+    assert (balance(store)["delivered"], balance(store)["ledger"]) == (50, {"refused": 100})
+    await store.close()
+
+
+async def test_a_receiver_without_logs_takes_metrics(tmp_path, otlp_sink) -> None:
+    """However much more important the logs are; they wait, and leave when their path is there."""
+    store = await open_store(tmp_path)
+    otlp_sink.always = Behaviour(knows_not="logs")
+    uplink = uplink_of(store, otlp_sink.url)
+    task = asyncio.create_task(uplink.run())
+    log = store.resolve(Series((("device.id", "a"),), "", kind="log"))
+    record = encode_log_record(
+        time_ns=CLOCK.wall_ns(), observed_ns=0, severity_number=9, severity_text="", body="0", attributes=()
+    )
+    await store.append([], logs=LogRecords(np.array([log], np.uint32), np.array([CLOCK.wall_ns()]), (record,)))
+    for k in range(10):
+        await store.append([(Priority.NORMAL, counted(store, 10 * k, 10))])
+    async with asyncio.timeout(20):
+        while balance(store)["delivered"] < 100:
+            await asyncio.sleep(0.01)
+    assert balance(store)["held"] == 1
+    assert [*uplink.status()["held_back"]] == ["logs"]
+    store._desks["cloud"]._go_on_with(Signal.LOGS)
+    otlp_sink.always = Behaviour()
+    await until_sent(store)
+    await end(task)
+    await store.close()
+
+
 async def test_refusals_and_rejections_are_in_the_ledger(tmp_path, otlp_sink) -> None:
     """Refused whole, rejected in part: the account on disk says so, and nothing of it comes again."""
     store = await open_store(tmp_path)
-    otlp_sink.always = Behaviour(status=400, message="bad name")
+    otlp_sink.always = Behaviour(refuses=lambda reading: reading.value < 50, message="bad name")
     task = asyncio.create_task(uplink_of(store, otlp_sink.url).run())
-    await store.append([(Priority.NORMAL, counted(store, 0, 50))])
+    await store.append([(Priority.NORMAL, counted(store, 0, 3))])
     await until_sent(store)
     otlp_sink.always = Behaviour(rejected=7, message="too old")
     await store.append([(Priority.NORMAL, counted(store, 50, 50))])
@@ -139,6 +183,6 @@ async def test_refusals_and_rejections_are_in_the_ledger(tmp_path, otlp_sink) ->
     await end(task)
     await store.close()
     store = await open_store(tmp_path)
-    assert balance(store)["ledger"] == {"refused": 50, "rejected": 7}
+    assert balance(store)["ledger"] == {"refused": 3, "rejected": 7}
     assert balance(store)["delivered"] == 43
     await store.close()

@@ -1,0 +1,64 @@
+"""What an uplink knows of itself: what people ask about it, and which signals it holds back. Does no I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gateway.core.contracts import Signal
+from gateway.uplinks.guards import Backoff
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from gateway.uplinks.settings import RetrySettings
+
+
+@dataclass(slots=True)
+class Status:
+    """What people ask about an uplink; times are the clock's nanoseconds, counts are since the start."""
+
+    state: str = "stopped"
+    reason: str = ""
+    retry_at_ns: int = 0
+    last_error: str = ""
+    last_success_ns: int = 0
+    readings_sent: int = 0
+    readings_rejected: int = 0
+    rtt_s: float = 0.0
+
+
+class Holding:
+    """The signals whose way is wrong: each has a path of its own, and one that is not there says nothing of the others.
+
+    `reasons` are those that were held back and have not been taken since. Seconds are of one steady clock.
+    """
+
+    def __init__(self, retry: RetrySettings, random: Random) -> None:
+        self.reasons: dict[Signal, str] = {}
+        self._until_s: dict[Signal, float] = {}
+        self._patience = {signal: Backoff(float(retry.initial), float(retry.max), random) for signal in Signal}
+
+    @property
+    def failures(self) -> int:
+        """How often in a row the signal that was held back most often was."""
+        return max(patience.failures for patience in self._patience.values())
+
+    def hold(self, signal: Signal, reason: str, *, after_s: float, now_s: float) -> float:
+        """Hold a signal back; return for how many seconds, at least `after_s`."""
+        self.reasons[signal] = reason
+        wait_s = self._patience[signal].failed(after_s)
+        self._until_s[signal] = now_s + wait_s
+        return wait_s
+
+    def went(self, signal: Signal) -> bool:
+        """Take note that a signal was taken; return whether it had been held back."""
+        self._patience[signal].succeeded()
+        return self.reasons.pop(signal, None) is not None
+
+    def soonest(self, now_s: float) -> tuple[str, float]:
+        """Return why the one that is tried next is held back, and for how many seconds still; "" where none is."""
+        if not self.reasons:
+            return "", 0.0
+        signal = min(self.reasons, key=self._until_s.__getitem__)
+        return self.reasons[signal], max(0.0, self._until_s[signal] - now_s)

@@ -1,0 +1,35 @@
+"""Signals are held back each by itself, for as long as each asks for."""
+
+from __future__ import annotations
+
+from random import Random
+
+from gateway.core.contracts import Signal
+from gateway.core.units import Duration
+from gateway.uplinks.settings import RetrySettings
+from gateway.uplinks.state import Holding
+
+
+def test_the_one_that_is_tried_next_is_the_one_that_is_told() -> None:
+    """With why, and how long it waits still."""
+    holding = Holding(RetrySettings(initial=Duration(1), max=Duration(60)), Random(1))
+    assert holding.soonest(0.0) == ("", 0.0)
+    assert holding.hold(Signal.LOGS, "no path", after_s=60.0, now_s=100.0) >= 60
+    wait_s = holding.hold(Signal.METRICS, "no token", after_s=0.0, now_s=100.0)
+    assert 0 < wait_s <= 1
+    reason, left_s = holding.soonest(100.0)
+    assert (reason, round(left_s, 6)) == ("no token", round(wait_s, 6))
+    assert holding.soonest(200.0)[1] == 0
+    assert holding.reasons == {Signal.LOGS: "no path", Signal.METRICS: "no token"}
+
+
+def test_who_was_taken_begins_anew() -> None:
+    """And it is told once that it had been held back."""
+    holding = Holding(RetrySettings(initial=Duration(1), max=Duration(60)), Random(1))
+    for _ in range(5):
+        holding.hold(Signal.LOGS, "no path", after_s=0.0, now_s=0.0)
+    assert holding.failures == 5
+    assert holding.went(Signal.LOGS)
+    assert not holding.went(Signal.LOGS)
+    assert not holding.went(Signal.METRICS)
+    assert (holding.failures, holding.reasons) == (0, {})
