@@ -475,6 +475,7 @@ async def test_an_uplink_that_is_configured_no_more_is_in_the_status(make: Calla
         status: Any = gateway.status()
         cloud = status["uplinks"]["cloud"]
         assert (cloud["state"], cloud["removed"], cloud["held"]) == ("removed", True, 5)
+        assert cloud["held_by_class"] == {"critical": 0, "normal": 5, "bulk": 0}
         assert cloud["let_go_in_s"] > 6 * 86400
         assert status["accepted"] == cloud["delivered"] + cloud["held"] + sum(cloud["ledger"].values())
         assert any("cloud is configured no more: the 5 readings" in event for event in status["events"])

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
+from gateway.core.contracts import Priority
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -61,6 +63,26 @@ class Share(msgspec.Struct, array_like=True):
     removal: Removal | None = None
     # How many readings may be leased from this commit to the next: a process that dies leaves them possibly sent.
     allowed: int = 0
+    # What is held, by `Priority`. A row of an earlier version has none: then the sum is not `held`, and it is counted.
+    held_by_class: tuple[int, int, int] = (0, 0, 0)
+
+    def hold(self, readings: int, *, priority: Priority) -> None:
+        """Hold so many more of a class, or fewer, if negative; the classes make up what is held, whatever comes."""
+        counts = list(self.held_by_class)
+        counts[priority] += readings
+        if counts[priority] < 0:
+            # On a damaged shelf a row may say more than was ever held of its class.
+            for other in Priority:
+                taken = min(max(counts[other], 0), -counts[priority])
+                counts[other] -= taken
+                counts[priority] += taken
+        critical, normal, bulk = counts
+        self.held += readings
+        self.held_by_class = (critical, normal, bulk)
+
+    def hold_just(self, by_class: tuple[int, int, int]) -> None:
+        """Hold this and nothing else."""
+        self.held, self.held_by_class = sum(by_class), by_class
 
     def wants(self, sequence: int) -> bool:
         """Whether a segment was for it at all; whether it has it already stands in the segment's row."""
@@ -164,12 +186,12 @@ class Change:
     """What one commit adds to the accounts, on top of what acks have changed already."""
 
     accepted: int = 0
-    held: dict[str, int] = field(default_factory=dict)
+    held: dict[tuple[str, Priority], int] = field(default_factory=dict)
     lost: list[tuple[str, str, Entry]] = field(default_factory=list)
 
-    def add_held(self, name: str, readings: int) -> None:
-        """Hold `readings` more (or fewer, if negative) for one uplink."""
-        self.held[name] = self.held.get(name, 0) + readings
+    def add_held(self, name: str, readings: int, *, priority: Priority) -> None:
+        """Hold `readings` of a class more (or fewer, if negative) for one uplink."""
+        self.held[name, priority] = self.held.get((name, priority), 0) + readings
 
     def lose(self, name: str, reason: str, entry: Entry) -> None:
         """Put a line into one uplink's ledger."""
@@ -223,7 +245,7 @@ class Accounts:
         stage = Stage.LET_GO if share.held else Stage.SWEPT
         if share.held:
             self.lose(name, UPLINK_REMOVED, entry._replace(readings=share.held))
-        share.held = 0
+        share.hold_just((0, 0, 0))
         share.removal = msgspec.structs.replace(share.removal, stage=stage)
 
     def lose(self, name: str, reason: str, entry: Entry) -> None:
@@ -233,15 +255,15 @@ class Accounts:
             key = (name, OTHER_REASON)
         self.ledger[key] = self.ledger[key].add(entry) if key in self.ledger else entry
 
-    def deliver(self, name: str, readings: int, *, lost: tuple[str, Entry] | None = None) -> None:
-        """Settle `readings` that were held: delivered, but for those in `lost`."""
+    def deliver(self, name: str, readings: int, *, priority: Priority, lost: tuple[str, Entry] | None = None) -> None:
+        """Settle `readings` of a class that were held: delivered, but for those in `lost`."""
         share = self.shares[name]
         # On a damaged shelf a row may say more than was ever held.
         readings = min(readings, share.held)
         if lost and lost[1].readings > readings:
             lost = (lost[0], lost[1]._replace(readings=readings))
         lost_readings = lost[1].readings if lost else 0
-        share.held -= readings
+        share.hold(-readings, priority=priority)
         share.delivered += readings - lost_readings
         if lost and lost_readings:
             self.lose(name, *lost)
@@ -249,8 +271,8 @@ class Accounts:
     def apply(self, change: Change) -> None:
         """Take what a commit brought."""
         self.accepted += change.accepted
-        for name, readings in change.held.items():
-            self.shares[name].held += readings
+        for (name, priority), readings in change.held.items():
+            self.shares[name].hold(readings, priority=priority)
         for name, reason, entry in change.lost:
             self.lose(name, reason, entry)
 

@@ -77,7 +77,7 @@ async def _join(connection: aiosqlite.Connection, opened: Opened, name: str) -> 
             raise StoreError(f"{SLOTS_MAX} different uplinks have used this state_dir; give this one another")
         slots[name] = slot
     share = accounts.shares[name] = Share(name, slot)
-    share.held = await count_lacking(connection, share)
+    share.hold_just(await count_lacking(connection, share))
     if (gone := accounts.gap(name)) > 0:
         accounts.lose(name, BEFORE, Entry(gone))
     if share.held and opened.state.commit:
@@ -90,10 +90,14 @@ async def _come_back(connection: aiosqlite.Connection, opened: Opened, share: Sh
         # It had been let go. What others still need it gets all the same, like a new one: that is lost no more.
         key = (share.name, UPLINK_REMOVED)
         lost = accounts.ledger.get(key, Entry(0))
-        share.held = min(await count_lacking(connection, share, before=removal.sequence), lost.readings)
+        share.hold_just(await count_lacking(connection, share, before=removal.sequence))
+        share.hold(min(lost.readings - share.held, 0), priority=Priority.NORMAL)
         if share.held:
             accounts.ledger[key] = lost._replace(readings=lost.readings - share.held)
-    share.held += await count_lacking(connection, share, first=removal.sequence)
+    for priority, readings in zip(
+        Priority, await count_lacking(connection, share, first=removal.sequence), strict=True
+    ):
+        share.hold(readings, priority=priority)
     share.removal = None
     if (gone := accounts.gap(share.name)) > 0:
         accounts.lose(share.name, WHILE_REMOVED, Entry(gone))
@@ -103,13 +107,31 @@ async def _come_back(connection: aiosqlite.Connection, opened: Opened, share: Sh
 
 async def count_lacking(
     connection: aiosqlite.Connection, share: Share, *, first: int = 0, before: int = SEQUENCE_END
-) -> int:
-    """Return how many readings of these sequences a share has not got."""
-    ((readings,),) = await connection.execute_fetchall(
-        "SELECT coalesce(sum(readings), 0) FROM shelf WHERE id < ? AND done & ? = 0 AND id & ? >= ? AND id & ? < ?",
+) -> tuple[int, int, int]:
+    """Return how many readings of these sequences a share has not got, by `Priority`."""
+    ((critical, bulk, readings),) = await connection.execute_fetchall(
+        f"SELECT {_sum_of(Priority.CRITICAL)}, {_sum_of(Priority.BULK)}, coalesce(sum(readings), 0)"  # noqa: S608  our own numbers
+        " FROM shelf WHERE id < ? AND done & ? = 0 AND id & ? >= ? AND id & ? < ?",
         (STATE_ID, share.bit, SEQUENCE_MASK, first, SEQUENCE_MASK, before),
     )
-    return int(readings)
+    # A damaged row may hold any number, and what is none: then the sums are floats.
+    return max(int(critical), 0), max(int(readings - critical - bulk), 0), max(int(bulk), 0)
+
+
+def _sum_of(priority: Priority) -> str:
+    """Return what SQL sums up for one class."""
+    shelves = [str(number) for number, shelf in enumerate(SHELVES, start=1) if shelf[0] is priority]
+    return f"coalesce(sum(CASE WHEN id >> {SEQUENCE_BITS} IN ({', '.join(shelves)}) THEN readings ELSE 0 END), 0)"
+
+
+async def count_classes(connection: aiosqlite.Connection, share: Share) -> None:
+    """Count of which classes is what is held for a share, where its row does not say: it is of an earlier version."""
+    held = share.held
+    if sum(share.held_by_class) != held or min(share.held_by_class) < 0:
+        before = share.removal.sequence if share.removal else SEQUENCE_END
+        share.hold_just(await count_lacking(connection, share, before=before))
+        # On a damaged shelf something else may be there than is held.
+        share.hold(held - share.held, priority=Priority.NORMAL)
 
 
 def left_of(removal: Removal, timeline: Timeline, *, grace_s: float, now_ns: int) -> float:
@@ -247,6 +269,7 @@ def account_of(accounts: Accounts, name: str, *, leased: int = 0) -> UplinkStatu
     return {
         "delivered": share.delivered,
         "held": share.held,
+        "held_by_class": {priority.name.lower(): share.held_by_class[priority] for priority in Priority},
         "ledger": {reason: entry.readings for reason, entry in lost.items()},
         "maybe_twice": share.maybe_twice,
         "leased": leased,

@@ -29,7 +29,7 @@ from gateway.store.accounts import (
     encode_state,
 )
 from gateway.store.drawer import ROW_BYTES
-from gateway.store.membership import count_lacking, follow_uplinks
+from gateway.store.membership import count_classes, count_lacking, follow_uplinks
 from gateway.store.planning import DAMAGED
 from gateway.store.records import SEQUENCE_END, SHELVES, STATE_ID, place
 from gateway.store.series import NUMBER_MAX, decode_series, encode_series
@@ -90,6 +90,8 @@ async def read_shelf(
     )
     _mend_ledger(opened)
     await _count_interrupted(connection, opened)
+    for share in opened.accounts.shares.values():
+        await count_classes(connection, share)
     await follow_uplinks(connection, opened, list(uplinks) or [NOBODY], grace_s=grace_s, now_ns=clock.monotonic_ns())
     opened.state = msgspec.structs.replace(state, shares=list(opened.accounts.shares.values()))
     for key, entry in opened.accounts.ledger.items():
@@ -123,8 +125,10 @@ async def check_rows(connection: aiosqlite.Connection, state: State) -> None:
         raise DamagedStateError("a row of the shelf holds other types than it should")
     for share in state.shares:
         there = await count_lacking(connection, share, before=share.removal.sequence if share.removal else SEQUENCE_END)
-        if share.wants(0) and there != share.held:
-            raise DamagedStateError(f"{share.held} readings are held for {share.name or 'nobody'}, {there} are there")
+        if share.wants(0) and sum(there) != share.held:
+            raise DamagedStateError(
+                f"{share.held} readings are held for {share.name or 'nobody'}, {sum(there)} are there"
+            )
 
 
 async def _sizes(connection: aiosqlite.Connection, table: str, columns: Sequence[str]) -> list[tuple[int, int]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from gateway.store.accounts import Accounts, Change, Entry, State
+from gateway.store.records import where_from
 from gateway.store.room import Candidate, wall_of
 
 if TYPE_CHECKING:
@@ -35,8 +36,10 @@ def make_change(
 ) -> Change:
     """Return what a commit adds to the accounts: what comes for every uplink, what goes for those who lack it."""
     change = Change(accepted=sealed.readings)
-    for share in accounts.configured:
-        change.add_held(share.name, sealed.readings)
+    for segment in sealed.segments:
+        priority = where_from(segment.row.id)[0]
+        for share in accounts.configured:
+            change.add_held(share.name, segment.row.readings, priority=priority)
     for loss in losses:
         change.accepted += loss.readings
         for share in accounts.configured:
@@ -47,7 +50,7 @@ def make_change(
             first_ns = last_ns = wall_of(timeline, victim.stored_ns, victim.boot)
         for share in accounts.shares.values():
             if share.wants(victim.sequence) and not (victim.done | done.get(victim.id, 0)) & share.bit:
-                change.add_held(share.name, -victim.readings)
+                change.add_held(share.name, -victim.readings, priority=where_from(victim.id)[0])
                 change.lose(share.name, reason, Entry(victim.readings, first_ns, last_ns, now_ns, now_ns))
     return change
 

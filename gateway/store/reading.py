@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 
 from gateway.core.clock import BootTimes, Timeline
-from gateway.core.contracts import BootId, Signal
+from gateway.core.contracts import BootId, Priority, Signal
 from gateway.core.progress import no_progress
 from gateway.core.words import plural
 from gateway.store.accounts import NOBODY, Accounts, DamagedStateError, Entry, State, decode_state
@@ -393,15 +393,16 @@ def _wrong_with_log(path: Path) -> str:
 def _verify(held: Held, report: VerifyReport, progress: Progress) -> None:
     known = held.series_known
     report.series = len(known)
-    counted = {share.name: 0 for share in held.state.shares}
+    counted = {share.name: [0] * len(Priority) for share in held.state.shares}
     before = (0, b"")
     for row in progress(held.rows(), total=held.segments, what="verifying"):
-        sequence = where_from(row.id)[2]
+        priority, _, sequence = where_from(row.id)
         if held.is_wanted(row):
             report.segments += 1
             report.readings += row.readings
         for share in held.state.shares:
-            counted[share.name] += row.readings if share.wants(sequence) and not row.done & share.bit else 0
+            if share.wants(sequence) and not row.done & share.bit:
+                counted[share.name][priority] += row.readings
         for sentence in _wrong(row, before=before, known=known):
             report.problem(sentence)
         before = (sequence, segment_hash(row.body))
@@ -433,7 +434,7 @@ def _wrong(row: HeldRow, *, before: tuple[int, bytes], known: set[int]) -> Itera
         yield f"segment {sequence}: nobody knows its series {sorted(missing)[:8]}"
 
 
-def _verify_accounts(held: Held, counted: dict[str, int], report: VerifyReport) -> None:
+def _verify_accounts(held: Held, counted: dict[str, list[int]], report: VerifyReport) -> None:
     report.accepted = held.state.accepted
     if not held.state.shares:
         if report.segments:
@@ -451,7 +452,10 @@ def _verify_accounts(held: Held, counted: dict[str, int], report: VerifyReport) 
             report.uplinks[name] = {"delivered": share.delivered, "held": share.held, "ledger": lost}
             if share.removal is not None:
                 report.uplinks[name]["removed"] = True
-        if counted[name] != share.held:
-            report.problem(f"{who}: {share.held} readings should be held, {counted[name]} are")
+        there = counted[name]
+        if sum(there) != share.held:
+            report.problem(f"{who}: {share.held} readings should be held, {sum(there)} are")
+        elif sum(share.held_by_class) == share.held and there != list(share.held_by_class):
+            report.problem(f"{who}: by class {list(share.held_by_class)} readings should be held, {there} are")
         if gap := accounts.gap(name):
             report.problem(f"{who}: accepted - delivered - held - ledger is {gap}, not 0")

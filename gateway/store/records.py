@@ -129,6 +129,7 @@ class UplinkStatus(TypedDict):
 
     delivered: int
     held: int
+    held_by_class: dict[str, int]  # all of `held`
     ledger: dict[str, int]
     maybe_twice: int
     leased: int

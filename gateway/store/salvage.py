@@ -279,6 +279,8 @@ def _balance(connection: sqlite3.Connection, result: Salvaged, found: State | No
         state = msgspec.structs.replace(state, sequence=newest[0] + 1, previous_hash=newest[1])
     for share in state.shares:
         share.held += newer if share.removal is None else 0
+        # Of which classes it is the next start counts.
+        share.held_by_class = (0, 0, 0)
     held = {share.name: _held(connection, share) for share in state.shares}
     lost = {share.name: max(share.held - held[share.name], 0) for share in state.shares}
     if not state.shares:

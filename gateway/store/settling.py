@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from gateway.store.accounts import Entry
 from gateway.store.planning import DAMAGED
+from gateway.store.records import where_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -86,7 +87,13 @@ class Settling:
         if aside:
             self._forgetter.refused(lease.segments[-REFUSED_WAITING_MAX:])
             self.refusing.extend((lease.uplink, reason, *what) for what in aside)
-        self._accounts.deliver(lease.uplink, lease.readings, lost=(reason, self._entry(lost)) if lost > 0 else None)
+        # All of a lease is of one class.
+        self._accounts.deliver(
+            lease.uplink,
+            lease.readings,
+            priority=lease.segments[0].priority,
+            lost=(reason, self._entry(lost)) if lost > 0 else None,
+        )
         bit = self._accounts.shares[lease.uplink].bit
         for segment_id in lease.ids():
             self.done[segment_id] = self.done.get(segment_id, 0) | bit
@@ -107,7 +114,8 @@ class Settling:
         """Count segments whose bytes are not what was written: nobody can be sent them."""
         bit = self._accounts.shares[name].bit
         for row in rows:
-            self._accounts.deliver(name, row.readings, lost=(DAMAGED, self._entry(row.readings)))
+            lost = DAMAGED, self._entry(row.readings)
+            self._accounts.deliver(name, row.readings, priority=where_from(row.id)[0], lost=lost)
             self.done[row.id] = self.done.get(row.id, 0) | bit
         log.error("%s: %d segments on the disk are damaged; they are in the ledger", name, len(rows))
         self._want(False)

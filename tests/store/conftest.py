@@ -96,10 +96,16 @@ class Shelves:
             store.ack(lease)
         return numbers
 
+    @staticmethod
+    def by_class(store: Store, uplink: str = "cloud") -> tuple[int, ...]:
+        """Return what is held of each class, the most important first."""
+        return tuple(store.status()["uplinks"][uplink]["held_by_class"].values())
+
     def check(self, store: Store) -> None:
         """Every account adds up."""
         status = store.status()
-        for uplink in status["uplinks"].values():
+        for name, uplink in status["uplinks"].items():
+            assert sum(self.by_class(store, name)) == uplink["held"]
             assert status["accepted"] == uplink["delivered"] + uplink["held"] + sum(uplink["ledger"].values())
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import zlib
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.core.contracts import Priority
 from gateway.store.accounts import (
     REASONS_MAX,
     STATE_MAGIC,
@@ -14,6 +17,7 @@ from gateway.store.accounts import (
     Change,
     DamagedStateError,
     Entry,
+    Removal,
     Share,
     State,
     decode_state,
@@ -23,7 +27,9 @@ from gateway.store.accounts import (
 
 def test_the_state_row_survives() -> None:
     """What was written is read."""
-    state = State(7, 10, 3, b"h" * 16, 2, 99, False, 5, [Share("a", 1, 5, 4, 1, [(3, 9)])], {"a": 1})
+    state = State(
+        7, 10, 3, b"h" * 16, 2, 99, False, 5, [Share("a", 1, 5, 4, 1, [(3, 9)], None, 7, (1, 2, 1))], {"a": 1}
+    )
     assert decode_state(encode_state(state)) == state
 
 
@@ -45,8 +51,6 @@ def test_other_things_are_no_state(data) -> None:
 
 def test_a_state_of_another_shape_is_refused() -> None:
     """Right checksum, wrong content."""
-    import zlib
-
     body = msgspec.msgpack.encode({"not": "a state"})
     with pytest.raises(DamagedStateError, match="cannot be read"):
         decode_state(STATE_MAGIC + zlib.crc32(body).to_bytes(4, "little") + body)
@@ -63,13 +67,13 @@ def test_the_identity_holds_whatever_happens() -> None:
     accounts = Accounts([Share("a", 1), Share("b", 2)], {}, accepted=0)
     change = Change(accepted=12)
     for name in "ab":
-        change.add_held(name, 10)
+        change.add_held(name, 10, priority=Priority.NORMAL)
         change.lose(name, "syntax", Entry(2))
     copy = accounts.copy()
     accounts.apply(change)
-    accounts.deliver("a", 4)
-    accounts.deliver("b", 4, lost=("rejected", Entry(3)))
-    accounts.deliver("b", 1, lost=("rejected", Entry(0)))
+    accounts.deliver("a", 4, priority=Priority.NORMAL)
+    accounts.deliver("b", 4, priority=Priority.NORMAL, lost=("rejected", Entry(3)))
+    accounts.deliver("b", 1, priority=Priority.NORMAL, lost=("rejected", Entry(0)))
     assert accounts.gap("a") == accounts.gap("b") == copy.gap("a") == 0
     assert accounts.lost("b") == {"syntax": Entry(2), "rejected": Entry(3)}
     assert accounts.active == 6
@@ -78,10 +82,54 @@ def test_the_identity_holds_whatever_happens() -> None:
 
 def test_a_damaged_row_cannot_deliver_more_than_was_held() -> None:
     """The account still adds up."""
-    accounts = Accounts([Share("a", 1, held=3)], {}, accepted=3)
-    accounts.deliver("a", 10, lost=("damaged", Entry(10)))
+    accounts = Accounts([Share("a", 1, held=3, held_by_class=(2, 0, 1))], {}, accepted=3)
+    accounts.deliver("a", 10, priority=Priority.BULK, lost=("damaged", Entry(10)))
     assert accounts.gap("a") == 0
     assert accounts.lost("a") == {"damaged": Entry(3)}
+    assert accounts.shares["a"].held_by_class == (0, 0, 0)
+
+
+def test_what_is_held_is_known_by_class() -> None:
+    """Arrivals, deliveries and evictions are of a class each, and a copy keeps its own numbers."""
+    accounts = Accounts([Share("a", 1)], {}, accepted=0)
+    change = Change(accepted=17)
+    for priority, readings in zip(Priority, (2, 5, 10), strict=True):
+        change.add_held("a", readings, priority=priority)
+    change.add_held("a", -4, priority=Priority.BULK)
+    accounts.apply(change)
+    copy = accounts.copy()
+    accounts.deliver("a", 2, priority=Priority.CRITICAL)
+    accounts.deliver("a", 1, priority=Priority.NORMAL, lost=("rejected", Entry(1)))
+    share = accounts.shares["a"]
+    assert (share.held, share.held_by_class) == (10, (0, 4, 6))
+    assert copy.shares["a"].held_by_class == (2, 5, 6)
+
+
+def test_the_classes_make_up_what_is_held_whatever_a_damaged_row_says() -> None:
+    """More of a class than was ever held of it is taken from the others."""
+    share = Share("a", 1, held=6, held_by_class=(1, 2, 3))
+    share.hold(-5, priority=Priority.NORMAL)
+    assert (share.held, share.held_by_class) == (1, (0, 0, 1))
+
+
+def test_what_is_let_go_is_held_in_no_class() -> None:
+    """All of it is in the ledger."""
+    share = Share("a", 1, held=6, held_by_class=(1, 2, 3), removal=Removal(1, 0, 6, 6))
+    accounts = Accounts([share], {}, accepted=6)
+    accounts.let_go("a", Entry(0))
+    assert (share.held, share.held_by_class) == (0, (0, 0, 0))
+
+
+def test_a_state_row_of_an_earlier_version_is_read() -> None:
+    """It ends before what is held by class."""
+    state = State(
+        7, 10, 3, b"h" * 16, 2, 99, False, 5, [Share("a", 1, 5, 4, 1, [(3, 9)], None, 7, (1, 2, 1))], {"a": 1}
+    )
+    fields = msgspec.msgpack.decode(encode_state(state)[8:])
+    assert fields[8][0].pop() == [1, 2, 1]
+    body = msgspec.msgpack.encode(fields)
+    read = decode_state(STATE_MAGIC + zlib.crc32(body).to_bytes(4, "little") + body)
+    assert read.shares == [Share("a", 1, 5, 4, 1, [(3, 9)], None, 7, (0, 0, 0))]
 
 
 def test_the_ledger_has_a_bounded_number_of_reasons() -> None:

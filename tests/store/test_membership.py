@@ -86,6 +86,24 @@ async def test_an_uplink_that_comes_back_goes_on_where_it_was(shelves, both, num
     assert verify(shelves.state_dir).problems == []
 
 
+async def test_an_uplink_that_joins_or_comes_back_knows_what_it_is_owed_by_class(shelves) -> None:
+    """What was held for it, and of what came since each in its own; so does one that is new."""
+    store = await shelves.open(uplinks=("stays", "gone"))
+    for priority, count in zip(Priority, (2, 3, 5), strict=True):
+        await shelves.put(store, count, priority=priority)
+    await store.append([], logs=shelves.logs(store, "11", "12", "13"))
+    store = await reopen(shelves, "stays")
+    assert shelves.by_class(store, "gone") == (5, 3, 5)
+    await shelves.put(store, 7, priority=Priority.CRITICAL)
+    await shelves.put(store, 11, priority=Priority.BULK)
+    assert shelves.by_class(store, "stays") == (12, 3, 16)
+    assert shelves.by_class(store, "gone") == (5, 3, 5)
+    store = await reopen(shelves, "stays", "gone", "new")
+    for name in ("stays", "gone", "new"):
+        assert shelves.by_class(store, name) == (12, 3, 16)
+        shelves.check(store)
+
+
 async def test_what_came_and_went_while_it_was_gone_is_in_its_ledger(shelves, both) -> None:
     """Delivered by the other, and no more here; malformed ones too."""
     store = await reopen(shelves, "stays")
@@ -216,6 +234,7 @@ async def test_one_that_was_let_go_comes_back_like_a_new_one(shelves, both) -> N
     assert gone["held"] <= left
     assert gone["ledger"]["uplink_removed"] == 7 - gone["held"]
     assert gone["delivered"] == 3
+    assert shelves.by_class(store, "gone") == (0, gone["held"], 0)
     shelves.check(store)
     assert len(await shelves.drain(store, "gone")) == gone["held"]
     await shelves.close()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from gateway.core.clock import BootTimes, Quality, Sample, Timeline
-from gateway.store.accounts import Accounts, Entry, Share, State
+from gateway.core.contracts import Priority, Signal
+from gateway.store.accounts import Accounts, Entry, Removal, Share, State
+from gateway.store.leases import Row
 from gateway.store.opening import decode_boot
 from gateway.store.planning import encode_boot, make_change
-from gateway.store.records import Loss
+from gateway.store.records import Loss, place
 from gateway.store.room import Candidate
-from gateway.store.writer import Sealed
+from gateway.store.writer import NewSegment, Sealed
 
 NOTHING = Sealed([], 1, b"")
 
@@ -20,18 +22,44 @@ def timeline(*samples: Sample) -> Timeline:
 def test_a_victim_is_lost_by_those_who_lack_it() -> None:
     """Who has it, or has just acked it, loses nothing."""
     accounts = Accounts([Share("a", 1, held=5), Share("b", 2), Share("c", 3)], {}, accepted=5)
-    victim = Candidate(9, 1 << 2, 5, 1, 10, 100, 200, 50)
+    number = place(Priority.BULK, Signal.METRICS, 9)
+    victim = Candidate(number, 1 << 2, 5, 1, 10, 100, 200, 50)
     change = make_change(
-        accounts, sealed=NOTHING, losses=[], victims=[("full", victim)], done={9: 1 << 3}, timeline=timeline(), now_ns=7
+        accounts,
+        sealed=NOTHING,
+        losses=[],
+        victims=[("full", victim)],
+        done={number: 1 << 3},
+        timeline=timeline(),
+        now_ns=7,
     )
     assert change.lost == [("a", "full", Entry(5, 100, 200, 7, 7))]
-    assert change.held == {"a": -5, "b": 0, "c": 0}
+    assert change.held == {("a", Priority.BULK): -5}
+
+
+def test_what_comes_is_held_for_every_uplink_that_there_is() -> None:
+    """Of each class as much as its segments have; one that is configured no more gets nothing."""
+    accounts = Accounts([Share("a", 1), Share("b", 2), Share("gone", 3, removal=Removal(1, 0, 1, 0))], {}, accepted=0)
+    segments = [
+        NewSegment(Row(place(priority, signal, number), readings, 1, 50), 0, 0, b"")
+        for number, (priority, signal, readings) in enumerate(
+            [
+                (Priority.CRITICAL, Signal.LOGS, 2),
+                (Priority.CRITICAL, Signal.METRICS, 3),
+                (Priority.BULK, Signal.METRICS, 7),
+            ]
+        )
+    ]
+    sealed = Sealed(segments, 4, b"")
+    change = make_change(accounts, sealed=sealed, losses=[], victims=[], done={}, timeline=timeline(), now_ns=7)
+    assert change.accepted == 12
+    assert change.held == {(name, part): n for name in "ab" for part, n in ((Priority.CRITICAL, 5), (Priority.BULK, 7))}
 
 
 def test_a_victim_without_times_is_placed_where_it_was_stored() -> None:
     """By the clock that is known now; 0 without one."""
     accounts = Accounts([Share("a", 1, held=5)], {}, accepted=5)
-    victim = Candidate(9, 0, 5, 1, 10, 0, 0, 50)
+    victim = Candidate(place(Priority.NORMAL, Signal.METRICS, 9), 0, 5, 1, 10, 0, 0, 50)
 
     def lost(*samples: Sample) -> Entry:
         change = make_change(

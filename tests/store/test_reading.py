@@ -12,7 +12,7 @@ from gateway.store import reading
 from gateway.store.connection import DATABASE
 from gateway.store.database import Loss, StoreError
 from gateway.store.reading import PROBLEMS_MAX, ChangedError, VerifyReport, held_in, look_at_held, read_held, verify
-from gateway.store.records import STATE_ID
+from gateway.store.records import SEQUENCE_BITS, STATE_ID
 
 
 @pytest.fixture
@@ -106,6 +106,10 @@ def test_no_shelf_is_an_error(tmp_path) -> None:
         ("UPDATE shelf SET boot = 9 WHERE readings = 1", "its row and its header disagree"),
         ("UPDATE shelf SET done = -1 WHERE readings = 1", "cloud: 41 readings should be held, 40 are"),
         ("DELETE FROM shelf WHERE readings = 1", "cloud: 41 readings should be held, 40 are"),
+        (
+            f"UPDATE shelf SET id = id + {1 << SEQUENCE_BITS} WHERE id >> {SEQUENCE_BITS} = 8",
+            "cloud: by class [15, 14, 12] readings should be held, [1, 28, 12] are",
+        ),
         ("DELETE FROM ledger", "cloud: accepted - delivered - held - ledger is 3, not 0"),
         ("UPDATE series SET body = x'00' WHERE number = 1", "series 1 in series: a series' checksum does not match"),
         ("UPDATE shelf SET body = x'00' WHERE id = {state}", "the state row's checksum does not match"),

@@ -11,12 +11,13 @@ import pytest
 
 from gateway.core.batch import MONOTONIC, Batch, Series
 from gateway.core.clock import NS_PER_S, Quality
-from gateway.core.contracts import BootId, Priority
+from gateway.core.contracts import BootId, Priority, Signal
 from gateway.store import salvage as salvage_module
 from gateway.store.connection import PAGE_BYTES
 from gateway.store.database import Loss
 from gateway.store.evidence import look
 from gateway.store.reading import verify
+from gateway.store.records import STATE_ID, place
 from gateway.store.salvage import ASIDE_MAX, Salvaged
 
 DATABASE = "tidegate.db"
@@ -483,3 +484,25 @@ def test_a_salvage_says_what_it_could_not_keep() -> None:
     )
     assert "lost: 3 readings for a, 1 readings for nobody" in found.sentence("why")
     assert "no room" in found.sentence("why")
+
+
+async def test_what_is_held_of_each_class_is_counted_anew(shelves) -> None:
+    """The newest state that is found may be older than what is there: as many readings may be of other classes."""
+    store = await shelves.open()
+    await shelves.put(store, 5, priority=Priority.CRITICAL)
+    await shelves.close()
+    path = shelves.state_dir / DATABASE
+    with sqlite3.connect(path) as connection:
+        ((state,),) = connection.execute("SELECT body FROM shelf WHERE id = ?", (STATE_ID,))
+    connection.close()
+    store = await shelves.open()
+    await shelves.put(store, 5, priority=Priority.BULK)
+    await shelves.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("DELETE FROM shelf WHERE id = ?", (place(Priority.CRITICAL, Signal.METRICS, 1),))
+        connection.execute("UPDATE shelf SET body = ? WHERE id = ?", (state, STATE_ID))
+    connection.close()
+    store = await shelves.open()
+    assert "was damaged" in store.events[0]
+    assert shelves.by_class(store) == (0, 0, 5)
+    shelves.check(store)

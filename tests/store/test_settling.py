@@ -7,7 +7,7 @@ import sqlite3
 
 import pytest
 
-from gateway.core.contracts import FullError
+from gateway.core.contracts import FullError, Priority
 from gateway.store import committer, settling
 from gateway.store.reading import verify
 
@@ -143,6 +143,24 @@ async def test_an_ack_during_the_commit_of_another_uplinks_ack(shelves, failing)
     store.link_up("archive")
     assert len(await shelves.drain(store, "archive")) == 1
     assert store.status()["uplinks"]["archive"]["delivered"] == 4
+    shelves.check(store)
+
+
+async def test_what_is_settled_is_held_no_more_in_its_class(shelves) -> None:
+    """At once, delivered or refused; what is given back is held still."""
+    store = await shelves.open()
+    for priority, count in zip(Priority, (2, 3, 5), strict=True):
+        await shelves.put(store, count, priority=priority)
+    await store.append([], logs=shelves.logs(store, "10", "11"))
+    assert shelves.by_class(store) == (4, 3, 5)
+    leases = {}
+    while (lease := await shelves.lease(store)) is not None:
+        leases[lease.segments[0].priority, lease.readings] = lease
+    assert shelves.by_class(store) == (4, 3, 5)
+    store.ack(leases[Priority.BULK, 5], rejected=1)
+    store.refuse(leases[Priority.NORMAL, 3], "status_400", "no")
+    store.release(leases[Priority.CRITICAL, 2], maybe_delivered=True)
+    assert shelves.by_class(store) == (4, 0, 0)
     shelves.check(store)
 
 
