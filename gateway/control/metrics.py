@@ -79,15 +79,18 @@ def _sources(sources: dict[str, dict[str, Any]]) -> Iterator[Family]:
 def _uplinks(uplinks: dict[str, dict[str, Any]]) -> Iterator[Family]:
     delivered = Family("tidegate_delivered_readings", "Readings the far side has.", "counter")
     held = Family("tidegate_held_readings", "Readings still to be delivered.", "gauge")
+    by_class = Family("tidegate_held_by_class_readings", "Readings still to be delivered, by class.", "gauge")
     ledger = Family("tidegate_ledger_readings", "Readings that will not be delivered, by reason.", "counter")
     twice = Family("tidegate_maybe_twice_readings", "Readings possibly sent twice.", "counter")
     for name, uplink in uplinks.items():
         for family, key in ((delivered, "delivered"), (held, "held"), (twice, "maybe_twice")):
             if _is_number(uplink.get(key)):
                 family.values[("uplink", name),] = uplink[key]
+        for word, readings in uplink.get("held_by_class", {}).items():
+            by_class.values[("class", word), ("uplink", name)] = readings
         for reason, readings in uplink.get("ledger", {}).items():
             ledger.values[("reason", reason), ("uplink", name)] = readings
-    yield from (delivered, held, ledger, twice)
+    yield from (delivered, held, by_class, ledger, twice)
 
 
 def _is_number(value: object) -> bool:

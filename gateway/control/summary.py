@@ -211,7 +211,7 @@ def _uplink(uplink: dict[str, Any]) -> Iterator[str]:
         return
     ledger = uplink.get("ledger", {})
     lost = f"lost {sum(ledger.values()):,} ({_reasons(ledger)})" if ledger else "lost 0"
-    yield f"delivered {uplink.get('delivered', 0):,}, held {uplink.get('held', 0):,}, {lost}"
+    yield f"delivered {uplink.get('delivered', 0):,}, {_held(uplink)}, {lost}"
     yield from _progress(uplink)
     if uplink.get("maybe_twice"):
         yield f"possibly sent twice {uplink['maybe_twice']:,}"
@@ -230,7 +230,13 @@ def _removed(uplink: dict[str, Any]) -> Iterator[str]:
         when = f"let go in {span(left)}" if left else "about to be let go"
         yield f"configured no more; what is held for it is {when}, unless it is configured again"
     losses = {reason: count for reason, count in uplink.get("ledger", {}).items() if reason != "while_removed"}
-    yield f"delivered {uplink.get('delivered', 0):,}, held {uplink.get('held', 0):,}, lost {_reasons(losses) or 0}"
+    yield f"delivered {uplink.get('delivered', 0):,}, {_held(uplink)}, lost {_reasons(losses) or 0}"
+
+
+def _held(uplink: dict[str, Any]) -> str:
+    """Say how much is held, and of which classes where they are several."""
+    classes = {word: count for word, count in uplink.get("held_by_class", {}).items() if count}
+    return f"held {uplink.get('held', 0):,}" + (f" ({_reasons(classes)})" if len(classes) > 1 else "")
 
 
 def _progress(uplink: dict[str, Any]) -> Iterator[str]:

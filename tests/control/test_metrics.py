@@ -29,7 +29,14 @@ STATUS = {
         "line": {"state": "open", "frames": 2},
     },
     "uplinks": {
-        "cloud": {"delivered": 5, "held": 6, "ledger": {"expired": 1}, "maybe_twice": 2, "state": "sending"},
+        "cloud": {
+            "delivered": 5,
+            "held": 6,
+            "held_by_class": {"critical": 1, "normal": 5, "bulk": 0},
+            "ledger": {"expired": 1},
+            "maybe_twice": 2,
+            "state": "sending",
+        },
         "odd": {"held": 0},
     },
 }
@@ -65,6 +72,14 @@ def test_the_sum_that_users_check_can_be_made_from_metrics_alone() -> None:
     ]
     assert sum(parts) == found["tidegate_accepted_readings_total",] == 12
     assert found["tidegate_maybe_twice_readings_total", cloud] == 2
+
+
+def test_what_is_held_is_shown_by_class() -> None:
+    """Each class that there is, with nothing in it too: an alert on one needs its zero."""
+    found = samples(Telemetry(), STATUS)
+    by_class = {key[1][1]: value for key, value in found.items() if key[0] == "tidegate_held_by_class_readings"}
+    assert by_class == {"critical": 1, "normal": 5, "bulk": 0}
+    assert ("tidegate_held_by_class_readings", ("class", "critical"), ("uplink", "cloud")) in found
 
 
 def test_numbers_of_sources_are_shown_and_words_are_not() -> None:

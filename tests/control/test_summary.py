@@ -262,6 +262,16 @@ def test_what_is_lost_is_a_sum_with_its_reasons() -> None:
     assert "lost 0" in uplink_text(delivered=5)
 
 
+def test_what_is_held_is_told_by_class_where_it_is_of_several() -> None:
+    """Of those that there are; of one alone nothing more need be said, whether the uplink is configured or not."""
+    several, one = {"critical": 1200, "normal": 0, "bulk": 5}, {"critical": 0, "normal": 1205, "bulk": 0}
+    for removed in (False, True):
+        text = uplink_text(delivered=5, held=1205, held_by_class=several, removed=removed)
+        assert "delivered 5, held 1,205 (critical 1,200, bulk 5), lost 0" in text
+        text = uplink_text(delivered=5, held=1205, held_by_class=one, removed=removed)
+        assert "delivered 5, held 1,205, lost 0" in text
+
+
 def test_a_backlog_has_an_end_or_grows() -> None:
     """With how quickly; what a slow road has taken of a large lease is told."""
     text = uplink_text(
