@@ -376,6 +376,9 @@ class World:
         for name, account in status["uplinks"].items():
             gap = status["accepted"] - account["delivered"] - account["held"] - sum(account["ledger"].values())
             assert gap == 0, f"{name}: {gap} readings are nowhere: {account}"
+            classes = account["held_by_class"].values()
+            assert sum(classes) == account["held"], f"{name}: the classes are not what is held: {account}"
+            assert min(classes) >= 0, f"{name}: fewer than none are held: {account}"
         check_memory(self.run.store, self.plan.settings)
         for family in self.run.telemetry.families():
             assert len(family.values) <= LABEL_SETS_MAX

@@ -579,6 +579,10 @@ class EvictionMachine(RuleBasedStateMachine):
             uplink = status["uplinks"][name]
             held = sum(self.units[unit].readings for unit in share.lacking)
             assert (uplink["delivered"], uplink["held"]) == (share.delivered, held)
+            by_class = {priority.name.lower(): 0 for priority in Priority}
+            for unit in share.lacking:
+                by_class[self.units[unit].priority.name.lower()] += self.units[unit].readings
+            assert uplink["held_by_class"] == by_class
             assert uplink["ledger"] == {reason: n for reason, n in share.lost.items() if n}
             assert self.accepted == uplink["delivered"] + uplink["held"] + sum(uplink["ledger"].values())
             times = {loss["reason"]: (loss["first_ns"], loss["last_ns"]) for loss in uplink["losses"]}

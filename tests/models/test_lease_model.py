@@ -781,6 +781,10 @@ class LeaseMachine(RuleBasedStateMachine):
             lost = Counter(account["ledger"])
             evicted = lost.pop("evicted_full", 0) + lost.pop("expired_age", 0)
             assert account["held"] == total(road.held.values())
+            held = {priority.name.lower(): 0 for priority in Priority}
+            for piece in road.held.values():
+                held[piece.shelf[0].name.lower()] += piece.readings
+            assert account["held_by_class"] == held
             assert account["leased"] == sum(lease.readings for lease in road.leases)
             assert account["delivered"] == road.delivered
             assert lost + Counter(evicted=evicted) == +road.lost

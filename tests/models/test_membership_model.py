@@ -178,7 +178,8 @@ class MembershipMachine(RuleBasedStateMachine):
         assert status["accepted"] == self.next_id + self.lost
         for uplink in status["uplinks"].values():
             assert status["accepted"] == uplink["delivered"] + uplink["held"] + sum(uplink["ledger"].values())
-            assert min(uplink["held"], uplink["delivered"], *uplink["ledger"].values(), 0) == 0
+            assert sum(uplink["held_by_class"].values()) == uplink["held"]
+            assert min(*uplink["held_by_class"].values(), uplink["delivered"], *uplink["ledger"].values(), 0) == 0
         for name in self.uplinks:
             assert "removed" not in status["uplinks"][name]
 

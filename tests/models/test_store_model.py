@@ -21,6 +21,7 @@ from gateway.core.telemetry import Telemetry
 from gateway.store.database import Loss, SeriesBounds, SetAside, Store, StoreSettings
 from gateway.store.reading import read_held, verify
 from gateway.store.segments import decode_logs, decode_metrics
+from gateway.store.writer import LOG_PRIORITY
 
 PRIORITIES = st.sampled_from(Priority)
 UPLINKS = ("near", "far")
@@ -67,6 +68,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.unsaved = {name: set() for name in UPLINKS}
         self.generation = 0
         self.names: dict[int, str] = {}
+        self.classes: dict[int, Priority] = {}
         self.open()
 
     async def bring_in(self, *what, **more) -> None:
@@ -123,9 +125,11 @@ class StoreMachine(RuleBasedStateMachine):
             numbers = np.arange(self.next_id, self.next_id + count)
             self.next_id += count
             ids += numbers.tolist()
+            self.classes.update(dict.fromkeys(numbers.tolist(), priority))
             batches.append((priority, Batch.of(series, self.clock.wall_ns(), numbers)))
         bodies = tuple(str(self.next_id + k).encode() for k in range(logs))
         ids += range(self.next_id, self.next_id + logs)
+        self.classes.update(dict.fromkeys(ids[len(ids) - logs :], LOG_PRIORITY))
         self.next_id += logs
         self.names.update(dict.fromkeys(range(first_id, self.next_id), metric))
         records = LogRecords(np.full(logs, series, np.uint32), np.full(logs, self.clock.wall_ns()), bodies)
@@ -259,6 +263,8 @@ class StoreMachine(RuleBasedStateMachine):
         for name in UPLINKS:
             uplink = status["uplinks"][name]
             assert uplink["held"] == len(self.held[name])
+            by_class = Counter(self.classes[i] for i in self.held[name])
+            assert uplink["held_by_class"] == {priority.name.lower(): by_class[priority] for priority in Priority}
             assert uplink["delivered"] == self.delivered[name]
             assert uplink["ledger"] == {reason: n for reason, n in self.lost[name].items() if n}
             assert self.accepted == uplink["delivered"] + uplink["held"] + sum(uplink["ledger"].values())
