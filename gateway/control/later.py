@@ -25,9 +25,15 @@ LATER: Final = Later(
         ): f'the source type "otlp" {NOT_YET}; for now devices come by mqtt, mqtt_server or serial',
         ("sources.framing", "nmea"): f'the framing "nmea" {NOT_YET}; use "lines" and map the text',
         ("sources.framing", "modbus"): f'the framing "modbus" {NOT_YET}; use "cobs" or "lines"',
-        ("mappings.payload", "senml"): f'the payload "senml" {NOT_YET}; use "json" or "cbor"',
-        ("mappings.payload", "sparkplug"): f'the payload "sparkplug" {NOT_YET}; use "json" or "cbor"',
-        ("mappings.payload", "influx"): f'the payload "influx" {NOT_YET}; use "text", "csv" or "json"',
+        **{
+            (f"{table}.payload", kind): f'the payload "{kind}" {NOT_YET}; use {instead}'
+            for table in ("mappings", "sources")
+            for kind, instead in (
+                ("senml", '"json" or "cbor"'),
+                ("sparkplug", '"json" or "cbor"'),
+                ("influx", '"text", "csv" or "json"'),
+            )
+        },
         ("store.when_full", "dilute"): f'"dilute" {NOT_YET}; use "drop_oldest" or "refuse"',
         ("uplinks.type", "mqtt"): f'the uplink type "mqtt" {NOT_YET}; use "otlp"',
         ("uplinks.protocol", "grpc"): f'the protocol "grpc" {NOT_YET}; use "http/protobuf"',

@@ -7,12 +7,20 @@ import pytest
 from gateway.control.config import ConfigError, parse_config
 from gateway.control.later import LATER, NOT_YET
 
+TABLES = ("sources", "mappings")
+
 
 def test_every_sentence_says_what_to_do_instead() -> None:
     """Not in this version; then a way that is."""
     for sentence in [*LATER.keys.values(), *LATER.values.values()]:
         assert NOT_YET in sentence
         assert ";" in sentence
+
+
+def test_a_payload_is_planned_wherever_one_is_named() -> None:
+    """A line's and a mapping's are the same word."""
+    kinds = {table: {kind for place, kind in LATER.values if place == f"{table}.payload"} for table in TABLES}
+    assert kinds["sources"] == kinds["mappings"] == {"senml", "sparkplug", "influx"}
 
 
 @pytest.mark.parametrize(
@@ -28,6 +36,10 @@ def test_every_sentence_says_what_to_do_instead() -> None:
             "uplinks[0].budget",
         ),
         ('[[mappings]]\nmatch = "#"\npayload = "sparkplug"', "mappings[0].payload"),
+        (
+            '[[sources]]\ntype = "serial"\nname = "a"\nport = "/dev/null"\npayload = "sparkplug"',
+            "sources[0].payload",
+        ),
         ('[store]\nwhen_full = "dilute"', "store.when_full"),
         ('[[detectors]]\ntype = "forecast"', "detectors[0].type"),
         (
