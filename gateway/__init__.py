@@ -144,6 +144,7 @@ uplinks/                  Roads: what is held leaves here, fresh first, and is l
 control/                  Windows: people and servers look in here
   aside.py                `tidegate quarantine`: what was set aside, for people and for programs
   backlog.py              What is still held in a state directory that is left for another: nobody sends it from there
+  check.py                All that `tidegate check` says: what cannot work, and what is perhaps not meant
   config.py               Loads a configuration and says all that is wrong with it at once
   draining.py             How long until what is held is gone, from how it shrank in the last minutes
   export.py               `tidegate export`: what is held, as OTLP JSON lines in a file
@@ -176,6 +177,7 @@ net/                      Wires that everyone shares
   tls.py                  OpenSSL is loaded only where TLS is configured: five megabytes that a plain road does without
 core/                     Ground: the words that every room speaks
   batch.py                Columns: many readings of many series at once, and what a series is
+  checks.py               What can only be wrong with settings as a whole: checks that name the fields they look at
   clock.py                Time: the only place that asks a clock, and the repair of times stamped before the clock was right
   contracts.py            What rooms promise each other: the four errors that cross walls, arrivals, and who may be called how
   progress.py             How far long work is, for whoever waits at a terminal

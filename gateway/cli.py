@@ -192,41 +192,23 @@ def run_init(options: argparse.Namespace) -> int:
 
 def run_check(options: argparse.Namespace) -> int:
     """`tidegate check`: problems to stderr, exit 2 if any."""
-    from gateway.codecs.mapping import Mapper  # noqa: PLC0415  numpy only where needed
-    from gateway.control import config as configuration  # noqa: PLC0415
-    from gateway.control import profiles  # noqa: PLC0415
-    from gateway.control.fitting import fit  # noqa: PLC0415
+    from gateway.control import check  # noqa: PLC0415  numpy only where needed
+    from gateway.control.config import ConfigError  # noqa: PLC0415
 
     path: Path = options.config
-    problems: list[str] = []
     try:
-        config = configuration.load(path)
-    except configuration.ConfigError as error:
-        problems = error.problems
-        try:
-            # A secret or a directory that is not there yet is no reason to keep quiet about the examples.
-            config = configuration.load(path, offline=True)
-        except configuration.ConfigError:
-            raise _problems(problems) from error
-    numbers = iter(range(1, 1 << 31))
-    problems += Mapper(config.mappings, resolve=lambda *_: next(numbers)).check()
-    name, notes = "", [*config.warnings(), *configuration.look_at_disk(config)]
-    try:
-        profile = profiles.load(config.gateway.hw_profile)
-        name = profile.name
-        notes += fit(config, profile).notes(profile)
-    except profiles.ProfileError as error:
-        problems.append(f"gateway.hw_profile: {error}")
-    if problems:
-        raise _problems(problems)
+        found = check.check(path)
+    except ConfigError as error:
+        raise _problems(error.problems) from error
+    config = found.config
     examples = sum(len(mapping.examples) for mapping in config.mappings)
     mappings = f"{plural(len(config.mappings), 'mapping')} ({plural(examples, 'example')} right)"
     print(
         f"{path}: fine. {plural(len(config.sources), 'source')}, "
         f"{mappings if config.mappings else 'no mappings (every number is taken)'}, "
-        f"{plural(len(config.uplinks), 'uplink')}, hardware profile {name}"
+        f"{plural(len(config.uplinks), 'uplink')}, hardware profile {found.profile}"
     )
-    for note in notes:
+    for note in found.notes:
         print(f"{path}: note: {note}")
     return FINE
 

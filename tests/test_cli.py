@@ -279,8 +279,42 @@ def test_check_says_every_problem_at_once(run, write) -> None:
         assert f"\n{path}" in err
 
 
+def test_check_needs_one_round(run, write) -> None:
+    """A bad value hides neither what is wrong beside it, nor what other rooms would say."""
+    text = """
+    [[sources]]
+    type = "mqtt"
+    name = "plant"
+    url = "http://broker"
+    topics = ["plant/#"]
+    qos = "1"
+    [[uplinks]]
+    type = "otlp"
+    name = "cloud"
+    endpoint = "https://otel.example/v1/metrics"
+    compression = "brotli"
+    headers = { authorization = "Bearer hunter2" }
+    """
+    wrong = MAPPING.replace("gives = { temperature = 20.5 }", "gives = { temperature = 99 }")
+    code, out, err = run("check", "-c", write(text + wrong, gateway='hw_profile = "toaster"'))
+    assert (code, out) == (2, "")
+    first, *lines = err.splitlines()
+    assert first == "tidegate: the configuration has problems:"
+    assert [line.split(": ")[0] for line in lines] == [
+        "gateway.hw_profile",
+        "sources[0].url",
+        "sources[0].qos",
+        "uplinks[0].endpoint",
+        "uplinks[0].compression",
+        "uplinks[0].headers.authorization",
+        "mappings[0].examples[0]",
+    ]
+    assert lines[2] == "sources[0].qos: expected 0, 1 or 2, got a text in quotes"
+    assert "hunter2" not in err
+
+
 def test_check_joins_what_different_rooms_find(run, write) -> None:
-    """A secret that is not there, an example that is wrong and a board that nobody knows, in one go."""
+    """A secret that is not there, an example that is wrong and a board that nobody knows, in the order of the file."""
     secret = (
         '[[uplinks]]\ntype = "otlp"\nname = "c"\nendpoint = "https://e:1"\nheaders = { a = { env = "NOT_SET_HERE" } }\n'
     )
@@ -289,9 +323,9 @@ def test_check_joins_what_different_rooms_find(run, write) -> None:
     assert code == 2
     lines = err.splitlines()[1:]
     assert len(lines) == 3
-    assert lines[0].startswith("uplinks[0].headers.a: ")
-    assert lines[1].startswith("mappings[0].examples[0]: temperature should be 99")
-    assert lines[2].startswith("gateway.hw_profile: there is no hardware profile 'toaster'")
+    assert lines[0].startswith("gateway.hw_profile: there is no hardware profile 'toaster'")
+    assert lines[1].startswith("uplinks[0].headers.a: ")
+    assert lines[2].startswith("mappings[0].examples[0]: temperature should be 99")
 
 
 def test_check_notes_what_is_perhaps_not_meant(run, write) -> None:

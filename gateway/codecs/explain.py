@@ -210,11 +210,12 @@ def check_examples(mapper: Mapper) -> list[str]:
     for number, mapping in enumerate(mapper.mappings):
         for index, example in enumerate(mapping.examples):
             path = f"mappings[{number}].examples[{index}]"
-            problems += [f"{path}: {problem}" for problem in _check(mapper, number, example)]
+            problems += [f"{path}: {problem}" for problem in check_example(mapper, number, example)]
     return problems
 
 
-def _check(mapper: Mapper, number: int, example: ExampleSettings) -> list[str]:
+def check_example(mapper: Mapper, number: int, example: ExampleSettings) -> list[str]:
+    """Return sentences about what mapping `number` makes of an example, other than the example says."""
     mapping = mapper.mappings[number]
     problem = topic_problem(example.topic)
     if problem:

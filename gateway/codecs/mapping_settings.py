@@ -7,14 +7,19 @@ them; `resource`, `attributes`, `class` whose it is and how much it matters; `ex
 from __future__ import annotations
 
 import math
-from typing import Annotated, Final, Literal, TypeAlias
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
 
-from gateway.codecs.paths import read_path
+from gateway.codecs.paths import WHOLE, read_path
 from gateway.codecs.topics import Pattern, Template
+from gateway.core.checks import Check, Checked, Problem, below, check, parts
 from gateway.core.clock import NS_PER_S
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 TEXT_LENGTH_MAX: Final = 1024
 """As long as a topic. A point's attributes leave with each of its points, thousands in a request."""
@@ -28,7 +33,27 @@ UNIT_NS: Final = {"s": NS_PER_S, "ms": 1_000_000, "us": 1_000, "ns": 1}
 NAME_LENGTH_MAX: Final = 255
 
 
-class TimeSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+def _is_path(field: str) -> Check:
+    """Return the check that a field, where it is given, is a path."""
+
+    def read(settings: Any) -> None:
+        read_path(getattr(settings, field) or "")
+
+    return Check((field,), read)
+
+
+def _unfilled(texts: Iterable[tuple[str, object]], *, match: str) -> Iterator[Problem]:
+    """Yield those of the texts, each with its path, that cannot be filled in from what `match` captures."""
+    captures = Pattern(match).names
+    for path, text in texts:
+        if isinstance(text, str):
+            try:
+                Template(text, known=captures)
+            except ValueError as error:
+                yield Problem(path, str(error))
+
+
+class TimeSettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """When a reading was taken, by the device's own word. One of: field; step with or without start; ticks with now."""
 
     field: Annotated[str | None, Meta(description="Path of the time; or of a list, one time for each value.")] = None
@@ -46,18 +71,26 @@ class TimeSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, fro
     now: Annotated[str | None, Meta(description="Path of the same clock when the message was sent.")] = None
     unit: Annotated[Unit, Meta(description="What the numbers count since 1970, or iso8601 for text.")] = "s"
 
-    def __post_init__(self) -> None:
-        """Check what can only be wrong together."""
+    _field_is_path = _is_path("field")
+    _start_is_path = _is_path("start")
+    _step_is_path = _is_path("step")
+    _ticks_is_path = _is_path("ticks")
+    _now_is_path = _is_path("now")
+
+    @check("field", "start", "step", "ticks", "now")
+    def _is_one_kind(self) -> Iterator[Problem]:
         given = {name for name in ("field", "start", "step", "ticks", "now") if getattr(self, name) is not None}
         if given not in ({"field"}, {"step"}, {"start", "step"}, {"ticks", "now"}):
-            raise ValueError("time takes field, or start and step, or step alone, or ticks and now")
-        if self.unit == "iso8601" and "field" not in given:
+            yield Problem("", "time takes field, or start and step, or step alone, or ticks and now")
+
+    @check("unit", "field", "start", "step", "ticks", "now")
+    def _unit_fits(self) -> None:
+        numbers = (self.start, self.step, self.ticks, self.now)
+        if self.unit == "iso8601" and self.field is None and numbers != (None,) * 4:
             raise ValueError('unit = "iso8601" goes with field; write s, ms, us or ns')
-        for name in given:
-            read_path(getattr(self, name))
 
 
-class MetricSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+class MetricSettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """One metric and where its value stands in the payload."""
 
     field: Annotated[str, Meta(description='Path of the value, like a.b[0].c; "" is the whole payload.')] = ""
@@ -87,16 +120,25 @@ class MetricSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, f
         """Whether the value changes at all."""
         return self.scale != 1 or self.offset != 0
 
-    def __post_init__(self) -> None:
-        """Check what can only be wrong together."""
-        read_path(self.field)
-        if not math.isfinite(self.scale) or self.scale == 0 or not math.isfinite(self.offset):
-            raise ValueError("scale is a number other than 0, offset is a number")
-        if self.is_scaled and self.type in {"int", "bool"}:
+    _field_is_path = _is_path("field")
+
+    @check("scale")
+    def _scale_is_number(self) -> None:
+        if not math.isfinite(self.scale) or self.scale == 0:
+            raise ValueError(f"is {self.scale}; write a number other than 0")
+
+    @check("offset")
+    def _offset_is_number(self) -> None:
+        if not math.isfinite(self.offset):
+            raise ValueError(f"is {self.offset}; write a finite number")
+
+    @check("type", "scale", "offset")
+    def _type_can_be_scaled(self) -> None:
+        if (self.scale != 1 or self.offset != 0) and self.type in {"int", "bool"}:
             raise ValueError(f'type = "{self.type}" cannot be scaled; leave type out')
 
 
-class ExampleSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+class ExampleSettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """A message and what must come out of it; `tidegate check` tries it."""
 
     topic: Annotated[str, Meta(description="The message's topic.", min_length=1)]
@@ -107,14 +149,17 @@ class ExampleSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, 
         Meta(description="Each metric's value, or its values in order. Nothing: no reading comes out."),
     ] = {}
 
-    def __post_init__(self) -> None:
-        """Check what can only be wrong together."""
+    @check("payload", "payload_hex")
+    def _has_one_payload(self) -> Iterator[Problem]:
         if (self.payload is None) == (self.payload_hex is None):
-            raise ValueError("an example has a payload or a payload_hex, one of them")
+            yield Problem("", "an example has a payload or a payload_hex, one of them")
+
+    @check("payload_hex")
+    def _payload_hex_is_hexadecimal(self) -> None:
         try:
             bytes.fromhex(self.payload_hex or "")
         except ValueError as error:
-            raise ValueError("payload_hex takes pairs of hexadecimal digits") from error
+            raise ValueError("takes pairs of hexadecimal digits") from error
 
     @property
     def data(self) -> bytes:
@@ -122,7 +167,7 @@ class ExampleSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, 
         return self.payload.encode() if self.payload is not None else bytes.fromhex(self.payload_hex or "")
 
 
-class MappingSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+class MappingSettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """How messages of some topics become readings. The first that matches takes the message."""
 
     match: Annotated[
@@ -172,34 +217,63 @@ class MappingSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, 
         tuple[ExampleSettings, ...], Meta(description="Messages and what comes out of them.", max_length=256)
     ] = ()
 
-    def __post_init__(self) -> None:
-        """Check what can only be wrong together."""
-        captures = Pattern(self.match).names
-        for text in (*self.resource.values(), *self.attributes.values(), *(metric.name for metric in self.metrics)):
-            if isinstance(text, str):
-                Template(text, known=captures)
-        if self.metrics and self.fields is not None:
-            raise ValueError("metrics and fields: one of them; fields takes every number there is")
-        for path in (self.each, self.fields):
-            read_path(path or "")
-        if self.payload in {"text", "csv"}:
-            self._check_text()
-        names = [metric.name or metric.field for metric in self.metrics]
-        twice = sorted(name for name in names if names.count(name) > 1)
-        if twice:
-            raise ValueError(f"there is {twice[0]!r} twice in metrics; give each a name of its own")
-        for metric in self.metrics:
-            if not metric.name and not read_path(metric.field) and self.payload != "text":
-                raise ValueError("a metric has a field or a name")
+    _each_is_path = _is_path("each")
+    _fields_is_path = _is_path("fields")
 
-    def _check_text(self) -> None:
-        if self.each is not None or (self.fields is not None and read_path(self.fields)):
+    @check("match")
+    def _match_is_pattern(self) -> None:
+        Pattern(self.match)
+
+    @check("resource", "match")
+    def _resource_can_be_filled(self) -> Iterator[Problem]:
+        yield from _unfilled(((below("resource", key), text) for key, text in self.resource.items()), match=self.match)
+
+    @check("attributes", "match")
+    def _attributes_can_be_filled(self) -> Iterator[Problem]:
+        texts = ((below("attributes", key), text) for key, text in self.attributes.items())
+        yield from _unfilled(texts, match=self.match)
+
+    @check("metrics", "match")
+    def _names_can_be_filled(self) -> Iterator[Problem]:
+        texts = ((below("metrics", index, "name"), metric.name) for index, metric in parts(self.metrics, "name"))
+        yield from _unfilled(texts, match=self.match)
+
+    @check("metrics", "fields")
+    def _wants_metrics_or_fields(self) -> Iterator[Problem]:
+        if self.metrics and self.fields is not None:
+            yield Problem("", "metrics and fields: one of them; fields takes every number there is")
+
+    @check("metrics")
+    def _names_differ(self) -> Iterator[str]:
+        names = [metric.name or metric.field for _, metric in parts(self.metrics, "name", "field")]
+        for name, count in Counter(names).items():
+            if name and count > 1:
+                yield f"there is {name!r} twice in metrics; give each a name of its own"
+
+    @check("metrics", "payload")
+    def _metrics_have_names(self) -> Iterator[Problem]:
+        for index, metric in parts(self.metrics, "name", "field"):
+            if not metric.name and metric.field in WHOLE and self.payload != "text":
+                yield Problem(below("metrics", index), "a metric has a field or a name")
+
+    @check("payload", "each", "fields")
+    def _lines_have_no_paths(self) -> None:
+        if self.payload in {"text", "csv"} and (self.each is not None or self.fields not in {None, *WHOLE}):
             raise ValueError(f'payload = "{self.payload}" has no paths; leave each and fields out')
+
+    @check("payload", "metrics", "time")
+    def _text_is_one_value(self) -> None:
         if self.payload == "text" and (len(self.metrics) > 1 or self.time is not None):
             raise ValueError('payload = "text" is one value: one metric, and no time')
-        if self.delimiter in "\r\n":
+
+    @check("delimiter", "payload")
+    def _delimiter_is_no_line_end(self) -> None:
+        if self.payload in {"text", "csv"} and self.delimiter in "\r\n":
             raise ValueError("delimiter divides the columns of a line, so it is no line end")
-        if self.payload == "csv" and self.time is not None and self.time.field is None:
+
+    @check("time", "payload")
+    def _lines_have_their_own_times(self) -> None:
+        if self.payload == "csv" and self.time is not None and (self.time.step, self.time.ticks) != (None, None):
             raise ValueError('payload = "csv": every line has its own time, so time takes field')
 
 

@@ -1,4 +1,8 @@
-"""Loads a configuration and says all that is wrong with it at once. Must not start or write anything."""
+"""Loads a configuration and says all that is wrong with it at once. Must not start or write anything.
+
+Where a table is not right the rest is looked at all the same, what stands between tables too: a `Draft` is as much
+of a configuration as could be read.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +13,26 @@ import os
 import socket
 import tomllib
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from gateway.control.later import LATER
-from gateway.control.reading import read, walk_settings
+from gateway.control.reading import Reading, read_parts, walk_settings
 from gateway.control.settings import Config
+from gateway.core.checks import Problem, below, parts
 from gateway.core.words import amount
 from gateway.net.addresses import split_address
 from gateway.net.secrets import Secret
-from gateway.sources.serial_settings import SerialSettings
 from gateway.store import disks
 from gateway.store.files import DATABASE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-__all__ = ["Config", "ConfigError", "example", "load", "parse_config", "schema"]
+__all__ = ["Config", "ConfigError", "Draft", "draft", "example", "load", "parse_config", "schema"]
 
 CONFIG_BYTES_MAX: Final = 1024 * 1024
 MACHINE_ID_PATHS: Final = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
@@ -43,8 +48,31 @@ class ConfigError(ValueError):
         self.problems = problems
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A configuration as far as it could be read, and what is wrong in its tables, between them and on this machine."""
+
+    reading: Reading
+    found: list[Problem]
+
+    def finish(self, more: Iterable[Problem] = ()) -> Config:
+        """Return the configuration; raise ConfigError with what is wrong, and with what others have found."""
+        problems = self.reading.in_order([*self.found, *more])
+        if problems:
+            raise ConfigError(problems)
+        config: Config = self.reading.value
+        if not config.gateway.id:
+            config = msgspec.structs.replace(config, gateway=msgspec.structs.replace(config.gateway, id=machine_name()))
+        return config
+
+
 def load(path: Path, *, offline: bool = False, to_run: bool = False) -> Config:
-    """Read the file at `path`; raise ConfigError with all of its problems.
+    """Read the file at `path`; raise ConfigError with all of its problems. Options as for `draft`."""
+    return draft(path, offline=offline, to_run=to_run).finish()
+
+
+def draft(path: Path, *, offline: bool = False, to_run: bool = False) -> Draft:
+    """Read the file at `path` as far as it can be read; raise ConfigError where it is no TOML at all.
 
     `offline` leaves out what depends on this machine and user: readable secrets, a usable state directory. `to_run`
     lets a state directory pass that cannot be written and holds a shelf: what is in it can still be sent.
@@ -63,11 +91,15 @@ def load(path: Path, *, offline: bool = False, to_run: bool = False) -> Config:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigError([f"{path}: line {line} is not UTF-8; save the file as UTF-8"]) from error
-    return parse_config(text, name=str(path), offline=offline, to_run=to_run)
+    return _parse(text, name=str(path), offline=offline, to_run=to_run)
 
 
 def parse_config(text: str, *, name: str = "configuration", offline: bool = False, to_run: bool = False) -> Config:
     """Read a configuration from TOML text; raise ConfigError with all of its problems."""
+    return _parse(text, name=name, offline=offline, to_run=to_run).finish()
+
+
+def _parse(text: str, *, name: str, offline: bool, to_run: bool) -> Draft:
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -77,18 +109,11 @@ def parse_config(text: str, *, name: str = "configuration", offline: bool = Fals
         raise ConfigError([f"{name}: not TOML: a whole number has 64 bits at most, one here has thousands"]) from error
     except RecursionError as error:
         raise ConfigError([f"{name}: not TOML: nested too deeply"]) from error
-    config, problems = read(table, Config, later=LATER)
-    if config is None:
-        # What is built in one piece is checked together; with half a configuration the rest would mislead.
-        raise ConfigError(problems)
-    if not config.gateway.id:
-        config = msgspec.structs.replace(config, gateway=msgspec.structs.replace(config.gateway, id=machine_name()))
-    problems = [*_check_names(config), *_check_addresses(config), *_check_ports(config)]
+    reading = read_parts(table, Config, later=LATER)
+    found = [*_check_names(reading), *_check_addresses(reading), *_check_ports(reading)]
     if not offline:
-        problems += [*_check_secrets(config), *_check_state_dir(Path(config.gateway.state_dir), to_run=to_run)]
-    if problems:
-        raise ConfigError(problems)
-    return config
+        found += [*_check_secrets(reading), *_check_state_dir(reading, to_run=to_run)]
+    return Draft(reading, found)
 
 
 def schema() -> dict[str, Any]:
@@ -121,69 +146,78 @@ def machine_name() -> str:
     return socket.gethostname()
 
 
-def _check_names(config: Config) -> Iterator[str]:
+def _check_names(reading: Reading) -> Iterator[Problem]:
     for section in ("sources", "uplinks", "detectors"):
         seen: dict[str, int] = {}
-        for index, part in enumerate(getattr(config, section)):
-            if not part.name:
+        for path, index, name in _given(reading, section, "name"):
+            if not name or not reading.is_fine(path):
                 continue
-            if part.name in seen:
-                other = f"{section}[{seen[part.name]}]"
-                yield f'{section}[{index}].name: "{part.name}" is taken by {other}; names must differ'
-            seen.setdefault(part.name, index)
+            if name in seen:
+                yield Problem(path, f'"{name}" is taken by {section}[{seen[name]}]; names must differ')
+            seen.setdefault(name, index)
 
 
-def _check_addresses(config: Config) -> Iterator[str]:
-    listeners = [
-        (f"sources[{index}].listen", str(source.listen))
-        for index, source in enumerate(config.sources)
-        if hasattr(source, "listen")
-    ]
-    if config.control is not None:
-        listeners.append(("control.listen", config.control.listen))
+def _check_addresses(reading: Reading) -> Iterator[Problem]:
+    listeners = [(path, listen) for path, _, listen in _given(reading, "sources", "listen")]
+    window = getattr(getattr(reading.value, "control", None), "listen", None)
+    if window is not None:
+        listeners.append(("control.listen", window))
     taken: dict[tuple[str, int], str] = {}
     for path, listen in listeners:
-        host, port = split_address(listen)
+        try:
+            host, port = split_address(listen)
+        except ValueError:
+            # That is said already. One that is refused because others reach it is taken all the same.
+            continue
         if port and (host, port) in taken:
-            yield f"{path}: {listen} is taken by {taken[host, port]}; give it another port"
+            yield Problem(path, f"{listen} is taken by {taken[host, port]}; give it another port")
         taken.setdefault((host, port), path)
 
 
-def _check_ports(config: Config) -> Iterator[str]:
+def _check_ports(reading: Reading) -> Iterator[Problem]:
     """Say where two sources have one port: the second would wait for ever for the first to let go."""
     taken: dict[str, int] = {}
-    for index, source in enumerate(config.sources):
-        if isinstance(source, SerialSettings) and taken.setdefault(source.port, index) != index:
-            first = f"sources[{taken[source.port]}]"
-            yield f"sources[{index}].port: {source.port} is read by {first}; a port has one source"
+    for path, index, port in _given(reading, "sources", "port"):
+        if reading.is_fine(path) and taken.setdefault(port, index) != index:
+            yield Problem(path, f"{port} is read by sources[{taken[port]}]; a port has one source")
 
 
-def _check_secrets(config: Config) -> Iterator[str]:
-    for path, settings in walk_settings(config):
+def _given(reading: Reading, section: str, key: str) -> Iterator[tuple[str, int, Any]]:
+    """Yield what could be read under `key` in the tables of a section, each with its path and its table's place."""
+    for index, part in parts(getattr(reading.value, section, ()), key):
+        yield below(section, index, key), index, getattr(part, key)
+
+
+def _check_secrets(reading: Reading) -> Iterator[Problem]:
+    for path, settings in walk_settings(reading.value):
         if isinstance(settings, Secret):
             try:
                 settings.read()
             except ValueError as error:
-                yield f"{path}: {error}"
+                yield Problem(path, str(error))
 
 
-def _check_state_dir(path: Path, *, to_run: bool) -> Iterator[str]:
-    """Say why nothing could be kept at `path`; nothing is left there."""
+def _check_state_dir(reading: Reading, *, to_run: bool) -> Iterator[Problem]:
+    """Say why nothing could be kept in the state directory; nothing is left there."""
     place = "gateway.state_dir"
+    given = getattr(getattr(reading.value, "gateway", None), "state_dir", None)
+    if given is None or not reading.is_fine(place):
+        return
+    path = Path(given)
     if not path.is_absolute():
-        yield f'{place}: "{path}" depends on where the gateway is started; write an absolute one'
+        yield Problem(place, f'"{path}" depends on where the gateway is started; write an absolute one')
         return
     here = _nearest(path)
     if not here.is_dir():
-        yield f"{place}: {here} is a file; name a directory"
+        yield Problem(place, f"{here} is a file; name a directory")
         return
     if to_run and os.access(path / DATABASE, os.R_OK):
         return
     what = "cannot be written" if here == path else f"cannot be made in {here}"
     if not os.access(here, os.W_OK | os.X_OK) and not disks.is_mounted_read_only(here):
-        yield f"{place}: {path} {what} by this user; run as its owner, or choose another directory"
+        yield Problem(place, f"{path} {what} by this user; run as its owner, or choose another directory")
     elif why := disks.when_unusable(here):
-        yield f"{place}: {path} {what}: {why}"
+        yield Problem(place, f"{path} {what}: {why}")
 
 
 def look_at_disk(config: Config) -> list[str]:

@@ -108,7 +108,7 @@ def read_profile(path: Path) -> HardwareProfile:
         raise ProfileError(f"there is no file {path}; profiles by name are {_listed(names())}") from None
     except OSError as error:
         raise ProfileError(f"cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ProfileError(f"{path} is not TOML: {error}") from error
     for key in RETIRED:
         if table.pop(key, None) is not None:

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway.codecs.mapping_settings import AttributeValue, MappingSettings, default_mappings
+from gateway.core.checks import Checked, check
 from gateway.core.units import Duration, Size
 from gateway.detect.settings import DetectorSettings
 from gateway.net.addresses import is_loopback, split_address
@@ -26,7 +27,7 @@ STATE_DIR: Final = "/var/lib/tidegate"
 SERIES_IDLE_MIN: Final = Duration(3600)
 
 
-class GatewaySettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+class GatewaySettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """Who this gateway is and where it keeps what it holds."""
 
     id: Annotated[
@@ -75,13 +76,18 @@ class GatewaySettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, 
         ),
     ] = Duration(300)
 
-    def __post_init__(self) -> None:
-        """Refuse what would forget series that are in use."""
+    @check("state_dir")
+    def _state_dir_is_a_path(self) -> None:
+        if "\0" in self.state_dir:
+            raise ValueError("has a NUL in it, which no path can have")
+
+    @check("series_idle")
+    def _series_may_come_back(self) -> None:
         if self.series_idle < SERIES_IDLE_MIN:
-            raise ValueError(f"series_idle is {self.series_idle}; give a series an hour or more to come back")
+            raise ValueError(f"is {self.series_idle}; give a series an hour or more to come back")
 
 
-class ControlSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+class ControlSettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """The window for people and monitoring, read-only: /healthz, /readyz, /metrics, /status and /trace."""
 
     listen: Annotated[str, Meta(description="Address and port. Beyond loopback a token is needed.")] = "127.0.0.1:8181"
@@ -97,18 +103,26 @@ class ControlSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, 
     )
     request_max: Annotated[Size, Meta(description="How large a request may be.")] = Size(8192)
 
-    def __post_init__(self) -> None:
-        """Refuse what would show the gateway to everybody, and what could not work."""
-        host, _ = split_address(self.listen)
-        if self.token is None and not is_loopback(host):
+    @check("listen")
+    def _listen_is_an_address(self) -> None:
+        split_address(self.listen)
+
+    @check("listen", "token")
+    def _is_not_shown_to_everybody(self) -> None:
+        if self.token is None and not is_loopback(split_address(self.listen)[0]):
             raise ValueError(
-                f'listen is {self.listen}, which other machines reach: add token = {{ env = "NAME" }}, '
-                "or listen on 127.0.0.1"
+                f'is {self.listen}, which other machines reach: add token = {{ env = "NAME" }}, or listen on 127.0.0.1'
             )
+
+    @check("timeout")
+    def _timeout_is_some_time(self) -> None:
         if self.timeout <= 0:
-            raise ValueError('timeout is over zero, like "5s"')
+            raise ValueError('is over zero, like "5s"')
+
+    @check("request_max")
+    def _requests_have_room(self) -> None:
         if self.request_max < 256:
-            raise ValueError("request_max is 256 bytes or more: browsers send that much")
+            raise ValueError("is 256 bytes or more: browsers send that much")
 
 
 class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):

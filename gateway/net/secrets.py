@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from gateway.core.checks import Checked, Problem, check
 
-class Secret(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Secret(Checked, msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where a secret is: `{ env = "NAME" }`, `{ file = "PATH" }` or `{ credential = "NAME" }`; one of them."""
 
     env: str = ""
     file: str = ""
     credential: str = ""
 
-    def __post_init__(self) -> None:
-        """Exactly one place."""
+    @check("env", "file", "credential")
+    def _is_in_one_place(self) -> Iterator[Problem]:
         if sum(map(bool, (self.env, self.file, self.credential))) != 1:
-            raise ValueError('a secret is { env = "NAME" }, { file = "PATH" } or { credential = "NAME" }')
+            yield Problem("", 'a secret is { env = "NAME" }, { file = "PATH" } or { credential = "NAME" }')
 
     def read(self) -> str:
         """Return the secret; raise ValueError that names the place and never the content."""

@@ -13,6 +13,7 @@ import contextlib
 import errno
 import logging
 import socket
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -20,6 +21,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway.codecs.routes import owner_name
+from gateway.core.checks import Checked, Problem, check, parts
 from gateway.core.units import Duration, Size
 from gateway.net.addresses import is_loopback, split_address
 from gateway.net.mqtt import PACKET_BYTES_MIN
@@ -31,7 +33,7 @@ from gateway.sources.mqtt_server_auth import (
     Doorkeeper,
     MqttCertificate,
     MqttUser,
-    check_patterns,
+    wrong_patterns,
 )
 from gateway.sources.mqtt_server_connection import Connection
 from gateway.sources.mqtt_server_hub import Hub, Pause
@@ -41,7 +43,7 @@ from gateway.sources.mqtt_server_session import Session, Sessions
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from gateway.core.clock import Clock
     from gateway.core.contracts import Accept
@@ -80,7 +82,7 @@ class MqttTls(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=T
 
 
 class MqttServerSettings(
-    msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True, tag_field="type", tag="mqtt_server"
+    Checked, msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True, tag_field="type", tag="mqtt_server"
 ):
     """Devices publish straight to the gateway; a PUBACK says that the message is on disk."""
 
@@ -142,32 +144,50 @@ class MqttServerSettings(
         Duration, Meta(description="Longest time that the session of a client that is gone is remembered.")
     ] = Duration(86400)
 
-    def __post_init__(self) -> None:
-        """Refuse what would open the gateway further than was meant."""
-        host, _ = split_address(self.listen)
-        check_patterns(self.anonymous_topics, where="anonymous_topics")
-        if not is_loopback(host):
-            if self.anonymous:
-                raise ValueError(
-                    f"anonymous clients are let in on loopback only, and listen is {self.listen}; "
-                    "name users or certificates, or listen on 127.0.0.1"
-                )
-            if not self.users and not self.certificates:
-                raise ValueError(
-                    f"listen is {self.listen}, which other machines reach: name users or certificates, "
-                    "or listen on 127.0.0.1"
-                )
+    @check("listen")
+    def _listen_is_an_address(self) -> None:
+        split_address(self.listen)
+
+    @check("anonymous_topics")
+    def _anonymous_topics_are_patterns(self) -> Iterator[Problem]:
+        yield from wrong_patterns("anonymous_topics", self.anonymous_topics)
+
+    @check("anonymous", "listen")
+    def _is_not_open_to_everybody(self) -> None:
+        if self.anonymous and not is_loopback(split_address(self.listen)[0]):
+            raise ValueError(
+                f"anonymous clients are let in on loopback only, and listen is {self.listen}; "
+                "name users or certificates, or listen on 127.0.0.1"
+            )
+
+    @check("listen", "anonymous", "users", "certificates")
+    def _knows_who_may_come(self) -> None:
+        if not self.users and not self.certificates and not is_loopback(split_address(self.listen)[0]):
+            raise ValueError(
+                f"is {self.listen}, which other machines reach: name users or certificates, or listen on 127.0.0.1"
+            )
+
+    @check("certificates", "tls")
+    def _certificates_can_be_believed(self) -> None:
         if self.certificates and (self.tls is None or not self.tls.client_ca_file):
             raise ValueError("certificates need tls.client_ca_file, the authority that signed them")
-        for what, names in (
-            ("user", [user.name for user in self.users]),
-            ("certificate", [entry.common_name for entry in self.certificates]),
-        ):
-            twice = sorted({name for name in names if names.count(name) > 1})
-            if twice:
-                raise ValueError(f"{what} {twice[0]!r} is named twice")
+
+    @check("users")
+    def _users_differ(self) -> Iterator[str]:
+        for name, count in Counter(user.name for _, user in parts(self.users, "name")).items():
+            if count > 1:
+                yield f"user {name!r} is named twice"
+
+    @check("certificates")
+    def _certificates_differ(self) -> Iterator[str]:
+        for name, count in Counter(one.common_name for _, one in parts(self.certificates, "common_name")).items():
+            if count > 1:
+                yield f"certificate {name!r} is named twice"
+
+    @check("packet_bytes_max", "in_flight_bytes_max")
+    def _packets_have_room(self) -> None:
         if self.packet_bytes_max < PACKET_BYTES_MIN or self.packet_bytes_max > self.in_flight_bytes_max:
-            raise ValueError(f"packet_bytes_max is {PACKET_BYTES_MIN} bytes or more and at most in_flight_bytes_max")
+            raise ValueError(f"is {PACKET_BYTES_MIN} bytes or more and at most in_flight_bytes_max")
 
     @property
     def owners(self) -> tuple[str, ...]:

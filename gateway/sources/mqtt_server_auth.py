@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
+from gateway.core.checks import Checked, Problem, below, check, parts
 from gateway.net.secrets import Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 # Topics that a user may publish to and that were asked for lately; past that all are forgotten.
 TOPICS_ALLOWED_MAX: Final = 4096
@@ -41,20 +42,18 @@ def _check_name(name: str, what: str) -> None:
         raise ValueError(f"{what} {name!r} must not be empty or hold /, + or #")
 
 
-def check_patterns(patterns: Sequence[str], *, where: str) -> None:
-    """Raise ValueError for a topic pattern that MQTT does not know (MQTT 5.0 section 4.7.1)."""
-    for pattern in patterns:
+def wrong_patterns(field: str, patterns: Sequence[str]) -> Iterator[Problem]:
+    """Yield the topic patterns of a field that MQTT does not know (MQTT 5.0 section 4.7.1)."""
+    for index, pattern in parts(patterns):
         levels = pattern.split("/")
         hash_early = any("#" in level for level in levels[:-1])
         mixed = any(level not in {"+", "#"} and ("+" in level or "#" in level) for level in levels)
         if not pattern or hash_early or mixed:
-            raise ValueError(
-                f"{where}: {pattern!r} is not a topic pattern; "
-                '+ stands for one whole level, # for the rest, like "a/+/b/#"'
-            )
+            what = '+ stands for one whole level, # for the rest, like "a/+/b/#"'
+            yield Problem(below(field, index), f"{pattern!r} is not a topic pattern; {what}")
 
 
-class MqttUser(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+class MqttUser(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """Someone who may publish with a name and a password."""
 
     name: Annotated[str, Meta(description="The user name that the client sends.")]
@@ -64,13 +63,16 @@ class MqttUser(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=
         Meta(description="Topics it may publish to, with + and #; {user} or %u stands for its own name."),
     ]
 
-    def __post_init__(self) -> None:
-        """Refuse names and patterns that would open more than they say."""
+    @check("name")
+    def _name_is_one_level(self) -> None:
         _check_name(self.name, "the user name")
-        check_patterns(self.topics, where=f"topics of user {self.name}")
+
+    @check("topics")
+    def _topics_are_patterns(self) -> Iterator[Problem]:
+        yield from wrong_patterns("topics", self.topics)
 
 
-class MqttCertificate(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+class MqttCertificate(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """Someone who may publish with a client certificate."""
 
     common_name: Annotated[str, Meta(description="The certificate's common name, or one of its alternative names.")]
@@ -79,10 +81,13 @@ class MqttCertificate(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, 
         Meta(description="Topics it may publish to, with + and #; {user} or %u stands for the common name."),
     ]
 
-    def __post_init__(self) -> None:
-        """Refuse names and patterns that would open more than they say."""
+    @check("common_name")
+    def _name_is_one_level(self) -> None:
         _check_name(self.common_name, "the common name")
-        check_patterns(self.topics, where=f"topics of certificate {self.common_name}")
+
+    @check("topics")
+    def _topics_are_patterns(self) -> Iterator[Problem]:
+        yield from wrong_patterns("topics", self.topics)
 
 
 class Grant:

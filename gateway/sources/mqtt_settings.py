@@ -8,12 +8,14 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from gateway.core.checks import Check, Checked, Problem, below, check, parts
 from gateway.core.units import Duration, Size
 from gateway.net.secrets import Secret
 from gateway.net.tls import is_tls_error
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Iterator
 
 Qos = Literal[0, 1, 2]
 DEFAULT_PORTS: Final = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
@@ -26,27 +28,48 @@ def _about(text: str, **bounds: Any) -> msgspec.Meta:
     return msgspec.Meta(description=text, **bounds)
 
 
-class TopicSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+def _between(field: str, least: float, most: float) -> Check:
+    """Return the check that a field is within its bounds."""
+
+    def compare(settings: Any) -> None:
+        _check_bounds(getattr(settings, field), least, most)
+
+    return Check((field,), compare)
+
+
+def _check_bounds(value: Duration | Size, least: float, most: float) -> None:
+    if not least <= value <= most:
+        kind: type[Duration | Size] = type(value)
+        raise ValueError(f"is {value}; it must be from {kind(least)} to {kind(most)}")
+
+
+class TopicSettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """One subscription with a QoS of its own."""
 
     topic: Annotated[str, _about("Topic filter; + stands for one level, # for the rest.", min_length=1)]
     qos: Annotated[Qos, _about("The most the broker may deliver it with.")] = 1
 
+    @check("topic")
+    def _topic_is_a_filter(self) -> None:
+        check_filter(self.topic)
 
-class MqttTlsSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+
+class MqttTlsSettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """Certificates for mqtts:// and wss://. The broker's is always checked, its host name too."""
 
     ca_file: Annotated[str, _about("CA that signed the broker's certificate; else the system's.")] = ""
     cert_file: Annotated[str, _about("Our own certificate, where the broker asks for one.")] = ""
     key_file: Annotated[str, _about("The key of cert_file.")] = ""
 
-    def __post_init__(self) -> None:
-        """Check what can only be wrong together."""
+    @check("cert_file", "key_file")
+    def _are_given_together(self) -> Iterator[Problem]:
         if bool(self.cert_file) != bool(self.key_file):
-            raise ValueError("cert_file and key_file belong together: give both or none")
+            yield Problem("", "cert_file and key_file belong together: give both or none")
 
 
-class MqttSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True, tag_field="type", tag="mqtt"):
+class MqttSettings(
+    Checked, msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True, tag_field="type", tag="mqtt"
+):
     """Subscribe to a broker. What it delivers is acknowledged when it is on disk, and not before."""
 
     name: Annotated[str, _about("Name of this source, in status and counters.", min_length=1, max_length=64)]
@@ -95,26 +118,38 @@ class MqttSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, fro
     )
     tls: Annotated[MqttTlsSettings, _about("Certificates, for mqtts:// and wss://.")] = MqttTlsSettings()
 
-    def __post_init__(self) -> None:
-        """Check the URL and every topic, and what can only be wrong together."""
-        address = parse_url(self.url)
-        if self.tls != MqttTlsSettings() and not address.is_tls:
+    _session_expiry_is_possible = _between("session_expiry", 0, SESSION_EXPIRY_S_MAX)
+    _keepalive_is_possible = _between("keepalive", 1, 65535)
+    _packet_max_is_possible = _between("packet_max", 1024, 256 << 20)
+    _buffer_max_is_possible = _between("buffer_max", 64 << 10, 1 << 30)
+    _connect_timeout_is_possible = _between("connect_timeout", 0.1, 300)
+
+    @check("reconnect_min", "reconnect_max")
+    def _reconnect_min_is_least(self) -> None:
+        _check_bounds(self.reconnect_min, 0.01, self.reconnect_max)
+
+    @check("url")
+    def _url_is_a_broker_s(self) -> None:
+        parse_url(self.url)
+
+    @check("tls", "url")
+    def _tls_has_a_use(self) -> None:
+        if self.tls != MqttTlsSettings() and not parse_url(self.url).is_tls:
             raise ValueError(f"tls is set, but {self.url} does not use TLS; write mqtts:// or wss://")
+
+    @check("password", "username")
+    def _password_is_somebody_s(self) -> None:
         if self.password is not None and not self.username:
             raise ValueError("a password needs a username")
-        for topic, _ in subscriptions(self):
-            check_filter(topic)
-        bounds = (
-            ("session_expiry", self.session_expiry, 0, SESSION_EXPIRY_S_MAX),
-            ("keepalive", self.keepalive, 1, 65535),
-            ("packet_max", self.packet_max, 1024, 256 << 20),
-            ("buffer_max", self.buffer_max, 64 << 10, 1 << 30),
-            ("connect_timeout", self.connect_timeout, 0.1, 300),
-            ("reconnect_min", self.reconnect_min, 0.01, self.reconnect_max),
-        )
-        for name, value, least, most in bounds:
-            if not least <= value <= most:
-                raise ValueError(f"{name} is {value!r}; it must be from {least!r} to {most!r}")
+
+    @check("topics")
+    def _topics_are_filters(self) -> Iterator[Problem]:
+        for index, topic in parts(self.topics):
+            if isinstance(topic, str):
+                try:
+                    check_filter(topic)
+                except ValueError as error:
+                    yield Problem(below("topics", index), str(error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,17 +173,17 @@ def parse_url(url: str) -> BrokerAddress:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise ValueError(f"url: {error}") from None
+        raise ValueError(f"is not a broker's: {error}") from None
     if parts.username is not None or parts.password is not None:
         # Not repeated: the message ends up in logs.
-        raise ValueError("url holds credentials; write username = … and password = { env = … } instead")
+        raise ValueError("holds credentials; write username = … and password = { env = … } instead")
     if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
-        raise ValueError(f"url {url!r} is not a broker's; write mqtt://, mqtts://, ws:// or wss:// and a host")
+        raise ValueError(f"{url!r} is not a broker's; write mqtt://, mqtts://, ws:// or wss:// and a host")
     is_websocket = parts.scheme in {"ws", "wss"}
     if not is_websocket and (parts.path.strip("/") or parts.query):
-        raise ValueError(f"url {url!r} has a path; topics belong into topics = [...]")
+        raise ValueError(f"{url!r} has a path; topics belong into topics = [...]")
     if port == 0:
-        raise ValueError(f"url {url!r} has port 0")
+        raise ValueError(f"{url!r} has port 0")
     path = parts.path + (f"?{parts.query}" if parts.query else "")
     return BrokerAddress(
         host=parts.hostname,
@@ -168,11 +203,11 @@ def check_filter(topic: str) -> None:
     """Raise ValueError for a filter that MQTT does not allow (MQTT 5.0 section 4.7.1)."""
     levels = topic.split("/")
     if not topic or "\0" in topic or len(topic.encode()) > TOPIC_BYTES_MAX:
-        raise ValueError(f"topics: {topic!r} is empty, too long or holds U+0000")
+        raise ValueError(f"{topic!r} is empty, too long or holds U+0000")
     if any("#" in level and level != "#" for level in levels) or "#" in levels[:-1]:
-        raise ValueError(f"topics: {topic!r}: # must be the last level, alone")
+        raise ValueError(f"{topic!r}: # must be the last level, alone")
     if any("+" in level and level != "+" for level in levels):
-        raise ValueError(f"topics: {topic!r}: + must be a level of its own")
+        raise ValueError(f"{topic!r}: + must be a level of its own")
 
 
 def tls_context(settings: MqttTlsSettings) -> ssl.SSLContext:

@@ -68,7 +68,7 @@ def check_name(port: str) -> None:
         _parse_usb(port)
     elif not port.startswith("/"):
         raise ValueError(
-            f'port {port!r} is neither a path like "/dev/serial/by-id/usb-…" nor {USB_SHAPE}; '
+            f'{port!r} is neither a path like "/dev/serial/by-id/usb-…" nor {USB_SHAPE}; '
             "`ls -l /dev/serial/by-id` shows what is there"
         )
 

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway.codecs.framing import Data, FrameReader, LineReader, Plain, Reader, decode_frame, read_message
+from gateway.core.checks import Checked, check
 from gateway.core.contracts import MalformedError
 from gateway.core.units import Duration, Size
 from gateway.sources.serial_port import PortOptions, check_name
@@ -21,7 +22,7 @@ FRAME_BYTES_CEILING: Final = 1 << 20
 
 
 class SerialSettings(
-    msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True, tag_field="type", tag="serial"
+    Checked, msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True, tag_field="type", tag="serial"
 ):
     """A serial line: a UART, a USB adapter, or a board that is one itself."""
 
@@ -58,19 +59,34 @@ class SerialSettings(
         Meta(description="How long to wait for a port that is gone; grows to 30 s if it cannot be opened."),
     ] = Duration(1)
 
-    def __post_init__(self) -> None:
-        """Refuse what can only be wrong together."""
+    @check("name")
+    def _name_can_stand_in_topics(self) -> None:
         if not self.name or any(character in self.name for character in "/+#\0"):
             raise ValueError(f"the name {self.name!r} stands in topics: not empty, and no /, + or #")
+
+    @check("port")
+    def _port_can_be_found(self) -> None:
         check_name(self.port)
+
+    @check("framing", "bytesize", "xonxoff")
+    def _frames_have_all_bytes(self) -> None:
         if self.framing == "cobs" and (self.bytesize != 8 or self.xonxoff):
             raise ValueError('framing "cobs" uses every byte value: bytesize = 8 and xonxoff = false go with it')
+
+    @check("frame_bytes_max")
+    def _frames_are_bounded(self) -> None:
         if not FRAME_BYTES_MIN <= self.frame_bytes_max <= FRAME_BYTES_CEILING:
-            raise ValueError('frame_bytes_max must be from "16B" to "1MiB"')
+            raise ValueError('must be from "16B" to "1MiB"')
+
+    @check("pending_max", "frame_bytes_max")
+    def _frames_have_room(self) -> None:
         if self.pending_max < self.frame_bytes_max:
-            raise ValueError(f"pending_max ({self.pending_max}) must hold one frame ({self.frame_bytes_max})")
+            raise ValueError(f"is {self.pending_max}; it must hold one frame ({self.frame_bytes_max})")
+
+    @check("reopen_delay")
+    def _reopens_soon(self) -> None:
         if not 0 < self.reopen_delay <= REOPEN_S_MAX:
-            raise ValueError('reopen_delay must be more than "0s" and at most "30s"')
+            raise ValueError('must be more than "0s" and at most "30s"')
 
     @property
     def options(self) -> PortOptions:

@@ -6,6 +6,7 @@ from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
 
+from gateway.core.checks import Checked, check
 from gateway.core.units import Duration, Size
 
 # Below this SQLite's own pages and log leave no room worth having.
@@ -26,7 +27,7 @@ def _about(text: str) -> msgspec.Meta:
     return msgspec.Meta(description=text)
 
 
-class StoreSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+class StoreSettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """What is kept, for how long, and what happens when there is no more room."""
 
     max_bytes: Annotated[Size, _about("How much disk the shelf may use, its write-ahead log included.")] = Size(
@@ -75,15 +76,22 @@ class StoreSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, fr
         ),
     ] = 0.3
 
-    def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+    @check("max_bytes")
+    def _shelf_has_room(self) -> None:
         if self.max_bytes < MAX_BYTES_MIN:
-            raise ValueError(f"max_bytes is {self.max_bytes}; give the shelf at least {Size(MAX_BYTES_MIN)}")
+            raise ValueError(f"is {self.max_bytes}; give the shelf at least {Size(MAX_BYTES_MIN)}")
+
+    @check("pending_bytes")
+    def _arrivals_have_room(self) -> None:
         if not self.pending_bytes:
-            raise ValueError('pending_bytes is 0B, which lets nothing in; give arrivals room to wait, like "2MiB"')
+            raise ValueError('is 0B, which lets nothing in; give arrivals room to wait, like "2MiB"')
+
+    @check("max_age")
+    def _readings_are_kept(self) -> None:
         if self.max_age <= 0:
-            raise ValueError("max_age must be longer than nothing")
+            raise ValueError("must be longer than nothing")
+
+    @check("commit_interval")
+    def _commits_are_soon(self) -> None:
         if self.commit_interval is not None and not 0 <= self.commit_interval <= 60:
-            raise ValueError(
-                f"commit_interval is {self.commit_interval}; at most 1m: nothing is acknowledged before it"
-            )
+            raise ValueError(f"is {self.commit_interval}; at most 1m: nothing is acknowledged before it")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 from msgspec import Meta
 
+from gateway.core.checks import Checked, Problem, below, check
 from gateway.core.units import Duration, Size
 from gateway.net.secrets import Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Compression = Literal["auto", "zstd", "gzip", "none"]
 
@@ -32,33 +36,33 @@ _OWN_HEADERS: Final = frozenset(
 )
 
 
-class TlsSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+class TlsSettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """How the far side proves itself, and how we do. The chain and the host name are always checked."""
 
     ca_file: Annotated[str, Meta(description="PEM file of the authorities to trust instead of the system's.")] = ""
     cert_file: Annotated[str, Meta(description="PEM file of our own certificate and its chain.")] = ""
     key_file: Annotated[str, Meta(description="PEM file of our own key; needed with `cert_file`.")] = ""
 
-    def __post_init__(self) -> None:
-        """Check what can only be wrong together."""
+    @check("cert_file", "key_file")
+    def _are_given_together(self) -> Iterator[Problem]:
         if bool(self.cert_file) != bool(self.key_file):
-            raise ValueError("cert_file and key_file belong together: give both or neither")
+            yield Problem("", "cert_file and key_file belong together: give both or neither")
 
 
-class RetrySettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+class RetrySettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """How long to wait before trying again: at random up to `initial`, then up to twice as long each time."""
 
     initial: Annotated[Duration, Meta(description="Bound of the first wait; doubles with each failure.")] = Duration(1)
     max: Annotated[Duration, Meta(description="Bound that no wait grows over.")] = Duration(60)
 
-    def __post_init__(self) -> None:
-        """Check what can only be wrong together."""
+    @check("initial", "max")
+    def _initial_is_least(self) -> None:
         if not 0 < self.initial <= self.max:
-            raise ValueError(f"initial ({self.initial:g}s) must be over zero and not exceed max ({self.max:g}s)")
+            raise ValueError(f"is {self.initial}; it must be over zero and not exceed max ({self.max})")
 
 
 class OtlpUplinkSettings(
-    msgspec.Struct, tag_field="type", tag="otlp", kw_only=True, forbid_unknown_fields=True, frozen=True
+    Checked, msgspec.Struct, tag_field="type", tag="otlp", kw_only=True, forbid_unknown_fields=True, frozen=True
 ):
     """A road to an OTLP receiver: an OpenTelemetry Collector, or a backend that speaks OTLP itself."""
 
@@ -102,25 +106,48 @@ class OtlpUplinkSettings(
         Duration, Meta(description="How long to go on sending fresh data when the gateway stops.")
     ] = Duration(2)
 
-    def __post_init__(self) -> None:
-        """Refuse what cannot work, each with what would."""
+    @check("protocol")
+    def _protocol_is_known(self) -> None:
         if self.protocol != PROTOCOL:
-            raise ValueError(f'protocol {self.protocol!r} is not in this version; write "{PROTOCOL}"')
-        _check_address("endpoint", self.endpoint, schemes=("http", "https"))
-        path = urlsplit(self.endpoint).path
-        if re.search(r"/v1/(metrics|logs|traces)/?$", path):
-            raise ValueError("endpoint is the base address: leave out /v1/…, each signal adds its own")
+            raise ValueError(f'{self.protocol!r} is not in this version; write "{PROTOCOL}"')
+
+    @check("endpoint")
+    def _endpoint_is_a_base_address(self) -> None:
+        url = _check_address(self.endpoint, schemes=("http", "https"))
+        if re.search(r"/v1/(metrics|logs|traces)/?$", url.path):
+            raise ValueError("this is the base address: leave out /v1/…, each signal adds its own")
+
+    @check("proxy")
+    def _proxy_is_an_address(self) -> None:
         if self.proxy:
-            _check_address("proxy", self.proxy, schemes=("http",))
-        for name in ("timeout", "batch_interval", "stop_grace"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is not negative")
+            _check_address(self.proxy, schemes=("http",))
+
+    @check("timeout")
+    def _timeout_is_possible(self) -> None:
         if not 0 < self.timeout <= TIMEOUT_S_MAX:
-            raise ValueError(f"timeout is {self.timeout}; it is over zero and at most {Duration(TIMEOUT_S_MAX)}")
+            raise ValueError(f"is {self.timeout}; it is over zero and at most {Duration(TIMEOUT_S_MAX)}")
+
+    @check("batch_interval")
+    def _batch_interval_is_a_time(self) -> None:
+        if self.batch_interval < 0:
+            raise ValueError("is not negative")
+
+    @check("stop_grace")
+    def _stop_grace_is_a_time(self) -> None:
+        if self.stop_grace < 0:
+            raise ValueError("is not negative")
+
+    @check("request_bytes_max")
+    def _requests_have_room(self) -> None:
         if self.request_bytes_max < 1024:
-            raise ValueError('request_bytes_max is at least "1KiB"')
+            raise ValueError('is at least "1KiB"')
+
+    @check("headers")
+    def _headers_can_be_sent(self) -> Iterator[Problem]:
         for name, value in self.headers.items():
-            _check_header(name, value)
+            what = _header_problem(name, value)
+            if what:
+                yield Problem(below("headers", name), what)
 
     def warnings(self) -> list[str]:
         """Return what works and should be thought about, for `tidegate check`."""
@@ -137,37 +164,37 @@ class OtlpUplinkSettings(
         return found
 
 
-def _check_address(name: str, address: str, *, schemes: tuple[str, ...]) -> SplitResult:
+def _check_address(address: str, *, schemes: tuple[str, ...]) -> SplitResult:
     try:
         url = urlsplit(address)
         port = url.port
     except ValueError as error:
-        raise ValueError(f"{name} {address!r} is not an address: {error}") from error
+        raise ValueError(f"is not an address: {error}") from error
     if url.scheme not in schemes or not url.hostname or port == 0:
         wanted = " or ".join(f"{scheme}://host:port" for scheme in schemes)
-        raise ValueError(f"{name} {address!r} is not an address like {wanted}")
+        raise ValueError(f"{address!r} is not an address like {wanted}")
     if url.username is not None:
         # The address itself is not repeated here: the sentence ends up in logs.
-        raise ValueError(f"{name} must not hold a user or password; write headers = {{ authorization = … }}")
+        raise ValueError("must not hold a user or password; write headers = { authorization = … }")
     if url.query or url.fragment or not address.isprintable() or " " in address:
-        raise ValueError(f"{name} ends with its path: no ?, # or spaces; tokens go into headers")
+        raise ValueError("ends with its path: no ?, # or spaces; tokens go into headers")
     return url
 
 
-def _check_header(name: str, value: str | Secret) -> None:
+def _header_problem(name: str, value: object) -> str:
+    """Say why a header cannot be sent as it stands in the file; "" if it can."""
     if not _HEADER_NAME.fullmatch(name):
-        raise ValueError(f"headers: {name!r} is not a header's name")
+        return f"{name!r} is not a header's name"
     if name.lower() in _OWN_HEADERS:
-        raise ValueError(f"headers: {name} is written by the gateway itself; leave it out")
-    if isinstance(value, Secret):
-        return
+        return f"{name} is written by the gateway itself; leave it out"
+    if not isinstance(value, str):
+        return ""
     if any(word in name.lower() for word in _SECRET_WORDS):
-        raise ValueError(
-            f'headers: {name} opens a door, so it is no literal; write {name} = {{ env = "NAME" }}, '
+        return (
+            f'{name} opens a door, so it is no literal; write {name} = {{ env = "NAME" }}, '
             '{ file = "PATH" } or { credential = "NAME" }'
         )
-    if not is_header_value(value):
-        raise ValueError(f"headers: the value of {name} has characters that no header can have")
+    return "" if is_header_value(value) else f"the value of {name} has characters that no header can have"
 
 
 def is_header_value(value: str) -> bool:

@@ -60,7 +60,7 @@ def test_the_mappings_of_the_design_are_read() -> None:
         ({"metrics": [{"field": "a"}], "fields": "v"}, "one of them"),
         ({"metrics": [{"field": "a"}, {"field": "b", "name": "a"}]}, "'a' twice"),
         ({"metrics": [{"field": "a", "scale": 0}]}, "other than 0"),
-        ({"metrics": [{"field": "a", "offset": float("inf")}]}, "other than 0"),
+        ({"metrics": [{"field": "a", "offset": float("inf")}]}, "offset: is inf; write a finite number"),
         ({"metrics": [{"field": "a", "scale": 2, "type": "int"}]}, "cannot be scaled"),
         ({"metrics": [{"field": "a", "kind": "histogram"}]}, "Invalid enum"),
         ({"fields": "v["}, "is not a path"),

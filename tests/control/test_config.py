@@ -128,8 +128,8 @@ def test_what_depends_on_the_machine_can_be_left_out(monkeypatch) -> None:
     text = DESIGN.replace("STATE", "relative/path")
     assert parse_config(text, offline=True).gateway.state_dir == "relative/path"
     assert problems(text) == [
-        "uplinks[0].headers.authorization: the environment variable OTLP_TOKEN is not set",
         'gateway.state_dir: "relative/path" depends on where the gateway is started; write an absolute one',
+        "uplinks[0].headers.authorization: the environment variable OTLP_TOKEN is not set",
     ]
 
 
@@ -218,7 +218,7 @@ def test_addresses_must_differ() -> None:
 def test_listening_beyond_loopback_wants_a_token() -> None:
     """With what to add."""
     (found,) = problems('[control]\nlisten = "0.0.0.0:8181"')
-    assert found.startswith("control: listen is 0.0.0.0:8181, which other machines reach: add token = { env")
+    assert found.startswith("control.listen: is 0.0.0.0:8181, which other machines reach: add token = { env")
 
 
 def test_a_state_directory_that_could_not_be_made_is_named(tmp_path) -> None:

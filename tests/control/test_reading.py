@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 import pytest
 from msgspec import Meta
 
-from gateway.control.reading import PROBLEMS_MAX, Later, decode_hook, did_you_mean, read, walk_settings
+from gateway.control.reading import PROBLEMS_MAX, Later, decode_hook, did_you_mean, read, read_parts, walk_settings
+from gateway.core.checks import Checked, Partly, Problem, check
 from gateway.core.units import Duration, Size
 from gateway.net.secrets import Secret
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
-class Part(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+
+class Part(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     width: int
     height: Annotated[int, Meta(ge=1, le=9)] = 1
 
-    def __post_init__(self) -> None:
+    @check("width", "height")
+    def _is_wide(self) -> Iterator[Problem]:
         if self.width < self.height:
-            raise ValueError("width is at least height")
+            yield Problem("", "width is at least height")
+
+    @check("width")
+    def _width_is_even(self) -> None:
+        if self.width % 2 and self.width > 9:
+            raise ValueError("is even")
 
 
 class Red(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True, tag_field="type", tag="red"):
@@ -91,6 +101,63 @@ def test_all_problems_come_at_once() -> None:
     ]
 
 
+def test_a_wrong_field_hides_no_other_problem_of_its_table() -> None:
+    """The table's own checks are made with what could be read; too many of a kind is said beside what they lack."""
+    assert problems({"parts": [{"height": "1", "width": 11}]}) == [
+        "parts[0].height: expected a whole number, got a text in quotes",
+        "parts[0].width: is even",
+    ]
+    assert problems({"parts": [{"width": 11, "height": 20}, {"width": 1, "height": 2}]}) == [
+        "parts[0].width: is even",
+        "parts[0].height: expected a whole number of at most 9, got 20",
+        "parts[1]: width is at least height",
+    ]
+    assert problems({"colours": [{"type": "blue", "size": "1"}] * 3 + [{"type": "blue"}]})[0] == (
+        "colours: expected a list [ … ] with a length of at most 3"
+    )
+
+
+def test_a_mistyped_key_is_not_missing_too() -> None:
+    """Nor is anything said of what its place might be empty for."""
+    assert problems({"parts": [{"widht": 3}]}) == ['parts[0].widht: unknown key; did you mean "width"?']
+    assert problems({"parts": [{"zzz": 3}]}) == [
+        "parts[0].zzz: unknown key; known here: width, height",
+        "parts[0].width: is missing; it has no default",
+    ]
+    assert problems({"parts": [{"width": 0, "heigth": 1}]}) == ['parts[0].heigth: unknown key; did you mean "height"?']
+    assert problems({"parts": [{"width": 0, "zzz": 1}]}) == ["parts[0].zzz: unknown key; known here: width, height"]
+
+
+def test_what_could_be_read_is_kept() -> None:
+    """For whoever looks at several tables together."""
+    reading = read_parts({"parts": [{"width": 3}, 5], "level": "x", "named": {"a": 1, "b": {"width": 4}}}, Whole)
+    assert isinstance(reading.value, Partly)
+    assert reading.value.parts[0] == Part(width=3)
+    assert reading.value.named == {"b": Part(width=4)}
+    assert reading.value.qos == 1
+    assert not hasattr(reading.value, "level")
+    assert (reading.is_fine("parts[0]"), reading.is_fine("parts[1]"), reading.is_fine("parts")) == (True, False, False)
+    assert [path for path, _ in walk_settings(reading.value)] == ["parts[0]", "named.b"]
+
+
+def test_problems_stand_in_the_order_of_the_file() -> None:
+    """Those that others found among them, each once."""
+    table = {"mode": 1, "parts": [{"width": 2}, {"width": "x"}], "level": "x"}
+    reading = read_parts(table, Whole)
+    more = [
+        Problem("parts[0].width", "is taken"),
+        Problem("parts[0].width", "is taken"),
+        Problem("nowhere.x", "is odd"),
+    ]
+    assert [line.split(":")[0] for line in reading.in_order(more)] == [
+        "mode",
+        "parts[0].width",
+        "parts[1].width",
+        "level",
+        "nowhere.x",
+    ]
+
+
 @pytest.mark.parametrize(
     ("table", "problem"),
     [
@@ -125,8 +192,8 @@ def test_all_problems_come_at_once() -> None:
             {"named": {"a b": {"width": True}}},
             'named."a b".width: expected a whole number, got true or false',
         ),
-        ({"qos": 2}, 'qos: expected one of "0", "1"'),
-        ({"qos": "1"}, "qos: expected a whole number, got a text in quotes"),
+        ({"qos": 2}, "qos: expected 0 or 1"),
+        ({"qos": "1"}, "qos: expected 0 or 1, got a text in quotes"),
         ({"level": 3}, 'level: expected one of "low", "high"'),
         ({"zzz": 1}, "zzz: unknown key; known here: level, qos, parts, colours, named, mode"),
     ],

@@ -2,13 +2,63 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import textwrap
+from typing import TYPE_CHECKING, get_args, get_origin
+
+import msgspec
 import pytest
 
 from gateway.control.config import parse_config
+from gateway.control.reading import alternatives
 from gateway.control.settings import Config, ControlSettings, GatewaySettings
+from gateway.core.checks import checks_of
 from gateway.core.units import Duration, Size
 from gateway.net.secrets import Secret
 from gateway.uplinks.settings import OtlpUplinkSettings
+
+if TYPE_CHECKING:
+    from gateway.core.checks import Check
+
+
+def settings_classes(wanted: object = Config) -> set[type[msgspec.Struct]]:
+    """Return a settings class and all that stand in it."""
+    found: set[type[msgspec.Struct]] = set()
+    for part in alternatives(wanted):
+        if get_origin(part) in {tuple, dict}:
+            found.update(*map(settings_classes, get_args(part)))
+        elif isinstance(part, type) and issubclass(part, msgspec.Struct):
+            found.update({part}, *(settings_classes(item.type) for item in msgspec.structs.fields(part)))
+    return found
+
+
+CHECKS = [
+    pytest.param(kind, one, id=f"{kind.__name__}.{one.function.__name__}")
+    for kind in sorted(settings_classes(), key=lambda kind: kind.__name__)
+    for one in checks_of(kind)
+]
+
+
+@pytest.mark.parametrize(("kind", "one"), CHECKS)
+def test_a_check_names_the_fields_it_looks_at(kind: type, one: Check) -> None:
+    """And at no others: where one could not be read, or is wrong, the check is left out."""
+    names = {item.name for item in msgspec.structs.fields(kind)}
+    assert set(one.fields) <= names
+    tree = ast.parse(textwrap.dedent(inspect.getsource(one.function)))
+    looked = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
+    }
+    assert looked <= set(one.fields)
+
+
+def test_settings_are_refused_by_their_checks_alone() -> None:
+    """What a class refuses in another way would hide what else is wrong."""
+    own = [kind.__name__ for kind in settings_classes() if "__post_init__" in vars(kind)]
+    assert own == []
+    assert len(CHECKS) > 40
 
 
 def test_nothing_needs_to_be_set() -> None:

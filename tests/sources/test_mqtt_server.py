@@ -68,7 +68,7 @@ def test_anonymous_clients_are_let_in_as_long_as_nobody_is_named(users) -> None:
         ({"listen": "1884"}, "HOST:PORT"),
         ({"anonymous_topics": ("a#",)}, "not a topic pattern"),
         ({"certificates": (MqttCertificate(common_name="a", topics=("#",)),)}, "client_ca_file"),
-        ({"packet_bytes_max": Size(100)}, "packet_bytes_max is 256"),
+        ({"packet_bytes_max": Size(100)}, "packet_bytes_max: is 256"),
         ({"packet_bytes_max": Size(1 << 30)}, "at most in_flight_bytes_max"),
         ({"users": (MqttUser(name="a", password=Secret(env=ENV), topics=("#",)),) * 2}, "'a' is named twice"),
     ],

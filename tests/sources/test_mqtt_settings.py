@@ -81,7 +81,7 @@ def test_good_filters(topic: str) -> None:
 @pytest.mark.parametrize("topic", ["", "a/#/b", "a#", "a/b+", "+a", "a\0b", "x" * 65536])
 def test_bad_filters(topic: str) -> None:
     """What it does not."""
-    with pytest.raises(ValueError, match="topics"):
+    with pytest.raises(ValueError, match="is empty, too long|must be"):
         check_filter(topic)
 
 

@@ -34,11 +34,11 @@ def test_a_name_and_a_port_are_enough() -> None:
         ({"port": "ttyUSB0"}, "neither a path"),
         ({"bytesize": 7}, "bytesize = 8 and xonxoff = false"),
         ({"xonxoff": True}, "bytesize = 8 and xonxoff = false"),
-        ({"frame_bytes_max": Size(8)}, "frame_bytes_max must be from"),
-        ({"frame_bytes_max": Size(2 << 20)}, "frame_bytes_max must be from"),
+        ({"frame_bytes_max": Size(8)}, "frame_bytes_max: must be from"),
+        ({"frame_bytes_max": Size(2 << 20)}, "frame_bytes_max: must be from"),
         ({"pending_max": Size(100)}, "must hold one frame"),
-        ({"reopen_delay": Duration(0)}, "reopen_delay must be"),
-        ({"reopen_delay": Duration(31)}, "reopen_delay must be"),
+        ({"reopen_delay": Duration(0)}, "reopen_delay: must be"),
+        ({"reopen_delay": Duration(31)}, "reopen_delay: must be"),
     ],
 )
 def test_what_cannot_work_is_refused_by_name(changes: dict[str, Any], sentence: str) -> None:

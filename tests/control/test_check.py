@@ -1,0 +1,242 @@
+"""What `tidegate check` says of a file, in one round."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gateway.control.check import check
+from gateway.control.config import ConfigError
+from gateway.control.reading import PROBLEMS_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+CLIMATE = """
+[[mappings]]
+match = "plant/{device}/climate"
+resource = { "device.id" = "{device}" }
+metrics = [ { field = "temp", name = "temperature" } ]
+"""
+RIGHT = """examples = [ { topic = "plant/d/climate", payload = '{"temp":20}', gives = { temperature = 20 } } ]\n"""
+WRONG = RIGHT.replace("gives = { temperature = 20 }", "gives = { temperature = 99 }")
+IS_20 = "temperature should be 99, is 20"
+
+EVERYTHING = """
+[gateway]
+state_dir = "STATE"
+hw_profile = "toaster"
+
+[[sources]]
+type = "mqtt"
+name = "plant"
+url = "http://broker"
+topics = ["plant/#", "a#", "#/b"]
+qos = "1"
+keepalive = "0s"
+
+[[sources]]
+type = "mqtt"
+name = "plant"
+url = "mqtt://broker"
+topics = ["b"]
+password = { env = "NOT_SET_HERE" }
+username = "me"
+
+[[sources]]
+type = "mqtt_server"
+name = "direct"
+listen = "0.0.0.0:8181"
+
+[[sources]]
+type = "serial"
+name = "line1"
+port = "/dev/ttyNONE"
+payload = "sparkplug"
+
+[[mappings]]
+match = "bulk/{device}"
+metrics = [ { field = "v", name = "{machine}", scale = 0 } ]
+
+[[mappings]]
+match = "plant/{device}/climate"
+metrics = [ { field = "temp", name = "temperature" } ]
+examples = [
+  { topic = "plant/d/climate" },
+  { topic = "plant/d/climate", payload = '{"temp":20}', gives = { temperature = 99 } },
+]
+
+[store]
+max_bytes = "1KiB"
+max_age = "0s"
+
+[[uplinks]]
+type = "otlp"
+name = "cloud"
+endpoint = "https://otel.example/v1/metrics"
+compression = "brotli"
+headers = { authorization = "Bearer hunter2", x-key = { env = "NOT_SET_HERE" } }
+
+[control]
+listen = "0.0.0.0:8181"
+"""
+
+
+@pytest.fixture
+def problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
+    """Return what is wrong with a configuration; one that says nothing of it has a state directory that works."""
+    monkeypatch.delenv("NOT_SET_HERE", raising=False)
+
+    def said(text: str) -> list[str]:
+        path = tmp_path / "tidegate.toml"
+        state = str(tmp_path / "state")
+        head = "" if "[gateway]" in text else f"[gateway]\nstate_dir = {json.dumps(state)}\n"
+        path.write_text(head + text.replace("STATE", state), encoding="utf-8")
+        with pytest.raises(ConfigError) as caught:
+            check(path)
+        return caught.value.problems
+
+    return said
+
+
+def test_one_round_says_everything(problems) -> None:
+    """In the order of the file, each problem once, and nothing that only follows from another one."""
+    found = problems(EVERYTHING)
+    assert [problem.split(": ")[0] for problem in found] == [
+        "gateway.hw_profile",
+        "sources[0].url",
+        "sources[0].topics[1]",
+        "sources[0].topics[2]",
+        "sources[0].qos",
+        "sources[0].keepalive",
+        "sources[1].name",
+        "sources[1].password",
+        "sources[2].listen",
+        "sources[3].payload",
+        "mappings[0].metrics[0].name",
+        "mappings[0].metrics[0].scale",
+        "mappings[1].examples[0]",
+        "mappings[1].examples[1]",
+        "store.max_bytes",
+        "store.max_age",
+        "uplinks[0].endpoint",
+        "uplinks[0].compression",
+        "uplinks[0].headers.authorization",
+        "uplinks[0].headers.x-key",
+        "control.listen",
+        "control.listen",
+    ]
+    assert "hunter2" not in "".join(found)
+    assert found[13].endswith(IS_20)
+    assert "which other machines reach" in found[20]
+    assert "is taken by sources[2].listen" in found[21]
+
+
+def test_a_file_that_is_right_has_notes(tmp_path: Path) -> None:
+    """And a hardware profile."""
+    path = tmp_path / "tidegate.toml"
+    path.write_text(f"[gateway]\nstate_dir = {json.dumps(str(tmp_path))}\nhw_profile = 'pi-4'\n{CLIMATE}{RIGHT}")
+    found = check(path)
+    assert (found.profile, len(found.config.mappings)) == ("pi-4", 1)
+    assert [note.split(":")[0] for note in found.notes][:2] == ["sources", "uplinks"]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        # A mapping that is not right is not tried, the others are.
+        (
+            CLIMATE + "drop = 1\n" + WRONG + CLIMATE.replace("plant", "other") + WRONG.replace("plant", "other"),
+            ["mappings[0].drop: expected true or false, got a whole number", f"mappings[1].examples[0]: {IS_20}"],
+        ),
+        # What it takes is known all the same, and taken from those behind it.
+        (
+            CLIMATE + "drop = 1\n" + CLIMATE + RIGHT,
+            [
+                "mappings[0].drop: expected true or false, got a whole number",
+                "mappings[1].examples[0]: mappings[0] takes the topic 'plant/d/climate' first; put this mapping before it",
+            ],
+        ),
+        # But for one of which nobody knows what it takes.
+        (
+            CLIMATE.replace("match", "mach") + CLIMATE + RIGHT,
+            ['mappings[0].mach: unknown key; did you mean "match"?'],
+        ),
+        (
+            CLIMATE + "source = 1\n" + CLIMATE + RIGHT,
+            ["mappings[0].source: expected a text in quotes, got a whole number"],
+        ),
+        # A mistyped key, which may be the one that is missed.
+        (
+            '[[uplinks]]\ntype = "otlp"\nnme = "c"\nendpont = "https://e:1"\n',
+            [
+                'uplinks[0].nme: unknown key; did you mean "name"?',
+                'uplinks[0].endpont: unknown key; did you mean "endpoint"?',
+            ],
+        ),
+        (
+            '[[sources]]\ntype = "mqtt_server"\nname = "a"\nlisten = "0.0.0.0:1884"\nuser = []\n',
+            ['sources[0].user: unknown key; did you mean "users"?'],
+        ),
+        # Several addresses instead of the one; what else is missing is missing.
+        (
+            '[[uplinks]]\ntype = "otlp"\nendpoints = ["https://e:1"]\n',
+            [
+                'uplinks[0].endpoints: several endpoints is not in this version; name one with endpoint = "https://…"',
+                "uplinks[0].name: is missing; What status, metrics and the ledger call it.",
+            ],
+        ),
+        # Two addresses that are none, two ports that are none: nothing to compare.
+        (
+            '[[sources]]\ntype = "mqtt_server"\nname = "a"\nlisten = "x"\n[control]\nlisten = "x"\n',
+            [
+                "sources[0].listen: 'x' is not HOST:PORT, like \"127.0.0.1:8181\"",
+                "control.listen: 'x' is not HOST:PORT, like \"127.0.0.1:8181\"",
+            ],
+        ),
+    ],
+)
+def test_what_follows_from_a_problem_is_not_said(problems, text: str, found: list[str]) -> None:
+    """Nor is anything else left out."""
+    assert problems(text) == found
+
+
+def test_a_profile_says_all_that_is_wrong_with_it(problems, tmp_path: Path) -> None:
+    """Each in a line of its own with the setting that names the file."""
+    (tmp_path / "mine.toml").write_text('description = "mine"\nthreads = 0\n')
+    found = problems(f'[gateway]\nstate_dir = "STATE"\nhw_profile = "{tmp_path}/mine.toml"\n')
+    assert len(found) > 2
+    assert all(line.startswith(f"gateway.hw_profile: {tmp_path}/mine.toml: ") for line in found)
+
+
+@pytest.mark.parametrize("path", ["a\\u0000.toml", "/\\u0000/x"])
+def test_a_path_with_a_nul_is_a_sentence(problems, path: str) -> None:
+    """Python refuses it in its own way."""
+    (found,) = problems(f'[gateway]\nstate_dir = "STATE"\nhw_profile = "{path}"\n')
+    assert found.startswith("gateway.hw_profile: ")
+    (found,) = problems(f'[gateway]\nstate_dir = "/{path}"\n')
+    assert found == "gateway.state_dir: has a NUL in it, which no path can have"
+
+
+def rubbish() -> list[Any]:
+    """Return files in which everything is wrong."""
+    uplink = '[[uplinks]]\ntype = "otlp"\nname = "a"\nendpoint = "http://127.0.0.1:1"\n'
+    example = "{ topic = 'plant/d/climate', payload = '{}', gives = { a = 1, b = 2, c = 3 } }"
+    literals = ", ".join(f'token{n} = "x"' for n in range(2000))
+    secrets = ", ".join(f'h{n} = {{ env = "NOT_SET_HERE" }}' for n in range(500))
+    return [
+        pytest.param("\n".join(f"key{n} = 1" for n in range(5000)), id="keys"),
+        pytest.param(uplink + f"headers = {{ {literals} }}", id="literals"),
+        pytest.param(uplink + f"headers = {{ {secrets} }}", id="secrets"),
+        pytest.param("[[sources]]\n" * 1000, id="tables"),
+        pytest.param(CLIMATE + f"examples = [ {', '.join([example] * 200)} ]", id="examples"),
+    ]
+
+
+@pytest.mark.parametrize("text", rubbish())
+def test_what_is_said_is_bounded(problems, text: str) -> None:
+    """Whatever is wrong, and whoever finds it."""
+    assert len(problems(text if text.startswith("[") else f'{text}\n[gateway]\nstate_dir = "STATE"')) == PROBLEMS_MAX
