@@ -291,8 +291,10 @@ class Gateway:
         """Take the time of day from an upstream's answer where there is no other clock: coarse, but of this century."""
         assert self._store is not None
         # Upstream may have booted without a clock as well, or be nobody to believe.
-        can_be = WALL_FLOOR_NS <= server_time_s * NS_PER_S < WALL_CEILING_NS
-        if can_be and self._store.timeline.quality is Quality.UNKNOWN:
+        if (
+            WALL_FLOOR_NS <= server_time_s * NS_PER_S < WALL_CEILING_NS
+            and self._store.timeline.quality is Quality.UNKNOWN
+        ):
             monotonic_ns = self._clock.monotonic_ns()
             wall_ns = server_time_s * NS_PER_S + int(rtt_s * NS_PER_S / 2)
             self._store.timeline.add(Sample(monotonic_ns, wall_ns - monotonic_ns, Quality.UNSYNCED))
