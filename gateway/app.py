@@ -20,7 +20,7 @@ from gateway.control.backlog import look_for_old_shelf
 from gateway.control.draining import Draining
 from gateway.control.fitting import fit
 from gateway.control.footprint import Footprint
-from gateway.core.clock import NS_PER_S, WALL_CEILING_NS, WALL_FLOOR_NS, Quality, Sample
+from gateway.core.clock import NS_PER_S, Quality, Sample, is_plausible
 from gateway.core.telemetry import Telemetry
 from gateway.core.text import harmless
 from gateway.herald import Herald
@@ -291,10 +291,7 @@ class Gateway:
         """Take the time of day from an upstream's answer where there is no other clock: coarse, but of this century."""
         assert self._store is not None
         # Upstream may have booted without a clock as well, or be nobody to believe.
-        if (
-            WALL_FLOOR_NS <= server_time_s * NS_PER_S < WALL_CEILING_NS
-            and self._store.timeline.quality is Quality.UNKNOWN
-        ):
+        if is_plausible(server_time_s * NS_PER_S) and self._store.timeline.quality is Quality.UNKNOWN:
             monotonic_ns = self._clock.monotonic_ns()
             wall_ns = server_time_s * NS_PER_S + int(rtt_s * NS_PER_S / 2)
             self._store.timeline.add(Sample(monotonic_ns, wall_ns - monotonic_ns, Quality.UNSYNCED))

@@ -35,6 +35,11 @@ LOOKS_MAX: Final = 4
 LOOK_NS_FINE: Final = 100_000
 
 
+def is_plausible(unix_ns: int) -> bool:
+    """Whether it can be the time of day now: no earlier than this program, and of this century."""
+    return WALL_FLOOR_NS <= unix_ns < WALL_CEILING_NS
+
+
 class Quality(IntEnum):
     """How good a time is; what `tidegate.time.quality` says."""
 
