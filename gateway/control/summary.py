@@ -213,6 +213,9 @@ def _uplink(uplink: dict[str, Any]) -> Iterator[str]:
     lost = f"lost {sum(ledger.values()):,} ({_reasons(ledger)})" if ledger else "lost 0"
     yield f"delivered {uplink.get('delivered', 0):,}, {_held(uplink)}, {lost}"
     yield from _progress(uplink)
+    for signal, reason in uplink.get("held_back", {}).items():
+        if reason != uplink.get("reason"):
+            yield f"{signal} are held back: {reason}"
     if uplink.get("maybe_twice"):
         yield f"possibly sent twice {uplink['maybe_twice']:,}"
     if sent := uplink.get("bytes_sent"):

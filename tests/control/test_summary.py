@@ -272,6 +272,17 @@ def test_what_is_held_is_told_by_class_where_it_is_of_several() -> None:
         assert "delivered 5, held 1,205, lost 0" in text
 
 
+def test_a_signal_that_is_held_back_is_told_beside_what_flows() -> None:
+    """Once: where nothing flows it is the reason already."""
+    lost = "status 404, there is no OTLP receiver at this path"
+    uplink = STATUS["uplinks"]["cloud"] | {"state": "sending", "held_back": {"logs": lost}}
+    assert f"logs are held back: {lost}" in " ".join(
+        render(STATUS | {"uplinks": {"cloud": uplink}}, colour=False).split()
+    )
+    uplink |= {"state": "holding", "reason": lost}
+    assert "are held back" not in render(STATUS | {"uplinks": {"cloud": uplink}}, colour=False)
+
+
 def test_a_backlog_has_an_end_or_grows() -> None:
     """With how quickly; what a slow road has taken of a large lease is told."""
     text = uplink_text(
