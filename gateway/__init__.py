@@ -61,7 +61,8 @@ codecs/                   Words on the wire: bytes become columns and columns by
   leaves.py               A mapping that takes every number it finds: payloads to columns, metrics named by their paths
   mapping.py              Messages become readings: which mapping takes which topic, then columns per mapping
   mapping_settings.py     What can be set about mappings, and their limits
-  otlp.py                 OTLP in protobuf: columns become requests without an object per point, and answers are read
+  otlp.py                 OTLP in protobuf: columns become requests without an object per point
+  otlp_answers.py         What receivers answer to OTLP: what was not taken, a no that comes as success, an error's sentence
   otlp_json.py            OTLP as JSON lines, for `tidegate export`
   paths.py                Where in a document a value stands: paths like a.b[0].c
   payloads.py             Payloads become documents: JSON, CBOR, text, CSV, from bytes that anyone may have sent

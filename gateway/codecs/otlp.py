@@ -1,4 +1,4 @@
-"""OTLP in protobuf: columns become requests without an object per point, and answers are read. Does no I/O.
+"""OTLP in protobuf: columns become requests without an object per point. Does no I/O.
 
 The messages are those of opentelemetry-proto 1.x (metrics.proto, logs.proto, common.proto, resource.proto).
 
@@ -27,8 +27,6 @@ restarts. The gateway's own sums outlive restarts, and say since when they count
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -72,8 +70,6 @@ _SUM_TAIL: Final = protobuf.integer(2, 2) + protobuf.integer(3, 1)
 _GAUGE: Final = 5
 _SUM: Final = 7
 
-MESSAGE_CHARS_MAX: Final = 500
-
 
 @dataclass(frozen=True, slots=True)
 class Marks:
@@ -96,18 +92,6 @@ class Marks:
 
 
 NO_MARKS: Final = Marks()
-
-
-# What homemade receivers answer who took it.
-_YES: Final = frozenset((b"", b"null", b"{}", b"ok", b'"ok"', b"true", b"success", b"accepted"))
-
-
-@dataclass(frozen=True, slots=True)
-class PartialSuccess:
-    """What the far side says it did not take of a request that it took; 0 with a message is a warning."""
-
-    rejected: int = 0
-    message: str = ""
 
 
 @dataclass(slots=True)
@@ -417,81 +401,6 @@ def encode_logs_request(
             body += protobuf.delimited(2, head + logs)
         parts.append(protobuf.delimited(1, body))
     return b"".join(parts)
-
-
-class NoResponseError(ValueError):
-    """Nothing that an OTLP receiver says."""
-
-
-def read_response(body: bytes, *, content_type: str = "") -> PartialSuccess:
-    """Read an Export*ServiceResponse, protobuf or JSON; the three signals share its numbers.
-
-    Nothing at all, null or a word like "ok" mean that all was taken; a negative count, which nobody may send, counts
-    as none. Raises NoResponseError for what else stands there: a login page, somebody else's error, garbage.
-    """
-    text = body.strip().lower()
-    if text in _YES:
-        return PartialSuccess()
-    try:
-        if "json" in content_type or text[:1] == b"{":
-            rejected, message = _read_json_response(body)
-        elif body[:1].isascii() and body[:1].decode("ascii").isprintable():
-            raise NoResponseError("words")
-        else:
-            rejected, message = _read_protobuf_response(body)
-    except (ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
-        raise NoResponseError("this is no answer of an OTLP receiver") from error
-    return PartialSuccess(max(rejected, 0), _one_line(message))
-
-
-def _read_protobuf_response(body: bytes) -> tuple[int, str]:
-    rejected, message = 0, ""
-    for partial in _messages(body, 1):
-        # It was one so far: what is odd in it changes nothing about what was taken.
-        with contextlib.suppress(ValueError):
-            for number, _, value in protobuf.fields(partial):
-                if number == 1 and isinstance(value, int):
-                    rejected = protobuf.signed(value)
-                elif number == 2 and isinstance(value, bytes):
-                    message = value.decode("utf-8", "replace")
-    return rejected, message
-
-
-def _read_json_response(body: bytes) -> tuple[int, str]:
-    answer = json.loads(body)
-    if answer.get("error") or answer.get("errors"):
-        raise NoResponseError("an error")
-    partial = answer.get("partialSuccess") or {}
-    counts = (partial.get(f"rejected{what}") for what in ("DataPoints", "LogRecords", "Spans"))
-    rejected = 0
-    # It is one: what is odd in it changes nothing about what was taken.
-    with contextlib.suppress(ValueError, TypeError, OverflowError):
-        rejected = int(next((count for count in counts if count), 0))
-    return rejected, str(partial.get("errorMessage") or "")
-
-
-def read_status_message(body: bytes, *, content_type: str = "") -> str:
-    """Return the sentence in the body of an error (google.rpc.Status in protobuf or JSON, or plain text).
-
-    >>> read_status_message(protobuf.integer(1, 3) + protobuf.text(2, "bad name"))
-    'bad name'
-    """
-    message = ""
-    try:
-        if "json" in content_type:
-            message = str(json.loads(body).get("message") or "")
-        elif content_type.startswith("text/"):
-            message = body.decode("utf-8", "replace")
-        else:
-            message = next((value.decode("utf-8", "replace") for value in _messages(body, 2)), "")
-    except (ValueError, AttributeError, RecursionError):
-        pass
-    return _one_line(message)
-
-
-def _one_line(message: str) -> str:
-    """Return what the far side says, printable: it goes into status, logs and the drawer of what was refused."""
-    return " ".join("".join(c if c.isprintable() else " " for c in message[:MESSAGE_CHARS_MAX]).split())
 
 
 def _messages(data: bytes, wanted: int) -> Iterator[bytes]:

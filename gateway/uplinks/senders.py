@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from gateway.codecs.otlp import NoResponseError, read_response, read_status_message
+from gateway.codecs.otlp_answers import NoResponseError, read_response, read_status_message
 from gateway.core.clock import NS_PER_S
 from gateway.core.contracts import Signal, TryLaterError
 from gateway.core.text import printable

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import struct
 from collections import Counter
@@ -12,20 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
-    ExportLogsPartialSuccess,
-    ExportLogsServiceRequest,
-    ExportLogsServiceResponse,
-)
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
-    ExportMetricsPartialSuccess,
-    ExportMetricsServiceRequest,
-    ExportMetricsServiceResponse,
-)
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
 from gateway.codecs import otlp
-from gateway.codecs.otlp import NO_MARKS, Marks, MetricsEncoder, PartialSuccess
+from gateway.codecs.otlp import NO_MARKS, Marks, MetricsEncoder
 from gateway.core.batch import Batch, LogRecords, Series, ValueKind
 
 NOW_NS = 1_790_000_000 * 10**9
@@ -396,84 +387,3 @@ def test_logs_go_by_resource_and_scope() -> None:
         ({"device.id": "a", **dict(GATEWAY)}, [("tidegate", late, ["1", "4"]), ("app", late, ["3"])]),
         ({"device.id": "b", **dict(GATEWAY)}, [("tidegate", late, ["2"])]),
     ]
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        ExportMetricsServiceResponse(
-            partial_success=ExportMetricsPartialSuccess(rejected_data_points=3, error_message="no")
-        ),
-        ExportLogsServiceResponse(partial_success=ExportLogsPartialSuccess(rejected_log_records=3, error_message="no")),
-    ],
-)
-def test_a_partial_success_is_read(answer) -> None:
-    """The signals' answers share their field numbers."""
-    assert otlp.read_response(answer.SerializeToString()) == PartialSuccess(3, "no")
-
-
-@pytest.mark.parametrize(
-    ("body", "found"),
-    [
-        (b'{"partialSuccess":{"rejectedDataPoints":"3","errorMessage":"no"}}', PartialSuccess(3, "no")),
-        (b'{"partialSuccess":{"rejectedLogRecords":2}}', PartialSuccess(2)),
-        (b'{"partialSuccess":{"rejectedSpans":"1"}}', PartialSuccess(1)),
-        (b'{"partialSuccess":{"rejectedDataPoints":"0","errorMessage":"slow"}}', PartialSuccess(0, "slow")),
-        (b'{"partialSuccess":null}', PartialSuccess()),
-        (b"{}", PartialSuccess()),
-        (b"null", PartialSuccess()),
-        (b"", PartialSuccess()),
-        (b'{"partialSuccess":{"rejectedDataPoints":"many"}}', PartialSuccess()),
-        (b'{"partialSuccess":{"rejectedDataPoints":-4}}', PartialSuccess()),
-        (b'{"partialSuccess":{"rejectedDataPoints":{}}}', PartialSuccess()),
-        (b'{"partialSuccess":{"rejectedDataPoints":1e999}}', PartialSuccess()),
-    ],
-)
-def test_json_answers_are_tolerated(body: bytes, found: PartialSuccess) -> None:
-    """Null, absent, nonsense: the request was taken and nothing is known to be rejected."""
-    assert otlp.read_response(body, content_type="application/json; charset=utf-8") == found
-
-
-@pytest.mark.parametrize(
-    "body", [b"[]", b"[" * 100_000, b"\xff\xfe", b"7", b'{"error":{"code":8}}', b'{"errors":["no"]}']
-)
-def test_json_that_no_receiver_says(body: bytes) -> None:
-    """A list, a number, garbage or somebody else's error is no answer."""
-    with pytest.raises(otlp.NoResponseError):
-        otlp.read_response(body, content_type="application/json")
-
-
-@given(st.binary(max_size=80), st.sampled_from(["", "application/json", "application/x-protobuf", "text/plain"]))
-def test_any_answer_is_read(body: bytes, content_type: str) -> None:
-    """Whatever a server answers, reading ends with a count and a bounded printable sentence, or says that it is none."""
-    with contextlib.suppress(otlp.NoResponseError):
-        assert otlp.read_response(body, content_type=content_type).rejected >= 0
-    message = otlp.read_status_message(body, content_type=content_type)
-    assert len(message) <= otlp.MESSAGE_CHARS_MAX
-    assert message.isprintable()
-
-
-def test_protobuf_answers_with_odd_fields_are_tolerated() -> None:
-    """Wrong wire types and unknown fields are passed over; a long message is cut."""
-    odd = otlp.protobuf.delimited(1, b"") + otlp.protobuf.integer(2, 1) + otlp.protobuf.integer(9, 1)
-    assert otlp.read_response(otlp.protobuf.delimited(1, odd)) == PartialSuccess()
-    long = otlp.protobuf.text(2, "x" * 10_000)
-    assert len(otlp.read_response(otlp.protobuf.delimited(1, long)).message) == otlp.MESSAGE_CHARS_MAX
-    odd = otlp.protobuf.delimited(1, otlp.protobuf.text(2, "no\x1b[2J\u202e\r\nfake"))
-    assert otlp.read_response(odd).message == "no [2J fake"
-
-
-@pytest.mark.parametrize(
-    ("body", "content_type", "message"),
-    [
-        (b'{"code":3,"message":"bad\\nname"}', "application/json", "bad name"),
-        (b"too\r\nlarge \x1b[31m", "text/plain; charset=utf-8", "too large [31m"),
-        (otlp.protobuf.integer(1, 3) + otlp.protobuf.text(2, "bad"), "application/x-protobuf", "bad"),
-        (b"", "", ""),
-        (b"\x0a", "", ""),
-        (b"[]", "application/json", ""),
-    ],
-)
-def test_the_sentence_of_an_error_is_found(body: bytes, content_type: str, message: str) -> None:
-    """Whatever form the server chose, people read its sentence on one line."""
-    assert otlp.read_status_message(body, content_type=content_type) == message
