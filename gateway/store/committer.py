@@ -166,6 +166,13 @@ class Committer:
         self.is_damaged = True
         mark_suspect(self.room.state_dir, why)
 
+    async def met_damage(self, error: sqlite3.Error) -> bool:
+        """Take note that SQLite finds the file wrong; False where it is the disk that is, and is asked again."""
+        if await self.trouble.is_the_disks_doing():
+            return False
+        self.damaged(str(error))
+        return True
+
     def is_moving(self) -> bool:
         """Whether the commit under way, if any, is not stuck, and the file is whole."""
         if self.is_damaged:
@@ -253,8 +260,12 @@ class Committer:
         try:
             await self._commit(pending, clean=last)
         except Exception as error:  # noqa: BLE001  supervised here: whatever fails, those who wait get an answer
-            self._failed(pending, error)
+            await self._failed(pending, error)
             return isinstance(error, FullError)
+        if self.trouble.has_disk_failed:
+            # Who read nonsense while it did reads again.
+            for desk in self._desks.values():
+                desk.has_some.set()
         self.trouble.succeeded(when_full=self._settings.when_full, has_brought=pending.size_bytes > 0)
         answer(pending)
         return False
@@ -275,17 +286,16 @@ class Committer:
             return self.gathering.full("closed", self.trouble.closed, CLOSED_RETRY_S)
         return self._turned_away(full_and_refuse(self.room))
 
-    def _failed(self, pending: Pending, error: Exception) -> None:
+    async def _failed(self, pending: Pending, error: Exception) -> None:
         if isinstance(error, FullError):
             full = self._turned_away(error, self._keeper.turned_away_bytes)
             self.want(ACK_WAIT_S)
         else:
-            name = self.trouble.failed(error)
+            if not isinstance(error, sqlite3.Error) or not is_damage(error) or await self.met_damage(error):
+                self.trouble.failed(error)
             if self.trouble.failing_s() >= MUTE_S:
                 mute_all(desk.allowance for desk in self._desks.values())
-            if isinstance(error, sqlite3.Error) and is_damage(error):
-                self.damaged(str(error))
-            full = self.gathering.full(name, self.trouble.sentence, RETRY_S)
+            full = self.gathering.full(self.trouble.kind, self.trouble.sentence, RETRY_S)
             self.want(RETRY_S)
         answer(pending, full)
 

@@ -238,8 +238,8 @@ class Store:
         except sqlite3.DatabaseError as error:
             if not is_damage(error):
                 raise
-            # What is in memory still leaves; the rest waits for the next start, which salvages.
-            self._committer.damaged(str(error))
+            # What is in memory still leaves; the rest waits for the next start, which salvages, or for the disk.
+            await self._committer.met_damage(error)
             desk.has_some.clear()
             return None
         self._committer.gathering.look()

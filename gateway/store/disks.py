@@ -25,6 +25,8 @@ _UNWRITABLE_CODES: Final = {
     sqlite3.SQLITE_AUTH,
 }
 
+_TRIAL_BYTES: Final = 4096
+
 
 def free_bytes(path: Path) -> int:
     """Return how much a process that is not root may still write there."""
@@ -74,6 +76,20 @@ def is_failing(error: Exception) -> bool:
     """Whether the disk did not do what it was asked to."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     return code == sqlite3.SQLITE_IOERR or getattr(error, "errno", 0) in _FAILING
+
+
+def takes_writes(folder: Path) -> bool:
+    """Whether what is written there reaches the medium. May take as long as a failing disk takes to say no."""
+    try:
+        file = os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(file, bytes(_TRIAL_BYTES))
+            os.fsync(file)
+        finally:
+            os.close(file)
+    except OSError:
+        return False
+    return True
 
 
 def why(error: Exception, path: Path) -> str:

@@ -35,6 +35,12 @@ class Trouble:
         self._was_said = False
         self._turned_away_bytes: int | None = None
         self.is_failing = False  # whether nothing can be written, for another reason than want of room
+        self.has_disk_failed = False  # whether the disk has, and nothing was written since
+
+    @property
+    def kind(self) -> str:
+        """The name of what is wrong, "" where all is well."""
+        return self._kind
 
     @property
     def sentence(self) -> str:
@@ -69,15 +75,22 @@ class Trouble:
             log.error("%s", sentence, exc_info=error)
         self._kind, self._sentence = kind, sentence
 
-    def failed(self, error: Exception) -> str:
-        """Take note of a commit that failed; return the name of what failed."""
+    def failed(self, error: Exception) -> None:
+        """Take note of a commit that failed."""
         name = getattr(error, "sqlite_errorname", "") or type(error).__name__
         sentence = f"nothing can be written: {disks.why(error, self._room.state_dir)}; commit failed, trying again"
         self.is_failing = not disks.is_full(error)
+        self.has_disk_failed |= disks.is_unwritable(error) or (disks.is_failing(error) and self.is_failing)
         if self._failing_since_s is None:
             self._failing_since_s = asyncio.get_running_loop().time()
         self.met(name, sentence, error=None if isinstance(error, sqlite3.Error | OSError) else error)
-        return name
+
+    async def is_the_disks_doing(self) -> bool:
+        """Whether what SQLite takes for a damaged file is a disk that has failed and takes nothing still.
+
+        Such a disk gives back what was never written, or nothing: what the file is like only a good one can tell.
+        """
+        return self.has_disk_failed and not await asyncio.to_thread(disks.takes_writes, self._room.state_dir)
 
     def turned_away(self, sentence: str, size_bytes: int) -> None:
         """Take note that so many bytes found no room on the shelf, and why."""
@@ -119,7 +132,7 @@ class Trouble:
 
         So may it where this commit `has_brought` nothing new.
         """
-        self.is_failing = False
+        self.is_failing = self.has_disk_failed = False
         self._failing_since_s = None
         if has_brought:
             self._turned_away_bytes = None

@@ -13,7 +13,7 @@ import pytest
 from gateway.core.batch import Batch, Series
 from gateway.core.clock import NS_PER_S
 from gateway.core.contracts import FullError, Priority
-from gateway.store import committer, keeping
+from gateway.store import committer, disks, keeping
 from gateway.store.committer import STUCK_S
 from gateway.store.database import Loss, SetAside
 from gateway.store.drawer import SAMPLES_MAX, SET_ASIDE_BYTES_MAX
@@ -40,6 +40,53 @@ async def test_a_failed_commit_keeps_nothing_and_can_be_repeated(shelves, failin
     assert store.status()["store"]["trouble"] == ""
     assert await shelves.drain(store) == [1, 2]
     shelves.check(store)
+
+
+CORRUPT = "database disk image is malformed"
+
+
+async def test_what_a_failing_disk_gives_back_is_no_damage(shelves, failing, monkeypatch) -> None:
+    """SQLite takes for a damaged file what such a disk answers: the sentence stays the disk's, and it is tried again."""
+    store = await shelves.open()
+    put = await shelves.put(store, 2)
+    failing.errors = [error_of(sqlite3.SQLITE_IOERR, "disk I/O error"), error_of(sqlite3.SQLITE_CORRUPT, CORRUPT)]
+    with monkeypatch.context() as patch:
+        patch.setattr(disks, "takes_writes", lambda _: False)
+        for _ in range(2):
+            with pytest.raises(FullError, match="disk I/O error"):
+                await shelves.put(store, 1)
+            assert "disk I/O error" in store.status()["store"]["trouble"]
+    assert not store.is_damaged
+    assert store.is_moving()
+    put += await shelves.put(store, 1)
+    assert store.status()["store"]["trouble"] == ""
+    assert sorted(await shelves.drain(store)) == put
+    shelves.check(store)
+
+
+async def test_damage_is_damage_where_the_disk_takes_writes(shelves, failing) -> None:
+    """One bad moment of a card must not hide for ever what it left behind."""
+    store = await shelves.open()
+    failing.errors = [error_of(sqlite3.SQLITE_IOERR, "disk I/O error"), error_of(sqlite3.SQLITE_CORRUPT, CORRUPT)]
+    for _ in range(2):
+        with pytest.raises(FullError):
+            await shelves.put(store, 1)
+    assert store.is_damaged
+    assert "is salvaged at the next start" in store.status()["store"]["trouble"]
+
+
+async def test_damage_after_a_commit_that_succeeded_is_not_the_disks(shelves, failing, monkeypatch) -> None:
+    """What failed before is over."""
+    store = await shelves.open()
+    monkeypatch.setattr(disks, "takes_writes", lambda _: False)
+    failing.errors = [error_of(sqlite3.SQLITE_IOERR, "disk I/O error")]
+    with pytest.raises(FullError):
+        await shelves.put(store, 1)
+    await shelves.put(store, 1)
+    failing.errors = [error_of(sqlite3.SQLITE_CORRUPT, CORRUPT)]
+    with pytest.raises(FullError):
+        await shelves.put(store, 1)
+    assert store.is_damaged
 
 
 async def test_a_victim_comes_back_when_its_commit_fails(shelves, failing) -> None:

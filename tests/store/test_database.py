@@ -10,7 +10,7 @@ import pytest
 from gateway.core.clock import NS_PER_S, Quality
 from gateway.core.contracts import FullError, Priority, Signal
 from gateway.core.units import Size
-from gateway.store import committer
+from gateway.store import committer, disks
 from gateway.store.database import Loss, SetAside, StoreError
 from gateway.store.reading import verify
 from gateway.store.shelf import ShelfReader
@@ -331,6 +331,30 @@ async def test_damage_while_running_leaves_a_mark_and_the_next_start_salvages(sh
     store = await shelves.open()
     assert "was damaged (malformed)" in store.events[0]
     assert sorted(await shelves.drain(store))[:3] == put
+
+
+async def test_what_is_read_from_a_failing_disk_is_no_damage(shelves, failing, monkeypatch) -> None:
+    """Nothing is leased for now; it goes on by itself when the disk does."""
+    store = await shelves.open()
+    put = await shelves.put(store, 3)
+    await shelves.close()
+    store = await shelves.open()
+    reader, connection = store._desks["cloud"]._reader, store._reader
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR
+    failing.errors = [error]
+    with pytest.raises(FullError):
+        await shelves.put(store, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(disks, "takes_writes", lambda _: False)
+        patch.setattr(reader, "_connection", Broken("malformed", 11))
+        assert await shelves.lease(store) is None
+    assert not store.is_damaged
+    assert not store.has_some("cloud")
+    assert reader._connection is connection
+    await store.append([])
+    assert store.has_some("cloud")
+    assert await shelves.drain(store) == put
 
 
 async def test_an_error_that_is_no_damage_is_the_callers(shelves) -> None:

@@ -16,6 +16,7 @@ from gateway.store.disks import (
     is_unwritable,
     keeps_from_writing,
     mount_of,
+    takes_writes,
     when_full,
     why,
 )
@@ -44,6 +45,15 @@ def test_errors_are_told_apart() -> None:
     for errors, kinds in ((FULL, (1, 0, 1)), (UNWRITABLE, (0, 1, 1)), (FAILING, (0, 0, 1)), (OTHER, (0, 0, 0))):
         for error in errors:
             assert (is_full(error), is_unwritable(error), keeps_from_writing(error)) == kinds
+
+
+def test_a_disk_that_fails_takes_no_writes(loop_disk) -> None:
+    """Asked by a file without a name, which leaves nothing behind."""
+    assert takes_writes(loop_disk.path)
+    before = sorted(loop_disk.path.iterdir())
+    loop_disk.shut_down()
+    assert not takes_writes(loop_disk.path)
+    assert sorted(loop_disk.path.iterdir()) == before
 
 
 def test_a_full_disk_is_named(make_small_disk) -> None:
