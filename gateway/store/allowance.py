@@ -13,6 +13,8 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from gateway.core.words import span
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -26,6 +28,7 @@ READINGS_MAX: Final = 786_432
 # With less than this share left the next commit is asked for, so that it is there when the rest is used up.
 ASK_SHARE: Final = 8
 # How long a disk takes no commit until data leaves uncounted: what a dying card still holds is worth more than that.
+# One that fails or turned read-only is not waited for: it seldom comes back, and may soon not be readable either.
 MUTE_S: Final = 60.0
 _NOTHING: Final = -(1 << 62)
 
@@ -148,14 +151,13 @@ class Allowance:
         self._changed.set()
 
 
-def mute_all(allowances: Iterable[Allowance]) -> None:
-    """Let data leave although nothing can be written: what is sent is forgotten if the process dies."""
+def mute_all(allowances: Iterable[Allowance], *, failing_s: float) -> None:
+    """Let data leave although nothing can be written for so long now: what is sent is forgotten if the process dies."""
     quiet = [allowance for allowance in allowances if not allowance.is_mute]
     if quiet:
         log.warning(
-            "nothing could be written for %d s: what is held is sent all the same, and may be sent again after a "
-            "restart",
-            MUTE_S,
+            "nothing can be written%s: what is held is sent all the same, and may be sent again after a restart",
+            f" since {span(round(failing_s))}" if failing_s >= 1 else "",
         )
     for allowance in quiet:
         allowance.mute()

@@ -293,8 +293,9 @@ class Committer:
         else:
             if not isinstance(error, sqlite3.Error) or not is_damage(error) or await self.met_damage(error):
                 self.trouble.failed(error)
-            if self.trouble.failing_s() >= MUTE_S:
-                mute_all(desk.allowance for desk in self._desks.values())
+            failing_s = self.trouble.failing_s()
+            if self.trouble.has_disk_failed or failing_s >= MUTE_S:
+                mute_all((desk.allowance for desk in self._desks.values()), failing_s=failing_s)
             full = self.gathering.full(self.trouble.kind, self.trouble.sentence, RETRY_S)
             self.want(RETRY_S)
         answer(pending, full)

@@ -89,6 +89,33 @@ async def test_damage_after_a_commit_that_succeeded_is_not_the_disks(shelves, fa
     assert store.is_damaged
 
 
+async def test_what_may_pass_is_waited_for_before_data_leaves_uncounted(shelves, failing, monkeypatch, caplog) -> None:
+    """A full disk, a lock: for a minute, and the log says for how long it was."""
+    store = await shelves.open()
+    allowance = store._desks["cloud"].allowance
+    failing.errors = [error_of(sqlite3.SQLITE_BUSY, "database is locked")] * 2
+    with pytest.raises(FullError):
+        await shelves.put(store, 1)
+    assert not allowance.is_mute
+    monkeypatch.setattr(store._committer.trouble, "failing_s", lambda: committer.MUTE_S + 30)
+    with pytest.raises(FullError):
+        await shelves.put(store, 1)
+    assert allowance.is_mute
+    assert "nothing can be written since 1.5 min: what is held is sent" in caplog.text
+    await shelves.put(store, 1)
+    assert not allowance.is_mute
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY])
+async def test_a_disk_that_fails_is_not_waited_for(shelves, failing, code) -> None:
+    """It may not be there to be read for much longer."""
+    store = await shelves.open()
+    failing.errors = [error_of(code, "it fails")]
+    with pytest.raises(FullError):
+        await shelves.put(store, 1)
+    assert store._desks["cloud"].allowance.is_mute
+
+
 async def test_a_victim_comes_back_when_its_commit_fails(shelves, failing) -> None:
     """Neither lost nor hidden; and who was acked meanwhile stays settled."""
     store = await shelves.open(max_age=60, uplinks=("a", "b"))
