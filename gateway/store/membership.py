@@ -14,7 +14,7 @@ import msgspec
 
 from gateway.core.clock import NS_PER_S
 from gateway.core.contracts import Priority
-from gateway.core.words import span
+from gateway.core.words import plural, span
 from gateway.store.accounts import NOBODY, SLOTS_MAX, UPLINK_REMOVED, WHILE_REMOVED, Entry, Removal, Share, Stage
 from gateway.store.planning import BEFORE
 from gateway.store.records import SEQUENCE_BITS, SEQUENCE_END, SHELVES, STATE_ID, StoreError, place
@@ -81,7 +81,9 @@ async def _join(connection: aiosqlite.Connection, opened: Opened, name: str) -> 
     if (gone := accounts.gap(name)) > 0:
         accounts.lose(name, BEFORE, Entry(gone))
     if share.held and opened.state.commit:
-        opened.events.append(f"{name or 'nobody'} is new: it gets the {share.held} readings that are held")
+        waiting = f"no uplink is configured: {plural(share.held, 'reading')} {'waits' if share.held == 1 else 'wait'}"
+        told = f"{name} is new: it gets the {share.held} readings that are held"
+        opened.events.append(f"{waiting} for the next one" if name == NOBODY else told)
 
 
 async def _come_back(connection: aiosqlite.Connection, opened: Opened, share: Share, removal: Removal) -> None:

@@ -116,6 +116,14 @@ async def test_what_came_and_went_while_it_was_gone_is_in_its_ledger(shelves, bo
     shelves.check(store)
 
 
+async def test_without_uplinks_what_is_held_waits(shelves) -> None:
+    """Nobody is no new uplink."""
+    await shelves.put(await shelves.open(), 1200)
+    store = await reopen(shelves)
+    assert "no uplink is configured: 1,200 readings wait for the next one" in store.events
+    assert not any("is new" in event for event in store.events)
+
+
 async def test_nothing_new_is_held_for_it(shelves, both) -> None:
     """What comes leaves the shelf as soon as the others have it."""
     store = await reopen(shelves, "stays")
