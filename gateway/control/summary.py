@@ -225,9 +225,11 @@ def _uplink(uplink: dict[str, Any]) -> Iterator[str]:
 
 
 def _removed(uplink: dict[str, Any]) -> Iterator[str]:
-    """Say what is held for an uplink that is configured no more, and until when."""
+    """Say what is held for an uplink that is configured no more, if anything is, and until when."""
     left = uplink.get("let_go_in_s")
-    if left is None:
+    if not uplink.get("held") and "uplink_removed" not in uplink.get("ledger", {}):
+        yield "configured no more"
+    elif left is None:
         yield "configured no more; what was held for it was let go"
     else:
         when = f"let go in {span(left)}" if left else "about to be let go"

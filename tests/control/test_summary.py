@@ -102,6 +102,10 @@ def test_an_uplink_that_is_configured_no_more_is_shown() -> None:
     assert said + "delivered 5, held 1,200, lost 0" in words
     words = " ".join(render({**STATUS, "uplinks": {"old": {**account, "let_go_in_s": 0}}}, colour=False).split())
     assert "what is held for it is about to be let go, unless it is configured again" in words
+    for left in ({"let_go_in_s": 86400 * 7}, {}):
+        nothing = account | {"held": 0} | left
+        words = " ".join(render({**STATUS, "uplinks": {"old": nothing}}, colour=False).split())
+        assert "old: removed configured no more delivered 5, held 0, lost 0" in words
     account |= {"held": 0, "ledger": {"uplink_removed": 1200}}
     words = " ".join(render({**STATUS, "uplinks": {"old": account}}, colour=False).split())
     assert "what was held for it was let go delivered 5, held 0, lost uplink_removed 1,200" in words
