@@ -338,7 +338,12 @@ def _address(options: argparse.Namespace) -> tuple[str, str]:
     """Return where a running gateway is asked, and with what token."""
     if options.url is not None or options.config is None:
         return options.url or URL_DEFAULT, ""
-    control = load(options.config, offline=True).control
+    from gateway.control import config  # noqa: PLC0415  msgspec only where needed
+
+    try:
+        control = config.load_control(options.config)
+    except config.ConfigError as error:
+        raise _problems(error.problems) from error
     if control is None:
         raise CommandError(f'{options.config} has no [control]; add: [control] listen = "127.0.0.1:8181"')
     try:

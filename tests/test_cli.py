@@ -585,6 +585,20 @@ def test_status_finds_the_address_and_token_in_the_configuration(run, window, wr
     assert err.startswith("tidegate: control.token: ")
 
 
+def test_status_needs_control_alone_of_the_configuration(run, window, write) -> None:
+    """A gateway that refused the rest of it at a reload runs on, and status is what says so."""
+    url = window({"gateway": "site-7"})
+    control = f'[control]\nlisten = "{url.removeprefix("http://")}"\n'
+    broken = "nonsense = true"
+    code, out, _ = run("status", "-c", write(control, gateway=broken))
+    assert code == 0
+    assert "site-7" in out
+    code, _, err = run("status", "-c", write('[control]\nlisen = "x"\n', gateway=broken))
+    assert code == 2
+    assert "control.lisen" in err
+    assert "nonsense" not in err
+
+
 def test_status_of_nobody_is_1(run, write) -> None:
     """One sentence with the address; a configuration without [control] is told apart."""
     code, _, err = run("status", "--url", "http://127.0.0.1:1")

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from gateway.control.later import LATER
-from gateway.control.reading import Reading, read_parts, walk_settings
-from gateway.control.settings import Config
+from gateway.control.reading import Reading, read, read_parts, walk_settings
+from gateway.control.settings import Config, ControlSettings
 from gateway.core.checks import Problem, below, parts
 from gateway.core.words import amount
 from gateway.net.addresses import split_address
@@ -32,7 +32,7 @@ from gateway.store.files import DATABASE
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["Config", "ConfigError", "Draft", "draft", "example", "load", "parse_config", "schema"]
+__all__ = ["Config", "ConfigError", "Draft", "draft", "example", "load", "load_control", "parse_config", "schema"]
 
 CONFIG_BYTES_MAX: Final = 1024 * 1024
 MACHINE_ID_PATHS: Final = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
@@ -66,6 +66,12 @@ class Draft:
         return config
 
 
+class _ControlOnly(msgspec.Struct):
+    """The one table of the file that finding a running gateway takes."""
+
+    control: ControlSettings | None = None
+
+
 def load(path: Path, *, offline: bool = False, to_run: bool = False) -> Config:
     """Read the file at `path`; raise ConfigError with all of its problems. Options as for `draft`."""
     return draft(path, offline=offline, to_run=to_run).finish()
@@ -77,6 +83,24 @@ def draft(path: Path, *, offline: bool = False, to_run: bool = False) -> Draft:
     `offline` leaves out what depends on this machine and user: readable secrets, a usable state directory. `to_run`
     lets a state directory pass that cannot be written and holds a shelf: what is in it can still be sent.
     """
+    return _parse(_text(path), name=str(path), offline=offline, to_run=to_run)
+
+
+def load_control(path: Path) -> ControlSettings | None:
+    """Read `[control]` of the file at `path` alone; raise ConfigError where that cannot be used.
+
+    The gateway that runs may have refused the rest of this file, and must be found all the same.
+    """
+    table = _table(_text(path), name=str(path)).get("control")
+    if table is None:
+        return None
+    found, problems = read({"control": table}, _ControlOnly)
+    if found is None:
+        raise ConfigError(problems)
+    return found.control
+
+
+def _text(path: Path) -> str:
     try:
         with path.open("rb") as file:
             data = file.read(CONFIG_BYTES_MAX + 1)
@@ -87,11 +111,10 @@ def draft(path: Path, *, offline: bool = False, to_run: bool = False) -> Draft:
     if len(data) > CONFIG_BYTES_MAX:
         raise ConfigError([f"{path}: larger than {CONFIG_BYTES_MAX} bytes; that is no configuration"])
     try:
-        text = data.decode()
+        return data.decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigError([f"{path}: line {line} is not UTF-8; save the file as UTF-8"]) from error
-    return _parse(text, name=str(path), offline=offline, to_run=to_run)
 
 
 def parse_config(text: str, *, name: str = "configuration", offline: bool = False, to_run: bool = False) -> Config:
@@ -100,8 +123,16 @@ def parse_config(text: str, *, name: str = "configuration", offline: bool = Fals
 
 
 def _parse(text: str, *, name: str, offline: bool, to_run: bool) -> Draft:
+    reading = read_parts(_table(text, name=name), Config, later=LATER)
+    found = [*_check_names(reading), *_check_addresses(reading), *_check_ports(reading)]
+    if not offline:
+        found += [*_check_secrets(reading), *_check_state_dir(reading, to_run=to_run)]
+    return Draft(reading, found)
+
+
+def _table(text: str, *, name: str) -> dict[str, Any]:
     try:
-        table = tomllib.loads(text)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([f"{name}: not TOML: {error}"]) from error
     except ValueError as error:
@@ -109,11 +140,6 @@ def _parse(text: str, *, name: str, offline: bool, to_run: bool) -> Draft:
         raise ConfigError([f"{name}: not TOML: a whole number has 64 bits at most, one here has thousands"]) from error
     except RecursionError as error:
         raise ConfigError([f"{name}: not TOML: nested too deeply"]) from error
-    reading = read_parts(table, Config, later=LATER)
-    found = [*_check_names(reading), *_check_addresses(reading), *_check_ports(reading)]
-    if not offline:
-        found += [*_check_secrets(reading), *_check_state_dir(reading, to_run=to_run)]
-    return Draft(reading, found)
 
 
 def schema() -> dict[str, Any]:
