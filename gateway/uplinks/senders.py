@@ -57,6 +57,8 @@ PATHS: Final = {Signal.METRICS: "/v1/metrics", Signal.LOGS: "/v1/logs", Signal.T
 CONTENT_TYPE: Final = "application/x-protobuf"
 PROXY_WANTS_LOGIN: Final = 407
 RESPONSE_BYTES_MAX: Final = 64 * 1024
+QUOTED_BYTES_MAX: Final = 80
+UTF8_BYTES_MAX: Final = 4
 PIECE_BYTES: Final = 8 * 1024
 REASON_CHARS_MAX: Final = 120
 # Linux's TCP_NOTSENT_LOWAT, not named by Python below 3.12.
@@ -87,6 +89,8 @@ class HttpSender:
         self._written_ns: int | None = None
         self._is_aborted = False
         self._is_quick = False
+        # The status of what no receiver would say, and what was said of it.
+        self._said_strange = (0, "")
 
     @property
     def bytes_sent(self) -> int:
@@ -211,12 +215,8 @@ class HttpSender:
         try:
             partial = read_response(response.body, content_type=reply.content_type)
         except NoResponseError:
-            start = printable(response.body[:80].decode("utf-8", "replace"), 80)
-            raise TryLaterError(
-                f"status {reply.status} with an answer that no OTLP receiver gives: {start}; is the endpoint right?",
-                reply.retry_after_s,
-                answer_lost=True,
-            ) from None
+            raise TryLaterError(self._strange(response), reply.retry_after_s, answer_lost=True) from None
+        self._said_strange = (0, "")
         return Answer(
             rejected=partial.rejected,
             message=partial.message,
@@ -224,6 +224,19 @@ class HttpSender:
             rtt_s=(answered_ns - written_ns) / NS_PER_S,
             server_time_s=read_http_date(response.headers.get("date", "")),
         )
+
+    def _strange(self, response: Response) -> str:
+        """Say that this is no receiver's answer, and how it begins if that is text.
+
+        In the same words until something is taken: an answer with the time in it would be news at each attempt.
+        """
+        status, sentence = self._said_strange
+        if status != response.status:
+            start = "" if _is_packed(response) else _beginning(response.body)
+            what = f"an answer that no OTLP receiver gives{': ' if start else ''}{start}"
+            sentence = f"status {response.status} with {what}; is the endpoint right?"
+            self._said_strange = (response.status, sentence)
+        return sentence
 
     def _notice(self, *, is_quick: bool) -> None:
         """Let the kernel hold as much as the line deserves."""
@@ -253,7 +266,7 @@ class HttpSender:
         return Reply(
             status=response.status,
             content_type=content_type,
-            message="" if is_page else read_status_message(body, content_type=content_type),
+            message="" if is_page or _is_packed(response) else read_status_message(body, content_type=content_type),
             # The server's own clock, where it says it, is the one that its date is meant by.
             retry_after_s=read_retry_after(
                 headers.get("retry-after", ""),
@@ -288,6 +301,19 @@ class HttpSender:
 
     def _host(self) -> str:
         return Address.of(self._settings.endpoint).host
+
+
+def _is_packed(response: Response) -> bool:
+    return response.headers.get("content-encoding", "").strip().lower() not in {"", "identity"}
+
+
+def _beginning(body: bytes) -> str:
+    """Return how a text begins, printable; "" where it is none."""
+    start = body[:QUOTED_BYTES_MAX]
+    # What was cut may have been in the middle of a letter.
+    text = start.decode("utf-8", "ignore" if len(body) > len(start) else "replace")
+    is_text = len(text.encode()) > len(start) - UTF8_BYTES_MAX and all(c.isprintable() or c.isspace() for c in text)
+    return printable(text.strip(), QUOTED_BYTES_MAX) if is_text and "\ufffd" not in text else ""
 
 
 def _no_password() -> str:

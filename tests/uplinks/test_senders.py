@@ -235,6 +235,48 @@ def test_a_success_that_no_receiver_says_is_tried_later(otlp_sink, make_sender, 
     assert len(str(caught.value)) < 250
 
 
+@pytest.mark.parametrize(
+    ("answer", "quoted"),
+    [
+        (b"please log in\n", ": please log in; "),
+        ("schön".encode() * 30, ": schönschön"),
+        (gzip.compress(b"please log in"), " gives; "),
+        (b"\xff\xfegarbage", " gives; "),
+        (b"\x08\x10\x12\x0funauthenticated", " gives; "),
+    ],
+)
+def test_only_text_is_quoted(otlp_sink, make_sender, answer: bytes, quoted: str) -> None:
+    """Bytes tell nobody anything, and their escapes fill the log."""
+    otlp_sink.behave(Behaviour(answer=answer, content_type="application/x-protobuf"))
+    with pytest.raises(TryLaterError) as caught:
+        make_sender(otlp_sink.url).send(PACKED)
+    assert quoted in str(caught.value)
+    assert "\\x" not in str(caught.value)
+
+
+def test_text_that_is_packed_is_not_quoted(serve, make_sender) -> None:
+    """Neither as somebody's answer nor as an error's sentence."""
+    for status in (200, 503):
+        head = f"HTTP/1.1 {status} X\r\nContent-Encoding: gzip\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\n"
+        with pytest.raises(TryLaterError) as caught:
+            make_sender(serve(say(head.encode() + b"abcd"))).send(PACKED)
+        assert "abcd" not in str(caught.value)
+
+
+def test_the_same_kind_of_strange_answer_is_said_in_the_same_words(otlp_sink, make_sender) -> None:
+    """One with the time in it is no news at each attempt; after something was taken it is one again."""
+    texts = [b"log in, it is 12:00", b"log in, it is 12:01", b"", b"log in, it is 12:02"]
+    otlp_sink.behave(*[Behaviour(answer=text, content_type="text/plain") for text in texts])
+    sender, said = make_sender(otlp_sink.url), []
+    for text in texts:
+        with contextlib.nullcontext() if not text else pytest.raises(TryLaterError) as caught:
+            sender.send(PACKED)
+        said.append(str(caught.value) if text else "")
+    assert said[0] == said[1]
+    assert "12:00" in said[1]
+    assert "12:02" in said[3]
+
+
 def test_a_partial_success_is_read(otlp_sink, make_sender) -> None:
     """Rejected points and the reason come with the answer, in protobuf and in JSON."""
     otlp_sink.behave(
