@@ -177,7 +177,9 @@ def check_reply(reply: Reply) -> None:
         to = f" to {reply.location}" if reply.location else ""
         raise HoldError(f"status {reply.status}: a redirect{to}, which is not followed; correct the endpoint")
     elif reply.status in TRY_LATER:
-        raise TryLaterError(f"status {reply.status}{said}", reply.retry_after_s)
+        # Else a wait of an hour looks like a gateway that has given up.
+        asks = f": asks to wait {reply.retry_after_s:.0f} s" if reply.retry_after_s else ""
+        raise TryLaterError(f"status {reply.status}{asks}{said}", reply.retry_after_s)
     elif reply.status == 413:
         raise TooLargeError(f"status 413{said}")
     elif reply.status in HOLD:

@@ -37,10 +37,18 @@ def test_success_is_success(status: int) -> None:
 @pytest.mark.parametrize("status", sorted(TRY_LATER))
 def test_what_passes_is_tried_later(status: int) -> None:
     """The server's wait and sentence come along; the answer was not lost."""
-    with pytest.raises(TryLaterError, match=f"status {status}: busy") as caught:
+    with pytest.raises(TryLaterError, match=f"status {status}: asks to wait 7 s: busy") as caught:
         check_reply(Reply(status, message="busy", retry_after_s=7))
     assert (caught.value.after_s, caught.value.answer_lost) == (7, False)
     assert not isinstance(caught.value, HoldError)
+
+
+def test_who_asks_to_wait_is_said_to() -> None:
+    """An hour without an attempt is the receiver's wish; without one the status stands alone."""
+    for after_s, said in ((3600, "status 429: asks to wait 3600 s"), (0, "status 429")):
+        with pytest.raises(TryLaterError) as caught:
+            check_reply(Reply(429, retry_after_s=after_s))
+        assert str(caught.value) == said
 
 
 @pytest.mark.parametrize("status", sorted({*HOLD, 301, 302, 307, 308}))
