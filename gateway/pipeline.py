@@ -188,14 +188,14 @@ class Pipeline:
         if not mapped.malformed and not dropped:
             return []
         by_reason = dict(dropped)
-        for _, reason, _ in mapped.malformed:
-            by_reason[reason] = by_reason.get(reason, 0) + 1
+        for lost in mapped.malformed:
+            by_reason[lost.reason] = by_reason.get(lost.reason, 0) + lost.readings
         return [Loss(reason, count, wall_ns, wall_ns) for reason, count in by_reason.items()]
 
     def _quarantine(self, arrivals: Arrivals, mapped: Mapped) -> list[SetAside]:
         """Return each payload that could not be used, once, with its first reason; not what was dropped on purpose."""
         first: dict[int, tuple[str, str]] = {}
-        for index, reason, message in mapped.malformed:
+        for index, reason, message, _ in mapped.malformed:
             if reason == NO_SERIES:
                 if arrivals.arrived_ns - self._no_series_shown_ns < NO_SERIES_SHOWN_NS:
                     continue

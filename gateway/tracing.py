@@ -13,7 +13,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from gateway.codecs.explain import iso_text, render_readings, rows_of
+from gateway.codecs.explain import iso_text, problem_text, render_readings, rows_of
 from gateway.codecs.topics import Pattern
 from gateway.core.clock import NS_PER_S
 from gateway.core.contracts import Arrivals, Signal
@@ -206,7 +206,7 @@ class Tracer:
             series = {one: self._store.series(one) for one in some.series.tolist()}
             rows = rows_of(some, series, taken, priority, wall_ns=arrived_wall_ns, arrived_ns=arrived_ns)
             lines += render_readings(rows) if rows else []
-        problems = [sentence(text) for _, _, text in mapped.malformed[:PROBLEMS_SHOWN]]
+        problems = [sentence(problem_text(lost)) for lost in mapped.malformed[:PROBLEMS_SHOWN]]
         note = {
             "arrived": "" if arrived_wall_ns is None else iso_text(arrived_wall_ns - arrived_wall_ns % 1_000_000),
             "source": arrivals.source,
@@ -220,7 +220,7 @@ class Tracer:
             "readings": mapped.readings,
             "readings_shown": shown,
             "lines": lines,
-            "lost": len(mapped.malformed),
+            "lost": sum(lost.readings for lost in mapped.malformed),
             "problems": problems,
             "state": "waiting for the disk",
             "segments": [],

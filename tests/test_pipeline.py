@@ -117,12 +117,22 @@ async def test_what_nobody_understands_is_lost_by_reason_and_set_aside() -> None
     pipeline, _ = build(store)
     accepted = await pipeline.accept(arrivals(b'{"temp": 20.5}', b'{"temp": '))
     assert accepted.readings == 1
-    ((index, reason, sentence),) = accepted.malformed
+    ((index, reason, sentence, _),) = accepted.malformed
     assert index == 1
     (loss,) = store.kept[0]["losses"]
     assert (loss.reason, loss.readings, loss.first_ns) == (reason, 1, 1_000_000_000 + FakeTimeline().offset_ns)
     (aside,) = store.kept[0]["set_aside"]
     assert (aside.source, aside.topic, aside.payload, aside.message) == ("direct", b"plant/d1", b'{"temp": ', sentence)
+
+
+async def test_a_payload_that_loses_several_readings_counts_them_all_and_is_set_aside_once() -> None:
+    """Though they are one entry."""
+    store = FakeStore(max_series=1)
+    pipeline, _ = build(store)
+    accepted = await pipeline.accept(arrivals(b'{"a": 1, "b": 2, "c": 3}'))
+    assert [(lost.reason, lost.readings) for lost in accepted.malformed] == [("max_series", 2)]
+    assert [(loss.reason, loss.readings) for loss in store.kept[0]["losses"]] == [("max_series", 2)]
+    assert len(store.kept[0]["set_aside"]) == 1
 
 
 async def test_a_mistake_of_our_own_costs_one_message(caplog) -> None:
@@ -139,7 +149,7 @@ async def test_a_mistake_of_our_own_costs_one_message(caplog) -> None:
     pipeline.mapper.map = stumbles
     accepted = await pipeline.accept(arrivals(b'{"temp": 20.5}', b"odd", b'{"temp": 21.5}'))
     assert accepted.readings == 2
-    assert [(index, reason) for index, reason, _ in accepted.malformed] == [(1, "mapping_failed")]
+    assert [(index, reason) for index, reason, *_ in accepted.malformed] == [(1, "mapping_failed")]
     assert store.values == [20.5, 21.5]
     assert [aside.payload for aside in store.kept[0]["set_aside"]] == [b"odd"]
     assert telemetry.value("tidegate_mapping_mistakes") == 1

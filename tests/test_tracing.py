@@ -34,6 +34,7 @@ MAPPINGS = msgspec.convert(
             "metrics": [{"field": "temp", "name": "temperature", "unit": "Cel"}],
         },
         {"match": "urgent/#", "fields": "*", "class": "critical"},
+        {"match": "list/#", "each": "*", "fields": "*"},
         {"match": "#", "fields": "*"},
     ],
     tuple[MappingSettings, ...],
@@ -171,6 +172,15 @@ async def test_a_message_that_nobody_understands_says_why(plant: Plant) -> None:
     assert message["state"] == "nothing to keep"
     assert (message["readings"], message["lost"], message["uplinks"]) == (0, 1, {})
     assert "n/a" in message["problems"][0]
+
+
+async def test_readings_that_are_lost_alike_are_counted_and_said_once(plant: Plant) -> None:
+    """However many there are."""
+    name = await plant.begin()
+    await plant.arrive((b"list/x", b"[{}, {}, {}]"))
+    (message,) = await plant.show(name)
+    assert (message["readings"], message["lost"]) == (0, 3)
+    assert message["problems"] == ["there is no number in the payload (3 times)"]
 
 
 async def test_a_traced_message_comes_out_like_any_other(plant: Plant) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from gateway.core.contracts import Lost
 from gateway.core.text import sentence
 
 if TYPE_CHECKING:
@@ -47,10 +48,10 @@ def map_apart(mapping: Callable[[Arrivals], Mapped], arrivals: Arrivals, into: M
                 continue
             errors.append(error)
             why = sentence(f"a mistake of the gateway's own, please report it: {error!r}")
-            into.malformed += [(index, MAPPING_FAILED, why) for index in range(start, stop)]
+            into.malformed += [Lost(index, MAPPING_FAILED, why) for index in range(start, stop)]
         else:
             into.pieces += mapped.pieces
-            into.malformed += [(index + start, reason, why) for index, reason, why in mapped.malformed]
+            into.malformed += [lost._replace(at=lost.at + start) for lost in mapped.malformed]
             into.readings += mapped.readings
     return errors
 

@@ -91,7 +91,7 @@ def _finish(group: _Group, output: Output, priority: Priority) -> None:
         parts = np.searchsorted(np.cumsum(counts), places, side="right").tolist()
         for part, (_, reason, sentence) in zip(parts, column.problems, strict=True):
             said = sentence.replace(group.reader.label, group.labels[part], 1) if group.is_shared else sentence
-            output.malformed.append((group.positions[part], reason, said))
+            output.lose(group.positions[part], reason, said)
     series = np.repeat(np.array(group.series, np.int64), counts)
     times = _join_times(group.times, counts)
     if column.which is not None:

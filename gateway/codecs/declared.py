@@ -109,8 +109,8 @@ class DeclaredPlan:
             self._series.hand_over(
                 number, column, work, priority=self._priority, rows=rows, positions=positions, times=times
             )
-        for at in sorted(missing or ()):
-            work.lose(int(positions[at]), "no_readings", self._nothing_found)
+        if missing:
+            work.lose_each(positions[sorted(missing)], "no_readings", self._nothing_found)
 
     def _map_arrays(self, cut: Cut, work: Work) -> None:
         """Map documents in which a metric is an array, with a time for each of its values."""

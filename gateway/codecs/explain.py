@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gateway.codecs.mapping import Mapped, Mapper
     from gateway.codecs.mapping_settings import ExampleSettings, MappingSettings
     from gateway.core.batch import Attributes, Batch, Series
+    from gateway.core.contracts import Lost
 
 READINGS_SHOWN: Final = 32
 PROBLEMS_SHOWN: Final = 16
@@ -117,8 +118,13 @@ def explain(mapper: Mapper, topic: str, payload: bytes, *, wall_ns: int | None, 
     mapped, series = _map_alone(mapper, topic, payload, wall_ns=wall_ns, source=asked or "any source")
     for priority, batch in mapped.pieces:
         found.readings += rows_of(batch, series, taken, priority, wall_ns=wall_ns)
-    found.problems = [sentence for _, _, sentence in mapped.malformed]
+    found.problems = list(map(problem_text, mapped.malformed))
     return found
+
+
+def problem_text(lost: Lost) -> str:
+    """Return the sentence about what is lost, with how often it is true of one payload."""
+    return lost.sentence if lost.readings == 1 else f"{lost.sentence} ({lost.readings} times)"
 
 
 def _map_alone(
@@ -236,7 +242,7 @@ def check_example(mapper: Mapper, number: int, example: ExampleSettings) -> list
     problems = [_compare(name, wanted, got.pop(name, [])) for name, wanted in example.gives.items()]
     problems += [f"{name} is {_text(values)} and not in gives" for name, values in got.items()]
     if not mapping.drop:
-        problems += [sentence for _, _, sentence in mapped.malformed]
+        problems += map(problem_text, mapped.malformed)
     return [problem for problem in problems if problem]
 
 

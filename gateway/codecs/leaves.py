@@ -278,7 +278,7 @@ class LeavesPlan:
         """Return the numbers of one item with their leaves; what should be a number and is none is lost."""
         if type(base) in NULLS:
             return []
-        before = len(work.output.malformed)
+        before = work.output.lost
         found: list[tuple[_Leaf, Any]] = []
         most = self._limits.fields_per_payload_max
         numbers = 0
@@ -303,7 +303,7 @@ class LeavesPlan:
                     found.append((leaf, value))
         except MalformedError as error:
             work.lose(position, error.reason, str(error))
-        if not numbers and len(work.output.malformed) == before and not walk.has_seen_null:
+        if not numbers and work.output.lost == before and not walk.has_seen_null:
             work.lose(position, "no_readings", self._nothing_found(base))
         return found
 

@@ -7,7 +7,7 @@
 | documents → columns      | declared, leaves, arrays, columns |
 | device time → Unix time  | timing, device_time               |
 
-Everything a device sends may be wrong: what cannot be used comes back as (index, reason, sentence), and costs
+Everything a device sends may be wrong: what cannot be used comes back with a reason and a sentence, and costs
 no other reading of the same buffer anything.
 """
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from gateway.codecs.routing import Resolve
     from gateway.core.batch import Batch
-    from gateway.core.contracts import Arrivals, Priority
+    from gateway.core.contracts import Arrivals, Lost, Priority
 
 __all__ = ["Explanation", "MapLimits", "Mapped", "Mapper", "MappingSettings", "default_mappings"]
 
@@ -48,12 +48,12 @@ PATTERNS_SHOWN: Final = 8
 class Mapped:
     """What arrivals became.
 
-    `pieces` holds one batch for each priority there is. `malformed` holds (index of the arrival, countable
-    reason, sentence): one entry for each reading that is lost, or for a payload that is lost whole.
+    `pieces` holds one batch for each priority there is. `malformed` says what is lost, by payload, reason and
+    sentence, with a count: its length says nothing of how many readings that are.
     """
 
     pieces: list[tuple[Priority, Batch]] = field(default_factory=list)
-    malformed: list[tuple[int, str, str]] = field(default_factory=list)
+    malformed: list[Lost] = field(default_factory=list)
     readings: int = 0
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 import numpy as np
 
 from gateway.codecs.topics import Template
-from gateway.core.batch import Batch, Series
-from gateway.core.contracts import Priority
+from gateway.core.batch import Batch, Series, distinct
+from gateway.core.contracts import Lost, Priority
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 PRIORITIES: Final = {"critical": Priority.CRITICAL, "normal": Priority.NORMAL, "bulk": Priority.BULK}
 
 NO_SERIES_LEFT: Final = "no series is left: max_series, series_bytes or its owner's share of them is reached"
+
+# One payload can lose a hundred thousand readings, each with words of its own: nobody reads more of one reason.
+SENTENCES_MAX: Final = 8
+MORE_LOST: Final = "more is lost for the same reason"
 
 _T = TypeVar("_T")
 
@@ -50,11 +54,30 @@ class Topic:
 
 
 class Output:
-    """What one `map` makes: columns by priority, and what is lost."""
+    """What one `map` makes: columns by priority, and what is lost, `lost` readings in all."""
 
     def __init__(self) -> None:
-        self.malformed: list[tuple[int, str, str]] = []
+        self.lost = 0
         self._columns: dict[Priority, tuple[list[Any], list[Any], list[Any], list[Any]]] = {}
+        # Readings by payload, reason and sentence, and how many sentences there are by payload and reason.
+        self._lost: dict[tuple[int, str, str], int] = {}
+        self._sentences: dict[tuple[int, str], int] = {}
+
+    def lose(self, position: int, reason: str, sentence: str, readings: int = 1) -> None:
+        """Note that readings of the payload at `position` of the arrivals are lost."""
+        self.lost += readings
+        key = (position, reason, sentence)
+        if key not in self._lost:
+            said = self._sentences.get(key[:2], 0)
+            self._sentences[key[:2]] = said + 1
+            if said >= SENTENCES_MAX:
+                key = (position, reason, MORE_LOST)
+        self._lost[key] = self._lost.get(key, 0) + readings
+
+    @property
+    def malformed(self) -> list[Lost]:
+        """What is lost, in the order in which it was found: few entries for a payload, however much it loses."""
+        return [Lost(*key, readings) for key, readings in self._lost.items()]
 
     def add(
         self,
@@ -116,7 +139,15 @@ class Work:
 
     def lose(self, position: int, reason: str, sentence: str, *, readings: int = 1) -> None:
         """Note that readings of the payload at `position` of the arrivals are lost."""
-        self.output.malformed += [(position, reason, sentence)] * readings
+        self.output.lose(position, reason, sentence, readings)
+
+    def lose_each(self, positions: npt.NDArray[np.intp], reason: str, sentence: str) -> None:
+        """Note that for each of `positions`, which may come again, a reading of its payload is lost."""
+        ordered = np.sort(positions)
+        found = distinct(ordered, is_ordered=True)
+        counts = np.diff(np.searchsorted(ordered, found), append=len(ordered))
+        for position, readings in zip(found.tolist(), counts.tolist(), strict=True):
+            self.output.lose(position, reason, sentence, readings)
 
 
 class Rows(Generic[_T]):

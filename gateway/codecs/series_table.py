@@ -92,8 +92,7 @@ class SeriesTable:
         series = self.many(metric, rows)
         if series.min(initial=0) == UNRESOLVED:
             kept = series != UNRESOLVED
-            for position in positions[~kept].tolist():
-                work.lose(position, "max_series", NO_SERIES_LEFT)
+            work.lose_each(positions[~kept], "max_series", NO_SERIES_LEFT)
             series, bits, times = series[kept], bits[kept], times.take(kept)
             kinds = kinds if isinstance(kinds, int) else kinds[kept]
         work.output.add(priority, series=series, times=times, bits=bits, kinds=kinds)

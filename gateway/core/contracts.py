@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, NewType, Protocol
+from typing import TYPE_CHECKING, NamedTuple, NewType, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -101,16 +101,28 @@ class Arrivals:
         return sum(map(len, self.payloads))
 
 
+class Lost(NamedTuple):
+    """What of one payload cannot be used: index `at` in the arrivals, a countable `reason`, a `sentence` for people.
+
+    `readings` says how many are lost by that; a payload that is lost whole is one.
+    """
+
+    at: int
+    reason: str
+    sentence: str
+    readings: int = 1
+
+
 @dataclass(slots=True)
 class Accepted:
     """What became of arrivals that are now on disk and may be acknowledged, all of them.
 
-    `malformed` holds (index into the arrivals, countable reason, sentence): set aside in the quarantine,
-    counted in the ledger, and acknowledged with the rest so that they don't poison the session.
+    `malformed` is set aside in the quarantine, counted in the ledger, and acknowledged with the rest so that it
+    doesn't poison the session.
     """
 
     readings: int
-    malformed: list[tuple[int, str, str]] = field(default_factory=list)
+    malformed: list[Lost] = field(default_factory=list)
 
 
 class Accept(Protocol):

@@ -368,9 +368,9 @@ class SerialSource:
 
     def _count_kept(self, arrivals: Arrivals, accepted: Accepted) -> None:
         self._counts["on_disk"] += len(arrivals)
-        self._counts["malformed"] += len(accepted.malformed)
+        self._counts["malformed"] += sum(lost.readings for lost in accepted.malformed)
         if self._watch is not None:
-            damaged = len({index for index, _, _ in accepted.malformed})
+            damaged = len({lost.at for lost in accepted.malformed})
             self._watch.cut(whole=len(arrivals) - damaged, damaged=damaged)
 
     def _put_off(self, arrivals: Arrivals, error: FullError) -> None:

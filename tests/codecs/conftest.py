@@ -74,7 +74,7 @@ class Desk:
         mapped = self.mapper.map(arrivals, wall_ns=wall_ns)
         rows = [row for priority, batch in mapped.pieces for row in self._rows(int(priority), batch)]
         assert mapped.readings == len(rows)
-        assert all(0 <= index < len(messages) for index, _, _ in mapped.malformed)
+        assert all(0 <= index < len(messages) for index, *_ in mapped.malformed)
         return rows, mapped
 
     def _rows(self, priority: int, batch: Any) -> list[Row]:
@@ -100,8 +100,13 @@ class Desk:
         for row in rows:
             found.setdefault(row.name, []).append(row.value)
         if mapped.malformed:
-            found["lost"] = sorted((index, reason) for index, reason, _ in mapped.malformed)
+            found["lost"] = self.lost(mapped)
         return found
+
+    @staticmethod
+    def lost(mapped: Mapped) -> list[tuple[int, str]]:
+        """Return index and reason of each reading that is lost, sorted."""
+        return sorted((lost.at, lost.reason) for lost in mapped.malformed for _ in range(lost.readings))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from gateway.codecs.apart import CULPRITS_MAX, MAPPING_FAILED, map_apart
 from gateway.codecs.mapping import Mapped
 from gateway.core.batch import Batch
-from gateway.core.contracts import Arrivals, Priority
+from gateway.core.contracts import Arrivals, Lost, Priority
 
 
 def arrivals_of(payloads: list[bytes]) -> Arrivals:
@@ -24,7 +24,7 @@ def mapping(arrivals: Arrivals) -> Mapped:
     numbers = [int(payload) for payload in arrivals.payloads if payload]
     mapped = Mapped(readings=len(numbers))
     mapped.pieces = [(Priority.NORMAL, Batch.of(1, 0, np.array(numbers)))] if numbers else []
-    mapped.malformed = [(k, "empty", "") for k, payload in enumerate(arrivals.payloads) if not payload]
+    mapped.malformed = [Lost(k, "empty", "") for k, payload in enumerate(arrivals.payloads) if not payload]
     return mapped
 
 
@@ -43,8 +43,8 @@ def test_the_culprits_alone_are_set_aside(bad) -> None:
     values = [value for _, batch in found.pieces for value in batch.bits.tolist()]
     assert values == [k for k in range(100) if k not in bad and k != 50]
     assert found.readings == len(values)
-    assert {index for index, reason, _ in found.malformed if reason == MAPPING_FAILED} == bad
-    assert [index for index, reason, _ in found.malformed if reason == "empty"] == ([50] if 50 not in bad else [])
+    assert {index for index, reason, *_ in found.malformed if reason == MAPPING_FAILED} == bad
+    assert [index for index, reason, *_ in found.malformed if reason == "empty"] == ([50] if 50 not in bad else [])
     assert len(errors) == len(bad)
 
 
@@ -59,7 +59,7 @@ def test_of_very_many_the_rest_goes_in_larger_pieces() -> None:
     found = Mapped()
     payloads = [b"x"] * 10_000
     errors = map_apart(fails, arrivals_of(payloads), found)
-    assert sorted(index for index, _, _ in found.malformed) == list(range(10_000))
+    assert sorted(index for index, *_ in found.malformed) == list(range(10_000))
     assert "please report it" in found.malformed[0][2]
     assert len(errors) <= CULPRITS_MAX + 20
     assert len(calls) < 4 * CULPRITS_MAX

@@ -11,10 +11,10 @@ from gateway.codecs.arrays import Gatherer, count_values
 from gateway.codecs.columns import ValueReader
 from gateway.codecs.device_time import Times
 from gateway.codecs.routing import Output
-from gateway.core.contracts import MalformedError, Priority
+from gateway.core.contracts import Lost, MalformedError, Priority
 
 
-def gather(*arrays: tuple[ValueReader, Any]) -> tuple[list[tuple[int, int, int]], list[tuple[int, str, str]]]:
+def gather(*arrays: tuple[ValueReader, Any]) -> tuple[list[tuple[int, int, int]], list[Lost]]:
     """Gather arrays, number k as series k from payload k; return (series, time, bits) and problems."""
     gatherer, output = Gatherer(), Output()
     for k, (reader, values) in enumerate(arrays):
@@ -66,9 +66,9 @@ def test_problems_are_those_of_their_payload_and_metric() -> None:
     rows, problems = gather((a, [1.5, nan]), (b, [nan]), (a, np.array([], "f8")), (b, [1, "x"]))
     assert rows == [(0, 0, bits(1.5)), (3, 300, bits(1.0))]
     assert sorted(problems) == [
-        (0, "not_finite", "a is not a finite number"),
-        (1, "not_finite", "b is not a finite number"),
-        (3, "wrong_type", 'b is "x", not a number'),
+        (0, "not_finite", "a is not a finite number", 1),
+        (1, "not_finite", "b is not a finite number", 1),
+        (3, "wrong_type", 'b is "x", not a number', 1),
     ]
 
 

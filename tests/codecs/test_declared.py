@@ -69,7 +69,7 @@ def test_a_null_or_missing_field_is_no_loss_but_nothing_at_all_is(desk: Any) -> 
     """A message in which no field is there says so: its sender and its mapping disagree."""
     rows, mapped = desk(CLIMATE).map((T, b'{"temp":null}'), (T, b'{"temp":1.5}'), (T, b'{"x":1}'), (T, b"[1]"))
     assert [row.value for row in rows] == [1.5]
-    assert [(index, reason) for index, reason, _ in mapped.malformed] == [(2, "no_readings"), (3, "no_readings")]
+    assert [(index, reason) for index, reason, *_ in mapped.malformed] == [(2, "no_readings"), (3, "no_readings")]
     assert mapped.malformed[0][2] == "the payload has nothing at temp, env.hum"
 
 
@@ -148,11 +148,10 @@ def test_each_element_of_a_list_is_a_message_of_its_own(desk: Any, encode: Any) 
         ("d1", "humidity", 5, MONOTONIC),
         ("d2", "temperature", 7, MONOTONIC),
     }
-    assert sorted((index, reason) for index, reason, _ in mapped.malformed) == [
-        (0, "no_readings"),
-        (0, "wrong_type"),
-        (1, "wrong_type"),
-        (1, "wrong_type"),
+    assert sorted((lost.at, lost.reason, lost.readings) for lost in mapped.malformed) == [
+        (0, "no_readings", 1),
+        (0, "wrong_type", 1),
+        (1, "wrong_type", 2),
     ]
 
 
@@ -197,7 +196,7 @@ def test_elements_without_a_time_of_their_own_follow_each_other_in_steps(desk: A
     for encode in (lambda d: json.dumps(d).encode(), cbor2.dumps):
         rows, mapped = desk(mapping).map((T, encode(good)), (T, encode(bad)), (T, encode(good)))
         assert [(row.value, row.time_ns - NOW_MS * 10**6) for row in rows] == [(1, 0), (2, 5 * 10**6)] * 2
-        assert [(index, reason) for index, reason, _ in mapped.malformed] == [(1, "bad_step")]
+        assert [(index, reason) for index, reason, *_ in mapped.malformed] == [(1, "bad_step")]
         assert desk(mapping).map((T, encode(good)))[1].malformed == []
 
 
@@ -262,7 +261,7 @@ def test_sentences_about_joined_arrays_name_the_right_metric(desk: Any) -> None:
     metrics = [{"field": "a"}, {"field": "b"}]
     nan = cbor2.CBORTag(86, b"\x00" * 6 + b"\xf8\x7f")
     _, mapped = desk({**WAVE, "metrics": metrics}).map(("w", cbor2.dumps({"a": cbor2.CBORTag(86, bytes(8)), "b": nan})))
-    assert mapped.malformed == [(0, "not_finite", "b is not a finite number")]
+    assert mapped.malformed == [(0, "not_finite", "b is not a finite number", 1)]
 
 
 def test_an_array_is_bounded_and_an_empty_one_is_fine(desk: Any) -> None:
@@ -274,7 +273,7 @@ def test_an_array_is_bounded_and_an_empty_one_is_fine(desk: Any) -> None:
 
 
 def test_an_array_without_a_series_left_loses_all_its_readings(desk: Any) -> None:
-    """So many entries."""
+    """In one entry that counts them."""
     at = desk({**WAVE, "metrics": [{"field": "a"}]}, series_max=0)
     assert at.values(("w", b'{"dt":1,"a":[1,2]}')) == {"lost": [(0, "max_series")] * 2}
 
@@ -292,7 +291,7 @@ def test_a_list_of_times_goes_with_lists_of_values(desk: Any) -> None:
     assert found[:4] == [("a", 1, 0, 0), ("a", 2, 5, 0), ("a", 3, 0, 0), ("b", 7, 5, 0)]
     assert found[4][:2] == ("b", 8)
     assert found[4][3] == MONOTONIC
-    assert [(index, reason) for index, reason, _ in mapped.malformed] == [(2, "length_mismatch")]
+    assert [(index, reason) for index, reason, *_ in mapped.malformed] == [(2, "length_mismatch")]
 
 
 @pytest.mark.parametrize("encode", [lambda d: json.dumps(d).encode(), cbor2.dumps])
@@ -338,7 +337,7 @@ def test_a_line_of_csv_is_a_message(desk: Any) -> None:
         )
         found = sorted((row.name, row.time_ns // 10**9 - 1789999000, row.value) for row in rows)
         assert found == [("h", 0, 2), ("h", 2, 3), ("h", 9, 9), ("t", 0, 1.5), ("t", 1, 1.25), ("t", 9, 9.0)]
-        assert sorted((index, reason) for index, reason, _ in mapped.malformed) == [
+        assert sorted((index, reason) for index, reason, *_ in mapped.malformed) == [
             (0, "malformed_csv"),
             (0, "wrong_type"),
             (1, "malformed_text"),
@@ -363,4 +362,4 @@ def test_any_bytes_map_or_are_malformed(payloads: list[bytes], payload: str) -> 
     mapped = Mapper([settings], resolve=lambda *_: 1).map(
         Arrivals("s", [b"t"] * len(payloads), payloads, 1), wall_ns=None
     )
-    assert {index for index, _, _ in mapped.malformed} <= set(range(len(payloads)))
+    assert {index for index, *_ in mapped.malformed} <= set(range(len(payloads)))

@@ -53,14 +53,14 @@ def test_what_the_class_does_not_take_is_decoded_by_itself() -> None:
     found = columns(cuts)
     assert (found[10], found[11], found[13]) == ([[1]], [[ABSENT]], [[2]])
     assert found[14][0][0] != found[14][0][0]
-    assert [(at, reason) for at, reason, _ in work.output.malformed] == [(12, "malformed_json"), (15, "empty_payload")]
+    assert [(at, reason) for at, reason, *_ in work.output.malformed] == [(12, "malformed_json"), (15, "empty_payload")]
 
 
 def test_payloads_are_never_joined() -> None:
     """Halves of a document in two payloads are two that are none."""
     cuts, work = cut([b'{"a":1},{"a":2', b'"x"}', b'{"a":3}', b'{"a":4}],[{"a":5}'], "a", payload="json")
     assert columns(cuts) == {12: [[3]]}
-    assert [at for at, _, _ in work.output.malformed] == [10, 11, 13]
+    assert [at for at, *_ in work.output.malformed] == [10, 11, 13]
 
 
 def test_a_document_can_be_wanted_whole() -> None:
@@ -74,7 +74,7 @@ def test_auto_takes_each_payload_for_what_it_is() -> None:
     payloads = [b'{"a":1}', cbor2.dumps({"a": 2}), b"3", b"a,b\n4,5\n6,7", b"?"]
     cuts, work = cut(payloads, "a")
     assert columns(cuts) == {10: [[1]], 11: [[2]], 12: [[ABSENT]], 13: [[4], [6]]}
-    assert [(at, reason) for at, reason, _ in work.output.malformed] == [(14, "malformed_text")]
+    assert [(at, reason) for at, reason, *_ in work.output.malformed] == [(14, "malformed_text")]
 
 
 @pytest.mark.parametrize("each", ["s", "*", "s[0]"])
@@ -116,5 +116,5 @@ def test_json_by_class_json_by_dict_and_cbor_agree(documents: list[Any], each: s
     for one in by_dict:
         one.item_readers = one.item_readers[:3]
     assert columns(by_class) == columns(by_dict) == columns(by_cbor)
-    reasons = [sorted((at, reason) for at, reason, _ in work.output.malformed) for work in (first, second, third)]
+    reasons = [sorted((at, reason) for at, reason, *_ in work.output.malformed) for work in (first, second, third)]
     assert reasons[0] == reasons[1] == reasons[2]

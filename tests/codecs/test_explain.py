@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.codecs.device_time import read_iso8601
-from gateway.codecs.explain import PROBLEMS_SHOWN, READINGS_SHOWN, iso_text
+from gateway.codecs.explain import PROBLEMS_SHOWN, READINGS_SHOWN, Explanation, iso_text
+from gateway.codecs.routing import MORE_LOST, SENTENCES_MAX
 
 WALL_NS = 1_790_000_000 * 10**9
 CLIMATE: dict[str, Any] = {
@@ -125,11 +126,13 @@ def test_an_explanation_stays_short(desk: Any) -> None:
     """Of many readings and problems the first are shown and the rest counted."""
     many = b"{" + b",".join(b'"f%d":%d' % (k, k) for k in range(READINGS_SHOWN + 3)) + b"}"
     assert lines(desk(), "a", many)[-1] == "reading  … and 3 more"
-    wrong = b'{"s":[' + b",".join([b'{"w":"x"}'] * (PROBLEMS_SHOWN + 2)) + b"]}"
     at = desk({**OTHER, "each": "s", "class": "bulk"})
-    found = lines(at, "plant/d1/power", wrong)
-    assert found[-1] == "problem  … and 2 more"
-    assert "reading  none" in found
+    found = lines(at, "plant/d1/power", b'{"s":[' + b",".join([b'{"w":"x"}'] * 50) + b"]}")
+    assert found[-2:] == ["reading  none", 'problem  w is "x", not a number (50 times)']
+    found = lines(at, "plant/d1/power", b'{"s":[' + b",".join(b'{"w":"x%d"}' % k for k in range(50)) + b"]}")
+    assert found[-1] == f"problem  {MORE_LOST} ({50 - SENTENCES_MAX} times)"
+    many_problems = Explanation("a", "json", problems=["x"] * (PROBLEMS_SHOWN + 2))
+    assert many_problems.render().splitlines()[-1] == "problem  … and 2 more"
 
 
 def test_an_explanation_changes_nothing(desk: Any) -> None:

@@ -163,7 +163,7 @@ def test_fields_is_a_path(desk: Any) -> None:
     assert at.values(("a", b'{"v":{"x":1,"y":{"z":2}},"w":3}')) == {"x": [1], "y.z": [2]}
     assert at.values(("a", b'{"v":7}')) == {"v": [7]}
     rows, mapped = at.map(("a", b'{"w":3}'), ("a", b'{"v":{"x":"t"}}'))
-    assert [sentence for _, _, sentence in mapped.malformed] == [
+    assert [lost.sentence for lost in mapped.malformed] == [
         "the payload has nothing at v",
         "there is no number in the payload at v",
     ]

@@ -48,7 +48,7 @@ def test_lines_of_csv_are_no_arrays(desk: Any, what: dict[str, Any]) -> None:
     at = desk({"match": "{m}", "resource": {"m": "{m}"}, "time": {"step": "dt"}, **what})
     rows, mapped = at.map(("a", b"v,w\n1,2\n3,4\n"), ("b", b'{"v":[7],"dt":1}'), ("c", b"v,w\n5\n"))
     assert topics_of(rows) == {7: "b"}
-    assert [index for index, _, _ in mapped.malformed] == [2, 0]
+    assert [index for index, *_ in mapped.malformed] == [2, 0]
 
 
 def test_a_mapping_may_be_one_sources(desk: Any) -> None:
@@ -68,9 +68,30 @@ def test_a_message_that_no_mapping_takes_says_what_there_is(desk: Any) -> None:
     _, mapped = at.map(("x", b'{"t":1}'), ("m1", b'{"t":1}'))
     assert mapped.readings == 1
     assert mapped.malformed == [
-        (0, "no_mapping", 'no mapping takes the topic "x"; there are m0, m1, m2, m3, m4, m5, m6, m7 and 2 more')
+        (0, "no_mapping", 'no mapping takes the topic "x"; there are m0, m1, m2, m3, m4, m5, m6, m7 and 2 more', 1)
     ]
     assert "and" not in desk({"match": "m", **T}).map(("x", b""))[1].malformed[0][2]
+
+
+@pytest.mark.parametrize(
+    ("mapping", "element", "reason"),
+    [
+        ({"metrics": [{"field": "x"}]}, b"{}", "no_readings"),
+        ({"metrics": [{"field": "x"}]}, b'{"x":"y"}', "wrong_type"),
+        ({"metrics": [{"field": "x"}]}, b'{"x":1}', "max_series"),
+        ({"metrics": [{"field": "x"}]}, b"5", "wrong_type"),
+        ({"fields": "*"}, b"{}", "no_readings"),
+        ({"fields": "*"}, b'{"x":1}', "max_series"),
+    ],
+)
+def test_a_list_of_what_cannot_be_used_is_few_entries_that_count(
+    desk: Any, mapping: dict[str, Any], element: bytes, reason: str
+) -> None:
+    """A small message must not become a hundred thousand entries, each with its place in memory."""
+    at = desk({"match": "#", "payload": "json", "each": "*", **mapping}, series_max=0)
+    _, mapped = at.map(("a", b"[" + b",".join([element] * 1000) + b"]"), ("b", b"[" + element + b"]"))
+    assert len(mapped.malformed) <= 3
+    assert at.lost(mapped) == [(0, reason)] * 1000 + [(1, reason)]
 
 
 def test_a_message_may_be_dropped_on_purpose(desk: Any) -> None:
@@ -395,7 +416,7 @@ def columnar(messages: list[tuple[str, Any]], *, buffers: int) -> tuple[list[Any
         ]
         arrivals = Arrivals("s", [topic.encode() for topic, _ in part], payloads, 0)
         mapped = mapper.map(arrivals, wall_ns=NOW_S * 10**9)
-        lost += [(start + index, reason) for index, reason, _ in mapped.malformed]
+        lost += [(start + one.at, one.reason) for one in mapped.malformed for _ in range(one.readings)]
         for _, batch in mapped.pieces:
             for k in range(len(batch)):
                 about, flags = series[int(batch.series[k])], int(batch.flags[k])
@@ -456,7 +477,7 @@ def test_any_topics_and_payloads_are_mapped_or_malformed(messages: list[tuple[by
     arrivals = Arrivals("s", [topic for topic, _ in messages], [payload for _, payload in messages], 0)
     for _ in range(3):
         mapped = mapper.map(arrivals, wall_ns=None)
-        lost = {index for index, _, _ in mapped.malformed}
+        lost = {index for index, *_ in mapped.malformed}
         assert lost <= set(range(len(messages)))
         assert mapped.readings == sum(len(batch) for _, batch in mapped.pieces)
         # A payload that neither gives a reading nor loses one has said null: in JSON, in CBOR, in a cell of CSV.

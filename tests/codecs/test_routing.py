@@ -6,7 +6,7 @@ import numpy as np
 
 from gateway.codecs.device_time import Moment, Times
 from gateway.codecs.mapping_settings import MappingSettings, MetricSettings
-from gateway.codecs.routing import Naming, Output, RefusingPlan, Rows, Topic, Work
+from gateway.codecs.routing import MORE_LOST, SENTENCES_MAX, Naming, Output, RefusingPlan, Rows, Topic, Work
 from gateway.core.batch import MONOTONIC, Series
 from gateway.core.contracts import Priority
 
@@ -46,7 +46,26 @@ def test_a_part_of_the_work_knows_its_positions() -> None:
     part = work.take(np.array([2, 0]))
     assert (part.payloads, part.positions.tolist(), part.rows.tolist()) == ([b"c", b"a"], [6, 4], [3, 1])
     part.lose(int(part.positions[0]), "odd", "why", readings=2)
-    assert work.output.malformed == [(6, "odd", "why")] * 2
+    assert work.output.malformed == [(6, "odd", "why", 2)]
+
+
+def test_however_much_a_payload_loses_few_entries_say_it() -> None:
+    """Each counts; of one reason so many sentences are kept, and no reading goes uncounted."""
+    work = Work([], np.array([], np.intp), np.array([], np.intp), Moment(0, 0, 0))
+    work.lose_each(np.array([7, 5] * 50_000), "no_readings", "nothing there")
+    for k in range(1000):
+        work.lose(5, "wrong_type", f"x is {k}")
+        work.lose(7, "wrong_type", "x is y", readings=2)
+    found = work.output.malformed
+    assert found[:4] == [
+        (5, "no_readings", "nothing there", 50_000),
+        (7, "no_readings", "nothing there", 50_000),
+        (5, "wrong_type", "x is 0", 1),
+        (7, "wrong_type", "x is y", 2000),
+    ]
+    assert len(found) == 2 + 1 + SENTENCES_MAX + 1
+    assert found[-1] == (5, "wrong_type", MORE_LOST, 1000 - SENTENCES_MAX)
+    assert work.output.lost == sum(lost.readings for lost in found) == 103_000
 
 
 def test_a_refusing_plan_loses_everything_with_its_topic() -> None:
@@ -55,7 +74,7 @@ def test_a_refusing_plan_loses_everything_with_its_topic() -> None:
     rows = [plan.add_topic(Topic("a", {})), plan.add_topic(Topic("b", {}))]
     work = Work([b"", b""], np.array([0, 1]), np.array(rows[::-1]), Moment(0, 0, 0))
     plan.map(work)
-    assert work.output.malformed == [(0, "odd", "not b"), (1, "odd", "not a")]
+    assert work.output.malformed == [(0, "odd", "not b", 1), (1, "odd", "not a", 1)]
     plan.drop_topics(rows[:1])
     plan.forget_series(np.array([1], np.uint32))
     assert plan.add_topic(Topic("c", {})) == rows[0]

@@ -72,4 +72,4 @@ def test_readings_without_a_series_are_lost_and_the_rest_handed_over() -> None:
         assert priority is Priority.BULK
         assert (batch.series.tolist(), batch.time_ns.tolist(), batch.bits.tolist()) == ([5, 7], [10, 30], [1, 3])
         assert batch.flags.tolist() == ([5, 5] if isinstance(kinds, int) else [4, 6])
-        assert [(at, reason) for at, reason, _ in work.output.malformed] == [(7, "odd"), (8, "max_series")]
+        assert [(at, reason) for at, reason, *_ in work.output.malformed] == [(7, "odd"), (8, "max_series")]

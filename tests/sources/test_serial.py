@@ -16,7 +16,7 @@ import pytest
 from gateway.codecs import framing
 from gateway.codecs.framing import Ack, FrameReader, Nak, Time
 from gateway.core.clock import NS_PER_S, FakeClock, Quality
-from gateway.core.contracts import Accepted, Arrivals, FullError
+from gateway.core.contracts import Accepted, Arrivals, FullError, Lost
 from gateway.core.telemetry import Telemetry
 from gateway.core.units import Duration, Size
 from gateway.sources import serial as serial_module
@@ -65,7 +65,7 @@ class Shelf:
             self.full -= 1
             raise FullError("the shelf is full", self.after_s)
         self.kept.append(arrivals)
-        return Accepted(len(arrivals.payloads), [(0, "bad", "bad")] * self.malformed)
+        return Accepted(len(arrivals.payloads), [Lost(0, "bad", "bad", self.malformed)] if self.malformed else [])
 
     @property
     def payloads(self) -> list[bytes]:
@@ -285,10 +285,10 @@ async def test_a_frame_is_known_after_the_port_was_reopened(rig: Rig) -> None:
 
 async def test_malformed_payloads_are_acknowledged_and_counted(rig: Rig) -> None:
     """They are in the quarantine; sent again they would block the device for ever."""
-    rig.shelf.malformed = 1
+    rig.shelf.malformed = 3
     rig.line.write(data(1))
     assert await rig.hear() == [Ack(S, 1)]
-    assert rig.status["malformed"] == 1
+    assert rig.status["malformed"] == 3
 
 
 # time and names
