@@ -194,6 +194,16 @@ async def test_a_traced_message_comes_out_like_any_other(plant: Plant) -> None:
     assert plant.store.status()["accepted"] == 3
 
 
+async def test_a_traced_message_is_its_senders(plant: Plant) -> None:
+    """Mapped again it must not take a series out of somebody else's share."""
+    asked: list[str] = []
+    plant.pipeline.mapper = Mapper(MAPPINGS, resolve=lambda _, owner: asked.append(owner))
+    await plant.begin("b")
+    users = [(1, "pump"), (2, "fan")]
+    await plant.pipeline.accept(Arrivals("direct", [b"a", b"b", b"c"], [b"1"] * 3, 0, users=users))
+    assert asked == ["direct/pump", "direct/fan", "direct/fan", "direct/fan"]
+
+
 async def test_what_finds_no_room_says_so_until_it_does(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     """The source offers the same arrivals again."""
     name = await plant.begin()

@@ -36,7 +36,7 @@ def map_apart(mapping: Callable[[Arrivals], Mapped], arrivals: Arrivals, into: M
             arrivals,
             topics=arrivals.topics[start:stop],
             payloads=arrivals.payloads[start:stop],
-            users=list(_cut(arrivals.users, start, stop)),
+            users=list(cut_users(arrivals.users, start, stop)),
         )
         try:
             mapped = mapping(part)
@@ -56,7 +56,7 @@ def map_apart(mapping: Callable[[Arrivals], Mapped], arrivals: Arrivals, into: M
     return errors
 
 
-def _cut(users: Sequence[tuple[int, str]], start: int, stop: int) -> Iterator[tuple[int, str]]:
+def cut_users(users: Sequence[tuple[int, str]], start: int, stop: int) -> Iterator[tuple[int, str]]:
     """Yield the runs of messages from `start` to `stop`."""
     at = 0
     for count, user in users:

@@ -62,10 +62,10 @@ class DeclaredPlan:
         self._nothing_found = _nothing_found([reader.label for reader in self._readers])
         self._series = SeriesTable(len(paths), resolve=self._resolve_one)
 
-    def _resolve_one(self, number: int, row: int) -> int | None:
+    def _resolve_one(self, number: int, row: int, owner: str) -> int | None:
         topic = self._topics[row]
         name = self._names[number].fill(topic.captures) or self._labels[number] or topic.last_level
-        return self._resolve(self._naming.series(topic, name, self._metrics[number]), topic.owner)
+        return self._resolve(self._naming.series(topic, name, self._metrics[number]), owner)
 
     def add_topic(self, topic: Topic) -> int:
         """Take a topic; return its row."""
@@ -131,7 +131,7 @@ class DeclaredPlan:
                 except MalformedError as error:
                     work.lose(position, error.reason, str(error))
                     continue
-                series = self._series.one(number, rows[k])
+                series = self._series.one(number, rows[k], position=position, owners=work.owners)
                 if series == UNRESOLVED:
                     work.lose(position, "max_series", NO_SERIES_LEFT, readings=len(times.ns))
                     continue

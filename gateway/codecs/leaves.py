@@ -36,7 +36,7 @@ from gateway.codecs.walking import NULLS, NUMBERS, SILENT, Walk, leaf_name, own_
 from gateway.core.contracts import MalformedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     import numpy.typing as npt
 
@@ -176,8 +176,8 @@ class LeavesPlan:
     def _reader_of(self, name: str) -> ValueReader:
         return self._readers.setdefault(name, ValueReader(name))
 
-    def _resolve_leaf(self, topic: Topic, name: str) -> int | None:
-        return self._resolve(self._naming.series(topic, name), topic.owner)
+    def _resolve_leaf(self, topic: Topic, name: str, owner: str) -> int | None:
+        return self._resolve(self._naming.series(topic, name), owner)
 
     def _forget_leaves(self) -> None:
         """Let go of half of the leaves, of those topics that have most: one with ever new names begins with itself."""
@@ -293,7 +293,7 @@ class LeavesPlan:
                 if numbers > most:
                     lose("too_many_fields", f"the payload has more than {most} numbers")
                     break
-                leaf = row.leaves.get(name) or self._new_leaf(row, name, lose)
+                leaf = row.leaves.get(name) or self._new_leaf(row, name, position, work)
                 if leaf is None:
                     continue
                 if leaf.series == UNRESOLVED:
@@ -307,13 +307,13 @@ class LeavesPlan:
             work.lose(position, "no_readings", self._nothing_found(base))
         return found
 
-    def _new_leaf(self, row: _Row, name: str, lose: Callable[[str, str], None]) -> _Leaf | None:
+    def _new_leaf(self, row: _Row, name: str, position: int, work: Work) -> _Leaf | None:
         """Return the leaf of a name, UNRESOLVED if the store has no series left, None if no metric can have it."""
         wrong = name_problem(name, letters_max=self._limits.name_length_max)
         if wrong:
-            lose("bad_name", wrong)
+            work.lose(position, "bad_name", wrong)
             return None
-        number = self._resolve_leaf(row.topic, name)
+        number = self._resolve_leaf(row.topic, name, work.owners.of(position))
         if number is None:
             return _Leaf(ValueReader(name), UNRESOLVED)
         self._count_leaf(name, 1)

@@ -87,7 +87,8 @@ class Mapper:
         plans, rows = self._routes.plans[slots], self._routes.rows[slots]
         moment = self._moment(arrivals.arrived_ns, wall_ns)
         first = int(plans[0])
-        work = Work(arrivals.payloads, np.arange(len(rows)), rows, moment, output)
+        owners = Owners(arrivals.source, arrivals.users)
+        work = Work(arrivals.payloads, np.arange(len(rows)), rows, moment, owners, output)
         if (plans == first).all():
             self._plans[first].map(work)
         else:
@@ -141,14 +142,13 @@ class Mapper:
         try:
             return np.fromiter(map(known.get, topics), np.intp, len(topics))
         except TypeError:
-            owners = Owners(arrivals.source, arrivals.users)
-        # In the order of arrival: where series run out, who came first has one.
-        for position, topic in enumerate(topics):
-            if topic not in known:
-                self._add_route(topic, arrivals.source, owners.of(position))
+            # In the order of arrival: where series run out, who came first has one.
+            for topic in topics:
+                if topic not in known:
+                    self._add_route(topic, arrivals.source)
         return np.fromiter(map(known.__getitem__, topics), np.intp, len(topics))
 
-    def _add_route(self, raw: bytes, source: str, owner: str) -> None:
+    def _add_route(self, raw: bytes, source: str) -> None:
         """Look a topic up in the mappings."""
         number: int | None = len(self.mappings) + 1
         text = raw[: self.limits.topic_bytes_max].decode(errors="replace")
@@ -161,7 +161,7 @@ class Mapper:
                 number = len(self.mappings)
         assert number is not None, "what nobody takes has plans of its own"
         plan = self._plans[number]
-        row = plan.add_topic(Topic(text, {**captures, "topic": text, "source": source}, owner))
+        row = plan.add_topic(Topic(text, {**captures, "topic": text, "source": source}))
         self._routes.add(
             source if self._minds_source else "",
             raw,

@@ -8,6 +8,7 @@ that has sent for a while keeps its place, so that its messages cost what they a
 from __future__ import annotations
 
 import sys
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -155,12 +156,37 @@ def owner_name(source: str, user: str) -> str:
 
 
 class Owners:
-    """Whose message is which: looks positions up in the runs of `Arrivals.users`."""
+    """Whose message is which: looks positions up in the runs of `Arrivals.users`.
+
+    Nothing is done before somebody asks: most buffers bring nothing that is counted for anybody.
+    """
 
     def __init__(self, source: str, runs: Sequence[tuple[int, str]]) -> None:
         self._source = source
         self._runs = runs
-        self._ends = np.cumsum([count for count, _ in runs])
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The owners, each once, by number."""
+        return list(dict.fromkeys(self._name_of_run))
+
+    @cached_property
+    def _name_of_run(self) -> list[str]:
+        # What stands behind the last run is the source's.
+        return [owner_name(self._source, user) for _, user in (*self._runs, (0, ""))]
+
+    @cached_property
+    def _number_of_run(self) -> npt.NDArray[np.intp]:
+        numbers = {name: number for number, name in enumerate(self.names)}
+        return np.array([numbers[name] for name in self._name_of_run], np.intp)
+
+    @cached_property
+    def _ends(self) -> npt.NDArray[np.intp]:
+        return np.cumsum([count for count, _ in self._runs], dtype=np.intp)
+
+    def numbers(self, positions: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+        """Return the number of the owner of the message at each of `positions`."""
+        return self._number_of_run[np.searchsorted(self._ends, positions, side="right")]
 
     def of(self, position: int) -> str:
         """Return the owner of the message at `position`.
@@ -168,5 +194,4 @@ class Owners:
         >>> Owners("line", [(2, "a"), (1, "b")]).of(2)
         'line/b'
         """
-        run = int(np.searchsorted(self._ends, position, side="right"))
-        return owner_name(self._source, self._runs[run][1] if run < len(self._runs) else "")
+        return self._name_of_run[int(np.searchsorted(self._ends, position, side="right"))]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 import numpy as np
 
+from gateway.codecs.routes import Owners
 from gateway.codecs.topics import Template
 from gateway.core.batch import Batch, Series, distinct
 from gateway.core.contracts import Lost, Priority
@@ -38,14 +39,10 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A topic with what its mapping's pattern captured; `captures` has "topic" and "source" too.
-
-    `owner` is who brought it first: its series are counted for them.
-    """
+    """A topic with what its mapping's pattern captured; `captures` has "topic" and "source" too."""
 
     text: str
     captures: Mapping[str, str]
-    owner: str = ""
 
     @property
     def last_level(self) -> str:
@@ -77,7 +74,7 @@ class Output:
     @property
     def malformed(self) -> list[Lost]:
         """What is lost, in the order in which it was found: few entries for a payload, however much it loses."""
-        return [Lost(*key, readings) for key, readings in self._lost.items()]
+        return [Lost(*key, readings) for key, readings in self._lost.items()] if self._lost else []
 
     def add(
         self,
@@ -124,18 +121,21 @@ class Work:
     """What one mapping has to do with one Arrivals.
 
     `positions[k]` is where `payloads[k]` stands in the arrivals, `rows[k]` the mapping's number for its topic.
+    `owners` says by position who sent it: a new series is counted for whoever brings its first reading, not for who
+    spoke first on the topic, since topics may be several people's.
     """
 
     payloads: Sequence[bytes]
     positions: npt.NDArray[np.intp]
     rows: npt.NDArray[np.intp]
     moment: Moment
+    owners: Owners = field(default_factory=lambda: Owners("", ()))
     output: Output = field(default_factory=Output)
 
     def take(self, index: npt.NDArray[np.intp]) -> Work:
         """Return the part of the work that is `payloads[k]` for each k in `index`."""
         payloads = [self.payloads[k] for k in index.tolist()]
-        return Work(payloads, self.positions[index], self.rows[index], self.moment, self.output)
+        return Work(payloads, self.positions[index], self.rows[index], self.moment, self.owners, self.output)
 
     def lose(self, position: int, reason: str, sentence: str, *, readings: int = 1) -> None:
         """Note that readings of the payload at `position` of the arrivals are lost."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from gateway.codecs.columns import Column
     from gateway.codecs.device_time import Times
+    from gateway.codecs.routes import Owners
     from gateway.codecs.routing import Work
     from gateway.core.contracts import Priority
 
@@ -26,12 +27,12 @@ ROWS_FIRST: Final = 64
 
 
 class SeriesTable:
-    """int64 (metrics, rows), a row for each topic. `resolve` is asked (metric, row) at the first reading.
+    """int64 (metrics, rows), a row for each topic. `resolve` is asked (metric, row, owner) at the first reading.
 
-    It answers None where no series is left, and is asked again with the next reading.
+    It answers None where no series is left for that owner, and is asked again with the next reading.
     """
 
-    def __init__(self, metrics: int, *, resolve: Callable[[int, int], int | None]) -> None:
+    def __init__(self, metrics: int, *, resolve: Callable[[int, int, str], int | None]) -> None:
         self._resolve = resolve
         self._numbers = np.full((metrics, ROWS_FIRST), UNRESOLVED, np.int64)
 
@@ -53,21 +54,31 @@ class SeriesTable:
         """Let go of these numbers, distinct and in order."""
         self._numbers[is_among(self._numbers, numbers)] = UNRESOLVED
 
-    def one(self, metric: int, row: int) -> int:
-        """Return the series of one metric of one row, UNRESOLVED where none is left."""
+    def one(self, metric: int, row: int, *, position: int, owners: Owners) -> int:
+        """Return the series of one metric of one row for the message at `position`, UNRESOLVED where none is left."""
         if self._numbers[metric, row] == UNRESOLVED:
-            number = self._resolve(metric, row)
-            self._numbers[metric, row] = UNRESOLVED if number is None else number
+            self._ask(metric, row, owners.of(position))
         return int(self._numbers[metric, row])
 
-    def many(self, metric: int, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.int64]:
-        """Return the series of one metric of each of `rows`, UNRESOLVED where none is left."""
+    def many(
+        self, metric: int, rows: npt.NDArray[np.intp], *, positions: npt.NDArray[np.intp], owners: Owners
+    ) -> npt.NDArray[np.int64]:
+        """Return the series of one metric of each of `rows` for the messages at `positions`, UNRESOLVED likewise."""
         found: npt.NDArray[np.int64] = self._numbers[metric][rows]
         if found.min(initial=0) == UNRESOLVED:
-            for row in distinct(rows[found == UNRESOLVED]).tolist():
-                self.one(metric, row)
+            missing = found == UNRESOLVED
+            # Where one of those who share a topic has no series left, another may.
+            names = owners.names
+            for pair in distinct(rows[missing] * len(names) + owners.numbers(positions[missing])).tolist():
+                row, owner = divmod(pair, len(names))
+                if self._numbers[metric, row] == UNRESOLVED:
+                    self._ask(metric, row, names[owner])
             found = self._numbers[metric][rows]
         return found
+
+    def _ask(self, metric: int, row: int, owner: str) -> None:
+        number = self._resolve(metric, row, owner)
+        self._numbers[metric, row] = UNRESOLVED if number is None else number
 
     def hand_over(
         self,
@@ -89,7 +100,7 @@ class SeriesTable:
         if column.which is not None:
             rows, positions, times = rows[column.which], positions[column.which], times.take(column.which)
         bits, kinds = column.bits, column.kinds
-        series = self.many(metric, rows)
+        series = self.many(metric, rows, positions=positions, owners=work.owners)
         if series.min(initial=0) == UNRESOLVED:
             kept = series != UNRESOLVED
             work.lose_each(positions[~kept], "max_series", NO_SERIES_LEFT)

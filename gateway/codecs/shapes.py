@@ -89,7 +89,7 @@ class ShapeTime:
 
 
 class Shape:
-    """One form, ready to decode. `resolve` makes a series of a topic and a leaf's name."""
+    """One form, ready to decode. `resolve` makes a series of a topic and a leaf's name, brought by an owner."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class Shape:
         *,
         time: ShapeTime | None,
         reader_of: Callable[[str], ValueReader],
-        resolve: Callable[[Topic, str], int | None],
+        resolve: Callable[[Topic, str, str], int | None],
         priority: Priority,
     ) -> None:
         types = {path: _NUMBER if is_number else _TEXT for path, is_number in form}
@@ -113,7 +113,11 @@ class Shape:
         self._priority = priority
         self.form = form
         self._topics: Rows[Topic] = Rows()
-        self._series = SeriesTable(len(self._names), resolve=lambda k, row: resolve(self._topics[row], self._names[k]))
+        self._resolve = resolve
+        self._series = SeriesTable(len(self._names), resolve=self._resolve_one)
+
+    def _resolve_one(self, number: int, row: int, owner: str) -> int | None:
+        return self._resolve(self._topics[row], self._names[number], owner)
 
     def __len__(self) -> int:
         """Return how many topics have this form."""

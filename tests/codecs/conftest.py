@@ -36,7 +36,7 @@ class Row:
 
 
 class Desk:
-    """A mapper with a small registry of series; `series_max` bounds it."""
+    """A mapper with a small registry of series; `series_max` bounds it, and those in `refused` get no new one."""
 
     def __init__(
         self, *mappings: dict[str, Any], series_max: int = 10**6, limits: dict[str, Any] | None = None
@@ -44,6 +44,7 @@ class Desk:
         settings = msgspec.convert(mappings, tuple[MappingSettings, ...]) or default_mappings()
         self.series: list[Series | None] = []
         self.owners: dict[str, str] = {}
+        self.refused: set[str] = set()
         self.asked = 0
         self.series_max = series_max
         self.mapper = Mapper(settings, resolve=self._resolve, limits=MapLimits(**(limits or {})))
@@ -52,7 +53,7 @@ class Desk:
         self.asked += 1
         if series in self.series:
             return self.series.index(series) + 1
-        if len(self.series) >= self.series_max:
+        if len(self.series) >= self.series_max or owner in self.refused:
             return None
         self.series.append(series)
         self.owners[series.name] = owner

@@ -146,20 +146,17 @@ def test_dropping_topics_reaches_every_kind_of_plan(desk: Any) -> None:
         assert found == {str(k): [2], "t": [3], "v": [5], "lost": [(0, "dropped_by_mapping"), (3, "no_mapping")]}
 
 
-@pytest.mark.parametrize(
-    ("mapping", "payload"),
-    [
-        ({"match": "#", "metrics": [{"field": "a"}, {"field": "b"}]}, b'{"a":1,"b":2}'),
-        ({"match": "#", "payload": "json"}, b'{"a":1,"b":2}'),
-        ({"match": "#", "payload": "json"}, b'{"a":1,"b":2,"odd":[]}'),
-        ({"match": "#", "fields": "v"}, b'{"v":{"a":1,"b":2}}'),
-        ({"match": "#", "payload": "cbor"}, cbor2.dumps({"a": 1, "b": 2})),
-        (
-            {"match": "#", "metrics": [{"field": "a"}, {"field": "b"}], "time": {"step": "d"}},
-            b'{"d":1,"a":[1],"b":[2]}',
-        ),
-    ],
-)
+EVERY_WAY: list[tuple[dict[str, Any], bytes]] = [
+    ({"match": "#", "metrics": [{"field": "a"}, {"field": "b"}]}, b'{"a":1,"b":2}'),
+    ({"match": "#", "payload": "json"}, b'{"a":1,"b":2}'),
+    ({"match": "#", "payload": "json"}, b'{"a":1,"b":2,"odd":[]}'),
+    ({"match": "#", "fields": "v"}, b'{"v":{"a":1,"b":2}}'),
+    ({"match": "#", "payload": "cbor"}, cbor2.dumps({"a": 1, "b": 2})),
+    ({"match": "#", "metrics": [{"field": "a"}, {"field": "b"}], "time": {"step": "d"}}, b'{"d":1,"a":[1],"b":[2]}'),
+]
+
+
+@pytest.mark.parametrize(("mapping", "payload"), EVERY_WAY)
 def test_a_forgotten_number_is_not_given_again(desk: Any, mapping: dict[str, Any], payload: bytes) -> None:
     """Whatever way the payload takes, its series is asked for anew, and the other one is not."""
     at = desk(mapping)
@@ -180,6 +177,29 @@ def test_new_series_are_counted_for_whoever_brings_them(desk: Any) -> None:
     at.map(*topics, users=[(1, "a"), (2, "b")])
     at.map(("t5", b'{"m5":1}'))
     assert at.owners == {"m0": "direct/a", "m1": "direct/b", "m2": "direct/b", "m3": "direct", "m5": "direct"}
+
+
+@pytest.mark.parametrize(("mapping", "payload"), EVERY_WAY)
+def test_who_speaks_first_on_a_topic_pays_for_nobody_else(desk: Any, mapping: dict[str, Any], payload: bytes) -> None:
+    """Whatever way the payload takes, a new series is its sender's; what is there already is found by everybody."""
+    at = desk(mapping)
+    # The key "b" is another one: in JSON, and in CBOR, where its length (0x61) stands before it.
+    without_b = payload.replace(b'"b"', b'"z"').replace(b"ab", b"az")
+    for _ in range(3):
+        at.map(("t", without_b), ("u", without_b), users=[(2, "eve")])
+    at.refused.add("direct/eve")
+    for _ in range(3):
+        assert at.values(("t", payload), users=[(1, "bob")])["b"] == [2]
+    assert at.owners["a"] == "direct/eve"
+    assert at.owners["b"] == "direct/bob"
+    at.forget("a", "b")
+    at.refused.add("line1")
+    for _ in range(3):
+        assert at.values(("t", payload), source="line1") == {"lost": [(0, "max_series")] * 2}
+        assert at.values(("t", payload), users=[(1, "eve")]) == {"lost": [(0, "max_series")] * 2}
+    assert at.values(("t", payload), users=[(1, "carl")]) == {"a": [1], "b": [2]}
+    assert at.values(("t", payload), users=[(1, "eve")]) == {"a": [1], "b": [2]}
+    assert (at.owners["a"], at.owners["b"]) == ("direct/carl", "direct/carl")
 
 
 def test_a_flood_of_topics_stays_in_its_memory_and_costs_others_nothing() -> None:
