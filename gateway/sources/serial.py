@@ -50,6 +50,8 @@ MOVED_CHECK_S: Final = 5.0
 # An adapter that comes and goes, or advice that comes back, is said this often in the log; the status has it all along.
 SAY_S: Final = 300.0
 KINDS_MAX: Final = 32
+# So many devices are greeted one by one; a bus has no more, and a board that starts again and again has no end.
+GREETED_MAX: Final = 8
 
 READING: Final = "reading"
 WAITING: Final = "waiting for port"
@@ -308,7 +310,12 @@ class SerialSource:
     def _meet(self, hello: Hello) -> None:
         device = sentence(hello.device_id, DEVICE_CHARS_MAX)
         if hello.session not in self._devices:
-            log.info("%s: device %s, protocol version %d", self.name, device or "?", hello.version)
+            self._counts["sessions"] += 1
+            sessions = self._counts["sessions"]
+            greeting = f"device {device or '?'}, protocol version {hello.version}"
+            if sessions > 1:
+                greeting += f" ({sessions} sessions since the start)"
+            self._say(logging.INFO, f"session {min(sessions, GREETED_MAX)}", greeting)
         self._devices[hello.session] = device
         self._devices.move_to_end(hello.session)
         if len(self._devices) > DEVICES_MAX:

@@ -320,6 +320,24 @@ async def test_only_the_devices_heard_last_are_listed(rig: Rig) -> None:
     assert rig.status["devices"][-1] == f"d{serial_module.DEVICES_MAX + 4}"
 
 
+async def test_a_board_that_restarts_all_day_does_not_fill_the_log(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    """The first devices are said, then one in a while, with how many there were; noise draws sessions too."""
+    caplog.set_level(logging.INFO)
+    for session in range(500):
+        rig.source._meet(framing.Hello(1, session, f"d{session}"))
+    greetings = [message for message in caplog.messages if "device d" in message]
+    assert greetings[:2] == [
+        "line1: device d0, protocol version 1",
+        "line1: device d1, protocol version 1 (2 sessions since the start)",
+    ]
+    assert len(greetings) == serial_module.GREETED_MAX
+    rig.clock.advance(301 * NS_PER_S)
+    for session in range(500, 600):
+        rig.source._meet(framing.Hello(1, session, f"d{session}"))
+    assert caplog.messages[-1] == "line1: device d500, protocol version 1 (501 sessions since the start)"
+    assert len(caplog.messages) == len(greetings) + 1
+
+
 async def test_a_devices_name_fits_one_line(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     """In the log and in the status, whatever the firmware, or the noise, calls itself."""
     caplog.set_level(logging.INFO)
