@@ -35,10 +35,12 @@ sources/                  Doors: bytes arrive here and are acknowledged only whe
   mqtt_server_connection.pyOne client's connection to the gateway's MQTT server
   mqtt_server_hub.py      What the connections of the MQTT server share, and who has which session
   mqtt_server_intake.py   From the PUBLISHes of all connections to the gateway's door, and the answers back
+  mqtt_server_line.py     The line to one client of the MQTT server: how much is read at a time, and when nothing is
   mqtt_server_partials.py What the MQTT server's connections hold of packets that have begun and not ended
   mqtt_server_refusals.py Whom the MQTT server turned away, and why: counted by reason, the last of each in words, now and then in the log
   mqtt_server_replies.py  What the MQTT server answers to a packet: pure functions of the packet and the session
   mqtt_server_session.py  What the MQTT server remembers of a client between connections
+  mqtt_server_talk.py     Whose turn it is among clients of the MQTT server that say much and publish nothing
   mqtt_settings.py        Settings of an MQTT subscription, and what a broker's URL means
   mqtt_subscriptions.py   What our session at a broker is subscribed to, remembered across restarts
   mqtt_words.py           What a broker's answers and failures mean, in words for people

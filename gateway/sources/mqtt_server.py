@@ -36,8 +36,9 @@ from gateway.sources.mqtt_server_auth import (
     wrong_patterns,
 )
 from gateway.sources.mqtt_server_connection import Connection
-from gateway.sources.mqtt_server_hub import Hub, Pause
+from gateway.sources.mqtt_server_hub import Hub
 from gateway.sources.mqtt_server_intake import Intake
+from gateway.sources.mqtt_server_line import Pause
 from gateway.sources.mqtt_server_refusals import Refusals
 from gateway.sources.mqtt_server_session import Session, Sessions
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from gateway.net.mqtt import VERSION_5, VERSION_UNKNOWN, Packet, Publishes, PublishScanner, puback_bytes
 from gateway.net.mqtt_fields import PacketType, ProtocolError, ReasonCode, protocol_error
@@ -25,9 +25,11 @@ from gateway.net.mqtt_packets import (
 )
 from gateway.sources.mqtt_server_admission import Refusal, decide, welcome_bytes
 from gateway.sources.mqtt_server_auth import ANONYMOUS, address_group, certificate_names
-from gateway.sources.mqtt_server_hub import READ_BYTES, Hub, Pause, State
+from gateway.sources.mqtt_server_hub import Hub, State
 from gateway.sources.mqtt_server_intake import MESSAGE_BYTES, RECEIPT_BYTES, RESUME_AT, Receipt
+from gateway.sources.mqtt_server_line import Line, Pause
 from gateway.sources.mqtt_server_replies import reply, sort_out
+from gateway.sources.mqtt_server_talk import TALK_BYTES
 from gateway.sources.window import Window
 
 if TYPE_CHECKING:
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
 CONNECT_BYTES_MAX: Final = 16 * 1024
 # Whoever sends more than this at a time is read at once.
 REST_BYTES_MAX: Final = 4 * 1024
-WRITE_BYTES_MAX: Final = 64 * 1024
 # How long a client that was told to go, or does not read its answers, is waited for.
 LINGER_S: Final = 2.0
 DRAIN_S: Final = 5.0
@@ -47,7 +48,7 @@ STALLED_S: Final = 60.0
 KEEP_ALIVE_FACTOR: Final = 1.5  # section 3.1.2.10
 
 
-class Connection(asyncio.BufferedProtocol):
+class Connection(Line):
     """One client. The event loop calls `buffer_updated`, the intake `settle`, the server `tick`."""
 
     __slots__ = (
@@ -56,33 +57,28 @@ class Connection(asyncio.BufferedProtocol):
         "_bytes_in_flight",
         "_grant",
         "_has_peer_hung_up",
-        "_hub",
         "_keep_alive_s",
         "_last_words",
         "_limits",
-        "_look_bytes",
         "_name",
-        "_pause",
         "_receipts",
         "_replies",
         "_scanner",
         "_session",
         "_since_s",
-        "_transport",
+        "_talk",
         "_version",
         "_will",
         "_window",
         "address",
-        "heard_s",
         "state",
     )
 
     def __init__(self, hub: Hub, *, address: str) -> None:
+        super().__init__(hub)
         self.state = State.NEW
         self.address = address
-        self._hub = hub
         self._limits = hub.limits
-        self._transport: asyncio.Transport | None = None
         self._scanner = PublishScanner(
             packet_bytes_max=min(CONNECT_BYTES_MAX, hub.limits.packet_bytes_max),
             version=VERSION_UNKNOWN,
@@ -94,16 +90,14 @@ class Connection(asyncio.BufferedProtocol):
         self._session: Session | None = None
         self._will: Will | None = None
         self._keep_alive_s = 0.0
-        self._since_s = hub.now_s()  # when the state, or a stall, began
-        self.heard_s = self._since_s
-        self._pause = Pause.NONE
+        self._since_s = self.heard_s  # when the state, or a stall, began
         self._receipts: deque[Receipt] = deque()
         self._bytes_in_flight = self._bytes_fresh = 0
         self._window = Window(now_s=self._since_s)
         self._name = ""
         self._has_peer_hung_up = False
-        self._look_bytes = READ_BYTES
         self._replies: list[bytes] = []
+        self._talk = 0
         self._last_words = b""
         self._answer_timer: asyncio.TimerHandle | None = None
 
@@ -125,14 +119,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin. asyncio has set TCP_NODELAY."""
-        self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(high=WRITE_BYTES_MAX)
+        super().connection_made(transport)
         self._hub.connections[self] = None
         self._hub.connecting[self] = None
-
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  asyncio's signature
-        """Lend the one buffer of all connections: what is read is copied out before anyone else is called."""
-        return self._hub.buffer[: self._look_bytes]
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take what arrived."""
@@ -144,14 +133,16 @@ class Connection(asyncio.BufferedProtocol):
         self._flush_replies()
         self._bytes_fresh = self._scanner.bytes_held
         self._hub.weigh_partial(self, self._bytes_fresh, fed=nbytes)
-        self._look_bytes = self._hub.looked(self, nbytes, portion=self._look_bytes)
+        self._look_bytes = self._hub.looked(self, nbytes, portion=self._look_bytes, talk=self._talk)
+        if self._pause & Pause.TALK:
+            self._talk = 0
         if nbytes < REST_BYTES_MAX and self._receipts and not self._pause and self.state is State.OPEN:
             self._hub.rest(self)
 
     def eof_received(self) -> bool:
         """Whether to stay: a client that only half hung up still gets its answers (TLS cannot)."""
         self._has_peer_hung_up = True
-        if self.state in {State.OPEN, State.ENDING} and self._receipts and not self._is_tls():
+        if self.state in {State.OPEN, State.ENDING} and self._receipts and not self.is_tls:
             self._leave(with_will=True)
             self._set_state(State.ENDING)
             return True
@@ -159,12 +150,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         """Stop reading from a client that does not read."""
-        self.pause(Pause.WRITE)
+        super().pause_writing()
         self._since_s = self._hub.now_s()
-
-    def resume_writing(self) -> None:
-        """Go on."""
-        self.resume(Pause.WRITE)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  gone is gone
         """Forget the connection; the session may stay."""
@@ -181,6 +168,7 @@ class Connection(asyncio.BufferedProtocol):
     def tick(self, now_s: float) -> None:
         """Look at the clock; called about once a second."""
         since_s = now_s - self._since_s
+        self._talk = 0
         if self.state is State.NEW:
             if since_s > self._limits.connect_timeout_s:
                 self.drop("connect_timeout", "no CONNECT in time")
@@ -198,22 +186,6 @@ class Connection(asyncio.BufferedProtocol):
         """Hang up without a word to the client; counted."""
         self._refuse(reason, sentence)
         self.abort()
-
-    def pause(self, why: Pause) -> None:
-        """Read nothing until every reason is gone."""
-        if not self._pause and self._transport is not None:
-            self._transport.pause_reading()
-        self._pause |= why
-
-    def resume(self, why: Pause) -> None:
-        """Take one reason away."""
-        if self._pause & why:
-            self._pause &= ~why
-            if not self._pause and self._transport is not None:
-                # What the client said meanwhile was waiting in the socket.
-                self.heard_s = self._hub.now_s()
-                self._hub.partials.restart(self, now_s=self.heard_s)
-                self._transport.resume_reading()
 
     def end(self, code: ReasonCode, sentence: str = "", *, reason: str = "") -> None:
         """Stop reading, acknowledge what was taken, say why, hang up. Counted, if there is a sentence."""
@@ -303,6 +275,7 @@ class Connection(asyncio.BufferedProtocol):
         assert self._grant is not None
         assert self._session is not None
         sorted_out = sort_out(publishes, grant=self._grant, session=self._session, version=self._version)
+        self._talk += len(publishes) - len(sorted_out.topics)
         for topic in sorted_out.forbidden:
             self._refuse("not_authorized", f"may not publish to {topic!r}")
         self._hand_in(
@@ -353,7 +326,11 @@ class Connection(asyncio.BufferedProtocol):
         if packet.type is PacketType.DISCONNECT:
             self._take_disconnect(packet)
             return
-        self._replies.append(reply(packet, kept=self._session.kept, version=self._version))
+        kept = self._session.kept
+        before = len(kept)
+        self._replies.append(reply(packet, kept=kept, version=self._version))
+        # A PUBREL that releases a message is the other half of a PUBLISH.
+        self._talk += 1 + len(packet.body) // TALK_BYTES if len(kept) == before else 0
         if packet.type is PacketType.SUBSCRIBE:
             # Who insists keeps the connection: many devices subscribe to a command topic beside publishing.
             self._refuse("subscribe", "subscribes; this server takes in and sends nothing")
@@ -482,15 +459,7 @@ class Connection(asyncio.BufferedProtocol):
     def _refuse(self, reason: str, sentence: str) -> None:
         self._hub.refuse(reason, f"{self._name or self.address}: {sentence}")
 
-    def _is_tls(self) -> bool:
-        return self._transport is not None and self._transport.get_extra_info("ssl_object") is not None
-
     def _flush_replies(self) -> None:
         if self._replies:
             self.write(b"".join(self._replies))
             self._replies.clear()
-
-    def write(self, data: bytes) -> None:
-        """Send, unless nobody is there."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(data)

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Final
 from gateway.net.mqtt_fields import PacketType, ReasonCode
 from gateway.net.mqtt_packets import answer_bytes
 from gateway.sources.mqtt_server_intake import MESSAGE_BYTES, Receipt
+from gateway.sources.mqtt_server_line import READ_BYTES, READ_BYTES_FIRST, READ_BYTES_MIN, Pause
 from gateway.sources.mqtt_server_partials import Partials
+from gateway.sources.mqtt_server_talk import TALK_MAX, Talkers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,11 +29,11 @@ if TYPE_CHECKING:
     from gateway.sources.mqtt_server_intake import Intake
     from gateway.sources.mqtt_server_session import Session, SessionKey, Sessions
 
-READ_BYTES: Final = 128 * 1024
 # How long one look at a connection should take: packets that are dear for their bytes are read in smaller portions.
 # Each loop of events looks once at everybody, so what one look takes is what all others wait for.
 LOOK_S_MAX: Final = 0.01
-LOOK_BYTES_MIN: Final = 1024
+# A look that found its portion full makes the next one so much larger.
+LOOK_GROWTH: Final = 4
 # A rest is so much of what answers take, and not worth a timer below so many seconds.
 REST_SHARE: Final = 4
 REST_S_MIN: Final = 0.01
@@ -53,17 +55,6 @@ class State(enum.Enum):
     CLOSED = "closed"
 
 
-class Pause(enum.IntFlag):
-    """Why nothing is read from a connection now."""
-
-    NONE = 0
-    OWN = 1  # it has enough in flight
-    SHARED = 2  # the gateway is full, or all connections together have enough in flight
-    WRITE = 4  # it does not read its answers
-    ENDING = 8
-    REST = 16  # it sends little at a time, and waits for a commit anyway
-
-
 @dataclass(slots=True, kw_only=True, eq=False)
 class Hub:
     """What the connections of one server share, handed to each of them."""
@@ -78,6 +69,7 @@ class Hub:
     is_stopping: bool = False
     is_pressed: bool = False
     partials: Partials = field(default_factory=Partials)
+    talkers: Talkers = field(default_factory=Talkers)
     will_bytes: int = 0
     """What the wills that wait for their delay take."""
     wills_offered: int = 0
@@ -112,18 +104,24 @@ class Hub:
         for connection in resting:
             connection.resume(Pause.REST)
 
-    def looked(self, connection: Connection, size_bytes: int, *, portion: int) -> int:
+    def looked(self, connection: Connection, size_bytes: int, *, portion: int, talk: int) -> int:
         """Note that bytes of a connection were looked at since it was heard; return how many to read the next time.
 
         Whoever was looked at is last in line when all may go on after a pause: some that have much to say would
-        otherwise use up what room there is each time, before the others' turn.
+        otherwise use up what room there is each time, before the others' turn. Whoever has said `talk` things that
+        are no messages may have to stand in line.
         """
         if connection in self.connections:
             self.connections[connection] = self.connections.pop(connection)
         took_s = self.now_s() - connection.heard_s
+        if talk > TALK_MAX and connection.state is State.OPEN:
+            self.talkers.wait(connection, took_s=took_s)
+            portion = min(portion, READ_BYTES_FIRST)
+        elif size_bytes >= portion:
+            portion = min(READ_BYTES, LOOK_GROWTH * portion)
         if took_s > LOOK_S_MAX:
-            return max(LOOK_BYTES_MIN, int(size_bytes * LOOK_S_MAX / took_s))
-        return min(READ_BYTES, 2 * portion)
+            return min(portion, max(READ_BYTES_MIN, int(size_bytes * LOOK_S_MAX / took_s)))
+        return portion
 
     def now_s(self) -> float:
         """Return the event loop's time; waits and silences are measured by it."""
@@ -133,6 +131,7 @@ class Hub:
         """Note that a connection is gone."""
         self.connections.pop(connection, None)
         self.connecting.pop(connection, None)
+        self.talkers.forget(connection)
         if not self.connections:
             self.all_gone.set()
 

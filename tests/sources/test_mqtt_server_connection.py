@@ -14,7 +14,8 @@ from gateway.core.units import Duration, Size
 from gateway.net.mqtt_fields import Property, write_properties
 from gateway.net.mqtt_packets import Will, connect_bytes, packet_bytes, publish_bytes
 from gateway.sources.mqtt_server_connection import Connection, State
-from gateway.sources.mqtt_server_hub import Pause
+from gateway.sources.mqtt_server_line import Pause
+from gateway.sources.mqtt_server_talk import TALK_MAX
 
 PING, PONG = b"\xc0\x00", b"\xd0\x00"
 GOODBYE = b"\xe0\x00"
@@ -488,12 +489,13 @@ async def narrow(rig):
     return client, connection
 
 
-async def test_a_client_that_does_not_read_its_answers_is_not_read(mqtt_server) -> None:
+async def test_a_client_that_does_not_read_its_answers_is_not_read(mqtt_server, monkeypatch) -> None:
     """What waits to be written is bounded; it is let go after a while."""
+    monkeypatch.setattr("gateway.sources.mqtt_server_talk.TALK_SHARE", 1.0)
     rig = await mqtt_server.start()
     client, connection = await narrow(rig)
     client.writer.write(PING * 500_000)
-    await rig.until(lambda: connection._pause)
+    await rig.until(lambda: connection._pause & Pause.WRITE)
     assert connection._transport.get_write_buffer_size() < 1_000_000
     now_s = asyncio.get_running_loop().time()
     connection.tick(now_s + 30)
@@ -503,17 +505,59 @@ async def test_a_client_that_does_not_read_its_answers_is_not_read(mqtt_server) 
     await rig.until(lambda: rig.source.status()["connections"] == 0)
 
 
-async def test_a_client_that_reads_again_is_read_again(mqtt_server) -> None:
-    """All pings are answered in the end."""
+async def test_a_client_that_reads_again_is_read_again(mqtt_server, monkeypatch) -> None:
+    """All pings are answered in the end, however often it had to stand in line for them."""
+    monkeypatch.setattr("gateway.sources.mqtt_server_talk.TALK_SHARE", 1.0)
     rig = await mqtt_server.start()
     client, connection = await narrow(rig)
     client.writer.write(PING * 250_000)
-    await rig.until(lambda: connection._pause)
+    await rig.until(lambda: connection._pause & Pause.WRITE)
     client.writer.transport.resume_reading()
     async with asyncio.timeout(20):
         received = 0
         while received < 500_000:
             received += len(await client.reader.read(1 << 18))
+
+
+TALK = {
+    "pings": PING * (TALK_MAX + 1),
+    "long SUBSCRIBEs": packet_bytes(0x82, b"\0\1\0" + b"\0\1a\0" * 250) * 5,
+    "PUBRELs of nothing": ack(0x62, 9) * (TALK_MAX + 1),
+    "messages that are not allowed": publish(1, qos=0, topic=b"shut", version=5) * (TALK_MAX + 1),
+}
+
+
+@pytest.mark.parametrize("name", TALK)
+async def test_who_says_much_and_publishes_nothing_stands_in_line(mqtt_server, name: str, monkeypatch) -> None:
+    """A first time at once; whatever it is that is answered without a commit. Its turn comes."""
+    monkeypatch.setattr("gateway.sources.mqtt_server_talk.TALK_GAP_S", 3600.0)
+    rig = await mqtt_server.start(anonymous_topics=("open/#",))
+    client = await rig.connect(version=5)
+    (connection,) = rig.source._hub.connections
+    await client.send(TALK[name])
+    await rig.until(lambda: connection._pause & Pause.TALK)
+    assert len(rig.source._hub.talkers) == 1
+    rig.source._hub.talkers._free_at_s = 0.0
+    rig.source._hub.talkers._next()
+    assert not connection._pause & Pause.TALK
+
+
+async def test_who_publishes_much_and_pings_sometimes_does_not_stand_in_line(mqtt_server) -> None:
+    """With QoS 2 every message has a PUBREL; and what was said before the clock was looked at is forgotten."""
+    rig = await mqtt_server.start()
+    client = await rig.connect()
+    hub = rig.source._hub
+    (connection,) = hub.connections
+    turns = []
+    for _ in range(3):
+        await client.send(*(publish(k, qos=2) for k in range(1, TALK_MAX + 1)))
+        assert [(await client.packet())[0] for _ in range(TALK_MAX)] == [0x50] * TALK_MAX
+        await client.send(*(ack(0x62, k) for k in range(1, TALK_MAX + 1)), PING * TALK_MAX)
+        assert [(await client.packet())[0] for _ in range(TALK_MAX)] == [0x70] * TALK_MAX
+        assert [await client.packet() for _ in range(TALK_MAX)] == [PONG] * TALK_MAX
+        turns.append(len(hub.talkers))
+        connection.tick(hub.now_s())
+    assert turns == [0, 0, 0]
 
 
 async def test_silence_beyond_the_keep_alive_ends_the_connection(mqtt_server) -> None:

@@ -6,8 +6,10 @@ from dataclasses import replace
 
 from gateway.net.mqtt_fields import Property
 from gateway.net.mqtt_packets import PINGREQ_BYTES, PINGRESP_BYTES, Will, publish_bytes
-from gateway.sources.mqtt_server_hub import LOOK_BYTES_MIN, LOOK_S_MAX, READ_BYTES, Pause
+from gateway.sources.mqtt_server_hub import LOOK_GROWTH, LOOK_S_MAX, State
+from gateway.sources.mqtt_server_line import READ_BYTES, READ_BYTES_FIRST, READ_BYTES_MIN, Pause
 from gateway.sources.mqtt_server_session import Session
+from gateway.sources.mqtt_server_talk import TALK_MAX
 
 
 async def test_a_will_is_said_once(mqtt_server) -> None:
@@ -140,6 +142,7 @@ async def test_who_sends_much_and_who_is_answered_soon_does_not_rest(mqtt_server
         hub.intake.wait_s = wait_s
         client = await rig.connect()
         (connection,) = hub.connections
+        connection._look_bytes = READ_BYTES
         rig.door.opened.clear()
         await client.send(publish(1, size=size))
         await rig.until(lambda rig=rig: rig.source.status()["received"] == 1)
@@ -211,17 +214,54 @@ async def test_a_look_that_took_long_makes_the_next_one_shorter(mqtt_server) -> 
     for took_s, portion, following in (
         (0.0, READ_BYTES, READ_BYTES),
         (10 * LOOK_S_MAX, READ_BYTES, READ_BYTES // 10),
-        (1e6, READ_BYTES, LOOK_BYTES_MIN),
-        (0.0, LOOK_BYTES_MIN, 2 * LOOK_BYTES_MIN),
+        (1e6, READ_BYTES, READ_BYTES_MIN),
+        (0.0, READ_BYTES_MIN, LOOK_GROWTH * READ_BYTES_MIN),
     ):
         connection.heard_s = hub.now_s() - took_s
-        found = hub.looked(connection, READ_BYTES, portion=portion)
+        found = hub.looked(connection, portion, portion=portion, talk=0)
         assert 0.9 * following < found <= following
     connection._look_bytes = 5
     assert len(connection.get_buffer(-1)) == 5
     await client.send(PINGREQ_BYTES)
     assert await client.packet() == PINGRESP_BYTES
+    assert connection._look_bytes == 5, "there was not even so much to read"
+    await client.send(PINGREQ_BYTES * 3)
+    assert [await client.packet() for _ in range(3)] == [PINGRESP_BYTES] * 3
     assert connection._look_bytes > 5
+
+
+async def test_who_fills_what_is_read_of_him_is_soon_read_in_large_portions(mqtt_server) -> None:
+    """Beginning with a small one, since it might be filled with something else than messages."""
+    rig = await mqtt_server.start()
+    client = await rig.connect()
+    (connection,) = rig.source._hub.connections
+    assert len(connection.get_buffer(-1)) == READ_BYTES_FIRST < READ_BYTES // 16
+    for number in range(1, 11):
+        await client.send(publish(number, size=READ_BYTES))
+        assert (await client.packet())[3] == number
+    assert len(connection.get_buffer(-1)) == READ_BYTES
+
+
+async def test_who_talks_is_read_in_small_portions_and_stands_in_line(mqtt_server, monkeypatch) -> None:
+    """Only while the connection is open: of one that ends it must be seen when the client hangs up."""
+    monkeypatch.setattr("gateway.sources.mqtt_server_talk.TALK_GAP_S", 3600.0)
+    rig = await mqtt_server.start()
+    await rig.connect()
+    hub = rig.source._hub
+    (connection,) = hub.connections
+    connection.heard_s = hub.now_s()
+    for state, talk, waiting in (
+        (State.OPEN, TALK_MAX, 0),
+        (State.CLOSING, TALK_MAX + 1, 0),
+        (State.OPEN, TALK_MAX + 1, 1),
+    ):
+        connection.state = state
+        found = hub.looked(connection, READ_BYTES, portion=READ_BYTES, talk=talk)
+        assert found == (READ_BYTES_FIRST if waiting else READ_BYTES)
+        assert len(hub.talkers) == waiting
+    connection.abort()
+    await rig.until(lambda: not hub.connections)
+    assert len(hub.talkers) == 0
 
 
 async def test_whoever_was_read_is_last_in_line_after_a_pause(mqtt_server) -> None:
