@@ -362,8 +362,8 @@ class Uplink:
         """Tell the store what became of the whole lease."""
         if hand.is_begun:
             self._answered(hand)
-        if hand.message and hand.rejected:
-            log.warning("uplink %s: %d readings %s: %s", self.name, hand.lost, hand.reason(), hand.message)
+        if hand.message and hand.rejected and self._status.is_news(hand.message, _now_s()):
+            log.warning("uplink %s: %s", self.name, hand.verdict())
         if hand.lost and not hand.delivered and REJECTED not in hand.rejected:
             self._store.refuse(hand.lease, hand.reason(), hand.message)
         else:

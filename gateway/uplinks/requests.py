@@ -17,6 +17,7 @@ from gateway.codecs.otlp import NO_MARKS, Marks, MetricsEncoder, encode_logs_req
 from gateway.core.batch import DEVICE_TIME_REJECTED, KIND_MASK, MONOTONIC, Batch, LogRecords
 from gateway.core.clock import Quality
 from gateway.core.contracts import Signal, TryLaterError
+from gateway.core.words import plural
 from gateway.store.segments import HASH_BYTES, SegmentError, decode_logs, decode_metrics, press_logs, press_metrics
 
 if TYPE_CHECKING:
@@ -227,6 +228,10 @@ class Hand:
         'damaged+rejected'
         """
         return "+".join(sorted(self.rejected))
+
+    def verdict(self) -> str:
+        """Say what was lost and why."""
+        return f"{plural(self.lost, 'reading')} {self.reason()}: {self.message}"
 
 
 class RequestBuilder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gateway.core.contracts import Signal
 from gateway.uplinks.guards import Backoff
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from random import Random
 
     from gateway.uplinks.settings import RetrySettings
+
+# So often the same refusal is said.
+WARN_S: Final = 60.0
 
 
 @dataclass(slots=True)
@@ -26,6 +29,15 @@ class Status:
     readings_sent: int = 0
     readings_rejected: int = 0
     rtt_s: float = 0.0
+    warned: str = ""
+    warned_s: float = float("-inf")
+
+    def is_news(self, message: str, now_s: float) -> bool:
+        """Whether people are to be told of a refusal: a device that is refused each second fills no log."""
+        is_news = message != self.warned or now_s - self.warned_s >= WARN_S
+        if is_news:
+            self.warned, self.warned_s = message, now_s
+        return is_news
 
 
 class Holding:

@@ -7,7 +7,7 @@ from random import Random
 from gateway.core.contracts import Signal
 from gateway.core.units import Duration
 from gateway.uplinks.settings import RetrySettings
-from gateway.uplinks.state import Holding
+from gateway.uplinks.state import Holding, Status
 
 
 def test_the_one_that_is_tried_next_is_the_one_that_is_told() -> None:
@@ -21,6 +21,13 @@ def test_the_one_that_is_tried_next_is_the_one_that_is_told() -> None:
     assert (reason, round(left_s, 6)) == ("no token", round(wait_s, 6))
     assert holding.soonest(200.0)[1] == 0
     assert holding.reasons == {Signal.LOGS: "no path", Signal.METRICS: "no token"}
+
+
+def test_the_same_refusal_is_said_once_a_minute() -> None:
+    """Another one at once."""
+    status = Status()
+    said = [status.is_news(message, now_s) for message, now_s in [("a", 0), ("a", 59), ("a", 60), ("b", 61), ("a", 62)]]
+    assert said == [True, False, True, True, True]
 
 
 def test_who_was_taken_begins_anew() -> None:
