@@ -264,7 +264,8 @@ def _shape(order: Literal["C", "F"], value: Any, _immutable: bool) -> Any:  # no
 
 
 def _as_it_is(value: Any, _immutable: bool) -> Any:  # noqa: FBT001  cbor2's signature
-    return value
+    # A tag that ends the payload takes our end mark for its item.
+    return Opaque(0) if isinstance(value, bytes) and value == _END_MARK else value
 
 
 def _bignum(value: Any, *, negative: bool) -> Any:

@@ -224,6 +224,13 @@ def test_keys_are_looked_at_in_any_bytes(data: bytes) -> None:
             cbor2.loads(data, strict_hashable_types=True, tag_hook=lambda tag, _: tag.tag)
 
 
+@pytest.mark.parametrize("tag", ["c0", "c1", "d81c", "d829", "d9d9f7", "d80000"])
+def test_a_tag_without_an_item_is_no_end(tag: str) -> None:
+    """It takes whatever comes behind the payload for its own."""
+    with pytest.raises(MalformedError, match="bytes follow the first item|not CBOR"):
+        cbor(b"\x01" + bytes.fromhex(tag))
+
+
 def test_deeper_than_allowed_is_not_looked_through() -> None:
     """One bound for this look and for the decoder."""
     assert payloads.has_plain_keys(b"\x82" * 7 + b"\x01" * 8, 8)
