@@ -50,6 +50,8 @@ MOVED_CHECK_S: Final = 5.0
 # An adapter that comes and goes, or advice that comes back, is said this often in the log; the status has it all along.
 SAY_S: Final = 300.0
 KINDS_MAX: Final = 32
+# How the reasons begin that bytes in disorder have: readings may be lost for others that are the settings' or nobody's.
+UNREADABLE: Final = "malformed_"
 # So many devices are greeted one by one; a bus has no more, and a board that starts again and again has no end.
 GREETED_MAX: Final = 8
 
@@ -243,6 +245,9 @@ class SerialSource:
         self._count_rejected(self._reader.take_rejected())
         if not bodies:
             return
+        if self._is_framed:
+            # Their CRC is right: whatever they say, or are refused for, is no fault of the line.
+            self._watch.cut(whole=len(bodies))
         plain, kept = self._sort(bodies) if self._is_framed else (bodies, [])
         if plain:
             self._offer(Arrivals(self.name, [self._topic] * len(plain), plain, arrived_ns), [])
@@ -264,7 +269,7 @@ class SerialSource:
             try:
                 message = framing.read_message(body)
             except MalformedError as error:
-                self._count_rejected({error.reason: 1})
+                self._count_rejected({error.reason: 1}, is_damage=False)
                 continue
             if isinstance(message, Data):
                 verdict = self._sessions.judge(message.session, message.sequence)
@@ -285,7 +290,7 @@ class SerialSource:
             else:
                 # Our own answers: a half-duplex adapter hears what it sends.
                 assert not isinstance(message, Plain)
-                self._count_rejected({"echo": 1})
+                self._count_rejected({"echo": 1}, is_damage=False)
         self._send(answers)
         return plain, kept
 
@@ -376,8 +381,9 @@ class SerialSource:
     def _count_kept(self, arrivals: Arrivals, accepted: Accepted) -> None:
         self._counts["on_disk"] += len(arrivals)
         self._counts["malformed"] += sum(lost.readings for lost in accepted.malformed)
-        if self._watch is not None:
-            damaged = len({lost.at for lost in accepted.malformed})
+        # A frame has a CRC; a line shows what became of it on the way only by what cannot be read in it.
+        if self._watch is not None and not self._is_framed:
+            damaged = len({lost.at for lost in accepted.malformed if lost.reason.startswith(UNREADABLE)})
             self._watch.cut(whole=len(arrivals) - damaged, damaged=damaged)
 
     def _put_off(self, arrivals: Arrivals, error: FullError) -> None:
@@ -400,10 +406,10 @@ class SerialSource:
         else:
             self._read_if_room()
 
-    def _count_rejected(self, rejected: dict[str, int]) -> None:
+    def _count_rejected(self, rejected: dict[str, int], *, is_damage: bool = True) -> None:
         for reason, count in rejected.items():
             self._rejected[reason] += count
-            if self._watch is not None:
+            if self._watch is not None and is_damage:
                 self._watch.cut(damaged=count)
             self._telemetry.count(
                 "tidegate_serial_rejected",

@@ -22,6 +22,7 @@ from gateway.core.units import Duration, Size
 from gateway.sources import serial as serial_module
 from gateway.sources import serial_port
 from gateway.sources.serial import SerialSettings, SerialSource
+from gateway.sources.serial_watch import NOISE_MIN
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -51,6 +52,7 @@ class Shelf:
     after_s: float = 0.05
     error: BaseException | None = None
     malformed: int = 0
+    reason: str = "bad"  # why all of them are lost, if they are
     open: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -65,7 +67,8 @@ class Shelf:
             self.full -= 1
             raise FullError("the shelf is full", self.after_s)
         self.kept.append(arrivals)
-        return Accepted(len(arrivals.payloads), [Lost(0, "bad", "bad", self.malformed)] if self.malformed else [])
+        lost = [Lost(at, self.reason, "no good", self.malformed) for at in range(len(arrivals)) if self.malformed]
+        return Accepted(len(arrivals.payloads), lost)
 
     @property
     def payloads(self) -> list[bytes]:
@@ -420,6 +423,37 @@ async def test_noise_floods_neither_log_nor_shelf_and_is_explained(
     assert len(caplog.records) == 1
     rig.line.write(b"\0" + data(1))
     assert await rig.hear() == [Ack(S, 1)]
+
+
+@pytest.mark.parametrize(
+    ("reason", "is_damage"),
+    [("malformed_text", True), ("malformed_cbor", True)]
+    + [(reason, False) for reason in ("max_series", "no_mapping", "dropped_by_mapping", "no_readings", "bad_step")],
+)
+async def test_lines_are_damaged_where_nobody_can_read_them(
+    make_rig: Callable[..., Rig], reason: str, is_damage: bool
+) -> None:
+    """What is lost for want of a mapping or of a series came whole: no cable is to blame."""
+    rig = make_rig(framing="lines")
+    await rig.start()
+    rig.shelf.malformed, rig.shelf.reason = 2, reason
+    rig.line.write(b"x\n" * (NOISE_MIN + 1))
+    await until(lambda: rig.status["malformed"] == 2 * (NOISE_MIN + 1))
+    assert bool(rig.status["advice"]) == is_damage
+
+
+async def test_frames_whose_crc_is_right_are_not_damaged(rig: Rig) -> None:
+    """Whatever they are refused for: a payload, a later version, an echo, no room."""
+    rig.shelf.malformed, rig.shelf.reason = 1, "malformed_json"
+    many = NOISE_MIN + 1
+    rig.line.write(b"".join(framing.encode_plain(b"{") for _ in range(many)))
+    await until(lambda: rig.status["malformed"] == many)
+    assert rig.status["advice"] == ""
+    rig.line.write(framing.encode_frame(b"\x1fwhat") + framing.encode_frame(b"\x01abc") + framing.encode_ack(S, 1))
+    await until(lambda: rig.status["rejected"] == {"kind": 1, "header": 1, "echo": 1})
+    assert rig.status["advice"] == ""
+    assert rig.source._watch is not None
+    assert rig.source._watch._damaged == 0
 
 
 async def test_a_line_that_never_ends_costs_one_line_of_memory(make_rig: Callable[..., Rig]) -> None:
