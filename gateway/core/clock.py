@@ -211,14 +211,19 @@ class Timeline:
         # Asked before the clock is read: whoever sets the clock says so at the same moment or after it.
         synced = clock.is_synced()
         monotonic_ns, wall_ns = _look(clock)
-        if not WALL_FLOOR_NS <= wall_ns < WALL_CEILING_NS:
+        quality = Quality.SYNCED if synced else Quality.UNSYNCED
+        if not _is_plausible(wall_ns):
             quality = Quality.UNKNOWN
-        else:
-            quality = Quality.SYNCED if synced else Quality.UNSYNCED
         return self.add(Sample(monotonic_ns, wall_ns - monotonic_ns, quality))
 
     def add(self, sample: Sample) -> bool:
-        """Take a look of this boot's clocks, the newest yet; return whether it says something new."""
+        """Take a look of this boot's clocks, the newest yet; return whether it says something new.
+
+        One that says it knows the time, and says one that cannot be, is ignored, whoever brought it: nanoseconds of
+        the year 9999 fit no column, and no commit would be possible while it is there.
+        """
+        if sample.quality is not Quality.UNKNOWN and not _is_plausible(sample.monotonic_ns + sample.offset_ns):
+            return False
         times = self.current
         last = times.samples[-1] if times.samples else None
         times.last_ns = max(times.last_ns, sample.monotonic_ns)
@@ -265,6 +270,10 @@ class Timeline:
         if not self._offsets:
             self._offsets = _placed(self.boots)
         return self._offsets[times.boot]
+
+
+def _is_plausible(wall_ns: int) -> bool:
+    return WALL_FLOOR_NS <= wall_ns < WALL_CEILING_NS
 
 
 def _placed(boots: list[BootTimes]) -> dict[BootId, _Offset | None]:

@@ -73,6 +73,21 @@ def test_a_wall_clock_before_this_program_was_written_was_never_set() -> None:
     assert line.quality is Quality.UNKNOWN
 
 
+@pytest.mark.parametrize("year_s", [-62_135_596_800, 0, 4_102_444_800, 253_402_300_799])
+@pytest.mark.parametrize("quality", [Quality.SYNCED, Quality.UNSYNCED])
+def test_a_time_that_cannot_be_is_not_taken_from_anybody(year_s: int, quality: Quality) -> None:
+    """The years 1, 1970, 2100 and 9999, as the answer of a far side may say them: what was known stays known."""
+    line = timeline()
+    assert not line.add(Sample(HOUR, year_s * NS_PER_S - HOUR, quality))
+    assert (line.quality, line.current.samples) == (Quality.UNKNOWN, [])
+    assert line.repair(ns(1), ONE)[1] is Quality.UNKNOWN
+    assert line.add(Sample(HOUR, NOW - HOUR, Quality.UNSYNCED))
+    assert not line.add(Sample(2 * HOUR, year_s * NS_PER_S - 2 * HOUR, quality))
+    assert line.wall_from(HOUR) == NOW
+    assert line.repair(ns(3600), ONE)[0].tolist() == [NOW]
+    assert line.steps == 0
+
+
 def test_setting_the_clock_is_counted_and_drift_is_not() -> None:
     """A second is a step; 30 ms in a quarter of an hour is drift, worth a sample but no step."""
     clock = FakeClock()
