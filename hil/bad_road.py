@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from gateway.codecs import zstd
 from gateway.core.contracts import Signal, TryLaterError
-from gateway.uplinks.guards import Answer, InTransitError, Packed, Reply, TooLargeError, check_reply
+from gateway.uplinks.guards import NOT_TAKEN, Answer, InTransitError, Packed, Reply, TooLargeError, check_reply
 from hil.plant_model import read_points
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 BODY_BYTES_MAX: Final = 64 << 20
 OVERDUE_S: Final = 10.0
+PASSED_ON_SHARE: Final = 0.5
 
 
 @dataclass(slots=True)
@@ -111,6 +112,11 @@ class BadRoad:
         if points:
             self._deliver(points)
 
+    def _perhaps_take(self, points: list[Point], status: int) -> None:
+        """Take them where what stands in between may have passed them on before it answered by itself."""
+        if status not in NOT_TAKEN and self.weather.is_up and self._random.random() < PASSED_ON_SHARE:
+            self._take(points)
+
     # One method for each fate.
 
     def _fine(self, points: list[Point]) -> Answer:
@@ -135,8 +141,10 @@ class BadRoad:
     def _unreachable(self, _: list[Point]) -> Answer:
         raise TryLaterError("no connection")
 
-    def _busy(self, _: list[Point]) -> Answer:
-        return self._reply(Reply(self._random.choice([408, 502, 503, 504])))
+    def _busy(self, points: list[Point]) -> Answer:
+        status = self._random.choice([408, 502, 503, 504])
+        self._perhaps_take(points, status)
+        return self._reply(Reply(status))
 
     def _throttled(self, _: list[Point]) -> Answer:
         return self._reply(Reply(429, retry_after_s=self._random.choice([0.0, 5.0, 120.0])))
@@ -150,7 +158,8 @@ class BadRoad:
     def _login(self, _: list[Point]) -> Answer:
         return self._reply(Reply(self._random.choice([401, 403, 302])))
 
-    def _portal(self, _: list[Point]) -> Answer:
+    def _portal(self, points: list[Point]) -> Answer:
+        self._perhaps_take(points, 200)
         return self._reply(Reply(200, "text/html", is_page=True))
 
     @staticmethod

@@ -3,9 +3,11 @@
 | answer                                    | decision                                                      |
 | ----------------------------------------- | ------------------------------------------------------------- |
 | 2xx                                       | delivered                                                     |
-| 2xx with what no OTLP receiver says       | try later: a captive portal answered, or half an answer came  |
-| 408, 429, 502, 503, 504, no answer        | try later, Retry-After first                                  |
-| 520 to 527, 530: a CDN without an origin  | try later                                                     |
+| 2xx with what no OTLP receiver says       | try later: a captive portal answered, or half an answer came; |
+|                                           | it may have been taken                                        |
+| 429, 503                                  | try later, Retry-After first                                  |
+| 408, 502, 504, no answer                  | the same; it may have been taken                              |
+| 520 to 527, 530: a CDN without an origin  | the same; it may have been taken                              |
 | 413                                       | split                                                         |
 | 415                                       | another compression, then none, then hold                     |
 | 3xx, 401, 403, 404, 405 … (`HOLD`)        | hold: try again each minute, and say so                       |
@@ -16,6 +18,9 @@ for a client that has the choice between retrying and dropping. A gateway has a 
 path or certificate says nothing about the data: refusing by it would set aside the whole backlog within
 minutes, while whoever can mend it sleeps. So what points at the way and not at the data is held. 408 is a
 slow line's answer.
+
+429 and 503 are a receiver's own words before it takes anything. What stands in between says the others when it has
+passed the request on and got no answer it could use: nobody knows what became of it, as when none came at all.
 """
 
 from __future__ import annotations
@@ -35,6 +40,7 @@ if TYPE_CHECKING:
 
 # 52x and 530 are Cloudflare's: it is there, and the receiver behind it is down, slow or not to be found.
 TRY_LATER: Final = frozenset((408, 429, 502, 503, 504, *range(520, 528), 530))
+NOT_TAKEN: Final = frozenset((429, 503))
 HOLD: Final = {
     401: "the token or certificate was not accepted",
     402: "the account is out of quota",
@@ -172,6 +178,7 @@ def check_reply(reply: Reply) -> None:
             raise TryLaterError(
                 f"status {reply.status} with a web page: a captive portal or a wrong address answered",
                 reply.retry_after_s,
+                answer_lost=True,
             )
     elif reply.status < 400:
         to = f" to {reply.location}" if reply.location else ""
@@ -179,7 +186,8 @@ def check_reply(reply: Reply) -> None:
     elif reply.status in TRY_LATER:
         # Else a wait of an hour looks like a gateway that has given up.
         asks = f": asks to wait {reply.retry_after_s:.0f} s" if reply.retry_after_s else ""
-        raise TryLaterError(f"status {reply.status}{asks}{said}", reply.retry_after_s)
+        sentence = f"status {reply.status}{asks}{said}"
+        raise TryLaterError(sentence, reply.retry_after_s, answer_lost=reply.status not in NOT_TAKEN)
     elif reply.status == 413:
         raise TooLargeError(f"status 413{said}")
     elif reply.status in HOLD:
