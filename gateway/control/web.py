@@ -119,6 +119,9 @@ class ControlServer:
             self._count("timeout")
         except OSError:
             self._count("connection lost")
+        except asyncio.CancelledError:
+            # The end of `run`, and of this task: start_server, which began it, logs one that was cancelled as an error.
+            pass
         finally:
             self._leave(task)
             writer.transport.abort()

@@ -108,6 +108,23 @@ async def test_the_index_names_the_pages(open_window) -> None:
         assert (await window.ask(line.split()[0]))[0] == 200
 
 
+async def test_open_connections_are_no_trouble_at_the_end(open_window, caplog) -> None:
+    """Whoever has not asked yet is hung up on, and the log has nothing to say of it."""
+    window = await open_window()
+    reader, writer = await asyncio.open_connection("127.0.0.1", window.server.port)
+    writer.write(b"GET /status")
+    while not window.server._connections:
+        await asyncio.sleep(0)
+    window.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await window.task
+    with contextlib.suppress(ConnectionResetError):
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+    writer.close()
+    assert not window.server._connections
+    assert not [record for record in caplog.records if record.name == "asyncio"]
+
+
 async def test_health_follows_the_data_path(open_window) -> None:
     """503 when it does not move."""
     window = await open_window()
