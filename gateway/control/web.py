@@ -36,6 +36,7 @@ log = logging.getLogger("tidegate.control")
 # What microdot's own bound leaves for a line without its end.
 LINE_CHARS_MAX: Final = Request.max_readline - 2
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz"})
+TRACE_PATH: Final = "/trace"
 TEXT: Final = {"content-type": "text/plain; charset=utf-8"}
 JSON: Final = {"content-type": "application/json"}
 INDEX: Final = """\
@@ -162,9 +163,15 @@ class ControlServer:
         self._telemetry.count("tidegate_control_refused", help="Requests not answered, by reason.", reason=reason)
 
     def _admit(self, request: Request) -> Response | None:
-        """Refuse who lacks the token; without one, refuse other sites' pages whose names point here."""
+        """Refuse who lacks the token; without one, refuse other sites' pages whose names point here.
+
+        A trace is begun by asking for it, so other sites' pages may not ask: they need not read the answer.
+        """
         if request.path in OPEN_PATHS:
             return None
+        if request.path == TRACE_PATH and is_asked_elsewhere(request.headers):
+            self._count("status 403")
+            return Response("another site's page may not begin a trace\n", 403, TEXT)
         if self._token:
             given = request.headers.get("authorization", "")
             if hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
@@ -220,7 +227,7 @@ def _routes(
         "/readyz": readyz,
         "/metrics": metrics,
         "/status": status_page,
-        "/trace": _trace_page(trace),
+        TRACE_PATH: _trace_page(trace),
     }
     for path, handler in pages.items():
         app.get(path)(handler)
@@ -284,7 +291,7 @@ def with_query_where_asked(head: bytes) -> bytes:
     """
     method, target, rest = head.split(b" ", 2)
     path, _, query = target.partition(b"?")
-    if query and path == b"/trace" and _is_readable(query):
+    if query and path == TRACE_PATH.encode() and _is_readable(query):
         path = target
     return b" ".join((method, path, rest))
 
@@ -297,6 +304,19 @@ def _is_readable(query: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def is_asked_elsewhere(headers: Mapping[str, str]) -> bool:
+    """Whether a browser asks for another site's page, as it says itself (Fetch, "Origin"; Fetch Metadata).
+
+    >>> is_asked_elsewhere({"Host": "127.0.0.1:8181", "Origin": "http://evil.example"})
+    True
+    >>> is_asked_elsewhere({"Host": "127.0.0.1:8181", "Origin": "http://127.0.0.1:8181"}), is_asked_elsewhere({})
+    (False, False)
+    """
+    origin = headers.get("Origin")
+    is_foreign = origin is not None and origin.partition("://")[2].lower() != headers.get("Host", "").lower()
+    return is_foreign or headers.get("Sec-Fetch-Site", "").lower() == "cross-site"
 
 
 def is_address(host: str) -> bool:

@@ -180,6 +180,31 @@ async def test_a_query_that_is_none_is_not_read(open_window, capfd, query: str) 
     assert window.says.get("asked", {}) == {}
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"origin": "https://evil.example", "sec-fetch-site": "same-origin"}, 403),
+        ({"Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Sec-Fetch-Site": "none"}, 200),
+        ({}, 200),
+    ],
+)
+async def test_other_sites_pages_begin_no_trace(open_window, headers, status) -> None:
+    """A browser sends their requests, answered or not; the pages that only show are left to its own rules."""
+    window = await open_window()
+    code, _, body = await window.ask("/trace?topic=a", **headers)
+    assert code == status
+    assert ("asked" in window.says) == (status == 200)
+    assert (body == "another site's page may not begin a trace\n") == (status == 403)
+    assert window.refused("status 403") == (status == 403)
+    assert (await window.ask("/status", **headers))[0] == 200
+    own = f"http://127.0.0.1:{window.server.port}"
+    assert (await window.ask("/trace?topic=a", Origin=own))[0] == 200
+
+
 async def test_a_trace_needs_the_token(open_window, tmp_path) -> None:
     """It shows what devices send: nothing for who may not see the status."""
     (tmp_path / "token").write_text("secret")
