@@ -365,4 +365,6 @@ def _kind(name: str) -> type[np.generic]:
 
 def _ratio(part: Floats, whole: Floats) -> Floats:
     """Return part / whole, at most SCORE_MAX, 0 where whole is 0."""
-    return np.minimum(np.divide(part, whole, out=np.zeros_like(part), where=whole > 0), SCORE_MAX)
+    # What is more than a double can be is more than enough.
+    with np.errstate(over="ignore"):
+        return np.minimum(np.divide(part, whole, out=np.zeros_like(part), where=whole > 0), SCORE_MAX)

@@ -53,6 +53,12 @@ def test_scores_have_an_end() -> None:
     assert fed(ZScore(warmup=16, span=100), np.append(noise, 1e300))[-1] == SCORE_MAX
 
 
+def test_a_score_that_no_double_can_say_has_an_end_too() -> None:
+    """Without a warning on stderr, which is an error here."""
+    values = np.append(np.zeros(100), [5e-324, 1e308])
+    assert fed(ZScore(warmup=16, span=100, scale_min=1e-300), values)[-1] == SCORE_MAX
+
+
 def test_a_lull_does_not_make_the_next_move_a_sensation() -> None:
     """After a lively past a standstill keeps a tenth of the old scale, for a while."""
     lively = np.random.default_rng(4).normal(0, 10.0, 5000)
