@@ -107,7 +107,9 @@ class MqttServerSettings(
     anonymous_topics: Annotated[
         tuple[str, ...], Meta(description="Topics that clients without a name may publish to.")
     ] = ("#",)
-    connections_max: Annotated[int, Meta(description="Connections at a time.", ge=1, le=65536)] = 1000
+    connections_max: Annotated[
+        int, Meta(description="Connections at a time; a few more may be saying who they are.", ge=1, le=65536)
+    ] = 1000
     connect_timeout: Annotated[Duration, Meta(description="How long a new connection may take to say who it is.")] = (
         Duration(10)
     )
@@ -329,10 +331,9 @@ class MqttServerSource:
             await self._admit(connected, str(peer[0]))
 
     async def _admit(self, connected: socket.socket, address: str) -> None:
-        connections_max = self._settings.connections_max
-        if not self._make_room(connections_max):
+        if not self._make_room():
             connected.close()
-            self._refuse("too_many_connections", f"more than {connections_max} connections; {address} was sent away")
+            self._refuse("too_many_connections", f"too many connections that end; {address} was sent away")
             return
         if self._tls is None:
             await self._welcome(connected, address)
@@ -343,30 +344,34 @@ class MqttServerSource:
         task.add_done_callback(lambda done: self._welcoming.pop(done, None))
         await asyncio.sleep(0)  # begun, it closes its socket however it ends
 
-    def _make_room(self, connections_max: int) -> bool:
-        """Whether there is room for one more; whoever has said nothing for longest has to make it.
+    def _make_room(self) -> bool:
+        """Whether there is room for a stranger more; who is of least use has to make it.
 
-        Strangers first; then, that one login cannot have all places, whoever has more than half of them.
+        Those to whom all is said go first, then those that were nobody, then whoever has said nothing for longest.
+        Who is known makes room for known ones only (`Hub.has_place`): a few strangers may be there beyond all places,
+        to say who they are.
         """
-        connecting = self._hub.connecting
-        is_full = len(self._hub.connections) + len(self._welcoming) >= connections_max
-        strangers = len(connecting) + len(self._welcoming)
-        if not is_full and strangers < max(CONNECTING_MIN, connections_max // CONNECTING_SHARE):
+        hub = self._hub
+        connections_max = self._settings.connections_max
+        count = len(hub.connections) + len(self._welcoming)
+        if count >= connections_max and hub.closing:
+            next(iter(hub.closing)).abort()
+            count -= 1
+        strangers = len(hub.connecting) + len(hub.refused) + len(self._welcoming)
+        share = connections_max // CONNECTING_SHARE if count < connections_max else 0
+        if strangers < max(CONNECTING_MIN, share) and count < connections_max + CONNECTING_MIN:
             return True
-        if connecting and not (self._tls and self._welcoming):
-            next(iter(connecting)).drop("connecting_max", "made room for a newer connection")
+        if hub.refused:
+            next(iter(hub.refused)).drop("connecting_max", "made room for a newer connection")
+        elif hub.connecting and not (self._tls and self._welcoming):
+            next(iter(hub.connecting)).drop("connecting_max", "made room for a newer connection")
         elif self._welcoming:
             oldest = next(iter(self._welcoming))
             del self._welcoming[oldest]
             oldest.cancel()
             self._refuse("connecting_max", "made room for a newer connection in TLS")
         else:
-            spare = self._hub.to_spare(connections_max)
-            if spare is None:
-                return False
-            self._refuse("connections_of_one", f"{spare!r} made room: its owner has more than half of all connections")
-            spare.end(ReasonCode.QUOTA_EXCEEDED)
-            spare.abort()
+            return False
         return True
 
     async def _welcome(self, connected: socket.socket, address: str) -> None:
@@ -458,6 +463,7 @@ def _limits(settings: MqttServerSettings) -> Limits:
         in_flight_bytes_max=settings.in_flight_bytes_max,
         partial_bytes_max=max(settings.packet_bytes_max, settings.in_flight_bytes_total // PARTIAL_SHARE),
         wills_max=max(settings.connections_max, WILLS_MIN),
+        connections_max=settings.connections_max,
     )
 
 

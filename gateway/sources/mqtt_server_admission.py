@@ -36,6 +36,7 @@ class Limits:
     in_flight_bytes_max: int
     partial_bytes_max: int
     wills_max: int
+    connections_max: int
     coalesce_s: float = 0.0
 
 
@@ -122,6 +123,16 @@ def _unknown(username: str | None, *, is_held: bool, attempts: Attempts, address
         ReasonCode.CONNECTION_RATE_EXCEEDED,
         "attempts_limited",
         f"too many wrong passwords for {username!r} from {address}",
+    )
+
+
+def no_place(welcome: Welcome, *, address: str, limits: Limits) -> Refusal:
+    """Refuse somebody who is known, and has as many connections as anybody else where there are no more."""
+    who = welcome.grant.name or "anyone"
+    return Refusal(
+        ReasonCode.SERVER_UNAVAILABLE,
+        "too_many_connections",
+        f"more than {limits.connections_max} connections; {who!r} from {address} was sent away",
     )
 
 

@@ -23,7 +23,7 @@ from gateway.net.mqtt_packets import (
     read_connect,
     read_disconnect,
 )
-from gateway.sources.mqtt_server_admission import Refusal, decide, welcome_bytes
+from gateway.sources.mqtt_server_admission import Refusal, decide, no_place, welcome_bytes
 from gateway.sources.mqtt_server_auth import ANONYMOUS, address_group, certificate_names
 from gateway.sources.mqtt_server_hub import Hub, State
 from gateway.sources.mqtt_server_intake import MESSAGE_BYTES, RECEIPT_BYTES, RESUME_AT, Receipt
@@ -121,7 +121,7 @@ class Connection(Line):
         """Begin. asyncio has set TCP_NODELAY."""
         super().connection_made(transport)
         self._hub.connections[self] = None
-        self._hub.connecting[self] = None
+        self._hub.place(self, self.state)
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take what arrived."""
@@ -374,8 +374,12 @@ class Connection(Line):
         if isinstance(answer, Refusal):
             self._turn_away(answer)
             return
+        self._grant = answer.grant
+        if not hub.has_place(answer.session_key, self.owner):
+            self._turn_away(no_place(answer, address=self.address, limits=self._limits))
+            return
         session, is_resumed = hub.open_session(self, answer.session_key, connect)
-        self._session, self._grant, self._will = session, answer.grant, connect.will
+        self._session, self._will = session, connect.will
         self._name = f"{answer.client_id.decode()!r} of {answer.grant.name or 'anyone'} at {self.address}"
         self._keep_alive_s = answer.keep_alive_s * KEEP_ALIVE_FACTOR
         self._scanner.version = connect.version
@@ -443,13 +447,12 @@ class Connection(Line):
 
     def abort(self) -> None:
         """Hang up now; what is not sent is lost."""
-        self._hub.connecting.pop(self, None)
+        self._hub.place(self, State.CLOSED)
         if self._transport is not None:
             self._transport.abort()
 
     def _set_state(self, state: State) -> None:
-        if self.state is State.NEW:
-            self._hub.connecting.pop(self, None)
+        self._hub.place(self, state)
         if state is not State.OPEN:
             self._scanner.close()
             self._hub.partials.weigh(self, 0)

@@ -79,6 +79,9 @@ class Hub:
     buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(READ_BYTES)))
     connections: dict[Connection, None] = field(default_factory=dict)
     connecting: dict[Connection, None] = field(default_factory=dict)
+    """Those that have not said who they are; and below those that were nobody, and those to whom all is said."""
+    refused: dict[Connection, None] = field(default_factory=dict)
+    closing: dict[Connection, None] = field(default_factory=dict)
     all_gone: asyncio.Event = field(default_factory=asyncio.Event)
     by_session: dict[SessionKey, Connection] = field(default_factory=dict)
     resting: list[Connection] = field(default_factory=list)
@@ -130,10 +133,22 @@ class Hub:
     def forget(self, connection: Connection) -> None:
         """Note that a connection is gone."""
         self.connections.pop(connection, None)
-        self.connecting.pop(connection, None)
+        self.place(connection, State.CLOSED)
         self.talkers.forget(connection)
         if not self.connections:
             self.all_gone.set()
+
+    def place(self, connection: Connection, state: State) -> None:
+        """Note how far a connection is, for whoever has to make room."""
+        for state_then, those in (
+            (State.NEW, self.connecting),
+            (State.REFUSED, self.refused),
+            (State.CLOSING, self.closing),
+        ):
+            if state is state_then:
+                those[connection] = None
+            else:
+                those.pop(connection, None)
 
     def weigh_partial(self, connection: Connection, held: int, *, fed: int) -> None:
         """Note what a connection holds of an unfinished packet; whoever holds most goes, strangers first."""
@@ -143,20 +158,36 @@ class Hub:
             self.partials.weigh(largest, 0)
             largest.end(ReasonCode.QUOTA_EXCEEDED, "unfinished packets hold too much memory", reason="partial_packets")
 
-    def to_spare(self, connections_max: int) -> Connection | None:
-        """Return the connection that is silent for longest, of whoever has more than half of all places.
+    def has_place(self, key: SessionKey, owner: tuple[str, str]) -> bool:
+        """Whether somebody who is known now may stay; where all places are taken, whoever has most may lose one."""
+        if len(self.by_session) < self.limits.connections_max or key in self.by_session:
+            return True
+        spare = self._to_spare(owner)
+        if spare is None:
+            return False
+        self.refuse("connections_of_one", f"{spare!r} made room: its owner has most of all connections")
+        is_idle = spare.is_idle
+        spare.end(ReasonCode.QUOTA_EXCEEDED)
+        if is_idle:
+            spare.abort()
+        return True
 
-        None if nobody has, or if each of theirs waits for an answer.
+    def _to_spare(self, owner: tuple[str, str]) -> Connection | None:
+        """Return the connection that is silent for longest, of whoever has most of them.
+
+        None if that is no more than `owner` has, who wants one more: or two would push out each other without end. Of
+        more than half of all places one goes to whoever comes, the same owner too, unless each waits for an answer.
         """
         by_owner: defaultdict[tuple[str, str], list[Connection]] = defaultdict(list)
-        for connection in self.connections:
-            if connection.state in {State.OPEN, State.REFUSED}:
-                by_owner[connection.owner].append(connection)
+        for connection in self.by_session.values():
+            by_owner[connection.owner].append(connection)
         most = max(by_owner.values(), key=len, default=[])
-        idle = [connection for connection in most if connection.is_idle]
-        if 2 * len(most) <= connections_max or not idle:
+        candidates = [connection for connection in most if connection.is_idle]
+        if len(most) > len(by_owner.get(owner, ())):
+            candidates = candidates or most
+        elif 2 * len(most) <= self.limits.connections_max:
             return None
-        return min(idle, key=lambda connection: connection.heard_s)
+        return min(candidates, key=lambda connection: connection.heard_s, default=None)
 
     def open_session(self, connection: Connection, key: SessionKey, connect: Connect) -> tuple[Session, bool]:
         """Give a client its session, and whether it was there before; whoever had it is told to go."""

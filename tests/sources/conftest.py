@@ -128,8 +128,9 @@ class MqttServerRig:
         assert isinstance(refused, dict)
         return refused
 
-    async def open(self) -> RawClient:
-        client = RawClient(*await asyncio.open_connection("127.0.0.1", self.port))
+    async def open(self, address: str = "127.0.0.1") -> RawClient:
+        """Return a client that has connected from an address of this machine and said nothing."""
+        client = RawClient(*await asyncio.open_connection("127.0.0.1", self.port, local_addr=(address, 0)))
         self._clients.append(client)
         return client
 

@@ -298,7 +298,7 @@ async def test_a_hundred_that_send_half_a_packet_for_ever(mqtt_server, monkeypat
 
 
 async def test_one_login_cannot_have_all_connections(mqtt_server, users) -> None:
-    """When it has more than half, its longest silent one makes room; the few of another stay."""
+    """Whoever has fewer takes the place of its longest silent one; nobody pushes out who has no more than he."""
     rig = await mqtt_server.start(connections_max=4, users=users, anonymous=True)
     other = await rig.connect(b"other")
     greedy = [await rig.connect(b"g%d" % k, username=b"pump", password=b"right", version=5) for k in range(3)]
@@ -311,8 +311,105 @@ async def test_one_login_cannot_have_all_connections(mqtt_server, users) -> None
         await client.send(PING)
         assert await client.packet() == PONG
     fifth = await rig.open()
-    assert await fifth.rest() == b""
+    await fifth.send(connect_bytes(b"fifth"))
+    assert await fifth.rest() == b"\x20\2\0\3"
     assert rig.refused == {"connections_of_one": 1, "too_many_connections": 1}
+    assert "'anyone' from 127.0.0.1 was sent away" in rig.source.status()["last_error"]
+    await rig.connect(b"newer")  # takes over from itself
+    assert rig.source.status()["clients"] == 4
+
+
+async def test_two_logins_cannot_share_all_connections(mqtt_server, users) -> None:
+    """Nobody has more than half, and a third is let in all the same, until it has as many as they."""
+    second, third = (MqttUser(name=name, password=Secret(env=ENV), topics=("#",)) for name in ("second", "third"))
+    rig = await mqtt_server.start(connections_max=4, users=(*users, second, third))
+    for k in range(2):
+        await rig.connect(b"%d" % k, username=b"pump", password=b"right")
+        await rig.connect(b"%d" % k, username=b"second", password=b"right")
+    for k in range(2):
+        await rig.connect(b"%d" % k, username=b"third", password=b"right")
+    assert rig.refused == {"connections_of_one": 2}
+    client = await rig.open()
+    await client.send(connect_bytes(b"2", version=5, username=b"third", password=b"right"))
+    assert await client.rest() == b"\x20\3\0\x88\0"
+    assert rig.source.status()["clients"] == 4
+
+
+async def test_one_login_cannot_have_all_connections_by_being_busy(mqtt_server, users) -> None:
+    """Its longest silent one makes room, and what was taken from that one is acknowledged first."""
+    rig = await mqtt_server.start(connections_max=2, users=users, anonymous=True)
+    rig.door.opened.clear()
+    greedy = [await rig.connect(b"g%d" % k, username=b"pump", password=b"right", version=5) for k in range(2)]
+    for k, client in enumerate(greedy, 1):
+        await client.send(publish_bytes(b"common/a", b"1", qos=1, packet_id=1, version=5))
+        await rig.until(lambda k=k: rig.source.status()["received"] == k)
+    await rig.connect(b"other")
+    rig.door.opened.set()
+    assert await greedy[0].rest() == b"\x40\x02\0\1\xe0\x01\x97"
+    assert await greedy[1].packet() == b"\x40\x02\0\1"
+    assert rig.refused == {"connections_of_one": 1}
+
+
+async def test_who_was_turned_away_and_stays_makes_room(mqtt_server, users) -> None:
+    """All is said to them; they are many, and count no more than as long as nobody wants their place."""
+    rig = await mqtt_server.start(connections_max=20, users=users)
+    turned_away = []
+    for k in range(60):
+        turned_away.append(await rig.open())
+        await turned_away[-1].send(connect_bytes(b"n%d" % k))
+        assert await turned_away[-1].packet() == b"\x20\2\0\5"
+        assert rig.source.status()["connections"] <= 20
+    known = [await rig.connect(b"d%d" % k, username=b"pump", password=b"right") for k in range(20)]
+    await known[0].send(PING)
+    assert await known[0].packet() == PONG
+    assert rig.source.status()["clients"] == 20
+    assert rig.refused == {"no_credentials": 60}
+
+
+async def test_who_waits_to_hear_that_the_password_is_wrong_makes_room(mqtt_server, users, monkeypatch) -> None:
+    """From many addresses, each with few; before anybody who has said nothing, who might know the right one."""
+    monkeypatch.setattr("gateway.sources.mqtt_server_auth.DELAY_S", 60.0)
+    monkeypatch.setattr("gateway.sources.mqtt_server_auth.DELAY_S_MAX", 60.0)
+    rig = await mqtt_server.start(connections_max=20, users=users)
+    silent = await rig.open()
+    guess = connect_bytes(b"n", username=b"pump", password=b"wrong")
+    for k in range(40):
+        client = await rig.open(f"127.0.{1 + k // 4}.1")
+        await client.send(guess)
+        await rig.until(lambda k=k: rig.refused.get("wrong_password") == k + 1)
+        assert rig.source.status()["connections"] <= 16
+    known = [await rig.connect(b"d%d" % k, username=b"pump", password=b"right") for k in range(20)]
+    await known[0].send(PING)
+    assert await known[0].packet() == PONG
+    await silent.send(connect_bytes(b"silent", username=b"pump", password=b"right"))
+    assert await silent.packet() == b"\x20\2\0\0"
+    assert rig.refused.keys() == {"wrong_password", "connecting_max", "connections_of_one"}
+
+
+async def test_known_clients_do_not_make_room_for_strangers(mqtt_server) -> None:
+    """Where all places are theirs, a few strangers more may say who they are; the oldest of those goes."""
+    rig = await mqtt_server.start(connections_max=3)
+    known = [await rig.connect(b"d%d" % k) for k in range(3)]
+    strangers = [await rig.open() for _ in range(17)]
+    assert await strangers[0].rest() == b""
+    assert rig.refused == {"connecting_max": 1}
+    assert rig.source.status()["connections"] == 3 + 16
+    for client in known:
+        await client.send(PING)
+        assert await client.packet() == PONG
+
+
+async def test_connections_that_end_are_bounded_too(mqtt_server) -> None:
+    """What was taken from them waits for its commit; one more than so many is not let in."""
+    rig = await mqtt_server.start(connections_max=1)
+    rig.door.opened.clear()
+    for k in range(1 + 16):
+        client = await rig.connect(b"d%d" % k)
+        await client.send(publish_bytes(b"t", b"%d" % k, qos=1, packet_id=1), b"\xe0\x00")
+        await rig.until(lambda: rig.source.status()["clients"] == 0)
+    client = await rig.open()
+    assert await client.rest() == b""
+    assert rig.refused == {"too_many_connections": 1}
 
 
 async def test_more_connections_than_there_may_be_are_sent_away(mqtt_server) -> None:
@@ -325,7 +422,9 @@ async def test_more_connections_than_there_may_be_are_sent_away(mqtt_server) -> 
         await client.send(publish_bytes(b"t", b"1", qos=1, packet_id=1))
         await rig.until(lambda k=k: rig.source.status()["received"] == k + 1)
     third = await rig.open()
-    assert await third.rest() == b""
+    await third.send(connect_bytes(b"third"))
+    assert await third.rest() == b"\x20\2\0\3"
+    await third.close()
     assert rig.refused == {"too_many_connections": 1}
     rig.door.opened.set()
     assert await first.packet() == b"\x40\x02\0\1"

@@ -18,6 +18,7 @@ LIMITS = Limits(
     session_expiry_s_max=100,
     in_flight_bytes_max=1000,
     wills_max=64,
+    connections_max=1000,
     partial_bytes_max=1000,
 )
 

@@ -273,3 +273,16 @@ async def test_whoever_was_read_is_last_in_line_after_a_pause(mqtt_server) -> No
     await clients[0].send(PINGREQ_BYTES)
     assert await clients[0].packet() == PINGRESP_BYTES
     assert [*hub.connections] == [*others, first]
+
+
+async def test_who_makes_room_does_so_once(mqtt_server) -> None:
+    """It is gone only a turn of the loop later, and several may want its place before."""
+    rig = await mqtt_server.start()
+    await rig.open()
+    hub = rig.source._hub
+    await rig.until(lambda: hub.connecting)
+    (connection,) = hub.connecting
+    connection.abort()
+    assert not hub.connecting
+    assert hub.connections
+    await rig.until(lambda: not hub.connections)
