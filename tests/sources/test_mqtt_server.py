@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import time
+from asyncio.sslproto import SSLProtocol
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -621,6 +622,21 @@ async def greet(port: int, context: ssl.SSLContext) -> bytes:
         return await reader.readexactly(4)
     finally:
         writer.transport.abort()
+
+
+async def test_a_tls_connection_has_a_small_buffer(mqtt_server, certificates: Path, monkeypatch) -> None:
+    """A quarter of a megabyte for each, as asyncio has it, is more than the board has."""
+    monkeypatch.setattr(SSLProtocol, "max_size", 256 * 1024)
+    rig = await mqtt_server.start(**tls_settings(certificates))
+    _, writer = await asyncio.open_connection("127.0.0.1", rig.port, ssl=tls_client(certificates, "device"))
+    await rig.until(lambda: rig.source._hub.connections)
+    (connection,) = rig.source._hub.connections
+    assert len(connection._transport._ssl_protocol._ssl_buffer) == 16 * 1024
+    # More than that at a time, and in one message.
+    payload = bytes(100_000)
+    writer.write(connect_bytes(b"d1") + publish_bytes(b"plant/pump-7.plant/x", payload, qos=1, packet_id=1))
+    await rig.until(lambda: rig.door.payloads == [payload])
+    writer.transport.abort()
 
 
 async def test_no_certificate_or_a_strangers_is_refused(mqtt_server, certificates: Path) -> None:
