@@ -412,7 +412,7 @@ class MqttServerSource:
 
     def _press(self, is_on: bool) -> None:  # noqa: FBT001  a callback with one meaning
         self._hub.is_pressed = is_on
-        for connection in list(self._hub.connections):
+        for connection in list(self._hub.connections) if is_on else self._hub.in_turn():
             # Those that have not said who they are cost nothing yet, and may.
             if is_on and connection not in self._hub.connecting:
                 connection.pause(Pause.SHARED)

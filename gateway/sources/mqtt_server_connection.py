@@ -56,6 +56,7 @@ class Connection(Line):
         "_bytes_fresh",
         "_bytes_in_flight",
         "_grant",
+        "_group",
         "_has_peer_hung_up",
         "_keep_alive_s",
         "_last_words",
@@ -78,6 +79,7 @@ class Connection(Line):
         super().__init__(hub)
         self.state = State.NEW
         self.address = address
+        self._group = address_group(address)
         self._limits = hub.limits
         self._scanner = PublishScanner(
             packet_bytes_max=min(CONNECT_BYTES_MAX, hub.limits.packet_bytes_max),
@@ -108,7 +110,7 @@ class Connection(Line):
     def owner(self) -> tuple[str, str]:
         """Who it counts for: the user, or for those without a name the address."""
         name = self._grant.name if self._grant is not None else ANONYMOUS
-        return name, "" if name else address_group(self.address)
+        return name, "" if name else self._group
 
     @property
     def is_idle(self) -> bool:

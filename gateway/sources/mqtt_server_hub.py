@@ -126,6 +126,25 @@ class Hub:
             return min(portion, max(READ_BYTES_MIN, int(size_bytes * LOOK_S_MAX / took_s)))
         return portion
 
+    def in_turn(self) -> list[Connection]:
+        """Return all connections in the order in which they may go on after a pause: one of each owner, then the next.
+
+        Whoever was looked at least recently is first, of the owners and of the connections of each: who has a hundred
+        gets no more of the room there is than who has one.
+        """
+        by_owner: dict[tuple[str, str], list[Connection]] = {}
+        for connection in self.connections:
+            # Taken out and put in again: an owner's place is that of its last one.
+            of_one = by_owner.pop(connection.owner, [])
+            of_one.append(connection)
+            by_owner[connection.owner] = of_one
+        places = [
+            (turn, rank, connection)
+            for rank, of_one in enumerate(by_owner.values())
+            for turn, connection in enumerate(of_one)
+        ]
+        return [connection for *_, connection in sorted(places, key=lambda place: place[:2])]
+
     def now_s(self) -> float:
         """Return the event loop's time; waits and silences are measured by it."""
         return asyncio.get_running_loop().time()

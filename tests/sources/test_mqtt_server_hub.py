@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from gateway.net.mqtt_fields import Property
 from gateway.net.mqtt_packets import PINGREQ_BYTES, PINGRESP_BYTES, Will, publish_bytes
+from gateway.sources.mqtt_server_connection import Connection
 from gateway.sources.mqtt_server_hub import LOOK_GROWTH, LOOK_S_MAX, State
 from gateway.sources.mqtt_server_line import READ_BYTES, READ_BYTES_FIRST, READ_BYTES_MIN, Pause
 from gateway.sources.mqtt_server_session import Session
@@ -286,3 +287,43 @@ async def test_who_makes_room_does_so_once(mqtt_server) -> None:
     assert not hub.connecting
     assert hub.connections
     await rig.until(lambda: not hub.connections)
+
+
+class Tap:
+    """The part of a transport that reads or does not; notes in `order` who is read again."""
+
+    def __init__(self, name: str, order: list[str]) -> None:
+        self.name = name
+        self.order = order
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        self.order.append(self.name)
+
+
+async def test_after_a_pause_owners_take_turns(mqtt_server_rig) -> None:
+    """Who has many connections is read no oftener than who has one; whoever was read least recently comes first."""
+    rig = mqtt_server_rig().build()
+    hub = rig.source._hub
+    order: list[str] = []
+    of_name = {}
+    for name in ("a1", "a2", "a3", "b1", "c1", "a4", "c2"):
+        connection = Connection(hub, address={"a": "192.0.2.1", "b": "192.0.2.2", "c": "192.0.2.3"}[name[0]])
+        connection._transport = Tap(name, order)
+        hub.connections[connection] = None
+        of_name[name] = connection
+
+    def pause_and_go_on() -> list[str]:
+        order.clear()
+        rig.source._press(True)
+        rig.source._press(False)
+        return list(order)
+
+    assert pause_and_go_on() == ["b1", "a1", "c1", "a2", "c2", "a3", "a4"]
+    hub.looked(of_name["b1"], 1, portion=1, talk=0)
+    assert pause_and_go_on() == ["a1", "c1", "b1", "a2", "c2", "a3", "a4"]
+    hub.looked(of_name["a1"], 1, portion=1, talk=0)
+    hub.looked(of_name["c1"], 1, portion=1, talk=0)
+    assert pause_and_go_on() == ["b1", "a2", "c2", "a3", "c1", "a4", "a1"]
