@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 CORE_BYTES: Final = 46 << 20
 # A request under way: the readings, the request, and the compressed request, of a typical size each.
 UPLINK_BYTES: Final = 2 << 20
+# A client's TLS connection to the MQTT server, measured with six hundred; what OpenSSL holds is the larger part.
+TLS_CONNECTION_BYTES: Final = 60 << 10
+# More of memory_max than one part in so many should be known before as many devices connect.
+TLS_SHARE: Final = 4
 STORE_BOUNDS: Final = {"pending_bytes": 256 << 10, "recent_bytes": 128 << 10}
 SOURCE_BOUNDS: Final = ("buffer_max", "in_flight_bytes_total", "pending_max")
 SOURCE_BOUND_MIN: Final = 64 << 10
@@ -53,6 +57,14 @@ class Fit(NamedTuple):
                 f"memory: with everything full, {needed} would be needed, and {profile.name} has {profile.memory_max}; "
                 "fewer sources or series, or a larger board"
             )
+        for source in self.config.sources:
+            size_bytes = _tls_bytes(source)
+            if size_bytes > int(profile.memory_max) // TLS_SHARE:
+                said.append(
+                    f"memory: {getattr(source, 'connections_max', 0)} TLS connections to {source.name} would take "
+                    f"{Size(size_bytes >> 20 << 20)} beside that, of the {profile.memory_max} of {profile.name}; "
+                    "connections_max bounds them, and a quarter of it those of strangers"
+                )
         return said
 
 
@@ -85,6 +97,12 @@ def _scale_store(store: StoreSettings, share: float) -> StoreSettings:
 
 def _held_by(source: SourceSettings) -> int:
     return sum(int(getattr(source, name, 0)) for name in SOURCE_BOUNDS)
+
+
+def _tls_bytes(source: SourceSettings) -> int:
+    """Return what the connections of clients may take where they come over TLS."""
+    count = int(getattr(source, "connections_max", 0))
+    return count * TLS_CONNECTION_BYTES if count and getattr(source, "tls", None) is not None else 0
 
 
 def _scale_source(source: SourceSettings, share: float) -> SourceSettings:

@@ -59,6 +59,20 @@ def test_on_a_small_board_all_bounds_are_held_to_one_share() -> None:
     assert "64MiB of pi-zero-2w" in note
 
 
+def test_what_tls_connections_would_take_is_said() -> None:
+    """Where it is much for the board: there must be as many clients before it is taken, so nothing is scaled."""
+    tls = SERVER + 'tls = {{ cert_file = "c", key_file = "k" }}\n'
+    zero, large = load("pi-zero-2w"), load("x86-64")
+    for board, part, notes in (
+        (zero, tls, ["memory: 1000 TLS connections to s0 would take 58MiB beside that, of the 64MiB of pi-zero-2w; "]),
+        (zero, tls + "connections_max = 200\n", []),
+        (zero, SERVER, []),
+        (large, tls, []),
+    ):
+        said = fit(config_of(part), board).notes(board)
+        assert [note.partition("connections_max")[0] for note in said if "TLS" in note] == notes
+
+
 def test_floors_hold_where_nothing_fits() -> None:
     """Forty sources on a small board: each can still take its largest packet, and the sum is said."""
     profile = load("pi-zero-2w")
