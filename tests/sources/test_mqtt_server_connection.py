@@ -531,6 +531,7 @@ TALK = {
 async def test_who_says_much_and_publishes_nothing_stands_in_line(mqtt_server, name: str, monkeypatch) -> None:
     """A first time at once; whatever it is that is answered without a commit. Its turn comes."""
     monkeypatch.setattr("gateway.sources.mqtt_server_talk.TALK_GAP_S", 3600.0)
+    monkeypatch.setattr("gateway.sources.mqtt_server.TICK_S", 3600.0)
     rig = await mqtt_server.start(anonymous_topics=("open/#",))
     client = await rig.connect(version=5)
     (connection,) = rig.source._hub.connections

@@ -231,8 +231,9 @@ async def test_a_look_that_took_long_makes_the_next_one_shorter(mqtt_server) -> 
     assert connection._look_bytes > 5
 
 
-async def test_who_fills_what_is_read_of_him_is_soon_read_in_large_portions(mqtt_server) -> None:
+async def test_who_fills_what_is_read_of_him_is_soon_read_in_large_portions(mqtt_server, monkeypatch) -> None:
     """Beginning with a small one, since it might be filled with something else than messages."""
+    monkeypatch.setattr("gateway.sources.mqtt_server_hub.LOOK_S_MAX", 60.0)
     rig = await mqtt_server.start()
     client = await rig.connect()
     (connection,) = rig.source._hub.connections
@@ -246,6 +247,7 @@ async def test_who_fills_what_is_read_of_him_is_soon_read_in_large_portions(mqtt
 async def test_who_talks_is_read_in_small_portions_and_stands_in_line(mqtt_server, monkeypatch) -> None:
     """Only while the connection is open: of one that ends it must be seen when the client hangs up."""
     monkeypatch.setattr("gateway.sources.mqtt_server_talk.TALK_GAP_S", 3600.0)
+    monkeypatch.setattr("gateway.sources.mqtt_server_hub.LOOK_S_MAX", 60.0)
     rig = await mqtt_server.start()
     await rig.connect()
     hub = rig.source._hub
