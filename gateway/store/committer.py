@@ -290,6 +290,10 @@ class Committer:
         if isinstance(error, FullError):
             full = self._turned_away(error, self._keeper.turned_away_bytes)
             self.want(ACK_WAIT_S)
+        elif closed := self.trouble.look_at_files():
+            # Whatever failed, it is because of that.
+            full = self.gathering.full("closed", closed, CLOSED_RETRY_S)
+            self.want(RETRY_S)
         else:
             if not isinstance(error, sqlite3.Error) or not is_damage(error) or await self.met_damage(error):
                 self.trouble.failed(error)

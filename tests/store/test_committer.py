@@ -225,6 +225,25 @@ async def test_a_stop_that_cannot_be_written_leaves_its_log(shelves, failing) ->
     assert await shelves.drain(store) == put
 
 
+async def test_a_commit_that_fails_since_its_files_went_says_that(shelves, failing) -> None:
+    """And not what the disk said of the place where they were."""
+    store = await shelves.open()
+    await shelves.put(store, 1)
+    moved = shelves.state_dir.with_name("moved")
+
+    async def meanwhile() -> None:
+        shelves.state_dir.rename(moved)
+
+    failing.meanwhile = meanwhile
+    failing.errors = [FileNotFoundError(2, "No such file or directory")]
+    with pytest.raises(FullError, match="was deleted, moved away or replaced"):
+        await shelves.put(store, 1)
+    assert "was deleted, moved away or replaced" in str(store.status()["store"]["trouble"])
+    moved.rename(shelves.state_dir)
+    store.look_at_files()
+    assert not store.is_closed
+
+
 async def test_who_only_asks_whether_to_wait_is_not_counted_as_turned_away(shelves) -> None:
     """One message that finds no room is one, however often it was looked."""
     store = await shelves.open(commit_interval_s=1.0)
