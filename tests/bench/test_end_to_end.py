@@ -10,7 +10,7 @@ from gateway.bench.report import Figure, Skipped
 
 def is_of_a_gateway(figure: Figure) -> bool:
     """Whether this may be its memory: an interpreter with numpy has 20 MB, and no look sees more than the peak."""
-    peak_mb = float(figure.note.removeprefix("peak "))
+    peak_mb = float(figure.note.removeprefix("median; peak "))
     return 20 < figure.value <= peak_mb + 0.1 and peak_mb < 200
 
 
