@@ -225,7 +225,7 @@ def map_all(mapper: Mapper, names: list[Any], documents: list[Any]) -> Any:
 @given(
     st.lists(OBJECTS, min_size=1, max_size=4), st.lists(OBJECTS, max_size=6), st.sampled_from(["own", "field", "none"])
 )
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 def test_a_mapper_that_has_learnt_forms_finds_what_one_that_has_not_finds(
     teachers: list[Any], documents: list[Any], kind: str
 ) -> None:
