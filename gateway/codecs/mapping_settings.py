@@ -115,11 +115,6 @@ class MetricSettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_field
     scale: Annotated[float, Meta(description="The value is multiplied by this …")] = 1.0
     offset: Annotated[float, Meta(description="… and this is added; what comes out is a double.")] = 0.0
 
-    @property
-    def is_scaled(self) -> bool:
-        """Whether the value changes at all."""
-        return self.scale != 1 or self.offset != 0
-
     _field_is_path = _is_path("field")
 
     @check("scale")

@@ -44,7 +44,7 @@ from gateway.sources.mqtt_server_session import Session, Sessions
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from gateway.core.clock import Clock
     from gateway.core.contracts import Accept
@@ -482,11 +482,7 @@ def _tls_context(settings: MqttServerSettings) -> ssl.SSLContext:
     assert tls is not None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    files: Sequence[str] = (
-        tls.cert_file,
-        tls.key_file,
-        *([tls.client_ca_file] if tls.client_ca_file else []),
-    )
+    files = [tls.cert_file, tls.key_file, *filter(None, [tls.client_ca_file])]
     for name in files:
         if not Path(name).is_file():
             raise ValueError(f"tls: there is no file {name}")
