@@ -28,7 +28,7 @@ from gateway.codecs.routes import Owners, Routes
 from gateway.codecs.routing import Output, Plan, RefusingPlan, Topic, Work
 from gateway.codecs.topics import Pattern
 from gateway.core.batch import distinct
-from gateway.core.clock import WALL_CEILING_NS, WALL_FLOOR_NS
+from gateway.core.clock import WALL_CEILING_NS, is_plausible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -131,7 +131,7 @@ class Mapper:
 
     def _moment(self, arrived_ns: int, wall_ns: int | None) -> Moment:
         # A clock that stands before this software was made was never set.
-        if wall_ns is None or not WALL_FLOOR_NS <= wall_ns < WALL_CEILING_NS:
+        if wall_ns is None or not is_plausible(wall_ns):
             return Moment(arrived_ns, self.limits.device_time_min, WALL_CEILING_NS)
         return Moment(arrived_ns, self.limits.device_time_min, wall_ns + self.limits.device_time_ahead_max)
 

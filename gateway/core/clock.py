@@ -212,7 +212,7 @@ class Timeline:
         synced = clock.is_synced()
         monotonic_ns, wall_ns = _look(clock)
         quality = Quality.SYNCED if synced else Quality.UNSYNCED
-        if not _is_plausible(wall_ns):
+        if not is_plausible(wall_ns):
             quality = Quality.UNKNOWN
         return self.add(Sample(monotonic_ns, wall_ns - monotonic_ns, quality))
 
@@ -222,7 +222,7 @@ class Timeline:
         One that says it knows the time, and says one that cannot be, is ignored, whoever brought it: nanoseconds of
         the year 9999 fit no column, and no commit would be possible while it is there.
         """
-        if sample.quality is not Quality.UNKNOWN and not _is_plausible(sample.monotonic_ns + sample.offset_ns):
+        if sample.quality is not Quality.UNKNOWN and not is_plausible(sample.monotonic_ns + sample.offset_ns):
             return False
         times = self.current
         last = times.samples[-1] if times.samples else None
@@ -270,10 +270,6 @@ class Timeline:
         if not self._offsets:
             self._offsets = _placed(self.boots)
         return self._offsets[times.boot]
-
-
-def _is_plausible(wall_ns: int) -> bool:
-    return WALL_FLOOR_NS <= wall_ns < WALL_CEILING_NS
 
 
 def _placed(boots: list[BootTimes]) -> dict[BootId, _Offset | None]:

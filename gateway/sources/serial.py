@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.codecs import framing
 from gateway.codecs.framing import Data, Hello, Plain, Sessions, Verdict
-from gateway.core.clock import NS_PER_S, WALL_CEILING_NS, WALL_FLOOR_NS, Quality
+from gateway.core.clock import NS_PER_S, Quality, is_plausible
 from gateway.core.contracts import Accepted, Arrivals, FullError, MalformedError
 from gateway.core.text import sentence
 from gateway.sources import serial_port
@@ -329,7 +329,7 @@ class SerialSource:
     def _time_for(self, session: int) -> bytes:
         wall_ns = self._clock.wall_ns()
         quality = Quality.SYNCED if self._clock.is_synced() else Quality.UNSYNCED
-        if not WALL_FLOOR_NS <= wall_ns < WALL_CEILING_NS:
+        if not is_plausible(wall_ns):
             wall_ns, quality = 0, Quality.UNKNOWN
         return framing.encode_time(session, unix_ms=wall_ns // 1_000_000, quality=quality)
 

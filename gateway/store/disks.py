@@ -80,16 +80,7 @@ def is_failing(error: Exception) -> bool:
 
 def takes_writes(folder: Path) -> bool:
     """Whether what is written there reaches the medium. May take as long as a failing disk takes to say no."""
-    try:
-        file = os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(file, bytes(_TRIAL_BYTES))
-            os.fsync(file)
-        finally:
-            os.close(file)
-    except OSError:
-        return False
-    return True
+    return _try_to_write(folder, bytes(_TRIAL_BYTES)) is None
 
 
 def why(error: Exception, path: Path) -> str:
@@ -163,10 +154,16 @@ def when_unusable(folder: Path) -> str:
     return ""
 
 
-def _try_to_write(folder: Path) -> OSError | None:
-    """Make a file that has no name and is gone at once; return what kept it from being made."""
+def _try_to_write(folder: Path, data: bytes = b"") -> OSError | None:
+    """Make a file without a name that holds `data`, and let it go; return what kept it from being made."""
     try:
-        os.close(os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600))
+        file = os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+        try:
+            if data:
+                os.write(file, data)
+                os.fsync(file)
+        finally:
+            os.close(file)
     except OSError as error:
         return error
     return None
