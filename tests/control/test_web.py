@@ -62,6 +62,16 @@ class Window:
         return self.telemetry.value("tidegate_control_refused", reason=reason)
 
 
+async def stopped(window: Window, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Stop the server as the gateway does; whoever is connected is hung up on."""
+    window.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await window.task
+    with contextlib.suppress(ConnectionResetError):
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+    writer.close()
+
+
 @pytest.fixture
 async def open_window():
     windows: list[Window] = []
@@ -115,12 +125,7 @@ async def test_open_connections_are_no_trouble_at_the_end(open_window, caplog) -
     writer.write(b"GET /status")
     while not window.server._connections:
         await asyncio.sleep(0)
-    window.task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await window.task
-    with contextlib.suppress(ConnectionResetError):
-        assert await asyncio.wait_for(reader.read(), 5) == b""
-    writer.close()
+    await stopped(window, reader, writer)
     assert not window.server._connections
     assert not [record for record in caplog.records if record.name == "asyncio"]
 
@@ -402,12 +407,7 @@ async def test_cancelled_it_closes_and_drops_who_is_connected(open_window) -> No
     async with asyncio.timeout(5):
         while not window.server._connections:
             await asyncio.sleep(0.01)
-    window.task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await window.task
-    with contextlib.suppress(ConnectionResetError):
-        assert await asyncio.wait_for(reader.read(), 5) == b""
-    writer.close()
+    await stopped(window, reader, writer)
     with pytest.raises(OSError):
         await asyncio.open_connection("127.0.0.1", window.server.port)
     assert not window.server.started.is_set()

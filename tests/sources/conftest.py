@@ -179,3 +179,23 @@ def mqtt_server_rig() -> type[MqttServerRig]:
 async def door() -> Door:
     """An accept that can be told what to do."""
     return Door()
+
+
+class WindowOfTwo:
+    """Knows from the beginning what a real one would learn: two messages are all that a sender sends."""
+
+    def __init__(self, *, now_s: float) -> None:
+        self.waiting = 0
+
+    def came(self, count: int, *, now_s: float) -> bool:
+        self.waiting += count
+        return self.waiting == 2
+
+    def answered(self, count: int, *, now_s: float) -> None:
+        self.waiting -= count
+
+
+@pytest.fixture
+def window_of_two() -> type[WindowOfTwo]:
+    """Return what stands in the place of a `Window`."""
+    return WindowOfTwo

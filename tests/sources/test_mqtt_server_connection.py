@@ -58,23 +58,9 @@ async def test_pubacks_leave_in_the_order_of_arrival(mqtt_server) -> None:
     assert [await client.packet() for _ in range(2)] == [ack(0x40, 1), ack(0x40, 2)]
 
 
-class WindowOfTwo:
-    """Knows from the beginning what a real one would learn: two messages are all that a client sends."""
-
-    def __init__(self, *, now_s: float) -> None:
-        self.waiting = 0
-
-    def came(self, count: int, *, now_s: float) -> bool:
-        self.waiting += count
-        return self.waiting == 2
-
-    def answered(self, count: int, *, now_s: float) -> None:
-        self.waiting -= count
-
-
-async def test_who_waits_for_answers_asks_for_an_early_commit(mqtt_server, monkeypatch) -> None:
+async def test_who_waits_for_answers_asks_for_an_early_commit(mqtt_server, monkeypatch, window_of_two) -> None:
     """Each connection by itself, of QoS 1 and 2 alike; a message without an answer says nothing."""
-    monkeypatch.setattr("gateway.sources.mqtt_server_connection.Window", WindowOfTwo)
+    monkeypatch.setattr("gateway.sources.mqtt_server_connection.Window", window_of_two)
     rig = await mqtt_server.start()
     rig.door.opened.clear()
     one, two = await rig.connect(b"one"), await rig.connect(b"two")

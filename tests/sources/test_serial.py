@@ -483,23 +483,11 @@ async def test_a_device_that_says_nothing_is_explained(rig: Rig) -> None:
     assert rig.status["advice"] == ""
 
 
-class WindowOfTwo:
-    """Knows from the beginning what a real one would learn: two frames are all that a device sends."""
-
-    def __init__(self, *, now_s: float) -> None:
-        self.waiting = 0
-
-    def came(self, count: int, *, now_s: float) -> bool:
-        self.waiting += count
-        return self.waiting == 2
-
-    def answered(self, count: int, *, now_s: float) -> None:
-        self.waiting -= count
-
-
-async def test_who_sends_nothing_more_before_its_answer_is_said(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_sends_nothing_more_before_its_answer_is_said(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, window_of_two: type
+) -> None:
     """Each device by itself; what was put off is answered too, and waits no more."""
-    monkeypatch.setattr(serial_module, "Window", WindowOfTwo)
+    monkeypatch.setattr(serial_module, "Window", window_of_two)
     rig.shelf.open.clear()
     rig.line.write(data(1))
     await until(lambda: rig.status["received"] == 1)
