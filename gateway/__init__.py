@@ -141,7 +141,7 @@ uplinks/                  Roads: what is held leaves here, fresh first, and is l
   senders.py              Senders: packed requests go out as OTLP/HTTP over one kept connection
   sending.py              From a lease in hand to the far side: encode, then compress and post in the thread
   settings.py             What can be said of an uplink in the config, and what is refused by name
-  state.py                What an uplink knows of itself: what people ask about it, and which signals it holds back
+  state.py                What an uplink knows of itself: what people ask about it, what it counts, which signals it holds back
   verdicts.py             Whether what was refused is given up: a refusal may be about the data, or about a road that takes nothing
   worker.py               One thread for an uplink's blocking work: compress and send
 control/                  Windows: people and servers look in here

@@ -23,7 +23,7 @@ from gateway.uplinks.guards import Backoff, HoldError, InTransitError, Request
 from gateway.uplinks.requests import Hand, NoClockError, RequestBuilder
 from gateway.uplinks.senders import HttpSender
 from gateway.uplinks.sending import REJECTED, Ahead, NotBegunError, Sending
-from gateway.uplinks.state import Holding, Status
+from gateway.uplinks.state import Holding, Status, Tally
 from gateway.uplinks.worker import NO_SEAMS, Seams
 
 if TYPE_CHECKING:
@@ -72,7 +72,6 @@ class Uplink:
         self._settings = settings
         self._store = store
         self._clock = clock
-        self._telemetry = telemetry
         self._on_server_time = seams.on_server_time
         self._wire: Wire = seams.wire or HttpSender(settings, version=version, clock=clock)
         self._sending = Sending(
@@ -99,7 +98,7 @@ class Uplink:
         self._round_s = float("-inf")
         self._is_round_over = True
         self._probe_at_s = 0.0
-        self._bytes_counted = self._requests_counted = 0
+        self._tally = Tally(telemetry, settings.name)
         self._hand: Hand | None = None
         self._ahead: Ahead | None = None
         self._status = Status()
@@ -255,7 +254,7 @@ class Uplink:
             self._store.release(hand.lease, maybe_delivered=hand.is_begun)
             raise
         finally:
-            self._count()
+            self._tally.carry(self._wire)
         return None
 
     def _begin(self, hand: Hand) -> Flight | None:
@@ -378,7 +377,7 @@ class Uplink:
         known.rtt_s = hand.rtt_s
         if hand.message:
             known.last_error = hand.message
-        self._telemetry.count("tidegate_uplink_readings_sent", hand.delivered, help="Readings taken.", uplink=self.name)
+        self._tally.sent(hand.delivered)
         self._backoff.succeeded()
         was_held = self._holding.went(hand.lease.signal)
         if self._is_down or was_held:
@@ -395,7 +394,7 @@ class Uplink:
         if reason != self._holding.reasons.get(signal):
             log.warning("uplink %s: %s are held back: %s", self.name, signal.name.lower(), reason)
         self._status.last_error = reason
-        self._count_failure("hold")
+        self._tally.failed("hold")
         wait_s = self._holding.hold(signal, reason, after_s=error.after_s, now_s=_now_s())
         self._say("holding", reason, wait_s)
         self._store.release(lease, maybe_delivered=error.answer_lost)
@@ -412,12 +411,8 @@ class Uplink:
         known.last_error = reason
         self._is_down = True
         self._size.failed(in_transit=isinstance(error, InTransitError))
-        self._count_failure("hold" if isinstance(error, HoldError) else "throttled" if error.after_s else "later")
+        self._tally.failed("hold" if isinstance(error, HoldError) else "throttled" if error.after_s else "later")
         return self._backoff.failed(error.after_s)
-
-    def _count_failure(self, kind: str) -> None:
-        about = "Requests that are to be sent again, by what to do next."
-        self._telemetry.count("tidegate_uplink_failures", help=about, uplink=self.name, kind=kind)
 
     async def _wait(self, error: TryLaterError, wait_s: float) -> None:
         if isinstance(error, NoClockError):
@@ -482,18 +477,6 @@ class Uplink:
         known = self._status
         known.state, known.reason = state, reason
         known.retry_at_ns = self._clock.monotonic_ns() + int(wait_s * NS_PER_S)
-
-    def _count(self) -> None:
-        """Carry the wire's own counters over."""
-        sent, requests = self._wire.bytes_sent, self._wire.requests
-        name = self.name
-        self._telemetry.count(
-            "tidegate_uplink_bytes_sent", sent - self._bytes_counted, help="Bodies and headers.", uplink=name
-        )
-        self._telemetry.count(
-            "tidegate_uplink_requests", requests - self._requests_counted, help="Requests begun.", uplink=name
-        )
-        self._bytes_counted, self._requests_counted = sent, requests
 
 
 def _now_s() -> float:

@@ -1,4 +1,4 @@
-"""What an uplink knows of itself: what people ask about it, and which signals it holds back. Does no I/O."""
+"""What an uplink knows of itself: what people ask about it, what it counts, which signals it holds back. No I/O."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from gateway.uplinks.guards import Backoff
 if TYPE_CHECKING:
     from random import Random
 
+    from gateway.core.telemetry import Telemetry
+    from gateway.uplinks.guards import Wire
     from gateway.uplinks.settings import RetrySettings
 
 # So often the same refusal is said.
@@ -38,6 +40,35 @@ class Status:
         if is_news:
             self.warned, self.warned_s = message, now_s
         return is_news
+
+
+class Tally:
+    """One uplink's counters, under the names that Prometheus reads."""
+
+    def __init__(self, telemetry: Telemetry, uplink: str) -> None:
+        self._telemetry = telemetry
+        self._uplink = uplink
+        self._bytes = self._requests = 0
+
+    def sent(self, readings: int) -> None:
+        """Count readings that were taken."""
+        self._telemetry.count("tidegate_uplink_readings_sent", readings, help="Readings taken.", uplink=self._uplink)
+
+    def failed(self, kind: str) -> None:
+        """Count a request that is to be sent again."""
+        about = "Requests that are to be sent again, by what to do next."
+        self._telemetry.count("tidegate_uplink_failures", help=about, uplink=self._uplink, kind=kind)
+
+    def carry(self, wire: Wire) -> None:
+        """Carry the wire's own counters over."""
+        bytes_sent, requests, uplink = wire.bytes_sent, wire.requests, self._uplink
+        self._telemetry.count(
+            "tidegate_uplink_bytes_sent", bytes_sent - self._bytes, help="Bodies and headers.", uplink=uplink
+        )
+        self._telemetry.count(
+            "tidegate_uplink_requests", requests - self._requests, help="Requests begun.", uplink=uplink
+        )
+        self._bytes, self._requests = bytes_sent, requests
 
 
 class Holding:

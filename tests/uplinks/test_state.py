@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from random import Random
+from types import SimpleNamespace
 
 from gateway.core.contracts import Signal
+from gateway.core.telemetry import Telemetry
 from gateway.core.units import Duration
 from gateway.uplinks.settings import RetrySettings
-from gateway.uplinks.state import Holding, Status
+from gateway.uplinks.state import Holding, Status, Tally
 
 
 def test_the_one_that_is_tried_next_is_the_one_that_is_told() -> None:
@@ -40,3 +42,19 @@ def test_who_was_taken_begins_anew() -> None:
     assert not holding.went(Signal.LOGS)
     assert not holding.went(Signal.METRICS)
     assert (holding.failures, holding.reasons) == (0, {})
+
+
+def test_the_wires_own_counters_are_carried_over_as_they_grow() -> None:
+    """Each time what was added since."""
+    telemetry, wire = Telemetry(), SimpleNamespace(bytes_sent=0, requests=0)
+    tally = Tally(telemetry, "cloud")
+    for wire.bytes_sent, wire.requests in [(100, 1), (250, 3), (250, 3)]:
+        tally.carry(wire)
+    tally.sent(7)
+    tally.failed("hold")
+    assert {family.name: [*family.values.values()] for family in telemetry.families()} == {
+        "tidegate_uplink_bytes_sent": [250],
+        "tidegate_uplink_requests": [3],
+        "tidegate_uplink_readings_sent": [7],
+        "tidegate_uplink_failures": [1],
+    }
