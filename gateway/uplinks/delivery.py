@@ -359,6 +359,8 @@ class Uplink:
 
     def _settle(self, hand: Hand) -> None:
         """Tell the store what became of the whole lease."""
+        assert not hand.parts
+        assert not hand.doubted
         if hand.is_begun:
             self._answered(hand)
         if hand.message and hand.rejected and self._status.is_news(hand.message, _now_s()):

@@ -167,11 +167,7 @@ class Hand:
 
     def refuse(self, reason: str, message: str) -> None:
         """Give up the first part."""
-        assert self.parts
-        part = self.parts.popleft()
-        self.reject(len(part), reason, message)
-        if not isinstance(part, Closed):
-            self.refused.append((message, part))
+        self._give_up(reason, message, self._pop())
 
     def part(self) -> None:
         """Cut the first part in two, and send the others before these."""
@@ -181,17 +177,29 @@ class Hand:
 
     def doubt(self, message: str) -> None:
         """Lay the first part aside until it is known whether the road takes anything."""
-        assert self.parts
-        part = self.parts.popleft()
-        assert not isinstance(part, Closed)
-        self.doubted.append((message, part))
+        self.doubted.append((message, self._pop()))
+
+    def take_back(self) -> None:
+        """Have what was laid aside sent again after all."""
+        assert self.parts is not None
+        self.parts.extend(part for _, part in self.doubted)
+        self.doubted = []
 
     def give_up(self, reason: str) -> None:
         """Count what was laid aside as never to be delivered."""
         for message, part in self.doubted:
-            self.reject(len(part), reason, message)
-        self.refused += self.doubted
+            self._give_up(reason, message, part)
         self.doubted = []
+
+    def _give_up(self, reason: str, message: str, part: Part) -> None:
+        self.reject(len(part), reason, message)
+        self.refused.append((message, part))
+
+    def _pop(self) -> Part:
+        assert self.parts
+        part = self.parts.popleft()
+        assert not isinstance(part, Closed)
+        return part
 
     def aside(self) -> list[tuple[str, int, bytes]]:
         """Return the parts that were given up as a person may see them: why, how many readings, and as a segment."""
@@ -209,10 +217,9 @@ class Hand:
 
     def split(self) -> None:
         """Cut the first part in two."""
-        assert self.parts
-        first = self.parts.popleft()
-        assert not isinstance(first, Closed)
-        self.parts.extendleft(reversed(first.halves()))
+        halves = self._pop().halves()
+        assert self.parts is not None
+        self.parts.extendleft(reversed(halves))
 
     def close(self) -> None:
         """Let go of what was made of the lease, where it can be made again as it was: it is the most memory of all."""

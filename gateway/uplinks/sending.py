@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from gateway.codecs import zstd
 from gateway.core.clock import NS_PER_S
-from gateway.uplinks.guards import Compressing, Request, StatusRefusedError, TooLargeError
+from gateway.uplinks.guards import Compressing, HoldError, Request, StatusRefusedError, TooLargeError
 from gateway.uplinks.pacing import FAST_LEVEL, BatchSize, Effort
 from gateway.uplinks.requests import Closed
 from gateway.uplinks.verdicts import PARTS_MAX, REFUSALS_MAX, Verdicts
@@ -134,8 +134,8 @@ class Sending:
             answer = flight.answer.result()
         except TooLargeError as error:
             self.size.was_too_large(len(request.body))
+            self._open(hand)
             if request.readings > 1:
-                self._open(hand)
                 hand.split()
                 return None
             self._verdicts[request.signal].too_large(str(error))
@@ -163,7 +163,12 @@ class Sending:
             hand.doubt(reason)
         parts = len(hand.parts) + len(hand.doubted)
         if not hand.parts or (hand.refusals > REFUSALS_MAX and not verdicts.is_about_data(first_id)):
-            verdicts.conclude(reason, status=error.status, first_id=first_id, parts=parts)
+            try:
+                verdicts.conclude(reason, status=error.status, first_id=first_id, parts=parts)
+            except HoldError:
+                # Nothing is known of them: they are still to be sent.
+                hand.take_back()
+                raise
             hand.give_up(REFUSED)
 
     def _next(self, hand: Hand, *, in_haste: bool) -> Request | None:

@@ -1035,3 +1035,17 @@ def test_a_road_keeps_up_only_while_it_takes_things_away(make_road, make_reading
         await road.stop(task)
 
     run(main())
+
+
+def test_what_is_refused_while_it_stops_is_not_taken_for_delivered(make_road, make_readings) -> None:
+    """The last part is refused when nobody waits any more; whether that is about the data is not known yet."""
+
+    async def main() -> None:
+        road = make_road(compression="zstd", takes_s=0.5)
+        road.wire.judge = lambda signal, body: REFUSED
+        road.store.add(make_readings(4))
+        for stop_s in (1.2, 2.7, 3.2, 3.7):
+            await road.run_for(stop_s)
+            assert (road.store.delivered, road.store.held) == (0, 4)
+
+    run(main())
