@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Final
 from gateway.core.clock import NS_PER_S, Quality
 from gateway.core.contracts import Signal, TryLaterError
 from gateway.uplinks.guards import Backoff, HoldError, InTransitError, Request
-from gateway.uplinks.requests import Hand, NoClockError, RequestBuilder
+from gateway.uplinks.requests import REJECTED, Hand, NoClockError, RequestBuilder
 from gateway.uplinks.senders import HttpSender
-from gateway.uplinks.sending import REJECTED, Ahead, NotBegunError, Sending
+from gateway.uplinks.sending import Ahead, NotBegunError, Sending
 from gateway.uplinks.state import Holding, Status, Tally
+from gateway.uplinks.verdicts import NothingTakenError
 from gateway.uplinks.worker import NO_SEAMS, Seams
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class Uplink:
             ),
             start_worker=seams.start_worker,
             clock=clock,
+            random=random,
         )
         self._size = self._sending.size
         self._backoff = Backoff(float(settings.retry.initial), float(settings.retry.max), random)
@@ -203,8 +205,8 @@ class Uplink:
             if error is None:
                 self._settle(hand)
                 return
-            if isinstance(error, HoldError) and not hand.is_begun:
-                self._hold(error, lease)
+            if isinstance(error, NothingTakenError) or (isinstance(error, HoldError) and not hand.is_begun):
+                self._hold(error, hand)
                 return
             wait_s = self._failed(error)
             if not hand.is_begun:
@@ -390,16 +392,16 @@ class Uplink:
         if self._on_server_time is not None and hand.server_time_s is not None:
             self._on_server_time(hand.server_time_s, hand.rtt_s)
 
-    def _hold(self, error: HoldError, lease: Lease) -> None:
+    def _hold(self, error: HoldError, hand: Hand) -> None:
         """Keep a signal back whose way is wrong, and go on with the other."""
-        signal, reason = lease.signal, str(error)
+        signal, reason = hand.lease.signal, str(error)
         if reason != self._holding.reasons.get(signal):
             log.warning("uplink %s: %s are held back: %s", self.name, signal.name.lower(), reason)
         self._status.last_error = reason
         self._tally.failed("hold")
         wait_s = self._holding.hold(signal, reason, after_s=error.after_s, now_s=_now_s())
         self._say("holding", reason, wait_s)
-        self._store.release(lease, maybe_delivered=error.answer_lost)
+        self._store.release(hand.lease, maybe_delivered=error.answer_lost or hand.is_taken)
         self._store.hold(self.name, signal, wait_s)
 
     def _failed(self, error: TryLaterError) -> float:

@@ -22,6 +22,7 @@ from gateway.store.segments import HASH_BYTES, SegmentError, decode_logs, decode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from random import Random
 
     import numpy.typing as npt
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from gateway.core.contracts import BootId
     from gateway.store.database import Lease, LeasedSegment
     from gateway.store.segments import Pressed
+    from gateway.uplinks.guards import StatusRefusedError
 
 Groups: TypeAlias = "list[tuple[Batch, Marks]]"
 _T = TypeVar("_T")
@@ -36,6 +38,9 @@ _T = TypeVar("_T")
 # Reasons in the ledger.
 DAMAGED: Final = "damaged"
 TIME_LOST: Final = "time_lost"
+REFUSED: Final = "refused"
+REJECTED: Final = "rejected"
+TOO_LARGE: Final = "too_large"
 
 # What `tidegate.time.quality` says; a good time says nothing.
 _WORDS: Final = {
@@ -141,13 +146,18 @@ class Hand:
     rtt_s: float = 0.0
     server_time_s: int | None = None
     refused: list[tuple[str, Part]] = field(default_factory=list)  # parts, not the whole, and why
-    doubted: list[tuple[str, Part]] = field(default_factory=list)  # the same, and perhaps not to be given up
+    doubted: list[tuple[StatusRefusedError, Part]] = field(default_factory=list)  # and perhaps not to be given up
     refusals: int = 0  # since a part of it was taken
 
     @property
     def is_begun(self) -> bool:
         """Whether something of it has left, so that the lease must be brought to its end."""
         return self.delivered > 0 or any(reason not in {DAMAGED, TIME_LOST} for reason in self.rejected)
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether a request of it was taken."""
+        return self.delivered > 0 or REJECTED in self.rejected
 
     @property
     def is_split(self) -> bool:
@@ -169,15 +179,24 @@ class Hand:
         """Give up the first part."""
         self._give_up(reason, message, self._pop())
 
-    def part(self) -> None:
-        """Cut the first part in two, and send the others before these."""
-        self.split()
+    def part(self, random: Random) -> None:
+        """Cut the first part in two, send one of the halves next and the other after all else."""
+        halves = self._pop().halves()
         assert self.parts is not None
-        self.parts.rotate(-2)
+        one = random.randrange(2)
+        self.parts.appendleft(halves[one])
+        self.parts.append(halves[1 - one])
 
-    def doubt(self, message: str) -> None:
+    def sample(self, random: Random, *, readings_max: int) -> None:
+        """Bring a part of so many readings at most to the front, cut from anywhere."""
+        assert self.parts
+        self.parts.rotate(random.randrange(len(self.parts)))
+        while len(self.parts[0]) > readings_max:
+            self.part(random)
+
+    def doubt(self, error: StatusRefusedError) -> None:
         """Lay the first part aside until it is known whether the road takes anything."""
-        self.doubted.append((message, self._pop()))
+        self.doubted.append((error, self._pop()))
 
     def take_back(self) -> None:
         """Have what was laid aside sent again after all."""
@@ -187,8 +206,8 @@ class Hand:
 
     def give_up(self, reason: str) -> None:
         """Count what was laid aside as never to be delivered."""
-        for message, part in self.doubted:
-            self._give_up(reason, message, part)
+        for error, part in self.doubted:
+            self._give_up(reason, str(error), part)
         self.doubted = []
 
     def _give_up(self, reason: str, message: str, part: Part) -> None:

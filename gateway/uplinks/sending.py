@@ -18,12 +18,13 @@ from gateway.codecs import zstd
 from gateway.core.clock import NS_PER_S
 from gateway.uplinks.guards import Compressing, HoldError, Request, StatusRefusedError, TooLargeError
 from gateway.uplinks.pacing import FAST_LEVEL, BatchSize, Effort
-from gateway.uplinks.requests import Closed
-from gateway.uplinks.verdicts import PARTS_MAX, REFUSALS_MAX, Verdicts
+from gateway.uplinks.requests import REFUSED, REJECTED, TOO_LARGE, Closed
+from gateway.uplinks.verdicts import PARTS_MAX, SHOWN_MAX, Verdicts
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
+    from random import Random
 
     from gateway.core.clock import Clock
     from gateway.core.contracts import Signal
@@ -31,11 +32,6 @@ if TYPE_CHECKING:
     from gateway.uplinks.requests import Hand, RequestBuilder
     from gateway.uplinks.settings import OtlpUplinkSettings
     from gateway.uplinks.worker import Worker
-
-# Reasons in the ledger.
-REFUSED: Final = "refused"
-REJECTED: Final = "rejected"
-TOO_LARGE: Final = "too_large"
 
 GZIP_LEVEL: Final = 6
 _GZIP_WINDOW: Final = 31
@@ -73,11 +69,13 @@ class Sending:
         builder: RequestBuilder,
         start_worker: Callable[[str], Worker],
         clock: Clock,
+        random: Random,
     ) -> None:
         self.size = BatchSize(settings.batch_readings_max, settings.request_bytes_max)
         self._bytes_max = int(settings.request_bytes_max)
         self._builder = builder
         self._clock = clock
+        self._random = random
         self._effort = Effort()
         self._sender = Compressing(wire, self._compress, settings.compression)
         self._wire = wire
@@ -140,6 +138,8 @@ class Sending:
                 return None
             self._verdicts[request.signal].too_large(str(error))
             hand.refuse(TOO_LARGE, str(error))
+            if hand.doubted and not hand.parts:
+                self._conclude(hand, hand.doubted[-1][0])
         except StatusRefusedError as error:
             self._refused(hand, request, error)
         else:
@@ -152,24 +152,31 @@ class Sending:
 
     def _refused(self, hand: Hand, request: Request, error: StatusRefusedError) -> None:
         """Have it sent in parts, and give up those that are refused by themselves; raise what to do instead."""
-        verdicts, first_id, reason = self._verdicts[request.signal], hand.lease.segments[0].id, str(error)
-        verdicts.met(reason, status=error.status, first_id=first_id)
+        verdicts, first_id = self._verdicts[request.signal], hand.lease.segments[0].id
+        verdicts.met(str(error), status=error.status, first_id=first_id, is_begun=hand.is_taken)
         self._open(hand)
         assert hand.parts
         hand.refusals += 1
-        if request.readings > max(1, hand.lease.readings // PARTS_MAX):
-            hand.part()
+        refusals_max, least = verdicts.refusals_max(first_id), max(1, hand.lease.readings // PARTS_MAX)
+        if request.readings <= least:
+            hand.doubt(error)
+        elif refusals_max == SHOWN_MAX:
+            hand.sample(self._random, readings_max=least)
         else:
-            hand.doubt(reason)
-        parts = len(hand.parts) + len(hand.doubted)
-        if not hand.parts or (hand.refusals > REFUSALS_MAX and not verdicts.is_about_data(first_id)):
-            try:
-                verdicts.conclude(reason, status=error.status, first_id=first_id, parts=parts)
-            except HoldError:
-                # Nothing is known of them: they are still to be sent.
-                hand.take_back()
-                raise
-            hand.give_up(REFUSED)
+            hand.part(self._random)
+        if not hand.parts or (hand.refusals >= refusals_max and not verdicts.is_about_data(first_id)):
+            self._conclude(hand, error)
+
+    def _conclude(self, hand: Hand, error: StatusRefusedError) -> None:
+        """Give up what was refused; raise HoldError, with all of it still to be sent, where it is not given up."""
+        verdicts, first_id = self._verdicts[hand.lease.signal], hand.lease.segments[0].id
+        parts = len(hand.parts or ()) + len(hand.doubted)
+        try:
+            verdicts.conclude(str(error), status=error.status, first_id=first_id, parts=parts)
+        except HoldError:
+            hand.take_back()
+            raise
+        hand.give_up(REFUSED)
 
     def _next(self, hand: Hand, *, in_haste: bool) -> Request | None:
         self._open(hand)

@@ -4,7 +4,9 @@ By OTLP's rules each refusal is final for the data in it. But one bad device wou
 it, and a receiver out of memory that answers 500, a wrong port or a proxy with a limit of its own refuse whatever
 comes: by the rules a week's backlog would be in the ledger within seconds. So what was refused is sent in halves, down
 to small parts: those that are taken show that the road is one, and then the rest is about the data. Where no part is
-taken nothing is given up, but for a few readings, until something else was taken.
+taken nothing is given up, but for a few readings, until something else was taken. A road that has taken nothing of
+some leases is shut: of each further one it is shown the whole and one small part, so that it costs little, and so that
+the guilty who are in every lease do not keep it shut when it is one again.
 
 | answer              | sent in parts                                          | given up where nothing was taken |
 | ------------------- | ------------------------------------------------------ | -------------------------------- |
@@ -29,8 +31,14 @@ SERVER_ERROR: Final = 500
 LEASES_KEPT: Final = 64
 # A lease is cut in so many parts at most: what shares one with the guilty is given up with it.
 PARTS_MAX: Final = 256
-# So many requests of one lease are refused in a row until it seems that no part of it is taken.
+# So many requests of one lease are refused in a row until it seems that no part of it is taken; of a road that is shut
+# the whole and one part.
 REFUSALS_MAX: Final = 48
+SHOWN_MAX: Final = 2
+
+
+class NothingTakenError(HoldError):
+    """It may be the road: the lease goes back, until something else was taken."""
 
 
 @dataclass(slots=True)
@@ -54,10 +62,12 @@ class Verdicts:
         self.in_a_row = 0
         self._taken += 1
 
-    def met(self, reason: str, *, status: int, first_id: int) -> None:
+    def met(self, reason: str, *, status: int, first_id: int, is_begun: bool = False) -> None:
         """Take note that a request was refused; return where it is to be sent in parts, raise what to do instead.
 
-        `first_id` is the row id of the lease's first segment: by it the same data is known again.
+        `first_id` is the row id of the lease's first segment: by it the same data is known again. `is_begun` says that
+        a part of the lease was taken before: who took that and refuses this says no to the data, but a server that
+        fails may have begun to fail.
         """
         met = self._met.setdefault(first_id, Met(self._taken))
         while len(self._met) > LEASES_KEPT:
@@ -66,8 +76,12 @@ class Verdicts:
         if status >= SERVER_ERROR and met.tries < TRIES_MAX:
             # It may have taken all of it before it failed.
             raise TryLaterError(reason, answer_lost=True)
-        if self.in_a_row >= REFUSED_MAX and not self.is_about_data(first_id):
-            raise _hold(reason)
+        if is_begun and status < SERVER_ERROR:
+            met.taken = min(met.taken, self._taken - 1)
+
+    def refusals_max(self, first_id: int) -> int:
+        """Return how many requests of a lease are refused in a row until it seems that no part of it is taken."""
+        return SHOWN_MAX if self.in_a_row >= REFUSED_MAX and not self.is_about_data(first_id) else REFUSALS_MAX
 
     def is_about_data(self, first_id: int) -> bool:
         """Whether something was taken since the lease was first refused."""
@@ -80,18 +94,18 @@ class Verdicts:
             del self._met[first_id]
             return
         self.in_a_row += 1
-        if status >= SERVER_ERROR or parts > REFUSED_MAX:
-            raise _hold(reason)
+        if status >= SERVER_ERROR or parts > REFUSED_MAX or self.in_a_row > REFUSED_MAX:
+            raise _nothing_taken(reason)
 
     def too_large(self, reason: str) -> None:
         """Return where one reading that is too large is given up; raise HoldError where it is not."""
         if self.in_a_row >= TOO_LARGE_MAX:
-            raise _hold(reason)
+            raise _nothing_taken(reason)
         self.in_a_row += 1
 
 
-def _hold(reason: str) -> HoldError:
-    return HoldError(
+def _nothing_taken(reason: str) -> NothingTakenError:
+    return NothingTakenError(
         f"{reason}; nothing was taken since then and nothing more is given up for it: correct the endpoint, or see why "
         "the receiver refuses",
         after_s=0.0,

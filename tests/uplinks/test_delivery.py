@@ -1049,3 +1049,104 @@ def test_what_is_refused_while_it_stops_is_not_taken_for_delivered(make_road, ma
             assert (road.store.delivered, road.store.held) == (0, 4)
 
     run(main())
+
+
+def test_the_rest_of_a_lease_that_is_refused_is_not_taken_for_delivered(make_road, make_readings) -> None:
+    """Its first part was taken before anything of it was refused."""
+
+    async def main() -> None:
+        road = make_road(compression="zstd", batch_readings_max=5)
+        road.wire.judge = refusing(*range(5, 10))
+        road.store.add(make_readings(10))
+        await road.run_for(100)
+        assert road.store.delivered == 5
+        assert road.store.ledger == {"refused": 5}
+
+    run(main())
+
+
+def test_a_server_that_fails_from_the_middle_of_a_lease_on_costs_nothing(make_road, make_readings) -> None:
+    """A 500 says nothing about the data until something is taken after it."""
+
+    async def main() -> None:
+        road = make_road(Answer(), compression="zstd", batch_readings_max=5)
+        road.store.add(make_readings(10))
+        road.wire.judge = lambda signal, body: StatusRefusedError("status 500", 500)
+        task = await road.start(5000)
+        assert road.store.held == 10
+        road.wire.judge = lambda signal, body: Answer()
+        await asyncio.sleep(1000)
+        await road.stop(task)
+        assert road.store.delivered == 10
+
+    run(main())
+
+
+def test_a_road_that_was_shut_opens_though_the_guilty_are_in_every_lease(make_road, make_readings) -> None:
+    """One small part of a lease is enough to see that it takes something."""
+
+    async def main() -> None:
+        road = make_road(compression="zstd", batch_readings_max=5000)
+        road.wire.judge = lambda signal, body: REFUSED
+        for k in range(20):
+            road.store.add(make_readings(5000, start=5000 * k), lane="backlog")
+        task = await road.start(1000)
+        assert not road.store.ledger
+        bad = {5000 * k + 2500 for k in range(20)}
+        road.wire.judge = refusing(*bad)
+        await asyncio.sleep(1000)
+        await road.stop(task)
+        assert road.store.held == 0
+        assert 20 <= road.store.ledger["refused"] <= 20 * (5000 // PARTS_MAX + 1)
+
+    run(main())
+
+
+def test_the_guilty_may_be_everywhere_in_a_lease(make_road, make_readings) -> None:
+    """Every fifth reading: no large part of it is taken."""
+
+    async def main() -> None:
+        road = make_road(compression="zstd")
+        road.wire.judge = refusing(*range(0, 250, 5))
+        road.store.add(make_readings(250))
+        await road.run_for(200)
+        assert road.store.delivered == 200
+        assert road.store.ledger == {"refused": 50}
+
+    run(main())
+
+
+def test_what_is_too_large_keeps_nobody_else_waiting(make_road, make_readings, make_records) -> None:
+    """Some of it is given up, and no more while nothing of its signal is taken."""
+
+    async def main() -> None:
+        road = make_road(compression="zstd")
+        road.wire.judge = lambda signal, body: TooLargeError("413") if signal is Signal.LOGS else Answer()
+        road.store.add(make_records(20))
+        task = await road.start(10)
+        road.store.add(make_readings(5))
+        await asyncio.sleep(100)
+        assert road.store.delivered == 5
+        assert road.store.maybe_twice == 0
+        road.wire.judge = lambda signal, body: Answer()
+        await asyncio.sleep(100)
+        await road.stop(task)
+        assert road.store.delivered == 25
+
+    run(main())
+
+
+def test_what_is_refused_beside_what_is_too_large_is_not_taken_for_delivered(make_road, make_readings) -> None:
+    """Whichever of them is answered last."""
+
+    async def main() -> None:
+        for large, refused in ((0, 1), (1, 0)):
+            road = make_road(compression="zstd", batch_readings_max=1)
+            answers = {large: TooLargeError("413"), refused: REFUSED}
+            road.wire.judge = lambda signal, body, answers=answers: answers[int(parse_metrics(body)[0].value)]
+            road.store.add(make_readings(2))
+            await road.run_for(100)
+            assert road.store.delivered == 0
+            assert road.store.ledger == {"refused+too_large": 2}
+
+    run(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from random import Random
 
 import pytest
 
@@ -61,6 +62,7 @@ def start(make_store):
             builder=RequestBuilder(series=store.series, timeline=store.timeline, gateway_attributes=(), version="0"),
             start_worker=Worker,
             clock=clock,
+            random=Random(1),
         )
         sending.store = store
         sending.open()

@@ -6,7 +6,16 @@ import pytest
 
 from gateway.core.contracts import TryLaterError
 from gateway.uplinks.guards import HoldError
-from gateway.uplinks.verdicts import LEASES_KEPT, REFUSED_MAX, TOO_LARGE_MAX, TRIES_MAX, Verdicts
+from gateway.uplinks.verdicts import (
+    LEASES_KEPT,
+    REFUSALS_MAX,
+    REFUSED_MAX,
+    SHOWN_MAX,
+    TOO_LARGE_MAX,
+    TRIES_MAX,
+    NothingTakenError,
+    Verdicts,
+)
 
 
 @pytest.fixture
@@ -33,17 +42,34 @@ def fail(verdicts: Verdicts, first_id: int = 1) -> None:
 
 
 def test_a_few_parts_are_given_up_though_nothing_is_taken(verdicts) -> None:
-    """After some of these no lease is even cut in parts, until something is taken."""
+    """After some of these the road is shut: little is shown to it, and nothing given up, until something is taken."""
     for first_id in range(REFUSED_MAX):
         meet(verdicts, 400, first_id)
+        assert verdicts.refusals_max(first_id) == REFUSALS_MAX
         conclude(verdicts, 400, first_id, parts=REFUSED_MAX)
     for first_id in range(10):
-        with pytest.raises(HoldError, match="status 400; nothing was taken since then") as caught:
-            meet(verdicts, 400, first_id)
+        meet(verdicts, 400, first_id)
+        assert verdicts.refusals_max(first_id) == SHOWN_MAX
+        with pytest.raises(NothingTakenError, match="status 400; nothing was taken since then") as caught:
+            conclude(verdicts, 400, first_id)
         assert caught.value.after_s == 0
     verdicts.took()
     meet(verdicts, 400, 0)
+    assert verdicts.refusals_max(0) == REFUSALS_MAX
     conclude(verdicts, 400, 0, parts=100)
+
+
+def test_a_lease_of_which_a_part_was_taken_is_refused_for_its_data(verdicts) -> None:
+    """A server's own error says less: it may have begun after that."""
+    verdicts.took()
+    verdicts.met("status 400", status=400, first_id=1, is_begun=True)
+    conclude(verdicts, 400, parts=100)
+    for _ in range(TRIES_MAX - 1):
+        with pytest.raises(TryLaterError):
+            verdicts.met("status 500", status=500, first_id=2, is_begun=True)
+    verdicts.met("status 500", status=500, first_id=2, is_begun=True)
+    with pytest.raises(NothingTakenError):
+        conclude(verdicts, 500, 2)
 
 
 def test_many_parts_are_not_given_up_where_nothing_is_taken(verdicts) -> None:
