@@ -59,6 +59,7 @@ HOLD: Final = {
 # What a receiver may mean by an encoding that it does not know; the second can mean nothing else than how it is said.
 ENCODING_STATUSES: Final = frozenset((400, 415))
 MEDIA_TYPE_STATUS: Final = 415
+TOO_LARGE_STATUS: Final = 413
 
 HOLD_S: Final = 60.0
 RETRY_AFTER_S_MAX: Final = 3600.0
@@ -188,7 +189,7 @@ def check_reply(reply: Reply) -> None:
         asks = f": asks to wait {reply.retry_after_s:.0f} s" if reply.retry_after_s else ""
         sentence = f"status {reply.status}{asks}{said}"
         raise TryLaterError(sentence, reply.retry_after_s, answer_lost=reply.status not in NOT_TAKEN)
-    elif reply.status == 413:
+    elif reply.status == TOO_LARGE_STATUS:
         raise TooLargeError(f"status 413{said}")
     elif reply.status in HOLD:
         raise HoldError(f"status {reply.status}, {HOLD[reply.status]}{said}")

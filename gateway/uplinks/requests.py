@@ -19,6 +19,7 @@ from gateway.core.clock import Quality
 from gateway.core.contracts import Signal, TryLaterError
 from gateway.core.words import plural
 from gateway.store.segments import HASH_BYTES, SegmentError, decode_logs, decode_metrics, press_logs, press_metrics
+from gateway.uplinks.guards import TOO_LARGE_STATUS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -175,10 +176,6 @@ class Hand:
             self.rejected[reason] = self.rejected.get(reason, 0) + readings
             self.message = message or self.message
 
-    def refuse(self, reason: str, message: str) -> None:
-        """Give up the first part."""
-        self._give_up(reason, message, self._pop())
-
     def part(self, random: Random) -> None:
         """Cut the first part in two, send one of the halves next and the other after all else."""
         halves = self._pop().halves()
@@ -204,15 +201,12 @@ class Hand:
         self.parts.extend(part for _, part in self.doubted)
         self.doubted = []
 
-    def give_up(self, reason: str) -> None:
+    def give_up(self) -> None:
         """Count what was laid aside as never to be delivered."""
         for error, part in self.doubted:
-            self._give_up(reason, str(error), part)
+            self.reject(len(part), TOO_LARGE if error.status == TOO_LARGE_STATUS else REFUSED, str(error))
+        self.refused += [(str(error), part) for error, part in self.doubted]
         self.doubted = []
-
-    def _give_up(self, reason: str, message: str, part: Part) -> None:
-        self.reject(len(part), reason, message)
-        self.refused.append((message, part))
 
     def _pop(self) -> Part:
         assert self.parts

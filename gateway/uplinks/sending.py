@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from gateway.codecs import zstd
 from gateway.core.clock import NS_PER_S
-from gateway.uplinks.guards import Compressing, HoldError, Request, StatusRefusedError, TooLargeError
+from gateway.uplinks.guards import TOO_LARGE_STATUS, Compressing, HoldError, Request, StatusRefusedError, TooLargeError
 from gateway.uplinks.pacing import FAST_LEVEL, BatchSize, Effort
-from gateway.uplinks.requests import REFUSED, REJECTED, TOO_LARGE, Closed
+from gateway.uplinks.requests import REJECTED, Closed
 from gateway.uplinks.verdicts import PARTS_MAX, SHOWN_MAX, Verdicts
 
 if TYPE_CHECKING:
@@ -132,14 +132,11 @@ class Sending:
             answer = flight.answer.result()
         except TooLargeError as error:
             self.size.was_too_large(len(request.body))
-            self._open(hand)
             if request.readings > 1:
+                self._open(hand)
                 hand.split()
                 return None
-            self._verdicts[request.signal].too_large(str(error))
-            hand.refuse(TOO_LARGE, str(error))
-            if hand.doubted and not hand.parts:
-                self._conclude(hand, hand.doubted[-1][0])
+            self._refused(hand, request, StatusRefusedError(str(error), TOO_LARGE_STATUS))
         except StatusRefusedError as error:
             self._refused(hand, request, error)
         else:
@@ -147,7 +144,7 @@ class Sending:
             hand.parts.popleft()
             hand.refusals = 0
             if not hand.parts:
-                hand.give_up(REFUSED)
+                hand.give_up()
         return answer
 
     def _refused(self, hand: Hand, request: Request, error: StatusRefusedError) -> None:
@@ -164,19 +161,16 @@ class Sending:
             hand.sample(self._random, readings_max=least)
         else:
             hand.part(self._random)
-        if not hand.parts or (hand.refusals >= refusals_max and not verdicts.is_about_data(first_id)):
-            self._conclude(hand, error)
-
-    def _conclude(self, hand: Hand, error: StatusRefusedError) -> None:
-        """Give up what was refused; raise HoldError, with all of it still to be sent, where it is not given up."""
-        verdicts, first_id = self._verdicts[hand.lease.signal], hand.lease.segments[0].id
-        parts = len(hand.parts or ()) + len(hand.doubted)
+        if hand.parts and (hand.refusals < refusals_max or verdicts.is_about_data(first_id)):
+            return
+        parts = len(hand.parts) + len(hand.doubted)
         try:
             verdicts.conclude(str(error), status=error.status, first_id=first_id, parts=parts)
         except HoldError:
+            # Nothing is known of them: they are still to be sent.
             hand.take_back()
             raise
-        hand.give_up(REFUSED)
+        hand.give_up()
 
     def _next(self, hand: Hand, *, in_haste: bool) -> Request | None:
         self._open(hand)

@@ -8,11 +8,13 @@ taken nothing is given up, but for a few readings, until something else was take
 some leases is shut: of each further one it is shown the whole and one small part, so that it costs little, and so that
 the guilty who are in every lease do not keep it shut when it is one again.
 
-| answer              | sent in parts                                          | given up where nothing was taken |
-| ------------------- | ------------------------------------------------------ | -------------------------------- |
-| 4xx                 | at once                                                | 3 leases of 3 parts at most      |
-| 5xx                 | when the same data met it again and again              | nothing                          |
-| 413 for one reading | at once                                                | 8 readings                       |
+| answer                       | sent in parts                                 | given up where nothing was taken |
+| ---------------------------- | --------------------------------------------- | -------------------------------- |
+| 4xx, and 413 for one reading | at once                                       | 3 leases of 3 parts at most      |
+| 5xx                          | when the same data met it again and again     | nothing                          |
+
+What was taken of a lease before says the same of a 4xx, so that a road that begins to refuse all in the middle of one
+costs the rest of it. A server that fails must have taken something since.
 """
 
 from __future__ import annotations
@@ -24,7 +26,6 @@ from gateway.core.contracts import TryLaterError
 from gateway.uplinks.guards import HoldError
 
 REFUSED_MAX: Final = 3
-TOO_LARGE_MAX: Final = 8
 # How often the same data meets a server's own error until it counts as its cause; with back-off that is some minutes.
 TRIES_MAX: Final = 8
 SERVER_ERROR: Final = 500
@@ -43,10 +44,10 @@ class NothingTakenError(HoldError):
 
 @dataclass(slots=True)
 class Met:
-    """What is known of a lease that was refused: how often, and how much had been taken when it first was."""
+    """What is known of a lease that was refused: how much had been taken by then, and how often the server failed."""
 
     taken: int
-    tries: int = 0
+    failures: int = 0
 
 
 class Verdicts:
@@ -72,12 +73,16 @@ class Verdicts:
         met = self._met.setdefault(first_id, Met(self._taken))
         while len(self._met) > LEASES_KEPT:
             del self._met[next(iter(self._met))]
-        met.tries += 1
-        if status >= SERVER_ERROR and met.tries < TRIES_MAX:
+        if status < SERVER_ERROR:
+            if is_begun:
+                met.taken = min(met.taken, self._taken - 1)
+            return
+        met.failures += 1
+        if met.failures < TRIES_MAX:
             # It may have taken all of it before it failed.
             raise TryLaterError(reason, answer_lost=True)
-        if is_begun and status < SERVER_ERROR:
-            met.taken = min(met.taken, self._taken - 1)
+        if met.failures == TRIES_MAX:
+            met.taken = self._taken
 
     def refusals_max(self, first_id: int) -> int:
         """Return how many requests of a lease are refused in a row until it seems that no part of it is taken."""
@@ -96,12 +101,6 @@ class Verdicts:
         self.in_a_row += 1
         if status >= SERVER_ERROR or parts > REFUSED_MAX or self.in_a_row > REFUSED_MAX:
             raise _nothing_taken(reason)
-
-    def too_large(self, reason: str) -> None:
-        """Return where one reading that is too large is given up; raise HoldError where it is not."""
-        if self.in_a_row >= TOO_LARGE_MAX:
-            raise _nothing_taken(reason)
-        self.in_a_row += 1
 
 
 def _nothing_taken(reason: str) -> NothingTakenError:

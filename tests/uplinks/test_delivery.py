@@ -1150,3 +1150,48 @@ def test_what_is_refused_beside_what_is_too_large_is_not_taken_for_delivered(mak
             assert road.store.ledger == {"refused+too_large": 2}
 
     run(main())
+
+
+def test_one_reading_that_is_too_large_in_every_lease_keeps_no_road_shut(make_road, make_readings) -> None:
+    """However long nothing at all was taken before."""
+
+    async def main() -> None:
+        road = make_road(compression="zstd", batch_readings_max=100)
+        road.wire.judge = lambda signal, body: TooLargeError("413")
+        for k in range(20):
+            road.store.add(make_readings(100, start=100 * k), lane="backlog")
+        task = await road.start(1000)
+        assert road.store.held == 2000
+        large = set(range(0, 2000, 100))
+        road.wire.judge = lambda signal, body: (
+            TooLargeError("413") if large & {r.value for r in parse_metrics(body)} else Answer()
+        )
+        await asyncio.sleep(1000)
+        await road.stop(task)
+        assert road.store.ledger == {"too_large": 20}
+        assert road.store.held == 0
+
+    run(main())
+
+
+def test_a_server_that_fails_for_a_while_costs_nothing_beside_the_guilty(make_road, make_readings) -> None:
+    """While the lease of one bad device is cut: its refusals are no failures of the server."""
+
+    async def main() -> None:
+        road = make_road(compression="zstd")
+        picky, fails = refusing(0, 100, 200), [0]
+
+        def judge(signal: Signal, body: bytes) -> Answer | Exception:
+            if 20 <= len(road.wire.sent) and fails[0] < 7:
+                fails[0] += 1
+                return StatusRefusedError("status 500", 500)
+            return picky(signal, body)
+
+        road.wire.judge = judge
+        road.store.add(make_readings(250))
+        await road.run_for(1000)
+        assert fails == [7]
+        assert road.store.ledger == {"refused": 3}
+        assert road.store.delivered == 247
+
+    run(main())

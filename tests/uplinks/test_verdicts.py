@@ -11,7 +11,6 @@ from gateway.uplinks.verdicts import (
     REFUSALS_MAX,
     REFUSED_MAX,
     SHOWN_MAX,
-    TOO_LARGE_MAX,
     TRIES_MAX,
     NothingTakenError,
     Verdicts,
@@ -113,11 +112,16 @@ def test_of_much_that_failed_little_is_remembered(verdicts) -> None:
     fail(verdicts, 0)
 
 
-def test_readings_that_are_too_large_alone_are_few(verdicts) -> None:
-    """A proxy with a limit below one reading would cost everything, one by one."""
-    for _ in range(TOO_LARGE_MAX):
-        verdicts.too_large("status 413")
-    with pytest.raises(HoldError, match="status 413"):
-        verdicts.too_large("status 413")
+def test_refusals_are_no_failures_of_the_server(verdicts) -> None:
+    """And who is tried again because it failed must take something after that."""
+    verdicts.met("status 400", status=400, first_id=1)
     verdicts.took()
-    verdicts.too_large("status 413")
+    for _ in range(20):
+        meet(verdicts, 400)
+    fail(verdicts)
+    assert not verdicts.is_about_data(1)
+    with pytest.raises(NothingTakenError):
+        conclude(verdicts, 500)
+    verdicts.took()
+    meet(verdicts, 500)
+    conclude(verdicts, 500)
