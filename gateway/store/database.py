@@ -288,11 +288,15 @@ class Store:
 
     async def count_maybe_twice(self, lease: Lease, readings: int) -> None:
         """Count a part of `lease` that got no answer and is sent again from the hand; return when that is written."""
-        self.settling.count_maybe_twice(lease.uplink, readings)
+        self.note_maybe_twice(lease, readings)
         allowance = self._desks[lease.uplink].allowance
-        allowance.doubt()
         while allowance.is_in_doubt and await allowance.wait():
             pass
+
+    def note_maybe_twice(self, lease: Lease, readings: int) -> None:
+        """Count a part of `lease` that is sent again; no other lease leaves before that is written."""
+        self.settling.count_maybe_twice(lease.uplink, readings)
+        self._desks[lease.uplink].allowance.doubt()
 
     def rest(self, uplink: str, seconds: float) -> None:
         """Take note that nothing is leased for so long: what is held is not taken for sent if the process dies."""

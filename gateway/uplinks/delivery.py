@@ -236,7 +236,7 @@ class Uplink:
                 await self._look_ahead(hand)
                 await self._watch(flight.answer)
                 landing, flight = flight, None
-                answer = self._sending.land(hand, landing)
+                answer = self._land(hand, landing)
                 self._note_speed(is_quick=answer is not None and answer.seconds < QUICK_S)
                 if answer is None:
                     self._bring_back_ahead()
@@ -258,6 +258,14 @@ class Uplink:
         finally:
             self._tally.carry(self._wire)
         return None
+
+    def _land(self, hand: Hand, flight: Flight) -> Answer | None:
+        try:
+            return self._sending.land(hand, flight)
+        finally:
+            readings, hand.maybe_taken = hand.maybe_taken, 0
+            if readings:
+                self._store.note_maybe_twice(hand.lease, readings)
 
     def _begin(self, hand: Hand) -> Flight | None:
         return self._sending.begin(hand, in_haste=self._is_quick and self._is_much_held())
@@ -335,7 +343,7 @@ class Uplink:
         with contextlib.suppress(TryLaterError):
             # A lease that was cut in parts is not left half sent without need.
             while flight is not None and hand.is_split and flight.answer.done():
-                self._sending.land(hand, flight)
+                self._land(hand, flight)
                 flight = self._sending.begin(hand)
                 if flight is not None:
                     await asyncio.wait({flight.answer}, timeout=max(0.0, until_s - _now_s()))
@@ -349,7 +357,7 @@ class Uplink:
             may_have = True
         elif flight is not None:
             try:
-                self._sending.land(hand, flight)
+                self._land(hand, flight)
             except TryLaterError as error:
                 may_have = error.answer_lost
             except NotBegunError:

@@ -149,6 +149,7 @@ class Hand:
     refused: list[tuple[str, Part]] = field(default_factory=list)  # parts, not the whole, and why
     doubted: list[tuple[StatusRefusedError, Part]] = field(default_factory=list)  # and perhaps not to be given up
     refusals: int = 0  # since a part of it was taken
+    maybe_taken: int = 0  # by a server that failed, and sent again; not counted yet
 
     @property
     def is_begun(self) -> bool:

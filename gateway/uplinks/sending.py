@@ -19,7 +19,7 @@ from gateway.core.clock import NS_PER_S
 from gateway.uplinks.guards import TOO_LARGE_STATUS, Compressing, HoldError, Request, StatusRefusedError, TooLargeError
 from gateway.uplinks.pacing import FAST_LEVEL, BatchSize, Effort
 from gateway.uplinks.requests import REJECTED, Closed
-from gateway.uplinks.verdicts import PARTS_MAX, SHOWN_MAX, Verdicts
+from gateway.uplinks.verdicts import PARTS_MAX, SERVER_ERROR, SHOWN_MAX, Verdicts
 
 if TYPE_CHECKING:
     import asyncio
@@ -154,6 +154,8 @@ class Sending:
         self._open(hand)
         assert hand.parts
         hand.refusals += 1
+        if error.status >= SERVER_ERROR:
+            hand.maybe_taken += request.readings
         refusals_max, least = verdicts.refusals_max(first_id), max(1, hand.lease.readings // PARTS_MAX)
         if request.readings <= least:
             hand.doubt(error)

@@ -167,6 +167,9 @@ class FakeStore:
         self.maybe_twice += readings
         self.events.append(("maybe twice", readings))
 
+    def note_maybe_twice(self, lease: FakeLease, readings: int) -> None:
+        self.maybe_twice += readings
+
     def refuse(self, lease: FakeLease, reason: str, message: str) -> None:
         self._end(lease)
         self.ledger[reason] += lease.readings

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -1193,5 +1194,27 @@ def test_a_server_that_fails_for_a_while_costs_nothing_beside_the_guilty(make_ro
         assert fails == [7]
         assert road.store.ledger == {"refused": 3}
         assert road.store.delivered == 247
+
+    run(main())
+
+
+def test_what_a_failing_server_took_all_the_same_is_counted_with_each_part(make_road, make_readings) -> None:
+    """It keeps what it answers with 500, and gets it in halves of halves; that is never more than is said."""
+
+    async def main() -> None:
+        road = make_road(compression="zstd", batch_readings_max=100)
+        picky, taken = refusing(7), Counter()
+
+        def judge(signal: Signal, body: bytes) -> Answer | Exception:
+            taken.update(r.value for r in parse_metrics(body))
+            refused = isinstance(picky(signal, body), Exception)
+            return StatusRefusedError("status 500", 500) if refused else Answer()
+
+        road.wire.judge = judge
+        for k in range(3):
+            road.store.add(make_readings(100, start=100 * k))
+        await road.run_for(5000)
+        assert road.store.ledger == {"refused": 1}
+        assert taken.total() - len(taken) <= road.store.maybe_twice
 
     run(main())
