@@ -60,6 +60,8 @@ HOLD: Final = {
 ENCODING_STATUSES: Final = frozenset((400, 415))
 MEDIA_TYPE_STATUS: Final = 415
 TOO_LARGE_STATUS: Final = 413
+# From here on it is the server's own, which may have come after it took the data.
+SERVER_ERROR: Final = 500
 
 HOLD_S: Final = 60.0
 RETRY_AFTER_S_MAX: Final = 3600.0
@@ -277,6 +279,7 @@ class Compressing:
     compress: Callable[[Request, str], bytes]
     mode: str
     is_zstd_proven: bool = False
+    failures: int = 0  # so often the last request met a server's own error before it was sent again
     encoding: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -285,7 +288,7 @@ class Compressing:
 
     def send(self, request: Request) -> Answer:
         """Send as `Wire.send` does."""
-        encoding = self.encoding
+        encoding, self.failures = self.encoding, 0
         while True:
             try:
                 answer = self._send_as(request, encoding)
@@ -295,6 +298,7 @@ class Compressing:
                     raise HoldError(f"{error}: not taken as protobuf; correct the endpoint, or compression") from error
                 if following is None:
                     raise
+                self.failures += error.status >= SERVER_ERROR
                 encoding = following
             else:
                 self.encoding = encoding

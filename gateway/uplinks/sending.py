@@ -16,10 +16,18 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from gateway.codecs import zstd
 from gateway.core.clock import NS_PER_S
-from gateway.uplinks.guards import TOO_LARGE_STATUS, Compressing, HoldError, Request, StatusRefusedError, TooLargeError
+from gateway.uplinks.guards import (
+    SERVER_ERROR,
+    TOO_LARGE_STATUS,
+    Compressing,
+    HoldError,
+    Request,
+    StatusRefusedError,
+    TooLargeError,
+)
 from gateway.uplinks.pacing import FAST_LEVEL, BatchSize, Effort
 from gateway.uplinks.requests import REJECTED, Closed
-from gateway.uplinks.verdicts import PARTS_MAX, SERVER_ERROR, SHOWN_MAX, Verdicts
+from gateway.uplinks.verdicts import PARTS_MAX, SHOWN_MAX, Verdicts
 
 if TYPE_CHECKING:
     import asyncio
@@ -48,6 +56,7 @@ class Flight:
     request: Request
     turn: int
     wanted: bool = True
+    failures: int = 0
     answer: asyncio.Future[Answer] = field(init=False)
 
 
@@ -127,6 +136,7 @@ class Sending:
         """
         assert hand.parts
         request = flight.request
+        hand.maybe_taken += request.readings * flight.failures
         answer: Answer | None = None
         try:
             answer = flight.answer.result()
@@ -208,6 +218,8 @@ class Sending:
             # Not what stands behind this one.
             self._turn += 1
             raise
+        finally:
+            flight.failures = self._sender.failures
 
     def _took(self, hand: Hand, request: Request, answer: Answer) -> None:
         self._verdicts[request.signal].took()

@@ -23,12 +23,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.core.contracts import TryLaterError
-from gateway.uplinks.guards import HoldError
+from gateway.uplinks.guards import SERVER_ERROR, HoldError
 
 REFUSED_MAX: Final = 3
 # How often the same data meets a server's own error until it counts as its cause; with back-off that is some minutes.
 TRIES_MAX: Final = 8
-SERVER_ERROR: Final = 500
 LEASES_KEPT: Final = 64
 # A lease is cut in so many parts at most: what shares one with the guilty is given up with it.
 PARTS_MAX: Final = 256

@@ -1218,3 +1218,17 @@ def test_what_a_failing_server_took_all_the_same_is_counted_with_each_part(make_
         assert taken.total() - len(taken) <= road.store.maybe_twice
 
     run(main())
+
+
+def test_what_is_sent_again_in_another_encoding_is_counted(make_road, make_readings) -> None:
+    """A server that fails may have taken it; one that says that it does not know the encoding has not."""
+
+    async def main() -> None:
+        for status, is_doubled in ((500, True), (400, False)):
+            road = make_road(StatusRefusedError("no", status), Answer())
+            road.store.add(make_readings(5))
+            await road.run_for(10)
+            assert [packed.encoding for _, packed, _ in road.wire.sent] == ["zstd", "gzip"]
+            assert (road.store.delivered, road.store.maybe_twice) == (5, 5 * is_doubled)
+
+    run(main())
