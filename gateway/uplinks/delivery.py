@@ -233,7 +233,7 @@ class Uplink:
             else:
                 flight = self._begin(hand)
             while flight is not None:
-                await self._look_ahead(hand)
+                await self._look_ahead(hand, flight)
                 await self._watch(flight.answer)
                 landing, flight = flight, None
                 answer = self._land(hand, landing)
@@ -253,7 +253,7 @@ class Uplink:
         except BaseException:
             # Our own mistake: the store must not believe that somebody is still sending this.
             self._bring_back_ahead(may_have=True)
-            self._store.release(hand.lease, maybe_delivered=hand.is_begun)
+            self._store.release(hand.lease, maybe_delivered=hand.is_begun or flight is not None)
             raise
         finally:
             self._tally.carry(self._wire)
@@ -267,13 +267,13 @@ class Uplink:
             if readings:
                 self._store.note_maybe_twice(hand.lease, readings)
 
-    def _begin(self, hand: Hand) -> Flight | None:
-        return self._sending.begin(hand, in_haste=self._is_quick and self._is_much_held())
+    def _begin(self, hand: Hand, *, behind: Flight | None = None) -> Flight | None:
+        return self._sending.begin(hand, behind=behind, in_haste=self._is_quick and self._is_much_held())
 
     def _is_much_held(self) -> bool:
         return self._store.unleased(self.name) * 2 >= self._size.readings
 
-    async def _look_ahead(self, hand: Hand) -> None:
+    async def _look_ahead(self, hand: Hand, flight: Flight) -> None:
         """Where answers come at once, have the next request ready behind the one under way.
 
         The thread then takes it up without waiting for its turn in the loop, which under a flood is long in coming.
@@ -287,17 +287,17 @@ class Uplink:
             return
         following = Hand(lease)
         try:
-            flight = self._begin(following)
+            behind = self._begin(following, behind=flight)
         except BaseException as error:
             self._store.release(lease, maybe_delivered=False)
             if isinstance(error, Exception):
                 # When its turn comes it goes wrong again, and then there is no other one under way.
                 return
             raise
-        if flight is None:
+        if behind is None:
             self._settle(following)
         else:
-            self._ahead = Ahead(following, flight)
+            self._ahead = Ahead(following, behind)
 
     def _bring_back_ahead(self, *, may_have: bool = False) -> None:
         """After a failure: what was to follow has not been begun, and is leased anew in its turn."""
@@ -331,27 +331,32 @@ class Uplink:
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
             ahead.flight.wanted = False
-        answers = {under_way.answer for under_way in (flight, ahead and ahead.flight) if under_way is not None}
-        if answers:
-            _, late = await asyncio.wait(answers, timeout=FINISH_S)
-            if late:
-                self._wire.stop()
-                self._is_down = True
-                await asyncio.wait(late, timeout=ABORT_S)
+        await self._end({under_way.answer for under_way in (flight, ahead and ahead.flight) if under_way is not None})
         if ahead is not None:
             self._conclude(*ahead)
-        with contextlib.suppress(TryLaterError):
+        may_have = False
+        try:
             # A lease that was cut in parts is not left half sent without need.
             while flight is not None and hand.is_split and flight.answer.done():
-                self._land(hand, flight)
+                landing, flight = flight, None
+                self._land(hand, landing)
                 flight = self._sending.begin(hand)
                 if flight is not None:
-                    await asyncio.wait({flight.answer}, timeout=max(0.0, until_s - _now_s()))
-        self._conclude(hand, flight)
+                    await self._end({flight.answer}, within_s=until_s - _now_s())
+        except TryLaterError as error:
+            may_have = error.answer_lost
+        self._conclude(hand, flight, may_have=may_have)
 
-    def _conclude(self, hand: Hand, flight: Flight | None) -> None:
+    async def _end(self, answers: set[asyncio.Future[Answer]], *, within_s: float = FINISH_S) -> None:
+        """Wait for answers; those that are late are not waited for any longer, and nothing is sent after them."""
+        late = (await asyncio.wait(answers, timeout=max(0.0, within_s)))[1] if answers else set()
+        if late:
+            self._wire.stop()
+            self._is_down = True
+            await asyncio.wait(late, timeout=ABORT_S)
+
+    def _conclude(self, hand: Hand, flight: Flight | None, *, may_have: bool = False) -> None:
         """Settle or release a lease whose last request has ended, or is not waited for any longer."""
-        may_have = False
         if flight is not None and not flight.answer.done():
             flight.answer.cancel()
             may_have = True

@@ -113,18 +113,19 @@ class Sending:
         """How the last request was compressed, "" for not at all."""
         return self._sender.encoding
 
-    def begin(self, hand: Hand, *, in_haste: bool = False) -> Flight | None:
+    def begin(self, hand: Hand, *, behind: Flight | None = None, in_haste: bool = False) -> Flight | None:
         """Send what is next of `hand`; None where nothing is left of it. Raises NoClockError with nothing changed.
 
-        `in_haste` says that what follows is waiting already, so that compressing must not take long.
+        It is not begun where the one `behind` which it stands has failed. `in_haste` says that what follows is waiting
+        already, so that compressing must not take long.
         """
         request = self._next(hand, in_haste=in_haste)
-        return None if request is None else self.post(request)
+        return None if request is None else self.post(request, behind=behind)
 
-    def post(self, request: Request) -> Flight:
+    def post(self, request: Request, *, behind: Flight | None = None) -> Flight:
         """Hand a request to the thread."""
         assert self._worker is not None
-        flight = Flight(request, self._turn)
+        flight = Flight(request, self._turn if behind is None else behind.turn)
         flight.answer = self._worker.submit(lambda: self._send(flight))
         return flight
 

@@ -1232,3 +1232,83 @@ def test_what_is_sent_again_in_another_encoding_is_counted(make_road, make_readi
             assert (road.store.delivered, road.store.maybe_twice) == (5, 5 * is_doubled)
 
     run(main())
+
+
+def test_nothing_is_begun_behind_one_that_failed_while_it_was_leased(make_road, make_readings) -> None:
+    """The thread is free by then and would send it at once, while its lease goes back as not sent."""
+
+    async def main() -> None:
+        road = make_road(*[Answer(seconds=0.01)] * 3, InTransitError("cut"), **QUICK)
+        lease = road.store.lease
+
+        async def lease_slowly(uplink, **how):
+            found = await lease(uplink, **how)
+            if not how["may_wait"]:
+                await asyncio.sleep(0.05)
+            # Whatever is put into the thread after that is sent before the loop has its next turn.
+            road.wire.takes_s = 0.01 if how["may_wait"] or len(road.wire.sent) < 4 else 0.0
+            return found
+
+        road.store.lease = lease_slowly
+        for k in range(20):
+            road.store.add(make_readings(1000, start=1000 * k))
+        await road.run_for(30)
+        assert road.store.delivered == 20_000
+        assert len(road.wire.readings()) == 21_000
+        assert road.store.maybe_twice == 0
+
+    run(main())
+
+
+def test_our_own_mistake_while_a_request_is_under_way_says_that_it_may_arrive(make_road, make_readings) -> None:
+    """Nobody waits for its answer any more."""
+
+    async def main() -> None:
+        road = make_road(*[Answer(seconds=0.01)] * 30, **QUICK)
+        lease = road.store.lease
+
+        async def fail_ahead(uplink, **how):
+            if not how["may_wait"]:
+                raise ZeroDivisionError
+            return await lease(uplink, **how)
+
+        road.store.lease = fail_ahead
+        for k in range(20):
+            road.store.add(make_readings(1000, start=1000 * k))
+        with pytest.raises(ZeroDivisionError):
+            await road.uplink.run()
+        await asyncio.sleep(1)
+        road.store.check()
+        assert len(road.wire.readings()) - road.store.delivered <= road.store.maybe_twice
+
+    run(main())
+
+
+def test_a_stop_that_gives_up_a_request_sends_nothing_behind_it(make_road, make_readings) -> None:
+    """The thread is still busy with a part of a lease; what would stand behind it fails with it."""
+
+    async def main() -> None:
+        road = make_road(TooLargeError("413"), takes_s=2.0, stop_grace=Duration(10))
+        road.store.add(make_readings(10))
+        task = await road.start(3)
+        road.wire.takes_s = 20.0
+        before_s = asyncio.get_running_loop().time()
+        await road.stop(task)
+        assert asyncio.get_running_loop().time() - before_s < 8
+        assert road.store.events[-1] == ("release", 10, True)
+
+    run(main())
+
+
+def test_an_answer_that_is_lost_while_a_cut_lease_is_stopped_is_said(make_road, make_readings) -> None:
+    """Nothing of it was taken for certain, and a part of it perhaps."""
+
+    async def main() -> None:
+        road = make_road(
+            TooLargeError("413"), InTransitError("lost", answer_lost=True), takes_s=2.0, stop_grace=Duration(0)
+        )
+        road.store.add(make_readings(10))
+        await road.stop(await road.start(3))
+        assert road.store.events[-1] == ("release", 10, True)
+
+    run(main())

@@ -135,3 +135,15 @@ async def test_who_is_in_haste_is_not_compressed_hard(start, monkeypatch) -> Non
     for in_haste in (False, True):
         await sending.post(Request(Signal.METRICS, b"body" * 100, 1, in_haste)).answer
     assert levels == [HARD_LEVEL, FAST_LEVEL]
+
+
+async def test_what_is_put_behind_one_that_has_failed_already_is_not_begun(start) -> None:
+    """The loop has not heard of the failure yet, and gives the lease back as not sent when it does."""
+    sending, wire = start(TryLaterError("cut"))
+    front = sending.post(REQUEST)
+    await asyncio.wait({front.answer})
+    behind = sending.post(REQUEST, behind=front)
+    with pytest.raises(NotBegunError):
+        await behind.answer
+    assert len(wire.sent) == 1
+    await sending.post(REQUEST).answer
