@@ -29,6 +29,7 @@ LOOK_MIN: Final = 4
 # Small segments whose columns stay at hand: a road that keeps up sends them within seconds. 3 KB each at most.
 READABLE_MAX: Final = 64
 ORDER_SPARE: Final = 256
+OTHER_END: Final = {Order.NEWEST: Order.OLDEST, Order.OLDEST: Order.NEWEST}
 
 Shelf: TypeAlias = tuple[Priority, Signal]
 Spot: TypeAlias = tuple[Lane, Shelf]
@@ -182,6 +183,7 @@ class Desk:
         self._reading = asyncio.Lock()
         self._look_rows = LOOK_MIN
         self._held_back: dict[Signal, asyncio.TimerHandle] = {}
+        self._other_end: set[Signal] = set()
         self._next: dict[Spot, int] = {}
         self._maybe: dict[Spot, None] = {}  # in the order in which shelves of one class take turns
         for shelf in reversed(SHELVES):
@@ -202,9 +204,15 @@ class Desk:
     def arrived(self, shelves: Iterable[Shelf], size_bytes: int = 0) -> None:
         """Take note that a commit put something on `shelves`, so many bytes in all."""
         self.behind_bytes += size_bytes
-        self._maybe.update({(Lane.LIVE, shelf): None for shelf in shelves})
+        for shelf in shelves:
+            self._may_have((Lane.LIVE, shelf))
         self._changes += 1
-        self.has_some.set()
+
+    def _may_have(self, spot: Spot) -> None:
+        self._maybe.setdefault(spot)
+        _, (_, signal) = spot
+        if signal not in self._held_back:
+            self.has_some.set()
 
     def link_up(self, sequence: int) -> None:
         """From `sequence` on it is live; all before is backlog."""
@@ -214,11 +222,17 @@ class Desk:
             self._next[Lane.LIVE, shelf] = sequence
             self._maybe.pop((Lane.LIVE, shelf), None)
             self._maybe[Lane.BACKLOG, shelf] = None
+        self._other_end.clear()
         self._changes += 1
         self.has_some.set()
 
     def hold(self, signal: Signal, seconds: float) -> None:
-        """Lease nothing of a signal for so long: the others may go on."""
+        """Lease nothing of a signal for so long: the others may go on.
+
+        After that its leases come from the other end, until the link is up or it is held once more: whatever it is
+        that is not taken must not hide what would be.
+        """
+        self._other_end ^= {signal}
         if (before := self._held_back.pop(signal, None)) is not None:
             before.cancel()
         self._held_back[signal] = asyncio.get_running_loop().call_later(seconds, self._go_on_with, signal)
@@ -244,9 +258,8 @@ class Desk:
             priority, signal, sequence = where_from(segment_id)
             spot: Spot = (Lane.LIVE if sequence >= self.live_from else Lane.BACKLOG, (priority, signal))
             self._next[spot] = min(self._next[spot], sequence)
-            self._maybe.setdefault(spot)
+            self._may_have(spot)
         self._changes += 1
-        self.has_some.set()
 
     def is_leased(self, segment_id: int) -> bool:
         """Whether somebody is sending it."""
@@ -278,12 +291,12 @@ class Desk:
             while (choice := self._choose()) is not None:
                 if (found := await self._find(choice, readings_max, bytes_max)) is None:
                     continue
-                spot, rows = found
+                spot, rows, order = found
                 if not self.allowance.covers(sum(row.readings for row in rows)):
                     if not may_wait or not await self.allowance.wait():
                         return None
                     continue
-                lease = await self._take(spot, rows, choice.order)
+                lease = await self._take(spot, rows, order, is_fresh=choice.order is Order.NEWEST)
                 if lease is not None:
                     self.leases[id(lease)] = lease
                     self.scheduler.sent(choice.lane, choice.priority, lease.size_bytes)
@@ -300,17 +313,18 @@ class Desk:
                 held[lane][priority] = 1
         return self.scheduler.next(live=held[Lane.LIVE], backlog=held[Lane.BACKLOG])
 
-    async def _find(self, choice: Choice, readings_max: int, bytes_max: int) -> tuple[Spot, list[Row]] | None:
+    async def _find(self, choice: Choice, readings_max: int, bytes_max: int) -> tuple[Spot, list[Row], Order] | None:
         for spot in [*self._maybe]:
             lane, (priority, signal) = spot
             if lane is not choice.lane or priority is not choice.priority or signal in self._held_back:
                 continue
-            if choice.order is Order.NEWEST:
+            order = OTHER_END[choice.order] if signal in self._other_end else choice.order
+            if order is Order.NEWEST:
                 rows = await self._look(spot, newest=True)
             else:
                 rows = await self._look_for(spot, readings_max, bytes_max)
             if rows:
-                return spot, rows
+                return spot, rows, order
             self._maybe.pop(spot, None)
         return None
 
@@ -354,7 +368,7 @@ class Desk:
         """Return those that nobody is sending and that are not about to go."""
         return [row for row in rows if row.id not in self._leased and row.id not in self._hidden]
 
-    async def _take(self, spot: Spot, rows: list[Row], order: Order) -> Lease | None:
+    async def _take(self, spot: Spot, rows: list[Row], order: Order, *, is_fresh: bool) -> Lease | None:
         ids = [row.id for row in rows]
         self._leased.update(ids)
         allowed_by = self.allowance.take(sum(row.readings for row in rows))
@@ -389,7 +403,7 @@ class Desk:
             self._damaged(self.name, lost)
         if not segments:
             return None
-        return Lease(self.name, lane, segments, signal, allowed_by, is_fresh=order is Order.NEWEST)
+        return Lease(self.name, lane, segments, signal, allowed_by, is_fresh)
 
 
 def _within(rows: list[Row], readings_max: int, bytes_max: int) -> list[Row]:

@@ -110,7 +110,7 @@ class Lease:
     segments: list[LeasedSegment]
     signal: Signal
     allowed_by: int = 0  # which commit allowed it (store/allowance)
-    is_fresh: bool = False  # the newest of its class, before its turn
+    is_fresh: bool = False  # in the turn that the newest of its class has before the others
     readings: int = field(init=False)
     size_bytes: int = field(init=False)
 

@@ -123,26 +123,18 @@ class Uplink:
 
     def status(self) -> dict[str, object]:
         """Return what `tidegate status` shows of this uplink, counted since the start."""
-        known = self._status
         return {
             "type": "otlp",
             "endpoint": self._settings.endpoint,
-            "state": known.state,
-            "reason": known.reason,
-            "retry_in_s": round(max(0.0, (known.retry_at_ns - self._clock.monotonic_ns()) / NS_PER_S), 1),
+            **self._status.told(now_ns=self._clock.monotonic_ns()),
             "attempt": max(self._backoff.failures, self._holding.failures),
-            "held_back": {signal.name.lower(): reason for signal, reason in self._holding.reasons.items()},
-            "last_error": known.last_error,
-            "last_success_unix_s": known.last_success_ns // NS_PER_S,
+            "held_back": self._holding.told(),
             "requests": self._wire.requests,
             "bytes_sent": self._wire.bytes_sent,
-            "readings_sent": known.readings_sent,
             # Of the lease in hand, which is settled as a whole: what a slow road has taken of a large one so far.
             "in_hand_taken": 0 if self._hand is None else self._hand.delivered,
-            "readings_rejected": known.readings_rejected,
             "compression": self._sending.encoding or "none",
             "batch_readings": self._size.readings,
-            "rtt_ms": round(known.rtt_s * 1000, 1),
         }
 
     async def _serve(self) -> None:
@@ -167,13 +159,16 @@ class Uplink:
         left_s = self._round_s + float(self._settings.batch_interval) - _now_s()
         if left_s > 0:
             self._say("combining")
-            if not self._is_much_held():
+            # What is held back counts as held, and fills no request.
+            may_fill = not self._holding.reasons
+            if not (may_fill and self._is_much_held()):
                 # Nobody is to wait for a road that itself waits for more.
                 self._note_speed(is_quick=False)
             self._store.rest(self.name, left_s)
+            enough = (self._size.readings + 1) // 2
+            waiting = self._store.wait_for_readings(self.name, enough) if may_fill else asyncio.sleep(left_s)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left_s):
-                    await self._store.wait_for_readings(self.name, (self._size.readings + 1) // 2)
+                await asyncio.wait_for(waiting, left_s)
         self._round_s = _now_s()
         self._round.clear()
         self._is_round_over = False
@@ -414,8 +409,8 @@ class Uplink:
         self._tally.failed("hold")
         wait_s = self._holding.hold(signal, reason, after_s=error.after_s, now_s=_now_s())
         self._say("holding", reason, wait_s)
-        self._store.release(hand.lease, maybe_delivered=error.answer_lost or hand.is_taken)
         self._store.hold(self.name, signal, wait_s)
+        self._store.release(hand.lease, maybe_delivered=error.answer_lost or hand.is_taken)
 
     def _failed(self, error: TryLaterError) -> float:
         """Note a failure; return how long to wait, in seconds."""

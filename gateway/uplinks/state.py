@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from gateway.core.clock import NS_PER_S
 from gateway.core.contracts import Signal
 from gateway.uplinks.guards import Backoff
 
@@ -33,6 +34,19 @@ class Status:
     rtt_s: float = 0.0
     warned: str = ""
     warned_s: float = float("-inf")
+
+    def told(self, *, now_ns: int) -> dict[str, object]:
+        """Return this as `tidegate status` shows it."""
+        return {
+            "state": self.state,
+            "reason": self.reason,
+            "retry_in_s": round(max(0.0, (self.retry_at_ns - now_ns) / NS_PER_S), 1),
+            "last_error": self.last_error,
+            "last_success_unix_s": self.last_success_ns // NS_PER_S,
+            "readings_sent": self.readings_sent,
+            "readings_rejected": self.readings_rejected,
+            "rtt_ms": round(self.rtt_s * 1000, 1),
+        }
 
     def is_news(self, message: str, now_s: float) -> bool:
         """Whether people are to be told of a refusal: a device that is refused each second fills no log."""
@@ -86,6 +100,10 @@ class Holding:
     def failures(self) -> int:
         """How often in a row the signal that was held back most often was."""
         return max(patience.failures for patience in self._patience.values())
+
+    def told(self) -> dict[str, str]:
+        """Return why signals are held back, as `tidegate status` shows it."""
+        return {signal.name.lower(): reason for signal, reason in self.reasons.items()}
 
     def hold(self, signal: Signal, reason: str, *, after_s: float, now_s: float) -> float:
         """Hold a signal back; return for how many seconds, at least `after_s`."""

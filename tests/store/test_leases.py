@@ -146,6 +146,36 @@ async def test_a_signal_that_is_held_back_keeps_only_itself(reader, make_desk) -
     assert sequences(await take(desk)) == [1]
 
 
+async def test_who_was_held_back_is_leased_from_the_other_end(reader, make_desk) -> None:
+    """So that what is not taken hides nothing; held once more, from where it was before."""
+    desk = make_desk()
+    for sequence in (1, 2, 3):
+        reader.put(sequence)
+    # The newest is owed a turn, since the link has come up.
+    for found in ([3], [1], [3]):
+        lease = await take(desk, readings_max=1)
+        assert sequences(lease) == found
+        desk.hold(Signal.METRICS, 0.001)
+        desk.close(lease, settled=False, maybe_delivered=False)
+        assert await take(desk) is None
+        async with asyncio.timeout(5):
+            await desk.has_some.wait()
+    desk.link_up(4)
+    assert desk._other_end == set()
+
+
+async def test_what_comes_for_a_signal_that_is_held_back_wakes_nobody(reader, make_desk) -> None:
+    """What comes for another does."""
+    desk = make_desk()
+    desk.hold(Signal.METRICS, 60.0)
+    assert await take(desk) is None
+    reader.put(1)
+    desk.arrived([METRICS])
+    assert not desk.has_some.is_set()
+    desk.arrived([(Priority.NORMAL, Signal.LOGS)])
+    assert desk.has_some.is_set()
+
+
 async def test_more_on_their_way_than_one_look_sees(reader, make_desk) -> None:
     """They are passed over without listing the backlog."""
     desk = make_desk()

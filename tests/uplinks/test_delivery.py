@@ -1312,3 +1312,20 @@ def test_an_answer_that_is_lost_while_a_cut_lease_is_stopped_is_said(make_road, 
         assert road.store.events[-1] == ("release", 10, True)
 
     run(main())
+
+
+def test_what_is_held_back_does_not_hurry_the_others(make_road, make_readings, make_records) -> None:
+    """However much of it there is: what may be sent is sent together, about once in each interval."""
+
+    async def main() -> None:
+        road = make_road(batch_interval=Duration(60), batch_readings_max=100)
+        road.wire.judge = lambda signal, body: HoldError("status 404") if signal is Signal.LOGS else Answer()
+        road.store.add(make_records(100))
+        task = await road.start(1)
+        for k in range(600):
+            road.store.add(make_readings(1, start=k))
+            await asyncio.sleep(1)
+        assert len([packed for _, packed, _ in road.wire.sent if packed.signal is Signal.METRICS]) <= 22
+        await road.stop(task)
+
+    run(main())

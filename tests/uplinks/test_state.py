@@ -58,3 +58,11 @@ def test_the_wires_own_counters_are_carried_over_as_they_grow() -> None:
         "tidegate_uplink_readings_sent": [7],
         "tidegate_uplink_failures": [1],
     }
+
+
+def test_what_is_told_is_in_the_units_that_its_names_say() -> None:
+    """Nobody waits for less than nothing."""
+    status = Status("waiting", "status 503", retry_at_ns=5 * 10**9, last_success_ns=7 * 10**9, rtt_s=0.0123)
+    told = status.told(now_ns=2 * 10**9)
+    assert (told["state"], told["retry_in_s"], told["last_success_unix_s"], told["rtt_ms"]) == ("waiting", 3.0, 7, 12.3)
+    assert status.told(now_ns=9 * 10**9)["retry_in_s"] == 0

@@ -34,9 +34,10 @@ async def open_store(folder) -> Store:
     )
 
 
-def uplink_of(store: Store, endpoint: str) -> Uplink:
+def uplink_of(store: Store, endpoint: str, **settings) -> Uplink:
+    settings = {"timeout": Duration(2), "batch_interval": Duration(0.05), **settings}
     uplink = Uplink(
-        OtlpUplinkSettings(name="cloud", endpoint=endpoint, timeout=Duration(2), batch_interval=Duration(0.05)),
+        OtlpUplinkSettings(name="cloud", endpoint=endpoint, **settings),
         store=store,
         gateway_attributes=(("tidegate.gateway.id", "site-7"),),
         version="0.1.0",
@@ -52,6 +53,17 @@ def uplink_of(store: Store, endpoint: str) -> Uplink:
 def counted(store: Store, start: int, count: int, device: str = "a") -> Batch:
     number = store.resolve(Series((("device.id", device),), "n"))
     return Batch.of(number, CLOCK.monotonic_ns() + np.arange(count), np.arange(start, start + count), flags=MONOTONIC)
+
+
+def log_lines(store: Store, count: int) -> LogRecords:
+    number, now_ns = store.resolve(Series((("device.id", "a"),), "", kind="log")), CLOCK.wall_ns()
+    records = [
+        encode_log_record(
+            time_ns=now_ns, observed_ns=0, severity_number=9, severity_text="", body=str(k), attributes=()
+        )
+        for k in range(count)
+    ]
+    return LogRecords(np.full(count, number, np.uint32), np.full(count, now_ns), tuple(records))
 
 
 def balance(store: Store) -> dict:
@@ -151,11 +163,7 @@ async def test_a_receiver_without_logs_takes_metrics(tmp_path, otlp_sink) -> Non
     otlp_sink.always = Behaviour(knows_not="logs")
     uplink = uplink_of(store, otlp_sink.url)
     task = asyncio.create_task(uplink.run())
-    log = store.resolve(Series((("device.id", "a"),), "", kind="log"))
-    record = encode_log_record(
-        time_ns=CLOCK.wall_ns(), observed_ns=0, severity_number=9, severity_text="", body="0", attributes=()
-    )
-    await store.append([], logs=LogRecords(np.array([log], np.uint32), np.array([CLOCK.wall_ns()]), (record,)))
+    await store.append([], logs=log_lines(store, 1))
     for k in range(10):
         await store.append([(Priority.NORMAL, counted(store, 10 * k, 10))])
     async with asyncio.timeout(20):
@@ -185,4 +193,24 @@ async def test_refusals_and_rejections_are_in_the_ledger(tmp_path, otlp_sink) ->
     store = await open_store(tmp_path)
     assert balance(store)["ledger"] == {"refused": 3, "rejected": 7}
     assert balance(store)["delivered"] == 43
+    await store.close()
+
+
+async def test_a_long_stretch_of_refused_data_hides_nothing_behind_it(tmp_path, otlp_sink) -> None:
+    """More of one bad device than fits in a lease, in the same class: what came after it shows that the road is one."""
+    store = await open_store(tmp_path)
+    otlp_sink.always = Behaviour(refuses=lambda reading: reading.value < 60, message="bad name")
+    for k in range(6):
+        await store.append([(Priority.NORMAL, counted(store, 10 * k, 10))])
+    uplink = uplink_of(store, otlp_sink.url, batch_readings_max=40)
+    task = asyncio.create_task(uplink.run())
+    async with asyncio.timeout(20):
+        while "metrics" not in uplink.status()["held_back"]:
+            await asyncio.sleep(0.01)
+    async with asyncio.timeout(20):
+        while balance(store)["ledger"] != {"refused": 60}:
+            await store.append([(Priority.NORMAL, counted(store, 60, 1, "b"))])
+            await asyncio.sleep(0.1)
+    await until_sent(store)
+    await end(task)
     await store.close()
