@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
 PATHS: Final = {Signal.METRICS: "/v1/metrics", Signal.LOGS: "/v1/logs", Signal.TRACES: "/v1/traces"}
 CONTENT_TYPE: Final = "application/x-protobuf"
+BAD_REQUEST: Final = 400
 PROXY_WANTS_LOGIN: Final = 407
 RESPONSE_BYTES_MAX: Final = 64 * 1024
 QUOTED_BYTES_MAX: Final = 80
@@ -70,6 +71,10 @@ WRITTEN_AT_ONCE_BELOW_S: Final = 0.02
 WRITTEN_AT_ONCE_BYTES: Final = 256 * 1024
 _PAGE_TYPES: Final = ("text/html", "application/xhtml")
 _PAGE_STARTS: Final = (b"<!doctype html", b"<html")
+# What servers (nginx and Apache; Go's) answer in plain words to who does not begin with TLS.
+_WANTS_TLS: Final = (b"plain http", b"to an https server")
+# What OpenSSL makes of an answer that is no TLS, by its version.
+_NO_TLS: Final = frozenset(("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"))
 
 
 class HttpSender:
@@ -88,7 +93,9 @@ class HttpSender:
         self._socket: socket.socket | None = None
         self._written_ns: int | None = None
         self._is_aborted = False
+        self._is_cut = False
         self._is_quick = False
+        self._has_answered = False
         # The status of what no receiver would say, and what was said of it.
         self._said_strange = (0, "")
 
@@ -106,6 +113,7 @@ class HttpSender:
         if self._is_aborted:
             raise TryLaterError("the uplink is stopping")
         self._written_ns = None
+        self._is_cut = False
         started_ns = self._clock.monotonic_ns()
         try:
             answer = self._post(self._connect(), packed, started_ns)
@@ -131,6 +139,7 @@ class HttpSender:
 
     def abort(self) -> None:
         """Cut the connection under the request that is under way."""
+        self._is_cut = True
         connection = self._socket
         if connection is not None:
             # The plain socket's method: an SSLSocket's own would pull its state from under the reading
@@ -208,9 +217,12 @@ class HttpSender:
             pieces=self._pieces(packed.body),
             answer_bytes_max=RESPONSE_BYTES_MAX,
         )
+        self._has_answered = True
         answered_ns = self._clock.monotonic_ns()
         written_ns = self._written_ns or answered_ns
         reply = self._read(response)
+        if reply.status == BAD_REQUEST and any(words in response.body.lower() for words in _WANTS_TLS):
+            raise HoldError(f"status 400: {self._host()} speaks TLS at this port: the endpoint begins with https://")
         check_reply(reply)
         try:
             partial = read_response(response.body, content_type=reply.content_type)
@@ -282,10 +294,17 @@ class HttpSender:
         text = printable(reason(error), REASON_CHARS_MAX)
         if isinstance(error, ConnectError):
             return self._explain_connect(error, text)
-        if isinstance(error, StalledError):
+        if self._is_aborted:
+            return InTransitError("the uplink is stopping", answer_lost=answer_lost)
+        # One that was cut broke because we did not wait any longer.
+        if isinstance(error, StalledError) or self._is_cut:
             what = "no answer" if answer_lost else "the line takes nothing"
             return InTransitError(f"{what} within {self._timeout_s:g} s", answer_lost=answer_lost)
-        return InTransitError(f"the connection to {self._host()} broke: {text}", answer_lost=answer_lost)
+        is_plain = urlsplit(self._settings.endpoint).scheme == "http" and not self._settings.proxy
+        # Most servers that expect TLS say nothing at all to who does not begin with it.
+        hint = "; does it speak TLS at this port? then the endpoint begins with https://"
+        hint = hint if is_plain and not self._has_answered else ""
+        return InTransitError(f"the connection to {self._host()} broke: {text}{hint}", answer_lost=answer_lost)
 
     def _explain_connect(self, error: ConnectError, text: str) -> TryLaterError:
         if isinstance(error, HandshakeError):
@@ -327,4 +346,6 @@ def _explain_tls(error: HandshakeError, *, host: str) -> TryLaterError:
     if why:
         hint = "; is this box's clock right?" if "not yet valid" in why or "expired" in why else ""
         return HoldError(f"the certificate of {host} is not accepted: {why}{hint}")
-    return TryLaterError(f"TLS with {host} failed: {printable(str(cause), REASON_CHARS_MAX)}")
+    is_plain = getattr(cause, "reason", "") in _NO_TLS
+    hint = "; does it speak plain HTTP at this port? then the endpoint begins with http://" if is_plain else ""
+    return TryLaterError(f"TLS with {host} failed: {printable(str(cause), REASON_CHARS_MAX)}{hint}")

@@ -446,6 +446,7 @@ def test_an_answer_that_drips_is_overdue_and_can_be_cut(serve, make_sender) -> N
     thread.join(2)
     assert not thread.is_alive()
     assert errors[0].answer_lost
+    assert str(errors[0]) == "no answer within 0.3 s"
     assert not sender.is_overdue()
 
 
@@ -622,5 +623,41 @@ def test_our_own_certificate_is_shown(authority, rigs, make_sender) -> None:
 
 def test_plain_http_behind_https_is_explained(otlp_sink, make_sender) -> None:
     """https:// to a port that speaks http://: tried later, in words."""
-    with pytest.raises(TryLaterError, match=r"TLS with 127.0.0.1 failed"):
+    with pytest.raises(TryLaterError, match=r"TLS with 127.0.0.1 failed: .*plain HTTP .* begins with http://"):
         make_sender(otlp_sink.url.replace("http://", "https://")).send(PACKED)
+
+
+def test_https_behind_plain_http_is_explained(authority, make_otlp_sink, make_sender) -> None:
+    """http:// to a port that speaks TLS: it hangs up without a word."""
+    sink = make_otlp_sink(identity=authority.issue())
+    with pytest.raises(TryLaterError, match=r"broke: .*speak TLS .* begins with https://"):
+        make_sender(sink.url.replace("https://", "http://")).send(PACKED)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        b"Client sent an HTTP request to an HTTPS server.\n",
+        b"<html><center>The plain HTTP request was sent to HTTPS port</center></html>",
+        b"<html>You're speaking plain HTTP to an SSL-enabled server port.</html>",
+    ],
+)
+def test_who_says_that_he_wants_tls_is_no_refusal(serve, make_sender, words: bytes) -> None:
+    """A 400 would be about the data, and some of it would be given up."""
+    with pytest.raises(HoldError, match="speaks TLS at this port: the endpoint begins with https://"):
+        make_sender(serve(say(b"HTTP/1.0 400 Bad Request\r\n\r\n" + words))).send(PACKED)
+
+
+def test_who_has_answered_is_not_asked_for_tls(serve, make_sender) -> None:
+    """A connection that breaks later has other reasons."""
+
+    def answer_once(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        connection.recv(65536)
+
+    sender = make_sender(serve(answer_once))
+    sender.send(PACKED)
+    with pytest.raises(TryLaterError) as caught:
+        sender.send(PACKED)
+    assert "TLS" not in str(caught.value)
