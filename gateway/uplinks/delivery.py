@@ -147,6 +147,7 @@ class Uplink:
                     self._is_round_over = True
                 await self._combine()
             if await self._deliver_next() is None:
+                self._say_idle()
                 await asyncio.sleep(EMPTY_WAIT_S)
 
     async def _combine(self) -> None:

@@ -1329,3 +1329,22 @@ def test_what_is_held_back_does_not_hurry_the_others(make_road, make_readings, m
         await road.stop(task)
 
     run(main())
+
+
+def test_who_finds_nothing_to_send_does_not_say_that_it_sends(make_road, make_readings, make_records) -> None:
+    """The store knows only by looking whether there is more."""
+
+    async def main() -> None:
+        road = make_road()
+        road.wire.judge = lambda signal, body: HoldError("status 404") if signal is Signal.LOGS else Answer()
+        road.store._look = lambda: None
+        road.store.add(make_readings(5))
+        task = await road.start(0.1)
+        assert (road.store.delivered, road.uplink.status()["state"]) == (5, "idle")
+        road.store.add(make_records(5))
+        await asyncio.sleep(2.1)
+        assert road.uplink.status()["state"] == "holding"
+        assert road.uplink.status()["reason"] == "status 404"
+        await road.stop(task)
+
+    run(main())
