@@ -52,10 +52,12 @@ async def follow_uplinks(
         if share.name not in names:
             boot = opened.timeline.current.boot
             share.removal = Removal(boot, now_ns, opened.state.sequence, accounts.accepted)
+    joined: list[str] = []
     for name in names:
         known = accounts.shares.get(name)
         if known is None:
             await _join(connection, opened, name)
+            joined += [name] * (name != NOBODY)
         elif known.removal is not None:
             await _come_back(connection, opened, known, known.removal)
     for share, removal in accounts.kept:
@@ -65,7 +67,28 @@ async def follow_uplinks(
                 f"{share.name} is configured no more: the {share.held} readings held for it are kept for another "
                 f"{span(left_s)}, then let go; to have them sent, configure it again under its name"
             )
+    if joined:
+        opened.events += await find_renamed(connection, accounts, joined)
     opened.events += await let_go_overdue(connection, accounts, opened.timeline, grace_s=grace_s, now_ns=now_ns)
+
+
+async def find_renamed(connection: aiosqlite.Connection, accounts: Accounts, joined: Sequence[str]) -> list[str]:
+    """Say what a new uplink gets that another one has had, which may be the same under the name that it had before.
+
+    The shelf knows uplinks by their names, and not where they lead to.
+    """
+    said: list[str] = []
+    for share, _ in accounts.kept:
+        ((had,),) = await connection.execute_fetchall(
+            "SELECT coalesce(sum(readings), 0) FROM shelf WHERE id < ? AND done & ? <> 0", (STATE_ID, share.bit)
+        )
+        if had > 0:
+            said.append(
+                f"{', '.join(joined)} is new, and {share.name} is configured no more: if that is the same receiver "
+                f"under another name, {plural(int(had), 'reading')} that it has had will be sent to it a second time, "
+                f"and counted nowhere; so that nothing is, stop now and give it the name {share.name} back"
+            )
+    return said
 
 
 async def _join(connection: aiosqlite.Connection, opened: Opened, name: str) -> None:

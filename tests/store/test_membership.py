@@ -57,6 +57,34 @@ async def test_what_is_held_for_it_is_kept_and_said(shelves, both, caplog) -> No
     assert "removed" not in account(store, "stays")
 
 
+async def test_what_a_renamed_uplink_gets_twice_is_said(shelves) -> None:
+    """It may be the same receiver; where another one was removed and none is new, nobody gets anything twice."""
+    store = await shelves.open(uplinks=("stays", "gone"))
+    for _ in range(10):
+        await shelves.put(store, 1)
+    for _ in range(7):
+        store.ack(await shelves.lease(store, "gone", readings_max=1))
+    store = await reopen(shelves, "stays")
+    assert not any("a second time" in event for event in store.events)
+    store = await reopen(shelves, "stays", "renamed")
+    (event,) = [event for event in store.events if "a second time" in event]
+    assert event.startswith("renamed is new, and gone is configured no more: if that is the same receiver under")
+    assert " 7 readings that it has had will be sent to it a second time" in event
+    assert account(store, "renamed")["held"] == 10
+    store = await reopen(shelves, "stays", "renamed", "gone")
+    assert not any("a second time" in event for event in store.events)
+
+
+async def test_who_had_nothing_that_is_still_here_gets_nothing_twice(shelves) -> None:
+    """An only uplink that is renamed: what it had is gone from the shelf."""
+    store = await shelves.open(uplinks=("before",))
+    await shelves.put(store, 3)
+    store.ack(await shelves.lease(store, "before", readings_max=1))
+    await shelves.put(store, 2)
+    store = await reopen(shelves, "after")
+    assert not any("a second time" in event for event in store.events)
+
+
 async def test_it_is_said_at_each_start(shelves, both) -> None:
     """With the time that is left."""
     await reopen(shelves, "stays")
