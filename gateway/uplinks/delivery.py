@@ -103,6 +103,7 @@ class Uplink:
         self._tally = Tally(telemetry, settings.name)
         self._hand: Hand | None = None
         self._ahead: Ahead | None = None
+        self._paused: dict[Signal, Hand] = {}  # begun, and held back with their signals
         self._status = Status()
 
     async def run(self) -> None:
@@ -117,6 +118,8 @@ class Uplink:
             raise
         finally:
             self._bring_back_ahead(may_have=True)
+            while self._paused:
+                self._store.release(self._paused.popitem()[1].lease, maybe_delivered=True)
             self._note_speed(is_quick=False)
             self._sending.close()
             self._say("stopped")
@@ -178,6 +181,8 @@ class Uplink:
         """Lease what is to go next and deliver it; return it, or None where there was nothing."""
         if self._ahead is not None:
             hand = self._ahead.hand
+        elif over := [signal for signal in self._paused if self._holding.is_over(signal, _now_s())]:
+            hand = self._paused.pop(over[0])
         elif (lease := await self._lease_next()) is not None:
             hand = Hand(lease)
         else:
@@ -201,7 +206,7 @@ class Uplink:
             if error is None:
                 self._settle(hand)
                 return
-            if isinstance(error, NothingTakenError) or (isinstance(error, HoldError) and not hand.is_begun):
+            if isinstance(error, HoldError):
                 self._hold(error, hand)
                 return
             wait_s = self._failed(error)
@@ -383,13 +388,7 @@ class Uplink:
 
     def _answered(self, hand: Hand) -> None:
         """Note that the far side is there and takes what it is sent, or says why not."""
-        known = self._status
-        known.last_success_ns = self._clock.wall_ns()
-        known.readings_sent += hand.delivered
-        known.readings_rejected += hand.lost
-        known.rtt_s = hand.rtt_s
-        if hand.message:
-            known.last_error = hand.message
+        self._status.answered(hand, now_ns=self._clock.wall_ns())
         self._tally.sent(hand.delivered)
         self._backoff.succeeded()
         was_held = self._holding.went(hand.lease.signal)
@@ -411,7 +410,10 @@ class Uplink:
         wait_s = self._holding.hold(signal, reason, after_s=error.after_s, now_s=_now_s())
         self._say("holding", reason, wait_s)
         self._store.hold(self.name, signal, wait_s)
-        self._store.release(hand.lease, maybe_delivered=error.answer_lost or hand.is_taken)
+        if hand.is_begun and not isinstance(error, NothingTakenError):
+            self._paused[signal] = hand
+        else:
+            self._store.release(hand.lease, maybe_delivered=hand.is_taken)
 
     def _failed(self, error: TryLaterError) -> float:
         """Note a failure; return how long to wait, in seconds."""
@@ -424,14 +426,14 @@ class Uplink:
         known.last_error = reason
         self._is_down = True
         self._size.failed(in_transit=isinstance(error, InTransitError))
-        self._tally.failed("hold" if isinstance(error, HoldError) else "throttled" if error.after_s else "later")
+        self._tally.failed("throttled" if error.after_s else "later")
         return self._backoff.failed(error.after_s)
 
     async def _wait(self, error: TryLaterError, wait_s: float) -> None:
         if isinstance(error, NoClockError):
             await self._wait_for_clock(error, wait_s)
             return
-        self._say("holding" if isinstance(error, HoldError) else "waiting", str(error), wait_s)
+        self._say("waiting", str(error), wait_s)
         self._store.rest(self.name, wait_s)
         await asyncio.sleep(wait_s)
 

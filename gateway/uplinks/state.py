@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 
     from gateway.core.telemetry import Telemetry
     from gateway.uplinks.guards import Wire
+    from gateway.uplinks.requests import Hand
     from gateway.uplinks.settings import RetrySettings
 
 # So often the same refusal is said.
 WARN_S: Final = 60.0
+CLOCK_STEP_S: Final = 0.02
 
 
 @dataclass(slots=True)
@@ -47,6 +49,14 @@ class Status:
             "readings_rejected": self.readings_rejected,
             "rtt_ms": round(self.rtt_s * 1000, 1),
         }
+
+    def answered(self, hand: Hand, *, now_ns: int) -> None:
+        """Take note of what became of a lease, at `now_ns` in Unix time."""
+        self.last_success_ns = now_ns
+        self.readings_sent += hand.delivered
+        self.readings_rejected += hand.lost
+        self.rtt_s = hand.rtt_s
+        self.last_error = hand.message or self.last_error
 
     def is_news(self, message: str, now_s: float) -> bool:
         """Whether people are to be told of a refusal: a device that is refused each second fills no log."""
@@ -111,6 +121,10 @@ class Holding:
         wait_s = self._patience[signal].failed(after_s)
         self._until_s[signal] = now_s + wait_s
         return wait_s
+
+    def is_over(self, signal: Signal, now_s: float) -> bool:
+        """Whether a signal may be tried again; a timer may be early by as much as a clock's step."""
+        return now_s >= self._until_s[signal] - CLOCK_STEP_S
 
     def went(self, signal: Signal) -> bool:
         """Take note that a signal was taken; return whether it had been held back."""

@@ -1348,3 +1348,31 @@ def test_who_finds_nothing_to_send_does_not_say_that_it_sends(make_road, make_re
         await road.stop(task)
 
     run(main())
+
+
+def test_a_path_that_goes_in_the_middle_of_a_lease_keeps_only_its_own_signal(
+    make_road, make_readings, make_records
+) -> None:
+    """What is left of it waits in the hand, and nothing that was taken is sent again."""
+
+    async def main() -> None:
+        road = make_road(Answer(), HoldError("status 404"), batch_readings_max=5)
+        road.wire.judge = lambda signal, body: HoldError("status 404") if signal is Signal.LOGS else Answer()
+        road.store.add(make_records(10))
+        task = await road.start(10)
+        for k in range(3):
+            road.store.add(make_readings(5, start=5 * k))
+            await asyncio.sleep(100)
+        assert road.store.delivered == 15
+        assert [*road.uplink.status()["held_back"]] == ["logs"]
+        road.wire.judge = lambda signal, body: Answer()
+        await asyncio.sleep(200)
+        assert road.store.delivered == 25
+        assert road.store.maybe_twice == 0
+        road.wire.script = [Answer(), HoldError("status 404")]
+        road.store.add(make_records(10))
+        await asyncio.sleep(10)
+        await road.stop(task)
+        assert road.store.events[-1] == ("release", 10, True)
+
+    run(main())
