@@ -170,9 +170,9 @@ class Uplink:
                 self._note_speed(is_quick=False)
             self._store.rest(self.name, left_s)
             enough = (self._size.readings + 1) // 2
-            waiting = self._store.wait_for_readings(self.name, enough) if may_fill else asyncio.sleep(left_s)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(waiting, left_s)
+                async with asyncio.timeout(left_s):
+                    await (self._store.wait_for_readings(self.name, enough) if may_fill else asyncio.sleep(left_s))
         self._round_s = _now_s()
         self._round.clear()
         self._is_round_over = False
