@@ -139,6 +139,13 @@ class Committer:
             self._boots_unsaved = True
             self.want(ACK_WAIT_S)
 
+    def look_at_files(self) -> None:
+        """See whether the open files are in their places; a log alone that is not is saved by a commit at once."""
+        was_gone = self.trouble.is_log_gone
+        self.trouble.look_at_files()
+        if self.trouble.is_log_gone and not was_gone:
+            self.want()
+
     def now_ns(self) -> int:
         """Return Unix ns if a clock is known, else 0."""
         return self.timeline.wall_from(self._clock.monotonic_ns()) or 0
@@ -228,11 +235,8 @@ class Committer:
         await self.commit()
         self.trouble.watch_files()
         if not self.trouble.sentence:
-            try:
-                await self._rewind_log()
-                self._reached.begin(self.state.commit, log_bytes=self.room.log_size_bytes)
-            except sqlite3.DatabaseError as error:
-                self.damaged(str(error))
+            await self._move_log()
+            self._reached.begin(self.state.commit, log_bytes=self.room.log_size_bytes)
 
     async def commit(self, *, last: bool = False) -> None:
         """Commit what is pending now. Failures end up with those who wait and in `trouble`."""
@@ -251,6 +255,9 @@ class Committer:
             ):
                 # Who is turned away comes again and again: what makes room must not wait until nobody does.
                 await self._attempt(Pending(), last=last)
+            if self.trouble.is_log_gone:
+                # It has no name any more: what it holds would be gone with this process.
+                await self._move_log()
         finally:
             self.gathering.done()
             self._started_s = None
@@ -316,6 +323,13 @@ class Committer:
             self.room.drop_ballast()
             await self._rewind_log()
             await self._write(pending, sealed, clean=clean)
+
+    async def _move_log(self) -> None:
+        """Move what the log holds into the file."""
+        try:
+            await self._rewind_log()
+        except sqlite3.DatabaseError as error:
+            await self.met_damage(error)
 
     async def _rewind_log(self) -> None:
         try:

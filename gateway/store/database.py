@@ -375,7 +375,7 @@ class Store:
 
     def look_at_files(self) -> None:
         """See whether the files that are open are still in their places; each commit looks too."""
-        self._committer.trouble.look_at_files()
+        self._committer.look_at_files()
 
     def look_at_clock(self) -> None:
         """See whether the wall clock was set or confirmed since the last commit, which looks too."""

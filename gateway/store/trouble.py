@@ -66,6 +66,11 @@ class Trouble:
             self.lasting = self.closed = found
         return found
 
+    @property
+    def is_log_gone(self) -> bool:
+        """Whether the log is not in its place, and the database is."""
+        return self.presence is not None and bool(self.closed) and self.presence.has_database
+
     def met(self, kind: str, sentence: str, *, error: Exception | None = None) -> None:
         """Take note of a trouble. The log hears of one `kind` once, with a traceback where `error` is our mistake."""
         now_s = asyncio.get_running_loop().time()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 import pytest
 
 from gateway.core.contracts import FullError
@@ -160,6 +162,48 @@ async def test_a_deleted_log_is_saved_by_a_new_start(shelves) -> None:
     assert await shelves.drain(store) == put
     await shelves.close()
     assert verify(shelves.state_dir).problems == []
+
+
+@pytest.mark.parametrize("notices", ["the next who brings something", "the housekeeping"])
+async def test_what_a_deleted_log_holds_is_in_the_file_at_once(shelves, numbers, loop_disk, notices) -> None:
+    """A process that is killed before its own restart loses nothing, and what was sent until then is known."""
+    shelves.state_dir = loop_disk.path / "state"
+    store = await shelves.open()
+    put = [number for _ in range(20) for number in await shelves.put(store, 5)]
+    (shelves.state_dir / "tidegate.db-wal").unlink()
+    if notices == "the housekeeping":
+        store.look_at_files()
+    else:
+        with pytest.raises(FullError, match="until it has started anew"):
+            await shelves.put(store, 1)
+    lease = await shelves.lease(store, readings_max=5)
+    store.ack(lease)
+    await store._committer.commit()
+    copy = loop_disk.path / "copy"
+    copy.mkdir()
+    (copy / "tidegate.db").write_bytes((shelves.state_dir / "tidegate.db").read_bytes())
+    other = await shelves.open(state_dir=copy)
+    assert sorted(numbers(lease) + await shelves.drain(other)) == put
+    assert verify(copy).problems == []
+    await shelves.close()
+
+
+async def test_a_database_that_turns_out_damaged_when_a_deleted_log_is_saved(shelves, monkeypatch) -> None:
+    """It is salvaged by the next start, and nothing else ends."""
+    store = await shelves.open()
+    await shelves.put(store, 5)
+    (shelves.state_dir / "tidegate.db-wal").unlink()
+    real = store._committer.connection.execute_fetchall
+
+    async def fails(sql, *values):
+        if "wal_checkpoint" in sql:
+            raise sqlite3.DatabaseError("malformed")
+        return await real(sql, *values)
+
+    monkeypatch.setattr(store._committer.connection, "execute_fetchall", fails)
+    store.look_at_files()
+    await store._committer.commit()
+    assert store.is_damaged
 
 
 async def test_what_is_lost_with_a_deleted_file_is_said(shelves, caplog) -> None:
