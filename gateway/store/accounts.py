@@ -80,9 +80,11 @@ class Share(msgspec.Struct, array_like=True):
         self.held += readings
         self.held_by_class = (critical, normal, bulk)
 
-    def hold_just(self, by_class: tuple[int, int, int]) -> None:
-        """Hold this and nothing else."""
+    def hold_just(self, by_class: tuple[int, int, int], *, in_all: int | None = None) -> None:
+        """Hold this and nothing else; where they are known to be `in_all`, the normal ones make up for the rest."""
         self.held, self.held_by_class = sum(by_class), by_class
+        if in_all is not None:
+            self.hold(in_all - self.held, priority=Priority.NORMAL)
 
     def wants(self, sequence: int) -> bool:
         """Whether a segment was for it at all; whether it has it already stands in the segment's row."""

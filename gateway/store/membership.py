@@ -115,8 +115,8 @@ async def _come_back(connection: aiosqlite.Connection, opened: Opened, share: Sh
         # It had been let go. What others still need it gets all the same, like a new one: that is lost no more.
         key = (share.name, UPLINK_REMOVED)
         lost = accounts.ledger.get(key, Entry(0))
-        share.hold_just(await count_lacking(connection, share, before=removal.sequence))
-        share.hold(min(lost.readings - share.held, 0), priority=Priority.NORMAL)
+        there = await count_lacking(connection, share, before=removal.sequence)
+        share.hold_just(there, in_all=min(sum(there), lost.readings))
         if share.held:
             accounts.ledger[key] = lost._replace(readings=lost.readings - share.held)
     for priority, readings in zip(
@@ -151,12 +151,10 @@ def _sum_of(priority: Priority) -> str:
 
 async def count_classes(connection: aiosqlite.Connection, share: Share) -> None:
     """Count of which classes is what is held for a share, where its row does not say: it is of an earlier version."""
-    held = share.held
-    if sum(share.held_by_class) != held or min(share.held_by_class) < 0:
+    if sum(share.held_by_class) != share.held or min(share.held_by_class) < 0:
         before = share.removal.sequence if share.removal else SEQUENCE_END
-        share.hold_just(await count_lacking(connection, share, before=before))
         # On a damaged shelf something else may be there than is held.
-        share.hold(held - share.held, priority=Priority.NORMAL)
+        share.hold_just(await count_lacking(connection, share, before=before), in_all=share.held)
 
 
 def left_of(removal: Removal, timeline: Timeline, *, grace_s: float, now_ns: int) -> float:
