@@ -276,6 +276,10 @@ class Reader(Protocol):
         """Forget an unfinished one: the stream has broken off."""
         ...
 
+    def take_held(self) -> bytes:
+        """Return an unfinished one, for who reads on in the same stream, and forget it."""
+        ...
+
     def take_rejected(self) -> dict[str, int]:
         """Return how many were dropped since the last call, by reason."""
         ...
@@ -314,6 +318,12 @@ class _Cutter:
         self.rejected["cut_off"] += bool(self._held)
         self._held.clear()
         self._overlong = False
+
+    def take_held(self) -> bytes:
+        """Return the unfinished piece and forget it."""
+        held = bytes(self._held)
+        self._held.clear()
+        return held
 
     def take_rejected(self) -> dict[str, int]:
         """Return the counts and begin anew."""
@@ -362,6 +372,10 @@ class FrameReader:
         """Forget half a frame: the stream has broken off."""
         self._cutter.abandon()
 
+    def take_held(self) -> bytes:
+        """Return half a frame, for who reads on in the same stream, and forget it."""
+        return self._cutter.take_held()
+
     def take_rejected(self) -> dict[str, int]:
         """Return how many frames were dropped since the last call, by reason."""
         return self._cutter.take_rejected()
@@ -391,6 +405,10 @@ class LineReader:
     def abandon(self) -> None:
         """Forget half a line: the stream has broken off."""
         self._cutter.abandon()
+
+    def take_held(self) -> bytes:
+        """Return half a line, for who reads on in the same stream, and forget it."""
+        return self._cutter.take_held()
 
     def take_rejected(self) -> dict[str, int]:
         """Return how many lines were dropped since the last call, by reason."""

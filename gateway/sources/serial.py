@@ -184,6 +184,7 @@ class SerialSource:
         self._telemetry.count("tidegate_serial_opened", help="Times a serial port was opened.", source=self.name)
         self._last_error = ""
         self._watch = LineWatch(self.settings, now_s=self._now_s())
+        self._reader.feed(port.rest)
         self._say(logging.INFO, "reading", f"reading {port.path}")
         self._read_if_room()
         while not self._ended.is_set():
@@ -454,6 +455,9 @@ class SerialSource:
             await asyncio.wait(left, timeout=1)
         if self._link is not None:
             await self._link.drain(within_s=1)
+        if self._link is not None and not self._link.is_gone:
+            link, self._link = self._link, None
+            link.leave_open(rest=self._reader.take_held())
         await self._close()
         self._enter(STOPPED)
 

@@ -18,6 +18,8 @@ READ_BYTES: Final = 65_536
 # What the device does not read is dropped past this: it sends again, and is answered again.
 UNSENT_BYTES_MAX: Final = 16_384
 DRAIN_CHECK_S: Final = 0.01
+# A reload on a slow card and a slow road takes so long at most. Who is not there by then does not come.
+LEFT_OPEN_S: Final = 60.0
 
 
 class SerialLink:
@@ -31,7 +33,7 @@ class SerialLink:
         self.is_reading = False
         self._on_data = on_data
         self._on_gone = on_gone
-        self._is_gone = False
+        self.is_gone = False
         self._unsent = bytearray()
         self._loop = asyncio.get_running_loop()
 
@@ -43,13 +45,13 @@ class SerialLink:
 
     def resume(self) -> None:
         """Read on."""
-        if not self.is_reading and not self._is_gone:
+        if not self.is_reading and not self.is_gone:
             self._loop.add_reader(self.port.fd, self._read)
             self.is_reading = True
 
     def send(self, data: bytes) -> bool:
         """Write `data` as soon as the port takes it; return False where it was dropped instead."""
-        if self._is_gone or len(self._unsent) > UNSENT_BYTES_MAX:
+        if self.is_gone or len(self._unsent) > UNSENT_BYTES_MAX:
             return False
         was_empty = not self._unsent
         self._unsent += data
@@ -59,8 +61,8 @@ class SerialLink:
 
     def give_up(self, why: str) -> None:
         """End it from this side, as if the port had gone."""
-        if not self._is_gone:
-            self._is_gone = True
+        if not self.is_gone:
+            self.is_gone = True
             self.pause()
             self._loop.remove_writer(self.port.fd)
             self._unsent.clear()
@@ -75,10 +77,19 @@ class SerialLink:
 
     async def close(self) -> None:
         """Let go of the port."""
-        self._is_gone = True
+        self._let_go()
+        await asyncio.to_thread(serial_port.close_port, self.port)
+
+    def leave_open(self, *, rest: bytes) -> None:
+        """Let go of the port without closing it, for who comes next in this process; `rest` was read and is not cut."""
+        self._let_go()
+        serial_port.leave_open(self.port, rest=rest)
+        self._loop.call_later(LEFT_OPEN_S, serial_port.close_left_open, self.port)
+
+    def _let_go(self) -> None:
+        self.is_gone = True
         self.pause()
         self._loop.remove_writer(self.port.fd)
-        await asyncio.to_thread(serial_port.close_port, self.port)
 
     def _read(self) -> None:
         try:

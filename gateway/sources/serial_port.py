@@ -55,11 +55,20 @@ class PortOptions:
 
 @dataclass(slots=True)
 class Port:
-    """An open port: `fd` is non-blocking, raw, and locked against other programs that ask (flock)."""
+    """An open port: `fd` is non-blocking, raw, and locked against other programs that ask (flock).
+
+    `rest` is what was read of it by who left it open, and was not yet a whole message.
+    """
 
     path: str
     fd: int
     handle: Any
+    options: PortOptions
+    rest: bytes = b""
+
+
+# Ports that were left open for who comes next in this process, by their paths.
+_left_open: dict[str, Port] = {}
 
 
 def check_name(port: str) -> None:
@@ -92,10 +101,14 @@ def find(port: str) -> str:
 
 
 def open_port(port: str, options: PortOptions) -> Port:
-    """Find and open; raise PortError."""
+    """Find and open, or take up what was left open; raise PortError."""
     import serial  # noqa: PLC0415  only a gateway with a serial line pays for pyserial
 
     path = find(port)
+    if (left := _left_open.pop(path, None)) is not None:
+        if left.options == options and not has_moved(port, left):
+            return left
+        close_port(left)
     handle = serial.Serial(
         baudrate=options.baud,
         parity=options.parity[0].upper(),
@@ -115,17 +128,38 @@ def open_port(port: str, options: PortOptions) -> Port:
     except (OSError, ValueError, termios.error) as error:
         # pyserial reports with its own OSError, ValueError for a baud rate, and termios.error unwrapped.
         raise PortError(explain(error, path), is_missing=_number(error) == errno.ENOENT) from error
-    return Port(path, handle.fileno(), handle)
+    return Port(path, handle.fileno(), handle, options)
 
 
 def close_port(port: Port) -> None:
     """Close; what is still unsent is thrown away, since the kernel would wait half a minute for it."""
+    _forget_unsent(port)
+    with contextlib.suppress(OSError, termios.error):
+        port.handle.close()
+
+
+def leave_open(port: Port, *, rest: bytes) -> None:
+    """Leave it to who opens it next in this process: what arrives meanwhile waits in the kernel.
+
+    A port that is closed hears nothing, and what has no acknowledgement is sent once. At the end of the process the
+    kernel closes it.
+    """
+    _forget_unsent(port)
+    port.rest = rest
+    _left_open[port.path] = port
+
+
+def close_left_open(port: Port) -> None:
+    """Close what `leave_open` has left, unless somebody has taken it up."""
+    if _left_open.get(port.path) is port:
+        close_port(_left_open.pop(port.path))
+
+
+def _forget_unsent(port: Port) -> None:
     # Only then: flushing a pty takes away what the far end has not read yet.
     if unsent_bytes(port):
         with contextlib.suppress(OSError, termios.error):
             termios.tcflush(port.fd, termios.TCOFLUSH)
-    with contextlib.suppress(OSError, termios.error):
-        port.handle.close()
 
 
 def has_moved(port: str, open_port: Port) -> bool:

@@ -347,6 +347,17 @@ def test_a_long_line_is_dropped_and_counted() -> None:
     assert reader.take_rejected() == {"cut_off": 1}
 
 
+@pytest.mark.parametrize(("make", "wire"), [(FrameReader, framing.encode_frame(b"whole")), (LineReader, b"whole\n")])
+def test_another_reader_goes_on_where_one_has_stopped(make, wire) -> None:
+    """What the first one held comes whole, and is no loss."""
+    first, second = make(64), make(64)
+    first.feed(wire[:3])
+    second.feed(first.take_held())
+    assert second.feed(wire[3:]) == [b"whole"]
+    first.abandon()
+    assert first.take_rejected() == second.take_rejected() == {}
+
+
 # what is taken twice
 
 

@@ -148,6 +148,8 @@ async def make_rig(serial_line: SerialLine) -> AsyncIterator[Callable[..., Rig]]
     for rig in made:
         rig.shelf.open.set()
         await rig.stop()
+    for port in [*serial_port._left_open.values()]:
+        serial_port.close_left_open(port)
 
 
 @pytest.fixture
@@ -599,7 +601,7 @@ async def test_what_opens_after_the_stop_is_closed(
     def open_slowly(port: str, options: serial_port.PortOptions) -> serial_port.Port:
         loop.call_soon_threadsafe(opening.set)
         asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result(DEADLINE_S)
-        return serial_port.Port(port, -1, None)
+        return serial_port.Port(port, -1, None, options)
 
     monkeypatch.setattr(serial_port, "open_port", open_slowly)
     monkeypatch.setattr(serial_port, "close_port", lambda port: closed.set())
@@ -694,6 +696,31 @@ async def test_a_stop_lets_what_is_under_way_be_kept_and_acknowledged(rig: Rig) 
     assert await rig.hear() == [Ack(S, 1)]
     assert len(rig.shelf.offers) == 1
     assert rig.status["state"] == "stopped"
+
+
+async def test_what_comes_between_a_stop_and_the_next_start_is_read_then(make_rig: Callable[..., Rig]) -> None:
+    """As at a reload: a line that was cut by it comes whole, and none is missing."""
+    rig = make_rig(framing="lines")
+    await rig.start()
+    rig.line.write(b"one\ntw")
+    await until(lambda: rig.status["bytes"] == 6)
+    rig.shelf.open.clear()
+    rig.line.write(b"o\nth")
+    await until(lambda: rig.status["bytes"] == 10)
+    assert rig.task is not None
+    rig.task.cancel()
+    await asyncio.sleep(0.02)
+    rig.line.write(b"ree\nfour\n")
+    rig.shelf.open.set()
+    with pytest.raises(asyncio.CancelledError):
+        await rig.task
+    rig.line.write(b"five\n")
+    rejected = rig.status["rejected"]
+    rig.source = rig.new_source()
+    await rig.start()
+    await until(lambda: len(rig.shelf.payloads) == 5)
+    assert rig.shelf.payloads == [b"one", b"two", b"three", b"four", b"five"]
+    assert rejected == rig.status["rejected"] == {}
 
 
 async def test_a_stop_does_not_wait_for_room_for_ever(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import struct
@@ -178,6 +179,34 @@ def test_closing_throws_away_only_what_is_still_unsent(
         assert flushed == wanted
 
 
+def test_a_port_that_is_left_open_hears_what_comes_meanwhile(
+    serial_line: SerialLine, make_serial_line: Callable[..., SerialLine]
+) -> None:
+    """Who opens it next as it is set takes it up, with what was read of it; else it is closed, now or later."""
+    name = str(serial_line.path)
+    port = open_port(name, OPTIONS)
+    serial_port.leave_open(port, rest=b"half")
+    again = open_port(name, OPTIONS)
+    assert again is port
+    assert again.rest == b"half"
+    serial_port.close_left_open(port)
+    assert os.fstat(port.fd)
+    serial_port.leave_open(port, rest=b"")
+    other = open_port(name, dataclasses.replace(OPTIONS, baud=19_200))
+    assert other is not port
+    assert not port.handle.is_open
+    serial_port.leave_open(other, rest=b"")
+    serial_line.path.unlink()
+    serial_line.path.symlink_to(make_serial_line(name="other").path.readlink())
+    third = open_port(name, other.options)
+    assert third is not other
+    assert not other.handle.is_open
+    serial_port.leave_open(third, rest=b"")
+    serial_port.close_left_open(third)
+    assert not third.handle.is_open
+    serial_port.close_left_open(third)
+
+
 def test_a_link_that_leads_elsewhere_has_moved(
     serial_line: SerialLine, make_serial_line: Callable[..., SerialLine]
 ) -> None:
@@ -208,4 +237,4 @@ def test_the_driver_is_asked_for_lost_bytes(serial_line: SerialLine, monkeypatch
 def test_what_cannot_say_how_much_is_unsent_has_sent_all(tmp_path: Path) -> None:
     """A stop does not wait for it."""
     with (tmp_path / "file").open("wb") as file:
-        assert serial_port.unsent_bytes(serial_port.Port("x", file.fileno(), None)) == 0
+        assert serial_port.unsent_bytes(serial_port.Port("x", file.fileno(), None, OPTIONS)) == 0
