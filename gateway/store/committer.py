@@ -285,7 +285,11 @@ class Committer:
     def _is_refusing(self, readings: int) -> bool:
         """Whether so many readings are not even taken at the door."""
         may_refuse = self._settings.when_full == "refuse" and readings and not self._keeper.has_leftovers
-        return bool(self.trouble.closed or (may_refuse and self.room.lacking(0)))
+        try:
+            return bool(self.trouble.closed or (may_refuse and self.room.lacking(0)))
+        except OSError:
+            # The directory is gone, or its disk: the commit says which.
+            return False
 
     def _refusal(self) -> FullError:
         """Note that somebody was refused at the door; return why."""

@@ -123,6 +123,17 @@ async def test_nothing_is_acknowledged_into_a_deleted_file(shelves, caplog) -> N
     assert verify(shelves.state_dir).problems == []
 
 
+@pytest.mark.parametrize("when_full", ["refuse", "drop_oldest"])
+async def test_a_directory_that_is_gone_when_something_comes(shelves, when_full) -> None:
+    """Who brings it is told so, before anybody has looked."""
+    await shelves.open(when_full=when_full)
+    await shelves.close()
+    store = await shelves.open(when_full=when_full)
+    shelves.state_dir.rename(shelves.state_dir.with_name("moved"))
+    with pytest.raises(FullError, match="was deleted, moved away or replaced"):
+        await shelves.put(store, 1)
+
+
 async def test_a_directory_that_is_moved_and_moved_back(shelves, caplog) -> None:
     """It is noticed while nothing comes, and goes on as if nothing had been."""
     store = await shelves.open()
