@@ -45,6 +45,9 @@ DEVICE_CHARS_MAX: Final = 64
 # A FullError that names no time must not become a loop.
 RETRY_S_MIN: Final = 0.05
 STOP_S_MAX: Final = 5.0
+GIVE_UP_S_MAX: Final = 1.0
+# What the ledger says of messages that were read and found no room until the end.
+NO_ROOM: Final = "no_room"
 # How often a link is looked at that may have been pointed to another device.
 MOVED_CHECK_S: Final = 5.0
 # An adapter that comes and goes, or advice that comes back, is said this often in the log; the status has it all along.
@@ -98,6 +101,7 @@ class SerialSource:
         self._link: SerialLink | None = None
         self._offers: set[asyncio.Task[None]] = set()
         self._pending_bytes = 0
+        self._outside = 0  # messages that found no room and that nobody else has
         self._ended = asyncio.Event()  # the port hung up, or an offer failed
         self._failure: BaseException | None = None
         self._counts: Counter[str] = Counter()
@@ -354,7 +358,9 @@ class SerialSource:
                 self._count_kept(arrivals, await self._accept(arrivals))
             except FullError as error:
                 self._put_off(arrivals, error)
+                self._outside += len(arrivals)
                 await asyncio.sleep(max(error.after_s, RETRY_S_MIN))
+                self._outside -= len(arrivals)
             else:
                 return
 
@@ -450,9 +456,10 @@ class SerialSource:
         for task in left:
             task.cancel()
         if left:
-            log.warning("%s: %d buffers found no room before the stop", self.name, len(left))
-            self._counts["given_up"] += len(left)
+            log.warning("%s: %d buffers were not on the disk yet at the stop", self.name, len(left))
             await asyncio.wait(left, timeout=1)
+        if self._outside:
+            await self._give_up()
         if self._link is not None:
             await self._link.drain(within_s=1)
         if self._link is not None and not self._link.is_gone:
@@ -460,6 +467,15 @@ class SerialSource:
             link.leave_open(rest=self._reader.take_held())
         await self._close()
         self._enter(STOPPED)
+
+    async def _give_up(self) -> None:
+        """Have what found no room before the stop counted as lost: for that there is room on a full shelf too."""
+        lost, self._outside = self._outside, 0
+        log.warning("%s: %d messages found no room before the stop: they are lost", self.name, lost)
+        dropped = Arrivals(self.name, [], [], self._clock.monotonic_ns(), dropped={NO_ROOM: lost})
+        with contextlib.suppress(FullError, TimeoutError):
+            async with asyncio.timeout(GIVE_UP_S_MAX):
+                await self._accept(dropped)
 
 
 def _close_late(opening: asyncio.Future[Port]) -> None:

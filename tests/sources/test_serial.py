@@ -723,19 +723,26 @@ async def test_what_comes_between_a_stop_and_the_next_start_is_read_then(make_ri
     assert rejected == rig.status["rejected"] == {}
 
 
+@pytest.mark.parametrize("is_full_for_all", [False, True])
 async def test_a_stop_does_not_wait_for_room_for_ever(
-    make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+    make_rig: Callable[..., Rig],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    is_full_for_all: bool,
 ) -> None:
-    """What found no room by then is given up, and said."""
+    """What found no room by then is lost: that is said, and counted where the shelf takes that."""
     monkeypatch.setattr(serial_module, "STOP_S_MAX", 0.05)
     rig = make_rig(framing="lines")
     rig.shelf.full = 1000
+    rig.shelf.after_s = 60.0
     await rig.start()
-    rig.line.write(b"one\n")
-    await until(lambda: rig.status["put_off"])
+    rig.line.write(b"one\ntwo\n")
+    await until(lambda: rig.status["put_off"] == 2)
+    rig.shelf.full = int(is_full_for_all)
     await rig.stop()
-    assert rig.source._counts["given_up"] == 1
-    assert rig.shelf.kept == []
+    assert "line1: 2 messages found no room before the stop: they are lost" in caplog.text
+    assert [arrivals.dropped for arrivals in rig.shelf.kept] == ([] if is_full_for_all else [{"no_room": 2}])
+    assert rig.shelf.payloads == []
 
 
 async def test_a_failure_behind_the_door_ends_the_source_and_it_can_be_started_again(rig: Rig) -> None:
