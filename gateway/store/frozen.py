@@ -164,6 +164,8 @@ class Frozen:
             raise StoreError("somebody else has written to it meanwhile")
         ((body,),) = await fetch(self.memory, "SELECT body FROM shelf WHERE id = ?", (STATE_ID,))
         state = decode_state(body)
+        # On the disk all of it is one commit: a gap would look like a log that lost the others (store/evidence).
+        state.commit = decode_state(self._state).commit + 1
         for share in state.shares:
             # Written down, it is known to be sent once.
             share.maybe_twice -= min(share.maybe_twice, self.sent.get(share.name, 0))

@@ -149,6 +149,33 @@ async def test_when_it_can_be_written_again_what_was_sent_is_known(shelves, fill
     shelves.check(store)
 
 
+@pytest.mark.parametrize("dies", [True, False])
+async def test_a_power_cut_while_it_is_written_down(shelves, fill, tmp_path, monkeypatch, dies) -> None:
+    """What is in the log by then is no damage, and what was sent is known."""
+    put = await fill(dies=dies)
+    disk = Disk(monkeypatch)
+    store = await shelves.open(uplinks=("cloud", "spare"))
+    sent = []
+    for _ in range(3):
+        lease = await shelves.lease(store, readings_max=1)
+        sent += numbers_of(lease)
+        store.ack(lease)
+        await store._committer.commit()
+    real = Frozen._write_down
+
+    async def is_cut(self, writer) -> None:
+        await real(self, writer)
+        shutil.copytree(shelves.state_dir, tmp_path / "cut")
+
+    monkeypatch.setattr(Frozen, "_write_down", is_cut)
+    disk.is_read_only = False
+    await shelves.close()
+    store = await shelves.open(uplinks=("cloud", "spare"), state_dir=tmp_path / "cut")
+    assert store.events == []
+    assert sorted(await shelves.drain(store) + sent) == put
+    shelves.check(store)
+
+
 async def test_what_could_not_be_written_down_is_said(shelves, fill, monkeypatch, caplog) -> None:
     """How much, and that it is sent again."""
     put = await fill(dies=True)
