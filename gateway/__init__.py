@@ -188,6 +188,7 @@ core/                     Ground: the words that every room speaks
   text.py                 Foreign text made fit for one line of a log or a terminal
   units.py                Durations and sizes as people write them
   words.py                Numbers for people: sizes, time spans, and how many of what
+supervision.py            Keeps parts running: one that fails is started again, one that does not stop keeps nobody waiting
 """
 
 __version__ = "0.1.0"

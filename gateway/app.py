@@ -28,9 +28,10 @@ from gateway.net.files import read_file, replace_file
 from gateway.net.systemd import ask_for_patience, notify
 from gateway.pipeline import Pipeline
 from gateway.store.database import BoardLimits, SeriesBounds, Store
+from gateway.supervision import Supervisor, end
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
     from gateway.control.config import Config
     from gateway.control.profiles import HardwareProfile
@@ -46,11 +47,6 @@ HOUSEKEEPING_S = 1.0
 FOOTPRINT_S = 10.0
 # What the detectors have learnt is worth little flash: an hour of learning is soon learnt again.
 DETECTOR_SAVE_S = 3600.0
-# A part that fails is started again, later and later, so that a fault in one never spins or ends the rest.
-RESTART_WAIT_S = 1.0
-RESTART_WAIT_S_MAX = 60.0
-# Doors, roads and windows one after the other: all of it within systemd's TimeoutStopSec of 30 s.
-STOP_S_MAX = 8.0
 # How long a start waits for listeners to listen before it says that it is ready all the same.
 OPEN_S_MAX = 2.0
 # A shelf that stands still for so long is started anew; until then it may be a slow card.
@@ -113,7 +109,7 @@ class Gateway:
         self._heartbeat_ns = self._started_ns
         self._sources: list[Part] = []
         self._uplinks: list[Part] = []
-        self._restarts: dict[str, int] = {}
+        self._supervisor = Supervisor(self.telemetry)
         self._draining: dict[str, Draining] = {}
         self._store: Store | None = None
         self._pipeline: Pipeline | None = None
@@ -193,11 +189,12 @@ class Gateway:
     async def _serve(self) -> None:
         assert self._store is not None
         herald = Herald(store=self._store, clock=self._clock, report_s=float(self.config.gateway.report_interval))
-        windows = [self._start("housekeeping", self._keep_house), self._start("herald", herald.run)]
+        start = self._supervisor.start
+        windows = [start("housekeeping", self._keep_house), start("herald", herald.run)]
         if self._control is not None:
-            windows.append(self._start("control", self._control))
-        roads = [self._start(f"uplink {part.name}", part.run) for part in self._uplinks]
-        doors = [self._start(f"source {part.name}", part.run) for part in self._sources]
+            windows.append(start("control", self._control))
+        roads = [start(f"uplink {part.name}", part.run) for part in self._uplinks]
+        doors = [start(f"source {part.name}", part.run) for part in self._sources]
         try:
             await self._wait_open()
             if not self._stopping.is_set():
@@ -209,11 +206,8 @@ class Gateway:
         finally:
             log.info("stopping: doors first, then roads, then the shelf")
             for group in (doors, roads, windows):
-                await _end(group)
+                await end(group)
             await self._save_detectors()
-
-    def _start(self, name: str, run: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
-        return asyncio.create_task(self._supervise(name, run), name=name)
 
     async def _wait_open(self) -> None:
         """Wait a moment for the listeners, so that who is told "ready" finds an open door."""
@@ -336,28 +330,6 @@ class Gateway:
 
         return Tracer(store=store, clock=self._clock, attach=attach)
 
-    async def _supervise(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
-        """Run a part for as long as the gateway lives; a crash is logged, counted and started again."""
-        loop = asyncio.get_running_loop()
-        wait_s = RESTART_WAIT_S
-        while True:
-            began_s = loop.time()
-            try:
-                await run()
-                log.error("%s ended by itself; starting it again in %.0f s", name, wait_s)
-            except OSError as error:
-                # The world's doing, like a port in use: a sentence says it all, and it may pass.
-                log.error("%s: %s; trying again in %.0f s", name, error.strerror or error, wait_s)  # noqa: TRY400
-                log.debug("%s failed here:", name, exc_info=True)
-            except Exception:
-                log.exception("%s failed; starting it again in %.0f s", name, wait_s)
-            self._restarts[name] = self._restarts.get(name, 0) + 1
-            self.telemetry.count("tidegate_part_restarts", help="Parts that failed and were restarted.", part=name)
-            if loop.time() - began_s > RESTART_WAIT_S_MAX:
-                wait_s = RESTART_WAIT_S
-            await asyncio.sleep(wait_s)
-            wait_s = min(wait_s * 2, RESTART_WAIT_S_MAX)
-
     async def _keep_house(self) -> None:
         """Beat the watchdog while the data path moves; save the detectors' state now and then."""
         assert self._store is not None
@@ -470,7 +442,7 @@ class Gateway:
             "hw_profile": self.profile.name,
             "uptime_s": round((self._clock.monotonic_ns() - self._started_ns) / NS_PER_S, 1),
             "healthy": self.is_healthy(),
-            "restarts": dict(self._restarts),
+            "restarts": dict(self._supervisor.restarts),
             "config_refused": self.config_refused,
             **store,
             "store": {
@@ -488,13 +460,3 @@ class Gateway:
         }
         found: dict[str, object] = harmless(status)
         return found
-
-
-async def _end(tasks: list[asyncio.Task[None]]) -> None:
-    """Cancel `tasks` and wait for them, bounded: what is stuck must not keep the rest from being saved."""
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        _, stuck = await asyncio.wait(tasks, timeout=STOP_S_MAX)
-        for task in stuck:
-            log.warning("%s did not stop within %.0f s", task.get_name(), STOP_S_MAX)

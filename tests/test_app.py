@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from gateway import app
+from gateway import app, supervision
 from gateway.app import Gateway, StartError, StillError
 from gateway.control.config import parse_config
 from gateway.control.draining import Draining, Outlook
@@ -91,7 +91,7 @@ async def running(gateway: Gateway) -> AsyncIterator[Gateway]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nobody wait for a whole second."""
     monkeypatch.setattr(app, "HOUSEKEEPING_S", 0.02)
-    monkeypatch.setattr(app, "RESTART_WAIT_S", 0.02)
+    monkeypatch.setattr(supervision, "RESTART_WAIT_S", 0.02)
     monkeypatch.setattr(app, "OPEN_S_MAX", 0.2)
 
 
@@ -347,33 +347,6 @@ async def test_doors_close_before_roads_and_the_shelf_comes_last(make: Callable[
     assert ends[2:] == ["cloud", "control", "detectors"]
     with pytest.raises((sqlite3.Error, ValueError)):
         await gateway._store._connection.execute("SELECT 1")  # type: ignore[union-attr]
-
-
-async def test_what_does_not_stop_does_not_keep_the_rest_from_it(
-    make: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Bounded, named in the log; what was accepted is saved all the same."""
-    monkeypatch.setattr(app, "STOP_S_MAX", 0.05)
-    release = asyncio.Event()
-
-    class Stuck(Gateway):
-        def _build_source(self, settings: Any) -> Any:
-            part = FakePart(settings.name, [])
-
-            async def run() -> None:
-                try:
-                    await release.wait()
-                except asyncio.CancelledError:
-                    await release.wait()
-                    raise
-
-            part.run = run  # type: ignore[method-assign]
-            return part
-
-    async with running(make(server(1), kind=Stuck)):
-        pass
-    assert "source direct did not stop within" in caplog.text
-    release.set()
 
 
 async def test_a_part_that_fails_is_started_again(
