@@ -129,6 +129,7 @@ store/                    The shelf: what was accepted is kept here, in SQLite, 
   starting.py             Starting, whatever the last power cut left behind: salvage a shelf that is not whole, say why it cannot be opened
   times.py                The time column of a segment: steps, shared or ranked times
   trouble.py              What keeps the shelf from writing: a sentence for the status, said in the log when it begins and when it ends
+  unwritten.py            What left while nothing could be written: noted beside the disk, so that the next process does not send it again
   uses.py                 When each series was used last, and which of them may be forgotten: columns and choices
   values.py               The value column of a segment: every value an integer in few bits
   waiting.py              Who waits at the shelf: for room to put something down, or for enough to take away

@@ -25,7 +25,7 @@ from gateway.core.telemetry import Telemetry
 from gateway.core.text import harmless
 from gateway.herald import Herald
 from gateway.net.files import read_file, replace_file
-from gateway.net.systemd import ask_for_patience, notify
+from gateway.net.systemd import ask_for_patience, notify, runtime_directory
 from gateway.pipeline import Pipeline
 from gateway.store.database import BoardLimits, SeriesBounds, Store
 from gateway.supervision import Supervisor, end
@@ -156,6 +156,7 @@ class Gateway:
                 commit_interval_s=self._commit_interval_s,
                 series=SeriesBounds(self._series_bytes, config.owners(), float(config.gateway.series_idle)),
                 board=BoardLimits(log_bytes_max=self.profile.wal_bytes, cache_bytes=self.profile.cache_bytes),
+                notes_dir=runtime_directory(),
             )
         finally:
             patience.cancel()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+from pathlib import Path
 from typing import Final
 
 # A damaged shelf is salvaged at the start, which takes its time: systemd is asked for more of it again and again.
@@ -21,6 +22,13 @@ def notify(message: str) -> None:
         address = "\0" + address[1:]
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         channel.sendto(message.encode(), address)
+
+
+def runtime_directory() -> Path | None:
+    """Return the folder in memory that systemd has made for this service, None elsewhere."""
+    # There may be several, separated by colons.
+    name = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    return Path(name) if name else None
 
 
 async def ask_for_patience() -> None:

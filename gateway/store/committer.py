@@ -30,10 +30,13 @@ from gateway.store.records import where_from
 from gateway.store.settling import Settling
 from gateway.store.starting import is_damage, mark_suspect
 from gateway.store.trouble import Trouble
+from gateway.store.unwritten import note_of
 from gateway.store.waiting import Watchers
 from gateway.store.writer import Pending, Transaction, answer, seal, write
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import aiosqlite
 
     from gateway.core.clock import Clock
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from gateway.store.room import Room
     from gateway.store.series import SeriesBounds, SeriesRegistry
     from gateway.store.settings import StoreSettings
+    from gateway.store.unwritten import Unwritten
     from gateway.store.writer import Sealed
 
 log = logging.getLogger("tidegate.store")
@@ -74,6 +78,7 @@ class Surroundings:
     series: SeriesBounds
     commit_interval_s: float
     closed: str = ""  # why nothing is taken until the next start
+    notes_dir: Path | None = None  # outlives this process: there is noted what could not be written
 
 
 class Committer:
@@ -201,6 +206,11 @@ class Committer:
     def _want_settled(self, now: bool) -> None:  # noqa: FBT001  the one thing to say
         # Where commits are stretched to spare the card, acks must not bring them forward.
         self.want(0 if now else max(ACK_WAIT_S, self.pace.interval_s))
+
+    def unwritten(self) -> Unwritten:
+        """Return what is settled and not written; only after a commit that failed."""
+        ledger = {key: entry for key, entry in self.accounts.ledger.items() if self._written.get(key) != entry}
+        return note_of(encode_state(self.state), self.accounts.shares.values(), done=self.settling.done, ledger=ledger)
 
     # The loop.
 

@@ -37,6 +37,7 @@ from gateway.store.room import Room
 from gateway.store.series import SeriesBounds, SeriesRegistry
 from gateway.store.settings import ANY_BOARD, BoardLimits, StoreSettings
 from gateway.store.starting import Started, Starter, is_damage
+from gateway.store.unwritten import leave
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -132,11 +133,13 @@ class Store:
         commit_interval_s: float,
         series: SeriesBounds | None = None,
         board: BoardLimits = ANY_BOARD,
+        notes_dir: Path | None = None,
     ) -> Store:
         """Open the shelf in `state_dir`, a new one where there is none; raise StoreError that says what to do.
 
         A damaged one is salvaged: what can be read is kept, the rest is set aside in a file that `events` name. One
-        that cannot be written is read, so that what it holds can be sent; `is_frozen` says so.
+        that cannot be written is read, so that what it holds can be sent; `is_frozen` says so. What was sent by then
+        is noted in `notes_dir`, a folder that outlives the process, at the end.
         """
         series = series or SeriesBounds()
         # They stand twice on the disk: on a small shelf they must not crowd out what is to be sent.
@@ -147,7 +150,9 @@ class Store:
                 undo.callback(lock.close)
                 room = Room(state_dir, settings, log_bytes_max=board.log_bytes_max)
                 grace_s = float(settings.uplink_grace)
-                starter = Starter(state_dir, uplinks=uplinks, clock=clock, room=room, grace_s=grace_s)
+                starter = Starter(
+                    state_dir, uplinks=uplinks, clock=clock, room=room, grace_s=grace_s, notes_dir=notes_dir
+                )
                 started = await starter.start()
                 undo.push_async_callback(started.close)
                 await share_cache(started.writer, started.reading, board.cache_bytes)
@@ -155,7 +160,15 @@ class Store:
                 await room.measure(started.writer)
                 room.keep_ballast()
                 around = Surroundings(
-                    settings, room, clock, telemetry, max_series, series, commit_interval_s, closed=started.closed
+                    settings,
+                    room,
+                    clock,
+                    telemetry,
+                    max_series,
+                    series,
+                    commit_interval_s,
+                    closed=started.closed,
+                    notes_dir=notes_dir,
                 )
                 store = cls(started, around, lock=lock)
                 await store._committer.begin()
@@ -453,16 +466,20 @@ class Store:
 
     async def _write_down(self) -> None:
         """Say what is forgotten with this process; bring it to the disk where that can be written again."""
-        frozen = self._frozen
+        frozen, notes_dir = self._frozen, self._around.notes_dir
         unsaved = self._committer.accounts.delivered_since(self._committer.state.shares)
+        note = self._committer.unwritten() if self.settling.done else None
         if frozen is not None:
             why = await frozen.write_down(self._around.room)
             unsaved = sum(frozen.sent.values()) if why else 0
+            note = await frozen.unwritten() if unsaved else None
+        is_noted = note is not None and leave(notes_dir, note)
         presence = self._committer.trouble.presence
         if presence is not None and self._held and not presence.has_database:
             log.error("%d readings that were not sent are in the file that was taken away, or gone with it", self._held)
         if unsaved:
-            log.warning("%d readings were sent and that could not be written down: they are sent again", unsaved)
+            then = f"that is noted in {notes_dir} until the next boot" if is_noted else "they are sent again"
+            log.warning("%d readings were sent and that could not be written down: %s", unsaved, then)
 
     async def _end(self) -> None:
         presence = self._committer.trouble.presence

@@ -23,16 +23,19 @@ from gateway.store.accounts import decode_state, encode_state
 from gateway.store.connection import LOCK, Steps, Transacting, open_writer, schemas, transact
 from gateway.store.evidence import DamagedError, look
 from gateway.store.leases import Row
-from gateway.store.opening import fetch, note_closed
+from gateway.store.opening import fetch, note_closed, read_ledger
 from gateway.store.pagefile import PageFile
 from gateway.store.pages import heads_of, last_value, leaves_of, rows_of
 from gateway.store.records import SEQUENCE_END, SHELVES, STATE_ID, StoreError, place
+from gateway.store.unwritten import note_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from gateway.store.accounts import State
     from gateway.store.room import Room
+    from gateway.store.unwritten import Unwritten
 
 # Segments that can be sent before a new start, the most important and oldest first: about 70 bytes of memory each.
 ROWS_MAX: Final = 200_000
@@ -162,17 +165,32 @@ class Frozen:
     async def _write_down(self, disk: aiosqlite.Connection) -> None:
         if await fetch(disk, "SELECT body FROM shelf WHERE id = ?", (STATE_ID,)) != [(self._state,)]:
             raise StoreError("somebody else has written to it meanwhile")
-        ((body,),) = await fetch(self.memory, "SELECT body FROM shelf WHERE id = ?", (STATE_ID,))
-        state = decode_state(body)
+        state = await self._true_state()
         # On the disk all of it is one commit: a gap would look like a log that lost the others (store/evidence).
         state.commit = decode_state(self._state).commit + 1
-        for share in state.shares:
-            # Written down, it is known to be sent once.
-            share.maybe_twice -= min(share.maybe_twice, self.sent.get(share.name, 0))
         steps = Steps()
         await self._copy_all(steps)
         steps.add("UPDATE shelf SET body = ? WHERE id = ?", (encode_state(state), STATE_ID))
         await transact(disk, steps)
+
+    async def _true_state(self) -> State:
+        """Return the state as it is where what was sent is known: then it is sent once."""
+        ((body,),) = await fetch(self.memory, "SELECT body FROM shelf WHERE id = ?", (STATE_ID,))
+        state = decode_state(body)
+        for share in state.shares:
+            share.maybe_twice -= min(share.maybe_twice, self.sent.get(share.name, 0))
+        return state
+
+    async def unwritten(self) -> Unwritten:
+        """Return what the disk does not know."""
+        state = await self._true_state()
+        return note_of(
+            self._state,
+            state.shares,
+            done=dict(await fetch(self.memory, "SELECT id, done FROM shelf WHERE id IN settled")),
+            removed=[row_id for (row_id,) in await fetch(self.memory, "SELECT id FROM gone")],
+            ledger=await read_ledger(self.memory, state),
+        )
 
     async def _copy_all(self, steps: Steps) -> None:
         await self._copy(steps, "SELECT id FROM gone", "DELETE FROM shelf WHERE id = ?")

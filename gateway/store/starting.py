@@ -29,6 +29,7 @@ from gateway.store.reached import forget_reached
 from gateway.store.records import StoreError
 from gateway.store.salvage import salvage, set_log_aside
 from gateway.store.shelf import ShelfReader
+from gateway.store.unwritten import forget, write_down
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,15 +99,28 @@ class Started:
 
 
 class Starter:
-    """Opens one shelf, however often it takes. `grace_s` is how long what uplinks that are gone left is kept."""
+    """Opens one shelf, however often it takes. `grace_s` is how long what uplinks that are gone left is kept.
 
-    def __init__(self, state_dir: Path, *, uplinks: Sequence[str], clock: Clock, room: Room, grace_s: float) -> None:
+    In `notes_dir` may be noted what the process before could not write down.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        uplinks: Sequence[str],
+        clock: Clock,
+        room: Room,
+        grace_s: float,
+        notes_dir: Path | None = None,
+    ) -> None:
         self._state_dir = state_dir
         self._path = state_dir / DATABASE
         self._uplinks = uplinks
         self._clock = clock
         self._room = room
         self._grace_s = grace_s
+        self._notes_dir = notes_dir
         self._events: list[str] = []
         self._lost: dict[tuple[str, str], int] = {}
         self._loss: LogLoss | None = None
@@ -177,6 +191,7 @@ class Starter:
             try:
                 writer = await open_writer(self._path, log_bytes=self._room.log_bytes)
                 undo.push_async_callback(writer.close)
+                await write_down(writer, self._notes_dir)
                 opened = await self._read(writer, is_thorough=True)
                 reading = await open_reader(self._path)
             except sqlite3.Error as error:
@@ -184,6 +199,7 @@ class Starter:
                     raise DamagedError(str(error)) from error
                 raise
             undo.pop_all()
+            forget(self._notes_dir)
             return Started(writer, reading, ShelfReader(reading), opened)
 
     async def _read(self, connection: aiosqlite.Connection, *, is_thorough: bool) -> Opened:
@@ -222,6 +238,7 @@ class Starter:
             raise DamagedError("its log is of an earlier time")
         frozen = await Frozen.open(self._path)
         try:
+            await write_down(frozen.memory, self._notes_dir)
             opened = await self._read(frozen.memory, is_thorough=False)
         except BaseException:
             await frozen.close()

@@ -104,4 +104,7 @@ def test_the_user_and_its_folder() -> None:
     """Not root, and nobody else reads what devices said."""
     assert setting("User") == ["tidegate"]
     assert (setting("StateDirectory"), setting("StateDirectoryMode")) == (["tidegate"], ["0700"])
+    assert (setting("RuntimeDirectory"), setting("RuntimeDirectoryMode")) == (["tidegate"], ["0700"])
+    # What is noted there is for the next process, also after a stop.
+    assert setting("RuntimeDirectoryPreserve") == ["yes"]
     assert setting("UMask") == ["0077"]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import TYPE_CHECKING
+from pathlib import Path
+
+import pytest
 
 from gateway.net import systemd
-from gateway.net.systemd import ask_for_patience, notify
-
-if TYPE_CHECKING:
-    import pytest
+from gateway.net.systemd import ask_for_patience, notify, runtime_directory
 
 
 def test_notify_speaks_to_abstract_sockets_and_forgives_dead_ones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,6 +22,19 @@ def test_notify_speaks_to_abstract_sockets_and_forgives_dead_ones(monkeypatch: p
     notify("READY=1")
     monkeypatch.delenv("NOTIFY_SOCKET")
     notify("READY=1")
+
+
+@pytest.mark.parametrize(
+    ("value", "found"), [("", None), ("/run/tidegate", Path("/run/tidegate")), ("/run/one:/run/two", Path("/run/one"))]
+)
+def test_the_folder_in_memory_is_the_first_that_systemd_names(
+    monkeypatch: pytest.MonkeyPatch, value: str, found: Path | None
+) -> None:
+    """Elsewhere there is none."""
+    monkeypatch.setenv("RUNTIME_DIRECTORY", value)
+    assert runtime_directory() == found
+    monkeypatch.delenv("RUNTIME_DIRECTORY")
+    assert runtime_directory() is None
 
 
 async def test_patience_is_asked_for_again_and_again(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from gateway.core.batch import Batch, LogRecords, Series
 from gateway.core.clock import FakeClock
 from gateway.core.contracts import Priority, Signal
 from gateway.core.telemetry import Telemetry
-from gateway.store import committer
+from gateway.store import committer, frozen, starting
 from gateway.store.database import Lease, Store, StoreSettings
 from gateway.store.segments import decode_logs, decode_metrics
 
@@ -30,6 +31,7 @@ class Shelves:
         self.state_dir = state_dir
         self.clock = FakeClock()
         self.telemetry = Telemetry()
+        self.notes_dir: Path | None = None
         self._next = 1
         self._open: list[Store] = []
 
@@ -45,6 +47,7 @@ class Shelves:
             series=series,
             telemetry=self.telemetry,
             commit_interval_s=commit_interval_s,
+            notes_dir=self.notes_dir,
         )
         self._open.append(store)
         return store
@@ -151,6 +154,28 @@ def live(shelves: Shelves):
 @pytest.fixture
 def numbers():
     return numbers_in
+
+
+class ReadOnly:
+    """Stands between the store and its database: read-only as long as it is told so."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.is_read_only = True
+        self.error = sqlite3.OperationalError("attempt to write a readonly database")
+        self.error.sqlite_errorcode, self.error.sqlite_errorname = sqlite3.SQLITE_READONLY, "SQLITE_READONLY"
+        for module in (starting, frozen):
+            real = module.open_writer
+            monkeypatch.setattr(module, "open_writer", lambda path, real=real, **more: self.open(real, path, more))
+
+    async def open(self, real, path, more):
+        if self.is_read_only:
+            raise self.error
+        return await real(path, **more)
+
+
+@pytest.fixture
+def freeze(monkeypatch):
+    return lambda: ReadOnly(monkeypatch)
 
 
 class Failing:

@@ -28,21 +28,6 @@ def read_only() -> sqlite3.OperationalError:
     return error
 
 
-class Disk:
-    """Stands between the store and its database: read-only as long as it is told so."""
-
-    def __init__(self, monkeypatch) -> None:
-        self.is_read_only = True
-        for module in (starting, frozen_module):
-            real = module.open_writer
-            monkeypatch.setattr(module, "open_writer", lambda path, real=real, **more: self.open(real, path, more))
-
-    async def open(self, real, path, more):
-        if self.is_read_only:
-            raise read_only()
-        return await real(path, **more)
-
-
 @pytest.fixture
 def fill(shelves, tmp_path):
     """Fill a shelf, some of it acked and some refused; leave it as a process that dies does, or closed."""
@@ -76,11 +61,11 @@ def numbers_of(lease) -> list[int]:
 
 
 @pytest.mark.parametrize("dies", [True, False])
-async def test_what_is_held_is_sent(shelves, fill, monkeypatch, dies) -> None:
+async def test_what_is_held_is_sent(shelves, fill, freeze, dies) -> None:
     """Of file and log together, in the order of classes, and counted as possibly sent twice."""
     put = await fill(dies=dies)
     before = {path.name: path.read_bytes() for path in shelves.state_dir.iterdir()}
-    Disk(monkeypatch)
+    freeze()
     store = await shelves.open(uplinks=("cloud", "spare"))
     assert store.is_frozen
     assert not store.is_writing
@@ -101,10 +86,10 @@ async def test_what_is_held_is_sent(shelves, fill, monkeypatch, dies) -> None:
         assert after.get(name) == before.get(name)
 
 
-async def test_nothing_new_is_taken(shelves, fill, monkeypatch) -> None:
+async def test_nothing_new_is_taken(shelves, fill, freeze) -> None:
     """Sources are told what is wrong and what to do; so are the status, the events and the log."""
     await fill(dies=True)
-    Disk(monkeypatch)
+    freeze()
     store = await shelves.open(uplinks=("cloud", "spare"))
     with pytest.raises(
         FullError, match="nothing can be written: .*What is held is sent, nothing new is taken"
@@ -119,10 +104,10 @@ async def test_nothing_new_is_taken(shelves, fill, monkeypatch) -> None:
     assert store.status()["store"]["used_bytes"] > 10_000
 
 
-async def test_when_it_can_be_written_again_what_was_sent_is_known(shelves, fill, monkeypatch) -> None:
+async def test_when_it_can_be_written_again_what_was_sent_is_known(shelves, fill, freeze) -> None:
     """Nothing is sent twice then, and nothing is counted as if it were."""
     put = await fill(dies=True)
-    disk = Disk(monkeypatch)
+    disk = freeze()
     store = await shelves.open(uplinks=("cloud", "spare"))
     lease = await shelves.lease(store, readings_max=200)
     sent = numbers_of(lease)
@@ -150,10 +135,10 @@ async def test_when_it_can_be_written_again_what_was_sent_is_known(shelves, fill
 
 
 @pytest.mark.parametrize("dies", [True, False])
-async def test_a_power_cut_while_it_is_written_down(shelves, fill, tmp_path, monkeypatch, dies) -> None:
+async def test_a_power_cut_while_it_is_written_down(shelves, fill, tmp_path, freeze, monkeypatch, dies) -> None:
     """What is in the log by then is no damage, and what was sent is known."""
     put = await fill(dies=dies)
-    disk = Disk(monkeypatch)
+    disk = freeze()
     store = await shelves.open(uplinks=("cloud", "spare"))
     sent = []
     for _ in range(3):
@@ -176,20 +161,20 @@ async def test_a_power_cut_while_it_is_written_down(shelves, fill, tmp_path, mon
     shelves.check(store)
 
 
-async def test_what_could_not_be_written_down_is_said(shelves, fill, monkeypatch, caplog) -> None:
+async def test_what_could_not_be_written_down_is_said(shelves, fill, freeze, caplog) -> None:
     """How much, and that it is sent again."""
     put = await fill(dies=True)
-    Disk(monkeypatch)
+    freeze()
     store = await shelves.open(uplinks=("cloud", "spare"))
     await shelves.drain(store)
     await shelves.close()
     assert f"{len(put)} readings were sent and that could not be written down: they are sent again" in caplog.text
 
 
-async def test_a_close_with_nothing_sent_says_nothing(shelves, fill, monkeypatch, caplog) -> None:
+async def test_a_close_with_nothing_sent_says_nothing(shelves, fill, freeze, caplog) -> None:
     """There is nothing to forget."""
     await fill(dies=True)
-    Disk(monkeypatch)
+    freeze()
     await shelves.open(uplinks=("cloud", "spare"))
     await shelves.close()
     assert "written down" not in caplog.text
@@ -216,10 +201,10 @@ async def test_a_disk_that_turns_read_only_while_it_runs(shelves, monkeypatch, c
     assert "7 readings were sent and that could not be written down" in caplog.text
 
 
-async def test_somebody_else_wrote_meanwhile(shelves, fill, monkeypatch, caplog) -> None:
+async def test_somebody_else_wrote_meanwhile(shelves, fill, freeze, caplog) -> None:
     """What is known here is of another day: nothing is written over theirs."""
     await fill(dies=False)
-    disk = Disk(monkeypatch)
+    disk = freeze()
     store = await shelves.open(uplinks=("cloud", "spare"))
     await shelves.drain(store)
     connection = sqlite3.connect(shelves.state_dir / DATABASE)
@@ -237,10 +222,10 @@ async def test_somebody_else_wrote_meanwhile(shelves, fill, monkeypatch, caplog)
     assert (shelves.state_dir / DATABASE).read_bytes() == before
 
 
-async def test_a_write_down_that_fails_half_way_changes_nothing(shelves, fill, monkeypatch) -> None:
+async def test_a_write_down_that_fails_half_way_changes_nothing(shelves, fill, freeze, monkeypatch) -> None:
     """One transaction, or none; and the next start has no doubts about the log."""
     put = await fill(dies=True)
-    disk = Disk(monkeypatch)
+    disk = freeze()
     store = await shelves.open(uplinks=("cloud", "spare"))
     await shelves.drain(store)
     disk.is_read_only = False
@@ -256,10 +241,10 @@ async def test_a_write_down_that_fails_half_way_changes_nothing(shelves, fill, m
     assert sorted(await shelves.drain(store)) == put
 
 
-async def test_a_disk_that_is_full_while_it_is_written_down(shelves, fill, monkeypatch) -> None:
+async def test_a_disk_that_is_full_while_it_is_written_down(shelves, fill, freeze, monkeypatch) -> None:
     """SQLite has ended the transaction by itself then: it is said what is wrong, and nothing is changed."""
     put = await fill(dies=True)
-    disk = Disk(monkeypatch)
+    disk = freeze()
     store = await shelves.open(uplinks=("cloud", "spare"))
     # What is refused is kept in a drawer: that needs pages of its own.
     while (lease := await shelves.lease(store)) is not None:
@@ -284,10 +269,10 @@ async def test_a_disk_that_is_full_while_it_is_written_down(shelves, fill, monke
     assert sorted(await shelves.drain(store)) == put
 
 
-async def test_a_disk_that_fails_while_it_is_written_down(shelves, fill, monkeypatch, caplog) -> None:
+async def test_a_disk_that_fails_while_it_is_written_down(shelves, fill, freeze, monkeypatch, caplog) -> None:
     """It is said, and what was sent is sent again."""
     await fill(dies=True)
-    disk = Disk(monkeypatch)
+    disk = freeze()
     store = await shelves.open(uplinks=("cloud", "spare"))
     await shelves.drain(store)
     disk.is_read_only = False
@@ -303,12 +288,12 @@ async def test_a_disk_that_fails_while_it_is_written_down(shelves, fill, monkeyp
     assert "could not be written down" in caplog.text
 
 
-async def test_more_segments_than_memory_has_room_for(shelves, fill, monkeypatch) -> None:
+async def test_more_segments_than_memory_has_room_for(shelves, fill, freeze, monkeypatch) -> None:
     """The most important go, the rest is said to wait; the accounts know of all."""
     put = await fill(dies=True)
     monkeypatch.setattr(frozen_module, "ROWS_MAX", 8)
     monkeypatch.setattr(frozen_module, "BATCH_ROWS", 3)
-    Disk(monkeypatch)
+    freeze()
     store = await shelves.open(uplinks=("cloud", "spare"))
     assert "22 segments wait for the next start" in store.status()["store"]["trouble"]
     assert store.status()["uplinks"]["cloud"]["held"] == len(put)
@@ -319,10 +304,10 @@ async def test_more_segments_than_memory_has_room_for(shelves, fill, monkeypatch
     shelves.check(store)
 
 
-async def test_what_is_too_old_goes_as_ever(shelves, fill, monkeypatch) -> None:
+async def test_what_is_too_old_goes_as_ever(shelves, fill, freeze) -> None:
     """In memory, and on the disk when that can be written."""
     put = await fill(dies=True, max_age=60)
-    disk = Disk(monkeypatch)
+    disk = freeze()
     shelves.clock.advance(100 * NS_PER_S)
     store = await shelves.open(uplinks=("cloud", "spare"), max_age=60)
     await store.tend()
@@ -334,10 +319,10 @@ async def test_what_is_too_old_goes_as_ever(shelves, fill, monkeypatch) -> None:
     assert verify(shelves.state_dir).problems == []
 
 
-async def test_a_body_that_is_damaged_is_in_the_ledger(shelves, fill, monkeypatch) -> None:
+async def test_a_body_that_is_damaged_is_in_the_ledger(shelves, fill, freeze, monkeypatch) -> None:
     """Each segment's own checksum tells; one that is gone is as good as damaged."""
     await fill(dies=False)
-    Disk(monkeypatch)
+    freeze()
     store = await shelves.open(uplinks=("cloud", "spare"), recent_bytes=0)
     real = store._frozen.body
     spoilt = iter([None, b"no segment"])
@@ -356,26 +341,26 @@ async def test_a_place_where_nothing_is(shelves, fill) -> None:
     await found.close()
 
 
-async def test_what_can_go_on_is_no_shelf(shelves, monkeypatch, tmp_path) -> None:
+async def test_what_can_go_on_is_no_shelf(shelves, freeze, tmp_path) -> None:
     """Nothing to send and nothing to be taken: the start says why."""
-    Disk(monkeypatch)
+    freeze()
     with pytest.raises(StoreError, match="cannot open .*tidegate.db"):
         await shelves.open()
 
 
-async def test_a_damaged_one_cannot_be_salvaged_there(shelves, fill, monkeypatch) -> None:
+async def test_a_damaged_one_cannot_be_salvaged_there(shelves, fill, freeze) -> None:
     """Both are said: what is wrong with the file, and with the disk."""
     await fill(dies=False)
     connection = sqlite3.connect(shelves.state_dir / DATABASE)
     connection.execute("UPDATE boots SET body = x'c1'")
     connection.commit()
     connection.close()
-    Disk(monkeypatch)
+    freeze()
     with pytest.raises(StoreError, match=r"is damaged \(.*\), and it cannot be salvaged: attempt to write a readonly"):
         await shelves.open(uplinks=("cloud", "spare"))
 
 
-async def test_a_stale_log_cannot_be_set_aside_there(shelves, fill, monkeypatch) -> None:
+async def test_a_stale_log_cannot_be_set_aside_there(shelves, fill, freeze, monkeypatch) -> None:
     """To read it as if it belonged to the file would be wrong."""
     monkeypatch.setattr(room, "LOG_BYTES_MIN", 16 << 10)
     monkeypatch.setattr(room, "LOG_SHARE", 1 << 20)
@@ -386,7 +371,7 @@ async def test_a_stale_log_cannot_be_set_aside_there(shelves, fill, monkeypatch)
         await shelves.put(store, 50)
     await shelves.close()
     (shelves.state_dir / f"{DATABASE}-wal").write_bytes(old)
-    Disk(monkeypatch)
+    freeze()
 
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
@@ -396,10 +381,10 @@ async def test_a_stale_log_cannot_be_set_aside_there(shelves, fill, monkeypatch)
         await shelves.open(uplinks=("cloud", "spare"))
 
 
-async def test_a_file_that_cannot_be_read_either(shelves, fill, monkeypatch) -> None:
+async def test_a_file_that_cannot_be_read_either(shelves, fill, freeze, monkeypatch) -> None:
     """Then there is nothing left to do."""
     await fill(dies=False)
-    Disk(monkeypatch)
+    freeze()
 
     def refuse(*_: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -409,21 +394,21 @@ async def test_a_file_that_cannot_be_read_either(shelves, fill, monkeypatch) -> 
         await shelves.open(uplinks=("cloud", "spare"))
 
 
-async def test_too_many_uplinks_end_it_there_too(shelves, fill, monkeypatch) -> None:
+async def test_too_many_uplinks_end_it_there_too(shelves, fill, freeze, monkeypatch) -> None:
     """With the sentence that they always end with."""
     await fill(dies=False)
-    Disk(monkeypatch)
+    freeze()
     monkeypatch.setattr("gateway.store.membership.SLOTS_MAX", 2)
     with pytest.raises(StoreError, match="different uplinks"):
         await shelves.open(uplinks=("another",))
 
 
-async def test_whether_it_can_be_written_is_tried(shelves, fill, monkeypatch) -> None:
+async def test_whether_it_can_be_written_is_tried(shelves, fill, freeze, monkeypatch) -> None:
     """A file that can be opened to write, and room for what comes: not before."""
     await fill(dies=True)
     assert not await (await shelves.open(uplinks=("cloud", "spare"))).can_be_written()
     await shelves.close()
-    Disk(monkeypatch)
+    freeze()
     store = await shelves.open(uplinks=("cloud", "spare"))
     assert await store.can_be_written()
     with monkeypatch.context() as patch:

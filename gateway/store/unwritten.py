@@ -1,0 +1,111 @@
+"""What left while nothing could be written: noted beside the disk, so that the next process does not send it again.
+
+A disk that takes no writes cannot be told what was sent. So whoever closes such a shelf notes it in a folder that
+outlives the process (systemd's RuntimeDirectory, in memory), and the next start writes it down, as one commit. A note
+goes on from one state row, to the byte; where the disk holds another it means nothing. A reboot takes it along, and a
+process that is killed leaves none: what left is sent again then, and nobody can count it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import zlib
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from gateway.net.files import read_file, write_file
+from gateway.store.accounts import Accounts, DamagedStateError, Entry, decode_state, encode_state
+from gateway.store.records import STATE_ID
+from gateway.store.writer import Transaction, write
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    import aiosqlite
+
+    from gateway.store.accounts import Share
+
+log = logging.getLogger("tidegate.store")
+
+NAME: Final = "unwritten"
+_MAGIC: Final = b"TGu1"
+
+
+class Unwritten(msgspec.Struct, array_like=True):
+    """What a commit would have written: made by `note_of`."""
+
+    before: bytes  # the state row that it goes on from
+    after: bytes
+    done: dict[int, int]
+    removed: list[int]
+    ledger: list[tuple[str, str, Entry]]
+
+
+def note_of(
+    before: bytes,
+    shares: Iterable[Share],
+    *,
+    done: Mapping[int, int],
+    ledger: Mapping[tuple[str, str], Entry],
+    removed: Iterable[int] = (),
+) -> Unwritten:
+    """Return what to note: the disk has the state row `before`, true are these shares, and of the rest what changed."""
+    shares = [msgspec.structs.replace(share, leased=[], allowed=0) for share in shares]
+    after = encode_state(msgspec.structs.replace(decode_state(before), shares=shares))
+    return Unwritten(before, after, dict(done), list(removed), [(*key, entry) for key, entry in ledger.items()])
+
+
+def leave(folder: Path | None, note: Unwritten) -> bool:
+    """Note it for the next start; return whether that was possible."""
+    body = msgspec.msgpack.encode(note)
+    try:
+        if folder is not None:
+            write_file(folder / NAME, _MAGIC + zlib.crc32(body).to_bytes(4, "little") + body)
+    except OSError as error:
+        log.warning("%s cannot be written: %s", folder, error.strerror)
+        return False
+    return folder is not None
+
+
+def forget(folder: Path | None) -> None:
+    """Remove the note: it is written down, or of another time."""
+    if folder is not None:
+        with contextlib.suppress(OSError):
+            (folder / NAME).unlink()
+
+
+async def write_down(connection: aiosqlite.Connection, folder: Path | None) -> None:
+    """Write what is noted there, where it goes on from what the shelf holds; raise sqlite3.Error."""
+    note = None if folder is None else _read(folder)
+    rows = [] if note is None else await connection.execute_fetchall("SELECT body FROM shelf WHERE id = ?", (STATE_ID,))
+    if note is None or [body for (body,) in rows] != [note.before]:
+        return
+    before, after = decode_state(note.before), decode_state(note.after)
+    accounts = Accounts(after.shares, {}, accepted=after.accepted)
+    work = Transaction(
+        note.after,
+        active=accounts.active,
+        kept=[(share.bit, removal.sequence) for share, removal in accounts.kept],
+        done=note.done,
+        removed=note.removed,
+        ledger={(uplink, reason): entry for uplink, reason, entry in note.ledger},
+    )
+    await write(connection, work)
+    sent = accounts.delivered_since(before.shares)
+    log.warning("%d readings that were sent while nothing could be written are not sent again", sent)
+
+
+def _read(folder: Path) -> Unwritten | None:
+    try:
+        data = read_file(folder / NAME)
+        if data[:4] != _MAGIC or zlib.crc32(data[8:]).to_bytes(4, "little") != data[4:8]:
+            return None
+        note = msgspec.msgpack.decode(data[8:], type=Unwritten)
+        for state in (note.before, note.after):
+            decode_state(state)
+    except (OSError, msgspec.MsgspecError, DamagedStateError):
+        return None
+    return note
