@@ -160,6 +160,9 @@ def _troubles(status: dict[str, Any]) -> Iterator[str]:
         told += f", with {amount(store.get('series_bytes', 0))} of {amount(store.get('max_series_bytes', 0))}"
         text = f"readings found no series: {_reasons(refused)} ({told}; see max_series and series_bytes in [gateway])"
         yield from _wrap(text, head="! ", colour=YELLOW)
+    if lost := store.get("series_lost"):
+        text = f"names of series lost to damage: {lost:,}; their readings leave as tidegate.lost_series"
+        yield from _wrap(text, head="! ", colour=YELLOW)
     for name, detector in status.get("detectors", {}).items():
         if found := detector.get("findings"):
             yield from _wrap(f"detector {name}: {plural(found, 'finding')}")

@@ -7,6 +7,7 @@ renamed devices, heals by itself.
 
 from __future__ import annotations
 
+import logging
 import zlib
 from collections import deque
 from copy import copy
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+log = logging.getLogger("tidegate.store")
+
 # Two entries in dicts, a number, the head of a bytes object and a row of columns, as measured with room to grow.
 SERIES_BYTES: Final = 256
 # Numbers are never given twice, and 32 bits have to do for ever.
@@ -38,6 +41,9 @@ NO_START: Final = b"start_ns\0"
 # With less than an eighth of what one may have left, idle series are forgotten until a quarter is free.
 PRESSED_SHARE: Final = 8
 RELIEVED_SHARE: Final = 4
+# What a series is called whose name is lost; so many are told apart in the status.
+LOST_NAME: Final = "tidegate.lost_series"
+LOST_MAX: Final = 4096
 # Forgotten in one go: nothing else happens in these milliseconds.
 ROUND_MAX: Final = 16_384
 
@@ -72,6 +78,7 @@ class SeriesRegistry:
     ) -> None:
         self.refused: dict[str, int] = {}
         self.forgotten = 0
+        self._lost: set[int] = set()  # numbers that were asked for and have no name any more
         self._idle_s = bounds.idle_s
         self._owners = {name: index for index, name in enumerate(dict.fromkeys(bounds.owners), start=1)}
         self._names = ("", *self._owners)
@@ -110,6 +117,7 @@ class SeriesRegistry:
             "max_series_bytes": self._bytes.most,
             "series_refused": dict(self.refused),
             "series_forgotten": self.forgotten,
+            "series_lost": len(self._lost),
         }
 
     @property
@@ -184,7 +192,13 @@ class SeriesRegistry:
         May be called from any thread.
         """
         body = self._bodies.get(number)
-        return decode_series(body) if body is not None else lost_series(number)
+        if body is not None:
+            return decode_series(body)
+        if not self._lost:
+            log.warning("names of series are lost to damage: their readings leave as %s", LOST_NAME)
+        if len(self._lost) < LOST_MAX:
+            self._lost.add(number)
+        return lost_series(number)
 
     # What a commit writes.
 
@@ -318,7 +332,7 @@ def _need(taken: int, room: int) -> int:
 
 def lost_series(number: int) -> Series:
     """Return what stands for a series of which only the number is left: its readings still leave, marked."""
-    return Series((("tidegate.series.lost", number),), "tidegate.lost_series")
+    return Series((("tidegate.series.lost", number),), LOST_NAME)
 
 
 def encode_series(series: Series) -> bytes:

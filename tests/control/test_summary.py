@@ -93,6 +93,14 @@ def test_who_was_turned_away_is_named() -> None:
         assert ("max_series and series_bytes in [gateway]" in text) == is_said
 
 
+def test_series_without_a_name_are_said() -> None:
+    """What their readings are called upstream; nothing where there are none."""
+    said = "names of series lost to damage: 1,234; their readings leave as tidegate.lost_series"
+    for lost, is_said in ((0, False), (1234, True)):
+        text = " ".join(render({**STATUS, "store": {"series_lost": lost}}, colour=False).split())
+        assert (said in text) == is_said
+
+
 def test_an_uplink_that_is_configured_no_more_is_shown() -> None:
     """With what is held for it, until when, and what undoes it; later, that it was let go."""
     account = {"removed": True, "state": "removed", "delivered": 5, "held": 1200, "ledger": {"while_removed": 7}}

@@ -166,6 +166,18 @@ def test_new_ones_wait_for_a_commit() -> None:
     assert [number for number, _ in one.unsaved()] == [8]
 
 
+def test_names_that_are_lost_are_said_once_and_counted(monkeypatch, caplog) -> None:
+    """Their readings leave under another name: who looks for them should know."""
+    monkeypatch.setattr("gateway.store.series.LOST_MAX", 2)
+    one = registry((1, "a"))
+    assert one.series(1).name == "a"
+    assert (one.status()["series_lost"], caplog.text) == (0, "")
+    for number in (7, 8, 7, 9):
+        assert one.series(number) == lost_series(number)
+    assert one.status()["series_lost"] == 2
+    assert caplog.text.count("names of series are lost to damage: their readings leave as tidegate.lost_series") == 1
+
+
 def test_what_is_idle_for_long_is_forgotten() -> None:
     """Its row leaves the disk, its number is not given again; what was used meanwhile stays."""
     one = registry((1, "a"), (2, "b"), idle_s=86_400.0)
