@@ -265,11 +265,12 @@ class MqttServerSource:
         finally:
             self.listening.clear()
             self._state = "stopping"
-            for task in tasks:
+            for listener, task in zip(listeners, tasks, strict=True):
+                # First: asyncio stumbles over who comes in the moment between the end of its waiting and this.
+                asyncio.get_running_loop().remove_reader(listener)
+                listener.close()
                 task.cancel()
             await asyncio.wait(tasks)
-            for listener in listeners:
-                listener.close()
             await self._stop()
             self._state = "stopped"
 

@@ -529,6 +529,18 @@ async def test_stopping_is_bounded(mqtt_server, monkeypatch, caplog) -> None:
     assert "they were not acknowledged" in caplog.text
 
 
+async def test_who_comes_at_the_moment_of_the_stop_is_hung_up_on(mqtt_server, caplog) -> None:
+    """Without a traceback: a device that connects again and again meets that moment at some reload."""
+    rig = await mqtt_server.start()
+    with socket.create_connection(("127.0.0.1", rig.port)) as late:
+        rig.task.cancel()
+        await rig.until(rig.task.done)
+        late.settimeout(5)
+        with contextlib.suppress(ConnectionResetError):
+            assert late.recv(1) == b""
+    assert caplog.text == ""
+
+
 async def test_a_will_that_waits_is_said_when_the_gateway_stops(mqtt_server) -> None:
     """The device has gone; nobody else remembers."""
     rig = await mqtt_server.start()
