@@ -10,6 +10,7 @@ and runs whatever views and triggers a file brings along. What can be told again
   zeros. Closed in order there is no log, and the note says 0.
 - While a log grows for the first time, a file beside it says from time to time how far the commits have come
   (store/reached).
+- The same note says of a file that was closed in order that another one had come further: a backup was put back.
 
 The first commit of a run is moved into the file at once (`Committer.begin`), so that a file without a log says
 whether it ought to have one. What cannot be told: that the end of a log is cut or zeroed which came after the last
@@ -54,14 +55,15 @@ class LogLoss:
     known: State
     is_stale: bool = False
     is_missing: bool = False
+    is_older: bool = False  # it is the file that is not what it was: it was closed in order, before others were
     commits: int = 0  # so many are missing at least
 
     def sentence(self, timeline: Timeline, now_ns: int, *, aside: str = "") -> str:
         """Say what may be missing, as far as that can be known; `now_ns` is this boot's monotonic clock."""
-        text = f"{DATABASE}-wal {self.what}"
+        text = f"{DATABASE} {self.what}" if self.is_older else f"{DATABASE}-wal {self.what}"
         if aside:
             text += f" and was set aside as {aside}"
-        if not self.known.log_bytes:
+        if not self.known.log_bytes and not self.is_older:
             return f"{text}; nothing is missing, the gateway had been stopped in order"
         wall_ns = wall_of(timeline, self.known.boot_last_ns, self.known.boot)
         after = "the last commit that is left"
@@ -73,9 +75,10 @@ class LogLoss:
         # SQLite moves a log into the file when it is closed, whoever closes it.
         may_be_moved = self.is_missing and not self.commits
         unless = "unless another program has opened the database since, " if may_be_moved else ""
+        why = "" if self.is_older else ", and the gateway had not been stopped in order"
         return (
-            f"{text}, and the gateway had not been stopped in order: {unless}what was accepted after {after} may be "
-            f"missing{most} ({least}how many readings nobody knows), and what was sent since then is sent again"
+            f"{text}{why}: {unless}what was accepted after {after} may be missing{most} "
+            f"({least}how many readings nobody knows), and what was sent since then is sent again"
         )
 
     def _span_ns(self, timeline: Timeline, wall_ns: int, now_ns: int) -> int | None:
@@ -152,16 +155,20 @@ def find_loss(pages: PageFile, *, reached: int = 0) -> LogLoss | None:
         if last.commit < in_file.commit:
             return LogLoss("is of an earlier time than the database", in_file, is_stale=True)
     newest = in_log[1] if in_log is not None else in_file
-    if newest is None or not newest.log_bytes:
+    commits = 0 if newest is None else max(reached - newest.commit, 0)
+    if newest is None or not (newest.log_bytes or commits):
         return None
+    if not newest.log_bytes:
+        # Closed in order it needs no log; but another had come further.
+        older = "is another one than was here last, or an older copy of it"
+        return LogLoss(older, newest, is_older=True, commits=commits)
     noted = min(max(state.log_bytes for state in (newest, in_file) if state is not None), LOG_BYTES_MAX)
-    commits = max(reached - newest.commit, 0)
     if not pages.log.data:
         return LogLoss("is missing", newest, is_missing=True, commits=commits)
-    if len(pages.log.data) < noted or (commits and not pages.log.has_holes(noted)):
-        return LogLoss("was cut short", newest, commits=commits)
-    if pages.log.has_holes(noted):
-        return LogLoss("was overwritten with zeros", newest, commits=commits)
+    is_cut = len(pages.log.data) < noted or (commits and not pages.log.has_holes(noted))
+    if is_cut or pages.log.has_holes(noted):
+        what = "was cut short" if is_cut else "was overwritten with zeros"
+        return LogLoss(what, newest, commits=commits)
     return None
 
 
@@ -173,4 +180,4 @@ def wrong_with_log(pages: PageFile, *, reached: int = 0) -> str:
         loss = find_loss(pages, reached=reached)
     except DamagedError as error:
         return f"does not go on where the file ends: {error}"
-    return "" if loss is None else loss.what
+    return "" if loss is None or loss.is_older else loss.what

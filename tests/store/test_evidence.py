@@ -135,19 +135,39 @@ async def test_a_log_that_was_zeroed_at_its_end_before_it_was_full_once(shelves,
     assert "at least" in event
 
 
-async def test_a_note_of_another_database_says_nothing(shelves, die) -> None:
-    """What was salvaged begins to count where its newest commit is; one that was closed has all that it had."""
+async def test_a_backup_that_was_put_back(shelves) -> None:
+    """Closed in order it is whole; but one that had come further was here since, and what that one held is missing."""
+    store = await shelves.open()
+    put = await shelves.put(store, 5)
+    await shelves.close()
+    path = shelves.state_dir / DATABASE
+    backup = path.read_bytes()
+    store = await shelves.open()
+    for _ in range(20):
+        await shelves.put(store, 50)
+        shelves.clock.advance(NS_PER_S)
+    await shelves.close()
+    path.write_bytes(backup)
+    with PageFile(path) as pages:
+        assert wrong_with_log(pages, reached=read_reached(shelves.state_dir)) == ""
+    (event,) = await opened(shelves, put)
+    assert event.startswith("tidegate.db is another one than was here last, or an older copy of it: what was accepted")
+    assert "may be missing, up to 21 s of it (at least " in event
+    assert "commits, how many readings nobody knows), and what was sent since then is sent again" in event
+
+
+async def test_a_note_of_another_database_says_nothing_of_a_salvaged_one(shelves, die) -> None:
+    """It begins to count where its newest commit is."""
     put = await die()
     (shelves.state_dir / REACHED).write_bytes(_encode(10**6))
     path = shelves.state_dir / DATABASE
     path.write_bytes(b"x" + path.read_bytes()[1:])
     store = await shelves.open()
     assert set(await shelves.drain(store)) <= set(put)
+    assert read_reached(shelves.state_dir) < 10**6
     await shelves.close()
-    (shelves.state_dir / REACHED).write_bytes(_encode(10**6))
     store = await shelves.open()
     assert store.events == []
-    assert read_reached(shelves.state_dir) < 10**6
 
 
 @pytest.mark.parametrize("begin", [0.0, 0.5])
