@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from gateway.core.contracts import BootId, FullError
-from gateway.store.accounts import encode_state
+from gateway.store.accounts import Change, encode_state
 from gateway.store.allowance import MUTE_S, mute_all
 from gateway.store.connection import DATABASE
-from gateway.store.disks import is_full
+from gateway.store.disks import is_full, is_unsynced
 from gateway.store.drawer import Drawer, cut
 from gateway.store.forgetting import Forgetter
 from gateway.store.gathering import RETRY_S, Gathering
@@ -30,7 +30,7 @@ from gateway.store.records import where_from
 from gateway.store.settling import Settling
 from gateway.store.starting import is_damage, mark_suspect
 from gateway.store.trouble import Trouble
-from gateway.store.unwritten import note_of
+from gateway.store.unwritten import notes_of
 from gateway.store.waiting import Watchers
 from gateway.store.writer import Pending, Transaction, answer, seal, write
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from gateway.core.clock import Clock
     from gateway.core.telemetry import Telemetry
-    from gateway.store.accounts import Accounts, Change, State
+    from gateway.store.accounts import Accounts, State
     from gateway.store.leases import Desk, Recent
     from gateway.store.opening import Opened
     from gateway.store.room import Room
@@ -107,6 +107,7 @@ class Committer:
         self.refused = Drawer(opened.refused, bytes_max=min(int(settings.refused_bytes), drawer_bytes_max))
         self._reached = Reached(around.room.state_dir)
         self._written = opened.written
+        self._unsynced: tuple[State, Change] | None = None  # failed, and may be on the disk all the same
         self._desks = desks
         self._recent = recent
         self._registry = registry
@@ -207,10 +208,10 @@ class Committer:
         # Where commits are stretched to spare the card, acks must not bring them forward.
         self.want(0 if now else max(ACK_WAIT_S, self.pace.interval_s))
 
-    def unwritten(self) -> Unwritten:
-        """Return what is settled and not written; only after a commit that failed."""
-        ledger = {key: entry for key, entry in self.accounts.ledger.items() if self._written.get(key) != entry}
-        return note_of(encode_state(self.state), self.accounts.shares.values(), done=self.settling.done, ledger=ledger)
+    def unwritten(self) -> list[Unwritten]:
+        """Return what is settled and not written."""
+        states = [(self.state, Change()), *([] if self._unsynced is None else [self._unsynced])]
+        return notes_of(states, self.accounts, done=self.settling.done, written=self._written)
 
     # The loop.
 
@@ -382,6 +383,7 @@ class Committer:
         gone = [victim.id for _, victim in victims]
         for desk in self._desks.values():
             desk.hide(gone)
+        tried = None
         try:
             change = make_change(
                 self.accounts,
@@ -397,13 +399,17 @@ class Committer:
             work.series_left = leaving
             work.done, work.removed = done, gone
             work.refused = self.refused.plan(self.now_ns(), refusing)
+            tried = None if victims else (state, change)
             pages = await write(self.connection, work)
-        except BaseException:
+        except BaseException as error:
+            if tried is not None and is_unsynced(error):
+                self._unsynced = tried
             self.settling.take_back(done, refusing)
             for name, desk in self._desks.items():
                 bit = self.accounts.shares[name].bit
                 desk.show(segment_id for segment_id in gone if not done.get(segment_id, 0) & bit)
             raise
+        self._unsynced = None
         self.accounts.apply(change)
         self.state = state
         self._take_effect(work)

@@ -468,12 +468,12 @@ class Store:
         """Say what is forgotten with this process; bring it to the disk where that can be written again."""
         frozen, notes_dir = self._frozen, self._around.notes_dir
         unsaved = self._committer.accounts.delivered_since(self._committer.state.shares)
-        note = self._committer.unwritten() if self.settling.done else None
+        notes = self._committer.unwritten() if self.settling.done else []
         if frozen is not None:
             why = await frozen.write_down(self._around.room)
             unsaved = sum(frozen.sent.values()) if why else 0
-            note = await frozen.unwritten() if unsaved else None
-        is_noted = note is not None and leave(notes_dir, note)
+            notes = [await frozen.unwritten()] if unsaved else []
+        is_noted = bool(notes) and leave(notes_dir, notes)
         presence = self._committer.trouble.presence
         if presence is not None and self._held and not presence.has_database:
             log.error("%d readings that were not sent are in the file that was taken away, or gone with it", self._held)

@@ -78,6 +78,11 @@ def is_failing(error: Exception) -> bool:
     return code == sqlite3.SQLITE_IOERR or getattr(error, "errno", 0) in _FAILING
 
 
+def is_unsynced(error: BaseException) -> bool:
+    """Whether what was written may be there all the same: only that it reached the medium is not known."""
+    return "FSYNC" in (getattr(error, "sqlite_errorname", "") or "")
+
+
 def takes_writes(folder: Path) -> bool:
     """Whether what is written there reaches the medium. May take as long as a failing disk takes to say no."""
     return _try_to_write(folder, bytes(_TRIAL_BYTES)) is None

@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from gateway.net.files import read_file, write_file
-from gateway.store.accounts import Accounts, DamagedStateError, Entry, decode_state, encode_state
+from gateway.store.accounts import Accounts, Change, DamagedStateError, Entry, decode_state, encode_state
 from gateway.store.records import STATE_ID
 from gateway.store.writer import Transaction, write
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     import aiosqlite
 
-    from gateway.store.accounts import Share
+    from gateway.store.accounts import Share, State
 
 log = logging.getLogger("tidegate.store")
 
@@ -58,9 +58,29 @@ def note_of(
     return Unwritten(before, after, dict(done), list(removed), [(*key, entry) for key, entry in ledger.items()])
 
 
-def leave(folder: Path | None, note: Unwritten) -> bool:
-    """Note it for the next start; return whether that was possible."""
-    body = msgspec.msgpack.encode(note)
+def notes_of(
+    states: Iterable[tuple[State, Change]],
+    accounts: Accounts,
+    *,
+    done: Mapping[int, int],
+    written: Mapping[tuple[str, str], Entry],
+) -> list[Unwritten]:
+    """Return what to note for each state that the disk may have, and what it brought that `accounts` do not know.
+
+    `written` is the ledger on the disk.
+    """
+    notes = []
+    for state, change in states:
+        after = accounts.copy()
+        after.apply(change)
+        ledger = {key: entry for key, entry in after.ledger.items() if written.get(key) != entry}
+        notes.append(note_of(encode_state(state), after.shares.values(), done=done, ledger=ledger))
+    return notes
+
+
+def leave(folder: Path | None, notes: Sequence[Unwritten]) -> bool:
+    """Note them for the next start; return whether that was possible."""
+    body = msgspec.msgpack.encode(notes)
     try:
         if folder is not None:
             write_file(folder / NAME, _MAGIC + zlib.crc32(body).to_bytes(4, "little") + body)
@@ -79,9 +99,10 @@ def forget(folder: Path | None) -> None:
 
 async def write_down(connection: aiosqlite.Connection, folder: Path | None) -> None:
     """Write what is noted there, where it goes on from what the shelf holds; raise sqlite3.Error."""
-    note = None if folder is None else _read(folder)
-    rows = [] if note is None else await connection.execute_fetchall("SELECT body FROM shelf WHERE id = ?", (STATE_ID,))
-    if note is None or [body for (body,) in rows] != [note.before]:
+    notes = [] if folder is None else _read(folder)
+    rows = await connection.execute_fetchall("SELECT body FROM shelf WHERE id = ?", (STATE_ID,)) if notes else []
+    note = next((note for note in notes for (body,) in rows if body == note.before), None)
+    if note is None:
         return
     before, after = decode_state(note.before), decode_state(note.after)
     accounts = Accounts(after.shares, {}, accepted=after.accepted)
@@ -98,14 +119,14 @@ async def write_down(connection: aiosqlite.Connection, folder: Path | None) -> N
     log.warning("%d readings that were sent while nothing could be written are not sent again", sent)
 
 
-def _read(folder: Path) -> Unwritten | None:
+def _read(folder: Path) -> list[Unwritten]:
     try:
         data = read_file(folder / NAME)
         if data[:4] != _MAGIC or zlib.crc32(data[8:]).to_bytes(4, "little") != data[4:8]:
-            return None
-        note = msgspec.msgpack.decode(data[8:], type=Unwritten)
-        for state in (note.before, note.after):
-            decode_state(state)
+            return []
+        notes = msgspec.msgpack.decode(data[8:], type=list[Unwritten])
+        for note in notes:
+            decode_state(note.before), decode_state(note.after)
     except (OSError, msgspec.MsgspecError, DamagedStateError):
-        return None
-    return note
+        return []
+    return notes

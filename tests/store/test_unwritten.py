@@ -125,6 +125,76 @@ async def test_what_is_kept_for_an_uplink_that_is_gone_stays(shelves, notes, num
     shelves.check(store)
 
 
+@pytest.mark.parametrize("is_held", [True, False])
+async def test_a_commit_that_failed_and_is_on_the_disk_all_the_same(
+    shelves, notes, numbers, monkeypatch, failing, fail, is_held
+) -> None:
+    """It was written and could not be synced: what it brought was refused, and is held all the same, if it is there."""
+    store = await shelves.open(uplinks=("cloud", "spare"))
+    put = [number for _ in range(6) for number in await shelves.put(store, 5)]
+    store.rest("cloud", 60.0)
+    await store.append([])
+    sent = await sends(shelves, store, numbers, times=2, rejected=1)
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_IOERR, "SQLITE_IOERR_FSYNC"
+
+    async def is_not_synced(connection, work):
+        if is_held:
+            await failing.real(connection, work)
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gateway.store.committer.write", is_not_synced)
+        with pytest.raises(FullError):
+            await shelves.put(store, 3)
+    there = [*put, *(max(put) + number for number in (1, 2, 3))] if is_held else put
+    await fail(store)
+    sent += await sends(shelves, store, numbers, times=2, rejected=1)
+    spare = await sends(shelves, store, numbers, times=1, uplink="spare")
+    await shelves.close()
+    failing.errors = []
+    store = await shelves.open(uplinks=("cloud", "spare"))
+    assert store.events == []
+    cloud = store.status()["uplinks"]["cloud"]
+    assert cloud["ledger"] == {"rejected": 4}
+    assert cloud["maybe_twice"] == 0
+    shelves.check(store)
+    assert sorted(await shelves.drain(store) + sent) == there
+    assert sorted(await shelves.drain(store, "spare") + spare) == there
+    shelves.check(store)
+    await shelves.close()
+    assert verify(shelves.state_dir).problems == []
+
+
+async def test_an_eviction_that_failed_and_is_on_the_disk_all_the_same_is_not_noted(
+    shelves, notes, numbers, monkeypatch, failing, fail
+) -> None:
+    """What it took away may have been sent since: the note says nothing then, and the accounts add up."""
+    store = await shelves.open(max_age=10.0)
+    await shelves.put(store, 5)
+    shelves.clock.advance(60 * 10**9)
+    await shelves.put(store, 5)
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_IOERR, "SQLITE_IOERR_FSYNC"
+
+    async def is_not_synced(connection, work):
+        await failing.real(connection, work)
+        raise error
+
+    await store.tend()
+    with monkeypatch.context() as patch:
+        patch.setattr("gateway.store.committer.write", is_not_synced)
+        await store._committer.commit()
+    await fail(store)
+    await sends(shelves, store, numbers, times=2)
+    await shelves.close()
+    failing.errors = []
+    store = await shelves.open(max_age=10.0)
+    assert len(await shelves.drain(store)) == 5
+    assert store.status()["uplinks"]["cloud"]["ledger"] == {"expired_age": 5}
+    shelves.check(store)
+
+
 async def test_a_shelf_that_went_on_since_is_not_changed(shelves, notes, numbers, failing, fail) -> None:
     """The note is of another time: an old one on another disk must let nothing go that is held."""
     store = await shelves.open()
