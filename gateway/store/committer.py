@@ -78,7 +78,7 @@ class Surroundings:
     series: SeriesBounds
     commit_interval_s: float
     closed: str = ""  # why nothing is taken until the next start
-    notes_dir: Path | None = None  # outlives this process: there is noted what could not be written
+    note_path: Path | None = None  # outlives this process: there is noted what could not be written
 
 
 class Committer:

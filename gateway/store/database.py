@@ -37,7 +37,7 @@ from gateway.store.room import Room
 from gateway.store.series import SeriesBounds, SeriesRegistry
 from gateway.store.settings import ANY_BOARD, BoardLimits, StoreSettings
 from gateway.store.starting import Started, Starter, is_damage
-from gateway.store.unwritten import leave
+from gateway.store.unwritten import leave, path_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -145,13 +145,14 @@ class Store:
         # They stand twice on the disk: on a small shelf they must not crowd out what is to be sent.
         series = replace(series, bytes_max=min(series.bytes_max, int(settings.max_bytes) // SERIES_SHARE))
         lock = DirectoryLock(state_dir)
+        note_path = path_of(notes_dir, state_dir)
         for _ in range(OPENINGS_MAX):
             async with contextlib.AsyncExitStack() as undo:
                 undo.callback(lock.close)
                 room = Room(state_dir, settings, log_bytes_max=board.log_bytes_max)
                 grace_s = float(settings.uplink_grace)
                 starter = Starter(
-                    state_dir, uplinks=uplinks, clock=clock, room=room, grace_s=grace_s, notes_dir=notes_dir
+                    state_dir, uplinks=uplinks, clock=clock, room=room, grace_s=grace_s, note_path=note_path
                 )
                 started = await starter.start()
                 undo.push_async_callback(started.close)
@@ -168,7 +169,7 @@ class Store:
                     series,
                     commit_interval_s,
                     closed=started.closed,
-                    notes_dir=notes_dir,
+                    note_path=note_path,
                 )
                 store = cls(started, around, lock=lock)
                 await store._committer.begin()
@@ -466,19 +467,19 @@ class Store:
 
     async def _write_down(self) -> None:
         """Say what is forgotten with this process; bring it to the disk where that can be written again."""
-        frozen, notes_dir = self._frozen, self._around.notes_dir
+        frozen, note_path = self._frozen, self._around.note_path
         unsaved = self._committer.accounts.delivered_since(self._committer.state.shares)
         notes = self._committer.unwritten() if self.settling.done else []
         if frozen is not None:
             why = await frozen.write_down(self._around.room)
             unsaved = sum(frozen.sent.values()) if why else 0
             notes = [await frozen.unwritten()] if unsaved else []
-        is_noted = bool(notes) and leave(notes_dir, notes)
+        is_noted = bool(notes) and leave(note_path, notes)
         presence = self._committer.trouble.presence
         if presence is not None and self._held and not presence.has_database:
             log.error("%d readings that were not sent are in the file that was taken away, or gone with it", self._held)
         if unsaved:
-            then = f"that is noted in {notes_dir} until the next boot" if is_noted else "they are sent again"
+            then = f"that is noted in {note_path} until the next boot" if is_noted else "they are sent again"
             log.warning("%d readings were sent and that could not be written down: %s", unsaved, then)
 
     async def _end(self) -> None:

@@ -101,7 +101,7 @@ class Started:
 class Starter:
     """Opens one shelf, however often it takes. `grace_s` is how long what uplinks that are gone left is kept.
 
-    In `notes_dir` may be noted what the process before could not write down.
+    At `note_path` may be noted what the process before could not write down.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Starter:
         clock: Clock,
         room: Room,
         grace_s: float,
-        notes_dir: Path | None = None,
+        note_path: Path | None = None,
     ) -> None:
         self._state_dir = state_dir
         self._path = state_dir / DATABASE
@@ -120,7 +120,7 @@ class Starter:
         self._clock = clock
         self._room = room
         self._grace_s = grace_s
-        self._notes_dir = notes_dir
+        self._note_path = note_path
         self._events: list[str] = []
         self._lost: dict[tuple[str, str], int] = {}
         self._loss: LogLoss | None = None
@@ -191,7 +191,7 @@ class Starter:
             try:
                 writer = await open_writer(self._path, log_bytes=self._room.log_bytes)
                 undo.push_async_callback(writer.close)
-                await write_down(writer, self._notes_dir)
+                await write_down(writer, self._note_path)
                 opened = await self._read(writer, is_thorough=True)
                 reading = await open_reader(self._path)
             except sqlite3.Error as error:
@@ -199,7 +199,7 @@ class Starter:
                     raise DamagedError(str(error)) from error
                 raise
             undo.pop_all()
-            forget(self._notes_dir)
+            forget(self._note_path)
             return Started(writer, reading, ShelfReader(reading), opened)
 
     async def _read(self, connection: aiosqlite.Connection, *, is_thorough: bool) -> Opened:
@@ -238,7 +238,7 @@ class Starter:
             raise DamagedError("its log is of an earlier time")
         frozen = await Frozen.open(self._path)
         try:
-            await write_down(frozen.memory, self._notes_dir)
+            await write_down(frozen.memory, self._note_path)
             opened = await self._read(frozen.memory, is_thorough=False)
         except BaseException:
             await frozen.close()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import zlib
 from typing import TYPE_CHECKING, Final
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tidegate.store")
 
-NAME: Final = "unwritten"
+NAME: Final = "unwritten-"
 _MAGIC: Final = b"TGu1"
 
 
@@ -78,28 +79,35 @@ def notes_of(
     return notes
 
 
-def leave(folder: Path | None, notes: Sequence[Unwritten]) -> bool:
+def path_of(notes_dir: Path | None, state_dir: Path) -> Path | None:
+    """Return where it is noted what a shelf does not know; of several that are used in turn each has its own."""
+    if notes_dir is None:
+        return None
+    return notes_dir / f"{NAME}{zlib.crc32(os.fsencode(state_dir.absolute())):08x}"
+
+
+def leave(path: Path | None, notes: Sequence[Unwritten]) -> bool:
     """Note them for the next start; return whether that was possible."""
     body = msgspec.msgpack.encode(notes)
     try:
-        if folder is not None:
-            write_file(folder / NAME, _MAGIC + zlib.crc32(body).to_bytes(4, "little") + body)
+        if path is not None:
+            write_file(path, _MAGIC + zlib.crc32(body).to_bytes(4, "little") + body)
     except OSError as error:
-        log.warning("%s cannot be written: %s", folder, error.strerror)
+        log.warning("%s cannot be written: %s", path, error.strerror)
         return False
-    return folder is not None
+    return path is not None
 
 
-def forget(folder: Path | None) -> None:
+def forget(path: Path | None) -> None:
     """Remove the note: it is written down, or of another time."""
-    if folder is not None:
+    if path is not None:
         with contextlib.suppress(OSError):
-            (folder / NAME).unlink()
+            path.unlink()
 
 
-async def write_down(connection: aiosqlite.Connection, folder: Path | None) -> None:
+async def write_down(connection: aiosqlite.Connection, path: Path | None) -> None:
     """Write what is noted there, where it goes on from what the shelf holds; raise sqlite3.Error."""
-    notes = [] if folder is None else _read(folder)
+    notes = [] if path is None else _read(path)
     rows = await connection.execute_fetchall("SELECT body FROM shelf WHERE id = ?", (STATE_ID,)) if notes else []
     note = next((note for note in notes for (body,) in rows if body == note.before), None)
     if note is None:
@@ -119,9 +127,9 @@ async def write_down(connection: aiosqlite.Connection, folder: Path | None) -> N
     log.warning("%d readings that were sent while nothing could be written are not sent again", sent)
 
 
-def _read(folder: Path) -> list[Unwritten]:
+def _read(path: Path) -> list[Unwritten]:
     try:
-        data = read_file(folder / NAME)
+        data = read_file(path)
         if data[:4] != _MAGIC or zlib.crc32(data[8:]).to_bytes(4, "little") != data[4:8]:
             return []
         notes = msgspec.msgpack.decode(data[8:], type=list[Unwritten])

@@ -9,7 +9,6 @@ import pytest
 
 from gateway.core.contracts import FullError, Priority
 from gateway.store.reading import verify
-from gateway.store.unwritten import NAME
 
 
 @pytest.fixture
@@ -65,7 +64,7 @@ async def test_a_disk_that_turned_read_only_and_can_be_written_by_the_next_proce
         assert after["uplinks"][name] == before["uplinks"][name]
     assert after["uplinks"]["cloud"]["ledger"] == {"rejected": 3}
     assert after["uplinks"]["cloud"]["maybe_twice"] == 0
-    assert not (notes / NAME).exists()
+    assert list(notes.iterdir()) == []
     assert sorted(await shelves.drain(store) + sent) == put
     assert sorted(await shelves.drain(store, "spare") + spare) == put
     shelves.check(store)
@@ -106,7 +105,7 @@ async def test_processes_one_after_the_other_on_a_disk_that_stays_read_only(
     assert sorted(await shelves.drain(store) + sent) == put
     assert len(await shelves.drain(store, "spare")) == 30
     shelves.check(store)
-    assert not (notes / NAME).exists()
+    assert list(notes.iterdir()) == []
 
 
 async def test_what_is_kept_for_an_uplink_that_is_gone_stays(shelves, notes, numbers, failing, fail) -> None:
@@ -195,6 +194,23 @@ async def test_an_eviction_that_failed_and_is_on_the_disk_all_the_same_is_not_no
     shelves.check(store)
 
 
+async def test_another_shelf_that_is_used_meanwhile_leaves_the_note_alone(
+    shelves, notes, numbers, failing, fail, tmp_path
+) -> None:
+    """As where the gateway is given another disk until the first is mended."""
+    store = await shelves.open()
+    put = await shelves.put(store, 5)
+    await fail(store)
+    assert await sends(shelves, store, numbers, times=1) == put
+    await shelves.close()
+    failing.errors = []
+    await shelves.open(state_dir=tmp_path / "another")
+    await shelves.close()
+    store = await shelves.open()
+    assert await shelves.drain(store) == []
+    assert store.status()["uplinks"]["cloud"]["delivered"] == 5
+
+
 async def test_a_shelf_that_went_on_since_is_not_changed(shelves, notes, numbers, failing, fail) -> None:
     """The note is of another time: an old one on another disk must let nothing go that is held."""
     store = await shelves.open()
@@ -210,7 +226,7 @@ async def test_a_shelf_that_went_on_since_is_not_changed(shelves, notes, numbers
     shelves.notes_dir = notes
     store = await shelves.open()
     assert sorted(await shelves.drain(store)) == put
-    assert not (notes / NAME).exists()
+    assert list(notes.iterdir()) == []
 
 
 @pytest.mark.parametrize("how", ["flipped", "cut", "not ours", "a link"])
@@ -221,7 +237,7 @@ async def test_a_note_that_is_damaged_says_nothing(shelves, notes, numbers, fail
     await fail(store)
     await sends(shelves, store, numbers, times=1)
     await shelves.close()
-    note = notes / NAME
+    (note,) = notes.iterdir()
     data = bytearray(note.read_bytes())
     data[-1] ^= 1
     changed = {"flipped": data, "cut": data[:6], "not ours": b"x" * 100, "a link": b""}[how]
