@@ -172,6 +172,7 @@ net/                      Wires that everyone shares
   addresses.py            Where to listen, as people write it
   files.py                Small files that are written whole, and never through a link: what has a name of ours may not lead elsewhere
   http.py                 HTTP/1.1 as an uplink speaks it: one POST at a time over one kept connection
+  interfaces.py           Hears from the kernel that this box has a network again: a link that is up, an address, a route
   mqtt.py                 MQTT packets cut from a byte stream, PUBLISHes in bulk as columns
   mqtt_fields.py          What MQTT packets are made of: reason codes, errors, numbers, texts, properties
   mqtt_packets.py         MQTT packets beside PUBLISH, read and written: CONNECT, SUBSCRIBE, DISCONNECT and the answers

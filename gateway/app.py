@@ -25,6 +25,7 @@ from gateway.core.telemetry import Telemetry
 from gateway.core.text import harmless
 from gateway.herald import Herald
 from gateway.net.files import read_file, replace_file
+from gateway.net.interfaces import NetworkWatch
 from gateway.net.systemd import ask_for_patience, notify, runtime_directory
 from gateway.pipeline import Pipeline
 from gateway.store.database import BoardLimits, SeriesBounds, Store
@@ -85,6 +86,15 @@ class Listener(Protocol):
     """A part that says when it listens."""
 
     listening: asyncio.Event
+
+
+@runtime_checkable
+class NetworkUser(Protocol):
+    """A part that may be waiting for a network."""
+
+    def network_up(self) -> None:
+        """Take note that there may be one again."""
+        ...
 
 
 class Gateway:
@@ -190,13 +200,14 @@ class Gateway:
     async def _serve(self) -> None:
         assert self._store is not None
         herald = Herald(store=self._store, clock=self._clock, report_s=float(self.config.gateway.report_interval))
-        start = self._supervisor.start
+        start, network = self._supervisor.start, NetworkWatch(self._tell_of_network)
         windows = [start("housekeeping", self._keep_house), start("herald", herald.run)]
         if self._control is not None:
             windows.append(start("control", self._control))
         roads = [start(f"uplink {part.name}", part.run) for part in self._uplinks]
         doors = [start(f"source {part.name}", part.run) for part in self._sources]
         try:
+            network.open()
             await self._wait_open()
             if not self._stopping.is_set():
                 self.ready.set()
@@ -205,10 +216,16 @@ class Gateway:
                 log.info("running: %d sources, %d uplinks, state in %s", len(doors), len(roads), where)
             await self._stopping.wait()
         finally:
+            network.close()
             log.info("stopping: doors first, then roads, then the shelf")
             for group in (doors, roads, windows):
                 await end(group)
             await self._save_detectors()
+
+    def _tell_of_network(self) -> None:
+        for part in (*self._sources, *self._uplinks):
+            if isinstance(part, NetworkUser):
+                part.network_up()
 
     async def _wait_open(self) -> None:
         """Wait a moment for the listeners, so that who is told "ready" finds an open door."""

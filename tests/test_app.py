@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from gateway import app, supervision
-from gateway.app import Gateway, StartError, StillError
+from gateway.app import Gateway, NetworkUser, StartError, StillError
 from gateway.control.config import parse_config
 from gateway.control.draining import Draining, Outlook
 from gateway.control.live import follow
@@ -101,6 +101,37 @@ def server(port: int, name: str = "direct") -> str:
 
 def uplink(url: str) -> str:
     return f'[[uplinks]]\ntype = "otlp"\nname = "cloud"\nendpoint = "{url}"\nbatch_interval = "50ms"\n'
+
+
+async def test_a_network_that_comes_up_is_told_to_who_waits(
+    make: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the kernel says ends an uplink's wait of an hour and a subscriber's; a server waits for nobody."""
+    said: list[Callable[[], None]] = []
+
+    class Watch:
+        def __init__(self, on_up: Callable[[], None]) -> None:
+            said.append(on_up)
+
+        def open(self) -> None: ...
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(app, "NetworkWatch", Watch)
+    port = free_port()
+    hour = 'retry = { initial = "1h", max = "1h", unreachable_max = "1h" }\n'
+    broker = f'[[sources]]\ntype = "mqtt"\nname = "plant"\nurl = "mqtt://127.0.0.1:{free_port()}"\ntopics = ["#"]\n'
+    broker += 'reconnect_min = "10m"\nreconnect_max = "10m"\n'
+    toml = server(port) + broker + uplink(f"http://127.0.0.1:{free_port()}") + hour
+    async with running(make(toml)) as gateway:
+        with Publisher(port=port) as publisher:
+            await until(lambda: publisher.acknowledged)
+            await asyncio.to_thread(publisher.stop)
+        tried = [part for part in (*gateway._uplinks, *gateway._sources) if isinstance(part, NetworkUser)]
+        assert [part.name for part in tried] == ["cloud", "plant"]
+        await until(lambda: gateway._uplinks[0].status()["attempt"] == 1)
+        said[0]()
+        await until(lambda: gateway._uplinks[0].status()["attempt"] == 2)
 
 
 async def test_from_a_device_to_the_collector(make: Callable[..., Gateway], otlp_sink: OtlpSink) -> None:

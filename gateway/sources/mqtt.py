@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gateway.core.contracts import Arrivals
 from gateway.core.text import sentence as one_line
+from gateway.net.interfaces import NetworkWait
 from gateway.net.mqtt import Publishes, puback_bytes
 from gateway.net.mqtt_fields import VERSION_3_1_1, VERSION_5, PacketType, ReasonCode
 from gateway.net.mqtt_packets import answer_bytes
@@ -106,6 +107,7 @@ class MqttSource:
         self._advice = ""
         self._state = "stopped"
         self._last_error = ""
+        self._network = NetworkWait()
         self._silent_drops = 0
         self._has_answered = False  # in the version that is spoken now
         self._session_present = False
@@ -114,6 +116,10 @@ class MqttSource:
         self._acknowledged = 0
         self._again = 0
         self._connects = 0
+
+    def network_up(self) -> None:
+        """Take note that this box may have a network again: who waits for one tries now."""
+        self._network.end()
 
     def status(self) -> dict[str, object]:
         """Say how it is. `received`, `acknowledged` and `pending` count messages."""
@@ -156,7 +162,8 @@ class MqttSource:
                 if is_final:
                     wait_s = float(settings.reconnect_max)
                 # Half of it by chance, so that a broker's return is not answered by a whole fleet at once.
-                await asyncio.sleep(wait_s * (0.5 + self._dice.random() / 2))
+                pause_s = wait_s * (0.5 + self._dice.random() / 2)
+                await (asyncio.sleep(pause_s) if is_final else self._network.sleep(pause_s))
                 wait_s = min(wait_s * 2, float(settings.reconnect_max))
         finally:
             self._state = "stopping"

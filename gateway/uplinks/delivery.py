@@ -15,11 +15,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from typing import TYPE_CHECKING, Final
 
 from gateway.core.clock import NS_PER_S, Quality
 from gateway.core.contracts import Signal, TryLaterError
-from gateway.uplinks.guards import Backoff, HoldError, InTransitError, Request
+from gateway.net.interfaces import NetworkWait
+from gateway.uplinks.guards import Backoff, HoldError, InTransitError, Request, UnreachableError
 from gateway.uplinks.requests import REJECTED, Hand, NoClockError, RequestBuilder
 from gateway.uplinks.senders import HttpSender
 from gateway.uplinks.sending import Ahead, NotBegunError, Sending
@@ -101,6 +103,7 @@ class Uplink:
         self._is_round_over = True
         self._probe_at_s = 0.0
         self._tally = Tally(telemetry, settings.name)
+        self._network = NetworkWait()
         self._hand: Hand | None = None
         self._ahead: Ahead | None = None
         self._paused: dict[Signal, Hand] = {}  # begun, and held back with their signals
@@ -123,6 +126,10 @@ class Uplink:
             self._note_speed(is_quick=False)
             self._sending.close()
             self._say("stopped")
+
+    def network_up(self) -> None:
+        """Take note that this box may have a network again: who waits for one tries now."""
+        self._network.end()
 
     def status(self) -> dict[str, object]:
         """Return what `tidegate status` shows of this uplink, counted since the start."""
@@ -427,7 +434,8 @@ class Uplink:
         self._is_down = True
         self._size.failed(in_transit=isinstance(error, InTransitError))
         self._tally.failed("throttled" if error.after_s else "later")
-        return self._backoff.failed(error.after_s)
+        bound_s = float(self._settings.retry.unreachable_max) if isinstance(error, UnreachableError) else math.inf
+        return self._backoff.failed(error.after_s, bound_s=bound_s)
 
     async def _wait(self, error: TryLaterError, wait_s: float) -> None:
         if isinstance(error, NoClockError):
@@ -435,7 +443,10 @@ class Uplink:
             return
         self._say("waiting", str(error), wait_s)
         self._store.rest(self.name, wait_s)
-        await asyncio.sleep(wait_s)
+        if isinstance(error, UnreachableError | InTransitError):
+            await self._network.sleep(wait_s)
+        else:
+            await asyncio.sleep(wait_s)
 
     async def _wait_for_clock(self, error: NoClockError, wait_s: float) -> None:
         until_s = _now_s() + wait_s

@@ -81,6 +81,10 @@ class InTransitError(TryLaterError):
     """The request or its answer broke on the way: smaller ones may get through where this one did not."""
 
 
+class UnreachableError(TryLaterError):
+    """No connection could be made: to try again costs some packets, and is how the end of an outage shows."""
+
+
 class TooLargeError(Exception):
     """The same data may be taken in smaller requests."""
 
@@ -250,9 +254,9 @@ class Backoff:
     random: Random
     failures: int = 0
 
-    def failed(self, after_s: float = 0.0) -> float:
-        """Count a failure; return the seconds to wait."""
-        bound_s = min(self.max_s, self.initial_s * 2 ** min(self.failures, _DOUBLINGS_MAX))
+    def failed(self, after_s: float = 0.0, *, bound_s: float = float("inf")) -> float:
+        """Count a failure; return the seconds to wait, not over `bound_s` where the server asked for none."""
+        bound_s = min(bound_s, self.max_s, self.initial_s * 2 ** min(self.failures, _DOUBLINGS_MAX))
         self.failures += 1
         if after_s > 0:
             return after_s + self.random.uniform(0, min(self.initial_s, self.max_s))

@@ -38,6 +38,7 @@ from gateway.uplinks.guards import (
     HoldError,
     InTransitError,
     Reply,
+    UnreachableError,
     check_reply,
     read_http_date,
     read_retry_after,
@@ -313,10 +314,10 @@ class HttpSender:
             kind = HoldError if error.status == PROXY_WANTS_LOGIN else TryLaterError
             return kind(f"{text} for {self._host()}")
         if isinstance(error, UnknownNameError):
-            return TryLaterError(f"the name {error.party} cannot be resolved")
+            return UnreachableError(f"the name {error.party} cannot be resolved")
         if isinstance(error, ConnectTimeoutError):
-            return TryLaterError(f"no connection to {error.party} within {self._timeout_s:g} s")
-        return TryLaterError(f"no connection to {error.party}: {text}")
+            return UnreachableError(f"no connection to {error.party} within {self._timeout_s:g} s")
+        return UnreachableError(f"no connection to {error.party}: {text}")
 
     def _host(self) -> str:
         return Address.of(self._settings.endpoint).host

@@ -54,11 +54,23 @@ class RetrySettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fields
 
     initial: Annotated[Duration, Meta(description="Bound of the first wait; doubles with each failure.")] = Duration(1)
     max: Annotated[Duration, Meta(description="Bound that no wait grows over.")] = Duration(60)
+    unreachable_max: Annotated[
+        Duration,
+        Meta(
+            description="The same while no connection can be made, where it is less: such a try costs some packets, "
+            "and what is fresh leaves the sooner after an outage."
+        ),
+    ] = Duration(15)
 
     @check("initial", "max")
     def _initial_is_least(self) -> None:
         if not 0 < self.initial <= self.max:
             raise ValueError(f"is {self.initial}; it must be over zero and not exceed max ({self.max})")
+
+    @check("unreachable_max")
+    def _unreachable_max_is_a_time(self) -> None:
+        if self.unreachable_max <= 0:
+            raise ValueError(f"is {self.unreachable_max}; it must be over zero")
 
 
 class OtlpUplinkSettings(

@@ -25,6 +25,7 @@ OPEN = {
     "ProcSubset=": "the boot's id and the board's name are in /proc",
     "ProtectClock=": "asking whether the clock is synchronised is adjtimex(2)",
     "RestrictAddressFamilies=~AF_(INET|INET6)": "it is a gateway",
+    "RestrictAddressFamilies=~AF_NETLINK": "the kernel says there when a network comes up",
     "RestrictAddressFamilies=~AF_UNIX": "sd_notify(3)",
     "RootDirectory=/RootImage=": "it runs from its folder",
     "SupplementaryGroups=": "dialout",

@@ -876,6 +876,27 @@ def test_the_waits_between_connects_have_an_end(
     assert all(longest / 2 <= wait <= longest for wait, longest in zip(waits_s, longest_s, strict=False))
 
 
+@pytest.mark.parametrize(("needs_a_person", "tries"), [(False, 2), (True, 1)])
+def test_a_network_that_comes_ends_the_wait(monkeypatch: pytest.MonkeyPatch, needs_a_person: bool, tries: int) -> None:
+    """But not the one for a person: a password is not right for being said again."""
+    tried_s: list[float] = []
+
+    async def fail(_: object) -> bool:
+        tried_s.append(asyncio.get_running_loop().time())
+        return needs_a_person
+
+    async def main() -> None:
+        source = source_for(1, Shelf(), reconnect_min=Duration(600), reconnect_max=Duration(600))
+        monkeypatch.setattr(source, "_serve_once", fail)
+        async with running(source, state="stopped"):
+            await asyncio.sleep(5)
+            source.network_up()
+            await asyncio.sleep(5)
+
+    run(main())
+    assert len(tried_s) == tries
+
+
 @pytest.fixture
 async def fake_broker() -> AsyncIterator[Callable[..., Any]]:
     """A server that answers each connection with the next script: a list of (wait for bytes, then send)."""

@@ -20,7 +20,14 @@ from gateway.core.units import Duration, Size
 from gateway.store.segments import decode_metrics
 from gateway.uplinks import delivery
 from gateway.uplinks.delivery import Uplink
-from gateway.uplinks.guards import Answer, HoldError, InTransitError, StatusRefusedError, TooLargeError
+from gateway.uplinks.guards import (
+    Answer,
+    HoldError,
+    InTransitError,
+    StatusRefusedError,
+    TooLargeError,
+    UnreachableError,
+)
 from gateway.uplinks.settings import OtlpUplinkSettings, RetrySettings
 from gateway.uplinks.verdicts import PARTS_MAX
 from hil.link_proxy import Mode
@@ -185,6 +192,65 @@ def test_waits_are_as_the_settings_bound_them(make_road, make_readings, monkeypa
         road.store.add(make_readings(5))
         await road.run_for(200)
         assert np.diff(road.wire.times()).tolist() == pytest.approx([3, 6, 12, 20, 20, 20, 20], abs=0.01)
+
+    run(main())
+
+
+def test_who_cannot_be_reached_is_tried_more_often(make_road, make_readings, monkeypatch) -> None:
+    """A try at a connection costs some packets: the end of an outage is not waited for a minute."""
+
+    class Longest:
+        def uniform(self, _: float, most: float) -> float:
+            return most
+
+    async def main() -> None:
+        retry = RetrySettings(initial=Duration(3), max=Duration(60), unreachable_max=Duration(10))
+        road = make_road(*[UnreachableError("no connection")] * 4, LATER, retry=retry)
+        monkeypatch.setattr(road.uplink._backoff, "random", Longest())
+        road.store.add(make_readings(5))
+        await road.run_for(200)
+        assert np.diff(road.wire.times()).tolist() == pytest.approx([3, 6, 10, 10, 48], abs=0.01)
+
+    run(main())
+
+
+@pytest.mark.parametrize("error", [UnreachableError("no connection"), InTransitError("broke")])
+def test_a_network_that_comes_ends_the_wait(make_road, make_readings, error: Exception) -> None:
+    """What is fresh leaves at once, whatever the back-off had come to; the least pause is kept all the same."""
+
+    async def main() -> None:
+        road = make_road(*[error] * 20, retry=RetrySettings(initial=Duration(3600), max=Duration(3600)))
+        road.store.add(make_readings(5))
+        task = await road.start(0.5)
+        assert len(road.wire.times()) == 1
+        for _ in range(10):
+            road.uplink.network_up()
+            await asyncio.sleep(0.01)
+        assert len(road.wire.times()) == 1
+        await asyncio.sleep(1)
+        assert len(road.wire.times()) == 2
+        road.wire.script.clear()
+        await asyncio.sleep(2)
+        road.uplink.network_up()
+        await asyncio.sleep(0.1)
+        assert road.store.delivered == 5
+        await road.stop(task)
+
+    run(main())
+
+
+@pytest.mark.parametrize("error", [TryLaterError("busy", 120), LATER, HoldError("wrong token")])
+def test_a_network_that_comes_hurries_nobody_who_was_asked_to_wait(make_road, make_readings, error: Exception) -> None:
+    """What a server said holds on whatever way it is asked."""
+
+    async def main() -> None:
+        road = make_road(error, retry=RetrySettings(initial=Duration(3600), max=Duration(3600)))
+        road.store.add(make_readings(5))
+        task = await road.start(5)
+        road.uplink.network_up()
+        await asyncio.sleep(20)
+        assert len(road.wire.times()) == 1
+        await road.stop(task)
 
     run(main())
 

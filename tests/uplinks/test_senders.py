@@ -19,7 +19,14 @@ from gateway.core.clock import FakeClock, SystemClock
 from gateway.core.contracts import RefusedError, Signal, TryLaterError
 from gateway.core.units import Duration
 from gateway.net.secrets import Secret
-from gateway.uplinks.guards import HoldError, InTransitError, Packed, StatusRefusedError, TooLargeError
+from gateway.uplinks.guards import (
+    HoldError,
+    InTransitError,
+    Packed,
+    StatusRefusedError,
+    TooLargeError,
+    UnreachableError,
+)
 from gateway.uplinks.senders import HttpSender
 from gateway.uplinks.settings import OtlpUplinkSettings, TlsSettings
 from hil.link_proxy import Mode
@@ -372,7 +379,7 @@ def test_nobody_there(make_sender) -> None:
     """A refused connection, in words."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    with pytest.raises(TryLaterError, match=r"no connection to 127.0.0.1: Connection refused") as caught:
+    with pytest.raises(UnreachableError, match=r"no connection to 127.0.0.1: Connection refused") as caught:
         make_sender(f"http://127.0.0.1:{port}").send(PACKED)
     assert not caught.value.answer_lost
 
@@ -384,7 +391,7 @@ def test_no_such_name(make_sender, monkeypatch) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", no_name)
-    with pytest.raises(TryLaterError, match=r"the name otel.invalid cannot be resolved"):
+    with pytest.raises(UnreachableError, match=r"the name otel.invalid cannot be resolved"):
         make_sender("http://otel.invalid").send(PACKED)
 
 
