@@ -103,7 +103,7 @@ async def flash_bytes_per_day(site: Site, monkeypatch: pytest.MonkeyPatch) -> No
             await asyncio.sleep(0.02)
         return gateway._store._committer.pace.interval_s
 
-    assert await site.run(interval_s, flash_bytes_per_day=Size(1 << 40)) == 0.25
+    assert await site.run(interval_s, flash_bytes_per_day=Size(1 << 40)) == 1.0
     assert await site.run(interval_s, flash_bytes_per_day=Size(10 * MIB)) == 5.0
 
 

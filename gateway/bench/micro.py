@@ -31,7 +31,7 @@ def on_the_wire(quick: bool) -> Iterator[Result]:  # noqa: ARG001, FBT001  the s
     for clock, row in wire.measure().items():
         yield Figure(
             f"wire bytes per reading, 1 Hz, minute batches, device clocks on {clock}", row["zstd_17"], "bytes",
-            floor=2.5 if clock == "whole seconds" else None, goal=2,
+            floor=2.5, goal=2,
             note=f"{row['zstd_3']} at the quick level; {row['peer']} as gzip, a request a timestamp",
         )  # fmt: skip
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Final, NamedTuple
 
+from gateway.store.pace import early_gap_s
+
 DAY_S: Final = 86_400.0
 # What a purse holds: an hour's allowance. A burst of that is what a card does not notice.
 PURSE_S: Final = 3600.0
@@ -19,8 +21,6 @@ PURSE_S: Final = 3600.0
 START_SHARE: Final = 0.5
 # Nobody waits longer for a PUBACK than this, unless the configuration says so.
 INTERVAL_S_MAX: Final = 5.0
-# Early commits for who sends nothing more are a tenth of the interval apart, or less where the card can take it.
-GAP_SHARE: Final = 0.1
 # Rates are of the last hour, seen once a minute, and not before a minute is over.
 SAMPLES_MAX: Final = 61
 SAMPLE_S: Final = 60.0
@@ -37,12 +37,12 @@ def stretch(base_interval_s: float, *, shortage: float) -> Pace:
     """Return the pace for a shortage between 0 (plenty) and 1 (nothing left).
 
     >>> stretch(1.0, shortage=0.0), stretch(1.0, shortage=1.0)
-    (Pace(interval_s=1.0, gap_s=0.1), Pace(interval_s=5.0, gap_s=5.0))
+    (Pace(interval_s=1.0, gap_s=0.025), Pace(interval_s=5.0, gap_s=5.0))
     >>> stretch(10.0, shortage=1.0)
     Pace(interval_s=10.0, gap_s=10.0)
     """
     longest_s = max(base_interval_s, INTERVAL_S_MAX)
-    gap_s = base_interval_s * GAP_SHARE
+    gap_s = early_gap_s(base_interval_s)
     return Pace(
         base_interval_s + (longest_s - base_interval_s) * shortage,
         gap_s + (longest_s - gap_s) * shortage,

@@ -107,7 +107,8 @@ class Gathering:
             self._press_ahead(pending)
         waiter = asyncio.get_running_loop().create_future()
         pending.waiters.append(waiter)
-        self._want(self._pace.wait_s(asyncio.get_running_loop().time(), is_last=is_last))
+        is_full = pending.readings >= SEGMENT_READINGS_MAX
+        self._want(self._pace.wait_s(asyncio.get_running_loop().time(), is_last=is_last, is_full=is_full))
         # A little earlier where there are full segments only, and no small one has to be made of a rest.
         early_bytes = self._early_bytes if pending.pieces else self._early_bytes * 3 // 4
         if pending.readings >= COMMIT_READINGS_MAX or pending.size_bytes >= early_bytes:

@@ -90,7 +90,7 @@ def test_what_is_written_is_shown_by_the_day_and_by_the_reading() -> None:
         "bytes_per_day_max": 512 * MIB,
         "bytes_per_reading": 6.0,
         "commit_interval_s": 1.0,
-        "early_commit_gap_s": 0.1,
+        "early_commit_gap_s": 0.025,
         "is_stretched": False,
         "advice": "",
     }
@@ -119,7 +119,7 @@ def test_where_nothing_is_known_nothing_is_stretched() -> None:
     """A status with gaps, and the pace that was configured."""
     machine = Machine()
     machine.written = machine.rss = None
-    assert machine.run(100) == (1.0, 0.1)
+    assert machine.run(100) == (1.0, 0.025)
     assert (machine.flash["bytes_per_day"], machine.memory["rss_bytes"]) == (None, None)
 
 

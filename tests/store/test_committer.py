@@ -17,6 +17,7 @@ from gateway.store import committer, disks, keeping
 from gateway.store.committer import STUCK_S
 from gateway.store.database import Loss, SetAside
 from gateway.store.drawer import SAMPLES_MAX, SET_ASIDE_BYTES_MAX
+from gateway.store.writer import SEGMENT_READINGS_MAX
 
 
 def error_of(code: int, text: str) -> sqlite3.OperationalError:
@@ -422,11 +423,22 @@ async def test_early_commits_have_a_distance(shelves) -> None:
     assert all(later - earlier >= 0.09 for earlier, later in itertools.pairwise(times))
 
 
-async def test_the_distance_is_a_tenth_of_the_interval_unless_told_otherwise(shelves) -> None:
-    """A board whose card is to last has a long interval."""
-    store = await shelves.open(commit_interval_s=1.0)
+async def test_the_distance_goes_with_the_interval_unless_told_otherwise(shelves) -> None:
+    """A card that is to last has a long interval."""
+    store = await shelves.open(commit_interval_s=4.0)
     first_s = await put_last(shelves, store)
     assert await put_last(shelves, store) - first_s == pytest.approx(0.1, abs=0.05)
+
+
+async def test_what_fills_a_segment_is_committed_before_the_interval_is_over(shelves) -> None:
+    """Or what a sender may have unanswered would decide how fast it is."""
+    store = await shelves.open(commit_interval_s=50)
+    few = asyncio.create_task(shelves.put(store, 1))
+    await asyncio.sleep(0.1)
+    assert not few.done()
+    async with asyncio.timeout(5):
+        await shelves.put(store, SEGMENT_READINGS_MAX)
+        await few
 
 
 async def test_a_new_pace_holds_for_what_comes(shelves) -> None:
