@@ -15,13 +15,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 from typing import TYPE_CHECKING, Final
 
 from gateway.core.clock import NS_PER_S, Quality
 from gateway.core.contracts import Signal, TryLaterError
 from gateway.net.interfaces import NetworkWait
 from gateway.uplinks.guards import Backoff, HoldError, InTransitError, Request, UnreachableError
+from gateway.uplinks.pacing import Rounds
 from gateway.uplinks.requests import REJECTED, Hand, NoClockError, RequestBuilder
 from gateway.uplinks.senders import HttpSender
 from gateway.uplinks.sending import Ahead, NotBegunError, Sending
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
     from gateway.core.batch import Attributes
     from gateway.core.clock import Clock
-    from gateway.core.contracts import Priority
     from gateway.core.telemetry import Telemetry
     from gateway.store.database import Lease, Store
     from gateway.uplinks.guards import Answer, Wire
@@ -98,9 +97,7 @@ class Uplink:
         self._is_stopping = False
         self._turned_s = float("-inf")
         self._lacked_clock = False
-        self._round: set[tuple[Signal, Priority]] = set()
-        self._round_s = float("-inf")
-        self._is_round_over = True
+        self._rounds = Rounds(float(settings.batch_interval))
         self._probe_at_s = 0.0
         self._tally = Tally(telemetry, settings.name)
         self._network = NetworkWait()
@@ -154,20 +151,17 @@ class Uplink:
                     self._say_idle()
                     self._note_speed(is_quick=False)
                     await self._store.wait_held(self.name)
-                    self._is_round_over = True
+                    self._rounds.end()
                 await self._combine()
             if await self._deliver_next() is None:
                 self._say_idle()
                 await asyncio.sleep(EMPTY_WAIT_S)
 
     async def _combine(self) -> None:
-        """Between two rounds let fresh data gather, unless what is held fills half a request already.
-
-        A round takes from each shelf (class and signal) once, so that none waits for the others' intervals.
-        """
-        if not self._is_round_over:
+        """Between two rounds let fresh data gather, unless what is held fills half a request already."""
+        if not self._rounds.is_over:
             return
-        left_s = self._round_s + float(self._settings.batch_interval) - _now_s()
+        left_s = self._rounds.left_s(_now_s())
         if left_s > 0:
             self._say("combining")
             # What is held back counts as held, and fills no request.
@@ -180,9 +174,7 @@ class Uplink:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left_s):
                     await (self._store.wait_for_readings(self.name, enough) if may_fill else asyncio.sleep(left_s))
-        self._round_s = _now_s()
-        self._round.clear()
-        self._is_round_over = False
+        self._rounds.begin(_now_s())
 
     async def _deliver_next(self) -> Lease | None:
         """Lease what is to go next and deliver it; return it, or None where there was nothing."""
@@ -201,9 +193,7 @@ class Uplink:
         readings_max, bytes_max = self._size.readings, int(self._settings.request_bytes_max)
         lease = await self._store.lease(self.name, readings_max=readings_max, bytes_max=bytes_max, may_wait=may_wait)
         if lease is not None and lease.lane == "live" and lease.readings * 2 < readings_max:
-            shelf = (lease.signal, lease.segments[0].priority)
-            self._is_round_over |= shelf in self._round
-            self._round.add(shelf)
+            self._rounds.take(lease.signal, lease.segments[0].priority)
         return lease
 
     async def _deliver(self, hand: Hand) -> None:
@@ -434,7 +424,8 @@ class Uplink:
         self._is_down = True
         self._size.failed(in_transit=isinstance(error, InTransitError))
         self._tally.failed("throttled" if error.after_s else "later")
-        bound_s = float(self._settings.retry.unreachable_max) if isinstance(error, UnreachableError) else math.inf
+        retry = self._settings.retry
+        bound_s = float(retry.unreachable_max if isinstance(error, UnreachableError) else retry.max)
         return self._backoff.failed(error.after_s, bound_s=bound_s)
 
     async def _wait(self, error: TryLaterError, wait_s: float) -> None:

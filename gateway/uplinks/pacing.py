@@ -8,7 +8,10 @@ spare, or what the link makes us wait anyway.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from gateway.core.contracts import Priority, Signal
 
 READINGS_START: Final = 5_000
 READINGS_MIN: Final = 100
@@ -28,6 +31,39 @@ SPARE_S_MAX: Final = 0.5
 HARD_SAVES: Final = 0.2
 # Before the first measurement: seconds per byte of a slow board (a Raspberry Pi Zero 2 W's class).
 HARD_S_PER_BYTE: Final = 1e-6
+
+
+class Rounds:
+    """When fresh data is sent together: a round begins each `interval_s` at most.
+
+    It takes from each shelf (class and signal) once, so that none waits for the others' intervals. Seconds are of one
+    steady clock.
+    """
+
+    def __init__(self, interval_s: float) -> None:
+        self.is_over = True
+        self._interval_s = interval_s
+        self._began_s = float("-inf")
+        self._taken: set[tuple[Signal, Priority]] = set()
+
+    def left_s(self, now_s: float) -> float:
+        """Return how long until the next round may begin."""
+        return self._began_s + self._interval_s - now_s
+
+    def begin(self, now_s: float) -> None:
+        """Begin one."""
+        self.is_over = False
+        self._began_s = now_s
+        self._taken.clear()
+
+    def take(self, signal: Signal, priority: Priority) -> None:
+        """Take note of what goes: who has its second turn ends the round."""
+        self.is_over |= (signal, priority) in self._taken
+        self._taken.add((signal, priority))
+
+    def end(self) -> None:
+        """Take note that nothing is left for this one."""
+        self.is_over = True
 
 
 @dataclass(slots=True)

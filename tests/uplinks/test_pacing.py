@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.uplinks.pacing import FAST_LEVEL, HARD_BYTES_MAX, HARD_LEVEL, READINGS_MIN, BatchSize, Effort
+from gateway.core.contracts import Priority, Signal
+from gateway.uplinks.pacing import FAST_LEVEL, HARD_BYTES_MAX, HARD_LEVEL, READINGS_MIN, BatchSize, Effort, Rounds
 
 
 def test_quick_requests_grow_to_the_bound() -> None:
@@ -103,3 +104,23 @@ def test_nothing_is_learnt_from_nothing() -> None:
     effort.spent(0, HARD_LEVEL, 1.0)
     effort.spent(100, FAST_LEVEL, 1.0)
     assert effort == Effort()
+
+
+def test_a_round_takes_from_each_shelf_once() -> None:
+    """The second turn of one ends it, and so does whoever finds nothing left."""
+    rounds = Rounds(60.0)
+    assert rounds.is_over
+    assert rounds.left_s(1000.0) < 0
+    rounds.begin(1000.0)
+    rounds.take(Signal.METRICS, Priority.NORMAL)
+    rounds.take(Signal.LOGS, Priority.NORMAL)
+    rounds.take(Signal.METRICS, Priority.BULK)
+    assert not rounds.is_over
+    assert rounds.left_s(1010.0) == 50.0
+    rounds.take(Signal.LOGS, Priority.NORMAL)
+    assert rounds.is_over
+    rounds.begin(1060.0)
+    rounds.take(Signal.LOGS, Priority.NORMAL)
+    assert not rounds.is_over
+    rounds.end()
+    assert rounds.is_over
