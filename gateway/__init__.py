@@ -54,6 +54,7 @@ sources/                  Doors: bytes arrive here and are acknowledged only whe
 codecs/                   Words on the wire: bytes become columns and columns bytes
   apart.py                Mapping apart what could not be mapped together, so that a mistake of ours costs one message
   arrays.py               Arrays out of payloads become readings, with numpy calls per metric and not per array
+  cbor_items.py           What a CBOR payload is made of, looked at without decoding it (RFC 8949, section 3)
   columns.py              Values out of many payloads become one typed column, exactly
   declared.py             A mapping whose metrics are listed: payloads to columns
   device_time.py          Devices' own times become columns, or arrival stands in for them and says so
