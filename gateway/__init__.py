@@ -40,6 +40,7 @@ sources/                  Doors: bytes arrive here and are acknowledged only whe
   mqtt_server_refusals.py Whom the MQTT server turned away, and why: counted by reason, the last of each in words, now and then in the log
   mqtt_server_replies.py  What the MQTT server answers to a packet: pure functions of the packet and the session
   mqtt_server_session.py  What the MQTT server remembers of a client between connections
+  mqtt_server_settings.py Settings of the gateway's own MQTT server, and its side of TLS
   mqtt_server_talk.py     Whose turn it is among clients of the MQTT server that say much and publish nothing
   mqtt_settings.py        Settings of an MQTT subscription, and what a broker's URL means
   mqtt_subscriptions.py   What our session at a broker is subscribed to, remembered across restarts

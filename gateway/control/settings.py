@@ -14,7 +14,7 @@ from gateway.core.units import Duration, Size
 from gateway.detect.settings import DetectorSettings
 from gateway.net.addresses import is_loopback, split_address
 from gateway.net.secrets import Secret
-from gateway.sources.mqtt_server import MqttServerSettings
+from gateway.sources.mqtt_server_settings import MqttServerSettings
 from gateway.sources.mqtt_settings import MqttSettings
 from gateway.sources.serial_settings import SerialSettings
 from gateway.store.settings import StoreSettings

@@ -25,7 +25,8 @@ from gateway.core.clock import SystemClock
 from gateway.core.contracts import Accepted, Arrivals
 from gateway.core.telemetry import Telemetry
 from gateway.core.units import Size
-from gateway.sources.mqtt_server import MqttServerSettings, MqttServerSource
+from gateway.sources.mqtt_server import MqttServerSource
+from gateway.sources.mqtt_server_settings import MqttServerSettings
 
 HERE = Path(__file__).parent
 

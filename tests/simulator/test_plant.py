@@ -14,7 +14,8 @@ from gateway.core.clock import SystemClock
 from gateway.core.contracts import Accepted, Arrivals
 from gateway.core.telemetry import Telemetry
 from gateway.simulator.plant import MqttPlant, SerialDevice
-from gateway.sources.mqtt_server import MqttServerSettings, MqttServerSource
+from gateway.sources.mqtt_server import MqttServerSource
+from gateway.sources.mqtt_server_settings import MqttServerSettings
 from gateway.sources.serial import SerialSource
 from gateway.sources.serial_settings import SerialSettings
 

@@ -12,7 +12,8 @@ from gateway.core.clock import FakeClock
 from gateway.core.contracts import Accepted, Arrivals, FullError
 from gateway.core.telemetry import Telemetry
 from gateway.net.mqtt_packets import connect_bytes
-from gateway.sources.mqtt_server import MqttServerSettings, MqttServerSource
+from gateway.sources.mqtt_server import MqttServerSource
+from gateway.sources.mqtt_server_settings import MqttServerSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
