@@ -33,6 +33,7 @@ sources/                  Doors: bytes arrive here and are acknowledged only whe
   mqtt_server_admission.pyWhat to answer a CONNECT: welcome, with what was agreed, or refusal and why
   mqtt_server_auth.py     Who may publish what to the gateway's own MQTT server, and how often one may guess
   mqtt_server_connection.pyOne client's connection to the gateway's MQTT server
+  mqtt_server_holdings.py Who of the MQTT server's connections holds how many bytes of something
   mqtt_server_hub.py      What the connections of the MQTT server share, and who has which session
   mqtt_server_intake.py   From the PUBLISHes of all connections to the gateway's door, and the answers back
   mqtt_server_line.py     The line to one client of the MQTT server: how much is read at a time, and when nothing is

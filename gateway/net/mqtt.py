@@ -58,14 +58,16 @@ VERSION_UNKNOWN: Final = 0
 PACKET_BYTES_MIN: Final = 256
 REMAINING_LENGTH_MAX: Final = 268_435_455  # seven bits in each of four bytes
 HEADER_BYTES_MAX: Final = 5
-# What was checked and is remembered; past that all is forgotten and learnt anew. Topics are shared between
-# connections, property blocks are each connection's own and so must be few.
+# What was checked and is remembered; past that all is forgotten and learnt anew.
 TOPICS_KNOWN_MAX: Final = 4096
-PROPERTY_BLOCKS_KNOWN_MAX: Final = 32
+PROPERTY_BLOCKS_KNOWN_MAX: Final = 512
 KNOWN_BYTES_MAX: Final = 256
+# What a topic alias takes beside its topic.
+ALIAS_BYTES: Final = 96
 
 _PUBLISH: Final = PacketType.PUBLISH << 4
 _NO_ID: Final = b"\0\0"
+_UNKNOWN: Final = -1
 _ID_BYTES: Final = 2
 _DUP: Final = 0x08
 # First byte of a PUBLISH → its QoS.
@@ -125,8 +127,9 @@ class PublishScanner:
 
     `version` is 4 (3.1.1) or 5 (5.0). On the server's side it may be 0, not known yet: then `feed` returns
     at most one packet (the CONNECT) and keeps the rest until `version` is set and `feed(b"")` is called.
-    Holds at most one unfinished packet of at most `packet_bytes_max`. `topics` remembers topics that were
-    checked; the connections of one server share it. `topic_alias_max` is what was announced to the peer.
+    Holds at most one unfinished packet of at most `packet_bytes_max`. `topics` and `blocks` remember topics and blocks
+    of properties that were checked; the connections of one server share them. `topic_alias_max` is what was announced
+    to the peer, `aliases_bytes` what its aliases take.
     """
 
     def __init__(
@@ -137,6 +140,7 @@ class PublishScanner:
         topic_bytes_max: int = 65535,
         topic_alias_max: int = 0,
         topics: dict[bytes, bytes] | None = None,
+        blocks: dict[bytes, int] | None = None,
     ) -> None:
         assert PACKET_BYTES_MIN <= packet_bytes_max <= REMAINING_LENGTH_MAX + HEADER_BYTES_MAX
         self.version = version
@@ -144,7 +148,8 @@ class PublishScanner:
         self.topic_alias_max = topic_alias_max
         self._topic_bytes_max = topic_bytes_max
         self._topics = {} if topics is None else topics
-        self._properties: dict[bytes, int] = {}
+        self._blocks = {} if blocks is None else blocks
+        self.aliases_bytes = 0
         self._aliases: dict[int, bytes] = {}
         self._partial = bytearray()
         self._bytes_wanted = 0
@@ -156,8 +161,10 @@ class PublishScanner:
         return len(self._partial)
 
     def close(self) -> None:
-        """Let go of the unfinished packet; nothing will be fed any more."""
+        """Let go of the unfinished packet and the aliases; nothing will be fed any more."""
         self._partial = bytearray()
+        self._aliases = {}
+        self.aliases_bytes = 0
 
     def feed(self, data: bytes) -> list[Item]:
         """Take what arrived; return what it completed, in wire order; consecutive PUBLISHes are one item.
@@ -281,21 +288,23 @@ class PublishScanner:
         """
         length, start = read_variable_integer(data, position, end)
         block = data[start : start + length]
-        known = self._properties.get(block)
-        if known is not None and start + length <= end:
-            return known, start + length
-        properties, after = read_properties(data, position, end, PUBLISH_PROPERTIES)
-        alias = properties.get(Property.TOPIC_ALIAS, 0)
-        assert isinstance(alias, int)
+        alias = self._blocks.get(block, _UNKNOWN)
+        after = start + length
+        if alias == _UNKNOWN or after > end:
+            properties, after = read_properties(data, position, end, PUBLISH_PROPERTIES)
+            found = properties.get(Property.TOPIC_ALIAS, 0)
+            assert isinstance(found, int)
+            alias = found
+            if length <= KNOWN_BYTES_MAX:
+                if len(self._blocks) >= PROPERTY_BLOCKS_KNOWN_MAX:
+                    self._blocks.clear()
+                self._blocks[block] = alias
+        # Others of this server may have been promised more.
         if alias > self.topic_alias_max:
             raise ProtocolError(
                 ReasonCode.TOPIC_ALIAS_INVALID,
                 f"topic alias {alias}; at most {self.topic_alias_max} was announced",
             )
-        if length <= KNOWN_BYTES_MAX:
-            if len(self._properties) >= PROPERTY_BLOCKS_KNOWN_MAX:
-                self._properties.clear()
-            self._properties[block] = alias
         return alias, after
 
     def _name(self, topic: bytes, alias: int) -> bytes:
@@ -314,6 +323,8 @@ class PublishScanner:
                     self._topics.clear()
                 self._topics[topic] = topic
         if alias:
+            before = self._aliases.get(alias)
+            self.aliases_bytes += len(known) - len(before) if before is not None else len(known) + ALIAS_BYTES
             self._aliases[alias] = known
         return known
 

@@ -19,7 +19,7 @@ from gateway.net.addresses import split_address
 from gateway.net.mqtt_fields import ReasonCode
 from gateway.sources.mqtt_server_admission import Limits
 from gateway.sources.mqtt_server_auth import Attempts, Doorkeeper
-from gateway.sources.mqtt_server_connection import Connection
+from gateway.sources.mqtt_server_connection import CONNECT_BYTES_MAX, Connection
 from gateway.sources.mqtt_server_hub import Hub
 from gateway.sources.mqtt_server_intake import Intake
 from gateway.sources.mqtt_server_line import Pause
@@ -44,6 +44,8 @@ ACCEPT_PAUSE_S: Final = 1.0
 TOPIC_ALIAS_MAX: Final = 16
 # How much of the bytes in flight may be packets that have begun and not ended.
 PARTIAL_SHARE: Final = 4
+# As much again for what connections keep while they are open: wills, topic aliases, ids of QoS 2.
+KEPT_SHARE: Final = 4
 # How many of the connections may be ones that have not said who they are.
 CONNECTING_SHARE: Final = 4
 CONNECTING_MIN: Final = 16
@@ -310,6 +312,11 @@ def _limits(settings: MqttServerSettings) -> Limits:
         session_expiry_s_max=min(int(settings.session_expiry_max), 0xFFFF_FFFE),
         in_flight_bytes_max=settings.in_flight_bytes_max,
         partial_bytes_max=max(settings.packet_bytes_max, settings.in_flight_bytes_total // PARTIAL_SHARE),
+        # What one alone can keep must fit: a will as large as a CONNECT, and every alias.
+        kept_bytes_max=max(
+            2 * CONNECT_BYTES_MAX + TOPIC_ALIAS_MAX * settings.topic_bytes_max,
+            settings.in_flight_bytes_total // KEPT_SHARE,
+        ),
         wills_max=max(settings.connections_max, WILLS_MIN),
         connections_max=settings.connections_max,
     )

@@ -35,6 +35,7 @@ class Limits:
     session_expiry_s_max: int
     in_flight_bytes_max: int
     partial_bytes_max: int
+    kept_bytes_max: int
     wills_max: int
     connections_max: int
     coalesce_s: float = 0.0
@@ -137,12 +138,18 @@ def no_place(welcome: Welcome, *, address: str, limits: Limits) -> Refusal:
 
 
 def welcome_bytes(
-    connect: Connect, welcome: Welcome, *, limits: Limits, session_present: bool, session_expiry_s: int
+    connect: Connect,
+    welcome: Welcome,
+    *,
+    limits: Limits,
+    topic_alias_max: int,
+    session_present: bool,
+    session_expiry_s: int,
 ) -> bytes:
     """Return the CONNACK that says yes, with what differs from what the client asked (3.2.2.3)."""
     properties: list[tuple[Property, PropertyValue]] = [
         (Property.MAXIMUM_PACKET_SIZE, limits.packet_bytes_max),
-        (Property.TOPIC_ALIAS_MAXIMUM, limits.topic_alias_max),
+        (Property.TOPIC_ALIAS_MAXIMUM, topic_alias_max),
     ]
     if limits.receive_maximum != RECEIVE_MAXIMUM_DEFAULT:
         properties.append((Property.RECEIVE_MAXIMUM, limits.receive_maximum))

@@ -25,7 +25,7 @@ from gateway.net.mqtt_packets import (
 )
 from gateway.sources.mqtt_server_admission import Refusal, decide, no_place, welcome_bytes
 from gateway.sources.mqtt_server_auth import ANONYMOUS, address_group, certificate_names
-from gateway.sources.mqtt_server_hub import Hub, State
+from gateway.sources.mqtt_server_hub import Hub, State, will_size
 from gateway.sources.mqtt_server_intake import MESSAGE_BYTES, RECEIPT_BYTES, RESUME_AT, Receipt
 from gateway.sources.mqtt_server_line import Line, Pause
 from gateway.sources.mqtt_server_replies import reply, sort_out
@@ -55,6 +55,7 @@ class Connection(Line):
         "_answer_timer",
         "_bytes_fresh",
         "_bytes_in_flight",
+        "_bytes_kept",
         "_grant",
         "_group",
         "_has_peer_hung_up",
@@ -86,6 +87,7 @@ class Connection(Line):
             version=VERSION_UNKNOWN,
             topic_bytes_max=hub.limits.topic_bytes_max,
             topics=hub.topics,
+            blocks=hub.blocks,
         )
         self._version = VERSION_UNKNOWN
         self._grant: Grant | None = None
@@ -94,7 +96,7 @@ class Connection(Line):
         self._keep_alive_s = 0.0
         self._since_s = self.heard_s  # when the state, or a stall, began
         self._receipts: deque[Receipt] = deque()
-        self._bytes_in_flight = self._bytes_fresh = 0
+        self._bytes_in_flight = self._bytes_fresh = self._bytes_kept = 0
         self._window = Window(now_s=self._since_s)
         self._name = ""
         self._has_peer_hung_up = False
@@ -209,6 +211,7 @@ class Connection(Line):
         """Write the answers that are due, from the oldest on; one write for all of them."""
         answers: list[bytes] = []
         receipts = self._receipts
+        has_ids = False
         while receipts and receipts[0].is_kept:
             receipt = receipts.popleft()
             answers.append(receipt.answers)
@@ -216,6 +219,7 @@ class Connection(Line):
             self._window.answered(receipt.unacknowledged, now_s=self._hub.now_s())
             if receipt.exactly_once:
                 self._hub.remember(receipt, of=self)
+                has_ids = True
         if answers:
             self.write(b"".join(answers))
             self.resume(Pause.REST)
@@ -223,6 +227,8 @@ class Connection(Line):
             self.resume(Pause.OWN)
         if self.state is State.ENDING and not receipts:
             self._hang_up()
+        if has_ids:
+            self._weigh_kept()
 
     def fail(self) -> None:
         """Hang up without answering: the messages were not kept, so the client must send them again."""
@@ -271,6 +277,7 @@ class Connection(Line):
             waiting = self._window.waiting + len(self._session.kept)
             if waiting > self._limits.receive_maximum:
                 raise ProtocolError(ReasonCode.RECEIVE_MAXIMUM_EXCEEDED, f"{waiting} messages without an answer")
+            self._weigh_kept()
 
     def _sort_out(self, publishes: Publishes) -> None:
         """Hand in what may be, answer what may not."""
@@ -331,8 +338,11 @@ class Connection(Line):
         kept = self._session.kept
         before = len(kept)
         self._replies.append(reply(packet, kept=kept, version=self._version))
-        # A PUBREL that releases a message is the other half of a PUBLISH.
-        self._talk += 1 + len(packet.body) // TALK_BYTES if len(kept) == before else 0
+        if len(kept) < before:
+            self._weigh_kept()
+        else:
+            # A PUBREL that releases a message is the other half of a PUBLISH; all else is talk.
+            self._talk += 1 + len(packet.body) // TALK_BYTES
         if packet.type is PacketType.SUBSCRIBE:
             # Who insists keeps the connection: many devices subscribe to a command topic beside publishing.
             self._refuse("subscribe", "subscribes; this server takes in and sends nothing")
@@ -386,7 +396,7 @@ class Connection(Line):
         self._keep_alive_s = answer.keep_alive_s * KEEP_ALIVE_FACTOR
         self._scanner.version = connect.version
         self._scanner.packet_bytes_max = self._limits.packet_bytes_max
-        self._scanner.topic_alias_max = self._limits.topic_alias_max
+        self._scanner.topic_alias_max = hub.topic_alias_max
         self._set_state(State.OPEN)
         if hub.is_pressed:
             self.pause(Pause.SHARED)
@@ -396,10 +406,12 @@ class Connection(Line):
                 connect,
                 answer,
                 limits=self._limits,
+                topic_alias_max=self._scanner.topic_alias_max,
                 session_present=is_resumed,
                 session_expiry_s=session.expiry_s,
             )
         )
+        self._weigh_kept()
         self._read(b"")
 
     def _turn_away(self, refusal: Refusal) -> None:
@@ -418,6 +430,16 @@ class Connection(Line):
         self._hub.attempts.answered(self.address, username)
         if self.state is State.REFUSED:
             self._hang_up()
+
+    def _weigh_kept(self) -> None:
+        """Say what is kept for this client, where that has changed; it may have to go for it."""
+        if self.state is not State.OPEN or self._session is None:
+            return
+        kept = self._scanner.aliases_bytes + self._session.kept.size_bytes
+        kept += will_size(self._will) if self._will is not None else 0
+        if kept != self._bytes_kept:
+            self._bytes_kept = kept
+            self._hub.weigh_kept(self, kept)
 
     def _leave(self, *, with_will: bool) -> None:
         """Part with the session, once."""
@@ -458,6 +480,7 @@ class Connection(Line):
         if state is not State.OPEN:
             self._scanner.close()
             self._hub.partials.weigh(self, 0)
+            self._hub.kept.weigh(self, 0)
         self.state = state
         self._since_s = self._hub.now_s()
 

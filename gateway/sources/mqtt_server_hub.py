@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.net.mqtt_fields import PacketType, ReasonCode
 from gateway.net.mqtt_packets import answer_bytes
+from gateway.sources.mqtt_server_holdings import Holdings
 from gateway.sources.mqtt_server_intake import MESSAGE_BYTES, Receipt
 from gateway.sources.mqtt_server_line import READ_BYTES, READ_BYTES_FIRST, READ_BYTES_MIN, Pause
 from gateway.sources.mqtt_server_partials import Partials
@@ -69,6 +70,8 @@ class Hub:
     is_stopping: bool = False
     is_pressed: bool = False
     partials: Partials = field(default_factory=Partials)
+    kept: Holdings = field(default_factory=Holdings)
+    """What connections keep as long as they are open: wills, topic aliases, the ids of QoS 2 messages."""
     talkers: Talkers = field(default_factory=Talkers)
     will_bytes: int = 0
     """What the wills that wait for their delay take."""
@@ -76,6 +79,8 @@ class Hub:
     """How many wills are on their way to the disk, and what these take."""
     will_bytes_offered: int = 0
     topics: dict[bytes, bytes] = field(default_factory=dict)
+    """What the connections' scanners have checked; and below that the same of property blocks."""
+    blocks: dict[bytes, int] = field(default_factory=dict)
     buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(READ_BYTES)))
     connections: dict[Connection, None] = field(default_factory=dict)
     connecting: dict[Connection, None] = field(default_factory=dict)
@@ -177,6 +182,21 @@ class Hub:
             self.partials.weigh(largest, 0)
             largest.end(ReasonCode.QUOTA_EXCEEDED, "unfinished packets hold too much memory", reason="partial_packets")
 
+    def weigh_kept(self, connection: Connection, kept: int) -> None:
+        """Note what a connection keeps; whoever keeps most goes where it is too much."""
+        self.kept.weigh(connection, kept)
+        while self.kept.total > self.limits.kept_bytes_max:
+            largest = self.kept.largest()
+            self.kept.weigh(largest, 0)
+            largest.end(
+                ReasonCode.QUOTA_EXCEEDED, "wills, topic aliases and open QoS 2 messages are too many", reason="kept"
+            )
+
+    @property
+    def topic_alias_max(self) -> int:
+        """How many topic aliases a client may have that connects now; none where others keep much already."""
+        return self.limits.topic_alias_max if 2 * self.kept.total <= self.limits.kept_bytes_max else 0
+
     def has_place(self, key: SessionKey, owner: tuple[str, str]) -> bool:
         """Whether somebody who is known now may stay; where all places are taken, whoever has most may lose one."""
         if len(self.by_session) < self.limits.connections_max or key in self.by_session:
@@ -231,7 +251,7 @@ class Hub:
         if will is None or self.is_stopping:
             return
         delay_s = min(will.delay_s, session.expiry_s)
-        size = _will_size(will)
+        size = will_size(will)
         if delay_s and self.will_bytes + size > WILL_BYTES_MAX:
             self.refuse("wills_waiting", "too many wills wait; one was said before its delay was over")
             self.publish_will(will, user=session.key[0])
@@ -257,7 +277,7 @@ class Hub:
         3.1.2.5), and whoever left it is gone: one that is dropped is a loss like any other and stands in the
         ledger, not only among what was refused. So does one that fails by a mistake of ours.
         """
-        size = _will_size(will)
+        size = will_size(will)
         if self.wills_offered >= self.limits.wills_max or self.will_bytes_offered + size > WILL_BYTES_MAX:
             self.refuse(WILL_DROPPED, "too many wills wait for the disk; one was dropped")
             self.intake.drop(WILL_DROPPED)
@@ -277,7 +297,7 @@ class Hub:
         if session.will_timer is not None:
             session.will_timer.cancel()
             session.will_timer = None
-            self.will_bytes -= _will_size(will)
+            self.will_bytes -= will_size(will)
         return will
 
 
@@ -299,5 +319,6 @@ class _OfferedWill:
         self.hub.intake.drop(WILL_DROPPED)
 
 
-def _will_size(will: Will) -> int:
+def will_size(will: Will) -> int:
+    """Return what a will takes in memory."""
     return len(will.topic) + len(will.payload) + MESSAGE_BYTES

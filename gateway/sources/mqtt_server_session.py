@@ -21,46 +21,53 @@ if TYPE_CHECKING:
 SessionKey: TypeAlias = "tuple[str, bytes]"
 """User and client id: an id means nothing to another user, so nobody can push somebody else out."""
 
-_PACKET_IDS: Final = 1 << 16
-# A set of packet ids takes 8 KiB once there is one in it: of clients that are gone, so many at most may have left some.
-GONE_WITH_IDS_MAX: Final = 128
+# Ids by page; what a page takes in memory, with its place, and what the first one costs beside that.
+PAGE_IDS: Final = 1024
+PAGE_BYTES: Final = 256
+# What packet ids may take that were left by clients that are gone.
+GONE_IDS_BYTES_MAX: Final = 1 << 20
 
 
 class PacketIdSet:
-    """A set of packet ids in at most 8 KiB, however many they are."""
+    """A set of packet ids: half a kilobyte for a few in a row, 16 KiB for all that there are."""
 
-    __slots__ = ("_bits", "_count")
+    __slots__ = ("_count", "_pages")
 
     def __init__(self) -> None:
-        self._bits = bytearray()
+        self._pages: dict[int, int] = {}  # bits by page
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
     def __contains__(self, packet_id: bytes) -> bool:
-        number = int.from_bytes(packet_id, "big")
-        return bool(self._bits) and bool(self._bits[number >> 3] >> (number & 7) & 1)
+        page, bit = divmod(int.from_bytes(packet_id, "big"), PAGE_IDS)
+        return bool(self._pages.get(page, 0) >> bit & 1)
+
+    @property
+    def size_bytes(self) -> int:
+        """How much memory it takes."""
+        return PAGE_BYTES * (len(self._pages) + 1) if self._pages else 0
 
     def add(self, packet_id: bytes) -> None:
         """Add one; adding it twice is adding it once."""
         if packet_id in self:
             return
-        if not self._bits:
-            self._bits = bytearray(_PACKET_IDS // 8)
-        number = int.from_bytes(packet_id, "big")
-        self._bits[number >> 3] |= 1 << (number & 7)
+        page, bit = divmod(int.from_bytes(packet_id, "big"), PAGE_IDS)
+        self._pages[page] = self._pages.get(page, 0) | 1 << bit
         self._count += 1
 
     def discard(self, packet_id: bytes) -> bool:
         """Take one out; return whether it was there. The last one gives the memory back."""
         if packet_id not in self:
             return False
-        number = int.from_bytes(packet_id, "big")
-        self._bits[number >> 3] &= ~(1 << (number & 7))
+        page, bit = divmod(int.from_bytes(packet_id, "big"), PAGE_IDS)
+        self._pages[page] ^= 1 << bit
         self._count -= 1
+        if not self._pages[page]:
+            del self._pages[page]
         if not self._count:
-            self._bits = bytearray()
+            self._pages = {}
         return True
 
 
@@ -81,6 +88,11 @@ class Session:
     will: Will | None = None
     will_timer: asyncio.TimerHandle | None = None
 
+    @property
+    def ids_bytes(self) -> int:
+        """What its packet ids take, or may take when all that is on its way is kept."""
+        return self.kept.size_bytes + PAGE_BYTES * len(self.offered)
+
     def keep(self, packet_ids: Iterable[bytes]) -> list[bytes]:
         """Note QoS 2 messages as being on disk; return those that were sent again meanwhile."""
         owed: list[bytes] = []
@@ -96,15 +108,17 @@ class Session:
 class Sessions:
     """All sessions of a server, at most `sessions_max`: past that one goes of whoever has most, the next to expire.
 
-    So no user's clients push out another's. Of those whose client is gone GONE_WITH_IDS_MAX may hold packet ids. A
-    session that ends here may have a will that waits: `on_evicted`, or whoever calls `expire`, has to see to it.
+    So no user's clients push out another's. The same where the packet ids of those whose client is gone take more than
+    GONE_IDS_BYTES_MAX. A session that ends here may have a will that waits: `on_evicted`, or whoever calls `expire`,
+    has to see to it.
     """
 
     def __init__(self, *, sessions_max: int, on_evicted: Callable[[Session], None]) -> None:
         self._sessions: dict[SessionKey, Session] = {}
         self._sessions_max = sessions_max
         self._on_evicted = on_evicted
-        self._gone_with_ids: set[SessionKey] = set()
+        self._gone_with_ids: dict[SessionKey, int] = {}  # what these take
+        self._gone_ids_bytes = 0
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -124,7 +138,7 @@ class Sessions:
         session.expiry_s = min(connect.session_expiry_s, expiry_s_max)
         session.is_connected = True
         self._sessions[key] = session
-        self._gone_with_ids.discard(key)
+        self._weigh_gone(key, 0)
         if len(self._sessions) > self._sessions_max:
             self._evict(session for session in self._sessions.values() if not session.is_connected)
         return session, is_resumed
@@ -137,10 +151,10 @@ class Sessions:
             return
         if not session.expiry_s:
             del self._sessions[session.key]
-        elif session.kept or session.offered:
-            self._gone_with_ids.add(session.key)
-            if len(self._gone_with_ids) > GONE_WITH_IDS_MAX:
-                # Not this one: whoever closes it may still have its will to see to.
+        elif session.ids_bytes:
+            self._weigh_gone(session.key, session.ids_bytes)
+            # Not this one: whoever closes it may still have its will to see to.
+            while self._gone_ids_bytes > GONE_IDS_BYTES_MAX and len(self._gone_with_ids) > 1:
                 self._evict(self._sessions[key] for key in self._gone_with_ids if key != session.key)
 
     def expire(self, *, now_s: float) -> list[Session]:
@@ -164,4 +178,9 @@ class Sessions:
 
     def _forget(self, session: Session) -> None:
         del self._sessions[session.key]
-        self._gone_with_ids.discard(session.key)
+        self._weigh_gone(session.key, 0)
+
+    def _weigh_gone(self, key: SessionKey, size_bytes: int) -> None:
+        self._gone_ids_bytes += size_bytes - self._gone_with_ids.pop(key, 0)
+        if size_bytes:
+            self._gone_with_ids[key] = size_bytes

@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.net.mqtt import (
+    ALIAS_BYTES,
+    PROPERTY_BLOCKS_KNOWN_MAX,
     TOPICS_KNOWN_MAX,
     Item,
     Packet,
@@ -274,10 +276,39 @@ def test_known_topics_are_bounded() -> None:
 def test_property_blocks_are_bounded() -> None:
     """Blocks that differ each time are read each time; a long one is not remembered."""
     scanner = PublishScanner(packet_bytes_max=1000, version=5)
-    for k in range(100):
+    for k in range(PROPERTY_BLOCKS_KNOWN_MAX + 10):
         scanner.feed(publish_bytes(b"t", b"", version=5, properties=[(Property.MESSAGE_EXPIRY, k)]))
+    assert len(scanner._blocks) == 10
     scanner.feed(publish_bytes(b"t", b"", version=5, properties=[(Property.CONTENT_TYPE, b"x" * 300)]))
-    assert len(scanner._properties) <= 32
+    assert len(scanner._blocks) == 10
+
+
+def test_a_block_that_another_connection_brought_is_no_promise() -> None:
+    """Blocks are shared, and how many aliases there are is each connection's own."""
+    blocks: dict[bytes, int] = {}
+    many, none = (
+        PublishScanner(packet_bytes_max=1000, version=5, topic_alias_max=most, blocks=blocks) for most in (16, 0)
+    )
+    publish = publish_bytes(b"t", b"1", version=5, properties=[(Property.TOPIC_ALIAS, 1)])
+    assert flat(many.feed(publish)) == [(0x30, b"t", b"", b"1")]
+    with pytest.raises(ProtocolError) as caught:
+        none.feed(publish)
+    assert caught.value.code is ReasonCode.TOPIC_ALIAS_INVALID
+
+
+def test_what_aliases_take_is_known() -> None:
+    """By their topics; one that is set anew takes what its new topic does, and nothing is left at the end."""
+    scanner = PublishScanner(packet_bytes_max=1000, version=5, topic_alias_max=16)
+    for topic, alias, count, taken in (
+        (b"a" * 10, 1, 1, 10),
+        (b"b" * 20, 2, 2, 30),
+        (b"c" * 30, 1, 2, 50),
+        (b"", 1, 2, 50),
+    ):
+        scanner.feed(publish_bytes(topic, b"", version=5, properties=[(Property.TOPIC_ALIAS, alias)]))
+        assert scanner.aliases_bytes == taken + count * ALIAS_BYTES
+    scanner.close()
+    assert scanner.aliases_bytes == 0
 
 
 def test_a_topic_has_a_longest_length() -> None:

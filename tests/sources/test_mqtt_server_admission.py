@@ -20,6 +20,7 @@ LIMITS = Limits(
     wills_max=64,
     connections_max=1000,
     partial_bytes_max=1000,
+    kept_bytes_max=1000,
 )
 
 
@@ -100,9 +101,12 @@ def test_a_connack_says_what_differs_and_no_more() -> None:
     asked = connect(session_expiry_s=50)
     welcome = ask(asked)
     assert isinstance(welcome, Welcome)
-    data = welcome_bytes(asked, welcome, limits=LIMITS, session_present=True, session_expiry_s=50)
+    data = welcome_bytes(asked, welcome, limits=LIMITS, topic_alias_max=3, session_present=True, session_expiry_s=50)
     assert data[2:4] == b"\1\0"
     properties, _ = read_properties(data, 4, len(data), CONNECT_PROPERTIES | {Property.SERVER_KEEP_ALIVE})
-    assert properties == {Property.MAXIMUM_PACKET_SIZE: 1000, Property.TOPIC_ALIAS_MAXIMUM: 4}
+    assert properties == {Property.MAXIMUM_PACKET_SIZE: 1000, Property.TOPIC_ALIAS_MAXIMUM: 3}
     old = connect(version=4)
-    assert welcome_bytes(old, welcome, limits=LIMITS, session_present=False, session_expiry_s=0) == b"\x20\2\0\0"
+    assert (
+        welcome_bytes(old, welcome, limits=LIMITS, topic_alias_max=4, session_present=False, session_expiry_s=0)
+        == b"\x20\2\0\0"
+    )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gateway.net.mqtt_fields import Property
-from gateway.net.mqtt_packets import PINGREQ_BYTES, PINGRESP_BYTES, Will, publish_bytes
+from gateway.net.mqtt import ALIAS_BYTES
+from gateway.net.mqtt_fields import PacketType, Property, read_properties
+from gateway.net.mqtt_packets import PINGREQ_BYTES, PINGRESP_BYTES, Will, answer_bytes, connect_bytes, publish_bytes
 from gateway.sources.mqtt_server_connection import Connection
 from gateway.sources.mqtt_server_hub import LOOK_GROWTH, LOOK_S_MAX, State
+from gateway.sources.mqtt_server_intake import MESSAGE_BYTES
 from gateway.sources.mqtt_server_line import READ_BYTES, READ_BYTES_FIRST, READ_BYTES_MIN, Pause
-from gateway.sources.mqtt_server_session import Session
+from gateway.sources.mqtt_server_session import PAGE_BYTES, Session
 from gateway.sources.mqtt_server_talk import TALK_MAX
 
 
@@ -89,6 +91,87 @@ async def test_wills_that_wait_are_bounded(mqtt_server, monkeypatch) -> None:
     assert 0 < early < 30
     await rig.until(lambda: len(rig.door.payloads) == early)
     assert len(hub.sessions.waiting_wills()) == 30 - early
+
+
+async def test_wills_of_open_connections_are_bounded(mqtt_server) -> None:
+    """Whoever keeps most has to go, told why; its will is said, and what it kept is free."""
+    rig = await mqtt_server.start()
+    hub = rig.source._hub
+    hub.limits = replace(hub.limits, kept_bytes_max=20_000)
+    for number in range(2):
+        await rig.connect(b"d%d" % number, version=5, will=Will(b"state", bytes(8000 + number), 0))
+    assert hub.kept.total == 2 * (8000 + len(b"state") + MESSAGE_BYTES) + 1
+    small = await rig.connect(b"small", version=5, will=Will(b"state", b"x" * 5000, 0))
+    await rig.until(lambda: rig.refused == {"kept": 1})
+    await rig.until(lambda: rig.door.payloads == [bytes(8001)])
+    assert hub.kept.total == 8000 + 5000 + 2 * (len(b"state") + MESSAGE_BYTES)
+    await small.send(PINGREQ_BYTES)
+    assert await small.packet() == PINGRESP_BYTES
+    small.writer.transport.abort()
+    await rig.until(lambda: hub.kept.total == 8000 + len(b"state") + MESSAGE_BYTES)
+
+
+def aliased(topic: bytes, alias: int) -> bytes:
+    return publish_bytes(topic, b"1", version=5, properties=[(Property.TOPIC_ALIAS, alias)])
+
+
+async def test_topic_aliases_of_all_connections_are_bounded(mqtt_server) -> None:
+    """Where others keep much, newcomers are promised none; whoever fills the rest has to go."""
+    rig = await mqtt_server.start()
+    hub = rig.source._hub
+    hub.limits = replace(hub.limits, kept_bytes_max=4 * (1000 + ALIAS_BYTES))
+    first = await rig.connect(b"first", version=5)
+    await first.send(*(aliased(bytes([65 + k]) * 1000, k) for k in range(1, 4)))
+    await rig.until(lambda: hub.kept.total == 3 * (1000 + ALIAS_BYTES))
+    late = await rig.open()
+    await late.send(connect_bytes(b"late", version=5))
+    connack = await late.packet()
+    assert connack[3] == 0
+    properties, _ = read_properties(connack, 4, len(connack), frozenset(Property))
+    assert properties[Property.TOPIC_ALIAS_MAXIMUM] == 0
+    await late.send(aliased(b"t", 1))
+    assert (await late.packet())[:3] == b"\xe0\x01\x94"
+    await first.send(*(aliased(bytes([65 + k]) * 1000, k) for k in range(4, 6)))
+    assert (await first.packet())[:3] == b"\xe0\x01\x97"
+    assert rig.refused == {"topic_alias_invalid": 1, "kept": 1}
+    assert hub.kept.total == 0
+    await rig.until(lambda: len(rig.door.payloads) == 5)
+
+
+async def test_open_qos_2_messages_count_until_they_are_released(mqtt_server) -> None:
+    """Their ids take memory from the commit to the PUBREL."""
+    rig = await mqtt_server.start()
+    hub = rig.source._hub
+    client = await rig.connect(b"two", version=5)
+    ids = (1, 2000, 40_000)
+    for number in ids:
+        await client.send(publish_bytes(b"t", b"x", qos=2, packet_id=number, version=5))
+        assert (await client.packet())[0] == PacketType.PUBREC << 4
+    assert hub.kept.total == 4 * PAGE_BYTES
+    for number in ids:
+        await client.send(answer_bytes(PacketType.PUBREL, number.to_bytes(2, "big")))
+        assert (await client.packet())[0] == PacketType.PUBCOMP << 4
+    assert hub.kept.total == 0
+    hub.limits = replace(hub.limits, kept_bytes_max=PAGE_BYTES)
+    await client.send(publish_bytes(b"t", b"x", qos=2, packet_id=1, version=5))
+    assert await client.packet() == bytes.fromhex("50020001"), "it is kept, so it is answered first"
+    assert (await client.packet())[:3] == b"\xe0\x01\x97"
+
+
+async def test_a_session_that_is_resumed_brings_what_it_keeps(mqtt_server) -> None:
+    """The ids that it left count for the new connection."""
+    rig = await mqtt_server.start()
+    hub = rig.source._hub
+    for _ in range(2):
+        client = await rig.connect(b"two", clean_start=False)
+        await rig.until(lambda: len(hub.connections) == 1)
+        await client.send(publish_bytes(b"t", b"x", qos=2, packet_id=1))
+        assert (await client.packet())[0] == PacketType.PUBREC << 4
+        assert hub.kept.total == 2 * PAGE_BYTES
+        client.writer.transport.abort()
+        await rig.until(lambda: not hub.connections)
+        assert hub.kept.total == 0
+    assert rig.door.payloads == [b"x"]
 
 
 def publish(number: int, *, size: int = 1) -> bytes:

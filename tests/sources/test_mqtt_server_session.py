@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.net.mqtt_packets import Connect, Will
-from gateway.sources.mqtt_server_session import GONE_WITH_IDS_MAX, PacketIdSet, Session, Sessions
+from gateway.sources.mqtt_server_session import PAGE_BYTES, PacketIdSet, Session, Sessions
 
 PACKET_IDS = st.integers(1, 65535).map(lambda k: k.to_bytes(2, "big")) | st.sampled_from(
     [b"\0\1", b"\0\2", b"\xff\xff"]
@@ -15,7 +15,7 @@ PACKET_IDS = st.integers(1, 65535).map(lambda k: k.to_bytes(2, "big")) | st.samp
 
 @given(st.lists(st.tuples(st.booleans(), PACKET_IDS), max_size=60))
 def test_packet_ids_are_a_set(steps: list[tuple[bool, bytes]]) -> None:
-    """The bitmap and a plain set agree after every step."""
+    """The bitmap and a plain set agree after every step; a page with nothing in it takes nothing."""
     ours, model = PacketIdSet(), set()
     for is_add, packet_id in steps:
         if is_add:
@@ -26,7 +26,8 @@ def test_packet_ids_are_a_set(steps: list[tuple[bool, bytes]]) -> None:
             model.discard(packet_id)
         assert len(ours) == len(model)
         assert (packet_id in ours) is (packet_id in model)
-    assert bool(ours._bits) is bool(model)
+        pages = {int.from_bytes(packet_id, "big") // 1024 for packet_id in model}
+        assert ours.size_bytes == PAGE_BYTES * (len(pages) + bool(pages))
 
 
 def connect(*, clean_start: bool = False, expiry_s: int = 100) -> Connect:
@@ -106,10 +107,12 @@ def test_whoever_has_most_sessions_makes_room() -> None:
     assert [session.key for session in evicted] == keys[1:3]
 
 
-def test_clients_that_are_gone_leave_a_bounded_number_of_packet_ids() -> None:
-    """Each takes 8 KiB: of so many sessions the next to expire goes, with room for those that owe nothing."""
+def test_clients_that_are_gone_leave_a_bounded_number_of_packet_ids(monkeypatch) -> None:
+    """What these take is bounded: the next to expire goes, with room for those that owe nothing."""
+    count = 100
+    monkeypatch.setattr("gateway.sources.mqtt_server_session.GONE_IDS_BYTES_MAX", count * 2 * PAGE_BYTES)
     all_, evicted = sessions(sessions_max=1000)
-    for number in range(GONE_WITH_IDS_MAX + 3):
+    for number in range(count + 3):
         session, _ = all_.open(("u", b"%d" % number), connect(), expiry_s_max=100, now_s=number)
         session.keep([b"\0\1"])
         all_.close(session, now_s=number)
@@ -120,9 +123,32 @@ def test_clients_that_are_gone_leave_a_bounded_number_of_packet_ids() -> None:
     empty, _ = all_.open(("u", b"new"), connect(), expiry_s_max=100, now_s=60)
     all_.close(empty, now_s=60)
     assert len(evicted) == 3
-    assert len(all_.expire(now_s=1000)) == GONE_WITH_IDS_MAX
+    assert len(all_.expire(now_s=1000)) == count
     all_.close(again, now_s=1000)
     assert len(all_) == 1
+
+
+def test_a_fleet_that_is_gone_at_once_keeps_its_packet_ids() -> None:
+    """A thousand devices with a QoS 2 message under way each find their session again, and send it once."""
+    all_, evicted = sessions(sessions_max=4000)
+    for number in range(1000):
+        session, _ = all_.open(("u", b"%d" % number), connect(), expiry_s_max=100, now_s=0)
+        session.keep([(60 * number + 1).to_bytes(2, "big")])
+        all_.close(session, now_s=0)
+    assert not evicted
+
+
+def test_one_alone_may_leave_all_ids_that_there_are(monkeypatch) -> None:
+    """Also such as are on their way: it never goes for its own sake."""
+    monkeypatch.setattr("gateway.sources.mqtt_server_session.GONE_IDS_BYTES_MAX", PAGE_BYTES)
+    all_, evicted = sessions()
+    session, _ = all_.open(("u", b"d"), connect(), expiry_s_max=100, now_s=0)
+    session.offered.update(k.to_bytes(2, "big") for k in range(1, 65536))
+    all_.close(session, now_s=0)
+    session.keep(list(session.offered))
+    assert session.ids_bytes == PAGE_BYTES * 65
+    assert not evicted
+    assert all_.open(("u", b"d"), connect(), expiry_s_max=100, now_s=1) == (session, True)
 
 
 def test_wills_that_wait_are_found() -> None:
