@@ -4,7 +4,8 @@
 
 The rest is `pending_bytes` and `recent_bytes` of the store and what each source may hold. As the settings have them
 each is reasonable by itself; a board of half a gigabyte with three sources would need them all to stay empty. So they
-are scaled down together until the sum fits, and nothing is scaled up.
+are scaled down together until the sum fits, and nothing is scaled up. TLS connections stand beside that: there must be
+as many clients before they take anything. Where nobody has said how many there may be, they get a part of the memory.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 
 from gateway.core.units import Size
+from gateway.sources.mqtt_server_settings import CONNECTIONS_MAX, MqttServerSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gateway.control.profiles import HardwareProfile
     from gateway.control.settings import Config, SourceSettings
     from gateway.store.settings import StoreSettings
@@ -27,7 +31,7 @@ CORE_BYTES: Final = 46 << 20
 UPLINK_BYTES: Final = 2 << 20
 # A client's TLS connection to the MQTT server, measured with six hundred; what OpenSSL holds is the larger part.
 TLS_CONNECTION_BYTES: Final = 60 << 10
-# More of memory_max than one part in so many should be known before as many devices connect.
+# What all of them may take of memory_max where their number is not given; where it is, more should be known.
 TLS_SHARE: Final = 4
 STORE_BOUNDS: Final = {"pending_bytes": 256 << 10, "recent_bytes": 128 << 10}
 SOURCE_BOUNDS: Final = ("buffer_max", "in_flight_bytes_total", "pending_max")
@@ -61,7 +65,7 @@ class Fit(NamedTuple):
             size_bytes = _tls_bytes(source)
             if size_bytes > int(profile.memory_max) // TLS_SHARE:
                 said.append(
-                    f"memory: {getattr(source, 'connections_max', 0)} TLS connections to {source.name} would take "
+                    f"memory: {getattr(source, 'connections_max', None)} TLS connections to {source.name} would take "
                     f"{Size(size_bytes >> 20 << 20)} beside that, of the {profile.memory_max} of {profile.name}; "
                     "connections_max bounds them, and a quarter of it those of strangers"
                 )
@@ -72,6 +76,7 @@ def fit(config: Config, profile: HardwareProfile) -> Fit:
     """Return `config` with bounds that fit `profile`; floors are kept even where nothing fits then."""
     store = msgspec.structs.replace(config.store, pending_bytes=min(config.store.pending_bytes, profile.pending_bytes))
     series_bytes = int(config.gateway.series_bytes or profile.series_bytes)
+    config = msgspec.structs.replace(config, sources=_bound_tls(config.sources, profile))
     fixed = int(profile.cache_bytes) + series_bytes + len(config.uplinks) * UPLINK_BYTES
     wanted = _bytes_of(store) + sum(map(_held_by, config.sources))
     available = int(profile.memory_max) - CORE_BYTES - fixed
@@ -99,10 +104,19 @@ def _held_by(source: SourceSettings) -> int:
     return sum(int(getattr(source, name, 0)) for name in SOURCE_BOUNDS)
 
 
+def _bound_tls(sources: Sequence[SourceSettings], profile: HardwareProfile) -> tuple[SourceSettings, ...]:
+    """Say how many TLS connections there may be where nobody has."""
+    unsaid = [s for s in sources if isinstance(s, MqttServerSettings) and s.tls is not None and not s.connections_max]
+    share = int(profile.memory_max) // TLS_SHARE // TLS_CONNECTION_BYTES // max(len(unsaid), 1)
+    bound = {"connections_max": min(CONNECTIONS_MAX, max(share, 1))}
+    return tuple(msgspec.structs.replace(s, **bound) if s in unsaid else s for s in sources)
+
+
 def _tls_bytes(source: SourceSettings) -> int:
     """Return what the connections of clients may take where they come over TLS."""
-    count = int(getattr(source, "connections_max", 0))
-    return count * TLS_CONNECTION_BYTES if count and getattr(source, "tls", None) is not None else 0
+    if isinstance(source, MqttServerSettings) and source.tls is not None:
+        return (source.connections_max or CONNECTIONS_MAX) * TLS_CONNECTION_BYTES
+    return 0
 
 
 def _scale_source(source: SourceSettings, share: float) -> SourceSettings:

@@ -25,7 +25,7 @@ from gateway.sources.mqtt_server_intake import Intake
 from gateway.sources.mqtt_server_line import Pause
 from gateway.sources.mqtt_server_refusals import Refusals
 from gateway.sources.mqtt_server_session import Session, Sessions
-from gateway.sources.mqtt_server_settings import tls_context
+from gateway.sources.mqtt_server_settings import CONNECTIONS_MAX, tls_context
 
 if TYPE_CHECKING:
     from gateway.core.clock import Clock
@@ -202,7 +202,7 @@ class MqttServerSource:
         to say who they are.
         """
         hub = self._hub
-        connections_max = self._settings.connections_max
+        connections_max = hub.limits.connections_max
         count = len(hub.connections) + len(self._welcoming)
         if count >= connections_max and hub.closing:
             next(iter(hub.closing)).abort()
@@ -301,6 +301,7 @@ class MqttServerSource:
 
 
 def _limits(settings: MqttServerSettings) -> Limits:
+    connections_max = settings.connections_max or CONNECTIONS_MAX
     return Limits(
         packet_bytes_max=settings.packet_bytes_max,
         topic_bytes_max=settings.topic_bytes_max,
@@ -317,6 +318,6 @@ def _limits(settings: MqttServerSettings) -> Limits:
             2 * CONNECT_BYTES_MAX + TOPIC_ALIAS_MAX * settings.topic_bytes_max,
             settings.in_flight_bytes_total // KEPT_SHARE,
         ),
-        wills_max=max(settings.connections_max, WILLS_MIN),
-        connections_max=settings.connections_max,
+        wills_max=max(connections_max, WILLS_MIN),
+        connections_max=connections_max,
     )

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterator
 
+# Where nothing else is said.
+CONNECTIONS_MAX: Final = 1000
 # What asyncio keeps ready for each TLS connection to read into, from its first byte on: a TLS record, and not sixteen.
 TLS_READ_BYTES: Final = 16 * 1024
 
@@ -61,8 +63,12 @@ class MqttServerSettings(
         tuple[str, ...], Meta(description="Topics that clients without a name may publish to.")
     ] = ("#",)
     connections_max: Annotated[
-        int, Meta(description="Connections at a time; a few more may be saying who they are.", ge=1, le=65536)
-    ] = 1000
+        Annotated[int, Meta(ge=1, le=65536)] | None,
+        Meta(
+            description="Connections at a time; a few more may be saying who they are. If not given 1000, over TLS as "
+            "many of them as fit into a quarter of the board's memory: on the smallest board 273."
+        ),
+    ] = None
     connect_timeout: Annotated[Duration, Meta(description="How long a new connection may take to say who it is.")] = (
         Duration(10)
     )

@@ -63,14 +63,40 @@ def test_what_tls_connections_would_take_is_said() -> None:
     """Where it is much for the board: there must be as many clients before it is taken, so nothing is scaled."""
     tls = SERVER + 'tls = {{ cert_file = "c", key_file = "k" }}\n'
     zero, large = load("pi-zero-2w"), load("x86-64")
+    many = "connections_max = 1000\n"
     for board, part, notes in (
-        (zero, tls, ["memory: 1000 TLS connections to s0 would take 58MiB beside that, of the 64MiB of pi-zero-2w; "]),
+        (
+            zero,
+            tls + many,
+            ["memory: 1000 TLS connections to s0 would take 58MiB beside that, of the 64MiB of pi-zero-2w; "],
+        ),
         (zero, tls + "connections_max = 200\n", []),
+        (zero, tls, []),
         (zero, SERVER, []),
         (large, tls, []),
     ):
         said = fit(config_of(part), board).notes(board)
         assert [note.partition("connections_max")[0] for note in said if "TLS" in note] == notes
+
+
+def test_tls_connections_are_as_many_as_fit() -> None:
+    """Where nobody says how many: a quarter of the memory holds them all, of several servers too."""
+    tls = SERVER + 'tls = {{ cert_file = "c", key_file = "k" }}\n'
+
+    def bounds(board: str, *parts: str) -> list[int | None]:
+        return [getattr(s, "connections_max", None) for s in fit(config_of(*parts), load(board)).config.sources]
+
+    assert bounds("pi-zero-2w", tls) == [273]
+    assert bounds("pi-zero-2w", tls, SERVER, tls + "connections_max = 1000\n", BROKER, tls) == [
+        136,
+        None,
+        1000,
+        None,
+        136,
+    ]
+    assert bounds("x86-64", tls) == [1000]
+    tiny = msgspec.structs.replace(load("pi-zero-2w"), memory_max=Size(1000))
+    assert fit(config_of(tls), tiny).config.sources[0].connections_max == 1
 
 
 def test_floors_hold_where_nothing_fits() -> None:
