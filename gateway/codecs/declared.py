@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.codecs.arrays import Gatherer, count_values
 from gateway.codecs.columns import ValueReader
 from gateway.codecs.documents import Cutter
-from gateway.codecs.mapping_settings import MetricSettings
+from gateway.codecs.mapping_settings import OWN_NAME, MetricSettings, is_own_name
 from gateway.codecs.paths import ABSENT, path_text, read_path
 from gateway.codecs.routing import NO_SERIES_LEFT, PRIORITIES, Naming, Rows
 from gateway.codecs.series_table import UNRESOLVED, SeriesTable
@@ -47,6 +47,12 @@ class DeclaredPlan:
         paths = [() if is_text else read_path(metric.field) for metric in self._metrics]
         self._names = [Template(metric.name, known=names) for metric in self._metrics]
         self._labels = [path_text(path) for path in paths]
+        # Those that a topic has a say in.
+        self._named_by_topic = [
+            k
+            for k, (name, label) in enumerate(zip(self._names, self._labels, strict=True))
+            if name.names or not (name.text or label)
+        ]
         self._readers = [
             ValueReader(label or metric.name or "the value", type=metric.type, scale=metric.scale, offset=metric.offset)
             for metric, label in zip(self._metrics, self._labels, strict=True)
@@ -64,11 +70,15 @@ class DeclaredPlan:
 
     def _resolve_one(self, number: int, row: int, owner: str) -> int | None:
         topic = self._topics[row]
-        name = self._names[number].fill(topic.captures) or self._labels[number] or topic.last_level
-        return self._resolve(self._naming.series(topic, name, self._metrics[number]), owner)
+        return self._resolve(self._naming.series(topic, self._name(number, topic), self._metrics[number]), owner)
+
+    def _name(self, number: int, topic: Topic) -> str:
+        return self._names[number].fill(topic.captures) or self._labels[number] or topic.last_level
 
     def add_topic(self, topic: Topic) -> int:
-        """Take a topic; return its row."""
+        """Take a topic; return its row. Raise MalformedError for one that makes a metric's name the gateway's own."""
+        if any(is_own_name(self._name(number, topic)) for number in self._named_by_topic):
+            raise MalformedError("bad_name", OWN_NAME)
         row = self._topics.add(topic)
         self._series.cover(row)
         return row

@@ -24,6 +24,7 @@ from gateway.codecs.arrays import Gatherer, count_values
 from gateway.codecs.columns import BOOL, DOUBLE, EXACT_MAX, INT, ValueReader, fit_integer, pack_doubles
 from gateway.codecs.device_time import read_times
 from gateway.codecs.documents import Cutter
+from gateway.codecs.mapping_settings import OWN_NAME, is_own_name
 from gateway.codecs.paths import ABSENT, path_text, read_path
 from gateway.codecs.payloads import shown
 from gateway.codecs.routing import NO_SERIES_LEFT, PRIORITIES, Naming, Rows
@@ -355,6 +356,8 @@ def name_problem(name: str, *, letters_max: int) -> str:
     """
     if not name:
         return "the name of a metric is empty"
+    if is_own_name(name):
+        return f"{shown(name)} is no metric of a device: {OWN_NAME}"
     if len(name) > letters_max:
         return f"the name of a metric is longer than {letters_max} letters: {shown(name)}"
     try:

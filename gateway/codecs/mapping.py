@@ -22,13 +22,14 @@ from gateway.codecs.declared import DeclaredPlan
 from gateway.codecs.device_time import Moment
 from gateway.codecs.explain import Explanation, check_examples, explain
 from gateway.codecs.leaves import LeavesPlan
-from gateway.codecs.mapping_settings import MapLimits, MappingSettings, default_mappings
+from gateway.codecs.mapping_settings import OWN_NAME, MapLimits, MappingSettings, default_mappings
 from gateway.codecs.payloads import shown
 from gateway.codecs.routes import Owners, Routes
 from gateway.codecs.routing import Output, Plan, RefusingPlan, Topic, Work
 from gateway.codecs.topics import Pattern
 from gateway.core.batch import distinct
 from gateway.core.clock import WALL_CEILING_NS, is_plausible
+from gateway.core.contracts import MalformedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,6 +73,7 @@ class Mapper:
         self._patterns = [Pattern(mapping.match) for mapping in self.mappings]
         self._plans: list[Plan] = [_plan(mapping, resolve, self.limits) for mapping in self.mappings]
         self._plans += [RefusingPlan("no_mapping", self._no_mapping), RefusingPlan("bad_topic", self._bad_topic)]
+        self._plans.append(RefusingPlan("bad_name", lambda topic: f"from the topic {shown(topic)}: {OWN_NAME}"))
         self._minds_source = any(mapping.source is not None or "{source}" in repr(mapping) for mapping in self.mappings)
         self._routes = Routes(count_max=self.limits.routes_max, bytes_max=self.limits.routes_bytes_max)
 
@@ -161,7 +163,13 @@ class Mapper:
                 number = len(self.mappings)
         assert number is not None, "what nobody takes has plans of its own"
         plan = self._plans[number]
-        row = plan.add_topic(Topic(text, {**captures, "topic": text, "source": source}))
+        topic = Topic(text, {**captures, "topic": text, "source": source})
+        try:
+            row = plan.add_topic(topic)
+        except MalformedError:
+            number = len(self.mappings) + 2
+            plan = self._plans[number]
+            row = plan.add_topic(topic)
         self._routes.add(
             source if self._minds_source else "",
             raw,

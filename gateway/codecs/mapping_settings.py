@@ -33,6 +33,18 @@ UNIT_NS: Final = {"s": NS_PER_S, "ms": 1_000_000, "us": 1_000, "ns": 1}
 NAME_LENGTH_MAX: Final = 255
 
 
+def is_own_name(name: str) -> bool:
+    """Whether a metric's name is one of those that the gateway's own numbers have, whoever's reading it would be.
+
+    >>> is_own_name("tidegate.held.readings"), is_own_name("tidegate.device.dropped"), is_own_name("temp")
+    (True, False, False)
+    """
+    return name.startswith("tidegate.") and not name.startswith("tidegate.device.")
+
+
+OWN_NAME: Final = "the gateway's own numbers are called tidegate.…; of those a device may send tidegate.device.… only"
+
+
 def _is_path(field: str) -> Check:
     """Return the check that a field, where it is given, is a path."""
 
@@ -244,6 +256,12 @@ class MappingSettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fiel
         for name, count in Counter(names).items():
             if name and count > 1:
                 yield f"there is {name!r} twice in metrics; give each a name of its own"
+
+    @check("metrics")
+    def _names_are_not_the_gateways(self) -> Iterator[Problem]:
+        for index, metric in parts(self.metrics, "name", "field"):
+            if is_own_name(metric.name or metric.field):
+                yield Problem(below("metrics", index), OWN_NAME)
 
     @check("metrics", "payload")
     def _metrics_have_names(self) -> Iterator[Problem]:

@@ -191,7 +191,7 @@ class Plan(Protocol):
     """A mapping that is ready to work."""
 
     def add_topic(self, topic: Topic) -> int:
-        """Take a topic that is the mapping's; return its row."""
+        """Take a topic that is the mapping's; return its row. Raise MalformedError where nothing can come of it."""
         ...
 
     @property

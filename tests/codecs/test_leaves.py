@@ -276,6 +276,15 @@ def test_values_that_are_not_finite_are_lost_alone(desk: Any) -> None:
         assert at.values(("t", payload)) == {"b": [1.5], "lost": [(0, "not_finite")] * 2}
 
 
+def test_a_device_cannot_send_the_gateways_own_numbers(desk: Any) -> None:
+    """Without a resource they would be the same series; what a device says of itself is its own affair."""
+    at = desk({"match": "#"})
+    for _ in range(4):
+        found = at.values(("t", b'{"tidegate":{"held":{"readings":1}},"tidegate.device.dropped":2}'))
+        assert found == {"tidegate.device.dropped": [2], "lost": [(0, "bad_name")]}
+        assert at.values(("a/tidegate.quarantined", b"7"))["lost"] == [(0, "bad_name")]
+
+
 def test_a_name_must_be_text_that_can_be_sent() -> None:
     """Lone surrogates cannot."""
     assert "UTF-8" in name_problem("a\ud800", letters_max=9)

@@ -100,6 +100,18 @@ def test_a_message_may_be_dropped_on_purpose(desk: Any) -> None:
     assert at.values(("debug/x", b"{"), ("a", b'{"t":1}')) == {"t": [1], "lost": [(0, "dropped_by_mapping")]}
 
 
+@pytest.mark.parametrize("metric", [{"name": "{name}"}, {}])
+def test_a_topic_cannot_name_the_gateways_own_numbers(desk: Any, metric: dict[str, Any]) -> None:
+    """Without a resource they would be the same series; the rest of the buffer is fine."""
+    at = desk({"match": "a/{name}", "payload": "text", "metrics": [metric]})
+    for _ in range(2):
+        rows, mapped = at.map(("a/tidegate.store.used", b"1"), ("a/tidegate.device.used", b"2"), ("a/t", b"3"))
+        assert [(row.name, row.value) for row in rows] == [("tidegate.device.used", 2), ("t", 3)]
+        ((index, reason, sentence, _),) = mapped.malformed
+        assert (index, reason) == (0, "bad_name")
+        assert "the gateway's own" in sentence
+
+
 @pytest.mark.parametrize("topic", [b"a" * 41, b"/".join([b"a"] * 11), b"a/\xff", b"\xff" * 50])
 def test_a_topic_that_cannot_be_is_malformed(desk: Any, topic: bytes) -> None:
     """Too long, too many levels, not UTF-8; the rest of the buffer is fine."""

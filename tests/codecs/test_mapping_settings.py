@@ -59,6 +59,8 @@ def test_the_mappings_of_the_design_are_read() -> None:
         ({"metrics": [{"unit": "Cel"}]}, "a field or a name"),
         ({"metrics": [{"field": "a"}], "fields": "v"}, "one of them"),
         ({"metrics": [{"field": "a"}, {"field": "b", "name": "a"}]}, "'a' twice"),
+        ({"metrics": [{"field": "a", "name": "tidegate.held.readings"}]}, "metrics.0.*the gateway's own"),
+        ({"metrics": [{"field": "tidegate.quarantined"}]}, "metrics.0.*the gateway's own"),
         ({"metrics": [{"field": "a", "scale": 0}]}, "other than 0"),
         ({"metrics": [{"field": "a", "offset": float("inf")}]}, "offset: is inf; write a finite number"),
         ({"metrics": [{"field": "a", "scale": 2, "type": "int"}]}, "cannot be scaled"),
