@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 CHUNK_BYTES: Final = 4096
 # What waits in the line for a reader that does not come; past it bytes are lost as on a real UART.
 WAITING_BYTES_MAX: Final = 1 << 20
+# A line that takes no byte of the device for so long is a mistake of the rig's.
+WRITE_S_MAX: Final = 10.0
 
 
 @dataclass(slots=True)
@@ -140,10 +142,12 @@ class SerialLine:
         self._dice = random.Random(seed)
         self._lock = threading.RLock()
         self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
         self._stopping = False
         self._device = _Pty(self.device_path)
         # The test plays the device through the slave, exactly as a program would.
-        self._end = os.open(self.device_path, os.O_RDWR | os.O_NOCTTY)
+        # Nobody here waits in the kernel: where select promises too much, a test should fail and not hang.
+        self._end = os.open(self.device_path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
         self._host: _Pty | None = None
         self.plug()
         self._thread = threading.Thread(target=self._pump, name=f"serial line {name}", daemon=True)
@@ -188,16 +192,28 @@ class SerialLine:
         self.plug()
 
     def write(self, data: bytes) -> None:
-        """Play the device: send `data` to the host. While unplugged it goes nowhere, as on a real wire."""
+        """Play the device: send `data` to the host. While unplugged it goes nowhere, as on a real wire.
+
+        Raises TimeoutError where the line takes nothing more.
+        """
         view = memoryview(data)
         while view:
-            view = view[os.write(self._end, view[:1024]) :]
+            if not select.select([], [self._end], [], WRITE_S_MAX)[1]:
+                raise TimeoutError(
+                    f"the line took {len(data) - len(view)} of {len(data)} bytes, and none for {WRITE_S_MAX} s"
+                )
+            with contextlib.suppress(BlockingIOError):
+                view = view[os.write(self._end, view[:1024]) :]
 
     def read(self, bytes_max: int = CHUNK_BYTES, *, within_s: float = 5.0) -> bytes:
         """Play the device: return what the host sent, at least one byte, or b"" after `within_s`."""
-        if not select.select([self._end], [], [], within_s)[0]:
-            return b""
-        return os.read(self._end, bytes_max)
+        deadline_s = time.monotonic() + within_s
+        while select.select([self._end], [], [], max(0.0, deadline_s - time.monotonic()))[0]:
+            with contextlib.suppress(BlockingIOError):
+                return os.read(self._end, bytes_max)
+            if time.monotonic() >= deadline_s:
+                break
+        return b""
 
     def read_exactly(self, count: int, *, within_s: float = 5.0) -> bytes:
         """Play the device: return `count` bytes of what the host sent; raise TimeoutError."""

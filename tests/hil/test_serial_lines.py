@@ -23,6 +23,17 @@ def test_bytes_pass_both_ways_unchanged(serial_line, host) -> None:
     assert serial_line.read_exactly(len(everything)) == everything
 
 
+def test_the_devices_end_waits_for_nothing_that_does_not_come(serial_line, monkeypatch) -> None:
+    """Where select promises too much, a read ends all the same; a line that stands still is named by a write."""
+    monkeypatch.setattr("hil.serial_lines.select.select", lambda read, write, _, __: (read, write, []))
+    assert serial_line.read(within_s=0) == b""
+    assert serial_line.read(within_s=0.01) == b""
+    monkeypatch.undo()
+    monkeypatch.setattr("hil.serial_lines.WRITE_S_MAX", 0.2)
+    with serial_line._lock, pytest.raises(TimeoutError, match=r"of 1000000 bytes, and none for 0\.2 s"):
+        serial_line.write(bytes(1_000_000))
+
+
 def test_a_program_can_play_the_device(serial_line, host) -> None:
     """The device's end is a path too."""
     with serial.Serial(str(serial_line.device_path), 115200, timeout=2) as device:
