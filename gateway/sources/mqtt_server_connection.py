@@ -26,7 +26,7 @@ from gateway.net.mqtt_packets import (
 from gateway.sources.mqtt_server_admission import Refusal, decide, no_place, welcome_bytes
 from gateway.sources.mqtt_server_auth import ANONYMOUS, address_group, certificate_names
 from gateway.sources.mqtt_server_hub import Hub, State, will_size
-from gateway.sources.mqtt_server_intake import MESSAGE_BYTES, RECEIPT_BYTES, RESUME_AT, Receipt
+from gateway.sources.mqtt_server_intake import EXACTLY_ONCE_BYTES, MESSAGE_BYTES, RECEIPT_BYTES, RESUME_AT, Receipt
 from gateway.sources.mqtt_server_line import Line, Pause
 from gateway.sources.mqtt_server_replies import reply, sort_out
 from gateway.sources.mqtt_server_talk import TALK_BYTES
@@ -308,6 +308,7 @@ class Connection(Line):
     ) -> None:
         count = len(payloads)
         size, self._bytes_fresh = self._bytes_fresh + MESSAGE_BYTES * count + RECEIPT_BYTES, 0
+        size += EXACTLY_ONCE_BYTES * len(exactly_once)
         receipt = Receipt(
             self,
             answers,

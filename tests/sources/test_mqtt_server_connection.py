@@ -14,6 +14,7 @@ from gateway.core.units import Duration, Size
 from gateway.net.mqtt_fields import Property, write_properties
 from gateway.net.mqtt_packets import Will, connect_bytes, packet_bytes, publish_bytes
 from gateway.sources.mqtt_server_connection import Connection, State
+from gateway.sources.mqtt_server_intake import EXACTLY_ONCE_BYTES, MESSAGE_BYTES, RECEIPT_BYTES
 from gateway.sources.mqtt_server_line import Pause
 from gateway.sources.mqtt_server_talk import TALK_MAX
 
@@ -268,6 +269,19 @@ async def test_a_delayed_will_is_taken_back_by_a_resumed_session(mqtt_server) ->
     assert rig.door.messages == []
     await rig.connect(**fields)
     await rig.until(lambda: rig.door.messages == [(b"state", b"offline")])
+
+
+async def test_what_waits_for_the_commit_is_weighed_with_its_ids(mqtt_server) -> None:
+    """Each message of QoS 2 is remembered by its id on its way, beside what one of QoS 1 takes."""
+    rig = await mqtt_server.start()
+    rig.door.opened.clear()
+    for qos, extra in ((1, 0), (2, EXACTLY_ONCE_BYTES)):
+        before = rig.source.status()["in_flight_bytes"]
+        client = await rig.connect(b"d%d" % qos)
+        packet = publish(1, qos=qos)
+        await client.send(packet)
+        size = len(packet) + MESSAGE_BYTES + RECEIPT_BYTES + extra
+        await rig.until(lambda before=before, size=size: rig.source.status()["in_flight_bytes"] == before + size)
 
 
 async def test_a_half_closed_client_still_gets_its_pubacks(mqtt_server) -> None:
