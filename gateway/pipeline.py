@@ -112,10 +112,11 @@ class Pipeline:
         """Map arrivals that were not, and hand them to the shelf; raise FullError."""
         prepared = arrivals.prepared
         if not isinstance(prepared, Prepared):
+            began_ns = self._clock.monotonic_ns()
             prepared = arrivals.prepared = self._prepare(arrivals)
             arrivals.payloads = ()
             if arrivals.on_prepared is not None:
-                arrivals.on_prepared()
+                arrivals.on_prepared((self._clock.monotonic_ns() - began_ns) / NS_PER_S)
             self._under_way.add(prepared)
         return self._store.append(
             prepared.mapped.pieces,

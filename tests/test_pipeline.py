@@ -398,7 +398,7 @@ async def test_few_messages_are_mapped_when_their_commit_begins() -> None:
     pipeline, _ = build(store)
     mapped: list[int] = []
     first, second = arrivals(b'{"temp": 20.5}'), arrivals(b'{"temp": 21.5}')
-    first.on_prepared = second.on_prepared = lambda: mapped.append(len(store.deferred))
+    first.on_prepared = second.on_prepared = lambda _: mapped.append(len(store.deferred))
     waiting = [asyncio.ensure_future(pipeline.accept(each)) for each in (first, second)]
     await asyncio.sleep(0)
     assert (mapped, store.values) == ([], [])

@@ -74,7 +74,7 @@ class Arrivals:
     (CLOCK_BOOTTIME, ns) at which the buffer was read: one stamp for the whole buffer. `prepared` belongs to
     the pipeline: what it made of the arrivals, kept so that offering them again costs nothing twice. From then
     on `payloads` is empty, since what waits for the disk waits as columns; `len` still counts the messages, and
-    `on_prepared` has been called, if the source wants to know.
+    `on_prepared` has been called with how many seconds it took to make that of them, if the source wants to know.
     `users` says who sent the messages where a source tells its users apart, in runs of (messages, user); "" is
     somebody without a name. What is scarce is shared out among them.
     `dropped` are messages that the source had answered for and had no room to hold, by reason: they go to the
@@ -90,7 +90,7 @@ class Arrivals:
     prepared: object = field(default=None, repr=False, compare=False)
     dropped: Mapping[str, int] = field(default_factory=dict)
     is_last: bool = False
-    on_prepared: Callable[[], None] | None = field(default=None, repr=False, compare=False)
+    on_prepared: Callable[[float], None] | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.topics)

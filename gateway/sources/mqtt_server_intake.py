@@ -29,6 +29,10 @@ log = logging.getLogger(__name__)
 GATHER_S: Final = 0.005
 # About what one read of a busy socket brings; larger offers save nothing and cost memory while they are mapped.
 GATHER_BYTES_MAX: Final = 1 << 17
+# How long taking in one offer should take: nobody else's messages, answers or pings are looked at meanwhile. Ever new
+# topics cost fifty times as much as known ones; of those less is read and offered at a time.
+TAKE_S_MAX: Final = 0.02
+PORTION_BYTES_MIN: Final = 4096
 # What a message costs beyond its bytes on the wire: an object for the payload and a place in each list.
 MESSAGE_BYTES: Final = 48
 # What one of QoS 2 costs beyond that: its id, and its places among those that are on their way.
@@ -44,6 +48,8 @@ RESUME_AT: Final = 0.75
 # Which part of all that may be held may wait at the door as it came. More than the next commits take would be read from
 # the sockets for nothing: there it waits as well, and takes none of our memory.
 DOOR_SHARE: Final = 16
+# And not more portions than that, where these are small.
+DOOR_PORTIONS: Final = 2
 
 
 class Owner(Protocol):
@@ -99,6 +105,7 @@ class Intake:
         self.acknowledged = 0
         self.bytes_held = 0
         self.wait_s = 0.0  # how long offers have lately waited for their commit, the longest of them
+        self.portion_bytes = GATHER_BYTES_MAX  # how much to read and to offer at a time
         self.is_round = False  # whether what comes now comes together, so that nothing is won by waiting for more
         self.last_error = ""
         self._source = source
@@ -139,7 +146,7 @@ class Intake:
         self.received += receipt.messages
         self._bytes_gathered += receipt.bytes_held
         self.bytes_held += receipt.bytes_held
-        if self._bytes_gathered >= GATHER_BYTES_MAX:
+        if self._bytes_gathered >= self.portion_bytes:
             self.offer()
         self._weigh()
 
@@ -166,7 +173,7 @@ class Intake:
         arrivals.is_last = self._is_pressed or any(receipt.is_last for receipt in receipts)
         size_bytes = self._bytes_gathered
         self._bytes_at_door += size_bytes
-        arrivals.on_prepared = lambda: self._inside(size_bytes)
+        arrivals.on_prepared = lambda took_s: self._inside(size_bytes, took_s)
         self._topics, self._payloads, self._receipts, self._bytes_gathered, self._dropped = [], [], [], 0, {}
         self._telemetry.count(
             "tidegate_source_messages_received",
@@ -216,9 +223,13 @@ class Intake:
         finally:
             self._offers_held -= is_held
 
-    def _inside(self, size_bytes: int) -> None:
-        """Take note that an offer has been let in."""
+    def _inside(self, size_bytes: int, took_s: float) -> None:
+        """Take note that an offer has been let in, and how long that took."""
         self._bytes_at_door -= size_bytes
+        if took_s > TAKE_S_MAX:
+            self.portion_bytes = max(PORTION_BYTES_MIN, min(self.portion_bytes, int(size_bytes * TAKE_S_MAX / took_s)))
+        elif 2 * size_bytes >= self.portion_bytes:
+            self.portion_bytes = min(2 * self.portion_bytes, GATHER_BYTES_MAX)
         self._weigh()
 
     def _finish(self, task: asyncio.Task[None], receipts: Sequence[Receipt], arrivals: Arrivals) -> None:
@@ -254,6 +265,8 @@ class Intake:
     def _weigh(self) -> None:
         """Say it once when there is too much, and once when there is room again."""
         door_bytes_max = self._bytes_max // DOOR_SHARE
+        if self.portion_bytes < GATHER_BYTES_MAX:
+            door_bytes_max = min(door_bytes_max, DOOR_PORTIONS * self.portion_bytes)
         if not self._is_pressed:
             if self._offers_held or self.bytes_held >= self._bytes_max or self._bytes_at_door >= door_bytes_max:
                 self._is_pressed = True

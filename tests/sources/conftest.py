@@ -30,6 +30,7 @@ class Door:
         self.opened.set()
         self.full_times = 0
         self.lets_in = False
+        self.took_s = 0.0
         self.failure: Exception | None = None
         self.came = asyncio.Event()
         self.offers = 0
@@ -51,7 +52,7 @@ class Door:
             self.full_times -= 1
             raise FullError("no room", after_s=0.01)
         if self.lets_in and arrivals.on_prepared is not None:
-            arrivals.on_prepared()
+            arrivals.on_prepared(self.took_s)
         await self.opened.wait()
         self.arrivals.append(arrivals)
         return Accepted(len(arrivals.payloads))

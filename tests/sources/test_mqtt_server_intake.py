@@ -7,7 +7,14 @@ import asyncio
 from gateway.core.clock import FakeClock
 from gateway.core.contracts import Accepted, Arrivals
 from gateway.core.telemetry import Telemetry
-from gateway.sources.mqtt_server_intake import GATHER_BYTES_MAX, Intake, Receipt
+from gateway.sources.mqtt_server_intake import (
+    DOOR_PORTIONS,
+    GATHER_BYTES_MAX,
+    PORTION_BYTES_MIN,
+    TAKE_S_MAX,
+    Intake,
+    Receipt,
+)
 
 
 class Owner:
@@ -243,7 +250,7 @@ async def test_what_waits_at_the_door_as_it_came_is_bounded() -> None:
         await asyncio.sleep(0)
     assert pressure == [True]
     offered[0].payloads = ()
-    offered[0].on_prepared()
+    offered[0].on_prepared(0.0)
     assert pressure == [True, False]
     kept.set()
     assert await made.drain(timeout_s=5)
@@ -251,3 +258,38 @@ async def test_what_waits_at_the_door_as_it_came_is_bounded() -> None:
     assert await made.drain(timeout_s=5)
     # This time the door did not say that it let anybody in; whoever has an answer is not at it any more.
     assert pressure == [True, False, True, False]
+
+
+async def test_what_takes_long_to_take_in_is_offered_in_smaller_portions(door) -> None:
+    """Until it goes quickly again."""
+    made, _ = intake(door, bytes_max=1 << 30)
+    door.lets_in = True
+    for took_s, size, portion in (
+        (0.0, GATHER_BYTES_MAX, GATHER_BYTES_MAX),
+        (4 * TAKE_S_MAX, 100_000, 25_000),
+        (2 * TAKE_S_MAX, 100_000, 25_000),
+        (0.0, 12_000, 25_000),
+        (0.0, 25_000, 50_000),
+        (1e6, 50_000, PORTION_BYTES_MIN),
+        *((0.0, 1 << 20, min(PORTION_BYTES_MIN << doublings, GATHER_BYTES_MAX)) for doublings in range(1, 8)),
+    ):
+        door.took_s = took_s
+        made.put(receipt(Owner(), size), [b"t"], [b"0"])
+        assert await made.drain(timeout_s=5)
+        assert made.portion_bytes == portion
+
+
+async def test_few_small_portions_wait_at_the_door(door) -> None:
+    """Whoever comes then waits for no more than these."""
+    made, pressure = intake(door, bytes_max=1 << 30)
+    made.portion_bytes = PORTION_BYTES_MIN
+    door.opened.clear()
+    for number in range(DOOR_PORTIONS):
+        assert pressure == []
+        before = door.offers
+        made.put(receipt(Owner(), PORTION_BYTES_MIN), [b"t"], [b"0"])
+        await asyncio.sleep(0)
+        assert door.offers == before + 1, f"portion {number} is offered at once"
+    assert pressure == [True]
+    door.opened.set()
+    assert await made.drain(timeout_s=5)

@@ -24,7 +24,7 @@ async def test_nothing_is_read_until_every_reason_is_gone(mqtt_server) -> None:
 
 
 async def test_what_is_lent_is_little_when_enough_was_heard(mqtt_server) -> None:
-    """However much it would be otherwise."""
+    """However much it would be otherwise; and where it takes long to take in what is read."""
     rig = await mqtt_server.start()
     await rig.connect()
     (connection,) = rig.source._hub.connections
@@ -37,6 +37,9 @@ async def test_what_is_lent_is_little_when_enough_was_heard(mqtt_server) -> None
         rig.source._hub.talkers.is_enough = is_enough
         connection._look_bytes = look_bytes
         assert len(connection.get_buffer(-1)) == lent
+    rig.source._hub.talkers.is_enough = False
+    rig.source._hub.intake.portion_bytes = 2000
+    assert len(connection.get_buffer(-1)) == 2000
 
 
 async def test_nothing_is_written_to_whom_is_gone(mqtt_server) -> None:
