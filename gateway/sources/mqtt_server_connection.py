@@ -234,7 +234,7 @@ class Connection(Line):
         """Hang up without answering: the messages were not kept, so the client must send them again."""
         for receipt in self._receipts:
             if receipt.session is not None and not receipt.is_kept:
-                receipt.session.offered.difference_update(receipt.exactly_once)
+                self._hub.lose(receipt)
         self._receipts.clear()
         self.abort()
 

@@ -270,6 +270,13 @@ class Hub:
         if now_here is not None and now_here is not of:
             now_here.write(b"".join(answer_bytes(PacketType.PUBREC, packet_id) for packet_id in owed))
 
+    def lose(self, receipt: Receipt) -> None:
+        """Note QoS 2 messages as not kept; a newer connection that has sent them again must do so once more."""
+        assert receipt.session is not None
+        now_here = self.by_session.get(receipt.session.key)
+        if receipt.session.lose(receipt.exactly_once) and now_here is not None:
+            now_here.abort()
+
     def publish_will(self, will: Will, *, user: str) -> None:
         """Hand a will in as an ordinary message of the user who left it, or drop it where too many are on their way.
 

@@ -35,8 +35,8 @@ TAKE_S_MAX: Final = 0.02
 PORTION_BYTES_MIN: Final = 4096
 # What a message costs beyond its bytes on the wire: an object for the payload and a place in each list.
 MESSAGE_BYTES: Final = 48
-# What one of QoS 2 costs beyond that: its id, and its places among those that are on their way.
-EXACTLY_ONCE_BYTES: Final = 64
+# What one of QoS 2 costs beyond that: its id, and its place in the set of those that are on their way.
+EXACTLY_ONCE_BYTES: Final = 128
 # What those handed in together cost beyond that: a receipt, and what its owner remembers of it.
 RECEIPT_BYTES: Final = 320
 # Of the offers that one commit answers the first has waited longest: longer waits count at once, shorter ones slowly.

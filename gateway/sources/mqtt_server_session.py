@@ -102,7 +102,22 @@ class Session:
             if packet_id in self.owed:
                 self.owed.discard(packet_id)
                 owed.append(packet_id)
+        self._give_back()
         return owed
+
+    def lose(self, packet_ids: Iterable[bytes]) -> bool:
+        """Note that QoS 2 messages were not kept; return whether one of them was sent again meanwhile."""
+        lost = set(packet_ids)
+        was_owed = not self.owed.isdisjoint(lost)
+        self.offered -= lost
+        self.owed -= lost
+        self._give_back()
+        return was_owed
+
+    def _give_back(self) -> None:
+        """Give memory back: a set takes what it took when it was largest, and a session may be remembered for days."""
+        self.offered = self.offered or set()
+        self.owed = self.owed or set()
 
 
 class Sessions:

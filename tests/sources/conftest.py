@@ -54,6 +54,8 @@ class Door:
         if self.lets_in and arrivals.on_prepared is not None:
             arrivals.on_prepared(self.took_s)
         await self.opened.wait()
+        if self.failure is not None:
+            raise self.failure
         self.arrivals.append(arrivals)
         return Accepted(len(arrivals.payloads))
 

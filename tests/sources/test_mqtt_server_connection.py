@@ -163,6 +163,29 @@ async def test_qos_2_sent_again_by_a_new_connection_while_it_is_on_its_way(mqtt_
     assert rig.door.payloads == [b"7"]
 
 
+async def test_who_sent_qos_2_again_hears_that_it_was_not_kept(mqtt_server, caplog) -> None:
+    """Its own copy was not offered, so it waits for an answer that would never come: it has to send it once more."""
+    rig = await mqtt_server.start()
+    rig.door.opened.clear()
+    client = await rig.connect(clean_start=False)
+    await client.send(publish(7, qos=2))
+    await rig.until(lambda: rig.door.offers)
+    client.writer.transport.abort()
+    await rig.until(lambda: rig.source.status()["clients"] == 0)
+    client = await rig.connect(clean_start=False)
+    await client.send(publish(7, qos=2, is_duplicate=True), PING)
+    assert await client.packet() == PONG
+    rig.door.failure = RuntimeError("a mistake")
+    rig.door.opened.set()
+    assert await client.rest() == b""
+    assert "messages could not be taken" in caplog.text
+    rig.door.failure = None
+    client = await rig.connect(clean_start=False)
+    await client.send(publish(7, qos=2, is_duplicate=True))
+    assert await client.packet() == ack(0x50, 7)
+    assert rig.door.payloads == [b"7"]
+
+
 async def test_a_clean_start_forgets(mqtt_server) -> None:
     """The same id is a new message then."""
     rig = await mqtt_server.start()

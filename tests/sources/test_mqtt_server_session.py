@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -149,6 +152,24 @@ def test_one_alone_may_leave_all_ids_that_there_are(monkeypatch) -> None:
     assert session.ids_bytes == PAGE_BYTES * 65
     assert not evicted
     assert all_.open(("u", b"d"), connect(), expiry_s_max=100, now_s=1) == (session, True)
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_a_session_takes_no_more_than_what_it_remembers(is_kept: bool) -> None:
+    """However many messages were once on their way: a set never gives back what it took by itself."""
+    ids = [k.to_bytes(2, "big") for k in range(1, 30_000)]
+    session = Session(("u", b"d"))
+    session.offered.update(ids)
+    session.owed.update(ids)
+    if is_kept:
+        assert session.keep(ids) == ids
+        for packet_id in ids:
+            session.kept.discard(packet_id)
+    else:
+        assert session.lose(ids)
+        assert not session.lose(ids)
+    assert sys.getsizeof(session.offered) == sys.getsizeof(session.owed) == sys.getsizeof(set())
+    assert sys.getsizeof(session.kept._pages) == sys.getsizeof({})
 
 
 def test_wills_that_wait_are_found() -> None:
