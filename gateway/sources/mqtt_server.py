@@ -211,12 +211,15 @@ class MqttServerSource:
         share = connections_max // CONNECTING_SHARE if count < connections_max else 0
         if strangers < max(CONNECTING_MIN, share) and count < connections_max + CONNECTING_MIN:
             return True
+        # One that is done has a connection by now, and cannot be called off any more.
+        in_tls = [task for task in self._welcoming if not task.done()]
         if hub.refused:
             next(iter(hub.refused)).drop("connecting_max", "made room for a newer connection")
-        elif hub.connecting and not (self._tls and self._welcoming):
+        elif hub.connecting and len(hub.connecting) >= len(in_tls):
+            # Whoever goes no further than to the end of the handshake must not add up, nor push out those on their way.
             next(iter(hub.connecting)).drop("connecting_max", "made room for a newer connection")
-        elif self._welcoming:
-            oldest = next(iter(self._welcoming))
+        elif in_tls:
+            oldest = in_tls[0]
             del self._welcoming[oldest]
             oldest.cancel()
             self._refuse("connecting_max", "made room for a newer connection in TLS")

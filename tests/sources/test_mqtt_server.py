@@ -601,6 +601,28 @@ async def test_handshakes_that_do_not_end_make_room(mqtt_server, certificates: P
             one.close()
 
 
+async def test_who_shakes_hands_and_says_nothing_makes_room_too(mqtt_server, certificates: Path) -> None:
+    """Also where the handshake ended just before: whoever is through it cannot be called off, and must not add up."""
+    rig = await mqtt_server.start(**tls_settings(certificates, connections_max=20))
+    context = tls_client(certificates, "device")
+    writers = []
+    hub = rig.source._hub
+    for number in range(40):
+        _, writer = await asyncio.open_connection("127.0.0.1", rig.port, ssl=context)
+        writers.append(writer)
+        wanted = min(number + 1, 16)
+        await rig.until(lambda wanted=wanted: len(hub.connecting) == wanted and not rig.source._welcoming)
+    assert rig.refused == {"connecting_max": 40 - 16}
+    through = asyncio.create_task(asyncio.sleep(0))
+    await through
+    rig.source._welcoming[through] = None
+    assert rig.source._make_room()
+    assert len(hub.connecting) == 15
+    del rig.source._welcoming[through]
+    for writer in writers:
+        writer.transport.abort()
+
+
 async def test_a_certificate_is_optional_beside_passwords(mqtt_server, certificates: Path, users) -> None:
     """A name and a password over TLS, with a certificate that is not listed or with none."""
     rig = await mqtt_server.start(**tls_settings(certificates, users=users, certificates=()))
