@@ -162,6 +162,8 @@ class Connection(Line):
         self._leave(with_will=True)
         self._set_state(State.CLOSED)
         self._hub.forget(self)
+        # Each knows the other: TLS would keep its memory until Python happens to look for such circles.
+        self._transport = None
         # The answer to a wrong password keeps its place in the queue even if nobody waits for it any more:
         # who hangs up early must not guess faster.
         if self._answer_timer is not None and self._hub.is_stopping:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import shutil
 import socket
 import ssl
 import subprocess
 import time
+import weakref
 from asyncio.sslproto import SSLProtocol
 from typing import TYPE_CHECKING
 
@@ -621,6 +623,23 @@ async def test_who_shakes_hands_and_says_nothing_makes_room_too(mqtt_server, cer
     del rig.source._welcoming[through]
     for writer in writers:
         writer.transport.abort()
+
+
+async def test_a_tls_connection_that_is_gone_takes_no_memory(mqtt_server, certificates: Path) -> None:
+    """At once: whoever connects again and again would otherwise be faster than the garbage collector."""
+    rig = await mqtt_server.start(**tls_settings(certificates))
+    gc.collect()
+    gc.disable()
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", rig.port, ssl=tls_client(certificates, "device"))
+        await rig.until(lambda: rig.source._hub.connections)
+        (connection,) = rig.source._hub.connections
+        gone = weakref.ref(connection._transport._ssl_protocol)
+        del connection
+        writer.transport.abort()
+        await rig.until(lambda: not rig.source._hub.connections and gone() is None)
+    finally:
+        gc.enable()
 
 
 async def test_a_certificate_is_optional_beside_passwords(mqtt_server, certificates: Path, users) -> None:
