@@ -47,6 +47,7 @@ sources/                  Doors: bytes arrive here and are acknowledged only whe
   mqtt_subscriptions.py   What our session at a broker is subscribed to, remembered across restarts
   mqtt_words.py           What a broker's answers and failures mean, in words for people
   paho_client.py          A paho client that takes bytes in bulk; the one place that touches paho's private parts
+  portion.py              How much to read at a time, so that taking it in does not hold up everybody else
   serial.py               The serial door: frames or lines from a port that may come and go
   serial_link.py          An open serial port on the event loop: buffers in, answers out, bounded
   serial_port.py          Finds, opens and closes serial ports, and says why one cannot be opened

@@ -383,6 +383,7 @@ class MqttSource:
         is_last = bool(answered) and window.came(answered, now_s=loop.time())
         if publishes.payloads:
             arrivals = Arrivals(self.name, publishes.topics, publishes.payloads, arrived_ns, is_last=is_last)
+            arrivals.on_prepared = lambda took_s: link.portion.took(size_bytes, took_s)
             intake.offer(arrivals, size_bytes=size_bytes + count * OVERHEAD_BYTES, answer=answer)
             self._hold_or_go_on()
         else:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from gateway.net.mqtt import VERSION_5, Publishes, PublishScanner
 from gateway.net.mqtt_fields import PacketType, ProtocolError, ReasonCode
 from gateway.net.mqtt_packets import disconnect_bytes, read_answer
+from gateway.sources.portion import Portion
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,6 +54,7 @@ class Link:
         self.connected: asyncio.Future[tuple[int, str]] = loop.create_future()
         self.ended: asyncio.Future[str] = loop.create_future()
         self.reads = 0
+        self.portion = Portion(RECEIVE_BYTES)
         self._loop = loop
         self._clock = clock
         self._on_publishes = on_publishes
@@ -182,7 +184,8 @@ class Link:
     def _read(self) -> None:
         """Take one buffer and hand out what is in it."""
         self._next_read = None
-        data = self.client.receive(RECEIVE_BYTES)
+        portion_bytes = self.portion.size_bytes
+        data = self.client.receive(portion_bytes)
         self._read_at_s = self._loop.time()
         if data == b"":
             self._end("closed" if self._is_closing else "the broker closed the connection")
@@ -192,7 +195,7 @@ class Link:
             self.reads += 1
             arrived_ns = self._clock.monotonic_ns()
             # A full buffer means that there is more: no pause after it.
-            if len(data) >= RECEIVE_BYTES:
+            if len(data) >= portion_bytes:
                 self._read_at_s = 0.0
             self._hand_out(data, arrived_ns)
         if self.is_open:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway.core.contracts import Arrivals, FullError
 from gateway.core.text import sentence
+from gateway.sources.portion import Portion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,10 +30,6 @@ log = logging.getLogger(__name__)
 GATHER_S: Final = 0.005
 # About what one read of a busy socket brings; larger offers save nothing and cost memory while they are mapped.
 GATHER_BYTES_MAX: Final = 1 << 17
-# How long taking in one offer should take: nobody else's messages, answers or pings are looked at meanwhile. Ever new
-# topics cost fifty times as much as known ones; of those less is read and offered at a time.
-TAKE_S_MAX: Final = 0.02
-PORTION_BYTES_MIN: Final = 4096
 # What a message costs beyond its bytes on the wire: an object for the payload and a place in each list.
 MESSAGE_BYTES: Final = 48
 # What one of QoS 2 costs beyond that: its id, and its place in the set of those that are on their way.
@@ -105,7 +102,7 @@ class Intake:
         self.acknowledged = 0
         self.bytes_held = 0
         self.wait_s = 0.0  # how long offers have lately waited for their commit, the longest of them
-        self.portion_bytes = GATHER_BYTES_MAX  # how much to read and to offer at a time
+        self.portion = Portion(GATHER_BYTES_MAX)  # how much to read and to offer at a time
         self.is_round = False  # whether what comes now comes together, so that nothing is won by waiting for more
         self.last_error = ""
         self._source = source
@@ -146,7 +143,7 @@ class Intake:
         self.received += receipt.messages
         self._bytes_gathered += receipt.bytes_held
         self.bytes_held += receipt.bytes_held
-        if self._bytes_gathered >= self.portion_bytes:
+        if self._bytes_gathered >= self.portion.size_bytes:
             self.offer()
         self._weigh()
 
@@ -226,10 +223,7 @@ class Intake:
     def _inside(self, size_bytes: int, took_s: float) -> None:
         """Take note that an offer has been let in, and how long that took."""
         self._bytes_at_door -= size_bytes
-        if took_s > TAKE_S_MAX:
-            self.portion_bytes = max(PORTION_BYTES_MIN, min(self.portion_bytes, int(size_bytes * TAKE_S_MAX / took_s)))
-        elif 2 * size_bytes >= self.portion_bytes:
-            self.portion_bytes = min(2 * self.portion_bytes, GATHER_BYTES_MAX)
+        self.portion.took(size_bytes, took_s)
         self._weigh()
 
     def _finish(self, task: asyncio.Task[None], receipts: Sequence[Receipt], arrivals: Arrivals) -> None:
@@ -265,8 +259,8 @@ class Intake:
     def _weigh(self) -> None:
         """Say it once when there is too much, and once when there is room again."""
         door_bytes_max = self._bytes_max // DOOR_SHARE
-        if self.portion_bytes < GATHER_BYTES_MAX:
-            door_bytes_max = min(door_bytes_max, DOOR_PORTIONS * self.portion_bytes)
+        if self.portion.is_small:
+            door_bytes_max = min(door_bytes_max, DOOR_PORTIONS * self.portion.size_bytes)
         if not self._is_pressed:
             if self._offers_held or self.bytes_held >= self._bytes_max or self._bytes_at_door >= door_bytes_max:
                 self._is_pressed = True

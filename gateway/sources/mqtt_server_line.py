@@ -58,7 +58,7 @@ class Line(asyncio.BufferedProtocol):
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  asyncio's signature
         """Lend the one buffer of all connections: what is read is copied out before anyone else is called."""
         hub = self._hub
-        size_bytes = min(self._look_bytes, READ_BYTES_MIN if hub.talkers.is_enough else hub.intake.portion_bytes)
+        size_bytes = min(self._look_bytes, READ_BYTES_MIN if hub.talkers.is_enough else hub.intake.portion.size_bytes)
         return hub.buffer[:size_bytes]
 
     def pause_writing(self) -> None:

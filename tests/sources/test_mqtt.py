@@ -510,6 +510,32 @@ async def test_the_receive_maximum_outdoes_the_brokers_own_default(make_broker, 
         shelf.gate.set()
 
 
+async def test_what_takes_long_to_take_in_is_read_in_smaller_portions(broker, publish_to) -> None:
+    """Or the other sources would wait for it, and their devices for answers."""
+
+    class LaboriousShelf(Shelf):
+        took_s = 1.0
+
+        async def __call__(self, arrivals: Arrivals, /) -> Accepted:
+            assert arrivals.on_prepared is not None
+            arrivals.on_prepared(self.took_s)
+            return await super().__call__(arrivals)
+
+    shelf = LaboriousShelf()
+    source = source_for(broker.port, shelf)
+    async with running(source):
+        link = source._link
+        assert link is not None
+        assert not link.portion.is_small
+        publisher = publish_to(broker.port)
+        await in_thread(publisher.publish, "plant/d", *numbered(200))
+        await until(lambda: len(shelf.kept) == 200)
+        assert link.portion.is_small
+        shelf.took_s = 0.0
+        await in_thread(publisher.publish, "plant/d", *[b"%0100000d" % number for number in range(20)])
+        await until(lambda: len(shelf.kept) == 220 and not link.portion.is_small)
+
+
 class SlowShelf(Shelf):
     """Commits as the store does: `interval_s` after the first arrival, or `gap_s` after the last commit if asked to."""
 

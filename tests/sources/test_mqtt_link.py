@@ -83,6 +83,17 @@ async def test_a_busy_socket_is_read_in_few_large_buffers(far: Far) -> None:
     assert far.link.reads < 50
 
 
+async def test_as_much_is_read_at_a_time_as_is_taken_in_quickly(far: Far) -> None:
+    """A full buffer means that there is more: no pause after it, however small it is, or some turns were not enough."""
+    far.link.portion.size_bytes = 1000
+    for number in range(10):
+        far.publish(b"%d" % number * 500)
+    for _ in range(12):
+        await settle()
+    assert far.payloads == [b"%d" % number * 500 for number in range(10)]
+    assert far.link.reads >= 5
+
+
 async def test_the_connack_is_known_before_what_stands_behind_it(far: Far) -> None:
     """The session's state decides what a QoS 2 message in the same buffer means."""
     far.far.sendall(CONNACK + publish_bytes(b"t", b"x", qos=1, packet_id=1, version=VERSION_5))

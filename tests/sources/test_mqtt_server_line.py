@@ -38,7 +38,7 @@ async def test_what_is_lent_is_little_when_enough_was_heard(mqtt_server) -> None
         connection._look_bytes = look_bytes
         assert len(connection.get_buffer(-1)) == lent
     rig.source._hub.talkers.is_enough = False
-    rig.source._hub.intake.portion_bytes = 2000
+    rig.source._hub.intake.portion.size_bytes = 2000
     assert len(connection.get_buffer(-1)) == 2000
 
 
