@@ -17,6 +17,7 @@ import numpy as np
 
 from gateway.codecs.paths import ABSENT, column_reader, follow, path_text, read_path
 from gateway.codecs.payloads import (
+    JSON_BYTES_UNBOUNDED,
     JSON_ERRORS,
     LINES_MAX,
     decode_any_json,
@@ -151,6 +152,8 @@ class Cutter:
         return [cut for cut in cuts if cut.items]
 
     def _cut_json(self, work: Work) -> list[Cut]:
+        if self._decode is decode_any_json and max(map(len, work.payloads), default=0) > JSON_BYTES_UNBOUNDED:
+            return self._cut_json_one_by_one(work, range(len(work.payloads)))
         try:
             documents = list(map(self._decode, work.payloads))
         except JSON_ERRORS:
@@ -163,6 +166,9 @@ class Cutter:
         odd: list[int] = []
         decode = self._decode
         for k in which:
+            if decode is decode_any_json and len(work.payloads[k]) > JSON_BYTES_UNBOUNDED:
+                odd.append(k)
+                continue
             try:
                 documents.append(decode(work.payloads[k]))
                 kept.append(k)

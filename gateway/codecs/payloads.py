@@ -35,9 +35,10 @@ NUMBER_LETTERS_MAX: Final = 64
 BIGNUM_BYTES_MAX: Final = 64
 EXPONENT_MAX: Final = 400
 SHAPE_MAX: Final = 8
-# Lists, maps, tags and the like in one CBOR payload: a byte each at the least, and up to a microsecond and two hundred
-# bytes of memory. A message of that many objects is one of a mapping with `each`.
+# Lists, maps, tags and the like in one payload: a byte each at the least, in JSON two, and up to a microsecond and two
+# hundred bytes of memory. A message of that many objects is one of a mapping with `each`.
 DEAR_ITEMS_MAX: Final = 32 * 1024
+JSON_BYTES_UNBOUNDED: Final = 2 * DEAR_ITEMS_MAX
 # Items of any kind in one where maps have numbers as keys: looking costs more than decoding.
 LOOKED_AT_MAX: Final = 64 * 1024
 # Up to here a map may have keys of any kind: too few fit in to cost much, however they are chosen.
@@ -123,6 +124,8 @@ def decode_json(payload: bytes) -> Any:
     What Python's own json writes beyond the RFC (NaN, Infinity), and numbers too large for a double, come out
     as floats that are not finite, so that the rest of the payload is not lost with them.
     """
+    if len(payload) > JSON_BYTES_UNBOUNDED and payload.count(b"[") + payload.count(b"{") > DEAR_ITEMS_MAX:
+        raise MalformedError("too_many_items", f"there are more than {DEAR_ITEMS_MAX} lists and objects in the JSON")
     try:
         return decode_any_json(payload)
     except RecursionError as error:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 SHAPES_MAX: Final = 16
 LEAVES_MAX: Final = 64
+BYTES_MAX: Final = 64 * 1024
 DEPTH_MAX: Final = 4
 # The second payload of a topic is looked at, and if it was an odd one, two more.
 LOOK_AT_FIRST: Final = 2
@@ -246,7 +247,7 @@ class Shapes:
             if self._shape_of[row] != _NOWHERE or self._looks[row] >= LOOKS_MAX or looks == LOOKS_AT_ONCE_MAX:
                 continue
             self._looks[row] += 1
-            if self._looks[row] >= LOOK_AT_FIRST and payload[:1] == b"{":
+            if self._looks[row] >= LOOK_AT_FIRST and payload[:1] == b"{" and len(payload) <= BYTES_MAX:
                 looks += 1
                 number = self._shape_number(payload)
                 if number != _NOWHERE:

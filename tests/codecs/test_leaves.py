@@ -10,6 +10,7 @@ import cbor2
 import pytest
 
 from gateway.codecs.leaves import LEAF_BYTES, name_problem
+from gateway.codecs.payloads import DEAR_ITEMS_MAX, JSON_BYTES_UNBOUNDED
 from gateway.core.batch import DEVICE_TIME_REJECTED, MONOTONIC, Series
 
 NOW_MS = 1_789_999_000_000
@@ -274,6 +275,17 @@ def test_values_that_are_not_finite_are_lost_alone(desk: Any) -> None:
     at = desk()
     for _ in range(3):
         assert at.values(("t", payload)) == {"b": [1.5], "lost": [(0, "not_finite")] * 2}
+
+
+def test_large_json_is_read_with_care_and_costs_its_neighbours_nothing(desk: Any) -> None:
+    """Of nothing but objects it is refused, whatever stands beside it; one that is large for its texts is read."""
+    hostile = b"[" + b",".join([b"{}"] * DEAR_ITEMS_MAX) + b"]"
+    large = b'{"a":2,"text":"' + b"x" * JSON_BYTES_UNBOUNDED + b'"}'
+    at = desk({"match": "#", "fields": "*"})
+    for _ in range(6):
+        found = at.values(("t", b'{"a":1}'), ("t", hostile), ("u", large), ("t", b'{"a":3}'))
+        assert sorted(found.pop("a")) == [1, 2, 3]
+        assert found == {"lost": [(1, "too_many_items")]}
 
 
 def test_a_device_cannot_send_the_gateways_own_numbers(desk: Any) -> None:
