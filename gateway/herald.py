@@ -20,7 +20,7 @@ import numpy as np
 
 from gateway.codecs.otlp import encode_log_record
 from gateway.core.batch import MONOTONIC, Batch, LogRecords, Series
-from gateway.core.contracts import FullError, Priority
+from gateway.core.contracts import DROPPED_BY_MAPPING, FullError, Priority
 from gateway.core.text import printable
 from gateway.core.words import plural
 from gateway.store.accounts import WHILE_REMOVED
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("tidegate.ledger")
 
 LOOK_S: Final = 30.0
-# What was never meant for an uplink stands in its ledger so that the sums are right; nothing is lost.
-NO_LOSSES: Final = frozenset({BEFORE, WHILE_REMOVED})
+# What was not meant for an uplink, or is not wanted, stands in its ledger so that the sums are right; it is no loss.
+NO_LOSSES: Final = frozenset({BEFORE, WHILE_REMOVED, DROPPED_BY_MAPPING})
 # OTLP logs data model, SeverityNumber WARN.
 SEVERITY_WARN: Final = 13
 REASON_CHARS_MAX: Final = 100

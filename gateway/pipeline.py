@@ -21,7 +21,7 @@ from gateway.codecs.mapping import Mapped
 from gateway.codecs.otlp import encode_log_record
 from gateway.core.batch import MONOTONIC, LogRecords, Series
 from gateway.core.clock import NS_PER_S, Quality
-from gateway.core.contracts import Accepted, FullError
+from gateway.core.contracts import DROPPED_BY_MAPPING, Accepted, FullError
 from gateway.core.text import sentence
 from gateway.store.database import Loss, SetAside
 
@@ -46,7 +46,6 @@ FEW_MESSAGES = 32
 FEW_BYTES = 4096
 # OTLP logs data model, SeverityNumber WARN.
 SEVERITY_WARN = 13
-DROPPED_BY_MAPPING = "dropped_by_mapping"
 NO_SERIES = "max_series"
 # There is nothing wrong with a payload that found no series: one now and then shows whose they are.
 NO_SERIES_SHOWN_NS = 60 * NS_PER_S

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.codecs.apart import cut_users
-from gateway.codecs.explain import iso_text, problem_text, render_readings, rows_of
+from gateway.codecs.explain import DROPPED, iso_text, problem_text, render_readings, rows_of
 from gateway.codecs.topics import Pattern
 from gateway.core.clock import NS_PER_S
 from gateway.core.contracts import Arrivals, Signal
@@ -208,7 +208,11 @@ class Tracer:
             series = {one: self._store.series(one) for one in some.series.tolist()}
             rows = rows_of(some, series, taken, priority, wall_ns=arrived_wall_ns, arrived_ns=arrived_ns)
             lines += render_readings(rows) if rows else []
-        problems = [sentence(problem_text(lost)) for lost in mapped.malformed[:PROBLEMS_SHOWN]]
+        is_dropped = taken is not None and taken.drop
+        if is_dropped:
+            lines.append(DROPPED)
+        malformed = [] if is_dropped else mapped.malformed
+        problems = [sentence(problem_text(lost)) for lost in malformed[:PROBLEMS_SHOWN]]
         note = {
             "arrived": "" if arrived_wall_ns is None else iso_text(arrived_wall_ns - arrived_wall_ns % 1_000_000),
             "source": arrivals.source,
@@ -222,7 +226,7 @@ class Tracer:
             "readings": mapped.readings,
             "readings_shown": shown,
             "lines": lines,
-            "lost": sum(lost.readings for lost in mapped.malformed),
+            "lost": sum(lost.readings for lost in malformed),
             "problems": problems,
             "state": "waiting for the disk",
             "segments": [],

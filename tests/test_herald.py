@@ -16,7 +16,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from gateway import herald as module
 from gateway.core.batch import Batch, Series
 from gateway.core.clock import NS_PER_S, FakeClock
-from gateway.core.contracts import FullError, Priority, Signal
+from gateway.core.contracts import DROPPED_BY_MAPPING, FullError, Priority, Signal
 from gateway.core.telemetry import Telemetry
 from gateway.herald import Herald
 from gateway.store.database import Loss, Store, StoreSettings
@@ -132,6 +132,17 @@ async def box(new_box: Box) -> Box:
 
 
 # Logs.
+
+
+async def test_what_a_mapping_drops_on_purpose_is_no_news(box: Box, caplog: pytest.LogCaptureFixture) -> None:
+    """It is in the metrics of the ledger, so that the sums are right; nobody is warned of what they wished for."""
+    await box.store.append([], losses=[Loss(DROPPED_BY_MAPPING, 30)])
+    with caplog.at_level(logging.WARNING):
+        await box.herald.look()
+    assert await box.report()
+    await box.send()
+    assert (box.records, caplog.messages) == ([], [])
+    assert box.values()["tidegate.ledger.readings", DROPPED_BY_MAPPING] == 30
 
 
 async def test_a_loss_is_said_here_and_upstream_once(box: Box, caplog: pytest.LogCaptureFixture) -> None:

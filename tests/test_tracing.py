@@ -13,6 +13,7 @@ from gateway import tracing
 from gateway.codecs.mapping import Mapper
 from gateway.codecs.mapping_settings import MappingSettings
 from gateway.core.clock import NS_PER_S, FakeClock
+from gateway.core.contracts import DROPPED_BY_MAPPING as DROPPED
 from gateway.core.contracts import Arrivals, FullError
 from gateway.core.telemetry import Telemetry
 from gateway.pipeline import Pipeline
@@ -35,6 +36,7 @@ MAPPINGS = msgspec.convert(
         },
         {"match": "urgent/#", "fields": "*", "class": "critical"},
         {"match": "list/#", "each": "*", "fields": "*"},
+        {"match": "noise/#", "drop": True},
         {"match": "#", "fields": "*"},
     ],
     tuple[MappingSettings, ...],
@@ -172,6 +174,18 @@ async def test_a_message_that_nobody_understands_says_why(plant: Plant) -> None:
     assert message["state"] == "nothing to keep"
     assert (message["readings"], message["lost"], message["uplinks"]) == (0, 1, {})
     assert "n/a" in message["problems"][0]
+
+
+async def test_a_message_that_is_dropped_on_purpose_says_so(plant: Plant) -> None:
+    """As the mapping is told to: nothing is lost, and nothing is a problem."""
+    name = await plant.begin()
+    await plant.arrive((b"noise/d1", b'{"temp":1}'))
+    (message,) = await plant.show(name)
+    assert message["mapping"] == {"index": 4, "match": "noise/#"}
+    assert message["lines"] == [
+        "dropped  on purpose: this mapping says drop = true; the ledger counts it as " + DROPPED
+    ]
+    assert (message["lost"], message["problems"], message["state"]) == (0, [], "nothing to keep")
 
 
 async def test_readings_that_are_lost_alike_are_counted_and_said_once(plant: Plant) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 READINGS_SHOWN: Final = 32
 PROBLEMS_SHOWN: Final = 16
 LINE_CHARS_MAX: Final = 4096
+DROPPED: Final = "dropped  on purpose: this mapping says drop = true; the ledger counts it as dropped_by_mapping"
 # A buffer that an explanation pretends to arrive in.
 ARRIVED_NS: Final = 1 << 60
 
@@ -57,7 +58,8 @@ class Explanation:
     """What becomes of a message.
 
     `mapping` is (index, match) of the one that takes it, None if none does; `tried` are the ones before it with
-    what kept them from it; `problems` are sentences, each about something that is lost.
+    what kept them from it; `problems` are sentences, each about something that is lost. `is_dropped` is true of a
+    message that the mapping throws away as it is told to, which is no problem.
     """
 
     topic: str
@@ -66,6 +68,7 @@ class Explanation:
     tried: list[tuple[str, str]] = field(default_factory=list)
     readings: list[ReadingRow] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    is_dropped: bool = False
 
     def __str__(self) -> str:
         return self.render()
@@ -76,7 +79,7 @@ class Explanation:
         lines += [f"skipped  {match}: {why}" for match, why in self.tried]
         if self.mapping is not None:
             lines.append(f"taken by mappings[{self.mapping[0]}], match = {self.mapping[1]!r}")
-        lines += render_readings(self.readings)
+        lines += [DROPPED] if self.is_dropped else render_readings(self.readings)
         lines += [f"problem  {problem}" for problem in self.problems[:PROBLEMS_SHOWN]]
         if len(self.problems) > PROBLEMS_SHOWN:
             lines.append(f"problem  … and {len(self.problems) - PROBLEMS_SHOWN} more")
@@ -114,6 +117,9 @@ def explain(mapper: Mapper, topic: str, payload: bytes, *, wall_ns: int | None, 
         None if number is None or taken is None else (number, taken.match),
         [(mapper.mappings[before].match, why) for before, why in tried],
     )
+    if taken is not None and taken.drop:
+        found.is_dropped = True
+        return found
     asked = source if source is not None or taken is None else taken.source
     mapped, series = _map_alone(mapper, topic, payload, wall_ns=wall_ns, source=asked or "any source")
     for priority, batch in mapped.pieces:

@@ -29,7 +29,7 @@ from gateway.codecs.routing import Output, Plan, RefusingPlan, Topic, Work
 from gateway.codecs.topics import Pattern
 from gateway.core.batch import distinct
 from gateway.core.clock import WALL_CEILING_NS, is_plausible
-from gateway.core.contracts import MalformedError
+from gateway.core.contracts import DROPPED_BY_MAPPING, MalformedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -202,7 +202,7 @@ class Mapper:
 
 def _plan(settings: MappingSettings, resolve: Resolve, limits: MapLimits) -> Plan:
     if settings.drop:
-        return RefusingPlan("dropped_by_mapping", lambda topic: f"the mapping of {shown(topic)} says drop")
+        return RefusingPlan(DROPPED_BY_MAPPING, lambda topic: f"the mapping of {shown(topic)} says drop")
     if settings.metrics or settings.payload == "text":
         return DeclaredPlan(settings, resolve=resolve, limits=limits)
     return LeavesPlan(settings, resolve=resolve, limits=limits)

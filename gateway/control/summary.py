@@ -22,6 +22,10 @@ GOOD_STATES: Final = frozenset({"connected", "listening", "reading", "idle", "se
 ALWAYS: Final = frozenset({"clients", "received", "acknowledged"})
 # Above this share of its bound a shelf lets go of what is oldest: each commit makes a little more room than it needs.
 FULL_FROM: Final = 0.97
+# What stands in an uplink's ledger and is no loss: what a mapping drops as it is told to, and what was accepted while
+# the uplink was not configured. The names are those of `herald.NO_LOSSES`.
+ON_PURPOSE: Final = "dropped_by_mapping"
+NOT_FOR_IT: Final = frozenset({"before_uplink", "while_removed"})
 WHO_GOES: Final = "what is least important and oldest goes to make room, counted as evicted_full"
 CLOCKS: Final = {
     "synced": "right",
@@ -212,9 +216,7 @@ def _uplink(uplink: dict[str, Any]) -> Iterator[str]:
     if uplink.get("removed"):
         yield from _removed(uplink)
         return
-    ledger = uplink.get("ledger", {})
-    lost = f"lost {sum(ledger.values()):,} ({_reasons(ledger)})" if ledger else "lost 0"
-    yield f"delivered {uplink.get('delivered', 0):,}, {_held(uplink)}, {lost}"
+    yield f"delivered {uplink.get('delivered', 0):,}, {_held(uplink)}, {_ledger(uplink)}"
     yield from _progress(uplink)
     for signal, reason in uplink.get("held_back", {}).items():
         if reason != uplink.get("reason"):
@@ -237,8 +239,19 @@ def _removed(uplink: dict[str, Any]) -> Iterator[str]:
     else:
         when = f"let go in {span(left)}" if left else "about to be let go"
         yield f"configured no more; what is held for it is {when}, unless it is configured again"
-    losses = {reason: count for reason, count in uplink.get("ledger", {}).items() if reason != "while_removed"}
-    yield f"delivered {uplink.get('delivered', 0):,}, {_held(uplink)}, lost {_reasons(losses) or 0}"
+    yield f"delivered {uplink.get('delivered', 0):,}, {_held(uplink)}, {_ledger(uplink)}"
+
+
+def _ledger(uplink: dict[str, Any]) -> str:
+    """Say what is lost and why, and apart from it what nobody wanted there; all of it together is the ledger."""
+    ledger = uplink.get("ledger", {})
+    lost = {reason: count for reason, count in ledger.items() if reason != ON_PURPOSE and reason not in NOT_FOR_IT}
+    text = f"lost {sum(lost.values()):,}" + (f" ({_reasons(lost)})" if lost else "")
+    if dropped := ledger.get(ON_PURPOSE):
+        text += f", dropped on purpose {dropped:,}"
+    if others := sum(ledger.get(reason, 0) for reason in NOT_FOR_IT):
+        text += f", from before or while it was not configured {others:,}"
+    return text
 
 
 def _held(uplink: dict[str, Any]) -> str:

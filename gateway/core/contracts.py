@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, NamedTuple, NewType, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, NewType, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 BootId = NewType("BootId", int)
 """A small number for one run of the kernel between two boots; the store keeps the table (0: not known)."""
+
+DROPPED_BY_MAPPING: Final = "dropped_by_mapping"
+"""The reason in the ledger of what a mapping throws away because it is told to: counted, and nobody's loss."""
 
 
 class Priority(IntEnum):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.codecs import framing
 from gateway.codecs.framing import Data, Hello, Plain, Sessions, Verdict
 from gateway.core.clock import NS_PER_S, Quality, is_plausible
-from gateway.core.contracts import Accepted, Arrivals, FullError, MalformedError
+from gateway.core.contracts import DROPPED_BY_MAPPING, Accepted, Arrivals, FullError, MalformedError
 from gateway.core.text import sentence
 from gateway.sources import serial_port
 from gateway.sources.serial_link import SerialLink
@@ -387,7 +387,9 @@ class SerialSource:
 
     def _count_kept(self, arrivals: Arrivals, accepted: Accepted) -> None:
         self._counts["on_disk"] += len(arrivals)
-        self._counts["malformed"] += sum(lost.readings for lost in accepted.malformed)
+        self._counts["malformed"] += sum(
+            lost.readings for lost in accepted.malformed if lost.reason != DROPPED_BY_MAPPING
+        )
         # A frame has a CRC; a line shows what became of it on the way only by what cannot be read in it.
         if self._watch is not None and not self._is_framed:
             damaged = len({lost.at for lost in accepted.malformed if lost.reason.startswith(UNREADABLE)})

@@ -47,6 +47,16 @@ def test_an_explanation_says_what_came_out_and_how(desk: Any) -> None:
     ]
 
 
+def test_what_is_dropped_on_purpose_is_no_problem(desk: Any) -> None:
+    """The mapping does what it says."""
+    found = desk({"match": "noise/#", "drop": True}).mapper.explain("noise/a", b"1", wall_ns=WALL_NS, source="direct")
+    assert (found.is_dropped, found.problems, found.readings) == (True, [], [])
+    assert str(found).splitlines()[2:] == [
+        "taken by mappings[0], match = 'noise/#'",
+        "dropped  on purpose: this mapping says drop = true; the ledger counts it as dropped_by_mapping",
+    ]
+
+
 def test_an_explanation_can_be_read_by_programs(desk: Any) -> None:
     """The same as fields."""
     found = desk(CLIMATE).mapper.explain("plant/d1/climate", b'{"temp":20,"n":null}', wall_ns=WALL_NS, source="direct")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway.control.summary import BOLD, fetch_status, render
+from gateway.control.summary import BOLD, NOT_FOR_IT, ON_PURPOSE, fetch_status, render
+from gateway.herald import NO_LOSSES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -101,6 +102,25 @@ def test_series_without_a_name_are_said() -> None:
         assert (said in text) == is_said
 
 
+@pytest.mark.parametrize(
+    ("ledger", "said"),
+    [
+        ({}, "held 3, lost 0 "),
+        ({"malformed_json": 2, "dropped_by_mapping": 75}, "held 3, lost 2 (malformed_json 2), dropped on purpose 75 "),
+        ({"before_uplink": 5, "while_removed": 1}, "held 3, lost 0, from before or while it was not configured 6 "),
+    ],
+)
+def test_what_nobody_wanted_is_not_called_lost(ledger: dict[str, int], said: str) -> None:
+    """What is dropped as a mapping says, and what was never an uplink's, is told apart from losses."""
+    uplink = {"state": "idle", "delivered": 1, "held": 3, "ledger": ledger, "bytes_sent": 1}
+    assert said in " ".join(render({**STATUS, "uplinks": {"cloud": uplink}}, colour=False).split())
+
+
+def test_what_is_no_loss_is_the_same_everywhere() -> None:
+    """In what is shown here and in what is warned of."""
+    assert {ON_PURPOSE, *NOT_FOR_IT} == NO_LOSSES
+
+
 def test_an_uplink_that_is_configured_no_more_is_shown() -> None:
     """With what is held for it, until when, and what undoes it; later, that it was let go."""
     account = {"removed": True, "state": "removed", "delivered": 5, "held": 1200, "ledger": {"while_removed": 7}}
@@ -116,7 +136,7 @@ def test_an_uplink_that_is_configured_no_more_is_shown() -> None:
         assert "old: removed configured no more delivered 5, held 0, lost 0" in words
     account |= {"held": 0, "ledger": {"uplink_removed": 1200}}
     words = " ".join(render({**STATUS, "uplinks": {"old": account}}, colour=False).split())
-    assert "what was held for it was let go delivered 5, held 0, lost uplink_removed 1,200" in words
+    assert "what was held for it was let go delivered 5, held 0, lost 1,200 (uplink_removed 1,200)" in words
 
 
 def test_a_configuration_that_was_refused_is_shown() -> None:
