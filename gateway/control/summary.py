@@ -99,7 +99,8 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
         yield f"{BOLD}{room}{PLAIN}{'' if parts else ': none is configured'}"
         for name, part in parts.items():
             reason = f" ({part['reason']})" if part.get("reason") else ""
-            yield from _wrap(f"{_state(part)}{reason}", head=f"{name}: ")
+            mark = "" if is_good(part) else "! "
+            yield from _wrap(f"{_state(part)}{reason}", head=f"{mark}{name}: ")
             for line in known(part):
                 yield from _wrap(line, indent=4)
             if advice := part.get("advice"):
@@ -107,7 +108,7 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
             error = part.get("last_error")
             if error and error != part.get("reason"):
                 # One that is over is still worth knowing, as long as nobody takes it for a present one.
-                head = "earlier error: " if part.get("state") in GOOD_STATES else "last error: "
+                head = "earlier error: " if is_good(part) else "last error: "
                 yield from _wrap(str(error), head=head, indent=4)
 
 
@@ -220,7 +221,7 @@ def _uplink(uplink: dict[str, Any]) -> Iterator[str]:
     yield from _progress(uplink)
     for signal, reason in uplink.get("held_back", {}).items():
         if reason != uplink.get("reason"):
-            yield f"{signal} are held back: {reason}"
+            yield f"! {signal} are held back: {reason}"
     if uplink.get("maybe_twice"):
         yield f"possibly sent twice {uplink['maybe_twice']:,}"
     if sent := uplink.get("bytes_sent"):
@@ -278,9 +279,14 @@ def _reasons(reasons: dict[str, Any]) -> str:
     return ", ".join(f"{reason} {count:,}" for reason, count in reasons.items())
 
 
+def is_good(part: dict[str, Any]) -> bool:
+    """Whether a source or an uplink does its work, or is configured no more with nothing left to do."""
+    return part.get("state") in GOOD_STATES or (bool(part.get("removed")) and not part.get("held"))
+
+
 def _state(part: dict[str, Any]) -> str:
     state = str(part.get("state", "?"))
-    return f"{GREEN if state in GOOD_STATES else YELLOW}{state}{PLAIN}"
+    return f"{GREEN if is_good(part) else YELLOW}{state}{PLAIN}"
 
 
 def _wrap(text: str, *, head: str = "", indent: int = 2, colour: str = "") -> Iterator[str]:

@@ -308,7 +308,7 @@ def test_a_signal_that_is_held_back_is_told_beside_what_flows() -> None:
     """Once: where nothing flows it is the reason already."""
     lost = "status 404, there is no OTLP receiver at this path"
     uplink = STATUS["uplinks"]["cloud"] | {"state": "sending", "held_back": {"logs": lost}}
-    assert f"logs are held back: {lost}" in " ".join(
+    assert f"! logs are held back: {lost}" in " ".join(
         render(STATUS | {"uplinks": {"cloud": uplink}}, colour=False).split()
     )
     uplink |= {"state": "holding", "reason": lost}
@@ -333,6 +333,31 @@ def test_while_nothing_leaves_one_knows_since_when() -> None:
     assert "last delivery 2 h ago" in uplink_text(state="waiting", held=5, last_success_age_s=7200)
     assert "nothing delivered since the start" in uplink_text(state="waiting", held=5, last_success_age_s=None)
     assert "last delivery" not in uplink_text(state="sending", held=5, last_success_age_s=7200)
+
+
+@pytest.mark.parametrize(
+    ("room", "part", "is_marked"),
+    [
+        ("uplinks", {"state": "holding", "reason": "status 401"}, True),
+        ("uplinks", {"state": "waiting", "reason": "connection refused"}, True),
+        ("uplinks", {"state": "sending"}, False),
+        ("uplinks", {"state": "idle"}, False),
+        ("uplinks", {"state": "removed", "removed": True, "held": 0}, False),
+        ("uplinks", {"state": "removed", "removed": True, "held": 5, "let_go_in_s": 60}, True),
+        ("sources", {"state": "disconnected"}, True),
+        ("sources", {"state": "refused"}, True),
+        ("sources", {"state": "waiting for port"}, True),
+        ("sources", {"state": "connected"}, False),
+        ("sources", {"state": "listening"}, False),
+        ("sources", {"state": "reading"}, False),
+    ],
+)
+def test_what_does_not_do_its_work_is_marked(room: str, part: dict[str, Any], is_marked: bool) -> None:
+    """Like all that deserves a look: on paper and in a pipe there is no colour."""
+    for colour in (False, True):
+        lines = render({"healthy": True, room: {"one": part}}, colour=colour).splitlines()
+        assert any(line.startswith("  ! one: ") for line in lines) == is_marked
+        assert any(line.startswith("  one: ") for line in lines) != is_marked
 
 
 def test_an_error_that_is_the_reason_is_not_said_twice() -> None:
