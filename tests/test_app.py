@@ -660,6 +660,26 @@ async def test_systemd_hears_ready_and_the_watchdog(
     assert not any("STOPPING" in message for message in heard)
 
 
+async def test_the_watchdog_hears_nothing_while_the_shelf_stands_still(
+    make: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often the loop turns: systemd starts anew what nobody else can. It hears again of one that moves again."""
+    heard: list[str] = []
+    turns: list[None] = []
+    monkeypatch.setattr(app, "notify", heard.append)
+    async with running(make()) as gateway:
+        store: Any = gateway._store
+        look_at_clock = store.look_at_clock
+        monkeypatch.setattr(store, "look_at_clock", lambda: turns.append(look_at_clock()))
+        await until(lambda: "WATCHDOG=1" in heard)
+        for is_moving in (False, True):
+            monkeypatch.setattr(store, "is_moving", lambda is_moving=is_moving: is_moving)
+            before = len(turns)
+            heard.clear()
+            await until(lambda before=before: len(turns) >= before + 3)
+            assert ("WATCHDOG=1" in heard) == is_moving
+
+
 async def test_every_kind_of_source_is_built(make: Callable[..., Gateway], tmp_path: Path) -> None:
     """MQTT, MQTT server and serial, each with its own status, though nobody is there for them."""
     toml = server(free_port())
