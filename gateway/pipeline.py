@@ -101,7 +101,6 @@ class Pipeline:
         mapped = prepared.mapped
         if prepared.noted is not None:
             prepared.noted.kept()
-        self._under_way.discard(prepared)
         self._telemetry.count(
             "tidegate_messages_accepted", len(arrivals), help="Messages on disk.", source=arrivals.source
         )
