@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from dataclasses import dataclass, field
 from fnmatch import translate
@@ -193,7 +194,7 @@ class _Watch:
         about = self.series(number)
         text = (
             f"{_title(about)} is {_shown(value, about.unit)}, {score:.3g} {MEASURES[self.kind]} "
-            f"(expected about {_shown(expected, about.unit)}; said from {level:.3g})"
+            f"(threshold {level:.3g}; expected about {_shown(_as_rough(expected, value), about.unit)})"
         )
         return Finding(
             detector=self.name,
@@ -351,6 +352,16 @@ def _title(series: Series) -> str:
     shown = ", ".join(f"{key}={_attribute(value)}" for key, value in attributes)
     name = sentence(series.name, NAME_CHARS_MAX)
     return f"{name} of {shown}" if shown else name
+
+
+def _as_rough(expected: float, value: float) -> float:
+    """Return what was expected, to a hundredth of how far off the value is: more digits say nothing of it.
+
+    >>> _as_rough(20.0371, 80.14), _as_rough(20.0371, 20.11), _as_rough(20.0371, math.inf)
+    (20.0, 20.0371, 20.0371)
+    """
+    away = abs(value - expected)
+    return round(expected, 2 - math.floor(math.log10(away))) if 0 < away < math.inf else expected
 
 
 def _shown(value: float, unit: str) -> str:

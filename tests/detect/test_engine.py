@@ -42,7 +42,7 @@ def test_a_spike_becomes_a_finding_that_says_all() -> None:
     assert found.expected == pytest.approx(20, abs=0.2)
     assert re.fullmatch(
         r"temperature of device\.id=pump-7 is 93\.25 Cel, \d+ standard deviations from its mean "
-        r"\(expected about (19|20)\.\d+ Cel; said from 5\)",
+        r"\(threshold 5; expected about (19\.\d|20(\.\d)?) Cel\)",
         found.text,
     )
 
