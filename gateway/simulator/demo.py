@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from gateway.core.words import plural
 from gateway.net.ports import free_port
 from gateway.simulator.collector import Collector
 from gateway.simulator.desk import BrokenPromiseError, Gateway, Story, wait_until, write_config
@@ -164,7 +165,7 @@ class Demo:
             self._failures.append(f"the first readings after the outage were {age_s:.0f} s old, not fresh")
         self._wait(0.2)
         held = self._gateway.uplink()["held"]
-        self._tell(f"The backlog has followed: {held:,} readings are still held. What came late is marked so.")
+        self._tell(f"{_backlog(held)} What came late is marked so.")
         if not self._collector.backfill_points:
             self._failures.append("nothing of the backlog was marked as backfill")
         self._see_finding()
@@ -194,7 +195,7 @@ class Demo:
         if not adds_up:
             self._failures.append("the gateway's own numbers don't add up")
         if ledger:
-            self._failures.append(f"{ledger} readings were lost: {uplink['ledger']}")
+            self._failures.append(f"{plural(ledger, 'reading')} lost: {uplink['ledger']}")
         self._compare(unacknowledged, maybe_twice=maybe_twice)
 
     def _compare(self, unacknowledged: int, *, maybe_twice: int) -> None:
@@ -203,22 +204,23 @@ class Demo:
         missing = sum(len(numbers - self._collector.seen(device).keys()) for device, numbers in acknowledged.items())
         twice = sum(times - 1 for device in acknowledged for times in self._collector.seen(device).values())
         self._tell(
-            f"{total:,} measurements were acknowledged to the devices; {missing} of them are missing at the collector.",
+            f"In messages, of two or three readings each: {total:,} were acknowledged to the devices; "
+            f"{missing} of them are missing at the collector.",
             "✗" if missing else "✓",
         )
         explained = self._unanswered + maybe_twice
         if twice:
             self._tell(
-                f"{twice:,} of them are there twice. At the kill {self._unanswered:,} were on their way without an "
+                f"There twice: {twice:,} of them. At the kill {self._unanswered:,} were on their way without an "
                 f"answer, so their devices sent them again; the uplink says {maybe_twice:,} of its own."
             )
         if missing:
-            self._failures.append(f"{missing} acknowledged measurements are missing")
+            self._failures.append(f"{plural(missing, 'acknowledged message')} missing at the collector")
         if twice > explained:
-            self._failures.append(f"{twice} measurements came twice, and only {explained} are explained")
+            self._failures.append(f"{plural(twice, 'message')} came twice, of which only {explained} can be explained")
         if unacknowledged:
             self._failures.append(
-                f"{unacknowledged} measurements were not acknowledged within {ACKNOWLEDGE_S_MAX:.0f} s"
+                f"{plural(unacknowledged, 'message')} not acknowledged within {ACKNOWLEDGE_S_MAX:.0f} s"
             )
 
     def _stay(self) -> None:
@@ -249,3 +251,9 @@ class Demo:
 
     def _wait(self, share: float) -> None:
         time.sleep(self._seconds * share)
+
+
+def _backlog(held: int) -> str:
+    if not held:
+        return "The backlog has followed: nothing is held any more."
+    return f"The backlog is following: {plural(held, 'reading')} still held, those of this moment among them."

@@ -112,17 +112,17 @@ def test_a_story_without_a_fault_ends_well(end_of_story) -> None:
     """Exit code 0; what came twice and was announced is no fault."""
     story, out = end_of_story(seen={1: 1, 2: 2}, acknowledged={1, 2}, maybe_twice=1)
     assert story.run(keep=False) == 0
-    assert "1 of them are there twice" in " ".join(out.getvalue().split())
+    assert "There twice: 1 of them" in " ".join(out.getvalue().split())
 
 
 @pytest.mark.parametrize(
     ("broken", "sentence"),
     [
-        ({"acknowledged": {1, 2, 3}}, "1 acknowledged measurements are missing"),
-        ({"seen": {1: 1, 2: 3}}, "2 measurements came twice, and only 0 are explained"),
+        ({"acknowledged": {1, 2, 3}}, "1 acknowledged message missing at the collector"),
+        ({"seen": {1: 1, 2: 3}}, "2 messages came twice, of which only 0 can be explained"),
         ({"accepted": 6}, "the gateway's own numbers don't add up"),
-        ({"accepted": 6, "ledger": {"malformed": 1}}, "1 readings were lost: {'malformed': 1}"),
-        ({"unacknowledged": 2}, "2 measurements were not acknowledged"),
+        ({"accepted": 6, "ledger": {"malformed": 1}}, "1 reading lost: {'malformed': 1}"),
+        ({"unacknowledged": 2}, "2 messages not acknowledged"),
         ({"held": 1, "accepted": 6}, "the backlog did not drain"),
         ({"code": 1}, "the gateway ended with exit code 1"),
     ],
