@@ -6,6 +6,7 @@ configuration.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -51,6 +52,9 @@ def main(words: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     # Set before numpy is imported anywhere: a thread pool for matrices nobody multiplies costs memory.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A letter that this terminal's encoding has no bytes for is a question mark, and not the end.
+        sys.stdout.reconfigure(errors="replace")
     options = plain_run(sys.argv[1:] if words is None else words) or parser().parse_args(words)
     command: Command = options.command
     try:

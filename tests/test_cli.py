@@ -205,6 +205,16 @@ def test_a_reader_that_goes_away_is_no_error(command: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_a_letter_that_the_terminal_does_not_know_is_a_question_mark(write: Callable[..., str]) -> None:
+    """And not the end of the command: the demo's marks, a unit, a topic from somewhere else."""
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway", "explain", "-c", write(), "--topic", "a/\u00b0", "--payload", "1"],
+        capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=False, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (cli.FINE, b"")
+    assert b"topic    a/?\n" in done.stdout
+
+
 def test_output_that_cannot_be_written_is_a_sentence() -> None:
     """To a disk that is full."""
     done = in_a_shell("schema > /dev/full")
