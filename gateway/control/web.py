@@ -20,7 +20,7 @@ from microdot import Microdot, Request, Response
 
 from gateway import __version__
 from gateway.control.metrics import MetricsPage
-from gateway.net.addresses import split_address
+from gateway.net.addresses import cannot_listen, split_address
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -83,7 +83,10 @@ class ControlServer:
     async def run(self) -> None:
         """Listen and answer until cancelled; raise OSError if the address cannot be had."""
         host, port = split_address(self._settings.listen)
-        server = await asyncio.start_server(self._meet, host, port, limit=int(self._settings.request_max))
+        try:
+            server = await asyncio.start_server(self._meet, host, port, limit=int(self._settings.request_max))
+        except OSError as error:
+            raise cannot_listen(self._settings.listen, error) from error
         self.port = server.sockets[0].getsockname()[1]
         self.started.set()
         try:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import os
+from typing import Final
+
+LISTEN_ADVICE: Final = {
+    errno.EADDRINUSE: "another program has this port (`ss -ltnp` names it); stop it, or choose another port",
+    errno.EADDRNOTAVAIL: "this machine has no such address; use one of its own, or 0.0.0.0 for all of them",
+    errno.EACCES: "ports below 1024 are not for everybody; choose a higher one",
+}
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -19,6 +28,18 @@ def split_address(address: str) -> tuple[str, int]:
     if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise ValueError(f'{address!r} is not HOST:PORT, like "127.0.0.1:8181"')
     return host, int(port)
+
+
+def cannot_listen(address: str, error: OSError) -> OSError:
+    """Return `error` as one that says which address could not be had, why, and what to do about it.
+
+    >>> print(cannot_listen("127.0.0.1:80", OSError(13, "denied")).strerror)
+    cannot listen on 127.0.0.1:80: Permission denied; ports below 1024 are not for everybody; choose a higher one
+    """
+    advice = LISTEN_ADVICE.get(error.errno or 0)
+    # Where it is one of these, what Python adds names the address once more.
+    why = f"{os.strerror(error.errno)}; {advice}" if advice is not None and error.errno else error.strerror or error
+    return OSError(error.errno, f"cannot listen on {address}: {why}")
 
 
 def is_loopback(host: str) -> bool:

@@ -15,7 +15,7 @@ import logging
 import socket
 from typing import TYPE_CHECKING, Final
 
-from gateway.net.addresses import split_address
+from gateway.net.addresses import cannot_listen, split_address
 from gateway.net.mqtt_fields import ReasonCode
 from gateway.sources.mqtt_server_admission import Limits
 from gateway.sources.mqtt_server_auth import Attempts, Doorkeeper
@@ -160,9 +160,9 @@ class MqttServerSource:
         except OSError as error:
             for listener in listeners:
                 listener.close()
-            self._last_error = f"cannot listen on {self._settings.listen}: {error.strerror or error}"
-            self._state = "failed"
-            raise OSError(error.errno, self._last_error) from error
+            trouble = cannot_listen(self._settings.listen, error)
+            self._state, self._last_error = "failed", str(trouble.strerror)
+            raise trouble from error
         self.address = listeners[0].getsockname()[:2]
         return listeners
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import socket
+
 import pytest
 
-from gateway.net.addresses import is_loopback, split_address
+from gateway.net.addresses import cannot_listen, is_loopback, split_address
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", ":80", "host:", "host:http", "host:70000", "::1:80", ""])
@@ -12,6 +15,27 @@ def test_what_is_no_address_is_refused(address: str) -> None:
     """With a sentence that shows one."""
     with pytest.raises(ValueError, match="like"):
         split_address(address)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            OSError(errno.EADDRINUSE, "Address already in use (while attempting to bind …)"),
+            "Address already in use; another",
+        ),
+        (OSError(errno.EADDRNOTAVAIL, "no"), "Cannot assign requested address; this machine has no such address"),
+        (OSError(errno.EACCES, "no"), "Permission denied; ports below 1024"),
+        (OSError(errno.EMFILE, "Too many open files"), "Too many open files"),
+        (socket.gaierror(-2, "Name or service not known"), "Name or service not known"),
+        (OSError("odd"), "odd"),
+    ],
+)
+def test_why_an_address_cannot_be_had(error: OSError, words: str) -> None:
+    """In one sentence, with what to do where it is known; its number stays."""
+    trouble = cannot_listen("127.0.0.1:80", error)
+    assert str(trouble.strerror).startswith(f"cannot listen on 127.0.0.1:80: {words}")
+    assert trouble.errno == error.errno
 
 
 @pytest.mark.parametrize(
