@@ -89,7 +89,12 @@ def find(port: str) -> str:
     elif glob.has_magic(port):
         found = sorted(glob.glob(port))  # noqa: PTH207  an absolute pattern, which Path.glob refuses
     else:
-        found = [port] if Path(port).exists() else []
+        try:
+            found = [port] if Path(port).exists() else []
+        except PermissionError as error:
+            raise PortError(
+                f"no permission to see whether {port} is there; let the gateway's user into each folder above it"
+            ) from error
     if not found:
         raise PortError(f"{port} is not there; waiting for it to be plugged in", is_missing=True)
     if len({os.path.realpath(path) for path in found}) > 1:

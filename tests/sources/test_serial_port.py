@@ -7,6 +7,7 @@ import errno
 import os
 import struct
 import termios
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,6 @@ from gateway.sources.serial_port import PortError, PortOptions, find, open_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from hil.serial_lines import SerialLine
 
@@ -78,6 +78,18 @@ def test_a_pattern_finds_one_port(tmp_path: Path) -> None:
         find(f"{tmp_path}/ttyUSB*")
     with pytest.raises(PortError, match="is not there"):
         find(f"{tmp_path}/ttyACM*")
+
+
+def test_a_port_in_a_folder_that_is_not_ours_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it is there cannot be said; what would help can."""
+
+    def forbid(*_: object) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", forbid)
+    with pytest.raises(PortError, match=r"see whether /locked/tty is there; .* into each folder above it") as caught:
+        find("/locked/tty")
+    assert not caught.value.is_missing
 
 
 @pytest.mark.parametrize("name", ["usb:2e8a", "usb:xyz:1", "usb::", "ttyUSB0", "COM3", ""])
