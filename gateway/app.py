@@ -23,6 +23,7 @@ from gateway.control.footprint import Footprint
 from gateway.core.clock import NS_PER_S, Quality, Sample, is_plausible
 from gateway.core.telemetry import Telemetry
 from gateway.core.text import harmless
+from gateway.core.words import plural
 from gateway.herald import Herald
 from gateway.net.files import read_file, replace_file
 from gateway.net.interfaces import NetworkWatch
@@ -212,12 +213,12 @@ class Gateway:
             if not self._stopping.is_set():
                 self.ready.set()
                 notify("READY=1\nSTATUS=running")
-                where = self.config.gateway.state_dir
-                log.info("running: %d sources, %d uplinks, state in %s", len(doors), len(roads), where)
+                parts = f"{plural(len(doors), 'source')}, {plural(len(roads), 'uplink')}"
+                log.info("running: %s, state in %s", parts, self.config.gateway.state_dir)
             await self._stopping.wait()
         finally:
             network.close()
-            log.info("stopping: doors first, then roads, then the shelf")
+            log.info("stopping: sources first, then uplinks, then the store")
             for group in (doors, roads, windows):
                 await end(group)
             await self._save_detectors()
@@ -266,11 +267,10 @@ class Gateway:
         assert self._pipeline is not None
         shared: dict[str, Any] = {"accept": self._pipeline.accept, "clock": self._clock, "telemetry": self.telemetry}
         kind = type(settings).__name__
-        source: Part
         if kind == "MqttServerSettings":
             from gateway.sources.mqtt_server import MqttServerSource  # noqa: PLC0415
 
-            source = MqttServerSource(settings, **shared)
+            source: Part = MqttServerSource(settings, **shared)
         elif kind == "SerialSettings":
             from gateway.sources.serial import SerialSource  # noqa: PLC0415
 

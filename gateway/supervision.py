@@ -7,6 +7,8 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
+from gateway.core.text import system_text
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
@@ -42,7 +44,7 @@ class Supervisor:
                 log.error("%s ended by itself; starting it again in %.0f s", name, wait_s)
             except OSError as error:
                 # The world's doing, like a port in use: a sentence says it all, and it may pass.
-                log.error("%s: %s; trying again in %.0f s", name, error.strerror or error, wait_s)  # noqa: TRY400
+                log.error("%s: %s; trying again in %.0f s", name, system_text(error), wait_s)  # noqa: TRY400
                 log.debug("%s failed here:", name, exc_info=True)
             except Exception:
                 log.exception("%s failed; starting it again in %.0f s", name, wait_s)

@@ -501,7 +501,7 @@ class Site:
 
     def start(self) -> Child:
         child = self.launch()
-        child.wait_for("running: 1 sources")
+        child.wait_for("running: 1 source")
         return child
 
     def status(self) -> dict[str, Any]:
@@ -556,7 +556,7 @@ def test_reload_over_a_real_gateway(site: Site) -> None:
     site.write(gateway_id="there")
     child.send(signal.SIGHUP)
     child.wait_for("reloading")
-    child.wait_for("running: 1 sources")
+    child.wait_for("running: 1 source")
     status = site.status()
     assert status["gateway"] == "there"
     assert status["config_refused"] == ""
@@ -581,7 +581,7 @@ def test_a_reload_loads_openssl_where_it_is_wanted(site: Site) -> None:
     assert "libssl" not in maps.read_text(encoding="utf-8")
     site.write(extra='[[uplinks]]\ntype = "otlp"\nname = "away"\nendpoint = "https://127.0.0.1:1"\n')
     child.send(signal.SIGHUP)
-    child.wait_for("running: 1 sources, 1 uplinks")
+    child.wait_for("running: 1 source, 1 uplink")
     assert "libssl" in maps.read_text(encoding="utf-8")
     assert child.terminate() == 0
 
@@ -595,7 +595,7 @@ def test_a_reload_that_cannot_start_comes_back(site: Site) -> None:
     child.send(signal.SIGHUP)
     said = child.wait_for("does not start, the old one comes back")
     assert "source direct: " in said
-    child.wait_for("running: 1 sources")
+    child.wait_for("running: 1 source")
     assert site.status()["gateway"] == "here"
     with Publisher(port=site.ports["mqtt"]) as publisher:
         wait_until(lambda: publisher.acknowledged, "the door to be open again")
@@ -627,7 +627,7 @@ def test_a_reload_onto_another_directory_names_what_stays_behind(site: Site) -> 
     child.send(signal.SIGHUP)
     said = child.wait_for(f"`tidegate export --state-dir {old} --out FILE`")
     assert f"state_dir is {old}-2 now: " in said
-    child.wait_for("running: 1 sources")
+    child.wait_for("running: 1 source")
     assert child.terminate() == 0
 
 

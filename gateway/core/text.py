@@ -34,6 +34,16 @@ def sentence(text: str, chars_max: int = SENTENCE_CHARS_MAX) -> str:
     return shown if len(shown) <= chars_max else shown[: chars_max - 1] + "…"
 
 
+def system_text(error: OSError) -> str:
+    """Return what the system says, with the file that it says it of.
+
+    >>> system_text(PermissionError(13, "Permission denied", "/srv")), system_text(OSError("odd"))
+    ('/srv: Permission denied', 'odd')
+    """
+    text = error.strerror or str(error)
+    return text if error.filename is None else f"{error.filename}: {text}"
+
+
 def harmless(value: Any) -> Any:
     r"""Return what JSON can say with every text in it, keys too, as a `sentence`.
 
