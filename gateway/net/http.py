@@ -35,7 +35,7 @@ class HttpError(Exception):
 
 
 class ConnectError(HttpError):
-    """There is no connection, so nothing was sent. `party` is the host that it failed with."""
+    """There is no connection, so nothing was sent. `party` is who it failed with: a host, or a host and port."""
 
     def __init__(self, reason: str, *, party: str) -> None:
         super().__init__(reason)
@@ -377,11 +377,11 @@ def _open(party: Address, timeout_s: float) -> socket.socket:
             one.connect(where)
         except TimeoutError as error:
             one.close()
-            failure = ConnectTimeoutError(f"no connection within {timeout_s:g} s", party=party.host)
+            failure = ConnectTimeoutError(f"no connection within {timeout_s:g} s", party=str(party))
             failure.__cause__ = error
         except OSError as error:
             one.close()
-            failure = ConnectError(reason(error), party=party.host)
+            failure = ConnectError(reason(error), party=str(party))
             failure.__cause__ = error
         else:
             return one
