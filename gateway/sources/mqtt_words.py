@@ -46,11 +46,19 @@ def granted_text(code: int | None) -> str:
 def tls_trouble(error: ssl.SSLError) -> Exception:
     """Return what a failed handshake means: an alert or a plain port stay wrong, a cut may pass."""
     if why := getattr(error, "verify_message", ""):
-        return Refused(f"the broker's certificate is not trusted: {why}")
+        return Refused(f"the broker's certificate is not trusted: {why}; {_certificate_advice(why)}")
     reason = error.reason or str(error)
     if "ALERT" in reason or reason in {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"}:
         return Refused(f"TLS with the broker failed: {reason.lower().replace('_', ' ')}")
     return error
+
+
+def _certificate_advice(why: str) -> str:
+    if "expired" in why or "not yet valid" in why:
+        return "is this box's clock right?"
+    if "mismatch" in why:
+        return "name the broker in url as its certificate does"
+    return "name the authority that signed it with tls.ca_file of this source"
 
 
 def sentence(error: BaseException) -> str:

@@ -37,6 +37,24 @@ def test_an_alert_stays_and_a_cut_may_pass(reason: str, is_final: bool) -> None:
 
 
 @pytest.mark.parametrize(
+    ("why", "words"),
+    [
+        ("certificate has expired", "clock right"),
+        ("certificate is not yet valid", "clock right"),
+        ("Hostname mismatch, certificate is not valid for 'b'.", "in url as its certificate does"),
+        ("unable to get local issuer certificate", "with tls.ca_file of this source"),
+        ("self-signed certificate", "with tls.ca_file of this source"),
+    ],
+)
+def test_a_certificate_that_is_not_trusted_says_what_to_do(why: str, words: str) -> None:
+    """Each reason wants something else of a person."""
+    error = ssl.SSLCertVerificationError()
+    error.verify_message = why
+    assert f"not trusted: {why}; " in str(tls_trouble(error))
+    assert words in str(tls_trouble(error))
+
+
+@pytest.mark.parametrize(
     ("size", "version", "words"),
     [
         (20, VERSION_3_1_1, ["only 20 messages", "max_inflight_messages", 'protocol = "5"']),
