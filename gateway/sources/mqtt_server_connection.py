@@ -288,7 +288,7 @@ class Connection(Line):
         sorted_out = sort_out(publishes, grant=self._grant, session=self._session, version=self._version)
         self._talk += len(publishes) - len(sorted_out.topics)
         for topic in sorted_out.forbidden:
-            self._refuse("not_authorized", f"may not publish to {topic!r}")
+            self._refuse("not_authorized", f'may not publish to "{topic.decode(errors="replace")}"')
         self._hand_in(
             sorted_out.topics,
             sorted_out.payloads,
