@@ -12,11 +12,13 @@ import hmac
 import ipaddress
 import logging
 import re
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_to_bytes
 
 import msgspec
-from microdot import Microdot, Request, Response
+from microdot import Microdot, Request
+from microdot import Response as BareResponse
 
 from gateway import __version__
 from gateway.control.metrics import MetricsPage
@@ -49,6 +51,13 @@ tidegate {version}
 """
 # What a query may be made of (RFC 3986): anything else is not read.
 _QUERY: Final = re.compile(rb"(?:[A-Za-z0-9._~&=+-]|%[0-9A-Fa-f]{2})*")
+
+
+class Response(BareResponse):
+    """One whose first line says in words what its status is; microdot's own says N/A of all but 200."""
+
+    def __init__(self, body: str | bytes, status: int, headers: dict[str, str]) -> None:
+        super().__init__(body, status, headers, HTTPStatus(status).phrase)
 
 
 class ControlServer:

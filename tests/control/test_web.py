@@ -390,6 +390,20 @@ async def test_who_says_nothing_makes_room_for_who_asks(open_window) -> None:
         writer.close()
 
 
+@pytest.mark.parametrize(
+    ("path", "first"),
+    [
+        (b"/healthz", b"HTTP/1.0 200 OK"),
+        (b"/nothing", b"HTTP/1.0 404 Not Found"),
+    ],
+)
+async def test_a_status_stands_with_its_words(open_window, path: bytes, first: bytes) -> None:
+    """For whoever reads it in curl."""
+    window = await open_window()
+    answer = await window.send(b"GET " + path + b" HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+    assert answer.split(b"\r\n")[0] == first
+
+
 async def test_a_request_is_as_large_as_it_may_be(open_window) -> None:
     """More is refused while it comes."""
     window = await open_window(request_max=Size(500))
