@@ -484,7 +484,7 @@ async def test_the_quarantine_is_shown(run, write, shelf: Store, tmp_path: Path,
     for where in (("-c", path), ("--state-dir", folder)):
         code, out, err = run("quarantine", *where)
         assert (code, err) == (0, "")
-        assert "1 payload that nobody understood" in out
+        assert "1 payload of which not all could be used" in out
         assert "not JSON" in out
         code, out, _ = run("quarantine", "--refused", *where)
         assert code == 0
@@ -511,7 +511,7 @@ async def test_a_limit_is_a_number_from_one_on(run, shelf: Store, tmp_path: Path
     assert run("quarantine", "--state-dir", tmp_path / "state", "--limit", "0")[0] == 2
     await fill(tmp_path / "other")
     code, out, _ = run("quarantine", "--state-dir", tmp_path / "other")
-    assert (code, out) == (0, "no payload that nobody understood is set aside\n")
+    assert (code, out) == (0, "no payload of which not all could be used is set aside\n")
 
 
 @pytest.mark.parametrize("command", [("quarantine",), ("verify",), ("export", "--out", "x")])

@@ -1,7 +1,7 @@
 """`tidegate quarantine`: what was set aside, for people and for programs. Must not change anything.
 
-Two drawers: payloads that nobody understood, each with the `tidegate explain` line that tries it again, and segments
-that an uplink refused for good. Whatever the world sent is shown so that it cannot leave its line (core/text.py).
+Payloads of which not all could be used, each with the `tidegate explain` line that tries it again, and segments that an
+uplink refused for good. Whatever the world sent is shown so that it cannot leave its line (core/text.py).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from gateway.codecs.otlp import read_log_body
 from gateway.core.batch import KIND_MASK, MONOTONIC, Batch, ValueKind
 from gateway.core.clock import Quality
 from gateway.core.text import printable
+from gateway.core.words import plural
 from gateway.store.drawer import SET_ASIDE_BYTES_MAX
 from gateway.store.peeking import newest_quarantined, newest_refused, one_quarantined, peek
 from gateway.store.records import StoreError
@@ -115,14 +116,15 @@ def shell_word(data: bytes) -> str:
 def render_quarantine(found: dict[str, Any]) -> str:
     """Return it for people."""
     payloads: list[dict[str, Any]] = found["payloads"]
-    lines = [_head(found["total"], len(payloads), "payload", "that nobody understood")]
+    lines = [_head(found["total"], len(payloads), "payload", "of which not all could be used")]
     for row in payloads:
         payload = row["payload_text"] if row["payload_text"] is not None else f"hex {row['payload_hex']}"
+        size = plural(row["payload_bytes"], "byte") + (" (the rest was not kept)" if row["is_cut"] else "")
         lines += [
             "",
             f"{_number_and_time(row)}  source {_name(row['source'])}  topic {_name(row['topic'])}",
             f"  {_name(row['reason'])}: {printable(row['message'], SENTENCE_CHARS_MAX)}",
-            f"  {row['payload_bytes']} bytes{' (the rest was not kept)' if row['is_cut'] else ''}: {_cut(payload)}",
+            f"  {size}: {_cut(payload)}",
             f"  {row['explain']}",
         ]
     return "\n".join(lines)
@@ -243,7 +245,7 @@ def render_refused(found: dict[str, Any]) -> str:
             "",
             f"{_number_and_time(row)}  uplink {_name(row['uplink'])}",
             f"  {_name(row['reason'])}: {printable(row['message'], SENTENCE_CHARS_MAX)}",
-            f"  {row['readings']:,} readings{span}",
+            f"  {plural(row['readings'], 'reading')}{span}",
             *([f"  {printable(row['problem'], SENTENCE_CHARS_MAX)}"] if row["problem"] else []),
             *(f"  {printable(_example(example), SENTENCE_CHARS_MAX)}" for example in row["examples"]),
         ]

@@ -177,11 +177,11 @@ def _drawers(store: dict[str, Any]) -> Iterator[str]:
     """Say what was set aside, and which command shows it."""
     look = "tidegate quarantine" + (f" --state-dir {shlex.quote(store['state_dir'])}" if store.get("state_dir") else "")
     for name, noun, what, command in (
-        ("quarantined", "payload", "nobody understood", look),
-        ("refused", "segment", "an uplink refused for good", f"{look} --refused"),
+        ("quarantined", "payload", "of which not all could be used", look),
+        ("refused", "segment", "that an uplink refused for good", f"{look} --refused"),
     ):
         if count := store.get(name):
-            last = f"the last {count:,} {noun}s that {what} are" if count > 1 else f"1 {noun} that {what} is"
+            last = f"the last {count:,} {noun}s {what} are" if count > 1 else f"1 {noun} {what} is"
             yield from _wrap(f"{last} set aside to be looked at:", head="! ", colour=YELLOW)
             yield f"    {command}"
 

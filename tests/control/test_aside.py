@@ -88,7 +88,9 @@ async def test_a_payload_that_nobody_understood(box: Box) -> None:
     assert (oldest["source"], oldest["reason"], oldest["payload_text"]) == ("direct", "malformed_json", '{"temp": ')
     assert oldest["time"] == "2026-09-21T14:13:20Z"
     text = aside.render_quarantine(found)
-    assert text.startswith("2 payloads that nobody understood are set aside\n\n2  2026-09-21T14:13:20Z  source direct")
+    assert text.startswith(
+        "2 payloads of which not all could be used are set aside\n\n2  2026-09-21T14:13:20Z  source direct"
+    )
     assert "malformed_json: " in text
     assert '9 bytes: {"temp": ' in text
     assert "2 bytes: hex a161" in text
@@ -128,7 +130,7 @@ async def test_a_long_payload_is_named_by_its_number(box: Box) -> None:
     found = box.quarantine()
     assert found["payloads"][0]["explain"].endswith("--quarantined 1")
     text = aside.render_quarantine(found)
-    assert "65536 bytes (the rest was not kept): " in text
+    assert "65,536 bytes (the rest was not kept): " in text
     assert max(map(len, text.splitlines())) < 600
     assert aside.find_quarantined(box.state_dir, 1).payload.startswith(b'{"a": [9, ')
     with pytest.raises(StoreError, match="no payload 7 in the quarantine"):
@@ -208,7 +210,7 @@ async def test_without_a_clock_nobody_knows_from_when(box: Box) -> None:
     await box.refuse_all("refused", "no")
     text = aside.render_refused(box.refused())
     assert "no clock then  uplink cloud" in text
-    assert "1 readings, nobody knows from when" in text
+    assert "1 reading, nobody knows from when" in text
     assert "  at an unknown time  t = 1.0" in text
     assert "1  no clock then  source direct" in aside.render_quarantine(box.quarantine())
 
@@ -223,5 +225,5 @@ async def test_a_refused_segment_that_is_damaged_says_so(box: Box) -> None:
 
 async def test_an_empty_drawer_is_said(box: Box) -> None:
     """In words, not by silence."""
-    assert aside.render_quarantine(box.quarantine()) == "no payload that nobody understood is set aside"
+    assert aside.render_quarantine(box.quarantine()) == "no payload of which not all could be used is set aside"
     assert aside.render_refused(box.refused()) == "no segment that an uplink refused for good is set aside"

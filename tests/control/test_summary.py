@@ -218,7 +218,7 @@ def test_everything_that_is_wrong_is_said_within_eighty_columns() -> None:
     text = " ".join(" ".join(lines).split())
     for part in (
         "1,200 series", "(50%)", "clock set, but no time server", "! nothing can be written", "! tidegate.db was damaged",
-        "source line1 failed and was started again 2 times", "3 payloads that nobody understood",
+        "source line1 failed and was started again 2 times", "3 payloads of which not all could be used",
         "1 segment that an uplink refused", "tidegate quarantine --state-dir /var/lib/tidegate ",
         "tidegate quarantine --state-dir /var/lib/tidegate --refused", "detector zscore: 7 findings", "address 127.0.0.1:1884", "clients 0, received 0",
         "refused: keep_alive_timeout 1", "received 1,234,567, malformed 2", "rejected: checksum 2",
@@ -389,7 +389,7 @@ def test_a_clock_that_is_not_known_is_said_with_what_to_do() -> None:
 def test_what_is_set_aside_names_its_command() -> None:
     """Ready to be pasted, whatever the directory is called; an empty drawer is not named."""
     text = render({"store": {"quarantined": 1, "state_dir": "/my data"}}, colour=False)
-    assert "! 1 payload that nobody understood is set aside to be looked at:" in text
+    assert "! 1 payload of which not all could be used is set aside to be looked at:" in text
     assert "    tidegate quarantine --state-dir '/my data'\n" in text
     assert "refused" not in text
     assert "quarantine" not in render({"store": {"quarantined": 0, "refused": 0}}, colour=False)
