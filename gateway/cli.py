@@ -206,7 +206,8 @@ def run_check(options: argparse.Namespace) -> int:
         raise _problems(error.problems) from error
     config = found.config
     examples = sum(len(mapping.examples) for mapping in config.mappings)
-    mappings = f"{plural(len(config.mappings), 'mapping')} ({plural(examples, 'example')} right)"
+    right = f" ({plural(examples, 'example')} right)" if examples else ""
+    mappings = f"{plural(len(config.mappings), 'mapping')}{right}"
     print(
         f"{path}: fine. {plural(len(config.sources), 'source')}, "
         f"{mappings if config.mappings else 'no mappings (every number is taken)'}, "

@@ -17,6 +17,7 @@ from gateway.codecs.topics import topic_problem
 from gateway.core.batch import DEVICE_TIME_REJECTED, KIND_MASK, MONOTONIC, ValueKind
 from gateway.core.contracts import Arrivals, Priority
 from gateway.core.text import printable
+from gateway.core.words import plural
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -152,7 +153,7 @@ def _describe(payload: bytes, taken: MappingSettings | None) -> str:
     found = detect_format(payload) if payload else "nothing"
     wanted = "auto" if taken is None else taken.payload
     said = f"{found}, by its first byte" if wanted == "auto" else f"{wanted}, as the mapping says"
-    return f"{len(payload)} bytes of {said}" if payload else "empty"
+    return f"{plural(len(payload), 'byte')} of {said}" if payload else "empty"
 
 
 def rows_of(

@@ -161,7 +161,7 @@ def cobs_decode(block: bytes) -> bytes:
         if code == 255:  # a full run: no zero follows it, so the next code's place is taken out
             joints.append(at)
     if at != end:
-        raise MalformedError("cobs", f"the last code points {at - end} bytes past the frame's end")
+        raise MalformedError("cobs", f"the last code points past the frame's end, by {at - end}")
     for joint in reversed(joints):
         del out[joint : joint + 1]
     return bytes(out[1:])
@@ -183,7 +183,9 @@ def decode_frame(block: bytes) -> bytes:
     """
     decoded = cobs_decode(block)
     if len(decoded) <= CRC_BYTES:
-        raise MalformedError("short", f"{len(decoded)} bytes are not a body of at least one byte and a CRC32")
+        raise MalformedError(
+            "short", f"no room for a body and its CRC32: {len(decoded)} of at least {CRC_BYTES + 1} bytes"
+        )
     if zlib.crc32(decoded) != CRC_RESIDUE:
         raise MalformedError("crc", f"the CRC32 of a frame of {len(decoded)} bytes does not match")
     return decoded[:-CRC_BYTES]

@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 
 from gateway.control.summary import fetch
 from gateway.core.text import harmless
+from gateway.core.words import plural
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -66,7 +67,7 @@ def render(message: dict[str, Any]) -> str:
     message = harmless(message)
     lines = [
         f"{message['arrived'] or 'no clock yet'}  {message['source']}  {message['topic']}",
-        f"  payload  {message['payload_bytes']} bytes: {message['payload']}",
+        f"  payload  {plural(message['payload_bytes'], 'byte')}: {message['payload']}",
     ]
     lines += [f"  skipped  {row['match']}: {row['why']}" for row in message["skipped"]]
     if message["mapping"]:

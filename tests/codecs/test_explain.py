@@ -86,7 +86,7 @@ def test_a_message_that_nobody_takes_says_why_each_does_not(desk: Any) -> None:
     [
         (b'{"a":1}', "7 bytes of json, by its first byte"),
         (cbor2.dumps({"a": 1}), "4 bytes of cbor, by its first byte"),
-        (b"5", "1 bytes of text, by its first byte"),
+        (b"5", "1 byte of text, by its first byte"),
         (b"", "empty"),
     ],
 )

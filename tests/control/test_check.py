@@ -185,7 +185,7 @@ def test_a_file_that_is_right_has_notes(tmp_path: Path) -> None:
         (
             '[[uplinks]]\ntype = "otlp"\nendpoints = ["https://e:1"]\n',
             [
-                'uplinks[0].endpoints: several endpoints is not in this version; name one with endpoint = "https://…"',
+                'uplinks[0].endpoints: more than one endpoint is not in this version; name one with endpoint = "https://…"',
                 "uplinks[0].name: is missing; What status, metrics and the ledger call it.",
             ],
         ),
