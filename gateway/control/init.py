@@ -26,26 +26,33 @@ class AnswerError(ValueError):
 
 
 def ask(answers: Answers) -> Answers:
-    """Ask on the terminal for what the flags left open; an empty answer takes what stands in brackets."""
+    """Ask on the terminal for what the flags left open; an empty answer takes what stands in brackets.
 
-    def question(text: str, given: str | None, default: str) -> str:
-        if given is not None:
-            return given
-        return input(f"{text} [{default or 'none'}]: ").strip() or default
+    What makes no configuration is asked again at once, and not refused after the last question.
+    """
 
-    endpoint = question("OTLP/HTTP endpoint of the collector", answers.endpoint, "")
-    broker = question("MQTT broker to subscribe to (devices may also publish straight to us)", answers.broker, "")
-    topics = question("topics, separated by commas", answers.topics, "#") if broker else answers.topics
-    serial = question("serial line", answers.serial, "")
-    state_dir = question("where data is kept", answers.state_dir, STATE_DIR)
-    return replace(
-        answers,
-        endpoint=endpoint or None,
-        broker=broker or None,
-        topics=topics,
-        serial=serial or None,
-        state_dir=state_dir,
-    )
+    def question(text: str, key: str, default: str = "", *, beside: Answers | None = None) -> str | None:
+        given: str | None = getattr(answers, key)
+        wrong = ""
+        while given is None and (said := input(f"{wrong}{text} [{default or 'none'}]: ").strip() or default):
+            try:
+                write_config(replace(beside or Answers(), **{key: said}), full=False)
+                given = said
+            except AnswerError as error:
+                wrong = f"{error}\n"
+        return given
+
+    # What the flags say is looked at before anything is asked; topics are, as soon as there is a broker.
+    write_config(replace(answers, topics=answers.topics if answers.broker else None), full=False)
+
+    endpoint = question("OTLP/HTTP endpoint of the collector", "endpoint")
+    broker = question("MQTT broker to subscribe to (devices may also publish straight to us)", "broker")
+    topics = answers.topics
+    if broker:
+        topics = question("topics, separated by commas", "topics", "#", beside=Answers(broker=broker))
+    serial = question("serial line", "serial")
+    state_dir = question("where data is kept", "state_dir", STATE_DIR)
+    return Answers(endpoint, broker, topics, serial, state_dir)
 
 
 def quote(text: str) -> str:

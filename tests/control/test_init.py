@@ -104,6 +104,28 @@ def test_empty_topics_are_all_topics() -> None:
     assert list(config.sources[1].topics) == ["#"]
 
 
+def test_a_wrong_flag_is_refused_before_anything_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Topics without a broker are none: it may be asked for."""
+    monkeypatch.setattr("builtins.input", lambda _: "")
+    with pytest.raises(AnswerError, match="mqtt://"):
+        ask(Answers(broker="http://b"))
+    assert ask(Answers(topics="a/#")) == Answers(topics="a/#", state_dir=init.STATE_DIR)
+
+
+def test_a_wrong_answer_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what would be right, before the next question; a broker's topics are looked at beside it."""
+    typed = iter(["otel.example", "https://e:1", "http://b", "mqtt://b", "a/#/b", "a/#", "", "/srv"])
+    asked: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or next(typed))
+    assert ask(Answers()) == Answers("https://e:1", "mqtt://b", "a/#", None, "/srv")
+    said = [question for question in asked if "\n" in question]
+    assert [line.partition(":")[0] for line in said] == [
+        "uplinks[0].endpoint",
+        "sources[1].url",
+        "sources[1].topics[0]",
+    ]
+
+
 def test_only_what_is_open_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty answer takes what stands in brackets; topics only where there is a broker."""
     asked: list[str] = []
