@@ -161,9 +161,10 @@ control/                  Windows: people and servers look in here
   flash.py                How much may be written to flash: a day's allowance, and what the pace of commits does to keep within it
   footprint.py            What this process takes of the machine, memory and flash, held against its board's limits
   init.py                 `tidegate init`: a configuration for this box from a few answers
+  instruments.py          Every metric of /metrics: its name, kind, labels and meaning
   later.py                Words of the configuration that are planned and not in this version yet
   live.py                 `tidegate trace`: follows messages through a running gateway and shows each
-  manual.py               Pages made from the settings: JSON Schema, example, docs/CONFIGURATION.md
+  manual.py               Pages made from the code: JSON Schema, example, docs/CONFIGURATION.md, docs/METRICS.md
   metrics.py              The gateway's numbers as Prometheus text
   process.py              What the kernel says of this process, under the names that every Prometheus exporter uses
   profiles.py             Hardware profiles: the limits that go with a board, from hw_profiles/*.toml

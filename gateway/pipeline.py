@@ -101,9 +101,7 @@ class Pipeline:
         mapped = prepared.mapped
         if prepared.noted is not None:
             prepared.noted.kept()
-        self._telemetry.count(
-            "tidegate_messages_accepted", len(arrivals), help="Messages on disk.", source=arrivals.source
-        )
+        self._telemetry.count("tidegate_messages_accepted", len(arrivals), source=arrivals.source)
         return Accepted(mapped.readings, mapped.malformed)
 
     def _put(self, arrivals: Arrivals) -> asyncio.Future[None]:
@@ -171,9 +169,7 @@ class Pipeline:
             log.exception("%s: a buffer of %d messages cannot be mapped; looking which", arrivals.source, len(arrivals))
         mapped = Mapped()
         errors = map_apart(lambda part: self.mapper.map(part, wall_ns=latest_ns), arrivals, mapped)
-        self._telemetry.count(
-            "tidegate_mapping_mistakes", len(errors), help="Messages that a mistake of our own set aside."
-        )
+        self._telemetry.count("tidegate_mapping_mistakes", len(errors))
         return mapped
 
     def _latest_ns(self, wall_ns: int | None) -> int | None:
@@ -212,7 +208,7 @@ class Pipeline:
         findings = [finding for _, batch in mapped.pieces for finding in self.engine.watch(batch)]
         if not findings:
             return None
-        self._telemetry.count("tidegate_findings", len(findings), help="Scores over their threshold.")
+        self._telemetry.count("tidegate_findings", len(findings))
         return self._as_logs(findings)
 
     def _as_logs(self, findings: list[Finding]) -> LogRecords | None:
@@ -226,9 +222,7 @@ class Pipeline:
             stream = Series(resource=about.resource, name="", kind="log")
             number = self._store.resolve(stream, self._store.owner(finding.series))
             if number is None:
-                self._telemetry.count(
-                    "tidegate_findings_lost", help="Findings with no series left.", reason="max_series"
-                )
+                self._telemetry.count("tidegate_findings_lost", reason="max_series")
                 continue
             time_ns = finding.time_ns
             if finding.flags & MONOTONIC:

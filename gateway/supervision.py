@@ -49,7 +49,7 @@ class Supervisor:
             except Exception:
                 log.exception("%s failed; starting it again in %.0f s", name, wait_s)
             self.restarts[name] += 1
-            self._telemetry.count("tidegate_part_restarts", help="Parts that failed and were restarted.", part=name)
+            self._telemetry.count("tidegate_part_restarts", part=name)
             if loop.time() - began_s > RESTART_WAIT_S_MAX:
                 wait_s = RESTART_WAIT_S
             await asyncio.sleep(wait_s)

@@ -22,6 +22,7 @@ from gateway.app import Gateway, NetworkUser, StartError, StillError
 from gateway.control.config import parse_config
 from gateway.control.draining import Draining, Outlook
 from gateway.control.live import follow
+from gateway.control.metrics import SOURCE_NUMBERS, SOURCE_NUMBERS_COUNTED
 from gateway.control.profiles import load as load_profile
 from gateway.core.batch import Batch, Series
 from gateway.core.clock import NS_PER_S, FakeClock, Quality, SystemClock
@@ -691,6 +692,9 @@ async def test_every_kind_of_source_is_built(make: Callable[..., Gateway], tmp_p
         sources: Any = gateway.status()["sources"]
         assert set(sources) == {"direct", "plant", "line1"}
         assert all(source["state"] for source in sources.values())
+        # Whatever is a number there is on /metrics too, under a name that says what it is.
+        numbers = {key for source in sources.values() for key, value in source.items() if type(value) in {int, float}}
+        assert numbers == SOURCE_NUMBERS.keys() | SOURCE_NUMBERS_COUNTED
 
 
 async def test_a_line_with_the_wrong_baud_rate_does_not_fill_the_quarantine(

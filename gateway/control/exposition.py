@@ -10,6 +10,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Final
 
+from gateway.control.instruments import COUNTER_ENDING
 from gateway.core.telemetry import Family
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from gateway.core.telemetry import Labels
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-COUNTER_ENDING: Final = "_total"
 
 _NO_NAME: Final = re.compile(r"^[0-9]|[^a-zA-Z0-9_:]")
 _NO_LABEL: Final = re.compile(r"^[0-9]|[^a-zA-Z0-9_]")
@@ -29,7 +29,7 @@ _IN_LABEL: Final = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 def exposition(families: Iterable[Family]) -> bytes:
     r"""Return the page that a scraper reads: families in the order they come, label sets in theirs.
 
-    `kind` is "counter", "gauge" or "untyped"; a counter's name ends in `_total` here, whether it did or not. A name
+    `kind` is "counter" or "gauge"; a counter's name ends in `_total` here, whether it did or not. A name
     that comes twice is one family, as the format wants it: the first says what it is, and how much where labels agree.
     A letter that UTF-8 has no bytes for is a question mark: it must not take the page away.
 

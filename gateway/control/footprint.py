@@ -147,10 +147,8 @@ class Footprint:
         rss = self._rss = self._read_rss()
         if rss is None:
             return
-        self._telemetry.gauge("tidegate_memory_rss_bytes", rss, help="Resident memory of this process.")
-        self._telemetry.gauge(
-            "tidegate_memory_max_bytes", int(self._profile.memory_max), help="What the hardware profile allows."
-        )
+        self._telemetry.gauge("tidegate_memory_rss_bytes", rss)
+        self._telemetry.gauge("tidegate_memory_max_bytes", int(self._profile.memory_max))
         if rss > self._profile.memory_max and not self._is_large:
             self._is_large = True
             log.warning("memory: %s", self._memory_advice())
@@ -159,13 +157,10 @@ class Footprint:
 
     def _say_flash(self) -> None:
         allowance = self._allowance
-        for name, value, about in (
-            ("bytes_per_day", allowance.bytes_per_day, "Bytes written to flash in a day at the rate of the last hour."),
-            ("bytes_per_day_max", allowance.bytes_per_day_max, "What the hardware profile allows."),
-            ("commit_interval_seconds", allowance.pace.interval_s, "How long arrivals wait to share a commit."),
-        ):
-            if value is not None:
-                self._telemetry.gauge(f"tidegate_flash_{name}", value, help=about)
+        if allowance.bytes_per_day is not None:
+            self._telemetry.gauge("tidegate_flash_bytes_per_day", allowance.bytes_per_day)
+        self._telemetry.gauge("tidegate_flash_bytes_per_day_max", allowance.bytes_per_day_max)
+        self._telemetry.gauge("tidegate_flash_commit_interval_seconds", allowance.pace.interval_s)
         if allowance.shortage > SHORT and not self._is_short:
             self._is_short = True
             log.warning("flash: %s", self._flash_advice())
@@ -187,7 +182,7 @@ class Footprint:
         return (
             f"{amount(self._rss or 0)} is resident, {self._profile.name} allows "
             f"{amount(int(self._profile.memory_max))}; lower [store] pending_bytes or the sources' bounds in bytes, "
-            "or write a profile with a larger memory_max"
+            'or write a profile with a larger memory_max (docs/CONFIGURATION.md, "A hardware profile")'
         )
 
 

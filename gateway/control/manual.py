@@ -1,4 +1,4 @@
-"""Pages made from the settings: JSON Schema, example, docs/CONFIGURATION.md. Must not hold facts itself.
+"""Pages made from the code: JSON Schema, example, docs/CONFIGURATION.md, docs/METRICS.md. Must not hold facts itself.
 
 `python -m gateway.control.manual docs` rewrites the pages in the directory `docs`.
 """
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union, get_arg
 
 import msgspec
 
+from gateway.control.instruments import SECTIONS, Instrument
+from gateway.control.profiles import HardwareProfile
 from gateway.control.reading import alternatives, choices_of, description_of, plain, structs_of, tag_of
 from gateway.control.settings import Config
 from gateway.core.units import DURATION_UNITS, SIZE_UNITS, Duration, Size
@@ -23,7 +25,8 @@ from gateway.net.secrets import Secret
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PAGE: Final = "CONFIGURATION.md"
+CONFIGURATION: Final = "CONFIGURATION.md"
+METRICS: Final = "METRICS.md"
 COLUMNS: Final = 100
 # What stands in the example where a key has no default of its own and its type says too little.
 SAMPLES: Final = {
@@ -212,15 +215,20 @@ def _comment(text: str) -> Iterator[str]:
         yield line
 
 
-# The page
+# The pages
+
+
+def configuration_page() -> str:
+    """Return docs/CONFIGURATION.md."""
+    return page_of(Config) + "\n" + profile_sections()
 
 
 def page_of(root: type[msgspec.Struct]) -> str:
-    """Return docs/CONFIGURATION.md."""
+    """Return the page about a whole configuration file."""
     items = msgspec.structs.fields(root)
     top = [item for item in items if not structs_of(item.type) and not _listed(item.type)]
     parts = [HEAD, "## Above all tables\n\n" + "\n".join(_rows(top)) + "\n"]
-    shown: list[type[msgspec.Struct]] = []
+    shown: dict[str, type[msgspec.Struct]] = {}
     for item in items:
         listed = _listed(item.type)
         brackets = f"`[[{item.encode_name}]]`" if listed else f"`[{item.encode_name}]`"
@@ -229,15 +237,46 @@ def page_of(root: type[msgspec.Struct]) -> str:
             title = brackets + (f' with `{tag[0]} = "{tag[1]}"`' if tag else "")
             about = description_of(item.type) if listed and struct is listed[0] else ""
             parts.append(_section(title, struct, about=about))
-            shown.append(struct)
-    # Tables inside tables come behind, each once; a list that grows while it is walked reaches all of them.
-    for struct in shown:
+            shown[title] = struct
+    parts += [_section(title, inner, about="") for title, inner in _inside(shown)]
+    return "\n".join(parts)
+
+
+def _inside(shown: dict[str, type[msgspec.Struct]]) -> Iterator[tuple[str, type[msgspec.Struct]]]:
+    """Return the tables inside of those that are shown, each once, named by all that have it; then what is in those."""
+    titles: dict[type[msgspec.Struct], str] = {}
+    for owner, struct in shown.items():
         for item in msgspec.structs.fields(struct):
             for inner in _inner_structs(item.type):
-                if inner not in shown and inner is not Secret:
-                    shown.append(inner)
-                    parts.append(_section(f"`{item.encode_name}` inside a table", inner, about=""))
+                if inner is not Secret and inner not in shown.values():
+                    before = f"{titles[inner]}, and " if inner in titles else ""
+                    titles[inner] = f"{before}`{item.encode_name}` in {owner}"
+    for inner, title in titles.items():
+        yield title, inner
+    if titles:
+        yield from _inside({title: inner for inner, title in titles.items()})
+
+
+def profile_sections() -> str:
+    """Return the part about hardware profiles, which are files of their own."""
+    # Its name is the file's.
+    items = [item for item in msgspec.structs.fields(HardwareProfile) if item.encode_name != "name"]
+    inner = [_section(*one, about="") for one in _inside({"a hardware profile": HardwareProfile})]
+    return "\n".join([PROFILES, *_rows(items), "", *inner])
+
+
+def metrics_page() -> str:
+    """Return docs/METRICS.md."""
+    parts = [METRICS_HEAD]
+    for title, section in SECTIONS.items():
+        parts += [f"## {title}\n", "| metric | type | labels | is |", "| --- | --- | --- | --- |"]
+        parts += [*map(_metric, section), ""]
     return "\n".join(parts)
+
+
+def _metric(one: Instrument) -> str:
+    labels = ", ".join(f"`{label}`" for label in one.labels)
+    return f"| `{one.shown_name}` | {one.kind} | {labels} | {_cell(one.about)} |"
 
 
 HEAD: Final = """\
@@ -251,6 +290,23 @@ Durations are texts with a unit (`"250ms"`, `"5s"`, `"10m"`, `"2h"`, `"30d"`), a
 `"512MiB"`).
 Secrets never stand in the file: `{ env = "NAME" }` names an environment variable, `{ file = "PATH" }` a file,
 `{ credential = "NAME" }` a systemd credential.
+"""
+
+PROFILES: Final = """\
+## A hardware profile
+
+A file of its own, like those in `hw_profiles/`: what a gateway may use on one kind of board. `[gateway] hw_profile` is
+the name of one of them or the path of another; settings in tidegate.toml go before it. For a board or a card of your
+own copy the nearest one and change what is different.
+"""
+
+METRICS_HEAD: Final = """\
+# Metrics
+
+Made from `gateway/control/instruments.py` by `make docs`; do not edit it here. This is what `/metrics` of the
+`[control]` port has, for Prometheus to scrape. Counters count since the gateway's start, but for those of readings that
+were accepted, delivered (perhaps twice) or put into the ledger, which go on over restarts. What the gateway says of
+itself upstream, as OTLP, stands in [OPERATING.md](OPERATING.md#what-a-gateway-says-of-itself-upstream).
 """
 
 
@@ -331,11 +387,12 @@ def _inner_structs(wanted: Any) -> list[type[msgspec.Struct]]:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the page into the directory that is named."""
+    """Write the pages into the directory that is named."""
     if len(arguments) != 1:
         sys.stderr.write("usage: python -m gateway.control.manual DIR\n")
         return 2
-    Path(arguments[0], PAGE).write_text(page_of(Config), encoding="utf-8")
+    for page, text in ((CONFIGURATION, configuration_page()), (METRICS, metrics_page())):
+        Path(arguments[0], page).write_text(text, encoding="utf-8")
     return 0
 
 

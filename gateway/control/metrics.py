@@ -1,17 +1,57 @@
-"""The gateway's numbers as Prometheus text. Must not count anything itself."""
+"""The gateway's numbers as Prometheus text. Must not count anything itself, or say what numbers mean."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from gateway.control.exposition import CONTENT_TYPE, exposition
+from gateway.control.instruments import family, with_meaning
 from gateway.control.process import process_families
-from gateway.core.telemetry import Family
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from gateway.core.telemetry import Telemetry
+    from gateway.core.telemetry import Family, Labels, Telemetry
+
+# Numbers of a source's status and the metric that each is; the sources name bytes that wait in three ways.
+SOURCE_NUMBERS: Final = {
+    "received": "tidegate_messages_received",
+    "acknowledged": "tidegate_messages_acknowledged",
+    "bytes_pending": "tidegate_source_pending_bytes",
+    "pending_bytes": "tidegate_source_pending_bytes",
+    "in_flight_bytes": "tidegate_source_pending_bytes",
+    "clients": "tidegate_source_clients",
+    "sessions": "tidegate_source_sessions",
+    "delivered_again": "tidegate_mqtt_delivered_again",
+    "unacknowledged": "tidegate_mqtt_unacknowledged_messages",
+    "window": "tidegate_mqtt_window_messages",
+    "messages_held": "tidegate_mqtt_held_messages",
+    "bytes": "tidegate_serial_bytes",
+    "malformed": "tidegate_serial_malformed",
+    "answers_dropped": "tidegate_serial_answers_dropped",
+    "since_s": "tidegate_serial_state_seconds",
+}
+# And those that are counted under names of their own where they happen.
+SOURCE_NUMBERS_COUNTED: Final = frozenset(
+    {"connects", "connections", "on_disk", "opened", "put_off", "repeated", "unplugged"}
+)
+STORE_NUMBERS: Final = {
+    "used_bytes": "tidegate_store_used_bytes",
+    "max_bytes": "tidegate_store_max_bytes",
+    "quarantined": "tidegate_store_quarantined",
+    "refused": "tidegate_store_refused",
+    "series": "tidegate_series",
+    "series_bytes": "tidegate_series_bytes",
+}
+UPLINK_NUMBERS: Final = {
+    "delivered": "tidegate_delivered_readings",
+    "held": "tidegate_held_readings",
+    "maybe_twice": "tidegate_maybe_twice_readings",
+}
+UPLINK_TABLES: Final = {
+    "held_by_class": ("class", "tidegate_held_by_class_readings"),
+    "ledger": ("reason", "tidegate_ledger_readings"),
+}
 
 
 class MetricsPage:
@@ -28,69 +68,46 @@ class MetricsPage:
         return exposition(self._families())
 
     def _families(self) -> Iterator[Family]:
-        for family in self._telemetry.families():
-            yield Family(family.name, family.help or family.name, family.kind, family.values)
+        yield from with_meaning(self._telemetry.families())
         status = self._status()
         yield from _whole(status)
-        yield from _sources(status.get("sources", {}))
-        yield from _uplinks(status.get("uplinks", {}))
+        yield from _each("source", status.get("sources", {}), SOURCE_NUMBERS)
+        yield from _each("uplink", status.get("uplinks", {}), UPLINK_NUMBERS)
+        yield from _tables(status.get("uplinks", {}))
         yield from process_families()
 
 
 def _whole(status: dict[str, Any]) -> Iterator[Family]:
-    yield Family.single("tidegate_healthy", "1 while the data path moves.", "gauge", float(bool(status.get("healthy"))))
-    if "uptime_s" in status:
-        yield Family.single("tidegate_uptime_seconds", "Since the gateway started.", "gauge", status["uptime_s"])
-    if "accepted" in status:
-        yield Family.single(
-            "tidegate_accepted_readings",
-            "Readings on disk and acknowledged, malformed ones included.",
-            "counter",
-            status["accepted"],
-        )
+    yield family("tidegate_healthy", {(): float(bool(status.get("healthy")))})
+    for key, name in (("uptime_s", "tidegate_uptime_seconds"), ("accepted", "tidegate_accepted_readings")):
+        if key in status:
+            yield family(name, {(): status[key]})
     store = status.get("store", {})
-    for key, about in (
-        ("used_bytes", "Bytes the shelf holds."),
-        ("max_bytes", "Bytes the shelf may hold."),
-        ("quarantined", "Payloads that nobody understood and that are set aside."),
-        ("refused", "Segments that an uplink refused for good and that are set aside."),
-    ):
+    for key, name in STORE_NUMBERS.items():
         if _is_number(store.get(key)):
-            yield Family.single(f"tidegate_store_{key}", about, "gauge", store[key])
-    for key, about in (("series", "Series that are told apart."), ("series_bytes", "Memory that they take.")):
-        if _is_number(store.get(key)):
-            yield Family.single(f"tidegate_{key}", about, "gauge", store[key])
-    refused = Family("tidegate_series_refused", "Times that a reading found no series, by reason.", "counter")
-    for reason, times in store.get("series_refused", {}).items():
-        refused.values[("reason", reason),] = times
-    yield refused
+            yield family(name, {(): store[key]})
+    refused = store.get("series_refused", {})
+    yield family("tidegate_series_refused", {(("reason", reason),): times for reason, times in refused.items()})
 
 
-def _sources(sources: dict[str, dict[str, Any]]) -> Iterator[Family]:
-    keys = sorted({key for source in sources.values() for key, value in source.items() if _is_number(value)})
-    for key in keys:
-        family = Family(f"tidegate_source_{key}", f"`{key}` of each source's status.", "untyped")
-        for name, source in sources.items():
-            if _is_number(source.get(key)):
-                family.values[("source", name),] = source[key]
-        yield family
+def _each(label: str, parts: dict[str, dict[str, Any]], numbers: dict[str, str]) -> Iterator[Family]:
+    """Return the numbers of sources or of uplinks."""
+    found: dict[str, dict[Labels, float]] = {name: {} for name in numbers.values()}
+    for part, status in parts.items():
+        for key, name in numbers.items():
+            if _is_number(status.get(key)):
+                found[name][(label, part),] = status[key]
+    yield from (family(name, values) for name, values in found.items() if values)
 
 
-def _uplinks(uplinks: dict[str, dict[str, Any]]) -> Iterator[Family]:
-    delivered = Family("tidegate_delivered_readings", "Readings the far side has.", "counter")
-    held = Family("tidegate_held_readings", "Readings still to be delivered.", "gauge")
-    by_class = Family("tidegate_held_by_class_readings", "Readings still to be delivered, by class.", "gauge")
-    ledger = Family("tidegate_ledger_readings", "Readings that will not be delivered, by reason.", "counter")
-    twice = Family("tidegate_maybe_twice_readings", "Readings possibly sent twice.", "counter")
-    for name, uplink in uplinks.items():
-        for family, key in ((delivered, "delivered"), (held, "held"), (twice, "maybe_twice")):
-            if _is_number(uplink.get(key)):
-                family.values[("uplink", name),] = uplink[key]
-        for word, readings in uplink.get("held_by_class", {}).items():
-            by_class.values[("class", word), ("uplink", name)] = readings
-        for reason, readings in uplink.get("ledger", {}).items():
-            ledger.values[("reason", reason), ("uplink", name)] = readings
-    yield from (delivered, held, by_class, ledger, twice)
+def _tables(uplinks: dict[str, dict[str, Any]]) -> Iterator[Family]:
+    for key, (label, name) in UPLINK_TABLES.items():
+        values: dict[Labels, float] = {
+            ((label, word), ("uplink", uplink)): readings
+            for uplink, status in uplinks.items()
+            for word, readings in status.get(key, {}).items()
+        }
+        yield family(name, values)
 
 
 def _is_number(value: object) -> bool:

@@ -6,10 +6,12 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Final
 
-from gateway.core.telemetry import Family
+from gateway.control.instruments import family
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from gateway.core.telemetry import Family
 
 # Fields of /proc/PID/stat (proc(5)), counted from 0 after the command's name in brackets.
 UTIME: Final = 11
@@ -34,16 +36,15 @@ def process_families(proc: str = "/proc") -> Iterator[Family]:
     except (OSError, ValueError, IndexError):
         pass
     else:
-        yield _gauge("virtual_memory_bytes", "Virtual memory size in bytes.", vsize_bytes)
-        yield _gauge("resident_memory_bytes", "Resident memory size in bytes.", rss_bytes)
-        yield _gauge("start_time_seconds", "Start time of the process since unix epoch in seconds.", started_s)
-        about = "Total user and system CPU time spent in seconds."
-        yield Family.single("process_cpu_seconds_total", about, "counter", cpu_s)
+        yield family("process_virtual_memory_bytes", {(): vsize_bytes})
+        yield family("process_resident_memory_bytes", {(): rss_bytes})
+        yield family("process_start_time_seconds", {(): started_s})
+        yield family("process_cpu_seconds", {(): cpu_s})
     with contextlib.suppress(OSError, ValueError, IndexError):
         open_files = len(os.listdir(f"{proc}/self/fd"))  # noqa: PTH208  how many, not which
-        yield _gauge("open_fds", "Number of open file descriptors.", open_files)
+        yield family("process_open_fds", {(): open_files})
         files_max = _number_after(f"{proc}/self/limits", b"Max open file", 3)
-        yield _gauge("max_fds", "Maximum number of open file descriptors.", files_max)
+        yield family("process_max_fds", {(): files_max})
 
 
 def _number_after(path: str, beginning: bytes, word: int) -> float:
@@ -53,7 +54,3 @@ def _number_after(path: str, beginning: bytes, word: int) -> float:
             if line.startswith(beginning):
                 return float(line.split()[word])
     raise ValueError(f"{path} has no line that begins with {beginning!r}")
-
-
-def _gauge(name: str, about: str, value: float) -> Family:
-    return Family.single(f"process_{name}", about, "gauge", value)

@@ -172,7 +172,7 @@ class ControlServer:
         return head.encode() + body
 
     def _count(self, reason: str) -> None:
-        self._telemetry.count("tidegate_control_refused", help="Requests not answered, by reason.", reason=reason)
+        self._telemetry.count("tidegate_control_refused", reason=reason)
 
     def _admit(self, request: Request) -> Response | None:
         """Refuse who lacks the token; without one, refuse other sites' pages whose names point here.

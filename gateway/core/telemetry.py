@@ -6,7 +6,7 @@ Counted on the event loop alone: threads hand their numbers back with their resu
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final, Self, TypeAlias
+from typing import Final, TypeAlias
 
 Labels: TypeAlias = "tuple[tuple[str, str], ...]"
 
@@ -17,33 +17,28 @@ OTHER: Final = "other"
 
 @dataclass(slots=True)
 class Family:
-    """One metric with its label sets. `kind` is "counter", "gauge" or, of what others count, "untyped"."""
+    """One metric with its label sets. `kind` is "counter" or "gauge"."""
 
     name: str
     help: str
     kind: str
     values: dict[Labels, float] = field(default_factory=dict)
 
-    @classmethod
-    def single(cls, name: str, help: str, kind: str, value: float) -> Self:  # noqa: A002  as the field it is
-        """Return one that has no labels."""
-        return cls(name, help, kind, {(): value})
-
 
 class Telemetry:
-    """All counters and gauges of one gateway, by name and labels."""
+    """All counters and gauges of one gateway, by name and labels. What each means stands in control/instruments.py."""
 
     def __init__(self) -> None:
         self._families: dict[str, Family] = {}
 
-    def count(self, name: str, amount: float = 1, /, *, help: str = "", **labels: str) -> None:  # noqa: A002  Prometheus calls it so
+    def count(self, name: str, amount: float = 1, /, **labels: str) -> None:
         """Add `amount` to a counter."""
-        family, key = self._slot(name, help, "counter", labels)
+        family, key = self._slot(name, "counter", labels)
         family.values[key] = family.values.get(key, 0) + amount
 
-    def gauge(self, name: str, value: float, /, *, help: str = "", **labels: str) -> None:  # noqa: A002  Prometheus calls it so
+    def gauge(self, name: str, value: float, /, **labels: str) -> None:
         """Set a gauge."""
-        family, key = self._slot(name, help, "gauge", labels)
+        family, key = self._slot(name, "gauge", labels)
         family.values[key] = value
 
     def value(self, name: str, /, **labels: str) -> float:
@@ -55,12 +50,11 @@ class Telemetry:
         """Return every family, by name."""
         return [self._families[name] for name in sorted(self._families)]
 
-    def _slot(self, name: str, help_text: str, kind: str, labels: dict[str, str]) -> tuple[Family, Labels]:
+    def _slot(self, name: str, kind: str, labels: dict[str, str]) -> tuple[Family, Labels]:
         family = self._families.get(name)
         if family is None:
-            family = self._families[name] = Family(name, help_text, kind)
+            family = self._families[name] = Family(name, "", kind)
         assert family.kind == kind, f"{name} is a {family.kind}"
-        family.help = family.help or help_text
         key = tuple(sorted(labels.items()))
         if key not in family.values and len(family.values) >= LABEL_SETS_MAX:
             key = tuple((label, OTHER) for label, _ in key)

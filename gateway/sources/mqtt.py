@@ -286,7 +286,7 @@ class MqttSource:
     async def _serve(self, link: Link, intake: Intake) -> None:
         """Subscribe, then wait for the end, asking again now and then for what was refused."""
         self._connects += 1
-        self._telemetry.count("tidegate_mqtt_connects", help="Connections to brokers.", source=self.name)
+        self._telemetry.count("tidegate_mqtt_connects", source=self.name)
         wanted = subscriptions(self._settings)
         ends: set[asyncio.Future[Any]] = {link.ended, intake.failure}
         try:
@@ -340,12 +340,7 @@ class MqttSource:
             topics = ", ".join(topic for topic, _ in refused)
             self._failed("subscription refused", f"the broker refuses the subscription to {topics}")
             log.error("%s: %s; asking again every %.0f s", self.name, self._last_error, SUBSCRIBE_RETRY_S)
-            self._telemetry.count(
-                "tidegate_mqtt_subscriptions_refused",
-                len(refused),
-                help="Refused by brokers.",
-                source=self.name,
-            )
+            self._telemetry.count("tidegate_mqtt_subscriptions_refused", len(refused), source=self.name)
         else:
             self._state = "connected"
             log.info("%s: connected to %s", self.name, self._settings.url)
@@ -355,9 +350,6 @@ class MqttSource:
         """Send one buffer's messages on their way; the answers follow when they are on disk."""
         count = len(publishes)
         self._received += count
-        self._telemetry.count(
-            "tidegate_messages_received", count, help="Messages from devices and brokers.", source=self.name
-        )
         qos = publishes.qos
         acks = publishes.packet_ids
         receipts: list[Receipt] = []
@@ -478,12 +470,7 @@ class MqttSource:
     def _failed(self, state: str, error: str) -> None:
         self._state = state
         self._last_error = one_line(error)
-        self._telemetry.count(
-            "tidegate_mqtt_failures",
-            help="Connections and subscriptions that failed.",
-            source=self.name,
-            state=state,
-        )
+        self._telemetry.count("tidegate_mqtt_failures", source=self.name, state=state)
 
 
 def _pubrecs(receipts: list[Receipt]) -> bytes:

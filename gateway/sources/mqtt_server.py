@@ -257,9 +257,7 @@ class MqttServerSource:
             connection.tick(now_s)
         for session in hub.sessions.expire(now_s=now_s):
             hub.wake_will(session)
-        self._telemetry.gauge(
-            "tidegate_source_connections", len(hub.connections), help="Open connections.", source=self.name
-        )
+        self._telemetry.gauge("tidegate_source_connections", len(hub.connections), source=self.name)
 
     def _press(self, is_on: bool) -> None:  # noqa: FBT001  a callback with one meaning
         self._hub.is_pressed = is_on

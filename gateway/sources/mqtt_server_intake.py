@@ -172,12 +172,6 @@ class Intake:
         self._bytes_at_door += size_bytes
         arrivals.on_prepared = lambda took_s: self._inside(size_bytes, took_s)
         self._topics, self._payloads, self._receipts, self._bytes_gathered, self._dropped = [], [], [], 0, {}
-        self._telemetry.count(
-            "tidegate_source_messages_received",
-            len(arrivals),
-            help="Messages read by a source, kept or not yet.",
-            source=self._source,
-        )
         task = asyncio.create_task(self._insist(arrivals), name=f"{self._source}: offer")
         self._offers.add(task)
         task.add_done_callback(lambda done: self._finish(done, receipts, arrivals))
@@ -206,9 +200,7 @@ class Intake:
                     await self._accept(arrivals)
                 except FullError as error:
                     self.last_error = f"full: {error}"
-                    self._telemetry.count(
-                        "tidegate_source_full", help="Offers that found no room.", source=self._source
-                    )
+                    self._telemetry.count("tidegate_source_full", source=self._source)
                     self._offers_held += not is_held
                     is_held = True
                     self._weigh()
@@ -241,9 +233,7 @@ class Intake:
         if failure is not None:
             log.error("%s: messages could not be taken", self._source, exc_info=failure)
             self.last_error = sentence(f"messages could not be taken: {failure!r}")
-            self._telemetry.count(
-                "tidegate_source_failed", help="Offers that failed by a mistake.", source=self._source
-            )
+            self._telemetry.count("tidegate_source_failed", source=self._source)
         for owner in dict.fromkeys(receipt.owner for receipt in receipts):
             if is_kept:
                 owner.settle()

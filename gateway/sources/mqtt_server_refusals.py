@@ -38,12 +38,7 @@ class Refusals:
         count = self._counts[reason] = self._counts.get(reason, 0) + 1
         # Who is turned away has chosen the name, the topic and the id that this holds.
         said_now = self._last[reason] = self.last_sentence = sentence(why)
-        self._telemetry.count(
-            "tidegate_source_refused",
-            help="Messages, packets and connections that a source turned away.",
-            source=self._source,
-            reason=reason,
-        )
+        self._telemetry.count("tidegate_source_refused", source=self._source, reason=reason)
         said_s, said = self._said.get(reason, (float("-inf"), 0))
         now_s = self._now_s()
         if now_s - said_s < SAY_S:

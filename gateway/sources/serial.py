@@ -185,7 +185,7 @@ class SerialSource:
         self._link = link = SerialLink(port, on_data=self._take, on_gone=self._note_gone)
         self._ended.clear()
         self._counts["opened"] += 1
-        self._telemetry.count("tidegate_serial_opened", help="Times a serial port was opened.", source=self.name)
+        self._telemetry.count("tidegate_serial_opened", source=self.name)
         self._last_error = ""
         self._watch = LineWatch(self.settings, now_s=self._now_s())
         self._reader.feed(port.rest)
@@ -222,11 +222,7 @@ class SerialSource:
         self._say(logging.WARNING, "gone", f"{why} ({self._counts['unplugged'] + 1} times since the start)")
         self._last_error = why
         self._counts["unplugged"] += 1
-        self._telemetry.count(
-            "tidegate_serial_unplugged",
-            help="Times a serial port went away while it was read.",
-            source=self.name,
-        )
+        self._telemetry.count("tidegate_serial_unplugged", source=self.name)
         self._ended.set()
 
     def _read_if_room(self) -> None:
@@ -282,11 +278,7 @@ class SerialSource:
                     kept.append(message)
                     continue
                 self._counts["repeated"] += 1
-                self._telemetry.count(
-                    "tidegate_serial_repeated",
-                    help="Frames that came again and were not taken twice.",
-                    source=self.name,
-                )
+                self._telemetry.count("tidegate_serial_repeated", source=self.name)
                 if verdict is Verdict.COMMITTED:
                     answers.append(framing.encode_ack(message.session, message.sequence))
             elif isinstance(message, Hello):
@@ -398,12 +390,7 @@ class SerialSource:
     def _put_off(self, arrivals: Arrivals, error: FullError) -> None:
         self._counts["put_off"] += len(arrivals)
         self._last_error = f"no room: {error}"
-        self._telemetry.count(
-            "tidegate_serial_put_off",
-            len(arrivals),
-            help="Messages that found no room and are offered again.",
-            source=self.name,
-        )
+        self._telemetry.count("tidegate_serial_put_off", len(arrivals), source=self.name)
 
     def _finish(self, task: asyncio.Task[None], size_bytes: int) -> None:
         self._offers.discard(task)
@@ -420,13 +407,7 @@ class SerialSource:
             self._rejected[reason] += count
             if self._watch is not None and is_damage:
                 self._watch.cut(damaged=count)
-            self._telemetry.count(
-                "tidegate_serial_rejected",
-                count,
-                help="Frames or lines that were dropped, by reason.",
-                source=self.name,
-                reason=reason,
-            )
+            self._telemetry.count("tidegate_serial_rejected", count, source=self.name, reason=reason)
 
     def _enter(self, state: str) -> None:
         if state != self._state:

@@ -483,8 +483,7 @@ class Committer:
             if shelves:
                 desk.arrived(shelves, sum(new.row.size_bytes for new in work.segments))
         self.watchers.look()
-        self._telemetry.count("tidegate_store_commits", help="Transactions that reached the medium.")
-        self._telemetry.gauge("tidegate_store_used_bytes", self.room.used_bytes, help="Disk that the shelf uses.")
+        self._telemetry.count("tidegate_store_commits")
 
     async def tend(self) -> None:
         """Look after the clock, age, old boots and the ballast."""

@@ -87,9 +87,7 @@ class Forgetter:
             if len(numbers):
                 for holder in self.holders:
                     holder.forget_series(numbers)
-                self._telemetry.count(
-                    "tidegate_series_forgotten", len(numbers), help="Series that nothing is held of and nobody used."
-                )
+                self._telemetry.count("tidegate_series_forgotten", len(numbers))
         return self._registry.leaving(ROWS_MAX)
 
     def _in_use(self, sealed: Sealed, pending: Pending) -> npt.NDArray[np.uint32]:

@@ -174,5 +174,5 @@ class Gathering:
 
     def full(self, cause: str, sentence: str, after_s: float) -> FullError:
         """Return the error that pushes back, counted."""
-        self._telemetry.count("tidegate_store_pushed_back", help="Appends answered with FullError.", cause=cause)
+        self._telemetry.count("tidegate_store_pushed_back", cause=cause)
         return FullError(sentence, after_s)

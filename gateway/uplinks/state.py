@@ -76,22 +76,17 @@ class Tally:
 
     def sent(self, readings: int) -> None:
         """Count readings that were taken."""
-        self._telemetry.count("tidegate_uplink_readings_sent", readings, help="Readings taken.", uplink=self._uplink)
+        self._telemetry.count("tidegate_uplink_readings_sent", readings, uplink=self._uplink)
 
     def failed(self, kind: str) -> None:
         """Count a request that is to be sent again."""
-        about = "Requests that are to be sent again, by what to do next."
-        self._telemetry.count("tidegate_uplink_failures", help=about, uplink=self._uplink, kind=kind)
+        self._telemetry.count("tidegate_uplink_failures", uplink=self._uplink, kind=kind)
 
     def carry(self, wire: Wire) -> None:
         """Carry the wire's own counters over."""
         bytes_sent, requests, uplink = wire.bytes_sent, wire.requests, self._uplink
-        self._telemetry.count(
-            "tidegate_uplink_bytes_sent", bytes_sent - self._bytes, help="Bodies and headers.", uplink=uplink
-        )
-        self._telemetry.count(
-            "tidegate_uplink_requests", requests - self._requests, help="Requests begun.", uplink=uplink
-        )
+        self._telemetry.count("tidegate_uplink_bytes_sent", bytes_sent - self._bytes, uplink=uplink)
+        self._telemetry.count("tidegate_uplink_requests", requests - self._requests, uplink=uplink)
         self._bytes, self._requests = bytes_sent, requests
 
 

@@ -7,7 +7,16 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from gateway.control.manual import PAGE, example_of, main, page_of, schema_of
+from gateway.control.manual import (
+    CONFIGURATION,
+    METRICS,
+    example_of,
+    main,
+    metrics_page,
+    page_of,
+    profile_sections,
+    schema_of,
+)
 from gateway.control.reading import read
 from gateway.core.units import Duration, Size
 from gateway.net.secrets import Secret
@@ -95,8 +104,44 @@ def test_a_schema_shows_durations_as_they_stand_in_the_file() -> None:
     assert built.ones[0].wait == 90
 
 
+class Two(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True, tag_field="type", tag="two"):
+    """The second kind."""
+
+    inner: Annotated[Inner, Meta(description="Inside.")] = Inner()
+
+
+class Both(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """All."""
+
+    each: Annotated[tuple[One | Two, ...], Meta(description="Several.")] = ()
+
+
+def test_a_table_inside_a_table_says_whose_it_is() -> None:
+    """One that several have stands there once, with all of them."""
+    headings = [line for line in page_of(Both).splitlines() if line.startswith("## ") and "Above" not in line]
+    first, second = '`[[each]]` with `type = "one"`', '`[[each]]` with `type = "two"`'
+    inner = f"## `inner` in {first}, and `many` in {first}, and `inner` in {second}"
+    assert headings == [f"## {first}", f"## {second}", inner]
+
+
+def test_a_profile_is_explained_key_by_key() -> None:
+    """But for its name, which is its file's."""
+    text = profile_sections()
+    assert "| `memory_max` | size | **needed** |" in text
+    assert "## `detect` in a hardware profile" in text
+    assert "| `name` |" not in text
+
+
+def test_the_page_of_metrics_has_a_row_for_each() -> None:
+    """As it is named on /metrics."""
+    page = metrics_page()
+    assert page.count("| `tidegate_ledger_readings_total` | counter | `uplink`, `reason` | Readings that will not") == 1
+    assert page.count("| `tidegate_healthy` | gauge |  | 1 while") == 1
+
+
 def test_the_command_writes_the_page(tmp_path) -> None:
     """Into the directory that is named; anything else is a wrong call."""
     assert main([]) == 2
     assert main([str(tmp_path)]) == 0
-    assert (tmp_path / PAGE).read_text(encoding="utf-8").startswith("# Configuration\n")
+    assert (tmp_path / CONFIGURATION).read_text(encoding="utf-8").startswith("# Configuration\n")
+    assert (tmp_path / METRICS).read_text(encoding="utf-8") == metrics_page()

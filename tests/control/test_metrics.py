@@ -8,6 +8,7 @@ import sys
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.control.instruments import INSTRUMENTS
 from gateway.control.metrics import MetricsPage
 from gateway.core.telemetry import Telemetry
 
@@ -25,8 +26,9 @@ STATUS = {
         "refused": 1,
     },
     "sources": {
-        "plant": {"state": "connected", "received": 7, "up": True},
-        "line": {"state": "open", "frames": 2},
+        "plant": {"state": "connected", "received": 7, "up": True, "bytes_pending": 11},
+        "line": {"state": "open", "malformed": 2, "pending_bytes": 12, "odd": 1},
+        "direct": {"in_flight_bytes": 13},
     },
     "uplinks": {
         "cloud": {
@@ -54,7 +56,7 @@ def samples(telemetry: Telemetry, status: dict) -> dict[tuple, float]:
 def test_what_is_counted_is_shown() -> None:
     """Counters with _total, gauges without, odd label values escaped."""
     telemetry = Telemetry()
-    telemetry.count("tidegate_messages", 3, help='What "came"\nin.', source='a"b\\c\nd')
+    telemetry.count("tidegate_messages", 3, source='a"b\\c\nd')
     telemetry.gauge("tidegate_clients", 2)
     found = samples(telemetry, {})
     assert found["tidegate_messages_total", ("source", 'a"b\\c\nd')] == 3
@@ -83,11 +85,14 @@ def test_what_is_held_is_shown_by_class() -> None:
 
 
 def test_numbers_of_sources_are_shown_and_words_are_not() -> None:
-    """Whatever a source counts, under its own name."""
+    """Under one name whatever kind of source says it; what nobody declared is left out."""
     found = samples(Telemetry(), STATUS)
-    assert found["tidegate_source_received", ("source", "plant")] == 7
-    assert found["tidegate_source_frames", ("source", "line")] == 2
-    assert not [key for key in found if key[0] in {"tidegate_source_state", "tidegate_source_up"}]
+    assert found["tidegate_messages_received_total", ("source", "plant")] == 7
+    for source, size_bytes in (("plant", 11), ("line", 12), ("direct", 13)):
+        assert found["tidegate_source_pending_bytes", ("source", source)] == size_bytes
+    assert found["tidegate_serial_malformed_total", ("source", "line")] == 2
+    assert not [key for key in found if key[0].startswith(("tidegate_source_state", "tidegate_source_up"))]
+    assert not [key for key in found if "odd" in key[0]]
     assert found["tidegate_store_used_bytes",] == 4096
     assert (found["tidegate_store_quarantined",], found["tidegate_store_refused",]) == (3, 1)
     assert found["tidegate_healthy",] == 1
@@ -106,16 +111,17 @@ def test_an_empty_status_is_no_error(status: dict) -> None:
     assert samples(Telemetry(), status)["tidegate_healthy",] == 0
 
 
-def test_each_name_is_announced_once() -> None:
-    """What a source counts and what its status says may have one name; two TYPE lines would be refused."""
+def test_each_name_is_announced_once_with_what_it_is() -> None:
+    """Two TYPE lines would be refused; one that says nothing helps nobody."""
     telemetry = Telemetry()
-    telemetry.gauge("tidegate_source_received", 3, help="Mine.", source="plant")
-    telemetry.gauge("tidegate_store_used_bytes", 5)
+    telemetry.count("tidegate_messages_accepted", 3, source="plant")
     text = MetricsPage(telemetry=telemetry, status=lambda: STATUS).render().decode()
-    announced = [line for line in text.splitlines() if line.startswith("# TYPE")]
-    assert len({line.split()[2] for line in announced}) == len(announced)
-    assert "# TYPE tidegate_source_received gauge" in announced
-    assert text.count("\ntidegate_store_used_bytes ") == 1
+    announced = [line.split(" ", 3)[2:] for line in text.splitlines() if line.startswith("# TYPE")]
+    assert len({name for name, _ in announced}) == len(announced)
+    assert {kind for _, kind in announced} == {"counter", "gauge"}
+    declared = {one.shown_name: one for one in INSTRUMENTS.values()}
+    helps = dict(line.split(" ", 3)[2:] for line in text.splitlines() if line.startswith("# HELP"))
+    assert {name: declared[name].about for name in helps} == helps
 
 
 def test_it_is_written_without_the_library_that_reads_it() -> None:

@@ -10,10 +10,10 @@ from gateway.core.telemetry import LABEL_SETS_MAX, OTHER, Telemetry
 def test_counters_add_up_and_gauges_are_set() -> None:
     """By name and labels; what was never counted is 0."""
     telemetry = Telemetry()
-    telemetry.count("a", help="A.")
+    telemetry.count("a")
     telemetry.count("a", 2)
     telemetry.count("a", 5, source="x")
-    telemetry.gauge("b", 7, help="B.")
+    telemetry.gauge("b", 7)
     telemetry.gauge("b", 3)
     assert telemetry.value("a") == 3
     assert telemetry.value("a", source="x") == 5
@@ -22,16 +22,14 @@ def test_counters_add_up_and_gauges_are_set() -> None:
     assert telemetry.value("a", source="y") == 0
 
 
-def test_families_come_by_name_with_their_help() -> None:
-    """Help may be said at any count, the first one stays."""
+def test_families_come_by_name() -> None:
+    """What they mean is said elsewhere."""
     telemetry = Telemetry()
     telemetry.count("b")
-    telemetry.count("b", help="B.")
-    telemetry.count("b", help="other")
     telemetry.gauge("a", 1)
     assert [(family.name, family.kind, family.help) for family in telemetry.families()] == [
         ("a", "gauge", ""),
-        ("b", "counter", "B."),
+        ("b", "counter", ""),
     ]
 
 
