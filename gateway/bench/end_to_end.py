@@ -327,7 +327,7 @@ def backlog(quick: bool) -> Iterator[Result]:  # noqa: FBT001  the suite's one s
             time.sleep(0.1)
         drain_s = time.monotonic() - drains_s
         yield Figure("backlog drained", held / drain_s / 1e6, "M/s", better="more", note=f"{held:,} readings held")
-        yield Figure("shelf per reading of the backlog", shelf / held, "bytes", note="CBOR doubles in steps of 0.01")
+        yield Figure("store per reading of the backlog", shelf / held, "bytes", note="CBOR doubles in steps of 0.01")
         yield Figure(
             "RSS after the backlog has drained",
             gateway.rss_mb(),

@@ -255,7 +255,7 @@ def look_at_disk(config: Config) -> list[str]:
         return []
     disk = f"{amount(whole_bytes)}, mounted at {disks.mount_of(here)}"
     said = f"{config.store.max_bytes} is more than the whole disk has ({disk})"
-    return [f"store.max_bytes: {said}; the shelf is full when the disk is, so give it less than that"]
+    return [f"store.max_bytes: {said}; the store is full when the disk is, so give it less than that"]
 
 
 def _nearest(path: Path) -> Path:

@@ -67,7 +67,7 @@ class HardwareProfile(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, 
     threads: Annotated[
         int,
         _about(
-            "Threads for what may block, like dialling a broker; the shelf and uplinks have their own.", ge=1, le=64
+            "Threads for what may block, like dialling a broker; the store and uplinks have their own.", ge=1, le=64
         ),
     ]
     max_series: Annotated[int, _about("Series kept apart, at most.", ge=1)]

@@ -88,7 +88,7 @@ class GatewaySettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fiel
 
 
 class ControlSettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
-    """The window for people and monitoring, read-only: /healthz, /readyz, /metrics, /status and /trace."""
+    """The port for people and monitoring, read-only: /healthz, /readyz, /metrics, /status and /trace."""
 
     listen: Annotated[str, Meta(description="Address and port. Beyond loopback a token is needed.")] = "127.0.0.1:8181"
     token: Annotated[
@@ -134,7 +134,7 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tr
     ] = "info"
     gateway: Annotated[GatewaySettings, Meta(description="Who this gateway is.")] = GatewaySettings()
     sources: Annotated[
-        tuple[SourceSettings, ...], Meta(description="The doors: where bytes arrive.", max_length=256)
+        tuple[SourceSettings, ...], Meta(description="Sources: where bytes arrive.", max_length=256)
     ] = ()
     mappings: Annotated[
         tuple[MappingSettings, ...],
@@ -144,16 +144,16 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tr
             max_length=4096,
         ),
     ] = ()
-    store: Annotated[StoreSettings, Meta(description="The shelf: what is kept until it is delivered.")] = (
+    store: Annotated[StoreSettings, Meta(description="The store: what is kept until it is delivered.")] = (
         StoreSettings()
     )
     detectors: Annotated[tuple[DetectorSettings, ...], Meta(description="The watchers.", max_length=64)] = ()
     uplinks: Annotated[
         tuple[UplinkSettings, ...],
-        Meta(description="The roads: where readings are delivered.", max_length=16),
+        Meta(description="Uplinks: where readings are delivered.", max_length=16),
     ] = ()
     control: Annotated[
-        ControlSettings | None, Meta(description="The window for people; closed if the table is left out.")
+        ControlSettings | None, Meta(description="The port for people and monitoring; closed if the table is left out.")
     ] = None
 
     def effective_mappings(self) -> tuple[MappingSettings, ...]:

@@ -103,7 +103,7 @@ class Sizing:
     def lines(self) -> list[str]:
         """Say it in sentences."""
         disk = "fits" if self.outage_bytes <= self.disk_bytes else "does NOT fit"
-        takes = f"{self.rate:g} readings/s for {span(self.outage_s)} take {amount(self.outage_bytes)} on the shelf"
+        takes = f"{self.rate:g} readings/s for {span(self.outage_s)} take {amount(self.outage_bytes)} in the store"
         lines = [f"{takes}: {disk} in {amount(self.disk_bytes)}, which lasts {span(self.disk_lasts_s)}."]
         if self.link_bytes_per_s:
             needs = f"Live data takes {amount(self.link_needs_bytes_per_s * DAY_S)} a day of the link's "
@@ -114,7 +114,7 @@ class Sizing:
                 lines.append(f"{needs}; the backlog of the outage drains in {span(self.drain_s)} beside it.")
         lines.append(
             f"Reckoned with a commit each {span(self.commit_interval_s)}, which is "
-            f"{self.shelf_bytes_per_reading:.3g} bytes a reading on the shelf, and {self.wire_bytes_per_reading:g} on "
+            f"{self.shelf_bytes_per_reading:.3g} bytes a reading in the store, and {self.wire_bytes_per_reading:g} on "
             "the wire; fewer commits and larger batches take less."
         )
         return lines

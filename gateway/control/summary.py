@@ -117,7 +117,7 @@ def _shelf(status: dict[str, Any]) -> str:
     used, most = store.get("used_bytes", 0), store.get("max_bytes", 0)
     share = f" ({used / most:.0%})" if most else ""
     text = f"accepted {plural(status.get('accepted', 0), 'reading')} of {store.get('series', 0):,} series; "
-    text += f"on the shelf {amount(used)} of {amount(most)}{share}"
+    text += f"in the store {amount(used)} of {amount(most)}{share}"
     if quality := status.get("clock", {}).get("quality"):
         text += f"; clock {CLOCKS.get(quality, quality)}"
     return text
@@ -145,7 +145,7 @@ def _troubles(status: dict[str, Any]) -> Iterator[str]:
         then = "sources are held back" if store.get("when_full") == "refuse" else WHO_GOES
         share = store["used_bytes"] / store["max_bytes"]
         yield from _wrap(
-            f"the shelf is full to {share:.0%}: {then}; [store] max_bytes is the bound", head="! ", colour=RED
+            f"the store is full to {share:.0%}: {then}; [store] max_bytes is the bound", head="! ", colour=RED
         )
     if status.get("clock", {}).get("quality") == "unknown":
         yield from _wrap(CLOCK_MISSING, head="! ", colour=YELLOW)

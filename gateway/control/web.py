@@ -44,7 +44,7 @@ JSON: Final = {"content-type": "application/json"}
 INDEX: Final = """\
 tidegate {version}
 /healthz  200 while the data path moves (not whether anybody upstream listens)
-/readyz   200 while the doors are open and what comes is taken
+/readyz   200 while sources are open and what comes is taken
 /metrics  Prometheus
 /status   JSON; `tidegate status` shows it to people
 /trace    what becomes of single messages; `tidegate trace` asks for it
@@ -212,7 +212,7 @@ def _routes(
         return _verdict(healthy(), "ok", why_not() or "the data path does not move")
 
     async def readyz(_: Request) -> Response:
-        return _verdict(ready(), "ready", why_not() or "the doors are not open")
+        return _verdict(ready(), "ready", why_not() or "the sources are not open")
 
     page = MetricsPage(telemetry=telemetry, status=status)
 
@@ -226,7 +226,7 @@ def _routes(
         return Response("no such page; / lists them\n", 404, TEXT)
 
     async def read_only(_: Request) -> Response:
-        return Response("this window is read-only; use GET\n", 405, TEXT)
+        return Response("this port is read-only; use GET\n", 405, TEXT)
 
     async def failed(request: Request, error: Exception) -> Response:
         log.error("%s failed: %r", request.path, error)
@@ -288,7 +288,7 @@ def _check_fields(lines: list[str]) -> tuple[int, str] | None:
             return 400, "not a header"
         lowered = name.lower()
         if lowered == "transfer-encoding" or (lowered == "content-length" and value.strip() != "0"):
-            return 413, "this window takes no content"
+            return 413, "this port takes no content"
         hosts += lowered == "host"
     return (400, "more than one host") if hosts > 1 else None
 

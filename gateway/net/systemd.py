@@ -34,5 +34,5 @@ def runtime_directory() -> Path | None:
 async def ask_for_patience() -> None:
     """Ask for more time to start, again and again until cancelled."""
     while True:
-        notify(f"EXTEND_TIMEOUT_USEC={int(PATIENCE_S * 3e6)}\nWATCHDOG=1\nSTATUS=opening the shelf")
+        notify(f"EXTEND_TIMEOUT_USEC={int(PATIENCE_S * 3e6)}\nWATCHDOG=1\nSTATUS=opening the store")
         await asyncio.sleep(PATIENCE_S)

@@ -130,7 +130,7 @@ def check_tables(pages: PageFile) -> None:
             raise DamagedError("it is some other program's database")
         found = {(kind, name, table, text) for kind, name, table, _, text in schema}
         if odd := sorted({str(row[1]) for row in found ^ expected_schema(version)}):
-            raise DamagedError(f"its tables are not those of a shelf: {', '.join(odd)[:100]}")
+            raise DamagedError(f"its tables are not those of a store: {', '.join(odd)[:100]}")
         for name, root in pages.roots().items():
             if name != LARGE:
                 # Small ones are read as a whole: one that leads in circles would be read for ever.

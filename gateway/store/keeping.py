@@ -106,7 +106,7 @@ class Keeper:
 
     def _why_not_enough(self) -> str:
         if any(desk.leases for desk in self._desks.values()):
-            return "the shelf is full of what is being sent right now"
+            return "the store is full of what is being sent right now"
         return "what arrives is more than everything that could make way for it"
 
     async def tend(self) -> bool:
@@ -134,7 +134,7 @@ class Keeper:
             litter = await self._litter.sweep()
             heads = await find_heads(self._connection)
         except sqlite3.Error as error:
-            log.warning("looking after the shelf failed, trying again later: %s", error)
+            log.warning("looking after the store failed, trying again later: %s", error)
             return False
         for sentence in said:
             log.warning("%s", sentence)
@@ -149,4 +149,4 @@ class Keeper:
 
 def full_and_refuse(room: Room) -> FullError:
     """Return what sources are told where nothing is let go to make room for what they bring."""
-    return FullError(f"the shelf is full and when_full is refuse: {room.cause}")
+    return FullError(f"the store is full and when_full is refuse: {room.cause}")

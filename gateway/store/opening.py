@@ -122,7 +122,7 @@ async def check_rows(connection: aiosqlite.Connection, state: State) -> None:
         (STATE_ID, BODY_BYTES_MAX),
     )
     if rows:
-        raise DamagedStateError("a row of the shelf holds other types than it should")
+        raise DamagedStateError("a row of the store holds other types than it should")
     for share in state.shares:
         there = await count_lacking(connection, share, before=share.removal.sequence if share.removal else SEQUENCE_END)
         if share.wants(0) and sum(there) != share.held:

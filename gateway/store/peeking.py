@@ -79,7 +79,7 @@ class Tables:
     @staticmethod
     def _check(head: bytes) -> None:
         if len(head) < HEADER_BYTES or int.from_bytes(head[68:72], "big") != APPLICATION_ID:
-            raise StoreError(f"{DATABASE} is not a shelf that this version of tidegate knows")
+            raise StoreError(f"{DATABASE} is not a store that this version of tidegate knows")
 
     def page(self, number: int) -> bytes | None:
         """Return a page, None where there is none."""

@@ -130,7 +130,7 @@ class LaneScheduler:
 
     def __init__(self, *, backlog_share: float = 0.3, weights: Mapping[Priority, float] = CLASS_WEIGHTS) -> None:
         if not 0.0 <= backlog_share <= 1.0:
-            raise ValueError(f"backlog_share is a part of the road, 0 to 1, not {backlog_share}")
+            raise ValueError(f"backlog_share is a part of the uplink's bytes, 0 to 1, not {backlog_share}")
         by_class = [weights.get(priority, 0) for priority in Priority]
         if min(by_class) <= 0:
             raise ValueError("every class has a weight above 0, else it would starve")

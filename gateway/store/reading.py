@@ -277,7 +277,7 @@ def _check_whose(pages: PageFile, called: Path) -> None:
     if not pages.is_database:
         raise DamagedError("this is no SQLite database")
     if owner != APPLICATION_ID or not 1 <= version <= len(schemas()):
-        raise StoreError(f"{called} is not a shelf that this version of tidegate knows")
+        raise StoreError(f"{called} is not a store that this version of tidegate knows")
     check_tables(pages)
 
 

@@ -30,7 +30,7 @@ def _about(text: str) -> msgspec.Meta:
 class StoreSettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """What is kept, for how long, and what happens when there is no more room."""
 
-    max_bytes: Annotated[Size, _about("How much disk the shelf may use, its write-ahead log included.")] = Size(
+    max_bytes: Annotated[Size, _about("How much disk the store may use, its write-ahead log included.")] = Size(
         512 << 20
     )
     max_age: Annotated[Duration, _about("How long a reading is kept at most; older ones go to the ledger.")] = Duration(
@@ -79,7 +79,7 @@ class StoreSettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fields
     @check("max_bytes")
     def _shelf_has_room(self) -> None:
         if self.max_bytes < MAX_BYTES_MIN:
-            raise ValueError(f"is {self.max_bytes}; give the shelf at least {Size(MAX_BYTES_MIN)}")
+            raise ValueError(f"is {self.max_bytes}; give the store at least {Size(MAX_BYTES_MIN)}")
 
     @check("pending_bytes")
     def _arrivals_have_room(self) -> None:

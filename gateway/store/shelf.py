@@ -29,7 +29,7 @@ class ShelfReader:
         )
         found = [Row(*row) for row in rows]
         if not all(isinstance(value, int) and value >= 0 for row in found for value in row):
-            raise sqlite3.DatabaseError("a row of the shelf holds other types than it should")
+            raise sqlite3.DatabaseError("a row of the store holds other types than it should")
         return found
 
     async def bodies(self, ids: Sequence[int]) -> dict[int, bytes]:

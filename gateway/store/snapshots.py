@@ -63,7 +63,7 @@ class Snapshot:
         wanted = source.stat().st_size + len(_read(source))
         if shutil.disk_usage(self._folder).free < 2 * wanted:
             raise StoreError(
-                f"no room to copy {Size(wanted)} to {self._folder.parent}; stop the gateway first (a shelf that is "
+                f"no room to copy {Size(wanted)} to {self._folder.parent}; stop the gateway first (a store that is "
                 "closed is read in its place), or set TMPDIR to a disk with more room"
             )
         for _ in range(ATTEMPTS_MAX):

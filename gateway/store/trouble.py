@@ -62,7 +62,7 @@ class Trouble:
         found = self.presence.look()
         if found != self.closed:
             level = logging.ERROR if found else logging.WARNING
-            log.log(level, "%s", found or "the files are in their places again: the shelf takes data again")
+            log.log(level, "%s", found or "the files are in their places again: the store takes data again")
             self.lasting = self.closed = found
         return found
 
@@ -154,6 +154,6 @@ class Trouble:
             self.met(FULL, shortage)
         elif self._kind and not is_refusing:
             if self._was_said:
-                log.warning("the shelf takes data again")
+                log.warning("the store takes data again")
             self._kind = self._sentence = ""
             self._was_said = False

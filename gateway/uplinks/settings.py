@@ -76,7 +76,7 @@ class RetrySettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fields
 class OtlpUplinkSettings(
     Checked, msgspec.Struct, tag_field="type", tag="otlp", kw_only=True, forbid_unknown_fields=True, frozen=True
 ):
-    """A road to an OTLP receiver: an OpenTelemetry Collector, or a backend that speaks OTLP itself."""
+    """An OTLP receiver: an OpenTelemetry Collector, or a backend that speaks OTLP itself."""
 
     name: Annotated[str, Meta(description="What status, metrics and the ledger call it.", min_length=1)]
     endpoint: Annotated[
@@ -203,7 +203,7 @@ def _header_problem(name: str, value: object) -> str:
         return ""
     if any(word in name.lower() for word in _SECRET_WORDS):
         return (
-            f'{name} opens a door, so it is no literal; write {name} = {{ env = "NAME" }}, '
+            f'{name} is a secret, so it is no literal; write {name} = {{ env = "NAME" }}, '
             '{ file = "PATH" } or { credential = "NAME" }'
         )
     return "" if is_header_value(value) else f"the value of {name} has characters that no header can have"

@@ -271,7 +271,7 @@ def test_a_shelf_larger_than_its_disk_is_a_note(make_small_disk) -> None:
     disk = make_small_disk(1 << 20)
     text = f'[gateway]\nstate_dir = "{disk.path}/state"\n[store]\nmax_bytes = '
     assert look_at_disk(parse_config(text + '"2MiB"')) == [
-        f"store.max_bytes: 2MiB is more than the whole disk has (1 MiB, mounted at {disk.path}); the shelf is full when "
+        f"store.max_bytes: 2MiB is more than the whole disk has (1 MiB, mounted at {disk.path}); the store is full when "
         "the disk is, so give it less than that"
     ]
     assert look_at_disk(parse_config(text + '"1MiB"')) == []

@@ -373,7 +373,7 @@ def test_a_full_shelf_is_loud(when_full: str, said: str) -> None:
     """With what happens now, which depends on the configuration."""
     store = {"used_bytes": 990, "max_bytes": 1000, "when_full": when_full}
     text = " ".join(render({"store": store}, colour=False).split())
-    assert "! the shelf is full to 99%: " in text
+    assert "! the store is full to 99%: " in text
     assert said in text
     assert "full" not in render({"store": store | {"used_bytes": 900}}, colour=False)
 

@@ -338,9 +338,9 @@ async def test_what_else_stands_in_the_file_is_not_run(shelves, sql) -> None:
     connection.execute(sql)
     connection.commit()
     connection.close()
-    assert "its tables are not those of a shelf" in verify(shelves.state_dir).problems[0]
+    assert "its tables are not those of a store" in verify(shelves.state_dir).problems[0]
     store = await shelves.open()
-    assert "its tables are not those of a shelf" in store.events[0]
+    assert "its tables are not those of a store" in store.events[0]
     assert sorted(await shelves.drain(store)) == put
     shelves.check(store)
 
@@ -371,7 +371,7 @@ async def test_the_same_names_with_other_definitions(shelves) -> None:
     connection.execute("UPDATE sqlite_schema SET sql = replace(sql, 'TEXT NOT NULL', 'TEXT') WHERE name = 'ledger'")
     connection.commit()
     connection.close()
-    with pytest.raises(DamagedError, match="not those of a shelf: ledger"):
+    with pytest.raises(DamagedError, match="not those of a store: ledger"):
         look(shelves.state_dir / DATABASE)
 
 

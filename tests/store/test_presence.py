@@ -152,7 +152,7 @@ async def test_a_directory_that_is_moved_and_moved_back(shelves, caplog) -> None
     assert store.is_writing
     put = await shelves.put(store, 3)
     assert store.status()["store"]["trouble"] == ""
-    assert caplog.records[-1].message == "the files are in their places again: the shelf takes data again"
+    assert caplog.records[-1].message == "the files are in their places again: the store takes data again"
     await shelves.close()
     store = await shelves.open()
     assert await shelves.drain(store) == put

@@ -113,7 +113,7 @@ def test_no_shelf_is_an_error(tmp_path) -> None:
         ("DELETE FROM ledger", "cloud: accepted - delivered - held - ledger is 3, not 0"),
         ("UPDATE series SET body = x'00' WHERE number = 1", "series 1 in series: a series' checksum does not match"),
         ("UPDATE shelf SET body = x'00' WHERE id = {state}", "the state row's checksum does not match"),
-        ("DROP TABLE series", "cannot be read: its tables are not those of a shelf: series;"),
+        ("DROP TABLE series", "cannot be read: its tables are not those of a store: series;"),
     ],
 )
 async def test_what_is_wrong_is_named(shelves, filled, sql, sentence) -> None:
@@ -173,7 +173,7 @@ async def test_a_file_that_is_no_shelf(shelves, filled, tmp_path) -> None:
     """Garbage, somebody else's, or of another version."""
     path = shelves.state_dir / DATABASE
     change(shelves.state_dir, "PRAGMA user_version = 99")
-    assert "not a shelf that this version" in verify(shelves.state_dir).problems[0]
+    assert "not a store that this version" in verify(shelves.state_dir).problems[0]
     path.write_bytes(b"garbage" * 1000)
     assert "cannot be read" in verify(shelves.state_dir).problems[0]
     with pytest.raises(StoreError, match="cannot be read"):

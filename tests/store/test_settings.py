@@ -12,7 +12,7 @@ from gateway.store.settings import StoreSettings
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"max_bytes": Size(1000)}, "give the shelf at least 1MiB"),
+        ({"max_bytes": Size(1000)}, "give the store at least 1MiB"),
         ({"max_age": Duration(0)}, "max_age: must be longer"),
         ({"pending_bytes": Size(0)}, "pending_bytes: is 0B, which lets nothing in"),
         ({"commit_interval": Duration(61)}, "commit_interval: is 61s; at most 1m"),

@@ -50,7 +50,7 @@ async def test_a_lasting_trouble_is_one_line(disk, caplog) -> None:
     assert lines(caplog) == ["0 bytes left"]
     assert found.sentence == "99 bytes left"
     found.succeeded(when_full="drop_oldest")
-    assert lines(caplog)[1:] == ["the shelf takes data again"]
+    assert lines(caplog)[1:] == ["the store takes data again"]
     assert found.sentence == ""
     found.succeeded(when_full="drop_oldest")
     assert len(lines(caplog)) == 2
@@ -62,7 +62,7 @@ async def test_what_comes_and_goes_is_not_said_each_time(disk, caplog, monkeypat
     for _ in range(50):
         found.met(FULL, "full")
         found.succeeded(when_full="drop_oldest")
-    assert lines(caplog) == ["full", "the shelf takes data again"]
+    assert lines(caplog) == ["full", "the store takes data again"]
     monkeypatch.setattr(trouble, "QUIET_S", 0.0)
     found.met(FULL, "full")
     assert len(lines(caplog)) == 3
@@ -94,7 +94,7 @@ async def test_while_what_comes_is_turned_away_it_is_not_over(disk) -> None:
     """Acks are written, arrivals are not taken."""
     found = Trouble(disk)
     disk.lacks = 1
-    found.met(FULL, "the shelf is full and when_full is refuse")
+    found.met(FULL, "the store is full and when_full is refuse")
     found.succeeded(when_full="refuse")
     assert "refuse" in found.sentence
     found.succeeded(when_full="drop_oldest")
@@ -115,7 +115,7 @@ async def test_what_found_no_room_is_over_when_it_would_find_some(disk, caplog) 
     disk.lacks = 1
     found.succeeded(when_full="drop_oldest")
     assert found.is_taking
-    assert lines(caplog) == ["no room for 10 bytes", "the shelf takes data again"]
+    assert lines(caplog) == ["no room for 10 bytes", "the store takes data again"]
 
 
 async def test_a_disk_with_nothing_left_starves_the_shelf(disk) -> None:
@@ -176,7 +176,7 @@ async def test_a_disk_that_others_fill_is_named_everywhere(shelves, make_small_d
     disk.free()
     await shelves.put_noise(store, 1000)
     assert store.status()["store"]["trouble"] == ""
-    assert lines(caplog)[-1] == "the shelf takes data again"
+    assert lines(caplog)[-1] == "the store takes data again"
     shelves.check(store)
     await shelves.close()
 
