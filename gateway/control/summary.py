@@ -269,7 +269,8 @@ def _progress(uplink: dict[str, Any]) -> Iterator[str]:
     if taken := uplink.get("in_hand_taken"):
         yield f"of what is being sent, {taken:,} of {uplink.get('leased', 0):,} are taken already"
     change = uplink.get("backlog_change_per_s", 0)
-    if eta := uplink.get("backlog_eta_s"):
+    # Both are of the last look, a second ago: by now it may be gone.
+    if (eta := uplink.get("backlog_eta_s")) and uplink.get("held"):
         yield f"backlog gone in about {span(eta)}" + (f", {-change:,.0f} readings a second" if change <= -1 else "")
     elif change >= 1 and uplink.get("held"):
         yield f"the backlog grows by about {change:,.0f} readings a second: more arrives than leaves"

@@ -325,6 +325,7 @@ def test_a_backlog_has_an_end_or_grows() -> None:
     text = uplink_text(state="sending", held=5000, backlog_eta_s=None, backlog_change_per_s=12.4)
     assert "the backlog grows by about 12 readings a second: more arrives than leaves" in text
     assert "backlog" not in uplink_text(state="idle", held=0, backlog_eta_s=None, backlog_change_per_s=0.0)
+    assert "backlog" not in uplink_text(state="idle", held=0, backlog_eta_s=52.6, backlog_change_per_s=0.0)
     assert "backlog" not in uplink_text(state="idle", held=0, backlog_eta_s=None, backlog_change_per_s=4.0)
 
 
