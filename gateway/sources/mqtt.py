@@ -193,7 +193,7 @@ class MqttSource:
         except Unsupported:
             self._fall_back(f"{self._settings.url} does not know MQTT 5")
         except (LinkClosed, OSError, TimeoutError) as error:
-            self._failed("disconnected", sentence(error))
+            self._failed("disconnected", sentence(error, broker=f"{self._address.host}:{self._address.port}"))
             log.warning("%s: %s", self.name, self._last_error)
         return False
 

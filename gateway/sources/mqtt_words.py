@@ -61,14 +61,14 @@ def _certificate_advice(why: str) -> str:
     return "name the authority that signed it with tls.ca_file of this source"
 
 
-def sentence(error: BaseException) -> str:
+def sentence(error: BaseException, *, broker: str) -> str:
     """Return what went wrong, in words, with nothing that should not be in a log."""
     if isinstance(error, LinkClosed | TimeoutError):
         return one_line(str(error)) or "no answer in time"
     if is_tls_error(error):
         return one_line(f"TLS failed: {error.reason or error}")
     assert isinstance(error, OSError)
-    return one_line(f"cannot connect: {error.strerror or error}")
+    return one_line(f"cannot connect to {broker}: {error.strerror or error}")
 
 
 def window_advice(size: int, *, version: int, receive_maximum: int) -> str:

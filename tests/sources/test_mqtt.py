@@ -871,7 +871,7 @@ async def test_a_broker_that_is_not_there_is_tried_again(make_broker, make_link)
     link.mode = Mode.REFUSE
     source = source_for(link.port, Shelf())
     async with running(source, state="disconnected"):
-        assert "cannot connect: Connection refused" in str(source.status()["last_error"])
+        assert f"cannot connect to 127.0.0.1:{link.port}: Connection refused" in str(source.status()["last_error"])
         link.mode = Mode.UP
         await until(lambda: source.status()["state"] == "connected")
 

@@ -16,13 +16,13 @@ from gateway.sources.mqtt_words import Refused, sentence, tls_trouble, window_ad
     [
         (LinkClosed("the broker closed the connection"), "the broker closed the connection"),
         (TimeoutError(), "no answer in time"),
-        (ConnectionRefusedError(111, "Connection refused"), "cannot connect: Connection refused"),
-        (OSError("odd"), "cannot connect: odd"),
+        (ConnectionRefusedError(111, "Connection refused"), "cannot connect to box:1883: Connection refused"),
+        (OSError("odd"), "cannot connect to box:1883: odd"),
     ],
 )
 def test_a_failure_is_a_sentence(error: BaseException, words: str) -> None:
     """Whatever the operating system calls it."""
-    assert sentence(error) == words
+    assert sentence(error, broker="box:1883") == words
 
 
 @pytest.mark.parametrize(
