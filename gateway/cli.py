@@ -133,7 +133,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_explain(add("explain", run_explain, "say what becomes of one message, or why not"))
     arguments.add_status(add("status", run_status, "what a running gateway holds, sends and owes"))
     arguments.add_trace(add("trace", run_trace, "follow the next messages through the running gateway"))
-    arguments.add_quarantine(add("quarantine", run_quarantine, "what was set aside: not understood, or refused"))
+    arguments.add_quarantine(add("quarantine", run_quarantine, "what was set aside: not usable, or refused"))
     arguments.add_verify(add("verify", run_verify, "check every segment's CRC, the hash chain and the counts"))
     arguments.add_export(add("export", run_export, "held data as OTLP JSON lines, for a stick carried by hand"))
     arguments.add_size(add("size", run_size, "how long this disk and this link last"))

@@ -51,9 +51,9 @@ class StoreSettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fields
             'name; then it goes to the ledger. "0s" lets go at once.'
         ),
     ] = Duration(7 * 86400)
-    quarantine_bytes: Annotated[Size, _about("Room for payloads that nobody understood; the oldest make way.")] = Size(
-        1 << 20
-    )
+    quarantine_bytes: Annotated[
+        Size, _about("Room for payloads of which not all could be used; the oldest make way.")
+    ] = Size(1 << 20)
     refused_bytes: Annotated[Size, _about("Room for what an uplink refused for good; the oldest make way.")] = Size(
         4 << 20
     )
