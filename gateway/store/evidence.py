@@ -5,7 +5,7 @@ and runs whatever views and triggers a file brings along. What can be told again
 
 - The tables are those of the schema files, to the letter, and there is nothing beside them.
 - Each commit writes the state row, with its number. The log goes on where the file ends: its first commit is at most
-  one ahead of the file's, its last is not behind it.
+  one ahead of the file's, its last is not behind it. (Not where a checkpoint was under way: PageFile.is_half_moved.)
 - Each commit notes how long the log was by then (`log_bytes`), which never grows shorter, and no frame in it is
   zeros. Closed in order there is no log, and the note says 0.
 - While a log grows for the first time, a file beside it says from time to time how far the commits have come
@@ -149,7 +149,7 @@ def find_loss(pages: PageFile, *, reached: int = 0) -> LogLoss | None:
     in_log = pages.states_of_log()
     if in_file is not None and in_log is not None:
         first, last = in_log
-        if first.commit > in_file.commit + 1:
+        if first.commit > in_file.commit + 1 and not pages.is_half_moved(commit=first.commit - 1):
             between = first.commit - in_file.commit - 1
             raise DamagedError(f"{between} commits between the file and its log are missing")
         if last.commit < in_file.commit:

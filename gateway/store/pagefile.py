@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.store.accounts import DamagedStateError, State, decode_state
 from gateway.store.connection import PAGE_BYTES
-from gateway.store.pages import PAGE_SIZES, TreeError, free_pages, leaves_of, read_log, rows_of
+from gateway.store.pages import PAGE_SIZES, TABLE_LEAF, TreeError, free_pages, leaves_of, read_log, rows_of
 from gateway.store.records import STATE_ID
 
 if TYPE_CHECKING:
@@ -170,6 +170,24 @@ class PageFile:
         first = next(filter(None, map(self._newest_state, transactions)), None)
         last = next(filter(None, map(self._newest_state, reversed(transactions))), None)
         return None if first is None or last is None else (first, last)
+
+    def is_half_moved(self, *, commit: int) -> bool:
+        """Whether the file has something of the log by now, or the state of `commit`, the one before it.
+
+        In the middle of a checkpoint the inner pages of the file alone may lead to a page that was given up long ago.
+        But one of the pages that the log's first commit wrote had the state before, and has it still, or what the log
+        has for it. That inner pages are as in the log says nothing: they stay the same for long.
+        """
+        for number, _ in next(self._transactions(), ()):
+            page = self.page_of_file(number) or b""
+            rows = rows_of(page, number, self.page_of_file)
+            states = [state_in(values) for row_id, values in rows if row_id == STATE_ID]
+            if any(state is not None and state.commit == commit for state in states):
+                return True
+            copies = (self.log.page(place) for other, place in self.log.frames if other == number)
+            if page[:1] == bytes([TABLE_LEAF]) and page in copies:
+                return True
+        return False
 
     def _transactions(self) -> Iterator[list[tuple[int, int]]]:
         """Return the frames of each transaction that was committed, in order."""

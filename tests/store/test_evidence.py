@@ -9,16 +9,20 @@ import sqlite3
 import pytest
 
 from gateway.core.clock import NS_PER_S
+from gateway.core.contracts import Priority
 from gateway.store import evidence, room
 from gateway.store.accounts import State
 from gateway.store.connection import DATABASE
 from gateway.store.database import StoreError
 from gateway.store.evidence import DamagedError, find_loss, look, wrong_with_log
 from gateway.store.pagefile import PageFile
+from gateway.store.pages import TABLE_LEAF, leaves_of
 from gateway.store.reached import REACHED, _encode, read_reached
 from gateway.store.reading import verify
+from gateway.store.records import STATE_ID
 
 LOG = f"{DATABASE}-wal"
+INNER = 5  # the first byte of a page that leads to others (SQLite's file format, 1.6)
 
 
 @pytest.fixture
@@ -99,6 +103,57 @@ async def test_a_log_that_was_deleted_before_the_first_commit_of_data(shelves, d
     (shelves.state_dir / LOG).unlink()
     (event,) = await opened(shelves, put)
     assert "up to 1 s of it" in event
+
+
+def put_page(path, number: int, page: bytes) -> None:
+    """Write a page into a database file."""
+    with path.open("r+b") as file:
+        file.seek((number - 1) * len(page))
+        file.write(page)
+
+
+def state_leaf(pages: PageFile, page_of) -> int:
+    """The number of the page that the state row stands on."""
+    (leaf,) = leaves_of(page_of, pages.roots()["shelf"], first=STATE_ID, last=STATE_ID)
+    return leaf
+
+
+@pytest.mark.parametrize("is_old_page_moved", [False, True])
+async def test_a_log_that_was_half_moved_into_the_file_is_whole(
+    shelves, tmp_path, small_log, is_old_page_moved
+) -> None:
+    """The inner pages came first when the power went, and lead to a page that was given up long ago.
+
+    What the file says alone is of no one time then. The state that the log goes on from stands on a page that the
+    tree does not lead to any more, or that has been written over too.
+    """
+    store = await shelves.open(recent_bytes=0)
+    stale = None
+    for turn in range(500):
+        await shelves.put(store, 40, priority=Priority(turn % 3))
+        if turn > 20 and (lease := await shelves.lease(store, readings_max=300)) is not None:
+            store.ack(lease)
+        copy = tmp_path / f"at-{turn}"
+        shutil.copytree(shelves.state_dir, copy)
+        with PageFile(copy / DATABASE) as pages:
+            newest = {number: pages.log.page(place) for number, place in pages.log.newest.items()}
+            now, before = state_leaf(pages, pages.page), state_leaf(pages, pages.page_of_file)
+            stale = stale or pages.page_of_file(before)
+            first = next(pages._transactions(), [])
+            if stale and now != before and before in dict(first) and newest[before][0] == TABLE_LEAF:
+                break
+    assert now != before
+    assert look(copy / DATABASE) is None
+    for number, page in newest.items():
+        if page[0] == INNER or (is_old_page_moved and number == before):
+            put_page(copy / DATABASE, number, page)
+    put_page(copy / DATABASE, now, stale)
+    with PageFile(copy / DATABASE) as pages:
+        (begin, _), in_file = pages.states_of_log(), pages.state_of_file()
+        assert in_file.commit < begin.commit - 1
+        assert not pages.is_half_moved(commit=begin.commit) or is_old_page_moved
+    assert look(copy / DATABASE) is None
+    await shelves.close()
 
 
 @pytest.mark.parametrize("end", [0.0, 0.3, 0.9])
