@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
     from gateway.control.config import Config
     from gateway.control.profiles import HardwareProfile
-    from gateway.core.batch import Attributes
     from gateway.core.clock import Clock
     from gateway.detect.engine import Engine
     from gateway.store.records import UplinkStatus
@@ -291,7 +290,7 @@ class Gateway:
         return Uplink(
             settings,
             store=store,
-            gateway_attributes=self._gateway_attributes(),
+            gateway_attributes=self.config.identity(),
             version=__version__,
             clock=self._clock,
             telemetry=self.telemetry,
@@ -307,10 +306,6 @@ class Gateway:
             monotonic_ns = self._clock.monotonic_ns()
             wall_ns = server_time_s * NS_PER_S + int(rtt_s * NS_PER_S / 2)
             self._store.timeline.add(Sample(monotonic_ns, wall_ns - monotonic_ns, Quality.UNSYNCED))
-
-    def _gateway_attributes(self) -> Attributes:
-        own = {"tidegate.gateway.id": self.config.gateway.id, **self.config.gateway.attributes}
-        return tuple(sorted(own.items()))
 
     def _build_control(self) -> Callable[[], Coroutine[Any, Any, None]] | None:
         if self.config.control is None:

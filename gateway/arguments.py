@@ -20,10 +20,15 @@ def add_config(command: argparse.ArgumentParser) -> None:
     )
 
 
-def add_state(command: argparse.ArgumentParser) -> None:
-    """Add the directory that a shelf is in."""
+def add_shelf(command: argparse._ActionsContainer) -> None:
+    """Add where a shelf is: its directory, or the configuration that says so; None is what was not typed."""
+    command.add_argument("--state-dir", type=Path, metavar="DIR", help="[gateway] state_dir of the configuration")
     command.add_argument(
-        "--state-dir", type=Path, required=True, metavar="DIR", help="[gateway] state_dir of the configuration"
+        "-c",
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help=f"its [gateway] state_dir says where (default {CONFIG_DEFAULT})",
     )
 
 
@@ -85,15 +90,7 @@ def add_trace(command: argparse.ArgumentParser) -> None:
 
 def add_quarantine(command: argparse.ArgumentParser) -> None:
     """Add what `tidegate quarantine` takes."""
-    where = command.add_mutually_exclusive_group()
-    where.add_argument("--state-dir", type=Path, metavar="DIR", help="[gateway] state_dir of the configuration")
-    where.add_argument(
-        "-c",
-        "--config",
-        type=Path,
-        metavar="FILE",
-        help=f"its [gateway] state_dir says where (default {CONFIG_DEFAULT})",
-    )
+    add_shelf(command.add_mutually_exclusive_group())
     command.add_argument("--refused", action="store_true", help="what an uplink refused for good")
     command.add_argument("--limit", type=int, default=20, metavar="N", help="how many, the newest first (default 20)")
     command.add_argument("--json", action="store_true", help="for programs; whole payloads")
@@ -101,15 +98,18 @@ def add_quarantine(command: argparse.ArgumentParser) -> None:
 
 def add_verify(command: argparse.ArgumentParser) -> None:
     """Add what `tidegate verify` takes."""
-    add_state(command)
+    add_shelf(command.add_mutually_exclusive_group())
     command.add_argument("--json", action="store_true", help="for programs")
 
 
 def add_export(command: argparse.ArgumentParser) -> None:
     """Add what `tidegate export` takes."""
-    add_state(command)
+    # Both together are for a shelf that was left behind when state_dir was changed.
+    add_shelf(command)
     command.add_argument("--out", type=Path, required=True, metavar="FILE")
-    command.add_argument("--gateway-id", default="", metavar="ID", help="what tidegate.gateway.id says")
+    command.add_argument(
+        "--gateway-id", default="", metavar="ID", help="tidegate.gateway.id, if not the configuration's"
+    )
 
 
 def add_size(command: argparse.ArgumentParser) -> None:

@@ -362,10 +362,7 @@ def run_quarantine(options: argparse.Namespace) -> int:
     if options.limit < 1:
         raise CommandError("--limit takes a number from 1 on")
     config: Path | None = options.config
-    state_dir: Path | None = options.state_dir
-    if state_dir is None:
-        state_dir = Path(load(config or Path(CONFIG_DEFAULT), offline=True).gateway.state_dir)
-    where = _state(state_dir)
+    where, _ = _shelf(options)
     if options.refused:
         found = _from_shelf(lambda aside: aside.refused(where, limit=options.limit))
     else:
@@ -395,7 +392,8 @@ def run_verify(options: argparse.Namespace) -> int:
     """`tidegate verify`: exit 1 with what is wrong."""
     from gateway.store.reading import verify  # noqa: PLC0415  SQLite only where needed
 
-    report = _from_shelf(lambda _: verify(_state(options.state_dir), progress=progress))
+    where, _ = _shelf(options)
+    report = _from_shelf(lambda _: verify(where, progress=progress))
     if options.json:
         print(json.dumps(report.as_dict()))
     else:
@@ -412,8 +410,12 @@ def run_export(options: argparse.Namespace) -> int:
 
     if options.out.exists():
         raise CommandError(f"{options.out} is there already; name another with --out")
+    where, config = _shelf(options)
+    attributes = dict(config.identity()) if config is not None else {}
+    if options.gateway_id:
+        attributes["tidegate.gateway.id"] = options.gateway_id
     try:
-        result = export(_state(options.state_dir), options.out, gateway_id=options.gateway_id, progress=progress)
+        result = export(where, options.out, attributes=tuple(sorted(attributes.items())), progress=progress)
     except StoreError as error:
         raise CommandError(str(error), FOUND) from error
     except OSError as error:
@@ -422,6 +424,8 @@ def run_export(options: argparse.Namespace) -> int:
         f"{plural(result.readings, 'reading')} and {plural(result.records, 'log record')} "
         f"in {options.out} ({plural(result.lines, 'line')} of OTLP JSON)"
     )
+    if not attributes:
+        print("tidegate: these lines do not say which gateway they are from; its -c FILE would", file=sys.stderr)
     for problem in result.left_out():
         print(f"tidegate: {sentence(problem)}", file=sys.stderr)
     return FOUND if result.left_out() else FINE
@@ -463,9 +467,15 @@ def run_bench(options: argparse.Namespace) -> int:
     return bench(only=options.only, as_json=options.json, quick=options.quick)
 
 
-def _state(path: Path) -> Path:
+def _shelf(options: argparse.Namespace) -> tuple[Path, Config | None]:
+    """Return the directory of the shelf that is meant, and the configuration that was asked whose it is."""
     from gateway.store.connection import DATABASE  # noqa: PLC0415  SQLite only where needed
 
+    path: Path | None = options.state_dir
+    config = None
+    if path is None or options.config is not None:
+        config = load(options.config or Path(CONFIG_DEFAULT), offline=True)
+        path = path or Path(config.gateway.state_dir)
     database = path / DATABASE
     try:
         database.open("rb").close()
@@ -477,4 +487,4 @@ def _state(path: Path) -> Path:
         raise CommandError(
             f"there is no {database}; --state-dir is [gateway] state_dir of the configuration"
         ) from error
-    return path
+    return path, config

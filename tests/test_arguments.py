@@ -20,9 +20,16 @@ def test_a_configuration_has_a_place() -> None:
     assert parse("check -c a.toml").config == parse("check --config a.toml").config == Path("a.toml")
 
 
-def test_a_shelf_is_named_once(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", ["quarantine", "verify"])
+def test_a_shelf_is_named_once(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """By its directory or by a configuration; both might disagree."""
-    assert parse("quarantine --state-dir d").state_dir == Path("d")
+    assert parse(f"{command} --state-dir d").state_dir == Path("d")
     with pytest.raises(SystemExit):
-        parse("quarantine --state-dir d -c a.toml")
+        parse(f"{command} --state-dir d -c a.toml")
     assert "not allowed with" in capsys.readouterr().err
+
+
+def test_a_shelf_that_was_left_behind_is_exported_as_whose_it_is() -> None:
+    """The place is its own, the gateway's attributes are still in its configuration."""
+    options = parse("export --state-dir d -c a.toml --out f")
+    assert (options.state_dir, options.config) == (Path("d"), Path("a.toml"))

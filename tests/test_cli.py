@@ -718,6 +718,47 @@ async def test_export_writes_lines_and_says_how_many(run, tmp_path: Path) -> Non
     assert "cannot write" in err
 
 
+@pytest.mark.parametrize("command", [("verify",), ("export", "--out", "held.jsonl")])
+async def test_a_configuration_says_whose_shelf_it_is(
+    run, write, tmp_path: Path, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for `quarantine`; where neither is typed it is the usual one."""
+    monkeypatch.chdir(tmp_path)
+    await fill(tmp_path / "state")
+    code, out, err = run(*command, "-c", write())
+    assert (code, err) == (0, "")
+    assert "1 reading" in out
+    monkeypatch.setattr(cli, "CONFIG_DEFAULT", tmp_path / "none.toml")
+    code, _, err = run(*command[:2], *(["other.jsonl"] if command[2:] else []))
+    assert code == 2
+    assert "none.toml: there is no such file" in err
+
+
+async def test_exported_lines_say_what_the_uplink_would(run, write, tmp_path: Path) -> None:
+    """The same series upstream, whether sent or carried; another id or place may be typed."""
+    await fill(tmp_path / "state")
+    path = write(gateway='id = "site-7"\nattributes = { site = "x", "deployment.environment.name" = "prod", n = 5 }')
+
+    def attributes(*words: object) -> dict[str, Any]:
+        out = tmp_path / "held.jsonl"
+        code, _, err = run("export", *words, "--out", out)
+        assert code == 0
+        (line,) = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+        out.unlink()
+        (resource,) = line["resourceMetrics"]
+        found = {one["key"]: next(iter(one["value"].values())) for one in resource["resource"]["attributes"]}
+        return {"said": err, **{key: value for key, value in found.items() if key != "device.id"}}
+
+    gateway = {"site": "x", "deployment.environment.name": "prod", "n": "5", "tidegate.gateway.id": "site-7"}
+    assert attributes("-c", path) == {"said": "", **gateway}
+    assert attributes("-c", path, "--gateway-id", "spare") == {"said": "", **gateway, "tidegate.gateway.id": "spare"}
+    (tmp_path / "state").rename(tmp_path / "old")
+    assert attributes("-c", path, "--state-dir", tmp_path / "old") == {"said": "", **gateway}
+    found = attributes("--state-dir", tmp_path / "old")
+    assert set(found) == {"said"}
+    assert "do not say which gateway" in found["said"]
+
+
 async def test_an_export_that_is_not_all_is_1(run, tmp_path: Path) -> None:
     """And says what was left out."""
     await fill(tmp_path, clock=FakeClock(wall=0, synced=False))

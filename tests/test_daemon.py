@@ -284,7 +284,7 @@ async def test_a_reload_that_leaves_a_backlog_behind_says_so(tmp_path: Path, cap
     said = [record.getMessage() for record in caplog.records if "held" in record.getMessage()]
     assert said == [
         f"state_dir is {new} now: 3 readings for cloud are still held in {old}, and nobody sends them from there; "
-        f"get them out with `tidegate export --state-dir {old} --out FILE`, or set state_dir back"
+        f"get them out with `tidegate export -c CONFIG --state-dir {old} --out FILE`, or set state_dir back"
     ]
 
 
@@ -625,7 +625,7 @@ def test_a_reload_onto_another_directory_names_what_stays_behind(site: Site) -> 
     old = site.folder / "state"
     site.file.write_text(site.file.read_text(encoding="utf-8").replace(f'{old}"', f'{old}-2"'), encoding="utf-8")
     child.send(signal.SIGHUP)
-    said = child.wait_for(f"`tidegate export --state-dir {old} --out FILE`")
+    said = child.wait_for(f"`tidegate export -c CONFIG --state-dir {old} --out FILE`")
     assert f"state_dir is {old}-2 now: " in said
     child.wait_for("running: 1 source")
     assert child.terminate() == 0

@@ -22,7 +22,7 @@ def warn_of_backlog(old: Path, new: Path) -> None:
         most = ", ".join(f"{plural(count, 'reading')} for {name or 'nobody'}" for name, count in held.items())
         log.warning(
             "state_dir is %s now: %s are still held in %s, and nobody sends them from there; get them out with "
-            "`tidegate export --state-dir %s --out FILE`, or set state_dir back",
+            "`tidegate export -c CONFIG --state-dir %s --out FILE`, or set state_dir back",
             new,
             most,
             old,

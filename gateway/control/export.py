@@ -64,9 +64,11 @@ class Exported:
         return said
 
 
-def export(state_dir: Path, out: Path, *, gateway_id: str, progress: Progress) -> Exported:
-    """Write every held segment of `state_dir` to `out`; raise OSError for the file, StoreError for the shelf."""
-    attributes: Attributes = (("tidegate.gateway.id", gateway_id),) if gateway_id else ()
+def export(state_dir: Path, out: Path, *, attributes: Attributes, progress: Progress) -> Exported:
+    """Write every held segment of `state_dir` to `out`; raise OSError for the file, StoreError for the shelf.
+
+    `attributes` are the gateway's own, which an uplink would put on every resource.
+    """
     part = out.with_name(out.name + ".part")
 
     def write(held: Held) -> Exported:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 import msgspec
@@ -19,6 +19,9 @@ from gateway.sources.mqtt_settings import MqttSettings
 from gateway.sources.serial_settings import SerialSettings
 from gateway.store.settings import StoreSettings
 from gateway.uplinks.settings import OtlpUplinkSettings
+
+if TYPE_CHECKING:
+    from gateway.core.batch import Attributes
 
 SourceSettings: TypeAlias = MqttServerSettings | MqttSettings | SerialSettings
 UplinkSettings: TypeAlias = OtlpUplinkSettings
@@ -155,6 +158,10 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tr
     control: Annotated[
         ControlSettings | None, Meta(description="The port for people and monitoring; closed if the table is left out.")
     ] = None
+
+    def identity(self) -> Attributes:
+        """Return the resource attributes that everything leaves with: who this gateway is."""
+        return tuple(sorted({"tidegate.gateway.id": self.gateway.id, **self.gateway.attributes}.items()))
 
     def effective_mappings(self) -> tuple[MappingSettings, ...]:
         """Return the mappings as they apply: the file's, then what serial lines say of theirs, then the default."""

@@ -26,7 +26,7 @@ def test_what_is_left_is_said_with_the_way_out(shelves, tmp_path, caplog) -> Non
     warn_of_backlog(old, tmp_path)
     assert caplog.messages == [
         f"state_dir is {tmp_path} now: 1,234 readings for cloud, 5 readings for nobody are still held in /old, and "
-        "nobody sends them from there; get them out with `tidegate export --state-dir /old --out FILE`, or set "
+        "nobody sends them from there; get them out with `tidegate export -c CONFIG --state-dir /old --out FILE`, or set "
         "state_dir back"
     ]
 

@@ -90,7 +90,7 @@ async def test_everything_held_comes_out_once(tmp_path: Path) -> None:
     await put_log(store, "too hot")
     await store.close()
     out = tmp_path / "out.jsonl"
-    result = export(tmp_path, out, gateway_id="site-7", progress=no_progress)
+    result = export(tmp_path, out, attributes=(("tidegate.gateway.id", "site-7"),), progress=no_progress)
     assert (result.lines, result.readings, result.records, result.left_out()) == (3, 3, 1, [])
     marks = {"tidegate.backfill": True}
     assert points(out) == [
@@ -111,7 +111,7 @@ async def test_the_store_is_as_it_was(tmp_path: Path) -> None:
     await store.close()
     before = (tmp_path / "tidegate.db").read_bytes()
     for name in ("one", "two"):
-        export(tmp_path, tmp_path / name, gateway_id="", progress=no_progress)
+        export(tmp_path, tmp_path / name, attributes=(), progress=no_progress)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     assert (tmp_path / "tidegate.db").read_bytes() == before
 
@@ -120,10 +120,10 @@ async def test_it_works_while_a_gateway_runs(tmp_path: Path) -> None:
     """What has been committed by then is in the file; the gateway goes on."""
     store = await open_store(tmp_path, FakeClock())
     await put(store, climate("d1"), [WALL], [20.5])
-    result = export(tmp_path, tmp_path / "out", gateway_id="", progress=no_progress)
+    result = export(tmp_path, tmp_path / "out", attributes=(), progress=no_progress)
     assert result.readings == 1
     await put(store, climate("d1"), [WALL + 1], [21.5])
-    assert export(tmp_path, tmp_path / "out2", gateway_id="", progress=no_progress).readings == 2
+    assert export(tmp_path, tmp_path / "out2", attributes=(), progress=no_progress).readings == 2
     await store.close()
 
 
@@ -136,7 +136,7 @@ async def test_what_was_delivered_is_not_in_it(tmp_path: Path) -> None:
     store.ack(lease)
     await put(store, climate("d1"), [WALL + 1], [21.5])
     await store.close()
-    export(tmp_path, tmp_path / "out", gateway_id="", progress=no_progress)
+    export(tmp_path, tmp_path / "out", attributes=(), progress=no_progress)
     assert [value for *_, value, _ in points(tmp_path / "out")] == [21.5]
 
 
@@ -150,7 +150,7 @@ async def test_times_are_repaired_and_say_so(tmp_path: Path) -> None:
     clock.wall, clock.synced = WALL, True
     await put(store, climate("d1"), [clock.monotonic_ns()], [21.5], flags=MONOTONIC)
     await store.close()
-    export(tmp_path, tmp_path / "out", gateway_id="", progress=no_progress)
+    export(tmp_path, tmp_path / "out", attributes=(), progress=no_progress)
     found = {
         value: (time_ns, marks.get("tidegate.time.quality")) for *_, time_ns, value, marks in points(tmp_path / "out")
     }
@@ -164,7 +164,7 @@ async def test_what_has_no_time_yet_stays_out_and_what_has_does_not(tmp_path: Pa
     await put(store, climate("d1"), [clock.monotonic_ns()], [20.5], flags=MONOTONIC)
     await put(store, climate("d2"), [WALL], [21.5])
     await store.close()
-    result = export(tmp_path, tmp_path / "out", gateway_id="", progress=no_progress)
+    result = export(tmp_path, tmp_path / "out", attributes=(), progress=no_progress)
     assert (result.readings, result.timeless) == (1, 1)
     assert "nobody knows yet what time it was" in result.left_out()[0]
     assert [value for *_, value, _ in points(tmp_path / "out")] == [21.5]
@@ -187,7 +187,7 @@ async def test_a_damaged_segment_is_counted_and_left_out(tmp_path: Path) -> None
         await put(store, climate("d1"), [WALL + k], [20.5 + k])
     await store.close()
     damage_second(tmp_path)
-    result = export(tmp_path, tmp_path / "out", gateway_id="", progress=no_progress)
+    result = export(tmp_path, tmp_path / "out", attributes=(), progress=no_progress)
     assert (result.readings, result.damaged) == (2, 1)
     assert "1 damaged segments" in result.left_out()[0]
     assert [value for *_, value, _ in points(tmp_path / "out")] == [20.5, 22.5]
@@ -200,7 +200,7 @@ async def test_a_log_record_that_is_none_is_counted(tmp_path: Path) -> None:
     await store.append([], logs=LogRecords(np.array([number], np.uint32), np.array([WALL], np.int64), (b"\x0a\xff",)))
     await put_log(store, "good")
     await store.close()
-    result = export(tmp_path, tmp_path / "out", gateway_id="", progress=no_progress)
+    result = export(tmp_path, tmp_path / "out", attributes=(), progress=no_progress)
     assert (result.lines, result.records, result.damaged) == (1, 1, 1)
 
 
@@ -210,7 +210,7 @@ async def test_a_large_segment_takes_several_lines(tmp_path: Path, monkeypatch: 
     store = await open_store(tmp_path, FakeClock())
     await put(store, climate("d1"), [WALL + k for k in range(1050)], np.arange(1050.0))
     await store.close()
-    result = export(tmp_path, tmp_path / "out", gateway_id="", progress=no_progress)
+    result = export(tmp_path, tmp_path / "out", attributes=(), progress=no_progress)
     assert result.readings == 1050
     assert result.lines >= 11
     assert [value for *_, value, _ in points(tmp_path / "out")] == list(np.arange(1050.0))
@@ -219,7 +219,7 @@ async def test_a_large_segment_takes_several_lines(tmp_path: Path, monkeypatch: 
 async def test_an_empty_shelf_is_an_empty_file(tmp_path: Path) -> None:
     """Not an error."""
     await (await open_store(tmp_path, FakeClock())).close()
-    assert export(tmp_path, tmp_path / "out", gateway_id="", progress=no_progress) == Exported()
+    assert export(tmp_path, tmp_path / "out", attributes=(), progress=no_progress) == Exported()
     assert (tmp_path / "out").read_bytes() == b""
 
 
@@ -238,7 +238,7 @@ async def test_half_a_file_is_no_file(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export(tmp_path, tmp_path / "out", gateway_id="", progress=interrupted)
+        export(tmp_path, tmp_path / "out", attributes=(), progress=interrupted)
     assert list(tmp_path.glob("out*")) == []
 
 
@@ -252,7 +252,7 @@ async def test_a_shelf_that_breaks_off_is_exported_as_far_as_it_goes(tmp_path: P
         yield from items
         raise StoreError("tidegate.db cannot be read to its end")
 
-    result = export(tmp_path, tmp_path / "out", gateway_id="", progress=broken)
+    result = export(tmp_path, tmp_path / "out", attributes=(), progress=broken)
     assert result.readings == 1
     assert result.left_out() == ["the rest of the shelf was left out: tidegate.db cannot be read to its end"]
 
@@ -260,7 +260,7 @@ async def test_a_shelf_that_breaks_off_is_exported_as_far_as_it_goes(tmp_path: P
 def test_where_there_is_no_shelf_nothing_is_written(tmp_path: Path) -> None:
     """A StoreError that says so."""
     with pytest.raises(StoreError, match="there is no"):
-        export(tmp_path, tmp_path / "out", gateway_id="", progress=no_progress)
+        export(tmp_path, tmp_path / "out", attributes=(), progress=no_progress)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -268,7 +268,7 @@ async def test_a_stick_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
     """The caller says it in a sentence."""
     await (await open_store(tmp_path, FakeClock())).close()
     with pytest.raises(FileNotFoundError):
-        export(tmp_path, tmp_path / "stick" / "out", gateway_id="", progress=no_progress)
+        export(tmp_path, tmp_path / "stick" / "out", attributes=(), progress=no_progress)
 
 
 async def test_a_gateway_that_comes_and_goes_meanwhile(tmp_path: Path) -> None:
@@ -298,6 +298,6 @@ async def test_a_gateway_that_comes_and_goes_meanwhile(tmp_path: Path) -> None:
                 thread.join()
 
     out = tmp_path / "out.jsonl"
-    result = export(tmp_path, out, gateway_id="", progress=progress)
+    result = export(tmp_path, out, attributes=(), progress=progress)
     assert (result.readings, result.left_out()) == (30, [])
     assert [value for _, _, _, value, _ in points(out)] == [float(second) for second in range(100, 130)]

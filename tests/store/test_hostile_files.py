@@ -67,7 +67,7 @@ async def everything_ends(shelves, tmp_path) -> Any:
     report = verify(shelves.state_dir)
     assert report.summary()
     with contextlib.suppress(StoreError):
-        export(shelves.state_dir, tmp_path / "out.jsonl", gateway_id="", progress=progress)
+        export(shelves.state_dir, tmp_path / "out.jsonl", attributes=(), progress=progress)
     store = await shelves.open()
     shelves.check(store)
     for _ in range(50):
@@ -263,7 +263,7 @@ async def test_a_file_that_may_not_be_read(shelves, filled, monkeypatch) -> None
             patch.setattr(f"gateway.store.{where}", refuse)
             with pytest.raises(StoreError, match="Permission denied; look at it as the user that runs the gateway"):
                 verify(shelves.state_dir)
-                export(shelves.state_dir, shelves.state_dir / "out", gateway_id="", progress=progress)
+                export(shelves.state_dir, shelves.state_dir / "out", attributes=(), progress=progress)
 
 
 def test_a_statement_that_never_ends_is_ended(tmp_path) -> None:
