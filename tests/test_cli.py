@@ -326,7 +326,7 @@ def test_check_needs_one_round(run, write) -> None:
 def test_check_joins_what_different_rooms_find(run, write) -> None:
     """A secret that is not there, an example that is wrong and a board that nobody knows, in the order of the file."""
     secret = (
-        '[[uplinks]]\ntype = "otlp"\nname = "c"\nendpoint = "https://e:1"\nheaders = { a = { env = "NOT_SET_HERE" } }\n'
+        '[[uplinks]]\ntype = "otlp"\nname = "c"\nendpoint = "https://e:1"\nheaders = { a = { file = "/nowhere" } }\n'
     )
     wrong = MAPPING.replace("gives = { temperature = 20.5 }", "gives = { temperature = 99 }")
     code, _, err = run("check", "-c", write(secret + wrong, gateway='hw_profile = "toaster"'))

@@ -49,8 +49,19 @@ def check(path: Path) -> Findings:
         found += [Problem("gateway.hw_profile", line) for line in str(error).split("\n")]
     whole = draft.finish(found)
     assert profile is not None, "it is loaded, or there is a problem"
-    notes = [*whole.warnings(), *config.look_at_disk(whole), *fit(whole, profile).notes(profile)]
+    notes = [
+        *_not_here(draft.not_here),
+        *whole.warnings(),
+        *config.look_at_disk(whole),
+        *fit(whole, profile).notes(profile),
+    ]
     return Findings(whole, profile.name, notes)
+
+
+def _not_here(problems: list[Problem]) -> Iterator[str]:
+    """Say what is not here: who types this command has another environment than the service, and other rights."""
+    for problem in problems[:PROBLEMS_MAX]:
+        yield f"{problem}; that may differ where the gateway runs, which does not start without it"
 
 
 def wrong_examples(reading: Reading) -> Iterator[Problem]:

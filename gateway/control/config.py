@@ -25,7 +25,7 @@ from gateway.control.settings import Config, ControlSettings
 from gateway.core.checks import Problem, below, parts
 from gateway.core.words import amount
 from gateway.net.addresses import split_address
-from gateway.net.secrets import Secret
+from gateway.net.secrets import NotHereError, Secret
 from gateway.store import disks
 from gateway.store.files import DATABASE
 
@@ -50,10 +50,14 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A configuration as far as it could be read, and what is wrong in its tables, between them and on this machine."""
+    """A configuration as far as it could be read, and what is wrong in its tables, between them and on this machine.
+
+    `not_here` is what this process cannot have and another may: for who is about to run, that is wrong too.
+    """
 
     reading: Reading
     found: list[Problem]
+    not_here: list[Problem]
 
     def finish(self, more: Iterable[Problem] = ()) -> Config:
         """Return the configuration; raise ConfigError with what is wrong, and with what others have found."""
@@ -74,7 +78,7 @@ class _ControlOnly(msgspec.Struct):
 
 def load(path: Path, *, offline: bool = False, to_run: bool = False) -> Config:
     """Read the file at `path`; raise ConfigError with all of its problems. Options as for `draft`."""
-    return draft(path, offline=offline, to_run=to_run).finish()
+    return _finish(draft(path, offline=offline, to_run=to_run))
 
 
 def draft(path: Path, *, offline: bool = False, to_run: bool = False) -> Draft:
@@ -119,15 +123,20 @@ def _text(path: Path) -> str:
 
 def parse_config(text: str, *, name: str = "configuration", offline: bool = False, to_run: bool = False) -> Config:
     """Read a configuration from TOML text; raise ConfigError with all of its problems."""
-    return _parse(text, name=name, offline=offline, to_run=to_run).finish()
+    return _finish(_parse(text, name=name, offline=offline, to_run=to_run))
+
+
+def _finish(draft: Draft) -> Config:
+    return draft.finish(draft.not_here)
 
 
 def _parse(text: str, *, name: str, offline: bool, to_run: bool) -> Draft:
     reading = read_parts(_table(text, name=name), Config, later=LATER)
     found = [*_check_names(reading), *_check_addresses(reading), *_check_ports(reading)]
+    not_here: list[Problem] = []
     if not offline:
-        found += [*_check_secrets(reading), *_check_state_dir(reading, to_run=to_run)]
-    return Draft(reading, found)
+        found += [*_check_secrets(reading, not_here), *_check_state_dir(reading, to_run=to_run)]
+    return Draft(reading, found, not_here)
 
 
 def _table(text: str, *, name: str) -> dict[str, Any]:
@@ -214,11 +223,13 @@ def _given(reading: Reading, section: str, key: str) -> Iterator[tuple[str, int,
         yield below(section, index, key), index, getattr(part, key)
 
 
-def _check_secrets(reading: Reading) -> Iterator[Problem]:
+def _check_secrets(reading: Reading, not_here: list[Problem]) -> Iterator[Problem]:
     for path, settings in walk_settings(reading.value):
         if isinstance(settings, Secret):
             try:
                 settings.read()
+            except NotHereError as error:
+                not_here.append(Problem(path, str(error)))
             except ValueError as error:
                 yield Problem(path, str(error))
 

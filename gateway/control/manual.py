@@ -289,7 +289,9 @@ problem of a configuration at once, `tidegate schema` prints the same as a JSON 
 Durations are texts with a unit (`"250ms"`, `"5s"`, `"10m"`, `"2h"`, `"30d"`), and so are sizes (`"64KB"`,
 `"512MiB"`).
 Secrets never stand in the file: `{ env = "NAME" }` names an environment variable, `{ file = "PATH" }` a file,
-`{ credential = "NAME" }` a systemd credential.
+`{ credential = "NAME" }` a systemd credential. The service has an environment, credentials and rights of its own: a
+secret that is not to be had where `check` is typed is a note there, and one that is not there for `run` keeps it from
+starting.
 """
 
 PROFILES: Final = """\

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+class NotHereError(ValueError):
+    """A secret that this process has no way to see; one that is started as another user or by systemd may."""
+
+
 class Secret(Checked, msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where a secret is: `{ env = "NAME" }`, `{ file = "PATH" }` or `{ credential = "NAME" }`; one of them."""
 
@@ -27,19 +31,20 @@ class Secret(Checked, msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
             yield Problem("", 'a secret is { env = "NAME" }, { file = "PATH" } or { credential = "NAME" }')
 
     def read(self) -> str:
-        """Return the secret; raise ValueError that names the place and never the content."""
+        """Return the secret; raise ValueError, or NotHereError, that names the place and never the content."""
         if self.env:
             value = os.environ.get(self.env)
             if value is None:
-                raise ValueError(f"the environment variable {self.env} is not set")
+                raise NotHereError(f"the environment variable {self.env} is not set")
             return value
         path = Path(self.file)
         if self.credential:
             folder = os.environ.get("CREDENTIALS_DIRECTORY")
             if folder is None:
-                raise ValueError(f"no systemd credentials here (LoadCredential={self.credential}:… is missing)")
+                raise NotHereError(f"no systemd credentials here (LoadCredential={self.credential}:… is missing)")
             path = Path(folder) / self.credential
         try:
             return path.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"cannot read the secret {path}: {type(error).__name__}") from error
+            what = f"cannot read the secret {path}: {type(error).__name__}"
+            raise (NotHereError if isinstance(error, PermissionError) else ValueError)(what) from error

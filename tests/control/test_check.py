@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from gateway.control.check import check
-from gateway.control.config import ConfigError
+from gateway.control.config import ConfigError, load
 from gateway.control.reading import PROBLEMS_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 CLIMATE = """
 [[mappings]]
@@ -113,7 +113,6 @@ def test_one_round_says_everything(problems) -> None:
         "sources[0].qos",
         "sources[0].keepalive",
         "sources[1].name",
-        "sources[1].password",
         "sources[2].listen",
         "sources[3].payload",
         "mappings[0].metrics[0].name",
@@ -125,14 +124,70 @@ def test_one_round_says_everything(problems) -> None:
         "uplinks[0].endpoint",
         "uplinks[0].compression",
         "uplinks[0].headers.authorization",
-        "uplinks[0].headers.x-key",
         "control.listen",
         "control.listen",
     ]
     assert "hunter2" not in "".join(found)
-    assert found[13].endswith(IS_20)
-    assert "which other machines reach" in found[20]
-    assert "is taken by sources[2].listen" in found[21]
+    assert found[12].endswith(IS_20)
+    assert "which other machines reach" in found[18]
+    assert "is taken by sources[2].listen" in found[19]
+
+
+HEADERS = '[[uplinks]]\ntype = "otlp"\nname = "c"\nendpoint = "https://e:1"\nheaders = { a = SECRET }\n'
+
+
+@pytest.fixture
+def noted(tmp_path: Path) -> Callable[[str], list[str]]:
+    """Return what is noted of a configuration that is right; the disk and the board are not of interest."""
+
+    def said(text: str) -> list[str]:
+        path = tmp_path / "tidegate.toml"
+        path.write_text(f"[gateway]\nstate_dir = {json.dumps(str(tmp_path))}\n{text}", encoding="utf-8")
+        return [note for note in check(path).notes if note.startswith(("sources[", "mappings[", "uplinks["))]
+
+    return said
+
+
+def test_a_secret_that_the_service_may_have_is_a_note(problems, noted, tmp_path: Path, monkeypatch) -> None:
+    """Who types `check` has another environment than the service, and no credentials; `run` needs them."""
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    monkeypatch.delenv("NOT_SET_HERE", raising=False)
+    text = HEADERS.replace("SECRET", '{ env = "NOT_SET_HERE" }, b = { credential = "token" }')
+    assert noted(text) == [
+        "uplinks[0].headers.a: the environment variable NOT_SET_HERE is not set; that may differ where the gateway "
+        "runs, which does not start without it",
+        "uplinks[0].headers.b: no systemd credentials here (LoadCredential=token:… is missing); that may differ where "
+        "the gateway runs, which does not start without it",
+    ]
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "tidegate.toml", to_run=True)
+    assert [problem.partition(":")[0] for problem in caught.value.problems] == [
+        "uplinks[0].headers.a",
+        "uplinks[0].headers.b",
+    ]
+    monkeypatch.setenv("NOT_SET_HERE", "x")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert problems(text) == [f"uplinks[0].headers.b: cannot read the secret {tmp_path}/token: FileNotFoundError"]
+    (tmp_path / "token").touch()
+    assert noted(text) == []
+
+
+def test_a_secret_that_another_user_may_read_is_a_note(problems, noted, monkeypatch) -> None:
+    """One that nobody can read, because it is not there, is a problem."""
+    assert problems(HEADERS.replace("SECRET", '{ file = "/nowhere" }')) == [
+        "uplinks[0].headers.a: cannot read the secret /nowhere: FileNotFoundError"
+    ]
+
+    read = Path.read_text
+
+    def refuse(path: Path, **words: Any) -> str:
+        if path.name == "private":
+            raise PermissionError(13, "Permission denied")
+        return read(path, **words)
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    (note,) = noted(HEADERS.replace("SECRET", '{ file = "/private" }'))
+    assert note.startswith("uplinks[0].headers.a: cannot read the secret /private: PermissionError; that may differ")
 
 
 def test_a_file_that_is_right_has_notes(tmp_path: Path) -> None:
@@ -226,7 +281,7 @@ def rubbish() -> list[Any]:
     uplink = '[[uplinks]]\ntype = "otlp"\nname = "a"\nendpoint = "http://127.0.0.1:1"\n'
     example = "{ topic = 'plant/d/climate', payload = '{}', gives = { a = 1, b = 2, c = 3 } }"
     literals = ", ".join(f'token{n} = "x"' for n in range(2000))
-    secrets = ", ".join(f'h{n} = {{ env = "NOT_SET_HERE" }}' for n in range(500))
+    secrets = ", ".join(f'h{n} = {{ file = "/nowhere" }}' for n in range(500))
     return [
         pytest.param("\n".join(f"key{n} = 1" for n in range(5000)), id="keys"),
         pytest.param(uplink + f"headers = {{ {literals} }}", id="literals"),
