@@ -152,6 +152,7 @@ uplinks/                  Roads: what is held leaves here, fresh first, and is l
 control/                  Windows: people and servers look in here
   aside.py                `tidegate quarantine`: what was set aside, for people and for programs
   backlog.py              What is still held in a state directory that is left for another: nobody sends it from there
+  certificates.py         Looks at TLS files as `run` will
   check.py                All that `tidegate check` says: what cannot work, and what is perhaps not meant
   config.py               Loads a configuration and says all that is wrong with it at once
   draining.py             How long until what is held is gone, from how it shrank in the last minutes

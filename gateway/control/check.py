@@ -13,6 +13,7 @@ from gateway.codecs.explain import check_example
 from gateway.codecs.mapping import Mapper
 from gateway.codecs.mapping_settings import ExampleSettings, MappingSettings
 from gateway.control import config, profiles
+from gateway.control.certificates import look_at_certificates
 from gateway.control.fitting import fit
 from gateway.control.reading import PROBLEMS_MAX
 from gateway.core.checks import Problem, below, parts
@@ -40,7 +41,8 @@ class Findings:
 def check(path: Path) -> Findings:
     """Read the file at `path` and try what it says; raise ConfigError with all that is wrong with it."""
     draft = config.draft(path)
-    found = list(islice(wrong_examples(draft.reading), PROBLEMS_MAX))
+    found, not_here = look_at_certificates(draft.reading)
+    found += islice(wrong_examples(draft.reading), PROBLEMS_MAX)
     name = getattr(getattr(draft.reading.value, "gateway", None), "hw_profile", None)
     profile = None
     try:
@@ -50,7 +52,7 @@ def check(path: Path) -> Findings:
     whole = draft.finish(found)
     assert profile is not None, "it is loaded, or there is a problem"
     notes = [
-        *_not_here(draft.not_here),
+        *_not_here([*draft.not_here, *not_here]),
         *whole.warnings(),
         *config.look_at_disk(whole),
         *fit(whole, profile).notes(profile),

@@ -184,7 +184,7 @@ def tls_context(settings: MqttServerSettings) -> ssl.SSLContext:
         if not Path(name).is_file():
             raise ValueError(f"tls: there is no file {name}")
     try:
-        context.load_cert_chain(tls.cert_file, tls.key_file)
+        context.load_cert_chain(tls.cert_file, tls.key_file, password="")  # or OpenSSL asks for one on the terminal
         if tls.client_ca_file:
             context.load_verify_locations(tls.client_ca_file)
     except OSError as error:

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from gateway.core.clock import Clock
     from gateway.net.http import Response
     from gateway.uplinks.guards import Packed
-    from gateway.uplinks.settings import OtlpUplinkSettings
+    from gateway.uplinks.settings import OtlpUplinkSettings, TlsSettings
 
 PATHS: Final = {Signal.METRICS: "/v1/metrics", Signal.LOGS: "/v1/logs", Signal.TRACES: "/v1/traces"}
 CONTENT_TYPE: Final = "application/x-protobuf"
@@ -188,17 +188,12 @@ class HttpSender:
         return headers
 
     def _build_context(self) -> ssl.SSLContext:
-        import ssl  # noqa: PLC0415  five megabytes that a plain road does without
-
         tls = self._settings.tls
         try:
-            context = ssl.create_default_context(cafile=tls.ca_file or None)
-            if tls.cert_file:
-                context.load_cert_chain(tls.cert_file, tls.key_file, password=_no_password)
+            return tls_context(tls)
         except OSError as error:
             what = " or ".join(filter(None, (tls.ca_file, tls.cert_file, tls.key_file)))
             raise HoldError(f"cannot read the certificates in {what or 'the system'}: {error}") from error
-        return context
 
     def _connected(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -334,6 +329,16 @@ def _beginning(body: bytes) -> str:
     text = start.decode("utf-8", "ignore" if len(body) > len(start) else "replace")
     is_text = len(text.encode()) > len(start) - UTF8_BYTES_MAX and all(c.isprintable() or c.isspace() for c in text)
     return printable(text.strip(), QUOTED_BYTES_MAX) if is_text and "\ufffd" not in text else ""
+
+
+def tls_context(tls: TlsSettings) -> ssl.SSLContext:
+    """Return a context that checks the far side; raise OSError for files that cannot be used."""
+    import ssl  # noqa: PLC0415  five megabytes that a plain road does without
+
+    context = ssl.create_default_context(cafile=tls.ca_file or None)
+    if tls.cert_file:
+        context.load_cert_chain(tls.cert_file, tls.key_file, password=_no_password)
+    return context
 
 
 def _no_password() -> str:

@@ -11,6 +11,7 @@ import pytest
 from gateway.control.check import check
 from gateway.control.config import ConfigError, load
 from gateway.control.reading import PROBLEMS_MAX
+from gateway.core.checks import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -188,6 +189,18 @@ def test_a_secret_that_another_user_may_read_is_a_note(problems, noted, monkeypa
     monkeypatch.setattr(Path, "read_text", refuse)
     (note,) = noted(HEADERS.replace("SECRET", '{ file = "/private" }'))
     assert note.startswith("uplinks[0].headers.a: cannot read the secret /private: PermissionError; that may differ")
+
+
+def test_certificates_are_looked_at(problems, noted, tmp_path: Path, monkeypatch) -> None:
+    """In the same round as all else; `run` would not start, or never connect."""
+    tls = 'tls = { ca_file = "/nowhere/ca.pem" }\n'
+    assert problems(HEADERS.replace("SECRET", '{ file = "/nowhere" }') + tls) == [
+        "uplinks[0].headers.a: cannot read the secret /nowhere: FileNotFoundError",
+        "uplinks[0].tls.ca_file: there is no file /nowhere/ca.pem",
+    ]
+    monkeypatch.setattr("gateway.control.check.look_at_certificates", lambda _: ([], [Problem("uplinks[0].tls", "x")]))
+    (note,) = noted(HEADERS.replace("a = SECRET", ""))
+    assert note.startswith("uplinks[0].tls: x; that may differ where the gateway runs")
 
 
 def test_a_file_that_is_right_has_notes(tmp_path: Path) -> None:
