@@ -26,6 +26,7 @@ from gateway.core.checks import Problem, below, parts
 from gateway.core.words import amount
 from gateway.net.addresses import split_address
 from gateway.net.secrets import NotHereError, Secret
+from gateway.sources.mqtt_settings import parse_url
 from gateway.store import disks
 from gateway.store.files import DATABASE
 
@@ -132,7 +133,7 @@ def _finish(draft: Draft) -> Config:
 
 def _parse(text: str, *, name: str, offline: bool, to_run: bool) -> Draft:
     reading = read_parts(_table(text, name=name), Config, later=LATER)
-    found = [*_check_names(reading), *_check_addresses(reading), *_check_ports(reading)]
+    found = [*_check_names(reading), *_check_addresses(reading), *_check_ports(reading), *_check_sessions(reading)]
     not_here: list[Problem] = []
     if not offline:
         found += [*_check_secrets(reading, not_here), *_check_state_dir(reading, to_run=to_run)]
@@ -215,6 +216,19 @@ def _check_ports(reading: Reading) -> Iterator[Problem]:
     for path, index, port in _given(reading, "sources", "port"):
         if reading.is_fine(path) and taken.setdefault(port, index) != index:
             yield Problem(path, f"{port} is read by sources[{taken[port]}]; a port has one source")
+
+
+def _check_sessions(reading: Reading) -> Iterator[Problem]:
+    """Say where two sources have one session at a broker, which ends the one whenever the other comes."""
+    taken: dict[tuple[str, int, str], int] = {}
+    for path, index, client_id in _given(reading, "sources", "client_id"):
+        if not client_id or not reading.is_fine(path) or not reading.is_fine(below("sources", index, "url")):
+            continue
+        broker = parse_url(reading.value.sources[index].url)
+        first = taken.setdefault((broker.host, broker.port, client_id), index)
+        if first != index:
+            what = f'"{client_id}" is the session of sources[{first}] at this broker'
+            yield Problem(path, f"{what}; give each its own, or leave it out")
 
 
 def _given(reading: Reading, section: str, key: str) -> Iterator[tuple[str, int, Any]]:

@@ -435,3 +435,24 @@ def test_what_passes_the_check_can_be_kept_and_sent(table: str, value: str) -> N
     request = ExportMetricsServiceRequest.FromString(encoder.encode([(batch.sorted(), NO_MARKS)]))
     assert sum(len(scope.metrics) for one in request.resource_metrics for scope in one.scope_metrics) == 5
     assert metrics_json([(batch.sorted(), NO_MARKS)], series=registry.series, gateway_attributes=(), version="1")
+
+
+SUBSCRIBER = '[[sources]]\ntype = "mqtt"\nname = "NAME"\nurl = "URL"\ntopics = ["#"]\nclient_id = "ID"\n'
+
+
+def subscribers(*pairs: tuple[str, str]) -> str:
+    """Return a configuration with a subscriber for each URL and client id."""
+    made = (
+        SUBSCRIBER.replace("NAME", f"m{n}").replace("URL", url).replace("ID", name)
+        for n, (url, name) in enumerate(pairs)
+    )
+    return "".join(made)
+
+
+def test_two_sessions_of_one_name_at_one_broker_are_refused() -> None:
+    """The broker would end the one whenever the other comes (MQTT 5.0 section 3.1.4), for ever."""
+    text = subscribers(("mqtt://B.example", "gw"), ("mqtt://b.example:1883", "gw"), ("x://y", "gw"))
+    assert problems(text, offline=True)[0] == (
+        'sources[1].client_id: "gw" is the session of sources[0] at this broker; give each its own, or leave it out'
+    )
+    parse_config(subscribers(("mqtt://a", "gw"), ("mqtt://b", "gw"), ("mqtt://a", ""), ("mqtt://a", "")), offline=True)
