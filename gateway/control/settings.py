@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -15,12 +14,14 @@ from gateway.detect.settings import DetectorSettings
 from gateway.net.addresses import is_loopback, split_address
 from gateway.net.secrets import Secret
 from gateway.sources.mqtt_server_settings import MqttServerSettings
-from gateway.sources.mqtt_settings import MqttSettings
+from gateway.sources.mqtt_settings import MqttSettings, parse_url
 from gateway.sources.serial_settings import SerialSettings
 from gateway.store.settings import StoreSettings
 from gateway.uplinks.settings import OtlpUplinkSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from gateway.core.batch import Attributes
 
 SourceSettings: TypeAlias = MqttServerSettings | MqttSettings | SerialSettings
@@ -190,10 +191,22 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tr
                 f"uplinks: there are none, so nothing leaves; readings are kept for {self.store.max_age} "
                 f"and up to {self.store.max_bytes}"
             )
+        for index, source in enumerate(self.sources):
+            said += [f"sources[{index}].{what}" for what in _bare_passwords(source)]
         for index, uplink in enumerate(self.uplinks):
-            parts = urlsplit(uplink.endpoint)
-            if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
-                said.append(f"uplinks[{index}].endpoint: readings and headers travel unencrypted; use https://")
+            said += [f"uplinks[{index}].{what}" for what in uplink.warnings()]
         if self.control is not None and not is_loopback(split_address(self.control.listen)[0]):
             said.append("control.listen: the token travels unencrypted; put a TLS proxy before it")
         return said
+
+
+def _bare_passwords(source: SourceSettings) -> Iterator[str]:
+    """Say which passwords others can read on their way to or from other machines."""
+    if isinstance(source, MqttServerSettings):
+        if source.users and source.tls is None and not is_loopback(split_address(source.listen)[0]):
+            where = f"unencrypted to {source.listen}"
+            yield f"users: passwords travel {where}; give it tls = {{ cert_file = …, key_file = … }}"
+    elif isinstance(source, MqttSettings) and source.password is not None:
+        broker = parse_url(source.url)
+        if not broker.is_tls and not is_loopback(broker.host):
+            yield f"password: it travels unencrypted to {source.url}; use mqtts:// or wss://"

@@ -16,7 +16,10 @@ from gateway.control.settings import Config, ControlSettings, GatewaySettings
 from gateway.core.checks import checks_of
 from gateway.core.units import Duration, Size
 from gateway.net.secrets import Secret
-from gateway.uplinks.settings import OtlpUplinkSettings
+from gateway.sources.mqtt_server_auth import MqttUser
+from gateway.sources.mqtt_server_settings import MqttServerSettings, MqttTls
+from gateway.sources.mqtt_settings import MqttSettings
+from gateway.uplinks.settings import OtlpUplinkSettings, TlsSettings
 
 if TYPE_CHECKING:
     from gateway.core.checks import Check
@@ -117,11 +120,35 @@ def test_a_window_that_could_not_open_is_refused(wrong) -> None:
 
 
 def test_unencrypted_roads_are_named() -> None:
-    """Beyond loopback http:// is allowed and said."""
+    """Beyond loopback http:// is allowed and said, as is what then has no use."""
     near = OtlpUplinkSettings(name="near", endpoint="http://127.0.0.1:4318")
-    far = OtlpUplinkSettings(name="far", endpoint="http://otel.example:4318")
+    far = OtlpUplinkSettings(name="far", endpoint="http://otel.example:4318", tls=TlsSettings(ca_file="/ca.pem"))
     said = [warning for warning in Config(uplinks=(near, far)).warnings() if warning.startswith("uplinks")]
-    assert said == ["uplinks[1].endpoint: readings and headers travel unencrypted; use https://"]
+    assert said == [f"uplinks[1].{warning}" for warning in far.warnings()]
+    assert len(said) == 2
+
+
+def test_passwords_that_others_can_read_are_named() -> None:
+    """Beyond loopback and without TLS, whoever sends them."""
+    password = Secret(env="A")
+    users = (MqttUser(name="pump", password=password, topics=("#",)),)
+    tls = MqttTls(cert_file="/c.pem", key_file="/k.pem")
+    sources = [
+        MqttServerSettings(name="a", listen="0.0.0.0:1884", users=users),
+        MqttServerSettings(name="b", listen="0.0.0.0:8883", users=users, tls=tls),
+        MqttServerSettings(name="c", users=users),
+        *(
+            MqttSettings(name=url, url=url, topics=("#",), username="me", password=password)
+            for url in ("mqtt://broker", "ws://broker", "mqtts://broker", "mqtt://localhost")
+        ),
+        MqttSettings(name="h", url="mqtt://broker", topics=("#",)),
+    ]
+    said = [warning for warning in Config(sources=tuple(sources)).warnings() if warning.startswith("sources")]
+    assert said == [
+        "sources[0].users: passwords travel unencrypted to 0.0.0.0:1884; give it tls = { cert_file = …, key_file = … }",
+        "sources[3].password: it travels unencrypted to mqtt://broker; use mqtts:// or wss://",
+        "sources[4].password: it travels unencrypted to ws://broker; use mqtts:// or wss://",
+    ]
 
 
 def test_a_serial_lines_payload_is_a_mapping_behind_the_files_own() -> None:
