@@ -169,6 +169,7 @@ control/                  Windows: people and servers look in here
   metrics.py              The gateway's numbers as Prometheus text
   process.py              What the kernel says of this process, under the names that every Prometheus exporter uses
   profiles.py             Hardware profiles: the limits that go with a board, from hw_profiles/*.toml
+  reach.py                Which topics can arrive, and which mapping they reach: what no mapping takes, and mappings that take nothing
   reading.py              Reads tables into settings classes and finds every problem at once
   settings.py             The whole configuration as one class, composed of the rooms' own
   sizing.py               How long a disk and a link last: the arithmetic behind `tidegate size`

@@ -82,6 +82,39 @@ class Pattern:
                 captures[level.name] = words[position]
         return captures if len(words) == len(self.levels) else None
 
+    def covers(self, other: Pattern) -> bool:
+        """Whether this pattern takes every topic that `other` takes.
+
+        >>> Pattern("plant/#").covers(Pattern("plant/{device}/climate")), Pattern("plant/+").covers(Pattern("plant/#"))
+        (True, False)
+        """
+        for mine, theirs in zip(self.levels, other.levels, strict=False):
+            if mine.takes_rest:
+                return True
+            if theirs.takes_rest or mine.word not in {None, theirs.word}:
+                return False
+        return len(self.levels) == len(other.levels) or self._takes_what_ends_at(len(other.levels))
+
+    def meets(self, other: Pattern) -> bool:
+        """Whether there is a topic that both patterns take.
+
+        >>> Pattern("plant/+/climate").meets(Pattern("+/d1/#")), Pattern("plant/+").meets(Pattern("plant/a/b"))
+        (True, False)
+        """
+        for mine, theirs in zip(self.levels, other.levels, strict=False):
+            if mine.takes_rest or theirs.takes_rest:
+                return True
+            if None not in {mine.word, theirs.word} and mine.word != theirs.word:
+                return False
+        mine_count, their_count = len(self.levels), len(other.levels)
+        return (
+            mine_count == their_count or self._takes_what_ends_at(their_count) or other._takes_what_ends_at(mine_count)
+        )
+
+    def _takes_what_ends_at(self, count: int) -> bool:
+        """Whether nothing but the rest, which may be nothing, is wanted of a topic behind its first `count` levels."""
+        return len(self.levels) == count + 1 and self.levels[-1].takes_rest
+
     def why_not(self, topic: str) -> str:
         """Say in a few words why `topic` does not fit; "" if it does."""
         if self.match(topic) is not None:

@@ -15,6 +15,7 @@ from gateway.codecs.mapping_settings import ExampleSettings, MappingSettings
 from gateway.control import config, profiles
 from gateway.control.certificates import look_at_certificates
 from gateway.control.fitting import fit
+from gateway.control.reach import look_at_topics
 from gateway.control.reading import PROBLEMS_MAX
 from gateway.core.checks import Problem, below, parts
 
@@ -42,7 +43,8 @@ def check(path: Path) -> Findings:
     """Read the file at `path` and try what it says; raise ConfigError with all that is wrong with it."""
     draft = config.draft(path)
     found, not_here = look_at_certificates(draft.reading)
-    found += islice(wrong_examples(draft.reading), PROBLEMS_MAX)
+    reach = look_at_topics(draft.reading)
+    found += [*reach.wrong, *islice(wrong_examples(draft.reading), PROBLEMS_MAX)]
     name = getattr(getattr(draft.reading.value, "gateway", None), "hw_profile", None)
     profile = None
     try:
@@ -54,6 +56,7 @@ def check(path: Path) -> Findings:
     notes = [
         *_not_here([*draft.not_here, *not_here]),
         *whole.warnings(),
+        *map(str, reach.notes[:PROBLEMS_MAX]),
         *config.look_at_disk(whole),
         *fit(whole, profile).notes(profile),
     ]

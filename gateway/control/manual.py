@@ -286,6 +286,10 @@ Made from the settings classes by `make docs`; do not edit it here. `tidegate ch
 problem of a configuration at once, `tidegate schema` prints the same as a JSON Schema for editors, and
 `tidegate init --full` writes all of it as a commented file.
 
+What `check` calls a problem (exit code 2) would not start or not work: a key that nobody knows, a certificate that is
+not there, a source whose topics no mapping takes. What it notes works and is perhaps not meant: devices thrown together
+in one series, a mapping behind one that takes all, a password in the clear.
+
 Durations are texts with a unit (`"250ms"`, `"5s"`, `"10m"`, `"2h"`, `"30d"`), and so are sizes (`"64KB"`,
 `"512MiB"`).
 Secrets never stand in the file: `{ env = "NAME" }` names an environment variable, `{ file = "PATH" }` a file,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -105,3 +107,44 @@ def test_a_message_has_a_topic_without_wildcards() -> None:
     assert [bool(topic_problem(topic)) for topic in ("", "a/+", "#", "a\0b", "a//b", "$SYS/x")] == [True] * 4 + [
         False
     ] * 2
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "covers", "meets"),
+    [
+        ("#", "a/{x}", True, True),
+        ("a/{x}", "#", False, True),
+        ("a/+/c", "a/{x}/c", True, True),
+        ("a/b/c", "a/{x}/c", False, True),
+        ("a/b/c", "a/x/c", False, False),
+        ("a/#", "a", True, True),
+        ("a", "a/#", False, True),
+        ("a/b/#", "a", False, False),
+        ("a", "a/b/#", False, False),
+        ("a/+", "a/#", False, True),
+        ("a", "a/+", False, False),
+        ("+/b", "a/#", False, True),
+        ("{x#}", "{y#}", True, True),
+    ],
+)
+def test_patterns_are_compared_with_each_other(first: str, second: str, covers: bool, meets: bool) -> None:
+    """Whether the one takes all that the other does, and whether there is a topic for both."""
+    one, other = Pattern(first), Pattern(second)
+    assert one.covers(other) is covers
+    assert one.meets(other) is other.meets(one) is meets
+
+
+PATTERN = st.tuples(st.lists(st.sampled_from(["a", "b", "+"]), max_size=3), st.sampled_from([[], ["#"]])).map(
+    lambda parts: "/".join([*parts[0], *parts[1]])
+)
+TOPICS = ["/".join(levels) for n in range(1, 6) for levels in itertools.product("abc", repeat=n)]
+
+
+@given(PATTERN, PATTERN)
+def test_a_comparison_is_what_trying_every_topic_would_say(first: str, second: str) -> None:
+    """All topics of up to five levels, with one word more than the patterns have."""
+    one, other = Pattern(first), Pattern(second)
+    taken, others = ({topic for topic in TOPICS if p.match(topic) is not None} for p in (one, other))
+    if first and second:
+        assert one.meets(other) is bool(taken & others)
+        assert one.covers(other) is (others <= taken)

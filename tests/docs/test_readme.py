@@ -12,6 +12,7 @@ import pytest
 
 from gateway import cli
 from gateway.codecs.mapping import Mapper
+from gateway.control.check import check
 from gateway.control.config import parse_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,6 +44,16 @@ def test_the_configuration_loads_and_its_examples_are_right() -> None:
         assert Mapper(config.mappings, resolve=lambda *_, numbers=numbers: next(numbers)).check() == []
         assert config.warnings() == []
     assert any(len(parse_config(text, offline=True).sources) == 3 for text in configs)
+
+
+def test_the_check_has_nothing_to_say_of_it_but_where_the_token_is(tmp_path: Path, monkeypatch) -> None:
+    """The token is in the service's unit, and README has the check before that is written."""
+    monkeypatch.delenv("OTLP_TOKEN", raising=False)
+    path = tmp_path / "tidegate.toml"
+    path.write_text(blocks("toml")[0].replace("/var/lib/tidegate", str(tmp_path)), encoding="utf-8")
+    found = [note for note in check(path).notes if note.startswith(("sources[", "mappings[", "uplinks["))]
+    assert len(found) == 1
+    assert found[0].startswith("uplinks[0].headers.authorization: the environment variable OTLP_TOKEN is not set")
 
 
 def test_make_knows_every_target_that_is_named() -> None:
