@@ -33,20 +33,22 @@ $(DEV_STAMP): $(STAMP)
 demo: $(STAMP) ## the whole story on this desk, in about a minute
 	@$(BIN)/tidegate demo $(DEMO_ARGS)
 
-# Where the unit and the configuration go; a packager sets DESTDIR, and nothing outside of it is touched then.
+# Where the unit, the configuration and the command go; a packager sets DESTDIR, and nothing outside of it is touched then.
 DESTDIR ?=
 UNIT := $(DESTDIR)/etc/systemd/system/tidegate.service
+COMMAND := $(DESTDIR)/usr/local/bin/tidegate
 
-install: ## as root: into this folder's .venv, with a systemd unit; run it again to update
-	@test -n "$(DESTDIR)" || test "$$(id -u)" = 0 || { echo "make install writes to /etc: run it as root (sudo make install)"; exit 2; }
+install: ## as root: into this folder's .venv, with a systemd unit and a link on the PATH; run it again to update
+	@test -n "$(DESTDIR)" || test "$$(id -u)" = 0 || { echo "make install writes to /etc and /usr/local/bin: run it as root (sudo make install)"; exit 2; }
 	@$(MAKE) --no-print-directory --silent $(STAMP)
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m compileall -q gateway; fi
 	@test -n "$(DESTDIR)" || id -u tidegate >/dev/null 2>&1 || { useradd --system --user-group --no-create-home --home-dir "$(CURDIR)" --shell /usr/sbin/nologin tidegate && echo "user tidegate created"; }
-	@install -d -m 755 $(DESTDIR)/etc/tidegate $(dir $(UNIT))
+	@install -d -m 755 $(DESTDIR)/etc/tidegate $(dir $(UNIT)) $(dir $(COMMAND))
 	@sed 's#/opt/tidegate/#$(CURDIR)/#g' docs/tidegate.service > $(UNIT).new && chmod 644 $(UNIT).new && mv $(UNIT).new $(UNIT)
+	@if [ -e $(COMMAND) ] && [ ! -L $(COMMAND) ]; then echo "$(COMMAND) is not a link of ours and stays as it is"; else ln -sfn $(CURDIR)/$(BIN)/tidegate $(COMMAND); fi
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
-	@echo "installed: $(CURDIR)/$(BIN)/tidegate and $(UNIT)"
-	@test -e $(DESTDIR)/etc/tidegate/tidegate.toml || echo "next: $(BIN)/tidegate init --out $(DESTDIR)/etc/tidegate/tidegate.toml"
+	@echo "installed: $(COMMAND) and $(UNIT)"
+	@test -e $(DESTDIR)/etc/tidegate/tidegate.toml || echo "next: tidegate init --out $(DESTDIR)/etc/tidegate/tidegate.toml"
 
 peers:
 	@missing=; for peer in $(PEERS); do program=$${peer%:*}; command -v $$program >/dev/null || test -x /usr/sbin/$$program || missing="$$missing $${peer#*:}"; done; \

@@ -167,7 +167,13 @@ def run_demo(options: argparse.Namespace) -> int:
 
 def run_init(options: argparse.Namespace) -> int:
     """`tidegate init`."""
-    from gateway.control.init import AnswerError, Answers, ask, write_config  # noqa: PLC0415  only this command
+    from gateway.control.init import (  # noqa: PLC0415  only this command
+        AnswerError,
+        Answers,
+        ask,
+        command_name,
+        write_config,
+    )
 
     answers = Answers(
         endpoint=options.endpoint,
@@ -190,7 +196,8 @@ def run_init(options: argparse.Namespace) -> int:
         raise CommandError(f"nothing was written: {error}") from error
     except OSError as error:
         raise CommandError(f"cannot write {options.out}: {error.strerror}") from error
-    print(f"{options.out} written. Next: tidegate check -c {options.out} && tidegate run -c {options.out}")
+    me = command_name()
+    print(f"{options.out} written. Next: {me} check -c {options.out} && {me} run -c {options.out}")
     return FINE
 
 

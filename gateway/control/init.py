@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -23,6 +25,12 @@ class Answers:
 
 class AnswerError(ValueError):
     """An answer that makes no configuration; the message says what would."""
+
+
+def command_name() -> str:
+    """Return how this program can be typed again: by its path, where a shell would not find it."""
+    typed = sys.argv[0]
+    return typed if Path(typed).name == "tidegate" and shutil.which("tidegate") is None else "tidegate"
 
 
 def ask(answers: Answers) -> Answers:
@@ -171,7 +179,7 @@ def _uplink(answers: Answers) -> str:
 # type = "otlp"
 # name = "cloud"
 # endpoint = "https://otel.example:4318"
-# headers = { authorization = { env = "OTLP_TOKEN" } }
+# headers = { authorization = { env = "OTLP_TOKEN" } }   # the whole value: OTLP_TOKEN=Bearer …
 """
     return f"""
 [[uplinks]]
@@ -179,7 +187,7 @@ type = "otlp"
 name = "cloud"
 endpoint = {quote(answers.endpoint)}
 compression = "auto"            # zstd, gzip where it is refused
-# headers = {{ authorization = {{ env = "OTLP_TOKEN" }} }}
+# headers = {{ authorization = {{ env = "OTLP_TOKEN" }} }}   # the whole value: OTLP_TOKEN=Bearer …
 # batch_interval = "60s"        # on metered links: fewer, larger requests
 """
 

@@ -15,7 +15,7 @@ from gateway.codecs.topics import Pattern, Template
 from gateway.control.reading import PROBLEMS_MAX, did_you_mean
 from gateway.control.settings import Config, SourceSettings
 from gateway.core.checks import Problem, below
-from gateway.sources.mqtt_server import MqttServerSettings
+from gateway.sources.mqtt_server_settings import MqttServerSettings
 from gateway.sources.mqtt_settings import MqttSettings, subscriptions
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from gateway.control.init import command_name
 from gateway.core.words import plural
 from gateway.net.ports import free_port
 from gateway.simulator.collector import Collector
@@ -227,7 +228,7 @@ class Demo:
         self._plant.resume()
         self._serial.resume()
         self._tell(f"Left running, and the devices talk again. Look at {self._gateway.control_url}/ or ask:", "▸")
-        self._tell(f"tidegate status --url {self._gateway.control_url}", " ")
+        self._tell(f"{command_name()} status --url {self._gateway.control_url}", " ")
         self._tell("Ctrl-C ends it.", " ")
         with contextlib.suppress(KeyboardInterrupt):
             while self._gateway.process is not None and self._gateway.process.poll() is None:

@@ -89,7 +89,10 @@ class OtlpUplinkSettings(
     ] = "auto"
     headers: Annotated[
         dict[str, str | Secret],
-        Meta(description="Headers of every request. What proves who we are is a secret, never a literal."),
+        Meta(
+            description="Headers of every request. What proves who we are is a secret, never a literal; the secret is "
+            'the whole value, like "Bearer …".'
+        ),
     ] = {}
     timeout: Annotated[
         Duration,

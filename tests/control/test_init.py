@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gateway.control import init
 from gateway.control.config import parse_config
-from gateway.control.init import AnswerError, Answers, ask, quote, write_config
+from gateway.control.init import AnswerError, Answers, ask, command_name, quote, write_config
 
 CHOICES = {
     "endpoint": [None, "https://otel.example:4318"],
@@ -142,3 +142,18 @@ def test_only_what_is_open_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     typed.clear()
     assert ask(Answers()) == Answers(state_dir=init.STATE_DIR)
     assert len(asked) == 4
+
+
+@pytest.mark.parametrize(
+    ("started_as", "is_on_the_path", "typed"),
+    [
+        ("/usr/local/bin/tidegate", True, "tidegate"),
+        (".venv/bin/tidegate", False, ".venv/bin/tidegate"),
+        ("/opt/gateway/__main__.py", False, "tidegate"),
+    ],
+)
+def test_what_is_to_be_typed_next_can_be_typed(monkeypatch, started_as: str, is_on_the_path: bool, typed: str) -> None:
+    """In a clone that is not installed the command is not on the PATH."""
+    monkeypatch.setattr("sys.argv", [started_as])
+    monkeypatch.setattr("shutil.which", lambda _: started_as if is_on_the_path else None)
+    assert command_name() == typed

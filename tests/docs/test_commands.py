@@ -28,8 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # What would take minutes, or for ever; that it can be typed is checked all the same.
 NOT_RUN = {"run", "demo", "bench"}
-# Messages that are shown because they are wrong: a text for a number, and a frame with an empty object in it.
-WRONG = ("n/a", "07 7b 7d 43")
+# A message that is shown because it is wrong: a text for a number.
+WRONG = ("n/a",)
 
 
 class Shown(NamedTuple):

@@ -89,6 +89,12 @@ def test_files_that_are_named_exist() -> None:
     assert not missing
 
 
+def test_what_is_installed_is_typed_by_its_name() -> None:
+    """`make install` puts it on the PATH, for root too."""
+    assert not any(word.endswith(".venv/bin/tidegate") for words in commands() for word in words)
+    assert "usr/local/bin/tidegate" in (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
 def test_every_promise_names_a_test() -> None:
     """A file or a folder of them, beside the command that shows it."""
     (table,) = re.findall(r"^\| promise \|.*\n\|[-|]+\n((?:\|.*\n)+)", TEXT, re.MULTILINE)
@@ -129,5 +135,11 @@ def test_make_install_can_be_run_twice(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
     unit = (root / "etc/systemd/system/tidegate.service").read_text(encoding="utf-8")
     assert f"ExecStart={folder}/.venv/bin/tidegate run" in unit
+    command = root / "usr/local/bin/tidegate"
+    assert command.readlink() == folder / ".venv/bin/tidegate"
     assert list((root / "etc/tidegate").iterdir()) == []
-    assert "tidegate init" in done.stdout
+    assert "next: tidegate init" in done.stdout
+    command.unlink()
+    command.write_text("somebody's own")
+    subprocess.run(["make", "install", f"DESTDIR={root}"], cwd=folder, capture_output=True, check=True)
+    assert command.read_text() == "somebody's own"
