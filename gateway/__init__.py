@@ -1,203 +1,203 @@
 """Tidegate: a store-and-forward telemetry gateway. Start reading at pipeline.py.
 
-__main__.py               python -m gateway: the same as the command `tidegate`
-cli.py                    The commands
-arguments.py              What each command takes on the command line
-daemon.py                 The process around a gateway: signals, logging, memory manners
-simulator/                A plant on this desk: fake devices that knock on the real doors, and a collector that can go away
-  collector.py            A small OTLP/HTTP receiver that remembers what it was sent
-  demo.py                 `tidegate demo`: the whole story on one desk
-  desk.py                 What stands on the demo's desk: a config, a real gateway as a child process, and someone who tells the story
-  plant.py                Fake devices: MQTT clients and one on a serial line
-bench/                    The performance suite: every number that is claimed is printed by it
-  encoding.py             How quickly batches become OTLP requests: P50 and P99 of 10,000 readings in runs of several lengths
-  end_to_end.py           A real gateway under load, from the devices' socket to a receiver's: what it takes, costs and leaves behind
-  load.py                 A cheap load: QoS 1 PUBLISHes from prebuilt bytes over a few connections, PUBACKs counted by their length
-  micro.py                The parts of the data path by themselves: encoding, wire, segments
-  paho_peer.py            The peer for the subscriber: paho's own loop, acknowledging and doing nothing else
-  processes.py            A gateway and a sink as children, and what the operating system says they cost
-  report.py               Runs the measurements, prints a table or JSON, and says which goals were missed
-  segments.py             How fast segments are made and read, and how small they are: `tidegate bench --only segments`
-  sink.py                 A counting OTLP/HTTP receiver: decompresses, counts data points without building one, answers 200
-  suite.py                What the suite measures, in order
-  wire.py                 How many bytes a reading takes on the wire: a minute of 20 devices with 5 metrics at 1 Hz, in one request
-app.py                    Assembly: build each part, run all in one place, stop in order, feed the watchdog
-pipeline.py               The data path on one screen: arrive, decode, map, detect, append
-herald.py                 Says what was lost, in the log here and upstream, and sends the gateway's own numbers
-tracing.py                Follows single messages through a running gateway, for who asks
-sources/                  Doors: bytes arrive here and are acknowledged only when they are kept
-  mqtt.py                 A subscriber: takes what a broker has and acknowledges it when it is on disk
-  mqtt_intake.py          Arrivals on their way to the disk: many at once, bounded, answered in order
-  mqtt_link.py            One connection to a broker: reads in bulk, paces itself, hands out PUBLISHes, sends answers
-  mqtt_server.py          The gateway's own MQTT server: devices publish straight to it, no broker needed
-  mqtt_server_admission.pyWhat to answer a CONNECT: welcome, with what was agreed, or refusal and why
-  mqtt_server_auth.py     Who may publish what to the gateway's own MQTT server, and how often one may guess
-  mqtt_server_connection.pyOne client's connection to the gateway's MQTT server
-  mqtt_server_holdings.py Who of the MQTT server's connections holds how many bytes of something
-  mqtt_server_hub.py      What the connections of the MQTT server share, and who has which session
-  mqtt_server_intake.py   From the PUBLISHes of all connections to the gateway's door, and the answers back
-  mqtt_server_line.py     The line to one client of the MQTT server: how much is read at a time, and when nothing is
-  mqtt_server_partials.py What the MQTT server's connections hold of packets that have begun and not ended
-  mqtt_server_refusals.py Whom the MQTT server turned away, and why: counted by reason, the last of each in words, now and then in the log
-  mqtt_server_replies.py  What the MQTT server answers to a packet: pure functions of the packet and the session
-  mqtt_server_session.py  What the MQTT server remembers of a client between connections
-  mqtt_server_settings.py Settings of the gateway's own MQTT server, and its side of TLS
-  mqtt_server_talk.py     Whose turn it is among clients of the MQTT server that say much and publish nothing
-  mqtt_settings.py        Settings of an MQTT subscription, and what a broker's URL means
-  mqtt_subscriptions.py   What our session at a broker is subscribed to, remembered across restarts
-  mqtt_words.py           What a broker's answers and failures mean, in words for people
-  paho_client.py          A paho client that takes bytes in bulk; the one place that touches paho's private parts
-  portion.py              How much to read at a time, so that taking it in does not hold up everybody else
-  serial.py               The serial door: frames or lines from a port that may come and go
-  serial_link.py          An open serial port on the event loop: buffers in, answers out, bounded
-  serial_port.py          Finds, opens and closes serial ports, and says why one cannot be opened
-  serial_settings.py      How a serial line is set, and what it would make of bytes that someone shows it
-  serial_watch.py         What a line's bytes say about its wiring: that it is silent, or brings nothing but noise
-  window.py               Whether a sender has stopped because too many of its messages wait for their answer
-codecs/                   Words on the wire: bytes become columns and columns bytes
-  apart.py                Mapping apart what could not be mapped together, so that a mistake of ours costs one message
-  arrays.py               Arrays out of payloads become readings, with numpy calls per metric and not per array
-  cbor_items.py           What a CBOR payload is made of, looked at without decoding it (RFC 8949, section 3)
-  columns.py              Values out of many payloads become one typed column, exactly
-  declared.py             A mapping whose metrics are listed: payloads to columns
-  device_time.py          Devices' own times become columns, or arrival stands in for them and says so
-  documents.py            Payloads of one mapping become lists of documents, each knowing whose it is
-  explain.py              What becomes of one message, in words for people, and whether a mapping's examples are right
-  framing.py              Cuts the bytes of a serial line into frames or lines, and reads what frames say
-  leaves.py               A mapping that takes every number it finds: payloads to columns, metrics named by their paths
-  mapping.py              Messages become readings: which mapping takes which topic, then columns per mapping
-  mapping_settings.py     What can be set about mappings, and their limits
-  otlp.py                 OTLP in protobuf: columns become requests without an object per point
-  otlp_answers.py         What receivers answer to OTLP: what was not taken, a no that comes as success, an error's sentence
-  otlp_json.py            OTLP as JSON lines, for `tidegate export`
-  paths.py                Where in a document a value stands: paths like a.b[0].c
-  payloads.py             Payloads become documents: JSON, CBOR, text, CSV, from bytes that anyone may have sent
-  protobuf.py             Protobuf by hand: varints, tags and fields, written and read
-  routes.py               Which topic goes where, remembered: topics that are used again and again stay
-  routing.py              What the parts of mapping hand each other: topics that were looked up, work to do, and what came out of it
-  series_table.py         Series numbers of a mapping as a table, metric by topic, filled as readings come
-  shapes.py               JSON objects that look alike are decoded as one class: the fast path behind `fields`
-  structs.py              Wanted paths become a msgspec class that decodes them alone, and readers of whole columns
-  timing.py               A mapping's `time`, ready to use: the paths it wants, and the times of items and of arrays
-  topics.py               Topic patterns with captures, and texts that are filled in from them
-  walking.py              Every number in a document, with its name: the walk behind `fields`
-  zstd.py                 zstd behind one door: the standard library's from Python 3.14 on, its backport below
-detect/                   Watchers: columns in, scores out
-  engine.py               Watches batches: which detector sees which series, what it found
-  gate.py                 Turns scores into findings: threshold, habituation, silence
-  rows.py                 From series' numbers to rows of state: a hash table of two numpy arrays
-  saved.py                Arrays as bytes and back, for state that survives a restart
-  settings.py             What can be set about watchers
-  statistics.py           Detectors without a model, for many series at once: z-score, quartiles
-store/                    The shelf: what was accepted is kept here, in SQLite, until every uplink has it
-  accounts.py             Counting: accepted = delivered + held + ledger for each uplink, and the state row it is kept in
-  allowance.py            Allowance: how many readings an uplink may lease before the next commit, as the state row on the disk says it
-  columns.py              Readings as bytes: run directory, time column, value column, before compression
-  committer.py            The one who writes: gathers what waits, makes room, commits, and lets it take effect
-  connection.py           SQLite as the shelf uses it: directory lock, pragmas, numbered schema files
-  database.py             The store: what was accepted stays here until every uplink has it
-  decimals.py             Doubles as integers: which runs of doubles are decimals, singles or neither
-  disks.py                The disk below the state directory: where it is mounted, what it has left, what to tell people when it fails them
-  drawer.py               A drawer: rows set aside for a person to look at, bounded in bytes, the oldest making way
-  evidence.py             What a database file and its log say of each other, looked at before SQLite opens them
-  files.py                Files in the state directory: none of ours may be a link out of it
-  forgetting.py           Forgetting series that nobody uses: what is asked before, and what a commit takes with it
-  frozen.py               A shelf that cannot be written: what is held is read and sent, what was sent is remembered in memory
-  gathering.py            What comes in between two commits: gathered, bounded, compressed while more is coming
-  handful.py              A handful of readings as columns, number by number: what store/columns writes, without its cost for few
-  integers.py             Integers in few bytes: differences, common divisors, byte planes
-  keeping.py              Housekeeping: who goes when the shelf is full or something too old, which boots nobody needs
-  leases.py               Leasing: what an uplink sends next, and what it has in hand
-  membership.py           Who is configured: uplinks that come, go and come back, and what becomes of what is held for them
-  opening.py              Opening the shelf: what it holds is read, and brought in line with the uplinks and the boot of today
-  pace.py                 When a commit is due: how long arrivals wait for others to share it
-  pagefile.py             A database file and its log as pages and rows, read without SQLite
-  pages.py                SQLite's file format, read by hand: pages, rows and log frames of a file that SQLite itself gives up on
-  peeking.py              Looks into single tables of a shelf that may be in use, without a copy of it
-  planning.py             One commit on paper: what it changes in the accounts, and what it writes
-  policy.py               What goes next and what has to go: leases by lane and class, evictions
-  presence.py             Whether the files that are open are still those at their paths
-  quota.py                A bounded stock and several owners: half is for whoever comes first, half is divided evenly
-  reached.py              How far the shelf has come, noted in a small file beside it: a log that is cut cannot take that along
-  reading.py              Looking at a shelf from outside: `verify` and `read_held`
-  records.py              The words of the shelf: losses, leases, and where a segment stands
-  room.py                 Room on the disk: what is used, what may be used, and who has to go
-  runs.py                 Runs: readings of one series with the same flags, side by side
-  salvage.py              Salvage: a damaged database is moved aside, what can be read of it goes into a new one
-  segments.py             Sealed batches: versioned header, compressed columns, checksum, hash of the one before
-  series.py               The registry: series ↔ small numbers, all in memory, new ones waiting for the next commit
-  settings.py             How the shelf is bounded: the `[store]` table of the configuration
-  settling.py             What becomes of leases: delivered, refused, given back
-  shelf.py                Reading segments for leases, over a connection that cannot write
-  snapshots.py            A copy of a shelf that may be in use, as of one moment, made without a lock
-  starting.py             Starting, whatever the last power cut left behind: salvage a shelf that is not whole, say why it cannot be opened
-  times.py                The time column of a segment: steps, shared or ranked times
-  trouble.py              What keeps the shelf from writing: a sentence for the status, said in the log when it begins and when it ends
-  unwritten.py            What left while nothing could be written: noted beside the disk, so that the next process does not send it again
-  uses.py                 When each series was used last, and which of them may be forgotten: columns and choices
-  values.py               The value column of a segment: every value an integer in few bits
-  waiting.py              Who waits at the shelf: for room to put something down, or for enough to take away
-  writer.py               Group commit: everything that waits becomes one transaction, then all return
-uplinks/                  Roads: what is held leaves here, fresh first, and is let go only when the far side has it
-  delivery.py             Delivery: lease, send, and let go only of what the far side has
-  guards.py               What to do after each answer: fine, later, hold, split, refuse; how long to wait
-  pacing.py               How much to send at once and how hard to compress it: decisions from what was measured
-  requests.py             From a lease to request bodies: decode, repair times, mark, encode, split
-  senders.py              Senders: packed requests go out as OTLP/HTTP over one kept connection
-  sending.py              From a lease in hand to the far side: encode, then compress and post in the thread
-  settings.py             What can be said of an uplink in the config, and what is refused by name
-  state.py                What an uplink knows of itself: what people ask about it, what it counts, which signals it holds back
-  verdicts.py             Whether what was refused is given up: a refusal may be about the data, or about a road that takes nothing
-  worker.py               One thread for an uplink's blocking work: compress and send
-control/                  Windows: people and servers look in here
-  aside.py                `tidegate quarantine`: what was set aside, for people and for programs
-  backlog.py              What is still held in a state directory that is left for another: nobody sends it from there
-  certificates.py         Looks at TLS files as `run` will
-  check.py                All that `tidegate check` says: what cannot work, and what is perhaps not meant
-  config.py               Loads a configuration and says all that is wrong with it at once
-  draining.py             How long until what is held is gone, from how it shrank in the last minutes
-  export.py               `tidegate export`: what is held, as OTLP JSON lines in a file
-  exposition.py           Numbers as Prometheus text, format 0.0.4: families in, lines out
-  fitting.py              Makes the bounds of memory fit a board: what waits for the disk, and what is kept at hand
-  flash.py                How much may be written to flash: a day's allowance, and what the pace of commits does to keep within it
-  footprint.py            What this process takes of the machine, memory and flash, held against its board's limits
-  init.py                 `tidegate init`: a configuration for this box from a few answers
-  instruments.py          Every metric of /metrics: its name, kind, labels and meaning
-  later.py                Words of the configuration that are planned and not in this version yet
-  live.py                 `tidegate trace`: follows messages through a running gateway and shows each
-  manual.py               Pages made from the code: JSON Schema, example, docs/CONFIGURATION.md, docs/METRICS.md
-  metrics.py              The gateway's numbers as Prometheus text
-  process.py              What the kernel says of this process, under the names that every Prometheus exporter uses
-  profiles.py             Hardware profiles: the limits that go with a board, from hw_profiles/*.toml
-  reach.py                Which topics can arrive, and which mapping they reach: what no mapping takes, and mappings that take nothing
-  reading.py              Reads tables into settings classes and finds every problem at once
-  settings.py             The whole configuration as one class, composed of the rooms' own
-  sizing.py               How long a disk and a link last: the arithmetic behind `tidegate size`
-  summary.py              `tidegate status` for people: fetch the running gateway's status and lay it out
-  web.py                  The window over HTTP: /healthz, /readyz, /metrics, /status, /trace
-net/                      Wires that everyone shares
-  addresses.py            Where to listen, as people write it
-  files.py                Small files that are written whole, and never through a link: what has a name of ours may not lead elsewhere
-  http.py                 HTTP/1.1 as an uplink speaks it: one POST at a time over one kept connection
-  interfaces.py           Hears from the kernel that this box has a network again: a link that is up, an address, a route
-  mqtt.py                 MQTT packets cut from a byte stream, PUBLISHes in bulk as columns
-  mqtt_fields.py          What MQTT packets are made of: reason codes, errors, numbers, texts, properties
-  mqtt_packets.py         MQTT packets beside PUBLISH, read and written: CONNECT, SUBSCRIBE, DISCONNECT and the answers
-  ports.py                A port that nobody listens on, for the demo and the benchmark
-  secrets.py              Secrets by reference: an environment variable, a file, a systemd credential
-  systemd.py              Tells systemd how the service is (sd_notify(3)); elsewhere nothing
-  tls.py                  OpenSSL is loaded only where TLS is configured: five megabytes that a plain road does without
-core/                     Ground: the words that every room speaks
-  batch.py                Columns: many readings of many series at once, and what a series is
-  checks.py               What can only be wrong with settings as a whole: checks that name the fields they look at
-  clock.py                Time: the only place that asks a clock, and the repair of times stamped before the clock was right
-  contracts.py            What rooms promise each other: the four errors that cross walls, arrivals, and who may be called how
-  progress.py             How far long work is, for whoever waits at a terminal
-  telemetry.py            The gateway's own counters, numbers that status and Prometheus read
-  text.py                 Foreign text made fit for one line of a log or a terminal
-  units.py                Durations and sizes as people write them
-  words.py                Numbers for people: sizes, time spans, and how many of what
-supervision.py            Keeps parts running: one that fails is started again, one that does not stop keeps nobody waiting
+__main__.py                 python -m gateway: the same as the command `tidegate`
+cli.py                      The commands
+arguments.py                What each command takes on the command line
+daemon.py                   The process around a gateway: signals, logging, memory manners
+simulator/                  A plant on this desk: fake devices that knock on the real doors, and a collector that can go away
+  collector.py              A small OTLP/HTTP receiver that remembers what it was sent
+  demo.py                   `tidegate demo`: the whole story on one desk
+  desk.py                   What stands on the demo's desk: a config, a real gateway as a child process, and someone who tells the story
+  plant.py                  Fake devices: MQTT clients and one on a serial line
+bench/                      The performance suite: every number that is claimed is printed by it
+  encoding.py               How quickly batches become OTLP requests: P50 and P99 of 10,000 readings in runs of several lengths
+  end_to_end.py             A real gateway under load, from the devices' socket to a receiver's: what it takes, costs and leaves behind
+  load.py                   A cheap load: QoS 1 PUBLISHes from prebuilt bytes over a few connections, PUBACKs counted by their length
+  micro.py                  The parts of the data path by themselves: encoding, wire, segments
+  paho_peer.py              The peer for the subscriber: paho's own loop, acknowledging and doing nothing else
+  processes.py              A gateway and a sink as children, and what the operating system says they cost
+  report.py                 Runs the measurements, prints a table or JSON, and says which goals were missed
+  segments.py               How fast segments are made and read, and how small they are: `tidegate bench --only segments`
+  sink.py                   A counting OTLP/HTTP receiver: decompresses, counts data points without building one, answers 200
+  suite.py                  What the suite measures, in order
+  wire.py                   How many bytes a reading takes on the wire: a minute of 20 devices with 5 metrics at 1 Hz, in one request
+app.py                      Assembly: build each part, run all in one place, stop in order, feed the watchdog
+pipeline.py                 The data path on one screen: arrive, decode, map, detect, append
+herald.py                   Says what was lost, in the log here and upstream, and sends the gateway's own numbers
+tracing.py                  Follows single messages through a running gateway, for who asks
+sources/                    Doors: bytes arrive here and are acknowledged only when they are kept
+  mqtt.py                   A subscriber: takes what a broker has and acknowledges it when it is on disk
+  mqtt_intake.py            Arrivals on their way to the disk: many at once, bounded, answered in order
+  mqtt_link.py              One connection to a broker: reads in bulk, paces itself, hands out PUBLISHes, sends answers
+  mqtt_server.py            The gateway's own MQTT server: devices publish straight to it, no broker needed
+  mqtt_server_admission.py  What to answer a CONNECT: welcome, with what was agreed, or refusal and why
+  mqtt_server_auth.py       Who may publish what to the gateway's own MQTT server, and how often one may guess
+  mqtt_server_connection.py One client's connection to the gateway's MQTT server
+  mqtt_server_holdings.py   Who of the MQTT server's connections holds how many bytes of something
+  mqtt_server_hub.py        What the connections of the MQTT server share, and who has which session
+  mqtt_server_intake.py     From the PUBLISHes of all connections to the gateway's door, and the answers back
+  mqtt_server_line.py       The line to one client of the MQTT server: how much is read at a time, and when nothing is
+  mqtt_server_partials.py   What the MQTT server's connections hold of packets that have begun and not ended
+  mqtt_server_refusals.py   Whom the MQTT server turned away, and why: counted by reason, the last of each in words, now and then in the log
+  mqtt_server_replies.py    What the MQTT server answers to a packet: pure functions of the packet and the session
+  mqtt_server_session.py    What the MQTT server remembers of a client between connections
+  mqtt_server_settings.py   Settings of the gateway's own MQTT server, and its side of TLS
+  mqtt_server_talk.py       Whose turn it is among clients of the MQTT server that say much and publish nothing
+  mqtt_settings.py          Settings of an MQTT subscription, and what a broker's URL means
+  mqtt_subscriptions.py     What our session at a broker is subscribed to, remembered across restarts
+  mqtt_words.py             What a broker's answers and failures mean, in words for people
+  paho_client.py            A paho client that takes bytes in bulk; the one place that touches paho's private parts
+  portion.py                How much to read at a time, so that taking it in does not hold up everybody else
+  serial.py                 The serial door: frames or lines from a port that may come and go
+  serial_link.py            An open serial port on the event loop: buffers in, answers out, bounded
+  serial_port.py            Finds, opens and closes serial ports, and says why one cannot be opened
+  serial_settings.py        How a serial line is set, and what it would make of bytes that someone shows it
+  serial_watch.py           What a line's bytes say about its wiring: that it is silent, or brings nothing but noise
+  window.py                 Whether a sender has stopped because too many of its messages wait for their answer
+codecs/                     Words on the wire: bytes become columns and columns bytes
+  apart.py                  Mapping apart what could not be mapped together, so that a mistake of ours costs one message
+  arrays.py                 Arrays out of payloads become readings, with numpy calls per metric and not per array
+  cbor_items.py             What a CBOR payload is made of, looked at without decoding it (RFC 8949, section 3)
+  columns.py                Values out of many payloads become one typed column, exactly
+  declared.py               A mapping whose metrics are listed: payloads to columns
+  device_time.py            Devices' own times become columns, or arrival stands in for them and says so
+  documents.py              Payloads of one mapping become lists of documents, each knowing whose it is
+  explain.py                What becomes of one message, in words for people, and whether a mapping's examples are right
+  framing.py                Cuts the bytes of a serial line into frames or lines, and reads what frames say
+  leaves.py                 A mapping that takes every number it finds: payloads to columns, metrics named by their paths
+  mapping.py                Messages become readings: which mapping takes which topic, then columns per mapping
+  mapping_settings.py       What can be set about mappings, and their limits
+  otlp.py                   OTLP in protobuf: columns become requests without an object per point
+  otlp_answers.py           What receivers answer to OTLP: what was not taken, a no that comes as success, an error's sentence
+  otlp_json.py              OTLP as JSON lines, for `tidegate export`
+  paths.py                  Where in a document a value stands: paths like a.b[0].c
+  payloads.py               Payloads become documents: JSON, CBOR, text, CSV, from bytes that anyone may have sent
+  protobuf.py               Protobuf by hand: varints, tags and fields, written and read
+  routes.py                 Which topic goes where, remembered: topics that are used again and again stay
+  routing.py                What the parts of mapping hand each other: topics that were looked up, work to do, and what came out of it
+  series_table.py           Series numbers of a mapping as a table, metric by topic, filled as readings come
+  shapes.py                 JSON objects that look alike are decoded as one class: the fast path behind `fields`
+  structs.py                Wanted paths become a msgspec class that decodes them alone, and readers of whole columns
+  timing.py                 A mapping's `time`, ready to use: the paths it wants, and the times of items and of arrays
+  topics.py                 Topic patterns with captures, and texts that are filled in from them
+  walking.py                Every number in a document, with its name: the walk behind `fields`
+  zstd.py                   zstd behind one door: the standard library's from Python 3.14 on, its backport below
+detect/                     Watchers: columns in, scores out
+  engine.py                 Watches batches: which detector sees which series, what it found
+  gate.py                   Turns scores into findings: threshold, habituation, silence
+  rows.py                   From series' numbers to rows of state: a hash table of two numpy arrays
+  saved.py                  Arrays as bytes and back, for state that survives a restart
+  settings.py               What can be set about watchers
+  statistics.py             Detectors without a model, for many series at once: z-score, quartiles
+store/                      The shelf: what was accepted is kept here, in SQLite, until every uplink has it
+  accounts.py               Counting: accepted = delivered + held + ledger for each uplink, and the state row it is kept in
+  allowance.py              Allowance: how many readings an uplink may lease before the next commit, as the state row on the disk says it
+  columns.py                Readings as bytes: run directory, time column, value column, before compression
+  committer.py              The one who writes: gathers what waits, makes room, commits, and lets it take effect
+  connection.py             SQLite as the shelf uses it: directory lock, pragmas, numbered schema files
+  database.py               The store: what was accepted stays here until every uplink has it
+  decimals.py               Doubles as integers: which runs of doubles are decimals, singles or neither
+  disks.py                  The disk below the state directory: where it is mounted, what it has left, what to tell people when it fails them
+  drawer.py                 A drawer: rows set aside for a person to look at, bounded in bytes, the oldest making way
+  evidence.py               What a database file and its log say of each other, looked at before SQLite opens them
+  files.py                  Files in the state directory: none of ours may be a link out of it
+  forgetting.py             Forgetting series that nobody uses: what is asked before, and what a commit takes with it
+  frozen.py                 A shelf that cannot be written: what is held is read and sent, what was sent is remembered in memory
+  gathering.py              What comes in between two commits: gathered, bounded, compressed while more is coming
+  handful.py                A handful of readings as columns, number by number: what store/columns writes, without its cost for few
+  integers.py               Integers in few bytes: differences, common divisors, byte planes
+  keeping.py                Housekeeping: who goes when the shelf is full or something too old, which boots nobody needs
+  leases.py                 Leasing: what an uplink sends next, and what it has in hand
+  membership.py             Who is configured: uplinks that come, go and come back, and what becomes of what is held for them
+  opening.py                Opening the shelf: what it holds is read, and brought in line with the uplinks and the boot of today
+  pace.py                   When a commit is due: how long arrivals wait for others to share it
+  pagefile.py               A database file and its log as pages and rows, read without SQLite
+  pages.py                  SQLite's file format, read by hand: pages, rows and log frames of a file that SQLite itself gives up on
+  peeking.py                Looks into single tables of a shelf that may be in use, without a copy of it
+  planning.py               One commit on paper: what it changes in the accounts, and what it writes
+  policy.py                 What goes next and what has to go: leases by lane and class, evictions
+  presence.py               Whether the files that are open are still those at their paths
+  quota.py                  A bounded stock and several owners: half is for whoever comes first, half is divided evenly
+  reached.py                How far the shelf has come, noted in a small file beside it: a log that is cut cannot take that along
+  reading.py                Looking at a shelf from outside: `verify` and `read_held`
+  records.py                The words of the shelf: losses, leases, and where a segment stands
+  room.py                   Room on the disk: what is used, what may be used, and who has to go
+  runs.py                   Runs: readings of one series with the same flags, side by side
+  salvage.py                Salvage: a damaged database is moved aside, what can be read of it goes into a new one
+  segments.py               Sealed batches: versioned header, compressed columns, checksum, hash of the one before
+  series.py                 The registry: series ↔ small numbers, all in memory, new ones waiting for the next commit
+  settings.py               How the shelf is bounded: the `[store]` table of the configuration
+  settling.py               What becomes of leases: delivered, refused, given back
+  shelf.py                  Reading segments for leases, over a connection that cannot write
+  snapshots.py              A copy of a shelf that may be in use, as of one moment, made without a lock
+  starting.py               Starting, whatever the last power cut left behind: salvage a shelf that is not whole, say why it cannot be opened
+  times.py                  The time column of a segment: steps, shared or ranked times
+  trouble.py                What keeps the shelf from writing: a sentence for the status, said in the log when it begins and when it ends
+  unwritten.py              What left while nothing could be written: noted beside the disk, so that the next process does not send it again
+  uses.py                   When each series was used last, and which of them may be forgotten: columns and choices
+  values.py                 The value column of a segment: every value an integer in few bits
+  waiting.py                Who waits at the shelf: for room to put something down, or for enough to take away
+  writer.py                 Group commit: everything that waits becomes one transaction, then all return
+uplinks/                    Roads: what is held leaves here, fresh first, and is let go only when the far side has it
+  delivery.py               Delivery: lease, send, and let go only of what the far side has
+  guards.py                 What to do after each answer: fine, later, hold, split, refuse; how long to wait
+  pacing.py                 How much to send at once and how hard to compress it: decisions from what was measured
+  requests.py               From a lease to request bodies: decode, repair times, mark, encode, split
+  senders.py                Senders: packed requests go out as OTLP/HTTP over one kept connection
+  sending.py                From a lease in hand to the far side: encode, then compress and post in the thread
+  settings.py               What can be said of an uplink in the config, and what is refused by name
+  state.py                  What an uplink knows of itself: what people ask about it, what it counts, which signals it holds back
+  verdicts.py               Whether what was refused is given up: a refusal may be about the data, or about a road that takes nothing
+  worker.py                 One thread for an uplink's blocking work: compress and send
+control/                    Windows: people and servers look in here
+  aside.py                  `tidegate quarantine`: what was set aside, for people and for programs
+  backlog.py                What is still held in a state directory that is left for another: nobody sends it from there
+  certificates.py           Looks at TLS files as `run` will
+  check.py                  All that `tidegate check` says: what cannot work, and what is perhaps not meant
+  config.py                 Loads a configuration and says all that is wrong with it at once
+  draining.py               How long until what is held is gone, from how it shrank in the last minutes
+  export.py                 `tidegate export`: what is held, as OTLP JSON lines in a file
+  exposition.py             Numbers as Prometheus text, format 0.0.4: families in, lines out
+  fitting.py                Makes the bounds of memory fit a board: what waits for the disk, and what is kept at hand
+  flash.py                  How much may be written to flash: a day's allowance, and what the pace of commits does to keep within it
+  footprint.py              What this process takes of the machine, memory and flash, held against its board's limits
+  init.py                   `tidegate init`: a configuration for this box from a few answers
+  instruments.py            Every metric of /metrics: its name, kind, labels and meaning
+  later.py                  Words of the configuration that are planned and not in this version yet
+  live.py                   `tidegate trace`: follows messages through a running gateway and shows each
+  manual.py                 Pages made from the code: JSON Schema, example, docs/CONFIGURATION.md, docs/METRICS.md
+  metrics.py                The gateway's numbers as Prometheus text
+  process.py                What the kernel says of this process, under the names that every Prometheus exporter uses
+  profiles.py               Hardware profiles: the limits that go with a board, from hw_profiles/*.toml
+  reach.py                  Which topics can arrive, and which mapping they reach: what no mapping takes, and mappings that take nothing
+  reading.py                Reads tables into settings classes and finds every problem at once
+  settings.py               The whole configuration as one class, composed of the rooms' own
+  sizing.py                 How long a disk and a link last: the arithmetic behind `tidegate size`
+  summary.py                `tidegate status` for people: fetch the running gateway's status and lay it out
+  web.py                    The window over HTTP: /healthz, /readyz, /metrics, /status, /trace
+net/                        Wires that everyone shares
+  addresses.py              Where to listen, as people write it
+  files.py                  Small files that are written whole, and never through a link: what has a name of ours may not lead elsewhere
+  http.py                   HTTP/1.1 as an uplink speaks it: one POST at a time over one kept connection
+  interfaces.py             Hears from the kernel that this box has a network again: a link that is up, an address, a route
+  mqtt.py                   MQTT packets cut from a byte stream, PUBLISHes in bulk as columns
+  mqtt_fields.py            What MQTT packets are made of: reason codes, errors, numbers, texts, properties
+  mqtt_packets.py           MQTT packets beside PUBLISH, read and written: CONNECT, SUBSCRIBE, DISCONNECT and the answers
+  ports.py                  A port that nobody listens on, for the demo and the benchmark
+  secrets.py                Secrets by reference: an environment variable, a file, a systemd credential
+  systemd.py                Tells systemd how the service is (sd_notify(3)); elsewhere nothing
+  tls.py                    OpenSSL is loaded only where TLS is configured: five megabytes that a plain road does without
+core/                       Ground: the words that every room speaks
+  batch.py                  Columns: many readings of many series at once, and what a series is
+  checks.py                 What can only be wrong with settings as a whole: checks that name the fields they look at
+  clock.py                  Time: the only place that asks a clock, and the repair of times stamped before the clock was right
+  contracts.py              What rooms promise each other: the four errors that cross walls, arrivals, and who may be called how
+  progress.py               How far long work is, for whoever waits at a terminal
+  telemetry.py              The gateway's own counters, numbers that status and Prometheus read
+  text.py                   Foreign text made fit for one line of a log or a terminal
+  units.py                  Durations and sizes as people write them
+  words.py                  Numbers for people: sizes, time spans, and how many of what
+supervision.py              Keeps parts running: one that fails is started again, one that does not stop keeps nobody waiting
 """
 
 __version__ = "0.1.0"

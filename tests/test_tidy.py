@@ -16,6 +16,7 @@ PACKAGE = ROOT / "gateway"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 LINES_MAX = 500
 FUNCTION_LINES_MAX = 60
+MAP_NAMES_WIDTH = 28
 
 # In the order that data flows; what is not listed comes behind, by name.
 FLOW = ["__main__", "cli", "arguments", "daemon", "simulator", "bench", "app", "pipeline", "herald", "tracing"]
@@ -46,10 +47,12 @@ def drawn_map() -> str:
         for path in sorted(entries, key=rank):
             pad = " " * indent
             if path.is_dir():
-                lines.append(f"{pad}{path.name + '/':<{26 - indent}}{first_sentence(path / '__init__.py')}")
+                lines.append(
+                    f"{pad}{path.name + '/':<{MAP_NAMES_WIDTH - indent}}{first_sentence(path / '__init__.py')}"
+                )
                 draw(path, indent + 2)
             else:
-                lines.append(f"{pad}{path.name:<{26 - indent}}{first_sentence(path)}")
+                lines.append(f"{pad}{path.name:<{MAP_NAMES_WIDTH - indent}}{first_sentence(path)}")
 
     draw(PACKAGE, 0)
     return "\n".join(lines)
@@ -82,6 +85,17 @@ def test_the_map_is_true() -> None:
     from gateway import __doc__ as shown
 
     assert drawn_map() in (shown or ""), "run: python tests/test_tidy.py"
+
+
+def test_the_map_can_be_read() -> None:
+    """Each name stands apart from its sentence."""
+    assert [line for line in drawn_map().splitlines() if not re.match(r" *\w+(\.py|/) ", line)] == []
+
+
+def test_everything_in_the_log_is_the_gateways() -> None:
+    """One name for all of it: who sets a level for `tidegate` leaves nobody out."""
+    loggers = {p.name: re.findall(r"getLogger\(([^)]+)\)", p.read_text(encoding="utf-8")) for p in MODULES}
+    assert [name for name, found in loggers.items() if not all(one.startswith('"tidegate') for one in found)] == []
 
 
 def test_nobody_asks_the_wall_clock_but_the_clock() -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from gateway.core.telemetry import Telemetry
     from gateway.sources.mqtt_server_settings import MqttServerSettings
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("tidegate.mqtt_server")
 
 TICK_S: Final = 1.0
 STOP_S_MAX: Final = 5.0

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from gateway.core.telemetry import Telemetry
     from gateway.sources.mqtt_server_session import Session
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("tidegate.mqtt_server")
 
 GATHER_S: Final = 0.005
 # About what one read of a busy socket brings; larger offers save nothing and cost memory while they are mapped.

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from gateway.uplinks.sending import Flight
     from gateway.uplinks.settings import OtlpUplinkSettings
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("tidegate.uplinks")
 
 WATCH_S: Final = 1.0
 FINISH_S: Final = 5.0

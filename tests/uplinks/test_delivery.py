@@ -448,7 +448,7 @@ def test_a_wrong_token_costs_nothing(make_road, make_readings, caplog) -> None:
         assert road.store.delivered == 5
         await road.stop(task)
 
-    with caplog.at_level(logging.INFO, "gateway.uplinks.delivery"):
+    with caplog.at_level(logging.INFO, "tidegate.uplinks"):
         run(main())
     assert [r.message for r in caplog.records] == [
         "uplink cloud: metrics are held back: status 401, the token was not accepted",
