@@ -28,7 +28,7 @@ from gateway.core.units import Size
 from gateway.sources.mqtt_server import MqttServerSource
 from gateway.sources.mqtt_server_settings import MqttServerSettings
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
 
 
 class Door:
@@ -99,11 +99,11 @@ def once(arguments: argparse.Namespace) -> dict[str, float]:
         port = server.stdout.readline().strip()
         load = subprocess.run(
             [
-                sys.executable, str(HERE / "mqtt_load.py"), "--port", port, "--seconds", str(arguments.seconds),
+                sys.executable, "-m", "gateway.bench.load", "--port", port, "--seconds", str(arguments.seconds),
                 "--version", str(arguments.version), "--window", str(arguments.window),
                 "--connections", str(arguments.connections), "--payload-bytes", str(arguments.payload_bytes),
             ],
-            capture_output=True, text=True, check=False,
+            cwd=ROOT, capture_output=True, text=True, check=False,
         )  # fmt: skip
         server.stdin.close()
         cost = json.loads(server.stdout.read())
