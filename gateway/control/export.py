@@ -20,7 +20,7 @@ from gateway.core.clock import Quality
 from gateway.core.contracts import MalformedError
 from gateway.store.database import Lease, StoreError
 from gateway.store.policy import Lane
-from gateway.store.reading import look_at_held
+from gateway.store.reading import DamagedShelfError, look_at_held
 from gateway.uplinks.requests import DAMAGED, TIME_LOST, Hand, MetricsPart, RequestBuilder
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Exported:
     records: int = 0
     damaged: int = 0  # segments
     timeless: int = 0  # readings
+    damage: str = ""
     unreadable: str = ""
 
     def left_out(self) -> list[str]:
@@ -59,6 +60,8 @@ class Exported:
                 f"{self.timeless} readings were left out: nobody knows yet what time it was; "
                 "they stay on the shelf until the gateway learns it"
             )
+        if self.damage:
+            said.append(self.damage)
         if self.unreadable:
             said.append(f"the rest of the shelf was left out: {self.unreadable}")
         return said
@@ -114,9 +117,13 @@ class _Lines:
 
     def all(self, progress: Progress) -> Iterator[bytes]:
         """Return every line, without its end."""
+        self._result.damage = self._held.damage
         try:
             for segment in progress(self._held, total=len(self._held), what="exporting"):
                 yield from self._of(segment)
+        except DamagedShelfError:
+            # What can be salvaged is looked at next, from its beginning.
+            raise
         except StoreError as error:
             self._result.unreadable = str(error)
 

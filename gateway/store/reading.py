@@ -12,8 +12,10 @@ from __future__ import annotations
 import contextlib
 import heapq
 import sqlite3
+import tempfile
 import time
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 from urllib.parse import quote
 
@@ -33,13 +35,14 @@ from gateway.store.pagefile import PageFile
 from gateway.store.pages import TreeError
 from gateway.store.reached import read_reached
 from gateway.store.records import SEQUENCE_END, SHELVES, STATE_ID, LeasedSegment, StoreError, place, where_from
+from gateway.store.salvage import salvage_into
 from gateway.store.segments import SegmentError, decode_logs, decode_metrics, read_header, segment_hash
 from gateway.store.series import decode_series, lost_series
 from gateway.store.snapshots import Snapshot, stamp_of
+from gateway.store.starting import is_damage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
     from types import TracebackType
     from typing import Self
 
@@ -53,6 +56,14 @@ PROBLEMS_MAX: Final = 100
 LOOKS_MAX: Final = 5
 LOG_LOOKS: Final = 3
 LOG_LOOK_S: Final = 0.05
+
+
+class DamagedShelfError(StoreError):
+    """The database is damaged: as it lies it can be read in part or not at all. `why` is what is wrong with it."""
+
+    def __init__(self, path: Path, why: object) -> None:
+        super().__init__(f"{path} cannot be read: {why}; the gateway salvages what it can when it is started")
+        self.why = str(why)
 
 
 class ChangedError(StoreError):
@@ -87,7 +98,7 @@ class VerifyReport:
         """Return one line for people."""
         held = f"{plural(self.segments, 'segment')} with {plural(self.readings, 'reading')} of {self.series:,} series"
         count = len(self.problems) + self.problems_left_out
-        return f"{held}: {'all is well' if not count else f'{count} problems'}"
+        return f"{held}: {plural(count, 'problem') if count else 'all is well'}"
 
 
 class HeldRow(NamedTuple):
@@ -103,10 +114,12 @@ class HeldRow(NamedTuple):
 class Held:
     """What a shelf holds, oldest first. Iterate over it for segments, in a `with`.
 
-    Its end raises ChangedError where what was read meanwhile, or could not be, counts for nothing.
+    Its end raises ChangedError where what was read meanwhile, or could not be, counts for nothing. `damage` is what
+    people should know of a shelf that had to be salvaged to be read.
     """
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, *, damage: str = "") -> None:
+        self.damage = damage
         self._path = path = find(state_dir)
         try:
             self._stamp = stamp_of(path)
@@ -127,7 +140,7 @@ class Held:
             raise
         try:
             self._connection.execute("BEGIN")
-            self.state = _read_state(self._connection)
+            self.state = _read_state(self._connection, path)
             self.segments: int
             (self.segments,) = self._connection.execute(
                 "SELECT count(*) FROM shelf WHERE id < ?", (STATE_ID,)
@@ -136,7 +149,7 @@ class Held:
             self.timeline = _read_timeline(self._connection, self.state)
         except sqlite3.Error as error:
             self.close()
-            raise StoreError(_unreadable(path, error)) from error
+            raise _sqlite_error(path, error) from error
         except StoreError:
             self.close()
             raise
@@ -191,7 +204,7 @@ class Held:
                     priority, signal, sequence = where_from(row.id)
                     yield LeasedSegment(sequence, BootId(row.boot), signal, priority, row.readings, row.body)
         except sqlite3.Error as error:
-            raise StoreError(f"{DATABASE} cannot be read to its end: {error}") from error
+            raise _sqlite_error(self._path, error) from error
 
     def is_wanted(self, row: HeldRow) -> bool:
         """Whether anybody is still to get it: what was let go leaves the shelf bit by bit."""
@@ -231,10 +244,13 @@ class Held:
             raise DamagedStateError("a row of the ledger holds other types than it should")
         return {(uplink, reason): Entry(*numbers) for uplink, reason, *numbers in rows}
 
-    def quick_check(self) -> list[str]:
-        """Return what SQLite itself finds wrong."""
+    def quick_check(self) -> None:
+        """Raise DamagedShelfError where SQLite itself finds something wrong."""
         rows = self._connection.execute(f"PRAGMA quick_check({PROBLEMS_MAX})").fetchall()
-        return [text for (text,) in rows if text != "ok"]
+        # One row may be a list of many lines, under a headline.
+        lines = [line for (text,) in rows if text != "ok" for line in text.splitlines() if not line.startswith("***")]
+        if lines:
+            raise DamagedShelfError(self._path, lines[0] + (f" and {len(lines) - 1} more" if lines[1:] else ""))
 
 
 def find(state_dir: Path) -> Path:
@@ -256,7 +272,9 @@ def open_outside(path: Path, *, called: Path) -> sqlite3.Connection:
     try:
         with PageFile(path) as pages:
             _check_whose(pages, called)
-    except (DamagedError, OSError) as error:
+    except DamagedError as error:
+        raise DamagedShelfError(called, error) from error
+    except OSError as error:
         raise StoreError(_unreadable(called, error)) from error
     with contextlib.ExitStack() as undo:
         try:
@@ -267,7 +285,7 @@ def open_outside(path: Path, *, called: Path) -> sqlite3.Connection:
             connection.execute("PRAGMA query_only = ON")
             connection.execute("PRAGMA trusted_schema = OFF")
         except sqlite3.Error as error:
-            raise StoreError(_unreadable(called, error)) from error
+            raise _sqlite_error(called, error) from error
         undo.pop_all()
         return connection
 
@@ -281,18 +299,20 @@ def _check_whose(pages: PageFile, called: Path) -> None:
     check_tables(pages)
 
 
-def _unreadable(path: Path, error: object) -> str:
-    if isinstance(error, OSError):
-        return f"{path} cannot be read: {error.strerror or error}; look at it as the user that runs the gateway"
-    return f"{path} cannot be read: {error}; the gateway salvages what it can when it is started"
+def _unreadable(path: Path, error: OSError) -> str:
+    return f"{path} cannot be read: {error.strerror or error}; look at it as the user that runs the gateway"
 
 
-def _read_state(connection: sqlite3.Connection) -> State:
+def _sqlite_error(path: Path, error: sqlite3.Error) -> StoreError:
+    return DamagedShelfError(path, error) if is_damage(error) else StoreError(f"{path} cannot be read: {error}")
+
+
+def _read_state(connection: sqlite3.Connection, path: Path) -> State:
     row = connection.execute("SELECT body FROM shelf WHERE id = ?", (STATE_ID,)).fetchone()
     try:
         return decode_state(row[0]) if row else State()
     except DamagedStateError as error:
-        raise StoreError(f"{error}; the gateway mends it when it is started") from error
+        raise DamagedShelfError(path, error) from error
 
 
 def _read_series(connection: sqlite3.Connection) -> tuple[dict[int, Series], list[str]]:
@@ -324,7 +344,10 @@ def read_held(state_dir: Path) -> Held:
 
 
 def look_at_held(state_dir: Path, look: Callable[[Held], _T]) -> _T:
-    """Return what `look` makes of what is held, as of one moment; it may be called more than once. Raise StoreError."""
+    """Return what `look` makes of what is held, as of one moment; it may be called more than once. Raise StoreError.
+
+    Of a damaged shelf it is shown what the gateway would salvage.
+    """
     looks = 0
     while True:
         looks += 1
@@ -334,6 +357,19 @@ def look_at_held(state_dir: Path, look: Callable[[Held], _T]) -> _T:
         except ChangedError:
             if looks == LOOKS_MAX:
                 raise
+        except DamagedShelfError as error:
+            return _look_at_salvaged(state_dir, look, error.why)
+
+
+def _look_at_salvaged(state_dir: Path, look: Callable[[Held], _T], why: str) -> _T:
+    try:
+        with tempfile.TemporaryDirectory(prefix="tidegate-look-") as folder:
+            damage = salvage_into(Path(folder) / DATABASE, find(state_dir)).outlook(why)
+            with Held(Path(folder), damage=damage) as held:
+                return look(held)
+    except (OSError, sqlite3.Error) as error:
+        what = f"{state_dir / DATABASE} is damaged ({why}), and what can be salvaged finds no place: {error}"
+        raise StoreError(f"{what}; set TMPDIR to a disk with room for it, or start the gateway") from error
 
 
 def held_in(state_dir: Path) -> dict[str, int]:
@@ -362,13 +398,14 @@ def verify(state_dir: Path, *, progress: Progress = no_progress) -> VerifyReport
 
 
 def _report_on(held: Held, state_dir: Path, wrong: str, progress: Progress) -> VerifyReport:
-    report = VerifyReport(str(state_dir), problems=[wrong] if wrong else [])
+    report = VerifyReport(str(state_dir), problems=[sentence for sentence in (wrong, held.damage) if sentence])
     try:
-        for sentence in (*held.quick_check(), *held.series_damaged):
+        held.quick_check()
+        for sentence in held.series_damaged:
             report.problem(sentence)
         _verify(held, report, progress)
     except sqlite3.Error as error:
-        report.problem(f"{DATABASE} cannot be read to its end: {error}")
+        raise _sqlite_error(state_dir / DATABASE, error) from error
     return report
 
 

@@ -70,15 +70,21 @@ class Salvaged:
 
     def sentence(self, why: str) -> str:
         """Say what happened."""
+        return self._say("was", why, "were salvaged", f"the damaged file is kept as {self.aside}")
+
+    def outlook(self, why: str) -> str:
+        """Say what would happen."""
+        return self._say("is", why, "can be salvaged", "the gateway does that when it is started")
+
+    def _say(self, tense: str, why: str, done: str, then: str) -> str:
         lost = ", ".join(
             f"{count} readings for {name or 'nobody'}" for name, count in self.lost_readings.items() if count
         )
         if not self.state_found:
             lost = "how much is not known, its counters are lost too"
         text = (
-            f"{DATABASE} was damaged ({why}): {plural(self.segments, 'segment')} with "
-            f"{plural(self.readings, 'reading')} were salvaged, "
-            f"lost: {lost or 'nothing'}; the damaged file is kept as {self.aside}"
+            f"{DATABASE} {tense} damaged ({why}): {plural(self.segments, 'segment')} with "
+            f"{plural(self.readings, 'reading')} {done}, lost: {lost or 'nothing'}; {then}"
         )
         return text if self.is_complete else text + "; the disk has no room for the rest of what it holds"
 
@@ -96,18 +102,9 @@ def salvage(state_dir: Path, *, wall_ns: int) -> Salvaged:
     path = state_dir / DATABASE
     new = state_dir / NEW
     _remove(new)
-    result = Salvaged()
-    result.aside = aside_name(state_dir, wall_ns)
     path.touch()
-    damaged = PageFile(path)
-    try:
-        connection = sqlite3.connect(new, isolation_level=None)
-        try:
-            _fill(connection, damaged, result)
-        finally:
-            connection.close()
-    finally:
-        damaged.close()
+    result = salvage_into(new, path)
+    result.aside = aside_name(state_dir, wall_ns)
     aside = state_dir / result.aside
     for suffix in ("-wal", "-shm", ""):
         old = path.with_name(path.name + suffix)
@@ -115,6 +112,14 @@ def salvage(state_dir: Path, *, wall_ns: int) -> Salvaged:
             old.replace(aside.with_name(aside.name + suffix))
     new.replace(path)
     drop_oldest_aside(state_dir)
+    return result
+
+
+def salvage_into(new: Path, path: Path) -> Salvaged:
+    """Put what can be read of the database at `path` into a new one; raise OSError or sqlite3.Error."""
+    result = Salvaged()
+    with PageFile(path) as damaged, contextlib.closing(sqlite3.connect(new, isolation_level=None)) as connection:
+        _fill(connection, damaged, result)
     return result
 
 

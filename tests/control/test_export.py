@@ -20,6 +20,7 @@ from gateway.core.contracts import Priority
 from gateway.core.progress import no_progress
 from gateway.core.telemetry import Telemetry
 from gateway.store.database import Store, StoreError, StoreSettings
+from gateway.store.reading import DamagedShelfError
 from gateway.store.records import STATE_ID
 
 if TYPE_CHECKING:
@@ -301,3 +302,39 @@ async def test_a_gateway_that_comes_and_goes_meanwhile(tmp_path: Path) -> None:
     result = export(tmp_path, out, attributes=(), progress=progress)
     assert (result.readings, result.left_out()) == (30, [])
     assert [value for _, _, _, value, _ in points(out)] == [float(second) for second in range(100, 130)]
+
+
+async def test_what_can_be_salvaged_of_a_damaged_shelf_is_exported(tmp_path: Path) -> None:
+    """The box may be dead and its card all there is: what the gateway would salvage is in the file, and that it is not
+    all is said."""
+    store = await open_store(tmp_path, FakeClock())
+    await put(store, climate("d1"), [WALL], [20.5])
+    await store.close()
+    path = tmp_path / "tidegate.db"
+    path.write_bytes(b"\0" * 100 + path.read_bytes()[100:])
+    result = export(tmp_path, tmp_path / "out", attributes=(), progress=no_progress)
+    assert result.readings == 1
+    (said,) = result.left_out()
+    assert said.startswith(
+        "tidegate.db is damaged (this is no SQLite database): 1 segment with 1 reading can be salvaged"
+    )
+    assert [value for *_, value, _ in points(tmp_path / "out")] == [20.5]
+
+
+async def test_damage_that_shows_while_it_is_read_begins_anew(tmp_path: Path) -> None:
+    """Nothing is in the file twice."""
+    store = await open_store(tmp_path, FakeClock())
+    await put(store, climate("d1"), [WALL], [20.5])
+    await store.close()
+    looks = 0
+
+    def broken(items: Iterable[Any], *, total: int, what: str) -> Iterator[Any]:
+        nonlocal looks
+        looks += 1
+        yield from items
+        if looks == 1:
+            raise DamagedShelfError(tmp_path / "tidegate.db", "malformed")
+
+    result = export(tmp_path, tmp_path / "out", attributes=(), progress=broken)
+    assert (looks, result.readings) == (2, 1)
+    assert "is damaged (malformed)" in result.left_out()[0]

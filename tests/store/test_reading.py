@@ -9,9 +9,18 @@ import pytest
 
 from gateway.core.contracts import Priority
 from gateway.store import reading
-from gateway.store.connection import DATABASE
+from gateway.store.connection import DATABASE, PAGE_BYTES
 from gateway.store.database import Loss, StoreError
-from gateway.store.reading import PROBLEMS_MAX, ChangedError, VerifyReport, held_in, look_at_held, read_held, verify
+from gateway.store.reading import (
+    PROBLEMS_MAX,
+    ChangedError,
+    DamagedShelfError,
+    VerifyReport,
+    held_in,
+    look_at_held,
+    read_held,
+    verify,
+)
 from gateway.store.records import SEQUENCE_BITS, STATE_ID
 
 
@@ -36,6 +45,11 @@ def change(state_dir, sql: str, *values: object) -> None:
 
 def bytes_of(folder) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def read_body(state_dir, sequence: int) -> bytes:
+    with read_held(state_dir) as held:
+        return next(segment.body for segment in held if segment.sequence == sequence)
 
 
 async def test_a_good_shelf(shelves, filled) -> None:
@@ -112,8 +126,11 @@ def test_no_shelf_is_an_error(tmp_path) -> None:
         ),
         ("DELETE FROM ledger", "cloud: accepted - delivered - held - ledger is 3, not 0"),
         ("UPDATE series SET body = x'00' WHERE number = 1", "series 1 in series: a series' checksum does not match"),
-        ("UPDATE shelf SET body = x'00' WHERE id = {state}", "the state row's checksum does not match"),
-        ("DROP TABLE series", "cannot be read: its tables are not those of a store: series;"),
+        (
+            "UPDATE shelf SET body = x'00' WHERE id = {state}",
+            "is damaged (the state row's checksum does not match): 21",
+        ),
+        ("DROP TABLE series", "is damaged (its tables are not those of a store: series): 21 segments with 41 readings"),
     ],
 )
 async def test_what_is_wrong_is_named(shelves, filled, sql, sentence) -> None:
@@ -121,7 +138,7 @@ async def test_what_is_wrong_is_named(shelves, filled, sql, sentence) -> None:
     change(shelves.state_dir, sql.format(state=STATE_ID))
     report = verify(shelves.state_dir)
     assert any(sentence in problem for problem in report.problems), report.problems
-    assert "problems" in report.summary()
+    assert "problem" in report.summary()
 
 
 async def test_a_swapped_segment_breaks_the_chain(shelves, filled) -> None:
@@ -175,13 +192,13 @@ async def test_a_file_that_is_no_shelf(shelves, filled, tmp_path) -> None:
     change(shelves.state_dir, "PRAGMA user_version = 99")
     assert "not a store that this version" in verify(shelves.state_dir).problems[0]
     path.write_bytes(b"garbage" * 1000)
-    assert "cannot be read" in verify(shelves.state_dir).problems[0]
+    assert "is damaged (this is no SQLite database): 0 segments" in verify(shelves.state_dir).problems[0]
     with pytest.raises(StoreError, match="cannot be read"):
         read_held(shelves.state_dir)
 
 
 async def test_damaged_pages_end_the_look_with_a_sentence(shelves) -> None:
-    """What could be read is in the report."""
+    """Of who wants it as it lies; the report is of what can be salvaged, and SQLite's list is one line of it."""
     store = await shelves.open()
     await shelves.put_noise(store, 20_000)
     body = (await shelves.lease(store)).segments[0].body
@@ -191,10 +208,63 @@ async def test_damaged_pages_end_the_look_with_a_sentence(shelves) -> None:
     at = data.index(body[9000:9050])
     data[at - at % 512 : at - at % 512 + 4] = b"\xff" * 4
     path.write_bytes(data)
-    problems = verify(shelves.state_dir).problems
-    assert "cannot be read to its end" in problems[-1]
-    with read_held(shelves.state_dir) as held, pytest.raises(StoreError, match="cannot be read to its end"):
+    (problem,) = verify(shelves.state_dir).problems
+    assert "is damaged (On tree page 2 cell 0: invalid page number -1 and 21 more)" in problem
+    with read_held(shelves.state_dir) as held, pytest.raises(DamagedShelfError, match="cannot be read: .* malformed"):
         list(held)
+
+
+async def test_a_damaged_shelf_is_looked_at_as_the_gateway_would_salvage_it(shelves, filled, tmp_path) -> None:
+    """What is told and read is what the next start holds, and nothing is changed but by that."""
+    path = shelves.state_dir / DATABASE
+    data = path.read_bytes()
+    where = data.index(read_body(shelves.state_dir, 9))
+    page = where // PAGE_BYTES * PAGE_BYTES
+    path.write_bytes(data[:page] + b"\xff" * PAGE_BYTES + data[page + PAGE_BYTES :])
+    before = bytes_of(shelves.state_dir)
+    report = verify(shelves.state_dir)
+    assert bytes_of(shelves.state_dir) == before
+    assert "is damaged (" in report.problems[0]
+    assert report.problems[0].endswith("the gateway does that when it is started")
+    found = look_at_held(shelves.state_dir, lambda held: [segment.sequence for segment in held])
+    assert 0 < len(found) == report.segments < 21
+    store = await shelves.open()
+    assert store.status()["uplinks"]["cloud"]["held"] == report.readings
+    await shelves.close()
+
+
+async def test_a_disk_that_fails_is_no_damage(shelves, filled, monkeypatch) -> None:
+    """Salvaging would fail like reading; the shelf may be whole."""
+
+    def fail(*_: object) -> None:
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR
+        raise error
+
+    monkeypatch.setattr("gateway.store.reading._read_series", fail)
+    with pytest.raises(StoreError, match="cannot be read: disk I/O error$") as caught:
+        read_held(shelves.state_dir)
+    assert not isinstance(caught.value, DamagedShelfError)
+
+
+async def test_a_file_of_somebody_else_is_no_damage(shelves, filled, monkeypatch) -> None:
+    """Who to be is said."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("gateway.store.reading.PageFile", refuse)
+    with pytest.raises(StoreError, match="Permission denied; look at it as the user that runs the gateway"):
+        read_held(shelves.state_dir)
+
+
+async def test_without_room_for_what_can_be_salvaged_it_says_so(shelves, filled, monkeypatch) -> None:
+    """And what to do."""
+    (shelves.state_dir / DATABASE).write_bytes(b"garbage" * 1000)
+    monkeypatch.setattr("tempfile.tempdir", str(shelves.state_dir / "none"))
+    (problem,) = verify(shelves.state_dir).problems
+    assert "is damaged (this is no SQLite database), and what can be salvaged finds no place" in problem
+    assert "set TMPDIR" in problem
 
 
 async def test_a_shelf_without_a_state_row(shelves, filled) -> None:

@@ -484,6 +484,7 @@ def test_a_salvage_says_what_it_could_not_keep() -> None:
     )
     assert "lost: 3 readings for a, 1 readings for nobody" in found.sentence("why")
     assert "no room" in found.sentence("why")
+    assert found.outlook("why").startswith("tidegate.db is damaged (why): 1 segment with 2 readings can be salvaged, ")
 
 
 async def test_what_is_held_of_each_class_is_counted_anew(shelves) -> None:
