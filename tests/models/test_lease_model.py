@@ -560,10 +560,10 @@ class LeaseMachine(RuleBasedStateMachine):
         """Hold what is chosen against the rules at that moment: reading it from the disk takes time."""
         take = Desk._take
 
-        async def look_and_take(desk, spot, rows, order):
+        async def look_and_take(desk, spot, rows, order, **words):
             if not self.is_over:
                 self._check_order(desk.name, spot, [where_from(row.id)[2] for row in rows], order)
-            return await take(desk, spot, rows, order)
+            return await take(desk, spot, rows, order, **words)
 
         patch.setattr(Desk, "_take", look_and_take)
 
