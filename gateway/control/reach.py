@@ -61,7 +61,12 @@ def _names_of_no_source(config: Config) -> Iterator[Problem]:
 
 def _look_at_sources(config: Config, found: Reach) -> None:
     """Note what a source brings for no mapping; where that is all of it, the source is of no use."""
-    mappings = [(mapping.source, Pattern(mapping.match)) for mapping in config.effective_mappings()]
+    names = {source.name for source in config.sources}
+    # A name that nobody has is said already: whose the mapping was meant to be is not known.
+    mappings = [
+        (mapping.source if mapping.source in names else None, Pattern(mapping.match))
+        for mapping in config.effective_mappings()
+    ]
     for index, source in enumerate(config.sources):
         if len(found.wrong) + len(found.notes) >= PROBLEMS_MAX:
             return

@@ -96,6 +96,12 @@ def test_a_mapping_of_no_source_is_a_problem() -> None:
     )
 
 
+def test_a_source_whose_mapping_was_mistyped_is_not_blamed() -> None:
+    """What follows from a problem is not said."""
+    wrong, _ = look(broker("a/#") + mapping("a/b", 'source = "plnt"\nresource = { t = "{topic}" }'))
+    assert wrong == ['mappings[0].source: no source is called "plnt"; did you mean "plant"?']
+
+
 @pytest.mark.parametrize(
     ("first", "second", "is_taken"),
     [
