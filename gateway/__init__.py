@@ -38,7 +38,6 @@ sources/                    Doors: bytes arrive here and are acknowledged only w
   mqtt_server_intake.py     From the PUBLISHes of all connections to the gateway's door, and the answers back
   mqtt_server_line.py       The line to one client of the MQTT server: how much is read at a time, and when nothing is
   mqtt_server_partials.py   What the MQTT server's connections hold of packets that have begun and not ended
-  mqtt_server_refusals.py   Whom the MQTT server turned away, and why: counted by reason, the last of each in words, now and then in the log
   mqtt_server_replies.py    What the MQTT server answers to a packet: pure functions of the packet and the session
   mqtt_server_session.py    What the MQTT server remembers of a client between connections
   mqtt_server_settings.py   Settings of the gateway's own MQTT server, and its side of TLS
@@ -48,6 +47,7 @@ sources/                    Doors: bytes arrive here and are acknowledged only w
   mqtt_words.py             What a broker's answers and failures mean, in words for people
   paho_client.py            A paho client that takes bytes in bulk; the one place that touches paho's private parts
   portion.py                How much to read at a time, so that taking it in does not hold up everybody else
+  refusals.py               What an MQTT source turned away, and why: counted by reason, the last of each in words, now and then in the log
   serial.py                 The serial door: frames or lines from a port that may come and go
   serial_link.py            An open serial port on the event loop: buffers in, answers out, bounded
   serial_port.py            Finds, opens and closes serial ports, and says why one cannot be opened
@@ -182,6 +182,7 @@ net/                        Wires that everyone shares
   interfaces.py             Hears from the kernel that this box has a network again: a link that is up, an address, a route
   mqtt.py                   MQTT packets cut from a byte stream, PUBLISHes in bulk as columns
   mqtt_fields.py            What MQTT packets are made of: reason codes, errors, numbers, texts, properties
+  mqtt_oversize.py          A PUBLISH that is larger than may be taken, while it is read past
   mqtt_packets.py           MQTT packets beside PUBLISH, read and written: CONNECT, SUBSCRIBE, DISCONNECT and the answers
   ports.py                  A port that nobody listens on, for the demo and the benchmark
   secrets.py                Secrets by reference: an environment variable, a file, a systemd credential

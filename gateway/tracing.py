@@ -13,7 +13,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from gateway.codecs.apart import cut_users
+from gateway.codecs.apart import cut_lost, cut_users
 from gateway.codecs.explain import DROPPED, iso_text, problem_text, render_readings, rows_of
 from gateway.codecs.topics import Pattern
 from gateway.core.clock import NS_PER_S
@@ -198,7 +198,9 @@ class Tracer:
         number, tried = mapper.find(name, arrivals.source)
         taken = None if number is None else mapper.mappings[number]
         users = list(cut_users(arrivals.users, index, index + 1))
-        mapped = mapper.map(Arrivals(arrivals.source, [topic], [payload], arrived_ns, users=users), wall_ns=wall_ns)
+        lost = cut_lost(arrivals.lost, index, index + 1)
+        alone = Arrivals(arrivals.source, [topic], [payload], arrived_ns, users=users, lost=lost)
+        mapped = mapper.map(alone, wall_ns=wall_ns)
         lines: list[str] = []
         shown = 0
         arrived_wall_ns = self._store.timeline.wall_from(arrived_ns)

@@ -15,7 +15,7 @@ from gateway.codecs.mapping import Mapper, MappingSettings, default_mappings
 from gateway.codecs.mapping_settings import MetricSettings, TimeSettings
 from gateway.core.batch import Series
 from gateway.core.clock import NS_PER_S, FakeClock, Quality
-from gateway.core.contracts import Arrivals, FullError
+from gateway.core.contracts import Arrivals, FullError, Lost
 from gateway.core.telemetry import Telemetry
 from gateway.core.text import SENTENCE_CHARS_MAX
 from gateway.detect.engine import Engine
@@ -191,6 +191,23 @@ async def test_what_a_source_dropped_is_a_loss() -> None:
     await pipeline.accept(alone)
     assert [(loss.reason, loss.readings) for loss in store.kept[1]["losses"]] == [("will_dropped", 2)]
     assert telemetry.value("tidegate_messages_accepted", source="direct") == 1
+
+
+async def test_what_a_source_lost_is_a_loss_and_set_aside() -> None:
+    """Among others, and alone; nothing is made of what there is of it."""
+    store = FakeStore()
+    pipeline, _ = build(store)
+    one = arrivals(b'{"temp": 20.5}', b'{"temp": 1}', b"{")
+    one.lost = [Lost(1, "oversize", "too large")]
+    accepted = await pipeline.accept(one)
+    assert (accepted.readings, store.values) == (1, [20.5])
+    assert {loss.reason: loss.readings for loss in store.kept[0]["losses"]} == {"oversize": 1, "malformed_json": 1}
+    asides = {aside.reason: (aside.payload, aside.message) for aside in store.kept[0]["set_aside"]}
+    assert asides["oversize"] == (b'{"temp": 1}', "too large")
+    alone = arrivals(b"x")
+    alone.lost = [Lost(0, "oversize", "too large")]
+    assert (await pipeline.accept(alone)).malformed == alone.lost
+    assert store.kept[1]["pieces"] == []
 
 
 async def test_the_shelf_hears_that_nothing_more_comes() -> None:

@@ -14,7 +14,7 @@ from gateway.codecs.mapping import Mapper
 from gateway.codecs.mapping_settings import MappingSettings
 from gateway.core.clock import NS_PER_S, FakeClock
 from gateway.core.contracts import DROPPED_BY_MAPPING as DROPPED
-from gateway.core.contracts import Arrivals, FullError
+from gateway.core.contracts import Arrivals, FullError, Lost
 from gateway.core.telemetry import Telemetry
 from gateway.pipeline import Pipeline
 from gateway.store.database import Store, StoreSettings
@@ -371,3 +371,15 @@ async def test_many_topics_are_not_remembered_for_ever(plant: Plant, monkeypatch
     await plant.arrive(*[(b"t/%d" % k, b"1") for k in range(20)])
     assert len(await plant.show(name)) == 1
     assert len(plant.tracer._traces[name]._known) <= 3
+
+
+async def test_a_message_that_its_source_lost_says_so(plant: Plant) -> None:
+    """And nothing is made of what there is of it; its neighbour is told as ever."""
+    name = await plant.begin()
+    arrivals = Arrivals("direct", [b"a", b"a"], [b'{"t":1}', b'{"t":2}'], plant.clock.monotonic_ns())
+    arrivals.lost = [Lost(1, "oversize", "a packet of 2000 bytes")]
+    await plant.pipeline.accept(arrivals)
+    good, lost = await plant.show(name)
+    assert (good["readings"], good["lost"]) == (1, 0)
+    assert (lost["readings"], lost["lost"]) == (0, 1)
+    assert "a packet of 2000 bytes" in lost["problems"][0]

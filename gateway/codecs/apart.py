@@ -37,6 +37,7 @@ def map_apart(mapping: Callable[[Arrivals], Mapped], arrivals: Arrivals, into: M
             topics=arrivals.topics[start:stop],
             payloads=arrivals.payloads[start:stop],
             users=list(cut_users(arrivals.users, start, stop)),
+            lost=cut_lost(arrivals.lost, start, stop),
         )
         try:
             mapped = mapping(part)
@@ -54,6 +55,11 @@ def map_apart(mapping: Callable[[Arrivals], Mapped], arrivals: Arrivals, into: M
             into.malformed += [lost._replace(at=lost.at + start) for lost in mapped.malformed]
             into.readings += mapped.readings
     return errors
+
+
+def cut_lost(lost: Sequence[Lost], start: int, stop: int) -> list[Lost]:
+    """Return what is lost of the messages from `start` to `stop`."""
+    return [one._replace(at=one.at - start) for one in lost if start <= one.at < stop]
 
 
 def cut_users(users: Sequence[tuple[int, str]], start: int, stop: int) -> Iterator[tuple[int, str]]:

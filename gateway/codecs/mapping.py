@@ -29,7 +29,7 @@ from gateway.codecs.routing import Output, Plan, RefusingPlan, Topic, Work
 from gateway.codecs.topics import Pattern
 from gateway.core.batch import distinct
 from gateway.core.clock import WALL_CEILING_NS, is_plausible
-from gateway.core.contracts import DROPPED_BY_MAPPING, MalformedError
+from gateway.core.contracts import BAD_TOPIC, DROPPED_BY_MAPPING, MalformedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,13 +72,13 @@ class Mapper:
         self.limits = limits or MapLimits()
         self._patterns = [Pattern(mapping.match) for mapping in self.mappings]
         self._plans: list[Plan] = [_plan(mapping, resolve, self.limits) for mapping in self.mappings]
-        self._plans += [RefusingPlan("no_mapping", self._no_mapping), RefusingPlan("bad_topic", self._bad_topic)]
+        self._plans += [RefusingPlan("no_mapping", self._no_mapping), RefusingPlan(BAD_TOPIC, self._bad_topic)]
         self._plans.append(RefusingPlan("bad_name", lambda topic: f"from the topic {shown(topic)}: {OWN_NAME}"))
         self._minds_source = any(mapping.source is not None or "{source}" in repr(mapping) for mapping in self.mappings)
         self._routes = Routes(count_max=self.limits.routes_max, bytes_max=self.limits.routes_bytes_max)
 
     def map(self, arrivals: Arrivals, *, wall_ns: int | None) -> Mapped:
-        """Return the readings of `arrivals` and what is lost of them.
+        """Return the readings of `arrivals` and what is lost of them, with what was lost before they came here.
 
         `wall_ns` is the Unix time of their arrival if a clock is known; a device's time much later is not believed.
         """
@@ -88,11 +88,15 @@ class Mapper:
         slots = self._find_routes(arrivals)
         plans, rows = self._routes.plans[slots], self._routes.rows[slots]
         moment = self._moment(arrivals.arrived_ns, wall_ns)
-        first = int(plans[0])
         owners = Owners(arrivals.source, arrivals.users)
         work = Work(arrivals.payloads, np.arange(len(rows)), rows, moment, owners, output)
-        if (plans == first).all():
-            self._plans[first].map(work)
+        if arrivals.lost:
+            for lost in arrivals.lost:
+                output.lose(*lost)
+            whole = np.delete(work.positions, [lost.at for lost in arrivals.lost])
+            work, plans = work.take(whole), plans[whole]
+        if len(plans) and (plans == plans[0]).all():
+            self._plans[int(plans[0])].map(work)
         else:
             for number in distinct(plans).tolist():
                 self._plans[number].map(work.take(np.flatnonzero(plans == number)))

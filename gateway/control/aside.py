@@ -15,6 +15,7 @@ from gateway.codecs.explain import iso_text
 from gateway.codecs.otlp import read_log_body
 from gateway.core.batch import KIND_MASK, MONOTONIC, Batch, ValueKind
 from gateway.core.clock import Quality
+from gateway.core.contracts import OVERSIZE
 from gateway.core.text import printable
 from gateway.core.words import plural
 from gateway.store.drawer import SET_ASIDE_BYTES_MAX
@@ -54,6 +55,8 @@ def find_quarantined(state_dir: Path, number: int) -> SetAside:
     row = peek(state_dir, lambda tables: one_quarantined(tables, number))
     if row is None:
         raise StoreError(f"there is no payload {number} in the quarantine; `tidegate quarantine` lists those there are")
+    if row.what.reason == OVERSIZE:
+        raise StoreError(f"of payload {number} only the beginning was kept, so it cannot be tried: {row.what.message}")
     return row.what
 
 
@@ -68,10 +71,11 @@ def _payload(number: int, row: Quarantined, config: str) -> dict[str, Any]:
         "reason": what.reason,
         "message": what.message,
         "payload_bytes": len(what.payload),
-        "is_cut": len(what.payload) >= SET_ASIDE_BYTES_MAX,
+        "is_cut": len(what.payload) >= SET_ASIDE_BYTES_MAX or what.reason == OVERSIZE,
         "payload_text": text,
         "payload_hex": what.payload.hex(),
-        "explain": _explain_line(number, what, text, config),
+        # Nothing can be tried again of which there is only a piece, and the source's limit is no mapping's affair.
+        "explain": "" if what.reason == OVERSIZE else _explain_line(number, what, text, config),
     }
 
 
@@ -124,8 +128,8 @@ def render_quarantine(found: dict[str, Any]) -> str:
             "",
             f"{_number_and_time(row)}  source {_name(row['source'])}  topic {_name(row['topic'])}",
             f"  {_name(row['reason'])}: {printable(row['message'], SENTENCE_CHARS_MAX)}",
-            f"  {size}: {_cut(payload)}",
-            f"  {row['explain']}",
+            f"  {size}{' (the rest was not kept)' if row['is_cut'] else ''}: {_cut(payload)}",
+            *([f"  {row['explain']}"] if row["explain"] else []),
         ]
     return "\n".join(lines)
 

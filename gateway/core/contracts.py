@@ -19,6 +19,12 @@ DROPPED_BY_MAPPING: Final = "dropped_by_mapping"
 """The reason in the ledger of what a mapping throws away because it is told to: counted, and nobody's loss."""
 
 
+OVERSIZE: Final = "oversize"
+"""The ledger's reason for a message that a source found too large to be taken in."""
+BAD_TOPIC: Final = "bad_topic"
+"""And for one whose topic cannot be used."""
+
+
 class Priority(IntEnum):
     """A mapping's `class`: what is sent first and let go last."""
 
@@ -81,8 +87,9 @@ class Arrivals:
     `users` says who sent the messages where a source tells its users apart, in runs of (messages, user); "" is
     somebody without a name. What is scarce is shared out among them.
     `dropped` are messages that the source had answered for and had no room to hold, by reason: they go to the
-    ledger with these arrivals, which may be none. `is_last` says that nothing more comes from this sender before
-    these are answered: waiting for others to share their commit would only make it wait too.
+    ledger with these arrivals, which may be none. `lost` are messages among these that are not to be used: the source
+    has taken them only to answer them, and perhaps not whole. `is_last` says that nothing more comes from this sender
+    before these are answered: waiting for others to share their commit would only make it wait too.
     """
 
     source: str
@@ -90,6 +97,7 @@ class Arrivals:
     payloads: Sequence[bytes]
     arrived_ns: int
     users: Sequence[tuple[int, str]] = field(default=(), kw_only=True)
+    lost: Sequence[Lost] = field(default=(), kw_only=True)
     prepared: object = field(default=None, repr=False, compare=False)
     dropped: Mapping[str, int] = field(default_factory=dict)
     is_last: bool = False

@@ -12,6 +12,9 @@ A gateway reads millions of small PUBLISHes, so they never become objects: the c
 come out as one `Publishes`, parallel lists filled by one plain loop over local variables (`_cut_publishes`).
 Whatever that loop does not understand at a glance it leaves to `PublishScanner._take_publish`, which reads
 one packet with all the care the standard asks for.
+
+A message that is too large is no reason to end a session: whoever sent it would come back with it. Where the
+peer was told no limit it is read past, and comes out as a PUBLISH like all others, to be answered, but lost.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from gateway.core.contracts import BAD_TOPIC, OVERSIZE, Lost
 from gateway.net.mqtt_fields import (
     PUBLISH_PROPERTIES,
     VERSION_3_1_1,
@@ -27,12 +31,15 @@ from gateway.net.mqtt_fields import (
     Property,
     ProtocolError,
     ReasonCode,
+    check_topic,
     malformed,
     protocol_error,
     read_binary,
     read_properties,
     read_variable_integer,
+    topic_too_long,
 )
+from gateway.net.mqtt_oversize import Oversize
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +55,6 @@ __all__ = [
     "PublishScanner",
     "Publishes",
     "ReasonCode",
-    "check_topic",
     "puback_bytes",
 ]
 
@@ -84,13 +90,15 @@ class Publishes:
 
     `packet_ids[k]` has two bytes, or none for QoS 0. `first_bytes` has one byte for each message: DUP, QoS
     and RETAIN as on the wire. Equal topics are one object where the scanner knows them, so that dictionaries
-    find them at once.
+    find them at once. `lost` says which of them are too large or have a topic that is too long: those are to be
+    answered and not to be used, and of what is too large the payload is only a glimpse.
     """
 
     topics: list[bytes] = field(default_factory=list)
     payloads: list[bytes] = field(default_factory=list)
     packet_ids: list[bytes] = field(default_factory=list)
     first_bytes: bytearray = field(default_factory=bytearray)
+    lost: list[Lost] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.payloads)
@@ -127,16 +135,20 @@ class PublishScanner:
 
     `version` is 4 (3.1.1) or 5 (5.0). On the server's side it may be 0, not known yet: then `feed` returns
     at most one packet (the CONNECT) and keeps the rest until `version` is set and `feed(b"")` is called.
-    Holds at most one unfinished packet of at most `packet_bytes_max`. `topics` and `blocks` remember topics and blocks
-    of properties that were checked; the connections of one server share them. `topic_alias_max` is what was announced
-    to the peer, `aliases_bytes` what its aliases take.
+    Holds at most one unfinished packet of at most `packet_bytes_max`, which people know as `limit_name`. With
+    `skips_oversize` a larger PUBLISH does not end the stream: not together with topic aliases, since the properties of
+    what is skipped are not looked at. `topics` and `blocks` remember topics and blocks of properties that were checked;
+    the connections of one server share them. `topic_alias_max` is what was announced to the peer, `aliases_bytes` what
+    its aliases take.
     """
 
     def __init__(
         self,
         *,
         packet_bytes_max: int,
+        limit_name: str = "packet_bytes_max",
         version: int = VERSION_3_1_1,
+        skips_oversize: bool = False,
         topic_bytes_max: int = 65535,
         topic_alias_max: int = 0,
         topics: dict[bytes, bytes] | None = None,
@@ -145,7 +157,9 @@ class PublishScanner:
         assert PACKET_BYTES_MIN <= packet_bytes_max <= REMAINING_LENGTH_MAX + HEADER_BYTES_MAX
         self.version = version
         self.packet_bytes_max = packet_bytes_max
+        self.skips_oversize = skips_oversize
         self.topic_alias_max = topic_alias_max
+        self._limit_name = limit_name
         self._topic_bytes_max = topic_bytes_max
         self._topics = {} if topics is None else topics
         self._blocks = {} if blocks is None else blocks
@@ -153,16 +167,23 @@ class PublishScanner:
         self._aliases: dict[int, bytes] = {}
         self._partial = bytearray()
         self._bytes_wanted = 0
+        self._oversize: Oversize | None = None
         self._broken: ProtocolError | None = None
 
     @property
     def bytes_held(self) -> int:
-        """Bytes of a packet that has begun and not ended."""
-        return len(self._partial)
+        """Bytes held of a packet that has begun and not ended."""
+        return len(self._partial) if self._oversize is None else self._oversize.bytes_held
+
+    @property
+    def is_skipping(self) -> bool:
+        """Whether what comes next belongs to a PUBLISH that is too large."""
+        return self._oversize is not None
 
     def close(self) -> None:
         """Let go of the unfinished packet and the aliases; nothing will be fed any more."""
         self._partial = bytearray()
+        self._oversize = None
         self._aliases = {}
         self.aliases_bytes = 0
 
@@ -200,7 +221,7 @@ class PublishScanner:
 
     def _read(self, data: bytes, items: list[Item], run: Publishes) -> int:
         """Take every whole packet of `data`; return where the unfinished one begins."""
-        position = 0
+        position = 0 if self._oversize is None else self._skip(data, 0, run)
         end = len(data)
         while position < end:
             first = data[position]
@@ -211,7 +232,10 @@ class PublishScanner:
                     continue
             span = self._span(data, position)
             if span is None:
-                break
+                if self._oversize is None:
+                    break
+                position = self._skip(data, position, run)
+                continue
             body, packet_end = span
             if is_publish:
                 self._take_publish(data, first, body, packet_end, run)
@@ -242,7 +266,7 @@ class PublishScanner:
         return after
 
     def _span(self, data: bytes, position: int) -> tuple[int, int] | None:
-        """Return where the body of the packet at `position` begins and ends, or None until it is whole."""
+        """Return where the body of the packet at `position` begins and ends; None until it is whole, or to skip it."""
         end = len(data)
         if position + HEADER_BYTES_MAX > end and all(byte > 0x7F for byte in data[position + 1 : end]):
             self._bytes_wanted = end - position + 1
@@ -250,14 +274,39 @@ class PublishScanner:
         length, body = read_variable_integer(data, position + 1, end)
         packet_bytes = body + length - position
         if packet_bytes > self.packet_bytes_max:
-            raise ProtocolError(
-                ReasonCode.PACKET_TOO_LARGE,
-                f"a packet of {packet_bytes} bytes; at most {self.packet_bytes_max} are taken",
-            )
+            if not self.skips_oversize or data[position] & 0xF0 != _PUBLISH:
+                raise ProtocolError(ReasonCode.PACKET_TOO_LARGE, self._too_large(packet_bytes))
+            self._oversize = Oversize(packet_bytes=packet_bytes, body=body - position)
+            return None
         if body + length > end:
             self._bytes_wanted = packet_bytes
             return None
         return body, body + length
+
+    def _too_large(self, packet_bytes: int) -> str:
+        # As a number, which a size of the settings is not when it is shown.
+        return f"a packet of {packet_bytes} bytes; at most {int(self.packet_bytes_max)} are taken ({self._limit_name})"
+
+    def _skip(self, data: bytes, position: int, run: Publishes) -> int:
+        """Read past what is at `position` of a PUBLISH that is too large; return where that ends."""
+        oversize = self._oversize
+        assert oversize is not None
+        was_known = oversize.is_known
+        after = oversize.take(data, position)
+        if not was_known and oversize.is_known:
+            # What must not be at all is refused now, and not when hundreds of megabytes have come.
+            self._take_glimpse(oversize, Publishes())
+        if not oversize.left:
+            self._oversize = None
+            self._take_glimpse(oversize, run)
+        return after
+
+    def _take_glimpse(self, oversize: Oversize, run: Publishes) -> None:
+        lost = len(run.lost)
+        head, body, end = oversize.glimpse(has_properties=self.version == VERSION_5)
+        self._take_publish(head, head[0], body, end, run)
+        # One reason is enough, if its topic is too long as well.
+        run.lost[lost:] = [Lost(len(run.payloads) - 1, OVERSIZE, self._too_large(oversize.packet_bytes))]
 
     def _take_publish(self, data: bytes, first: int, body: int, end: int, run: Publishes) -> None:
         """Read one PUBLISH with care (MQTT 5.0 section 3.3)."""
@@ -276,7 +325,7 @@ class PublishScanner:
         alias = 0
         if self.version == VERSION_5:
             alias, position = self._read_alias(data, position, end)
-        run.topics.append(self._name(topic, alias))
+        run.topics.append(self._name(topic, alias, run))
         run.packet_ids.append(packet_id)
         run.payloads.append(data[position:end])
         run.first_bytes.append(first)
@@ -307,26 +356,37 @@ class PublishScanner:
             )
         return alias, after
 
-    def _name(self, topic: bytes, alias: int) -> bytes:
-        """Return the topic, checked, by name or by alias."""
+    def _name(self, topic: bytes, alias: int, run: Publishes) -> bytes:
+        """Return the topic of the next message of `run`, checked, by name or by alias."""
         if not topic and alias:
             try:
-                return self._aliases[alias]
+                named = self._aliases[alias]
             except KeyError:
                 raise protocol_error(f"topic alias {alias} was never set") from None
+            if len(named) > self._topic_bytes_max:
+                self._lose_topic(named, run)
+            return named
         known = self._topics.get(topic)
         if known is None:
             known = topic
-            check_topic(topic, topic_bytes_max=self._topic_bytes_max)
-            if len(topic) <= KNOWN_BYTES_MAX:
+            check_topic(topic)
+            if len(topic) > self._topic_bytes_max:
+                self._lose_topic(topic, run)
+            elif len(topic) <= KNOWN_BYTES_MAX:
                 if len(self._topics) >= TOPICS_KNOWN_MAX:
                     self._topics.clear()
                 self._topics[topic] = topic
         if alias:
+            # Of one that is too long so much that it is too long again.
+            named = known[: self._topic_bytes_max + 1]
             before = self._aliases.get(alias)
-            self.aliases_bytes += len(known) - len(before) if before is not None else len(known) + ALIAS_BYTES
-            self._aliases[alias] = known
+            self.aliases_bytes += len(named) - len(before) if before is not None else len(named) + ALIAS_BYTES
+            self._aliases[alias] = named
         return known
+
+    def _lose_topic(self, topic: bytes, run: Publishes) -> None:
+        why = f"{topic_too_long(topic, self._topic_bytes_max)} (topic_bytes_max)"
+        run.lost.append(Lost(len(run.payloads), BAD_TOPIC, why))
 
 
 def _cut_publishes(
@@ -379,6 +439,8 @@ def _close_run(run: Publishes, items: list[Item]) -> None:
         return
     closed = Publishes(run.topics, run.payloads, run.packet_ids, run.first_bytes)
     run.topics, run.payloads, run.packet_ids, run.first_bytes = [], [], [], bytearray()
+    if run.lost:
+        closed.lost, run.lost = run.lost, []
     if _NO_ID not in closed.packet_ids:
         items.append(closed)
         return
@@ -386,6 +448,7 @@ def _close_run(run: Publishes, items: list[Item]) -> None:
     if count:
         for column in (closed.topics, closed.payloads, closed.packet_ids, closed.first_bytes):
             del column[count:]
+        closed.lost = [lost for lost in closed.lost if lost.at < count]
         items.append(closed)
     raise protocol_error("a PUBLISH with packet id 0")
 
@@ -395,23 +458,6 @@ def _check_flags(first: int) -> None:
     # A PUBLISH comes here only where no version is known yet, and whoever asked will refuse it.
     if first & 0xF0 != _PUBLISH and first & 0x0F != _FLAGS_OF[first >> 4]:
         raise malformed(f"a packet cannot begin with {first:#04x}")
-
-
-def check_topic(topic: bytes, *, topic_bytes_max: int) -> None:
-    """Refuse a topic that no message can have (MQTT 5.0 section 4.7): empty, wildcards, U+0000, not UTF-8."""
-    if not topic:
-        raise protocol_error("a PUBLISH with no topic")
-    if len(topic) > topic_bytes_max:
-        raise ProtocolError(
-            ReasonCode.TOPIC_NAME_INVALID,
-            f"a topic of {len(topic)} bytes; at most {topic_bytes_max} are taken",
-        )
-    try:
-        topic.decode("utf-8")
-    except UnicodeDecodeError:
-        raise malformed("a topic is not valid UTF-8") from None
-    if b"+" in topic or b"#" in topic or b"\0" in topic:
-        raise ProtocolError(ReasonCode.TOPIC_NAME_INVALID, "a topic of a message holds +, # or U+0000")
 
 
 def puback_bytes(packet_ids: Sequence[bytes], version: int = VERSION_3_1_1) -> bytes:

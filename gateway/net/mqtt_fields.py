@@ -267,6 +267,25 @@ def check_text(text: bytes) -> None:
         raise malformed("a text holds U+0000")
 
 
+def check_topic(topic: bytes, *, topic_bytes_max: int = 65535) -> None:
+    """Refuse a topic that no message can have (MQTT 5.0 section 4.7): empty, wildcards, U+0000, not UTF-8."""
+    if not topic:
+        raise protocol_error("a PUBLISH with no topic")
+    if len(topic) > topic_bytes_max:
+        raise ProtocolError(ReasonCode.TOPIC_NAME_INVALID, topic_too_long(topic, topic_bytes_max))
+    try:
+        topic.decode("utf-8")
+    except UnicodeDecodeError:
+        raise malformed("a topic is not valid UTF-8") from None
+    if b"+" in topic or b"#" in topic or b"\0" in topic:
+        raise ProtocolError(ReasonCode.TOPIC_NAME_INVALID, "a topic of a message holds +, # or U+0000")
+
+
+def topic_too_long(topic: bytes, topic_bytes_max: int) -> str:
+    """Return what is wrong with a topic that is longer than it may be."""
+    return f"a topic of {len(topic)} bytes; at most {topic_bytes_max} are taken"
+
+
 def read_properties(data: bytes, position: int, end: int, allowed: frozenset[Property]) -> tuple[Properties, int]:
     """Return the properties at `position`, and where they end; user properties are checked and left out.
 

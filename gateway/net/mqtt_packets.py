@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from gateway.net.mqtt import check_topic
 from gateway.net.mqtt_fields import (
     ANSWER_PROPERTIES,
     CONNECT_PROPERTIES,
@@ -25,6 +24,7 @@ from gateway.net.mqtt_fields import (
     PropertyValue,
     ProtocolError,
     ReasonCode,
+    check_topic,
     malformed,
     protocol_error,
     read_binary,

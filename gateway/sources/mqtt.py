@@ -43,6 +43,7 @@ from gateway.sources.mqtt_words import (
     window_advice,
 )
 from gateway.sources.paho_client import BulkClient, connect_properties
+from gateway.sources.refusals import Refusals, lost_words
 from gateway.sources.window import Window
 
 if TYPE_CHECKING:
@@ -105,6 +106,9 @@ class MqttSource:
         self._window = Window(now_s=0.0)
         self._said_window = 0
         self._advice = ""
+        self._refusals = Refusals(
+            self.name, telemetry=telemetry, now_s=lambda: asyncio.get_running_loop().time(), log=log
+        )
         self._state = "stopped"
         self._last_error = ""
         self._network = NetworkWait()
@@ -141,6 +145,7 @@ class MqttSource:
             "messages_held": intake.messages_held if intake is not None else 0,
             "held_back": intake is not None and link is not None and intake.is_full,
             "topics": {topic: granted_text(self._granted.get(topic)) for topic, _ in subscriptions(self._settings)},
+            **self._refusals.status(),
             "last_error": self._last_error,
         }
 
@@ -374,7 +379,12 @@ class MqttSource:
 
         is_last = bool(answered) and window.came(answered, now_s=loop.time())
         if publishes.payloads:
-            arrivals = Arrivals(self.name, publishes.topics, publishes.payloads, arrived_ns, is_last=is_last)
+            for one in publishes.lost:
+                self._refusals.note(one.reason, lost_words(one, publishes.topics))
+                self._last_error = self._refusals.last_sentence
+            arrivals = Arrivals(
+                self.name, publishes.topics, publishes.payloads, arrived_ns, lost=publishes.lost, is_last=is_last
+            )
             arrivals.on_prepared = lambda took_s: link.portion.took(size_bytes, took_s)
             intake.offer(arrivals, size_bytes=size_bytes + count * OVERHEAD_BYTES, answer=answer)
             self._hold_or_go_on()
@@ -401,14 +411,17 @@ class MqttSource:
         fresh = Publishes()
         later: list[Receipt] = []
         at_once: list[Receipt] = []
+        lost = {one.at: one for one in publishes.lost}
         rows = zip(publishes.topics, publishes.payloads, publishes.packet_ids, qos, strict=True)
-        for topic, payload, packet_id, level in rows:
+        for at, (topic, payload, packet_id, level) in enumerate(rows):
             if level == 2:
                 receipt, is_new = self._once.note(packet_id, topic, payload)
                 (at_once if receipt.is_kept else later).append(receipt)
                 if not is_new:
                     self._again += 1
                     continue
+            if at in lost:
+                fresh.lost.append(lost[at]._replace(at=len(fresh.topics)))
             fresh.topics.append(topic)
             fresh.payloads.append(payload)
         link.send(_pubrecs(at_once))
@@ -454,7 +467,8 @@ class MqttSource:
         return connect_properties(
             session_expiry_s=0 if settings.clean else round(settings.session_expiry),
             receive_maximum=settings.receive_maximum,
-            packet_bytes_max=settings.packet_max,
+            # paho holds a whole WebSocket frame, and brokers send a packet in one: there it must be kept from coming.
+            packet_bytes_max=settings.packet_max if self._address.is_websocket else None,
         )
 
     @property

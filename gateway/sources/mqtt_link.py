@@ -60,7 +60,10 @@ class Link:
         self._on_publishes = on_publishes
         self._on_release = on_release
         self._on_connected = on_connected
-        self._scanner = PublishScanner(packet_bytes_max=packet_bytes_max, version=client.version)
+        # A broker cannot be talked out of a message: left unanswered, it would be the first again in each session.
+        self._scanner = PublishScanner(
+            packet_bytes_max=packet_bytes_max, limit_name="packet_max", version=client.version, skips_oversize=True
+        )
         self._asking: dict[int, asyncio.Future[list[int]]] = {}
         self._descriptor = -1
         self._is_reading = False
@@ -225,7 +228,8 @@ class Link:
         if wrong is not None:
             # Told why, a broker can log it; what came before the mistake has been handed out.
             self.send(disconnect_bytes(version=self.client.version, code=wrong.code))
-            self._end(f"the broker sent what MQTT does not allow: {wrong}")
+            is_ours = wrong.code == ReasonCode.PACKET_TOO_LARGE
+            self._end(f"the broker sent {'' if is_ours else 'what MQTT does not allow: '}{wrong}")
             self.client.drop()
 
     def _take(self, first_byte: int, body: bytes) -> None:

@@ -23,9 +23,9 @@ from gateway.sources.mqtt_server_connection import CONNECT_BYTES_MAX, Connection
 from gateway.sources.mqtt_server_hub import Hub
 from gateway.sources.mqtt_server_intake import Intake
 from gateway.sources.mqtt_server_line import Pause
-from gateway.sources.mqtt_server_refusals import Refusals
 from gateway.sources.mqtt_server_session import Session, Sessions
 from gateway.sources.mqtt_server_settings import CONNECTIONS_MAX, tls_context
+from gateway.sources.refusals import Refusals
 
 if TYPE_CHECKING:
     from gateway.core.clock import Clock
@@ -66,7 +66,12 @@ class MqttServerSource:
         self._settings = settings
         self._telemetry = telemetry
         self._state = "stopped"
-        self._refusals = Refusals(settings.name, telemetry=telemetry, now_s=lambda: asyncio.get_running_loop().time())
+        self._refusals = Refusals(
+            settings.name,
+            telemetry=telemetry,
+            now_s=lambda: asyncio.get_running_loop().time(),
+            log=logging.getLogger("tidegate.mqtt_server"),
+        )
         self._refuse = self._refusals.note
         self._last_error = ""
         self._tls = None if settings.tls is None else tls_context(settings)

@@ -29,10 +29,12 @@ from gateway.sources.mqtt_server_hub import Hub, State, will_size
 from gateway.sources.mqtt_server_intake import EXACTLY_ONCE_BYTES, MESSAGE_BYTES, RECEIPT_BYTES, RESUME_AT, Receipt
 from gateway.sources.mqtt_server_line import Line, Pause
 from gateway.sources.mqtt_server_replies import reply, sort_out
-from gateway.sources.mqtt_server_talk import TALK_BYTES
+from gateway.sources.mqtt_server_talk import SKIPPED_BYTES, TALK_BYTES
+from gateway.sources.refusals import lost_words
 from gateway.sources.window import Window
 
 if TYPE_CHECKING:
+    from gateway.core.contracts import Lost
     from gateway.net.mqtt_packets import Will
     from gateway.sources.mqtt_server_auth import Grant
     from gateway.sources.mqtt_server_session import Session
@@ -67,7 +69,6 @@ class Connection(Line):
         "_replies",
         "_scanner",
         "_session",
-        "_since_s",
         "_talk",
         "_version",
         "_will",
@@ -94,7 +95,6 @@ class Connection(Line):
         self._session: Session | None = None
         self._will: Will | None = None
         self._keep_alive_s = 0.0
-        self._since_s = self.heard_s  # when the state, or a stall, began
         self._receipts: deque[Receipt] = deque()
         self._bytes_in_flight = self._bytes_fresh = self._bytes_kept = 0
         self._window = Window(now_s=self._since_s)
@@ -135,6 +135,8 @@ class Connection(Line):
         self._bytes_fresh += nbytes
         self._read(bytes(self._hub.buffer[:nbytes]))
         self._flush_replies()
+        if self._scanner.is_skipping:
+            self._talk += nbytes // SKIPPED_BYTES
         self._bytes_fresh = self._scanner.bytes_held
         self._hub.weigh_partial(self, self._bytes_fresh, fed=nbytes)
         self._look_bytes = self._hub.looked(self, nbytes, portion=self._look_bytes, talk=self._talk)
@@ -151,11 +153,6 @@ class Connection(Line):
             self._set_state(State.ENDING)
             return True
         return False
-
-    def pause_writing(self) -> None:
-        """Stop reading from a client that does not read."""
-        super().pause_writing()
-        self._since_s = self._hub.now_s()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  gone is gone
         """Forget the connection; the session may stay."""
@@ -271,7 +268,7 @@ class Connection(Line):
         of_qos_1 = qos.count(1)
         if (of_qos_1 == count or qos.count(0) == count) and self._grant.knows_all(publishes.topics):
             answers = puback_bytes(publishes.packet_ids, self._version) if of_qos_1 else b""
-            self._hand_in(publishes.topics, publishes.payloads, answers, unacknowledged=of_qos_1)
+            self._hand_in(publishes.topics, publishes.payloads, answers, unacknowledged=of_qos_1, lost=publishes.lost)
         else:
             self._sort_out(publishes)
         if self._version == VERSION_5 and self._session is not None:
@@ -294,6 +291,7 @@ class Connection(Line):
             sorted_out.payloads,
             b"".join(sorted_out.answers),
             unacknowledged=sorted_out.unacknowledged,
+            lost=sorted_out.lost,
             exactly_once=tuple(sorted_out.exactly_once),
         )
         if sorted_out.must_hang_up:
@@ -306,8 +304,11 @@ class Connection(Line):
         answers: bytes,
         *,
         unacknowledged: int,
+        lost: list[Lost],
         exactly_once: tuple[bytes, ...] = (),
     ) -> None:
+        for one in lost:
+            self._refuse(one.reason, lost_words(one, topics))
         count = len(payloads)
         size, self._bytes_fresh = self._bytes_fresh + MESSAGE_BYTES * count + RECEIPT_BYTES, 0
         size += EXACTLY_ONCE_BYTES * len(exactly_once)
@@ -326,7 +327,7 @@ class Connection(Line):
         self._bytes_in_flight += size
         receipt.is_last = bool(unacknowledged) and self._window.came(unacknowledged, now_s=self._hub.now_s())
         if count:
-            self._hub.intake.put(receipt, topics, payloads)
+            self._hub.intake.put(receipt, topics, payloads, lost=lost)
         else:
             self.settle()
         if self._bytes_in_flight >= self._limits.in_flight_bytes_max:
@@ -399,6 +400,8 @@ class Connection(Line):
         self._keep_alive_s = answer.keep_alive_s * KEEP_ALIVE_FACTOR
         self._scanner.version = connect.version
         self._scanner.packet_bytes_max = self._limits.packet_bytes_max
+        # A client of MQTT 5 is told how large a packet may be, and has to go for a larger one (section 3.2.2.3.6).
+        self._scanner.skips_oversize = connect.version != VERSION_5
         self._scanner.topic_alias_max = hub.topic_alias_max
         self._set_state(State.OPEN)
         if hub.is_pressed:

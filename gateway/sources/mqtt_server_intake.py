@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from gateway.core.clock import Clock
-    from gateway.core.contracts import Accept
+    from gateway.core.contracts import Accept, Lost
     from gateway.core.telemetry import Telemetry
     from gateway.sources.mqtt_server_session import Session
 
@@ -117,6 +117,7 @@ class Intake:
         self._topics: list[bytes] = []
         self._payloads: list[bytes] = []
         self._receipts: list[Receipt] = []
+        self._lost: list[Lost] = []
         self._dropped: dict[str, int] = {}
         self._bytes_gathered = 0
         self._bytes_at_door = 0
@@ -128,8 +129,13 @@ class Intake:
         """Whether the gateway has said that it has no room."""
         return self._offers_held > 0
 
-    def put(self, receipt: Receipt, topics: list[bytes], payloads: list[bytes]) -> None:
-        """Take messages; the lists belong to the intake from now on. Never waits and never refuses."""
+    def put(self, receipt: Receipt, topics: list[bytes], payloads: list[bytes], *, lost: Sequence[Lost] = ()) -> None:
+        """Take messages; the lists belong to the intake from now on. Never waits and never refuses.
+
+        `lost` are those that are not to be used.
+        """
+        if lost:
+            self._lost += [one._replace(at=one.at + len(self._topics)) for one in lost]
         if self._receipts:
             self._topics += topics
             self._payloads += payloads
@@ -164,14 +170,21 @@ class Intake:
         receipts = self._receipts
         users = [(receipt.messages, receipt.user) for receipt in receipts]
         arrivals = Arrivals(
-            self._source, self._topics, self._payloads, self._arrived_ns, users=users, dropped=self._dropped
+            self._source,
+            self._topics,
+            self._payloads,
+            self._arrived_ns,
+            users=users,
+            lost=self._lost,
+            dropped=self._dropped,
         )
         # Under pressure nobody is read: only a commit makes that possible again.
         arrivals.is_last = self._is_pressed or any(receipt.is_last for receipt in receipts)
         size_bytes = self._bytes_gathered
         self._bytes_at_door += size_bytes
         arrivals.on_prepared = lambda took_s: self._inside(size_bytes, took_s)
-        self._topics, self._payloads, self._receipts, self._bytes_gathered, self._dropped = [], [], [], 0, {}
+        self._topics, self._payloads, self._receipts, self._bytes_gathered = [], [], [], 0
+        self._lost, self._dropped = [], {}
         task = asyncio.create_task(self._insist(arrivals), name=f"{self._source}: offer")
         self._offers.add(task)
         task.add_done_callback(lambda done: self._finish(done, receipts, arrivals))

@@ -36,7 +36,7 @@ class Pause(enum.IntFlag):
 class Line(asyncio.BufferedProtocol):
     """What a `Connection` stands on. Whoever writes more than is read is not read from either."""
 
-    __slots__ = ("_hub", "_look_bytes", "_pause", "_transport", "heard_s")
+    __slots__ = ("_hub", "_look_bytes", "_pause", "_since_s", "_transport", "heard_s")
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
@@ -44,6 +44,7 @@ class Line(asyncio.BufferedProtocol):
         self._pause = Pause.NONE
         self._look_bytes = READ_BYTES_FIRST
         self.heard_s = hub.now_s()
+        self._since_s = self.heard_s  # when its state, or that it does not read, began
 
     @property
     def is_tls(self) -> bool:
@@ -64,6 +65,7 @@ class Line(asyncio.BufferedProtocol):
     def pause_writing(self) -> None:
         """Stop reading from a client that does not read."""
         self.pause(Pause.WRITE)
+        self._since_s = self._hub.now_s()
 
     def resume_writing(self) -> None:
         """Go on."""

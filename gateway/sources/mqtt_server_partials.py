@@ -22,7 +22,10 @@ class Partials(Holdings):
     _since_s: dict[Connection, float] = field(default_factory=dict)
 
     def weigh(self, connection: Connection, held: int, *, fed: int = 0, now_s: float = 0.0) -> None:
-        """Note that `held` bytes are left after `fed` more came; 0 held is nothing to remember."""
+        """Note that `held` bytes are left after `fed` more came; 0 held is nothing to remember.
+
+        Of what is too large and read past no more is held than its beginning: it has its time anew when more comes.
+        """
         before = self.held.get(connection, 0)
         if held != before:
             Holdings.weigh(self, connection, held)

@@ -17,6 +17,7 @@ from gateway.net.mqtt_packets import (
 )
 
 if TYPE_CHECKING:
+    from gateway.core.contracts import Lost
     from gateway.sources.mqtt_server_auth import Grant
     from gateway.sources.mqtt_server_session import PacketIdSet, Session
 
@@ -26,13 +27,14 @@ class SortedOut:
     """PUBLISHes that may be handed in, and the answers to all of them, in their order.
 
     `exactly_once` are the packet ids of new QoS 2 messages; `unacknowledged` counts those handed in with an
-    id. `must_hang_up` is true when one is not allowed and the version has no word for it: the rest was not
-    read.
+    id, and `lost` are those that are not to be used. `must_hang_up` is true when one is not allowed and the
+    version has no word for it: the rest was not read.
     """
 
     topics: list[bytes] = field(default_factory=list)
     payloads: list[bytes] = field(default_factory=list)
     answers: list[bytes] = field(default_factory=list)
+    lost: list[Lost] = field(default_factory=list)
     exactly_once: list[bytes] = field(default_factory=list)
     forbidden: list[bytes] = field(default_factory=list)
     unacknowledged: int = 0
@@ -45,8 +47,9 @@ def sort_out(publishes: Publishes, *, grant: Grant, session: Session, version: i
     Notes new QoS 2 messages as offered in `session`, and repeated ones as owed or answered.
     """
     out = SortedOut()
+    lost = {one.at: one for one in publishes.lost}
     columns = zip(publishes.topics, publishes.payloads, publishes.packet_ids, publishes.qos, strict=True)
-    for topic, payload, packet_id, qos in columns:
+    for at, (topic, payload, packet_id, qos) in enumerate(columns):
         kind = PacketType.PUBREC if qos == 2 else PacketType.PUBACK
         if not grant.allows(topic):
             out.forbidden.append(topic)
@@ -69,6 +72,8 @@ def sort_out(publishes: Publishes, *, grant: Grant, session: Session, version: i
         if qos:
             out.answers.append(answer_bytes(kind, packet_id))
             out.unacknowledged += 1
+        if at in lost:
+            out.lost.append(lost[at]._replace(at=len(out.topics)))
         out.topics.append(topic)
         out.payloads.append(payload)
     return out

@@ -75,8 +75,23 @@ class MqttServerSettings(
     keep_alive_max: Annotated[
         Duration, Meta(description="Longest keep alive of MQTT 5 clients, and that of those which name none.")
     ] = Duration(3600)
-    packet_bytes_max: Annotated[Size, Meta(description="Largest packet.")] = Size(256 * 1024)
-    topic_bytes_max: Annotated[int, Meta(description="Longest topic in bytes.", ge=1, le=65535)] = 1024
+    packet_bytes_max: Annotated[
+        Size,
+        Meta(
+            description="Largest packet. A larger message of an MQTT 3.1.1 client is read past, acknowledged, and "
+            "counted in the ledger as oversize. Clients of MQTT 5 are told the limit, and disconnected "
+            "if they exceed it."
+        ),
+    ] = Size(256 * 1024)
+    topic_bytes_max: Annotated[
+        int,
+        Meta(
+            description="Longest topic in bytes. A message with a longer one is acknowledged and counted in the "
+            "ledger as bad_topic.",
+            ge=1,
+            le=65535,
+        ),
+    ] = 1024
     receive_maximum: Annotated[
         int,
         Meta(

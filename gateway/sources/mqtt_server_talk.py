@@ -1,9 +1,9 @@
 """Whose turn it is among clients of the MQTT server that say much and publish nothing. Must not read or write.
 
 What is published waits for its commit and is bounded by that. What is answered at once (pings, subscriptions, what may
-not be published) costs only time, of which a few hundred connections could take all there is. So whoever says more
-than TALK_MAX such things between two looks at the clock stands in line: one after the other is read again, and all of
-them together get TALK_SHARE of the time, however many they are.
+not be published), or read past because it is too large, costs only time, of which a few hundred connections could take
+all there is. So whoever says more than TALK_MAX such things between two looks at the clock stands in line: one after
+the other is read again, and all of them together get TALK_SHARE of the time, however many they are.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 TALK_MAX: Final = 64
 # A packet counts once more for so many bytes: a SUBSCRIBE may have thousands of filters.
 TALK_BYTES: Final = 64
+# And what is read past counts once for so many: that is quick, and a megabyte by mistake should not have to wait long.
+SKIPPED_BYTES: Final = 1024
 TALK_SHARE: Final = 0.1
 # At least so much time lies between two of them, for what a look costs beside what it finds.
 TALK_GAP_S: Final = 0.001

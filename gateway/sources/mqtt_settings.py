@@ -105,7 +105,15 @@ class MqttSettings(
         int,
         _about("Messages of QoS 1 and 2 that may wait for their acknowledgement (MQTT 5).", ge=1, le=65535),
     ] = 65535
-    packet_max: Annotated[Size, _about("Largest packet that is taken, topic and payload together.")] = Size(1 << 20)
+    packet_max: Annotated[
+        Size,
+        _about(
+            "Largest packet that is taken, topic and payload together. A larger one costs itself alone: it is read "
+            "past, acknowledged, and counted in the ledger as oversize. It still comes over the link; a limit of "
+            "the broker's own keeps it away, and then nobody counts it. So it is over ws:// and wss:// with MQTT 5, "
+            "where the broker is told this limit and drops what exceeds it without a word."
+        ),
+    ] = Size(1 << 20)
     buffer_max: Annotated[
         Size, _about("Bytes in memory that wait for their commit; past them the broker is held back.")
     ] = Size(4 << 20)

@@ -223,10 +223,14 @@ class BulkClient(Client):
         return wrapped
 
 
-def connect_properties(*, session_expiry_s: int, receive_maximum: int, packet_bytes_max: int) -> Properties:
-    """Return what an MQTT 5 CONNECT says about us (section 3.1.2.11)."""
+def connect_properties(*, session_expiry_s: int, receive_maximum: int, packet_bytes_max: int | None) -> Properties:
+    """Return what an MQTT 5 CONNECT says about us (section 3.1.2.11).
+
+    A broker drops what is larger than `packet_bytes_max` without a word, and calls it delivered.
+    """
     properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
     properties.SessionExpiryInterval = session_expiry_s
     properties.ReceiveMaximum = receive_maximum
-    properties.MaximumPacketSize = packet_bytes_max
+    if packet_bytes_max is not None:
+        properties.MaximumPacketSize = packet_bytes_max
     return properties

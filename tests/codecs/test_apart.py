@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gateway.codecs.apart import CULPRITS_MAX, MAPPING_FAILED, map_apart
+from gateway.codecs.apart import CULPRITS_MAX, MAPPING_FAILED, cut_lost, map_apart
 from gateway.codecs.mapping import Mapped
 from gateway.core.batch import Batch
 from gateway.core.contracts import Arrivals, Lost, Priority
@@ -63,3 +63,19 @@ def test_of_very_many_the_rest_goes_in_larger_pieces() -> None:
     assert "please report it" in found.malformed[0][2]
     assert len(errors) <= CULPRITS_MAX + 20
     assert len(calls) < 4 * CULPRITS_MAX
+
+
+def test_what_the_source_has_lost_keeps_its_place() -> None:
+    """In each part that is tried, and in what comes out."""
+    arrivals = arrivals_of([b"%d" % k for k in range(10)])
+    arrivals.lost = [Lost(2, "oversize", ""), Lost(7, "oversize", "")]
+
+    def fails_together(part: Arrivals) -> Mapped:
+        if len(part) > 1:
+            raise KeyError("x")
+        return Mapped(malformed=list(part.lost))
+
+    found = Mapped()
+    map_apart(fails_together, arrivals, found)
+    assert found.malformed == arrivals.lost
+    assert cut_lost(arrivals.lost, 3, 8) == [Lost(4, "oversize", "")]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from gateway.codecs.mapping import MapLimits, Mapped, Mapper, MappingSettings, default_mappings
 from gateway.core.batch import DEVICE_TIME_REJECTED, KIND_MASK, MONOTONIC, Series, ValueKind
 from gateway.core.clock import WALL_FLOOR_NS
-from gateway.core.contracts import Arrivals, Priority
+from gateway.core.contracts import Arrivals, Lost, Priority
 
 T = {"metrics": [{"field": "t"}]}
 NOW_S = 1_789_999_000
@@ -516,3 +516,15 @@ def test_any_topics_and_payloads_are_mapped_or_malformed(messages: list[tuple[by
         silent = [p for k, (_, p) in enumerate(messages) if k not in lost]
         nulls = (b"null", b"\xf6", b"\xf7", b",", b";")
         assert mapped.readings or all(any(null in p for null in nulls) for p in silent)
+
+
+@pytest.mark.parametrize("bad", [[0], [1], [2], [0, 2], [0, 1, 2]])
+def test_what_the_source_has_lost_is_not_mapped(desk: Any, bad: list[int]) -> None:
+    """It comes back with the source's reason; all others are mapped, each for its own sender."""
+    at = desk({"match": "a", **T}, {"match": "#", **T})
+    messages = [("a", b'{"t":1}'), ("b", b'{"t":2}'), ("a", b'{"t":3}')]
+    lost = [Lost(k, "oversize", "too large") for k in bad]
+    rows, mapped = at.map(*messages, users=[(1, "u0"), (1, "u1"), (1, "u2")], lost=lost)
+    assert sorted(row.value for row in rows) == [k + 1 for k in range(3) if k not in bad]
+    assert mapped.malformed == lost
+    assert set(at.owners.values()) <= {f"direct/u{k}" for k in range(3) if k not in bad}

@@ -16,13 +16,13 @@ from gateway.control import aside
 from gateway.control.config import parse_config
 from gateway.core.batch import MONOTONIC, Batch, LogRecords, Series
 from gateway.core.clock import FakeClock
-from gateway.core.contracts import Arrivals, Priority
+from gateway.core.contracts import OVERSIZE, Arrivals, Lost, Priority
 from gateway.core.telemetry import Telemetry
 from gateway.pipeline import Pipeline
 from gateway.store.database import SetAside, Store, StoreError, StoreSettings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
 NASTY = "\x1b[2J\u202e\nfake line\x00"
@@ -49,13 +49,13 @@ class Box:
             telemetry=Telemetry(), commit_interval_s=0,
         )  # fmt: skip
 
-    async def arrive(self, topic: bytes, payload: bytes, *, source: str = "direct") -> None:
+    async def arrive(self, topic: bytes, payload: bytes, *, source: str = "direct", lost: Sequence[Lost] = ()) -> None:
         mappings = parse_config(self.config.read_text(encoding="utf-8"), offline=True).mappings
         pipeline = Pipeline(
             mapper=Mapper(mappings, resolve=self.store.resolve), engine=None, store=self.store, clock=self.clock,
             telemetry=Telemetry(),
         )  # fmt: skip
-        await pipeline.accept(Arrivals(source, [topic], [payload], self.clock.monotonic_ns()))
+        await pipeline.accept(Arrivals(source, [topic], [payload], self.clock.monotonic_ns(), lost=lost))
 
     async def refuse_all(self, reason: str, message: str) -> None:
         while (lease := await self.store.lease("cloud", readings_max=10_000, bytes_max=1 << 20)) is not None:
@@ -75,6 +75,18 @@ async def box(tmp_path: Path) -> AsyncIterator[Box]:
     await found.start()
     yield found
     await found.store.close()
+
+
+async def test_a_payload_that_was_too_large_is_shown_and_not_tried(box: Box) -> None:
+    """There is only its beginning, and no mapping can mend it."""
+    await box.arrive(b"t", b'{"a": "xxx', lost=[Lost(0, OVERSIZE, "a packet of 2000 bytes; at most 1000 are taken")])
+    (row,) = box.quarantine()["payloads"]
+    assert (row["is_cut"], row["explain"]) == (True, "")
+    shown = aside.render_quarantine(box.quarantine())
+    assert "oversize: a packet of 2000 bytes; at most 1000 are taken" in shown
+    assert shown.endswith('10 bytes (the rest was not kept): {"a": "xxx')
+    with pytest.raises(StoreError, match="of payload 1 only the beginning was kept, .*: a packet of 2000 bytes"):
+        aside.find_quarantined(box.state_dir, row["number"])
 
 
 async def test_a_payload_that_nobody_understood(box: Box) -> None:

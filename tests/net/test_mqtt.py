@@ -18,10 +18,10 @@ from gateway.net.mqtt import (
     Publishes,
     PublishScanner,
     ReasonCode,
-    check_topic,
     puback_bytes,
 )
 from gateway.net.mqtt_fields import Property
+from gateway.net.mqtt_oversize import GLIMPSE_BYTES
 from gateway.net.mqtt_packets import connect_bytes, packet_bytes, publish_bytes
 
 Row = tuple[int, bytes, bytes, bytes]
@@ -38,9 +38,18 @@ def flat(items: list[Item]) -> list[Row]:
     return rows
 
 
-def scan(pieces: list[bytes], *, version: int = 4, packet_bytes_max: int = 1 << 20, alias_max: int = 0):
+def scan(
+    pieces: list[bytes],
+    *,
+    version: int = 4,
+    packet_bytes_max: int = 1 << 20,
+    alias_max: int = 0,
+    skips_oversize: bool = False,
+):
     """Feed `pieces`; return the rows and the reason the stream broke, if it did."""
-    scanner = PublishScanner(packet_bytes_max=packet_bytes_max, version=version, topic_alias_max=alias_max)
+    scanner = PublishScanner(
+        packet_bytes_max=packet_bytes_max, version=version, topic_alias_max=alias_max, skips_oversize=skips_oversize
+    )
     rows: list[Row] = []
     for piece in pieces:
         try:
@@ -117,9 +126,10 @@ def test_a_damaged_stream_is_refused_the_same_way_however_it_is_cut(data: st.Dat
     stream[at] = data.draw(st.integers(0, 255))
     whole = bytes(stream)
     cut = data.draw(st.integers(0, len(whole)))
-    expected = scan([whole], version=version, packet_bytes_max=1000)
-    assert scan([whole[:cut], whole[cut:]], version=version, packet_bytes_max=1000) == expected
-    assert scan([bytes([byte]) for byte in whole], version=version, packet_bytes_max=1000) == expected
+    for skips in (False, True):
+        expected = scan([whole], version=version, packet_bytes_max=1000, skips_oversize=skips)
+        for pieces in ([whole[:cut], whole[cut:]], [bytes([byte]) for byte in whole]):
+            assert scan(pieces, version=version, packet_bytes_max=1000, skips_oversize=skips) == expected
 
 
 def test_consecutive_publishes_are_one_item() -> None:
@@ -311,11 +321,140 @@ def test_what_aliases_take_is_known() -> None:
     assert scanner.aliases_bytes == 0
 
 
-def test_a_topic_has_a_longest_length() -> None:
-    """Longer ones are refused by name."""
-    with pytest.raises(ProtocolError, match="at most 10 are taken"):
-        check_topic(b"12345678901", topic_bytes_max=10)
-    check_topic(b"1234567890", topic_bytes_max=10)
+# What is too large or too long: one message is lost, and the stream goes on.
+
+
+def losing(pieces: list[bytes], **options: object) -> tuple[list[Row], list[tuple[int, str, str]]]:
+    """Feed `pieces`; return the rows, and which of them are lost."""
+    scanner = PublishScanner(packet_bytes_max=1000, skips_oversize=True, **options)
+    rows: list[Row] = []
+    lost: list[tuple[int, str, str]] = []
+    for piece in pieces:
+        for item in scanner.feed(piece):
+            lost += [one._replace(at=one.at + len(rows)) for one in getattr(item, "lost", ())]
+            rows += flat([item])
+    assert scanner.bytes_held == 0
+    assert not scanner.is_skipping
+    return rows, [(one.at, one.reason, one.sentence) for one in lost]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data(), st.sampled_from([4, 5]))
+def test_what_is_too_large_is_read_past(data: st.DataObject, version: int) -> None:
+    """It comes out in its place, lost, with a glimpse; what stands around it comes out whole, however it was cut."""
+    drawn = data.draw(st.lists(packets(version), min_size=1, max_size=6))
+    stream = b"".join(raw for raw, _ in drawn)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
+    pieces = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
+
+    rows, lost = losing([stream], version=version)
+    assert losing(pieces, version=version) == (rows, lost)
+    if len(stream) < 50_000:
+        assert losing([bytes([byte]) for byte in stream], version=version) == (rows, lost)
+    too_large = [k for k, (raw, _) in enumerate(drawn) if len(raw) > 1000]
+    assert lost == [
+        (k, "oversize", f"a packet of {len(drawn[k][0])} bytes; at most 1000 are taken (packet_bytes_max)")
+        for k in too_large
+    ]
+    for k, (row, (_, expected)) in enumerate(zip(rows, drawn, strict=True)):
+        if k in too_large:
+            assert row[:3] == expected[:3]
+            assert len(row[3]) >= GLIMPSE_BYTES - 30
+            assert expected[3].startswith(row[3])
+        else:
+            assert row == expected
+
+
+def test_reading_past_takes_no_memory() -> None:
+    """As large as a packet can be, it is held no more than its beginning."""
+    head = publish_bytes(b"t", b"", qos=1, packet_id=7)[2:]
+    scanner = PublishScanner(packet_bytes_max=1000, skips_oversize=True)
+    assert scanner.feed(b"\x32\xff\xff\xff\x7f" + head) == []
+    left = 268_435_455 - len(head)
+    megabyte = bytes(1 << 20)
+    while left > len(megabyte):
+        assert scanner.feed(megabyte) == []
+        left -= len(megabyte)
+        assert scanner.is_skipping
+        assert scanner.bytes_held < GLIMPSE_BYTES + 20
+    assert flat(scanner.feed(bytes(left) + publish_bytes(b"t", b"21"))) == [
+        (0x32, b"t", b"\0\x07", bytes(GLIMPSE_BYTES)),
+        (0x30, b"t", b"", b"21"),
+    ]
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_what_no_large_packet_may_be_is_refused_at_its_head(version: int) -> None:
+    """A stream that has lost its step is not read past for hundreds of megabytes."""
+    for topic, qos, code in (
+        (b"a/#", 1, ReasonCode.TOPIC_NAME_INVALID),
+        (b"", 0, ReasonCode.PROTOCOL_ERROR),
+        (b"t", 3, ReasonCode.MALFORMED_PACKET),
+    ):
+        whole = bytearray(publish_bytes(topic, bytes(5000), qos=min(qos, 2), packet_id=1, version=version))
+        whole[0] |= qos << 1
+        pieces = [bytes(whole[at : at + 700]) for at in range(0, 2100, 700)]
+        assert scan(pieces, version=version, packet_bytes_max=1000, skips_oversize=True) == ([], code)
+
+
+def test_a_large_packet_with_id_0_breaks_the_stream() -> None:
+    """What stands before it is taken."""
+    large, small = (publish_bytes(b"t", bytes(size), qos=1, packet_id=1) for size in (2000, 1))
+    stream = large + small + large.replace(b"\0\x01t\0\x01", b"\0\x01t\0\0") + small
+    scanner = PublishScanner(packet_bytes_max=1000, skips_oversize=True)
+    with pytest.raises(ProtocolError) as caught:
+        scanner.feed(stream)
+    (before,) = caught.value.before
+    assert isinstance(before, Publishes)
+    assert (len(before), [one.at for one in before.lost]) == (2, [0])
+
+
+def test_only_messages_are_read_past() -> None:
+    """Nobody answers a SUBSCRIBE that was not read."""
+    with pytest.raises(ProtocolError) as caught:
+        PublishScanner(packet_bytes_max=1000, skips_oversize=True).feed(packet_bytes(0x82, bytes(2000)))
+    assert caught.value.code is ReasonCode.PACKET_TOO_LARGE
+
+
+def test_a_closed_scanner_holds_nothing() -> None:
+    """Whatever it was reading past."""
+    scanner = PublishScanner(packet_bytes_max=1000, skips_oversize=True)
+    scanner.feed(publish_bytes(b"t", bytes(2000))[:1000])
+    assert scanner.bytes_held
+    scanner.close()
+    assert not scanner.bytes_held
+    assert not scanner.is_skipping
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_a_topic_that_is_too_long_costs_its_message(version: int) -> None:
+    """It is not remembered, and comes back lost each time; a packet that is too large as well is lost for that."""
+    topics: dict[bytes, bytes] = {}
+    long, large = (
+        publish_bytes(b"0123456789a", bytes(size), qos=1, packet_id=2, version=version) for size in (1, 2000)
+    )
+    good = publish_bytes(b"0123456789", b"", qos=1, packet_id=1, version=version)
+    rows, lost = losing([good + long + long + large + good], version=version, topic_bytes_max=10, topics=topics)
+    assert [row[1] for row in rows] == [b"0123456789", *[b"0123456789a"] * 3, b"0123456789"]
+    why = "a topic of 11 bytes; at most 10 are taken (topic_bytes_max)"
+    assert lost[:2] == [(1, "bad_topic", why), (2, "bad_topic", why)]
+    assert [reason for _, reason, _ in lost[2:]] == ["oversize"]
+    assert list(topics) == [b"0123456789"]
+
+
+def test_an_alias_of_a_topic_that_is_too_long_is_too_long() -> None:
+    """Nothing else would be heard of it; and only what shows that is kept."""
+
+    def publish(topic: bytes, alias: int) -> bytes:
+        return publish_bytes(topic, b"", version=5, properties=[(Property.TOPIC_ALIAS, alias)])
+
+    scanner = PublishScanner(packet_bytes_max=1000, version=5, topic_alias_max=2, topic_bytes_max=10)
+    (run,) = scanner.feed(publish(b"x" * 500, 1) + publish(b"", 1) + publish(b"good", 1) + publish(b"", 1))
+    assert isinstance(run, Publishes)
+    assert [one.at for one in run.lost] == [0, 1]
+    assert run.topics == [b"x" * 500, b"x" * 11, b"good", b"good"]
+    scanner.feed(publish(b"x" * 500, 2))
+    assert scanner.aliases_bytes == 4 + 11 + 2 * ALIAS_BYTES
 
 
 def test_pubacks_of_no_ids_are_no_bytes() -> None:

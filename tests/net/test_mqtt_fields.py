@@ -12,9 +12,11 @@ from gateway.net.mqtt_fields import (
     Property,
     ProtocolError,
     ReasonCode,
+    check_topic,
     read_properties,
     read_string,
     read_variable_integer,
+    topic_too_long,
     write_properties,
     write_variable_integer,
 )
@@ -91,3 +93,13 @@ def test_noise_as_properties(noise: bytes) -> None:
         except ProtocolError:
             continue
         assert end <= len(noise)
+
+
+def test_a_topic_has_a_longest_length() -> None:
+    """Longer ones are refused by name."""
+    with pytest.raises(ProtocolError, match="at most 10 are taken") as caught:
+        check_topic(b"12345678901", topic_bytes_max=10)
+    assert str(caught.value) == topic_too_long(b"12345678901", 10)
+    assert caught.value.code is ReasonCode.TOPIC_NAME_INVALID
+    check_topic(b"1234567890", topic_bytes_max=10)
+    check_topic(b"x" * 65_535)

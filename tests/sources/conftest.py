@@ -127,6 +127,11 @@ class MqttServerRig:
         return self.source.address[1]
 
     @property
+    def lost(self) -> list[tuple[bytes, str, str]]:
+        """Topic, reason and sentence of what was handed in as lost."""
+        return [(a.topics[one.at], one.reason, one.sentence) for a in self.door.arrivals for one in a.lost]
+
+    @property
     def refused(self) -> dict[str, int]:
         refused = self.source.status()["refused"]
         assert isinstance(refused, dict)

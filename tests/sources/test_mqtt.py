@@ -40,6 +40,7 @@ class Shelf:
 
     def __init__(self) -> None:
         self.kept: list[tuple[bytes, bytes]] = []
+        self.lost: list[tuple[bytes, str]] = []
         self.offered = 0
         self.full_times = 0
         self.gate = asyncio.Event()
@@ -56,6 +57,7 @@ class Shelf:
             raise FullError("no room", after_s=0.05)
         await self.gate.wait()
         self.kept += zip(arrivals.topics, arrivals.payloads, strict=True)
+        self.lost += [(arrivals.topics[one.at], one.reason) for one in arrivals.lost]
         self._came.set()
         return Accepted(len(arrivals.payloads))
 
@@ -1047,13 +1049,50 @@ async def test_garbage_from_a_broker_ends_the_connection_with_a_reason(fake_brok
     assert any(data.endswith(b"\xe0\x01\x81") for data in heard)
 
 
-async def test_a_packet_that_is_too_large_is_named(fake_broker) -> None:
-    """Its size and the limit stand in the status."""
-    large = b"\x30\x80\x80\x08" + bytes(50)
-    port, _ = await fake_broker([CONNACK_311, SUBACK_311 + large])
-    source = source_for(port, Shelf(), protocol="3.1.1", packet_max=Size(100_000))
-    async with running(source, state="disconnected"):
-        assert "a packet of 131076 bytes; at most 100000" in str(source.status()["last_error"])
+@pytest.mark.parametrize("protocol", ["3.1.1", "5"])
+@pytest.mark.parametrize("qos", [0, 1, 2])
+async def test_a_message_that_is_too_large_costs_itself(broker: Broker, publish_to, qos: int, protocol: str) -> None:
+    """It is handed in as lost, acknowledged when that is kept, named in the status; all others arrive."""
+    shelf = Shelf()
+    shelf.gate.clear()
+    source = source_for(broker.port, shelf, qos=qos, protocol=protocol, packet_max=Size(10_000), client_id="c")
+    publisher = publish_to(broker.port)
+    async with running(source):
+        await in_thread(publisher.publish, "plant/d", b"before", qos=qos)
+        await in_thread(publisher.publish, "plant/large", b"x" * 1_500_000, qos=qos)
+        await in_thread(publisher.publish, "plant/d", *numbered(20), qos=qos)
+        await until(lambda: shelf.offered == 22)
+        assert source.status()["acknowledged"] == 0
+        shelf.gate.set()
+        await until(lambda: source.status()["acknowledged"] == 22)
+        assert set(numbered(20)) < set(shelf.payloads)
+        assert shelf.lost == [(b"plant/large", "oversize")]
+        assert max(map(len, shelf.payloads)) < 1100
+        status = source.status()
+        assert (status["state"], status["connects"], status["refused"]) == ("connected", 1, {"oversize": 1})
+        assert str(status["last_error"]).endswith(
+            "bytes; at most 10000 are taken (packet_max), on the topic plant/large"
+        )
+    # The broker has none of it left.
+    async with running(source_for(broker.port, shelf, qos=qos, protocol=protocol, client_id="c")) as task:
+        await in_thread(publisher.publish, "plant/d", b"after", qos=qos)
+        await until(lambda: b"after" in shelf.payloads or task.done())
+    assert shelf.offered == 23
+
+
+async def test_over_a_websocket_the_broker_is_told_what_is_too_large(make_broker, publish_to) -> None:
+    """paho would hold all of it: with MQTT 5 it does not come, with 3.1.1 it is read past."""
+    broker = make_broker(websockets=True)
+    for protocol, lost in (("5", []), ("3.1.1", [(b"plant/large", "oversize")])):
+        shelf = Shelf()
+        url = f"ws://127.0.0.1:{broker.websocket_port}"
+        source = source_for(0, shelf, url=url, protocol=protocol, packet_max=Size(10_000))
+        async with running(source):
+            publisher = publish_to(broker.port)
+            await in_thread(publisher.publish, "plant/large", b"x" * 100_000)
+            await in_thread(publisher.publish, "plant/d", b"good")
+            await until(lambda shelf=shelf: b"good" in shelf.payloads)
+        assert shelf.lost == lost
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,25 @@ async def far() -> AsyncIterator[Far]:
     there.far.close()
 
 
+async def test_a_message_that_is_too_large_is_handed_out_as_lost(far: Far) -> None:
+    """And what comes behind it like anything else."""
+    for payload in (b"x" * 20_000, b"good"):
+        far.publish(payload)
+        await settle(PACE_S)
+    assert [len(payload) for payload in far.payloads][1:] == [4]
+    assert [one.sentence for run in far.runs for one in run.lost] == [
+        "a packet of 20010 bytes; at most 10000 are taken (packet_max)"
+    ]
+    assert far.link.is_open
+
+
+async def test_an_answer_that_is_too_large_is_named(far: Far) -> None:
+    """It is our limit, and nothing that MQTT does not allow."""
+    far.far.sendall(b"\x90" + b"\x80\x80\x08" + bytes(50))
+    await settle()
+    assert far.link.ended.result() == "the broker sent a packet of 131076 bytes; at most 10000 are taken (packet_max)"
+
+
 async def settle(seconds: float = 0.0) -> None:
     """Let the loop take what is there."""
     await asyncio.sleep(seconds)

@@ -16,7 +16,7 @@ from gateway.net.mqtt_packets import Will, connect_bytes, packet_bytes, publish_
 from gateway.sources.mqtt_server_connection import Connection, State
 from gateway.sources.mqtt_server_intake import EXACTLY_ONCE_BYTES, MESSAGE_BYTES, RECEIPT_BYTES
 from gateway.sources.mqtt_server_line import Pause
-from gateway.sources.mqtt_server_talk import TALK_MAX
+from gateway.sources.mqtt_server_talk import SKIPPED_BYTES, TALK_MAX
 
 PING, PONG = b"\xc0\x00", b"\xd0\x00"
 GOODBYE = b"\xe0\x00"
@@ -400,6 +400,110 @@ async def test_a_mistake_in_3_1_1_ends_without_a_word(mqtt_server) -> None:
     assert await client.rest() == ack(0x40, 1)
 
 
+LARGE = b"x" * 300_000
+TOO_LARGE = "a packet of {} bytes; at most 1000 are taken (packet_bytes_max), on the topic t"
+
+
+@pytest.mark.parametrize("piece_bytes", [1 << 20, 70_000, 1])
+@pytest.mark.parametrize("qos", [0, 1, 2])
+async def test_a_message_that_is_too_large_costs_itself(mqtt_server, qos: int, piece_bytes: int) -> None:
+    """In 3.1.1, where nobody was told a limit: handed in as lost, answered when that is kept, and the next is taken."""
+    rig = await mqtt_server.start(packet_bytes_max=Size(1000))
+    client = await rig.connect()
+    large = publish_bytes(b"t", LARGE if piece_bytes > 1 else LARGE[:3000], qos=qos, packet_id=1)
+    rig.door.opened.clear()
+    stream = large + publish(2)
+    for at in range(0, len(stream), piece_bytes):
+        await client.send(stream[at : at + piece_bytes])
+    await client.send(PING)
+    assert await client.packet() == PONG
+    rig.door.opened.set()
+    if qos:
+        assert await client.packet() == ack(0x40 if qos == 1 else 0x50, 1)
+    assert await client.packet() == ack(0x40, 2)
+    if qos == 2:
+        await client.send(ack(0x62, 1))
+        assert await client.packet() == ack(0x70, 1)
+    assert [len(payload) > 1000 for payload in rig.door.payloads] == [True, False]
+    assert len(rig.door.payloads[0]) < 1100
+    assert rig.lost == [(b"t", "oversize", TOO_LARGE.format(len(large)).partition(", on")[0])]
+    assert rig.refused == {"oversize": 1}
+    assert rig.source.status()["last_error"].endswith(TOO_LARGE.format(len(large)))
+    assert rig.source._hub.partials.total == 0
+
+
+async def test_a_packet_larger_than_was_announced_ends_version_5(mqtt_server) -> None:
+    """As the standard has it (section 3.2.2.3.6); what came before it is answered, and the reason is the true one."""
+    rig = await mqtt_server.start(packet_bytes_max=Size(1000))
+    client = await rig.connect(version=5)
+    await client.send(publish(1, version=5), publish_bytes(b"t", LARGE, qos=1, packet_id=2, version=5)[:1100])
+    assert await client.rest() == ack(0x40, 1) + DISCONNECT_5 + b"\x95"
+    assert rig.refused == {"packet_too_large": 1}
+    assert "bytes; at most 1000 are taken (packet_bytes_max)" in rig.source.status()["last_error"]
+
+
+@pytest.mark.parametrize("version", [4, 5])
+@pytest.mark.parametrize("qos", [0, 1, 2])
+async def test_a_topic_that_is_too_long_costs_its_message(mqtt_server, qos: int, version: int) -> None:
+    """Handed in as lost, answered like any other, and the next is taken."""
+    rig = await mqtt_server.start(topic_bytes_max=10)
+    client = await rig.connect(version=version)
+    await client.send(publish(1, qos=qos, topic=b"0123456789a", version=version), publish(2, version=version))
+    if qos:
+        assert await client.packet() == ack(0x40 if qos == 1 else 0x50, 1)
+    assert await client.packet() == ack(0x40, 2)
+    why = "a topic of 11 bytes; at most 10 are taken (topic_bytes_max)"
+    assert rig.lost == [(b"0123456789a", "bad_topic", why)]
+    assert rig.refused == {"bad_topic": 1}
+    assert f"{why}, on the topic 0123456789a" in rig.source.status()["last_error"]
+
+
+async def test_what_is_too_large_is_still_not_for_everybody(mqtt_server) -> None:
+    """Where one may not publish, the size does not matter."""
+    rig = await mqtt_server.start(packet_bytes_max=Size(1000), anonymous_topics=("open/#",))
+    client = await rig.connect()
+    await client.send(*(publish_bytes(topic, LARGE, qos=1, packet_id=1) for topic in (b"open/t", b"shut")))
+    assert await client.rest() == ack(0x40, 1)
+    assert [topic for topic, *_ in rig.lost] == [b"open/t"]
+    assert rig.refused == {"oversize": 1, "not_authorized": 1}
+
+
+async def test_a_message_that_is_too_large_and_breaks_off_is_nobody_s(mqtt_server) -> None:
+    """It was not answered for: the client sends it again."""
+    rig = await mqtt_server.start(packet_bytes_max=Size(1000))
+    client = await rig.connect()
+    await client.send(publish_bytes(b"t", LARGE, qos=1, packet_id=1)[:-1])
+    await rig.until(lambda: rig.source._hub.partials.total)
+    await client.close()
+    await rig.until(lambda: not rig.source._hub.connections)
+    assert rig.door.offers == 0
+    assert rig.source._hub.partials.total == 0
+
+
+async def test_who_sends_what_is_read_past_does_not_keep_others_waiting(mqtt_server) -> None:
+    """Ten that send as much as they can stand in line; who has something to say is heard meanwhile."""
+    rig = await mqtt_server.start()
+    floods = [await rig.connect(b"f%d" % k) for k in range(10)]
+    body = bytes(1 << 20)
+
+    async def flood(client) -> None:
+        for _ in range(200):
+            await client.send(body)
+
+    for client in floods:
+        await client.send(b"\x30\xff\xff\xff\x7f\0\1t")
+    tasks = [asyncio.create_task(flood(client)) for client in floods]
+    honest = await rig.connect(b"honest")
+    await rig.until(lambda: len(rig.source._hub.talkers) > 1)
+    for k in range(1, 50):
+        await honest.send(publish(k))
+        assert await honest.packet() == ack(0x40, k)
+    assert rig.source._hub.partials.total < 10 * 1100
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
 async def test_more_unacknowledged_than_announced_is_refused(mqtt_server) -> None:
     """Receive Maximum is a promise of the client."""
     rig = await mqtt_server.start(receive_maximum=3)
@@ -548,17 +652,18 @@ TALK = {
     "PUBRELs of nothing": ack(0x62, 9) * (TALK_MAX + 1),
     "messages that are not allowed": publish(1, qos=0, topic=b"shut", version=5) * (TALK_MAX + 1),
 }
+READ_PAST = publish_bytes(b"open/t", bytes(5 * TALK_MAX * SKIPPED_BYTES))[: 2 * TALK_MAX * SKIPPED_BYTES]
 
 
-@pytest.mark.parametrize("name", TALK)
+@pytest.mark.parametrize("name", [*TALK, "what is read past"])
 async def test_who_says_much_and_publishes_nothing_stands_in_line(mqtt_server, name: str, monkeypatch) -> None:
     """A first time at once; whatever it is that is answered without a commit. Its turn comes."""
     monkeypatch.setattr("gateway.sources.mqtt_server_talk.TALK_GAP_S", 3600.0)
     monkeypatch.setattr("gateway.sources.mqtt_server.TICK_S", 3600.0)
     rig = await mqtt_server.start(anonymous_topics=("open/#",))
-    client = await rig.connect(version=5)
+    client = await rig.connect(version=5 if name in TALK else 4)
     (connection,) = rig.source._hub.connections
-    await client.send(TALK[name])
+    await client.send(TALK.get(name, READ_PAST))
     await rig.until(lambda: connection._pause & Pause.TALK)
     assert len(rig.source._hub.talkers) == 1
     rig.source._hub.talkers._free_at_s = 0.0
@@ -675,6 +780,24 @@ async def test_a_packet_that_does_not_end_ends_the_connection(mqtt_server) -> No
     assert rig.refused == {}
     connection.tick(now_s + 65)
     assert await client.rest() == DISCONNECT_5 + b"\x80"
+    assert rig.refused == {"packet_timeout": 1}
+
+
+async def test_what_is_read_past_may_take_long_but_has_to_come(mqtt_server) -> None:
+    """As slowly as a bad line does; silence ends it like that of any packet."""
+    rig = await mqtt_server.start(packet_bytes_max=Size(1000))
+    client = await rig.connect(keep_alive_s=600)
+    (connection,) = rig.source._hub.connections
+    await client.send(publish_bytes(b"t", LARGE, qos=1, packet_id=1)[:5000])
+    await rig.until(lambda: rig.source._hub.partials.total > 1000)
+    partials, now_s = rig.source._hub.partials, rig.source._hub.now_s()
+    partials._since_s[connection] = now_s - 1000
+    await client.send(b"x")
+    await rig.until(lambda: partials._since_s[connection] >= now_s)
+    connection.tick(now_s + 55)
+    assert rig.refused == {}
+    connection.tick(now_s + 65)
+    assert await client.rest() == b""
     assert rig.refused == {"packet_timeout": 1}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from gateway.core.clock import FakeClock
-from gateway.core.contracts import Accepted, Arrivals
+from gateway.core.contracts import Accepted, Arrivals, Lost
 from gateway.core.telemetry import Telemetry
 from gateway.sources.mqtt_server_intake import DOOR_PORTIONS, GATHER_BYTES_MAX, Intake, Receipt
 from gateway.sources.portion import PORTION_BYTES_MIN, TAKE_S_MAX
@@ -279,3 +279,18 @@ async def test_few_small_portions_wait_at_the_door(door) -> None:
     assert pressure == [True]
     door.opened.set()
     assert await made.drain(timeout_s=5)
+
+
+async def test_what_is_lost_keeps_its_place_in_the_offer(door) -> None:
+    """Whoever else's messages stand before it; and the next offer knows nothing of it."""
+    made, _ = intake(door)
+    for k in range(3):
+        one = Receipt(Owner(), b"", messages=2, bytes_held=1)
+        made.put(one, [b"t"] * 2, [b"", b""], lost=[Lost(1, "oversize", "")] if k != 1 else ())
+    made.offer()
+    made.put(receipt(Owner()), [b"t"], [b""])
+    assert await made.drain(timeout_s=5)
+    assert [list(arrivals.lost) for arrivals in door.arrivals] == [
+        [Lost(1, "oversize", ""), Lost(5, "oversize", "")],
+        [],
+    ]

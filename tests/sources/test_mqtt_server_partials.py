@@ -22,3 +22,12 @@ def test_a_packet_has_its_time_from_its_first_byte() -> None:
     assert not partials.is_late("a", now_s=PACKET_S + 109)
     assert partials.is_late("a", now_s=PACKET_S + 111)
     assert not partials.is_late("b", now_s=1000)
+
+
+def test_what_is_read_past_has_time_as_long_as_it_comes() -> None:
+    """No more of it is held than its beginning, and it may be as large as a packet can be."""
+    partials = Partials()
+    for now_s in range(0, 600, 50):
+        partials.weigh("a", 1000, fed=1000, now_s=now_s)
+        assert not partials.is_late("a", now_s=now_s + PACKET_S)
+    assert partials.is_late("a", now_s=550 + PACKET_S + 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.core.contracts import Lost
 from gateway.net.mqtt import Packet, ProtocolError, Publishes, PublishScanner
 from gateway.net.mqtt_packets import publish_bytes
 from gateway.sources.mqtt_server_auth import Grant
@@ -55,3 +56,15 @@ def test_packets_that_no_client_sends(first_byte: int) -> None:
     """A server that never publishes is not answered."""
     with pytest.raises(ProtocolError, match="that nobody asked for"):
         reply(Packet(first_byte, b"\0\1"), kept=PacketIdSet(), version=4)
+
+
+def test_what_is_lost_keeps_its_place_among_those_handed_in() -> None:
+    """What is forbidden, or known already, is not handed in."""
+    item = publishes((b"b", 0), (b"a", 2), (b"a", 1), (b"b", 0), (b"a", 2))
+    item.lost = [Lost(k, "oversize", "") for k in (0, 2, 4)]
+    session = Session(("u", b"d"))
+    session.kept.add(b"\0\2")
+    out = sort_out(item, grant=Grant("u", ["a"]), session=session, version=4)
+    assert out.topics == [b"a", b"a"]
+    assert out.lost == [Lost(0, "oversize", ""), Lost(1, "oversize", "")]
+    assert out.answers == [b"\x50\2\0\2", b"\x40\2\0\3", b"\x50\2\0\5"]

@@ -151,6 +151,8 @@ def test_what_a_connect_says_about_us() -> None:
     """Session expiry, receive maximum and packet size, as MQTT 5 writes them."""
     packed = connect_properties(session_expiry_s=3600, receive_maximum=100, packet_bytes_max=65536).pack()
     assert bytes(packed) == b"\x0d\x11\x00\x00\x0e\x10\x21\x00\x64\x27\x00\x01\x00\x00"
+    packed = connect_properties(session_expiry_s=3600, receive_maximum=100, packet_bytes_max=None).pack()
+    assert bytes(packed) == b"\x08\x11\x00\x00\x0e\x10\x21\x00\x64"
 
 
 def test_a_dial_that_nobody_waits_for_sends_nothing() -> None:

@@ -1,33 +1,34 @@
-"""Whom the MQTT server turned away, and why: counted by reason, the last of each in words, now and then in the log."""
+"""What an MQTT source turned away, and why: counted by reason, the last of each in words, now and then in the log."""
 
 from __future__ import annotations
 
 import logging
 from typing import TYPE_CHECKING, Final
 
-from gateway.core.text import sentence
+from gateway.core.text import printable, sentence
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from gateway.core.contracts import Lost
     from gateway.core.telemetry import Telemetry
-
-log = logging.getLogger("tidegate.mqtt_server")
 
 # A flood is one line a minute for each reason, with how many there were.
 SAY_S: Final = 60.0
 # Who is told no and stays is nothing to worry about: many devices subscribe to a command topic beside publishing.
 HARMLESS: Final = frozenset({"subscribe", "session_taken_over"})
+TOPIC_CHARS_MAX: Final = 100
 
 
 class Refusals:
-    """What one server refused. Reasons are words of our own, so there are few; `now_s` is a steady clock."""
+    """What one source refused. Reasons are words of our own, so there are few; `now_s` is a steady clock."""
 
-    def __init__(self, source: str, *, telemetry: Telemetry, now_s: Callable[[], float]) -> None:
+    def __init__(self, source: str, *, telemetry: Telemetry, now_s: Callable[[], float], log: logging.Logger) -> None:
         self.last_sentence = ""
         self._source = source
         self._telemetry = telemetry
         self._now_s = now_s
+        self._log = log
         self._counts: dict[str, int] = {}
         self._last: dict[str, str] = {}
         # reason → when it was last said, and how many there were then
@@ -46,8 +47,14 @@ class Refusals:
         self._said[reason] = (now_s, count)
         others = f" and {count - said - 1} more since the last such line" if count - said > 1 else ""
         level = logging.INFO if reason in HARMLESS else logging.WARNING
-        log.log(level, "%s: refused (%s): %s%s", self._source, reason, said_now, others)
+        self._log.log(level, "%s: refused (%s): %s%s", self._source, reason, said_now, others)
 
     def status(self) -> dict[str, dict[str, object]]:
         """Return `refused` (how often, by reason) and `refused_last` (the last one of each reason, in words)."""
         return {"refused": dict(self._counts), "refused_last": dict(self._last)}
+
+
+def lost_words(lost: Lost, topics: Sequence[bytes]) -> str:
+    """Return why a message is not used, and on which of `topics` it came."""
+    topic = printable(topics[lost.at][: 4 * TOPIC_CHARS_MAX].decode(errors="replace"), TOPIC_CHARS_MAX)
+    return f"{lost.sentence}, on the topic {topic}"

@@ -6,9 +6,10 @@ import logging
 
 import pytest
 
+from gateway.core.contracts import OVERSIZE, Lost
 from gateway.core.telemetry import Telemetry
 from gateway.core.text import SENTENCE_CHARS_MAX
-from gateway.sources.mqtt_server_refusals import SAY_S, Refusals
+from gateway.sources.refusals import SAY_S, TOPIC_CHARS_MAX, Refusals, lost_words
 
 
 class Clock:
@@ -31,7 +32,7 @@ def telemetry() -> Telemetry:
 
 @pytest.fixture
 def refusals(clock: Clock, telemetry: Telemetry) -> Refusals:
-    return Refusals("direct", telemetry=telemetry, now_s=clock)
+    return Refusals("direct", telemetry=telemetry, now_s=clock, log=logging.getLogger("tidegate.mqtt_server"))
 
 
 def test_the_status_says_how_often_and_whom_last(refusals: Refusals, telemetry: Telemetry) -> None:
@@ -78,3 +79,10 @@ def test_names_are_the_clients_and_the_lines_are_ours(refusals: Refusals, caplog
     assert len(str(sentence)) == SENTENCE_CHARS_MAX
     assert "\n" not in caplog.records[0].getMessage()
     assert "\x1b" not in caplog.records[0].getMessage()
+
+
+def test_a_message_that_is_not_used_is_named_by_its_topic() -> None:
+    """As much of it as anybody reads, whatever it holds."""
+    lost = Lost(1, OVERSIZE, "a packet of 2000 bytes")
+    assert lost_words(lost, [b"a", b"b/\xff\n"]) == "a packet of 2000 bytes, on the topic b/\ufffd\\n"
+    assert lost_words(lost, [b"a", b"x" * 65_535]).endswith(" " + "x" * TOPIC_CHARS_MAX)
