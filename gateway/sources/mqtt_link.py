@@ -196,6 +196,8 @@ class Link:
         # What was on its way when we said goodbye is not acknowledged: it comes again.
         if data and not self._is_closing:
             self.reads += 1
+            # The answer to our ping may stand behind a message that takes minutes over a slow link.
+            self.client.forgive_silence()
             arrived_ns = self._clock.monotonic_ns()
             # A full buffer means that there is more: no pause after it.
             if len(data) >= portion_bytes:

@@ -172,7 +172,7 @@ class BulkClient(Client):
                 self._sock.shutdown(socket.SHUT_WR)
 
     def forgive_silence(self) -> None:
-        """Forget how long nothing was heard: we did not listen, so a missing PINGRESP means nothing."""
+        """Forget how long nothing was heard: something was, or we did not listen. A missing PINGRESP means nothing."""
         self._ping_t = 0.0
         # paho 2.1 has the second name for the first.
         self._last_bytes_received = self._last_msg_in = time.monotonic()

@@ -71,6 +71,14 @@ async def test_a_message_that_is_too_large_is_handed_out_as_lost(far: Far) -> No
     assert far.link.is_open
 
 
+async def test_a_part_of_a_message_is_a_sign_of_life(far: Far) -> None:
+    """A large one takes minutes over a slow link, and the answer to a ping has to wait behind it."""
+    far.link.client._ping_t = 5.0
+    far.far.sendall(publish_bytes(b"t", bytes(5000), version=VERSION_5)[:100])
+    await settle()
+    assert far.link.client._ping_t == 0
+
+
 async def test_an_answer_that_is_too_large_is_named(far: Far) -> None:
     """It is our limit, and nothing that MQTT does not allow."""
     far.far.sendall(b"\x90" + b"\x80\x80\x08" + bytes(50))
