@@ -106,7 +106,8 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
             if advice := part.get("advice"):
                 yield from _wrap(str(advice), head="! ", indent=4, colour=YELLOW)
             error = part.get("last_error")
-            if error and error != part.get("reason"):
+            said = {part.get("reason"), *part.get("refused_last", {}).values()}
+            if error and error not in said:
                 # One that is over is still worth knowing, as long as nobody takes it for a present one.
                 head = "earlier error: " if is_good(part) else "last error: "
                 yield from _wrap(str(error), head=head, indent=4)

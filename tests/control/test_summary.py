@@ -424,8 +424,11 @@ def test_memory_and_flash_stand_beside_their_limits() -> None:
 
 
 def test_who_was_refused_last_is_named() -> None:
-    """By reason, below the counts."""
+    """By reason, below the counts, and not a second time as an error."""
     source = {"state": "listening", "refused": {"wrong_password": 7}, "refused_last": {"wrong_password": "for 'pump'"}}
-    text = render(STATUS | {"sources": {"direct": source}}, colour=False)
+    text = render(STATUS | {"sources": {"direct": source | {"last_error": "for 'pump'"}}}, colour=False)
     assert "refused: wrong_password 7" in text
     assert "wrong_password: for 'pump'" in text
+    assert "earlier error" not in text
+    text = render(STATUS | {"sources": {"direct": source | {"last_error": "other"}}}, colour=False)
+    assert "earlier error: other" in text
