@@ -123,7 +123,7 @@ def render_quarantine(found: dict[str, Any]) -> str:
     lines = [_head(found["total"], len(payloads), "payload", "of which not all could be used")]
     for row in payloads:
         payload = row["payload_text"] if row["payload_text"] is not None else f"hex {row['payload_hex']}"
-        size = plural(row["payload_bytes"], "byte") + (" (the rest was not kept)" if row["is_cut"] else "")
+        size = plural(row["payload_bytes"], "byte")
         lines += [
             "",
             f"{_number_and_time(row)}  source {_name(row['source'])}  topic {_name(row['topic'])}",

@@ -84,7 +84,7 @@ async def test_a_payload_that_was_too_large_is_shown_and_not_tried(box: Box) -> 
     assert (row["is_cut"], row["explain"]) == (True, "")
     shown = aside.render_quarantine(box.quarantine())
     assert "oversize: a packet of 2000 bytes; at most 1000 are taken" in shown
-    assert shown.endswith('10 bytes (the rest was not kept): {"a": "xxx')
+    assert shown.endswith('  10 bytes (the rest was not kept): {"a": "xxx')
     with pytest.raises(StoreError, match="of payload 1 only the beginning was kept, .*: a packet of 2000 bytes"):
         aside.find_quarantined(box.state_dir, row["number"])
 
@@ -142,7 +142,7 @@ async def test_a_long_payload_is_named_by_its_number(box: Box) -> None:
     found = box.quarantine()
     assert found["payloads"][0]["explain"].endswith("--quarantined 1")
     text = aside.render_quarantine(found)
-    assert "65,536 bytes (the rest was not kept): " in text
+    assert "  65,536 bytes (the rest was not kept): " in text
     assert max(map(len, text.splitlines())) < 600
     assert aside.find_quarantined(box.state_dir, 1).payload.startswith(b'{"a": [9, ')
     with pytest.raises(StoreError, match="no payload 7 in the quarantine"):
