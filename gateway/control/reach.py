@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
     from gateway.control.reading import Reading
 
-# "$share" and the name of the group stand before the filter (MQTT 5.0 section 4.8.2).
-SHARED_PREFIX_LEVELS: Final = 2
+# Levels before a filter that are no part of topics: "$share" and the name of a group (MQTT 5.0 section 4.8.2), and what
+# EMQX has beside that.
+PREFIX_LEVELS: Final = {"$share": 2, "$queue": 1, "$exclusive": 1}
 
 
 @dataclass(slots=True)
@@ -103,8 +104,8 @@ def _brought_by(source: SourceSettings) -> Iterator[tuple[tuple[str | int, ...],
             texts += [(("anonymous_topics", n), topic) for n, topic in enumerate(source.anonymous_topics)]
     elif isinstance(source, MqttSettings):
         for n, (topic, _) in enumerate(subscriptions(source)):
-            is_shared = topic.startswith("$share/")
-            texts.append((("topics", n), topic.split("/", SHARED_PREFIX_LEVELS)[-1] if is_shared else topic))
+            prefix_levels = PREFIX_LEVELS.get(topic.partition("/")[0], 0)
+            texts.append((("topics", n), topic.split("/", prefix_levels)[-1]))
     else:
         texts.append((("framing",), source.name if source.framing == "lines" else f"{source.name}/#"))
     for steps, text in texts:

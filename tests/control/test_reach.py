@@ -38,6 +38,7 @@ def broker(*topics: str) -> str:
         SERVER + mapping("a/{x}"),
         broker("plant/#") + mapping("plant/{device}/climate"),
         broker("$share/group/plant/+") + mapping("plant/a"),
+        broker("$queue/plant/+", "$exclusive/plant/b", "$SYS/#") + mapping("plant/{x}") + mapping("$SYS/{y}/#"),
         broker("plant/#"),
         broker("plant/#") + mapping("#", 'source = "plant"\nresource = { t = "{topic}" }'),
         LINE.replace("FRAMING", "cobs") + mapping("line1/{x}"),
