@@ -210,7 +210,7 @@ class Tracer:
             series = {one: self._store.series(one) for one in some.series.tolist()}
             rows = rows_of(some, series, taken, priority, wall_ns=arrived_wall_ns, arrived_ns=arrived_ns)
             lines += render_readings(rows) if rows else []
-        is_dropped = taken is not None and taken.drop
+        is_dropped = taken is not None and taken.drop and not lost
         if is_dropped:
             lines.append(DROPPED)
         malformed = [] if is_dropped else mapped.malformed

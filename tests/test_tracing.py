@@ -14,7 +14,7 @@ from gateway.codecs.mapping import Mapper
 from gateway.codecs.mapping_settings import MappingSettings
 from gateway.core.clock import NS_PER_S, FakeClock
 from gateway.core.contracts import DROPPED_BY_MAPPING as DROPPED
-from gateway.core.contracts import Arrivals, FullError, Lost
+from gateway.core.contracts import OVERSIZE, Arrivals, FullError, Lost
 from gateway.core.telemetry import Telemetry
 from gateway.pipeline import Pipeline
 from gateway.store.database import Store, StoreSettings
@@ -186,6 +186,16 @@ async def test_a_message_that_is_dropped_on_purpose_says_so(plant: Plant) -> Non
         "dropped  on purpose: this mapping says drop = true; the ledger counts it as " + DROPPED
     ]
     assert (message["lost"], message["problems"], message["state"]) == (0, [], "nothing to keep")
+
+
+async def test_what_was_lost_on_the_way_to_a_mapping_that_drops_is_lost(plant: Plant) -> None:
+    """The ledger has it with the source's reason, and not as dropped_by_mapping."""
+    name = await plant.begin()
+    lost = [Lost(0, OVERSIZE, "a packet of 2000 bytes")]
+    await plant.pipeline.accept(Arrivals("direct", [b"noise/d1"], [b"{"], plant.clock.monotonic_ns(), lost=lost))
+    (message,) = await plant.show(name)
+    assert (message["lost"], message["lines"]) == (1, [])
+    assert "a packet of 2000 bytes" in message["problems"][0]
 
 
 async def test_readings_that_are_lost_alike_are_counted_and_said_once(plant: Plant) -> None:
