@@ -210,11 +210,12 @@ class Link:
 
     def _hand_out(self, data: bytes, arrived_ns: int) -> None:
         wrong: ProtocolError | None = None
+        # Of a message that came in several parts all of them count.
+        size_bytes = self._scanner.bytes_held + len(data)
         try:
             items = self._scanner.feed(data)
         except ProtocolError as error:
             items, wrong = error.before, error
-        size_bytes = len(data)
         for item in items:
             if isinstance(item, Publishes):
                 self._on_publishes(item, arrived_ns, size_bytes)

@@ -31,16 +31,21 @@ class Far:
         client = BulkClient(client_id="t", version=VERSION_5, transport="tcp", clean=True, tls=None, timeout_s=5)
         client._sock = self.near
         self.runs: list[Publishes] = []
+        self.sizes: list[int] = []
         self.released: list[bytes] = []
         self.connected: list[tuple[bool, int]] = []
         self.link = Link(
             client=client,
             packet_bytes_max=10_000,
             clock=FakeClock(),
-            on_publishes=lambda publishes, _ns, _size: self.runs.append(publishes),
+            on_publishes=self.note,
             on_release=self.released.append,
             on_connected=lambda present, code: self.connected.append((present, code)),
         )
+
+    def note(self, publishes: Publishes, _arrived_ns: int, size_bytes: int) -> None:
+        self.runs.append(publishes)
+        self.sizes.append(size_bytes)
 
     @property
     def payloads(self) -> list[bytes]:
@@ -119,6 +124,15 @@ async def test_as_much_is_read_at_a_time_as_is_taken_in_quickly(far: Far) -> Non
         await settle()
     assert far.payloads == [b"%d" % number * 500 for number in range(10)]
     assert far.link.reads >= 5
+
+
+async def test_a_message_that_comes_in_parts_counts_with_all_of_them(far: Far) -> None:
+    """What waits for the disk is bounded by its bytes, and not by those of its last part."""
+    packet = publish_bytes(b"t", bytes(5000), version=VERSION_5)
+    for part in (packet[:4000], packet[4000:-10], packet[-10:]):
+        far.far.sendall(part)
+        await settle(PACE_S)
+    assert far.sizes == [len(packet)]
 
 
 async def test_the_connack_is_known_before_what_stands_behind_it(far: Far) -> None:
