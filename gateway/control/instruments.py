@@ -66,6 +66,11 @@ SECTIONS: Final[dict[str, list[Instrument]]] = {
             tidegate_messages_acknowledged="Messages whose sender was told that they are kept.",
         ),
         *_all("gauge", "source", tidegate_source_pending_bytes="Bytes that were read and are not on disk yet."),
+        *_all(
+            "counter",
+            "source reason",
+            tidegate_source_refused="Messages, packets and connections that an MQTT source turned away.",
+        ),
         *_all("counter", "", tidegate_mapping_mistakes="Messages that a mistake in the gateway itself set aside."),
         *_all("counter", "", tidegate_findings="Readings that a detector found odd."),
         *_all(
@@ -79,11 +84,6 @@ SECTIONS: Final[dict[str, list[Instrument]]] = {
             tidegate_source_clients="Clients that are connected.",
             tidegate_source_connections="Open connections, those that have not said who they are included.",
             tidegate_source_sessions="Sessions that are remembered, of clients that are connected or may come back.",
-        ),
-        *_all(
-            "counter",
-            "source reason",
-            tidegate_source_refused="Messages, packets and connections that were turned away.",
         ),
         *_all(
             "counter",
