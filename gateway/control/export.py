@@ -58,12 +58,12 @@ class Exported:
         if self.timeless:
             said.append(
                 f"{self.timeless} readings were left out: nobody knows yet what time it was; "
-                "they stay on the shelf until the gateway learns it"
+                "they stay in the store until the gateway learns it"
             )
         if self.damage:
             said.append(self.damage)
         if self.unreadable:
-            said.append(f"the rest of the shelf was left out: {self.unreadable}")
+            said.append(f"the rest of the store was left out: {self.unreadable}")
         return said
 
 

@@ -255,7 +255,7 @@ async def test_a_shelf_that_breaks_off_is_exported_as_far_as_it_goes(tmp_path: P
 
     result = export(tmp_path, tmp_path / "out", attributes=(), progress=broken)
     assert result.readings == 1
-    assert result.left_out() == ["the rest of the shelf was left out: tidegate.db cannot be read to its end"]
+    assert result.left_out() == ["the rest of the store was left out: tidegate.db cannot be read to its end"]
 
 
 def test_where_there_is_no_shelf_nothing_is_written(tmp_path: Path) -> None:
