@@ -218,6 +218,8 @@ class Gateway:
         finally:
             network.close()
             log.info("stopping: sources first, then uplinks, then the store")
+            # Sources wait for a commit, and before a rare one they would give up: what a serial line brought were lost.
+            self._store.hurry()
             for group in (doors, roads, windows):
                 await end(group)
             await self._save_detectors()
@@ -371,7 +373,8 @@ class Gateway:
         """Look what this process takes of the machine, and let the shelf commit as often as the card allows."""
         assert self._store is not None
         pace = self._footprint.look(now_ns / NS_PER_S, readings=self._store.accepted)
-        self._store.pace(interval_s=pace.interval_s, gap_s=pace.gap_s)
+        if not self._stopping.is_set():
+            self._store.pace(interval_s=pace.interval_s, gap_s=pace.gap_s)
 
     def _watch_shelf(self) -> None:
         """End where the shelf will not move again by itself: a damaged one is salvaged by the next start."""

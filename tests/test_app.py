@@ -61,10 +61,11 @@ def make(tmp_path: Path) -> Callable[..., Gateway]:
         clock: Any = None,
         report_interval: str = "5m",
         series_idle: str = "7d",
+        commit_interval: str = "20ms",
     ) -> Gateway:
         head = f'[gateway]\nid = "here"\nstate_dir = {json.dumps(str(tmp_path / "state"))}\n'
         head += f'report_interval = "{report_interval}"\nseries_idle = "{series_idle}"\n'
-        head += '[store]\ncommit_interval = "20ms"\n'
+        head += f'[store]\ncommit_interval = "{commit_interval}"\n'
         config = parse_config(head + toml)
         return kind(config, load_profile("x86-64"), clock=clock or SystemClock(), seed=1)
 
@@ -437,6 +438,17 @@ async def test_what_no_check_could_see_is_a_start_error(make: Callable[..., Gate
         await gateway.run()
     async with running(make()):
         pass
+
+
+async def test_a_stop_does_not_wait_for_a_rare_commit(make: Callable[..., Gateway]) -> None:
+    """Nor gives up what waits for one, which a serial line would not send again: all that was read is on the disk."""
+    port = free_port()
+    async with running(make(server(port), commit_interval="1m")) as gateway:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(connect_bytes(b"d") + publish_bytes(b"t", b'{"n":1}', qos=1, packet_id=7))
+        await until(lambda: gateway.status()["sources"]["direct"]["received"] == 1)  # type: ignore[index]
+    assert b"\x40\x02\x00\x07" in await reader.read()
+    writer.close()
 
 
 async def test_a_stop_before_the_start_is_over_is_kept(make: Callable[..., Gateway]) -> None:

@@ -240,6 +240,11 @@ class Store:
         """Commit `interval_s` after the first arrival from now on, and early ones at least `gap_s` apart."""
         self._committer.pace.interval_s, self._committer.pace.gap_s = interval_s, gap_s
 
+    def hurry(self) -> None:
+        """Commit at once what waits, and what comes until `pace` says otherwise."""
+        self.pace(interval_s=0, gap_s=0)
+        self._committer.want()
+
     async def lease(self, uplink: str, *, readings_max: int, bytes_max: int, may_wait: bool = True) -> Lease | None:
         """Return what `uplink` sends next, at least one segment; None when nothing is held for it now.
 

@@ -441,6 +441,17 @@ async def test_what_fills_a_segment_is_committed_before_the_interval_is_over(she
         await few
 
 
+async def test_nobody_is_kept_waiting_who_is_to_stop(shelves) -> None:
+    """Neither who waits already nor who comes then."""
+    store = await shelves.open(commit_interval_s=50)
+    early = asyncio.create_task(shelves.put(store, 1))
+    await asyncio.sleep(0)
+    store.hurry()
+    async with asyncio.timeout(5):
+        await early
+        await shelves.put(store, 1)
+
+
 async def test_a_new_pace_holds_for_what_comes(shelves) -> None:
     """Here from never to soon."""
     store = await shelves.open(commit_interval_s=50)
