@@ -353,6 +353,10 @@ class SerialSource:
                 self._outside += len(arrivals)
                 await asyncio.sleep(max(error.after_s, RETRY_S_MIN))
                 self._outside -= len(arrivals)
+            except asyncio.CancelledError:
+                # Once it was let in its payloads are gone, and it comes to the disk without us.
+                self._outside += len(arrivals) if arrivals.payloads else 0
+                raise
             else:
                 return
 

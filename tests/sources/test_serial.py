@@ -747,6 +747,21 @@ async def test_a_stop_does_not_wait_for_room_for_ever(
     assert rig.shelf.payloads == []
 
 
+async def test_what_waits_for_room_at_the_stop_is_lost_as_well(
+    make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it is just being offered or waits to be offered again makes no difference: nobody has it."""
+    monkeypatch.setattr(serial_module, "STOP_S_MAX", 0.05)
+    rig = make_rig(framing="lines")
+    await rig.start()
+    rig.shelf.open.clear()
+    rig.line.write(b"one\ntwo\n")
+    await until(lambda: sum(map(len, rig.shelf.offers)) == 2)
+    asyncio.get_running_loop().call_later(0.2, rig.shelf.open.set)
+    await rig.stop()
+    assert [arrivals.dropped for arrivals in rig.shelf.kept] == [{"no_room": 2}]
+
+
 async def test_a_failure_behind_the_door_ends_the_source_and_it_can_be_started_again(rig: Rig) -> None:
     """Whoever supervises it sees the error; the frame was not kept, so it is new when it comes again."""
     rig.shelf.error = RuntimeError("a mistake of ours")
