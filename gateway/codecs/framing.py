@@ -296,10 +296,14 @@ class _Cutter:
         self._bytes_max = bytes_max
         self._held = bytearray()
         self._overlong = False
+        self._is_late = False
 
     @property
     def held_bytes(self) -> int:
         return len(self._held)
+
+    def join_late(self) -> None:
+        self._is_late = True
 
     def cut(self, data: bytes) -> list[bytes]:
         """Return the pieces that `data` completed, without empty ones."""
@@ -309,6 +313,10 @@ class _Cutter:
             pieces[0] = bytes(self._held)
             self._held.clear()
             self._overlong = False
+            if self._is_late:
+                self._is_late = False
+                self.rejected["cut_off"] += bool(pieces[0])
+                pieces[0] = b""
             if max(map(len, pieces)) > self._bytes_max:
                 self.rejected["overlong"] += sum(len(piece) > self._bytes_max for piece in pieces)
                 pieces = [piece for piece in pieces if len(piece) <= self._bytes_max]
@@ -319,7 +327,7 @@ class _Cutter:
         """Forget an unfinished piece and count it."""
         self.rejected["cut_off"] += bool(self._held)
         self._held.clear()
-        self._overlong = False
+        self._overlong = self._is_late = False
 
     def take_held(self) -> bytes:
         """Return the unfinished piece and forget it."""
@@ -396,6 +404,10 @@ class LineReader:
     def held_bytes(self) -> int:
         """How much of an unfinished line is held."""
         return self._cutter.held_bytes
+
+    def join_late(self) -> None:
+        """Take what comes next for the end of a line that began unheard: up to its LF it is dropped and counted."""
+        self._cutter.join_late()
 
     def feed(self, data: bytes) -> list[bytes]:
         """Take what arrived; return the lines it completed."""

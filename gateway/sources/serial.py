@@ -17,7 +17,7 @@ from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, Final
 
 from gateway.codecs import framing
-from gateway.codecs.framing import Data, Hello, Plain, Sessions, Verdict
+from gateway.codecs.framing import Data, Hello, LineReader, Plain, Sessions, Verdict
 from gateway.core.clock import NS_PER_S, Quality, is_plausible
 from gateway.core.contracts import DROPPED_BY_MAPPING, Accepted, Arrivals, FullError, MalformedError
 from gateway.core.text import sentence
@@ -44,6 +44,10 @@ DEVICES_MAX: Final = framing.SESSIONS_MAX
 DEVICE_CHARS_MAX: Final = 64
 # A FullError that names no time must not become a loop.
 RETRY_S_MIN: Final = 0.05
+# A line that was heard from its beginning has come after so long a silence; adapters hand over each 16 ms.
+PAUSE_S: Final = 0.03
+PAUSE_BYTES: Final = 20
+BITS_PER_BYTE: Final = 10
 STOP_S_MAX: Final = 5.0
 GIVE_UP_S_MAX: Final = 1.0
 # What the ledger says of messages that were read and found no room until the end.
@@ -97,6 +101,7 @@ class SerialSource:
         self._devices: OrderedDict[int, str] = OrderedDict()
         self._windows: OrderedDict[int, Window] = OrderedDict()
         self._watch: LineWatch | None = None
+        self._opened_s: float | None = None  # until something comes: when it may be the end of a line
         self._said: dict[str, float] = {}
         self._link: SerialLink | None = None
         self._offers: set[asyncio.Task[None]] = set()
@@ -189,6 +194,7 @@ class SerialSource:
         self._last_error = ""
         self._watch = LineWatch(self.settings, now_s=self._now_s())
         self._reader.feed(port.rest)
+        self._opened_s = None if port.goes_on else self._now_s()
         self._say(logging.INFO, "reading", f"reading {port.path}")
         self._read_if_room()
         while not self._ended.is_set():
@@ -242,6 +248,12 @@ class SerialSource:
         self._counts["bytes"] += len(data)
         assert self._watch is not None
         self._watch.heard(len(data))
+        if self._opened_s is not None:
+            # The bytes of a line follow each other at once: what comes after a pause is the beginning of one.
+            pause_s = max(PAUSE_S, PAUSE_BYTES * BITS_PER_BYTE / self.settings.baud)
+            if isinstance(self._reader, LineReader) and self._now_s() - self._opened_s < pause_s:
+                self._reader.join_late()
+            self._opened_s = None
         bodies = self._reader.feed(data)
         self._count_rejected(self._reader.take_rejected())
         if not bodies:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 USB_PREFIX: Final = "usb:"
+PSEUDO_PREFIX: Final = "/dev/pts/"
 USB_SHAPE: Final = '"usb:VID:PID" or "usb:VID:PID:SERIAL", with VID and PID in hexadecimal, like "usb:2e8a:0005"'
 
 # linux/serial.h: struct serial_icounter_struct is cts, dsr, rng, dcd, rx, tx, frame, overrun, parity, brk,
@@ -57,7 +58,8 @@ class PortOptions:
 class Port:
     """An open port: `fd` is non-blocking, raw, and locked against other programs that ask (flock).
 
-    `rest` is what was read of it by who left it open, and was not yet a whole message.
+    `rest` is what was read of it by who left it open, and was not yet a whole message. Where it `goes_on`, what is read
+    first belongs to that, or begins a message; elsewhere it may be the end of one.
     """
 
     path: str
@@ -65,6 +67,7 @@ class Port:
     handle: Any
     options: PortOptions
     rest: bytes = b""
+    goes_on: bool = False
 
 
 # Ports that were left open for who comes next in this process, by their paths.
@@ -133,7 +136,12 @@ def open_port(port: str, options: PortOptions) -> Port:
     except (OSError, ValueError, termios.error) as error:
         # pyserial reports with its own OSError, ValueError for a baud rate, and termios.error unwrapped.
         raise PortError(explain(error, path), is_missing=_number(error) == errno.ENOENT) from error
-    return Port(path, handle.fileno(), handle, options)
+    return Port(path, handle.fileno(), handle, options, goes_on=_is_pseudo(path))
+
+
+def _is_pseudo(path: str) -> bool:
+    """Whether it is no wire but a pseudo-terminal, into which some program writes whole lines."""
+    return os.path.realpath(path).startswith(PSEUDO_PREFIX)
 
 
 def close_port(port: Port) -> None:
@@ -150,7 +158,7 @@ def leave_open(port: Port, *, rest: bytes) -> None:
     kernel closes it.
     """
     _forget_unsent(port)
-    port.rest = rest
+    port.rest, port.goes_on = rest, True
     _left_open[port.path] = port
 
 

@@ -347,6 +347,27 @@ def test_a_long_line_is_dropped_and_counted() -> None:
     assert reader.take_rejected() == {"cut_off": 1}
 
 
+@pytest.mark.parametrize("data", [b"625\n20.5\n", b"\n20.5\n"])
+def test_a_line_that_began_unheard_is_dropped_to_its_end(data: bytes) -> None:
+    """However it comes; an end alone is nothing."""
+    for chunks in ([data], one_by_one(data)):
+        reader = LineReader(80)
+        reader.join_late()
+        found, rejected = read_all(reader, chunks)
+        assert found == [b"20.5"]
+        assert rejected == ({} if data.startswith(b"\n") else {"cut_off": 1})
+
+
+def test_who_joined_late_and_heard_no_end_begins_anew() -> None:
+    """What breaks off is counted once, and the next stream is not late."""
+    reader = LineReader(80)
+    reader.join_late()
+    assert reader.feed(b"12") == []
+    reader.abandon()
+    assert reader.take_rejected() == {"cut_off": 1}
+    assert reader.feed(b"3\n") == [b"3"]
+
+
 @pytest.mark.parametrize(("make", "wire"), [(FrameReader, framing.encode_frame(b"whole")), (LineReader, b"whole\n")])
 def test_another_reader_goes_on_where_one_has_stopped(make, wire) -> None:
     """What the first one held comes whole, and is no loss."""

@@ -201,6 +201,34 @@ async def test_lines_have_the_source_as_topic(make_rig: Callable[..., Rig]) -> N
     assert rig.telemetry.value("tidegate_serial_rejected", source="line1", reason="overlong") == 1
 
 
+async def test_a_line_of_which_only_the_end_was_heard_is_no_line(
+    make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wire is opened at any moment, and 625 is the end of 12345.625; after a silence it is a line from its beginning."""
+    monkeypatch.setattr(serial_port, "PSEUDO_PREFIX", "/nowhere/")
+    rig = make_rig(framing="lines", payload="text")
+    await rig.start()
+    rig.line.write(b"625\n")
+    await until(lambda: rig.status["rejected"] == {"cut_off": 1})
+    rig.line.write(b"12345.625\n")
+    await until(lambda: rig.shelf.payloads == [b"12345.625"])
+    assert rig.status["rejected"] == {"cut_off": 1}
+
+
+@pytest.mark.parametrize(("baud", "pause_s"), [(115200, 0.03), (300, 20 * 10 / 300)])
+async def test_a_line_after_a_silence_is_heard_from_its_beginning(
+    make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch, baud: int, pause_s: float
+) -> None:
+    """At a low rate the bytes of a line are far apart themselves."""
+    monkeypatch.setattr(serial_port, "PSEUDO_PREFIX", "/nowhere/")
+    rig = make_rig(framing="lines", payload="text", baud=baud)
+    await rig.start()
+    rig.clock.advance(int(pause_s * NS_PER_S) + 1)
+    rig.line.write(b"20.5\n")
+    await until(lambda: rig.shelf.payloads == [b"20.5"])
+    assert rig.status["rejected"] == {}
+
+
 async def test_data_frames_name_their_topic_below_the_source(rig: Rig) -> None:
     """And have the source's own where they name none."""
     rig.line.write(data(1, b"a", topic=b"boiler/top") + data(2, b"b"))
