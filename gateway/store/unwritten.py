@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from gateway.net.files import read_file, write_file
-from gateway.store.accounts import Accounts, Change, DamagedStateError, Entry, decode_state, encode_state
+from gateway.store.accounts import NOBODY, Accounts, Change, DamagedStateError, Entry, decode_state, encode_state
 from gateway.store.records import STATE_ID
 from gateway.store.writer import Transaction, write
 
@@ -55,7 +55,10 @@ def note_of(
 ) -> Unwritten:
     """Return what to note: the disk has the state row `before`, true are these shares, and of the rest what changed."""
     shares = [msgspec.structs.replace(share, leased=[], allowed=0) for share in shares]
-    after = encode_state(msgspec.structs.replace(decode_state(before), shares=shares))
+    state = decode_state(before)
+    # An uplink may have come since: one that comes after it must not be given its slot.
+    slots = state.slots | {share.name: share.slot for share in shares if share.name != NOBODY}
+    after = encode_state(msgspec.structs.replace(state, shares=shares, slots=slots))
     return Unwritten(before, after, dict(done), list(removed), [(*key, entry) for key, entry in ledger.items()])
 
 

@@ -290,3 +290,27 @@ async def test_on_a_real_disk_that_fails_and_is_mended(shelves, notes, numbers, 
     shelves.check(store)
     await shelves.close()
     assert verify(shelves.state_dir).problems == []
+
+
+async def test_an_uplink_that_is_new_while_nothing_can_be_written(shelves, notes, numbers, freeze, tmp_path) -> None:
+    """Its place among the uplinks is noted with what it was sent: else the next new one would be given the same."""
+    store = await shelves.open()
+    put = [number for _ in range(3) for number in await shelves.put(store, 5)]
+    store.rest("cloud", 60.0)
+    await store.append([])
+    shutil.copytree(shelves.state_dir, tmp_path / "dead")
+    await shelves.close()
+    shelves.state_dir = tmp_path / "dead"
+    disk = freeze()
+    store = await shelves.open(uplinks=("cloud", "spare"))
+    sent = await sends(shelves, store, numbers, times=1, uplink="spare")
+    await shelves.close()
+    disk.is_read_only = False
+    for _ in range(2):
+        store = await shelves.open(uplinks=("cloud", "spare", "third"))
+        assert "damaged" not in " ".join(store.events)
+        await shelves.close()
+    store = await shelves.open(uplinks=("cloud", "spare", "third"))
+    assert sorted(await shelves.drain(store, "spare") + sent) == put
+    assert sorted(await shelves.drain(store, "third")) == put
+    shelves.check(store)
