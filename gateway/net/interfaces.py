@@ -116,12 +116,15 @@ class NetworkWait:
         self._is_up.set()
 
     async def sleep(self, seconds: float) -> None:
-        """Return after so many seconds, or after LEAST_S where `end` was called since the wait began."""
-        self._is_up.clear()
+        """Return after so many seconds, or after LEAST_S where `end` was called since the last wait.
+
+        What comes up in the middle of a try is no help to that one: a resolver or a SYN that began without a network.
+        """
         await asyncio.sleep(min(seconds, LEAST_S))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds - LEAST_S):
                 await self._is_up.wait()
+        self._is_up.clear()
 
 
 def messages(datagram: bytes) -> Iterator[tuple[int, bytes]]:

@@ -239,6 +239,23 @@ def test_a_network_that_comes_ends_the_wait(make_road, make_readings, error: Exc
     run(main())
 
 
+def test_a_network_that_comes_in_the_middle_of_a_try_ends_the_wait_after_it(make_road, make_readings) -> None:
+    """A resolver that began without a network says no long after there is one."""
+
+    async def main() -> None:
+        long = Duration(3600)
+        retry = RetrySettings(initial=long, max=long, unreachable_max=long)
+        road = make_road(*[UnreachableError("no connection")] * 2, takes_s=10.0, retry=retry)
+        road.store.add(make_readings(5))
+        task = await road.start(5)
+        road.uplink.network_up()
+        await asyncio.sleep(17)
+        assert np.diff(road.wire.times()).tolist() == pytest.approx([11], abs=0.1)
+        await road.stop(task)
+
+    run(main())
+
+
 @pytest.mark.parametrize("error", [TryLaterError("busy", 120), LATER, HoldError("wrong token")])
 def test_a_network_that_comes_hurries_nobody_who_was_asked_to_wait(make_road, make_readings, error: Exception) -> None:
     """What a server said holds on whatever way it is asked."""
