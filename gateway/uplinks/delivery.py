@@ -103,7 +103,7 @@ class Uplink:
         self._network = NetworkWait()
         self._hand: Hand | None = None
         self._ahead: Ahead | None = None
-        self._paused: dict[Signal, Hand] = {}  # begun, and held back with their signals
+        self._paused: dict[Signal, Hand] = {}  # begun, and held back with their signals: one of each
         self._status = Status()
 
     async def run(self) -> None:
@@ -180,7 +180,7 @@ class Uplink:
         """Lease what is to go next and deliver it; return it, or None where there was nothing."""
         if self._ahead is not None:
             hand = self._ahead.hand
-        elif over := [signal for signal in self._paused if self._holding.is_over(signal, _now_s())]:
+        elif over := self._holding.over(self._paused, _now_s()):
             hand = self._paused.pop(over[0])
         elif (lease := await self._lease_next()) is not None:
             hand = Hand(lease)
@@ -276,12 +276,12 @@ class Uplink:
 
         The thread then takes it up without waiting for its turn in the loop, which under a flood is long in coming.
         """
-        is_right = self._is_quick and not self._is_down and not self._is_stopping
-        if not is_right or self._ahead is not None or hand.is_split or not self._is_much_held():
+        is_right = self._is_quick and not self._is_down and not self._is_stopping and self._ahead is None
+        is_awaited = self._holding.over(self._paused, _now_s())
+        if not is_right or is_awaited or hand.is_split or not self._is_much_held():
             return
         # Nobody waits for a commit here: the answer to the one under way may be there before that.
-        lease = await self._lease_next(may_wait=False)
-        if lease is None:
+        if (lease := await self._lease_next(may_wait=False)) is None:
             return
         following = Hand(lease)
         try:
@@ -407,7 +407,7 @@ class Uplink:
         wait_s = self._holding.hold(signal, reason, after_s=error.after_s, now_s=_now_s())
         self._say("holding", reason, wait_s)
         self._store.hold(self.name, signal, wait_s)
-        if hand.is_begun and not isinstance(error, NothingTakenError):
+        if hand.is_begun and not isinstance(error, NothingTakenError) and signal not in self._paused:
             self._paused[signal] = hand
         else:
             self._store.release(hand.lease, maybe_delivered=hand.is_taken)

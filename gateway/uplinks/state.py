@@ -10,6 +10,7 @@ from gateway.core.contracts import Signal
 from gateway.uplinks.guards import Backoff
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from random import Random
 
     from gateway.core.telemetry import Telemetry
@@ -117,9 +118,9 @@ class Holding:
         self._until_s[signal] = now_s + wait_s
         return wait_s
 
-    def is_over(self, signal: Signal, now_s: float) -> bool:
-        """Whether a signal may be tried again; a timer may be early by as much as a clock's step."""
-        return now_s >= self._until_s[signal] - CLOCK_STEP_S
+    def over(self, signals: Iterable[Signal], now_s: float) -> list[Signal]:
+        """Return those that may be tried again; a timer may be early by as much as a clock's step."""
+        return [signal for signal in signals if now_s >= self._until_s[signal] - CLOCK_STEP_S]
 
     def went(self, signal: Signal) -> bool:
         """Take note that a signal was taken; return whether it had been held back."""

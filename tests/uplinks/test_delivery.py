@@ -1459,3 +1459,59 @@ def test_a_path_that_goes_in_the_middle_of_a_lease_keeps_only_its_own_signal(
         assert road.store.events[-1] == ("release", 10, True)
 
     run(main())
+
+
+def test_what_was_held_back_in_the_middle_of_a_lease_has_its_turn_in_a_flood(
+    make_road, make_readings, make_records
+) -> None:
+    """A road that always has the next request ready behind the one under way comes back to it all the same."""
+
+    async def main() -> None:
+        road = make_road(Answer(), HoldError("status 401"), takes_s=0.05, batch_readings_max=5)
+        road.store.add(make_readings(10))
+        task = await road.start(1)
+        assert [*road.uplink.status()["held_back"]] == ["metrics"]
+        for _ in range(2000):
+            road.store.add(make_records(5))
+        await asyncio.sleep(65)
+        assert road.uplink.status()["held_back"] == {}
+        assert road.store.held > 1000
+        assert len(road.wire.readings()) == 15
+        await road.stop(task)
+
+    run(main())
+
+
+def test_two_leases_of_a_signal_that_is_held_back_in_the_middle_of_each(make_road, make_readings, make_records) -> None:
+    """One that was leased while the other waited goes back, and takes nothing away from it."""
+
+    async def main() -> None:
+        road = make_road(Answer(), HoldError("status 401"), batch_readings_max=5)
+        road.store.add(make_readings(10))
+        task = await road.start(1)
+        lease = road.store.lease
+
+        async def wait_for_a_commit(*args: object, **options: object) -> object:
+            await asyncio.sleep(100)
+            road.store.lease = lease
+            return await lease(*args, **options)
+
+        road.store.lease = wait_for_a_commit
+        road.store.add(make_records(1))
+        await asyncio.sleep(5)
+        road.store.add(make_readings(10, start=10), priority=Priority.CRITICAL)
+        road.store.lanes["live"].reverse()
+        road.wire.script = [Answer(), HoldError("status 401")]
+        await asyncio.sleep(100)
+        assert road.store.events[-4:] == [
+            ("lease", "live", 10),
+            ("release", 10, True),
+            ("lease", "live", 1),
+            ("ack", 1, 0),
+        ]
+        assert len(road.store.leased) == 1
+        await asyncio.sleep(300)
+        assert (road.store.delivered, road.store.maybe_twice) == (21, 10)
+        await road.stop(task)
+
+    run(main())

@@ -21,8 +21,8 @@ def test_the_one_that_is_tried_next_is_the_one_that_is_told() -> None:
     assert 0 < wait_s <= 1
     reason, left_s = holding.soonest(100.0)
     assert (reason, round(left_s, 6)) == ("no token", round(wait_s, 6))
-    assert not holding.is_over(Signal.LOGS, 159.0)
-    assert holding.is_over(Signal.LOGS, 161.0)
+    assert holding.over([Signal.LOGS], 159.0) == []
+    assert holding.over([Signal.LOGS], 161.0) == [Signal.LOGS]
     assert holding.soonest(200.0)[1] == 0
     assert holding.reasons == {Signal.LOGS: "no path", Signal.METRICS: "no token"}
 
