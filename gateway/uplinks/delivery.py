@@ -147,7 +147,7 @@ class Uplink:
     async def _serve(self) -> None:
         while True:
             if self._ahead is None:
-                if not self._store.has_some(self.name):
+                if not self._store.has_some(self.name) and not self._holding.over(self._paused, _now_s()):
                     self._say_idle()
                     self._note_speed(is_quick=False)
                     await self._store.wait_held(self.name)

@@ -1515,3 +1515,24 @@ def test_two_leases_of_a_signal_that_is_held_back_in_the_middle_of_each(make_roa
         await road.stop(task)
 
     run(main())
+
+
+def test_a_look_that_finds_nothing_hides_no_hand_whose_wait_ended_meanwhile(make_road, make_readings) -> None:
+    """Where nothing more arrives nobody would ask for it again."""
+
+    async def main() -> None:
+        road = make_road(Answer(), HoldError("status 401"), batch_readings_max=5)
+        road.store.add(make_readings(10))
+        task = await road.start(1)
+
+        async def look_for_long(*_: object, **__: object) -> None:
+            await asyncio.sleep(100)
+            road.store._held.clear()
+
+        road.store.lease = look_for_long
+        road.store._held.set()
+        await asyncio.sleep(200)
+        assert road.store.delivered == 10
+        await road.stop(task)
+
+    run(main())
