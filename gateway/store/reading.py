@@ -362,14 +362,15 @@ def look_at_held(state_dir: Path, look: Callable[[Held], _T]) -> _T:
 
 
 def _look_at_salvaged(state_dir: Path, look: Callable[[Held], _T], why: str) -> _T:
-    try:
-        with tempfile.TemporaryDirectory(prefix="tidegate-look-") as folder:
-            damage = salvage_into(Path(folder) / DATABASE, find(state_dir)).outlook(why)
-            with Held(Path(folder), damage=damage) as held:
-                return look(held)
-    except (OSError, sqlite3.Error) as error:
-        what = f"{state_dir / DATABASE} is damaged ({why}), and what can be salvaged finds no place: {error}"
-        raise StoreError(f"{what}; set TMPDIR to a disk with room for it, or start the gateway") from error
+    with contextlib.ExitStack() as undo:
+        try:
+            folder = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="tidegate-look-")))
+            damage = salvage_into(folder / DATABASE, find(state_dir)).outlook(why)
+        except (OSError, sqlite3.Error) as error:
+            what = f"{state_dir / DATABASE} is damaged ({why}), and what can be salvaged finds no place: {error}"
+            raise StoreError(f"{what}; set TMPDIR to a disk with room for it, or start the gateway") from error
+        with Held(folder, damage=damage) as held:
+            return look(held)
 
 
 def held_in(state_dir: Path) -> dict[str, int]:

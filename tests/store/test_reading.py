@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import sqlite3
 
@@ -256,6 +257,17 @@ async def test_a_file_of_somebody_else_is_no_damage(shelves, filled, monkeypatch
     monkeypatch.setattr("gateway.store.reading.PageFile", refuse)
     with pytest.raises(StoreError, match="Permission denied; look at it as the user that runs the gateway"):
         read_held(shelves.state_dir)
+
+
+async def test_what_fails_for_who_looks_at_what_can_be_salvaged_is_theirs(shelves, filled) -> None:
+    """A stick that is full is not the disk of TMPDIR."""
+    (shelves.state_dir / DATABASE).write_bytes(b"garbage" * 1000)
+
+    def look(_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "out.part")
+
+    with pytest.raises(OSError, match=r"out\.part"):
+        look_at_held(shelves.state_dir, look)
 
 
 async def test_without_room_for_what_can_be_salvaged_it_says_so(shelves, filled, monkeypatch) -> None:
