@@ -118,7 +118,7 @@ def add_size(command: argparse.ArgumentParser) -> None:
     command.add_argument("--outage", required=True, help='how long the link may be away, like "7d"')
     command.add_argument("--disk", default="512MiB", help="[store] max_bytes (default 512MiB)")
     command.add_argument("--link", default="", help='like "64kbit/s" or an allowance like "20MiB/d"')
-    command.add_argument("--commit-interval", default="250ms", help="[store] commit_interval (default 250ms)")
+    command.add_argument("--commit-interval", default="1s", help="[store] commit_interval (default 1s)")
 
 
 def add_bench(command: argparse.ArgumentParser) -> None:

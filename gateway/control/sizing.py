@@ -17,8 +17,8 @@ WIRE_BYTES_PER_READING: Final = 2.5
 SHELF_BYTES_PER_READING: Final = 2.0
 SHELF_BYTES_SHARED: Final = 20.0
 SHELF_BYTES_PER_SEGMENT: Final = 450.0
-# That of the boards that commit most often.
-COMMIT_INTERVAL_S: Final = 0.25
+# That of every board.
+COMMIT_INTERVAL_S: Final = 1.0
 
 DAY_S: Final = 86400.0
 _RATE: Final = re.compile(r"\s*(\d{1,12}(?:\.\d{1,6})?)\s*(?:/|per\s+)(s|m|min|h|d)\s*")

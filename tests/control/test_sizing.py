@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-from gateway.control.sizing import Sizing, parse_link, parse_rate
+from gateway.arguments import add_size
+from gateway.control import profiles
+from gateway.control.sizing import COMMIT_INTERVAL_S, Sizing, parse_link, parse_rate
 from gateway.core.batch import Batch, Series
 from gateway.core.clock import NS_PER_S, FakeClock
 from gateway.core.contracts import Priority
 from gateway.core.telemetry import Telemetry
+from gateway.core.units import Duration
 from gateway.store.connection import DATABASE
 from gateway.store.database import Store, StoreSettings
 
@@ -31,6 +35,15 @@ def test_a_day_at_a_hundred_a_second() -> None:
     assert day.outage_bytes == pytest.approx(8.64e6 * 8.5)
     assert day.disk_lasts_s == pytest.approx(512 * 2**20 / 850)
     assert sizing(rate=0.01).shelf_bytes_per_reading == 472
+
+
+def test_it_is_reckoned_with_the_interval_that_boards_have() -> None:
+    """Who says none has that of the board."""
+    command = argparse.ArgumentParser()
+    add_size(command)
+    given = command.parse_args(["--rate", "1/s", "--outage", "1d"]).commit_interval
+    boards = {float(profiles.load(name).commit_interval) for name in profiles.names()}
+    assert boards == {COMMIT_INTERVAL_S} == {float(Duration.parse(given))}
 
 
 @pytest.mark.parametrize(("readings", "commits"), [(1, 600), (25, 600), (50, 600), (200, 200), (2500, 20)])
