@@ -478,7 +478,7 @@ class Store:
         if frozen is not None:
             why = await frozen.write_down(self._around.room)
             unsaved = sum(frozen.sent.values()) if why else 0
-            notes = [await frozen.unwritten()] if unsaved else []
+            notes = await frozen.unwritten() if unsaved else []
         is_noted = bool(notes) and leave(note_path, notes)
         presence = self._committer.trouble.presence
         if presence is not None and self._held and not presence.has_database:

@@ -23,7 +23,7 @@ from gateway.store.accounts import decode_state, encode_state
 from gateway.store.connection import LOCK, Steps, Transacting, open_writer, schemas, transact
 from gateway.store.evidence import DamagedError, look
 from gateway.store.leases import Row
-from gateway.store.opening import fetch, note_closed, read_ledger
+from gateway.store.opening import as_closed, fetch, note_closed, read_ledger
 from gateway.store.pagefile import PageFile
 from gateway.store.pages import heads_of, last_value, leaves_of, rows_of
 from gateway.store.records import SEQUENCE_END, SHELVES, STATE_ID, StoreError, place
@@ -181,16 +181,16 @@ class Frozen:
             share.maybe_twice -= min(share.maybe_twice, self.sent.get(share.name, 0))
         return state
 
-    async def unwritten(self) -> Unwritten:
-        """Return what the disk does not know."""
+    async def unwritten(self) -> list[Unwritten]:
+        """Return what to note of what the disk does not know, for each state that it may have after `write_down`."""
         state = await self._true_state()
-        return note_of(
-            self._state,
-            state.shares,
-            done=dict(await fetch(self.memory, "SELECT id, done FROM shelf WHERE id IN settled")),
-            removed=[row_id for (row_id,) in await fetch(self.memory, "SELECT id FROM gone")],
-            ledger=await read_ledger(self.memory, state),
-        )
+        done = dict(await fetch(self.memory, "SELECT id, done FROM shelf WHERE id IN settled"))
+        removed = [row_id for (row_id,) in await fetch(self.memory, "SELECT id FROM gone")]
+        ledger = await read_ledger(self.memory, state)
+        return [
+            note_of(before, state.shares, done=done, removed=removed, ledger=ledger)
+            for before in dict.fromkeys((self._state, as_closed(self._state)))
+        ]
 
     async def _copy_all(self, steps: Steps) -> None:
         await self._copy(steps, "SELECT id FROM gone", "DELETE FROM shelf WHERE id = ?")

@@ -189,8 +189,12 @@ async def note_closed(connection: aiosqlite.Connection) -> None:
     """Say in the state row that no log is needed: who opened the shelf closes it with nothing committed."""
     with contextlib.suppress(sqlite3.Error, DamagedStateError):
         for (body,) in await fetch(connection, "SELECT body FROM shelf WHERE id = ?", (STATE_ID,)):
-            state = msgspec.structs.replace(decode_state(body), log_bytes=0)
-            await connection.execute_fetchall("UPDATE shelf SET body = ? WHERE id = ?", (encode_state(state), STATE_ID))
+            await connection.execute_fetchall("UPDATE shelf SET body = ? WHERE id = ?", (as_closed(body), STATE_ID))
+
+
+def as_closed(body: object) -> bytes:
+    """Return a state row that says of itself what `note_closed` does; raise DamagedStateError."""
+    return encode_state(msgspec.structs.replace(decode_state(body), log_bytes=0))
 
 
 async def read_series(connection: aiosqlite.Connection) -> list[tuple[int, bytes]]:

@@ -314,3 +314,29 @@ async def test_an_uplink_that_is_new_while_nothing_can_be_written(shelves, notes
     assert sorted(await shelves.drain(store, "spare") + sent) == put
     assert sorted(await shelves.drain(store, "third")) == put
     shelves.check(store)
+
+
+async def test_a_disk_that_takes_little_at_the_end(shelves, notes, numbers, freeze, tmp_path, monkeypatch) -> None:
+    """What was sent found no room there, and that the shelf was closed in order did: the note goes on from that too."""
+    store = await shelves.open()
+    put = [number for _ in range(3) for number in await shelves.put(store, 5)]
+    store.rest("cloud", 60.0)
+    await store.append([])
+    shutil.copytree(shelves.state_dir, tmp_path / "dead")
+    await shelves.close()
+    shelves.state_dir = tmp_path / "dead"
+    disk = freeze()
+    store = await shelves.open()
+    sent = await sends(shelves, store, numbers, times=2)
+    disk.is_read_only = False
+
+    async def fill(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gateway.store.frozen.transact", fill)
+        await shelves.close()
+    store = await shelves.open()
+    assert sorted(await shelves.drain(store) + sent) == put
+    assert store.status()["uplinks"]["cloud"]["maybe_twice"] == 0
+    shelves.check(store)
