@@ -113,8 +113,11 @@ def open_port(port: str, options: PortOptions) -> Port:
     import serial  # noqa: PLC0415  only a gateway with a serial line pays for pyserial
 
     path = find(port)
-    if (left := _left_open.pop(path, None)) is not None:
+    for left in [left for left in _left_open.values() if left.path == path or _is_same(path, left)]:
+        del _left_open[left.path]
         if left.options == options and not has_moved(port, left):
+            # It may have another name by now.
+            left.path = path
             return left
         close_port(left)
     handle = serial.Serial(
@@ -184,6 +187,12 @@ def has_moved(port: str, open_port: Port) -> bool:
     except OSError:
         # Nothing better to go to; whether the open one still lives shows when it is read.
         return False
+
+
+def _is_same(path: str, open_port: Port) -> bool:
+    with contextlib.suppress(OSError):
+        return os.stat(path).st_rdev == os.fstat(open_port.fd).st_rdev  # noqa: PTH116  beside fstat
+    return False
 
 
 def unsent_bytes(port: Port) -> int:

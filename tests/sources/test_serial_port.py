@@ -219,6 +219,19 @@ def test_a_port_that_is_left_open_hears_what_comes_meanwhile(
     serial_port.close_left_open(third)
 
 
+def test_what_was_left_open_is_taken_up_under_another_name(serial_line: SerialLine) -> None:
+    """A reload may have changed how the port is called: under its old name it is still locked."""
+    port = open_port(str(serial_line.path), OPTIONS)
+    serial_port.leave_open(port, rest=b"")
+    name = str(serial_line.path.readlink())
+    assert open_port(name, OPTIONS) is port
+    assert port.path == name
+    serial_port.leave_open(port, rest=b"")
+    other = open_port(str(serial_line.path), dataclasses.replace(OPTIONS, baud=19_200))
+    assert not port.handle.is_open
+    serial_port.close_port(other)
+
+
 def test_a_link_that_leads_elsewhere_has_moved(
     serial_line: SerialLine, make_serial_line: Callable[..., SerialLine]
 ) -> None:
