@@ -427,7 +427,7 @@ class Store:
         return found
 
     async def quarantined(self, *, limit: int = 20) -> list[Quarantined]:
-        """Return the last payloads that nobody understood, the newest first."""
+        """Return the last payloads of which not all could be used, the newest first."""
         rows = await fetch(
             self._reader,
             "SELECT at_ns, source, topic, payload, reason, message FROM quarantine ORDER BY id DESC LIMIT ?",

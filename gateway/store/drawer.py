@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 SET_ASIDE_BYTES_MAX: Final = 64 << 10
 ROW_BYTES: Final = 64
-# Of what a source brings and nobody understands for one reason, so many are set aside at once and then one a minute:
+# Of what a source brings and cannot be used for one reason, so many are set aside at once and then one a minute:
 # enough to see why. A line with the wrong baud rate would fill the drawer, and cost the card more than all else.
 SAMPLES_MAX: Final = 16
 SAMPLE_S: Final = 60.0
@@ -70,7 +70,7 @@ def _size(row: tuple[Any, ...]) -> int:
 
 
 class Samples:
-    """Which of what nobody understands are worth keeping; the ledger counts them all. Seconds are of a steady clock."""
+    """Which of what cannot be used are worth keeping; the ledger counts them all. Seconds are of a steady clock."""
 
     def __init__(self) -> None:
         # (source, reason) → how many may be kept, as of when

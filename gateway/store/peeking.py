@@ -200,7 +200,7 @@ def _peek(path: Path, file: int, look: Callable[[Tables], _T]) -> _T:
 
 
 def newest_quarantined(tables: Tables, *, limit: int) -> list[tuple[int, Quarantined]]:
-    """Return up to `limit` payloads that nobody understood, each with its number, the newest first."""
+    """Return up to `limit` payloads of which not all could be used, each with its number, the newest first."""
     rows = ((number, _quarantined(values)) for number, values in tables.rows("quarantine", newest_first=True))
     return list(itertools.islice(((number, row) for number, row in rows if row is not None), limit))
 

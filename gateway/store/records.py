@@ -66,7 +66,7 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class SetAside:
-    """A payload for the quarantine: nobody understood it, a person may want to see it."""
+    """A payload for the quarantine: not all of it could be used, a person may want to see it."""
 
     source: str
     topic: bytes
