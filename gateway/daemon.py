@@ -259,6 +259,10 @@ class Daemon:
             except (StoreError, StartError, ProfileError) as error:
                 if self._fallback is None:
                     raise
+                if self._next is not None:
+                    # It was corrected while it failed to start.
+                    self._config, self._next = self._next, None
+                    continue
                 log.error("the new configuration does not start, the old one comes back: %s", error)
                 self._config, self._fallback = self._fallback, None
                 self._refused = str(error)

@@ -207,6 +207,30 @@ async def test_a_second_reload_after_a_failed_one_works() -> None:
     await task
 
 
+async def test_a_file_that_is_corrected_while_it_fails_to_start_is_what_runs() -> None:
+    """And one that does not start either gives way to the one that did."""
+    desk = Desk(next_one="second", failures=dict.fromkeys(("second", "fourth"), StartError("no")))
+    build = desk.daemon._build
+
+    def correct(config: Config) -> Any:
+        if config.gateway.id == "second":
+            desk.next_one = "third"
+            asyncio.get_running_loop().call_soon(desk.daemon.reload)
+        return build(config)
+
+    desk.daemon._build = correct
+    task = asyncio.create_task(desk.daemon.run())
+    await desk.until_lives("first")
+    desk.daemon.reload()
+    await desk.until_lives("first", "second", "third")
+    assert desk.daemon._next is None
+    desk.next_one = "fourth"
+    desk.daemon.reload()
+    await desk.until_lives("first", "second", "third", "fourth", "third")
+    desk.daemon.stop()
+    await task
+
+
 async def test_what_does_not_start_at_all_ends_the_process() -> None:
     """systemd starts it again, and people see why."""
     desk = Desk(failures={"first": StoreError("the disk")})
