@@ -23,7 +23,7 @@ bench/                      The performance suite: every number that is claimed 
   wire.py                   How many bytes a reading takes on the wire: a minute of 20 devices with 5 metrics at 1 Hz, in one request
 app.py                      Assembly: build each part, run all in one place, stop in order, feed the watchdog
 pipeline.py                 The data path on one screen: arrive, decode, map, detect, append
-herald.py                   Says what was lost, in the log here and upstream, and sends the gateway's own numbers
+reporter.py                 Says what was lost, in the log here and upstream, and sends the gateway's own numbers
 tracing.py                  Follows single messages through a running gateway, for who asks
 sources/                    Doors: bytes arrive here and are acknowledged only when they are kept
   mqtt.py                   A subscriber: takes what a broker has and acknowledges it when it is on disk

@@ -24,11 +24,11 @@ from gateway.core.clock import NS_PER_S, Quality, Sample, is_plausible
 from gateway.core.telemetry import Telemetry
 from gateway.core.text import harmless
 from gateway.core.words import plural
-from gateway.herald import Herald
 from gateway.net.files import read_file, replace_file
 from gateway.net.interfaces import NetworkWatch
 from gateway.net.systemd import ask_for_patience, notify, runtime_directory
 from gateway.pipeline import Pipeline
+from gateway.reporter import Reporter
 from gateway.store.database import BoardLimits, SeriesBounds, Store
 from gateway.supervision import Supervisor, end
 
@@ -199,9 +199,9 @@ class Gateway:
 
     async def _serve(self) -> None:
         assert self._store is not None
-        herald = Herald(store=self._store, clock=self._clock, report_s=float(self.config.gateway.report_interval))
+        reporter = Reporter(store=self._store, clock=self._clock, report_s=float(self.config.gateway.report_interval))
         start, network = self._supervisor.start, NetworkWatch(self._tell_of_network)
-        windows = [start("housekeeping", self._keep_house), start("herald", herald.run)]
+        windows = [start("housekeeping", self._keep_house), start("reporter", reporter.run)]
         if self._control is not None:
             windows.append(start("control", self._control))
         roads = [start(f"uplink {part.name}", part.run) for part in self._uplinks]

@@ -23,7 +23,7 @@ ALWAYS: Final = frozenset({"clients", "received", "acknowledged"})
 # Above this share of its bound a shelf lets go of what is oldest: each commit makes a little more room than it needs.
 FULL_FROM: Final = 0.97
 # What stands in an uplink's ledger and is no loss: what a mapping drops as it is told to, and what was accepted while
-# the uplink was not configured. The names are those of `herald.NO_LOSSES`.
+# the uplink was not configured. The names are those of `reporter.NO_LOSSES`.
 ON_PURPOSE: Final = "dropped_by_mapping"
 NOT_FOR_IT: Final = frozenset({"before_uplink", "while_removed"})
 WHO_GOES: Final = "what is least important and oldest goes to make room, counted as evicted_full"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.net.addresses import cannot_listen, split_address
 from gateway.net.mqtt_fields import ReasonCode
 from gateway.sources.mqtt_server_admission import Limits
-from gateway.sources.mqtt_server_auth import Attempts, Doorkeeper
+from gateway.sources.mqtt_server_auth import Attempts, Authenticator
 from gateway.sources.mqtt_server_connection import CONNECT_BYTES_MAX, Connection
 from gateway.sources.mqtt_server_hub import Hub
 from gateway.sources.mqtt_server_intake import Intake
@@ -89,7 +89,7 @@ class MqttServerSource:
             limits=_limits(settings),
             intake=intake,
             sessions=Sessions(sessions_max=settings.sessions_max, on_evicted=self._end_evicted),
-            doorkeeper=Doorkeeper(
+            authenticator=Authenticator(
                 users=settings.users,
                 certificates=settings.certificates,
                 anonymous_topics=settings.anonymous_topics if settings.lets_anyone_in else None,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from gateway.net.mqtt_fields import PropertyValue
     from gateway.net.mqtt_packets import Connect
-    from gateway.sources.mqtt_server_auth import Attempts, Doorkeeper, Grant
+    from gateway.sources.mqtt_server_auth import Attempts, Authenticator, Grant
     from gateway.sources.mqtt_server_session import SessionKey
 
 # What 5.0 assumes where a CONNACK says nothing (section 3.2.2.3.3).
@@ -73,7 +73,7 @@ def decide(
     connect: Connect,
     *,
     limits: Limits,
-    doorkeeper: Doorkeeper,
+    authenticator: Authenticator,
     attempts: Attempts,
     address: str,
     peer_names: Sequence[str],
@@ -91,7 +91,7 @@ def decide(
     is_held = username is not None and attempts.is_held(address, username, now_s=now_s)
     grant = None
     if not is_held:
-        grant = doorkeeper.admit(username=username, password=connect.password, peer_names=peer_names)
+        grant = authenticator.admit(username=username, password=connect.password, peer_names=peer_names)
     if grant is None:
         return _unknown(username, is_held=is_held, attempts=attempts, address=address, now_s=now_s)
     if connect.will is not None and not grant.allows(connect.will.topic):

@@ -135,7 +135,7 @@ def _matches(pattern: Sequence[bytes], levels: Sequence[bytes]) -> bool:
     return all(part in (b"+", level) for part, level in zip(pattern, levels, strict=False))
 
 
-class Doorkeeper:
+class Authenticator:
     """Turns what a client shows into a Grant. Reads the secrets once, when it is built."""
 
     def __init__(

@@ -381,7 +381,7 @@ class Connection(Line):
         answer = decide(
             connect,
             limits=self._limits,
-            doorkeeper=hub.doorkeeper,
+            authenticator=hub.authenticator,
             attempts=hub.attempts,
             address=self.address,
             peer_names=certificate_names(self._transport.get_extra_info("peercert")),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from gateway.net.mqtt_packets import Connect, Will
     from gateway.sources.mqtt_server_admission import Limits
-    from gateway.sources.mqtt_server_auth import Attempts, Doorkeeper
+    from gateway.sources.mqtt_server_auth import Attempts, Authenticator
     from gateway.sources.mqtt_server_connection import Connection
     from gateway.sources.mqtt_server_intake import Intake
     from gateway.sources.mqtt_server_session import Session, SessionKey, Sessions
@@ -63,7 +63,7 @@ class Hub:
     limits: Limits
     intake: Intake
     sessions: Sessions
-    doorkeeper: Doorkeeper
+    authenticator: Authenticator
     attempts: Attempts
     refuse: Callable[[str, str], None]
     """Count a reason; the sentence is the last error."""

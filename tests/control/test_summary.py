@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway.control.summary import BOLD, NOT_FOR_IT, ON_PURPOSE, fetch_status, render
-from gateway.herald import NO_LOSSES
+from gateway.reporter import NO_LOSSES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -16,8 +16,8 @@ from gateway.control.config import parse_config
 from gateway.control.summary import fetch_status
 from gateway.core.clock import FakeClock
 from gateway.core.units import Duration
-from gateway.herald import Herald
 from gateway.net.ports import free_port
+from gateway.reporter import Reporter
 from hil.children import Child, python, wait_until
 from hil.publisher import Publisher
 
@@ -165,7 +165,7 @@ def test_the_metrics_that_are_listed_are_those_that_leave() -> None:
         def started_series(self) -> list[object]:
             return []
 
-    points = Herald(store=Store(), clock=FakeClock(), report_s=1)._look().points()  # type: ignore[arg-type]
+    points = Reporter(store=Store(), clock=FakeClock(), report_s=1)._look().points()  # type: ignore[arg-type]
     assert listed == {(p.name, p.kind, p.unit, tuple(sorted(key for key, _ in p.attributes))) for p in points}
 
 

@@ -6,7 +6,7 @@ from gateway.net.mqtt_fields import CONNECT_PROPERTIES, Property, ReasonCode, re
 from gateway.net.mqtt_packets import Connect, Will
 from gateway.net.secrets import Secret
 from gateway.sources.mqtt_server_admission import Limits, Refusal, Welcome, decide, welcome_bytes
-from gateway.sources.mqtt_server_auth import Attempts, Doorkeeper, MqttUser
+from gateway.sources.mqtt_server_auth import Attempts, Authenticator, MqttUser
 
 LIMITS = Limits(
     packet_bytes_max=1000,
@@ -25,12 +25,12 @@ LIMITS = Limits(
 
 
 def ask(
-    connect: Connect, *, attempts: Attempts | None = None, doorkeeper: Doorkeeper | None = None
+    connect: Connect, *, attempts: Attempts | None = None, authenticator: Authenticator | None = None
 ) -> Welcome | Refusal:
     return decide(
         connect,
         limits=LIMITS,
-        doorkeeper=doorkeeper or Doorkeeper(users=(), certificates=(), anonymous_topics=("a",)),
+        authenticator=authenticator or Authenticator(users=(), certificates=(), anonymous_topics=("a",)),
         attempts=attempts or Attempts(),
         address="10.0.0.1",
         peer_names=(),
@@ -88,11 +88,11 @@ def test_wrong_passwords_do_not_lock_out_another_name(monkeypatch) -> None:
     """From the same address, however many names were tried."""
     monkeypatch.setenv("PUMP", "right")
     user = MqttUser(name="pump", password=Secret(env="PUMP"), topics=("#",))
-    doorkeeper = Doorkeeper(users=(user,), certificates=(), anonymous_topics=None)
+    authenticator = Authenticator(users=(user,), certificates=(), anonymous_topics=None)
     attempts = Attempts()
     for k in range(200):
-        ask(connect(username=f"u{k % 20}"), attempts=attempts, doorkeeper=doorkeeper)
-    answer = ask(connect(username="pump", password=b"right"), attempts=attempts, doorkeeper=doorkeeper)
+        ask(connect(username=f"u{k % 20}"), attempts=attempts, authenticator=authenticator)
+    answer = ask(connect(username="pump", password=b"right"), attempts=attempts, authenticator=authenticator)
     assert isinstance(answer, Welcome)
 
 

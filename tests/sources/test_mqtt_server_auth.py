@@ -16,7 +16,7 @@ from gateway.sources.mqtt_server_auth import (
     WAITING_PER_ADDRESS_MAX,
     WAITING_PER_NAME_MAX,
     Attempts,
-    Doorkeeper,
+    Authenticator,
     Grant,
     MqttCertificate,
     MqttUser,
@@ -86,20 +86,20 @@ def test_names_that_would_open_more(name: str) -> None:
 
 
 @pytest.fixture
-def doorkeeper(monkeypatch) -> Doorkeeper:
+def authenticator(monkeypatch) -> Authenticator:
     monkeypatch.setenv("PUMP", "right")
-    return Doorkeeper(
+    return Authenticator(
         users=[MqttUser(name="pump", password=Secret(env="PUMP"), topics=("#",))],
         certificates=[MqttCertificate(common_name="valve", topics=("v/#",))],
         anonymous_topics=None,
     )
 
 
-def test_who_is_let_in(doorkeeper: Doorkeeper) -> None:
+def test_who_is_let_in(authenticator: Authenticator) -> None:
     """A listed certificate first, then the password; nobody else."""
 
     def name(*peer_names: str, **shown: object) -> str | None:
-        grant = doorkeeper.admit(**({"username": None, "password": None} | shown), peer_names=peer_names)
+        grant = authenticator.admit(**({"username": None, "password": None} | shown), peer_names=peer_names)
         return None if grant is None else grant.name
 
     assert name(username="pump", password=b"right") == "pump"
@@ -113,8 +113,8 @@ def test_who_is_let_in(doorkeeper: Doorkeeper) -> None:
 
 def test_anonymous_clients_have_topics_of_their_own() -> None:
     """If they are let in at all."""
-    doorkeeper = Doorkeeper(users=(), certificates=(), anonymous_topics=("open/#",))
-    grant = doorkeeper.admit(username=None, password=None)
+    authenticator = Authenticator(users=(), certificates=(), anonymous_topics=("open/#",))
+    grant = authenticator.admit(username=None, password=None)
     assert grant is not None
     assert grant.allows(b"open/x")
     assert not grant.allows(b"x")
@@ -124,7 +124,7 @@ def test_a_password_that_cannot_be_read_is_named(monkeypatch) -> None:
     """By its place, at the start."""
     monkeypatch.delenv("PUMP", raising=False)
     with pytest.raises(ValueError, match="PUMP is not set"):
-        Doorkeeper(
+        Authenticator(
             users=[MqttUser(name="pump", password=Secret(env="PUMP"), topics=("#",))],
             certificates=(),
             anonymous_topics=None,

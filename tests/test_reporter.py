@@ -13,12 +13,12 @@ import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
-from gateway import herald as module
+from gateway import reporter as module
 from gateway.core.batch import Batch, Series
 from gateway.core.clock import NS_PER_S, FakeClock
 from gateway.core.contracts import DROPPED_BY_MAPPING, FullError, Priority, Signal
 from gateway.core.telemetry import Telemetry
-from gateway.herald import Herald
+from gateway.reporter import Reporter
 from gateway.store.database import Loss, Store, StoreSettings
 from gateway.uplinks.requests import Hand, RequestBuilder
 from hil import virtual_time
@@ -33,13 +33,13 @@ OURS = 6
 
 
 class Box:
-    """A real shelf with one uplink, a herald, and a far side that takes or refuses what it is told to."""
+    """A real shelf with one uplink, a reporter, and a far side that takes or refuses what it is told to."""
 
     def __init__(self, state_dir: Path) -> None:
         self.state_dir = state_dir
         self.clock = FakeClock()
         self.store: Store
-        self.herald: Herald
+        self.reporter: Reporter
         self.metrics: list[Any] = []
         self.records: list[Any] = []
 
@@ -53,7 +53,7 @@ class Box:
             telemetry=Telemetry(),
             commit_interval_s=0,
         )
-        self.herald = Herald(store=self.store, clock=self.clock, report_s=60)
+        self.reporter = Reporter(store=self.store, clock=self.clock, report_s=60)
 
     async def restart(self, **changes: Any) -> None:
         await self.store.close()
@@ -100,7 +100,7 @@ class Box:
     async def report(self) -> bool:
         """Let a minute pass and report."""
         self.clock.advance(60 * NS_PER_S)
-        return await self.herald.report()
+        return await self.reporter.report()
 
     def points(self) -> dict[tuple[str, str], Any]:
         """Return the newest point of each metric that arrived, by name and its reason (or uplink)."""
@@ -138,7 +138,7 @@ async def test_what_a_mapping_drops_on_purpose_is_no_news(box: Box, caplog: pyte
     """It is in the metrics of the ledger, so that the sums are right; nobody is warned of what they wished for."""
     await box.store.append([], losses=[Loss(DROPPED_BY_MAPPING, 30)])
     with caplog.at_level(logging.WARNING):
-        await box.herald.look()
+        await box.reporter.look()
     assert await box.report()
     await box.send()
     assert (box.records, caplog.messages) == ([], [])
@@ -151,8 +151,8 @@ async def test_a_loss_is_said_here_and_upstream_once(box: Box, caplog: pytest.Lo
     await box.restart()
     await box.devices(lost=2)
     with caplog.at_level(logging.WARNING):
-        await box.herald.look()
-        await box.herald.look()
+        await box.reporter.look()
+        await box.reporter.look()
     await box.send()
     (record,) = box.records
     assert record.body.string_value == "uplink cloud: 2 readings will not be delivered: malformed_json (5 in all)"
@@ -165,7 +165,7 @@ async def test_nothing_new_is_not_said(box: Box) -> None:
     """What stood in the ledger at the start was said by an earlier run."""
     await box.devices(lost=3)
     await box.restart()
-    await box.herald.look()
+    await box.reporter.look()
     await box.send()
     assert box.records == []
 
@@ -179,7 +179,7 @@ async def test_what_the_start_itself_lost_is_said(box: Box, caplog: pytest.LogCa
     connection.close()
     await box.start()
     assert box.store.lost_at_start == {("cloud", "damaged"): 4}
-    await box.herald.look()
+    await box.reporter.look()
     await box.send()
     (record,) = box.records
     assert record.body.string_value == "uplink cloud: 4 readings will not be delivered: damaged (4 in all)"
@@ -194,7 +194,7 @@ async def test_what_came_while_an_uplink_was_not_configured_is_no_loss(
     await box.restart(uplinks=("cloud",))
     await box.devices(7)
     assert await box.report()
-    await box.herald.look()
+    await box.reporter.look()
     assert box.store.status()["uplinks"]["old"]["ledger"]["while_removed"] >= 7
     assert not await box.report()
     await box.send()
@@ -210,9 +210,9 @@ async def test_on_a_full_shelf_it_is_said_again_later(
     await box.devices(lost=1)
     with monkeypatch.context() as patch:
         patch.setattr(box.store, "append", full)
-        await box.herald.look()
-        await box.herald.look()
-    await box.herald.look()
+        await box.reporter.look()
+        await box.reporter.look()
+    await box.reporter.look()
     await box.send()
     assert len(box.records) == 1
     assert sum("will not be delivered" in message for message in caplog.messages) == 1
@@ -226,7 +226,7 @@ async def test_a_far_side_that_takes_no_logs_is_not_told_so_for_ever(box: Box) -
     """Each refused record is a loss, and would be the next record's news."""
     await box.devices(lost=1)
     for _ in range(10):
-        await box.herald.look()
+        await box.reporter.look()
         await box.send(refuse=(Signal.LOGS,))
         await box.devices()
     assert box.store.status()["uplinks"]["cloud"]["ledger"]["refused"] == 1
@@ -235,12 +235,12 @@ async def test_a_far_side_that_takes_no_logs_is_not_told_so_for_ever(box: Box) -
 async def test_a_loss_behind_our_own_is_still_said(box: Box) -> None:
     """One reading that the far side rejected, while an own record is on its way and after it arrived."""
     await box.devices(lost=1)
-    await box.herald.look()
+    await box.reporter.look()
     await box.send()
-    await box.herald.look()
+    await box.reporter.look()
     await box.devices()
     await box.send(refuse=(Signal.METRICS,))
-    await box.herald.look()
+    await box.reporter.look()
     await box.send()
     assert [record.body.string_value for record in box.records][1:] == [
         "uplink cloud: 1 reading will not be delivered: refused (1 in all)"
@@ -251,7 +251,7 @@ async def test_a_reason_from_elsewhere_fits_one_line(box: Box, caplog: pytest.Lo
     """Reasons are read from the disk, where damage may have made them into anything."""
     reason = "\x1b[2J\u202e\n" + "x" * 10_000
     await box.store.append([], losses=[Loss(reason, 1)])
-    await box.herald.look()
+    await box.reporter.look()
     await box.report()
     await box.send()
     texts = [box.records[0].body.string_value, *caplog.messages]
@@ -333,7 +333,7 @@ async def test_a_report_is_no_news_for_the_next(box: Box, road: str) -> None:
     reports = 0
     for minute in range(40):
         reports += await box.report()
-        await box.herald.look()
+        await box.reporter.look()
         if road == "open" or (road == "opens later" and minute > 20):
             await box.send()
         elif road == "refuses metrics":
@@ -367,7 +367,7 @@ async def test_a_full_shelf_does_not_make_room_for_reports_for_ever(new_box: Box
     reports = 0
     for _ in range(200):
         reports += await box.report()
-        await box.herald.look()
+        await box.reporter.look()
     assert reports <= 2
 
 
@@ -432,7 +432,7 @@ async def test_devices_that_took_every_series_are_told_on(new_box: Box) -> None:
     await box.start(max_series=1)
     await box.devices(0, lost=1)
     assert box.store.resolve(Series((), "another")) is None
-    await box.herald.look()
+    await box.reporter.look()
     assert await box.report()
     await box.send()
     assert len(box.records) == 1
@@ -445,7 +445,7 @@ async def test_beyond_those_too_it_is_said_here_alone(
     """And that it could not be sent."""
     monkeypatch.setattr(box.store, "resolve", lambda *_, **__: None)
     await box.store.append([], losses=[Loss("malformed_json", 1)])
-    await box.herald.look()
+    await box.reporter.look()
     await box.send()
     assert box.records == []
     assert "max_series is reached" in caplog.text
@@ -460,7 +460,7 @@ async def test_a_report_without_room_comes_later(box: Box, monkeypatch: pytest.M
     assert await box.report()
 
 
-class Counting(Herald):
+class Counting(Reporter):
     """Counts its looks and reports; `news` says what reports find."""
 
     def __init__(self, report_s: float) -> None:
@@ -498,7 +498,7 @@ def test_reports_come_as_often_as_they_may(report_s: float, reports: int) -> Non
 
 def test_news_after_a_long_silence_wait_for_no_interval() -> None:
     """They leave at the next look."""
-    herald = Counting(300)
-    herald.news = lambda now_s: now_s > 1000
-    reports = [when for what, when in herald.live(1100) if what == "report"]
+    reporter = Counting(300)
+    reporter.news = lambda now_s: now_s > 1000
+    reports = [when for what, when in reporter.live(1100) if what == "report"]
     assert reports == [1020]

@@ -146,7 +146,7 @@ class Memory:
         return self.said.uplinks[name]["ledger"] if name in self.said.uplinks else {}
 
 
-class Herald:
+class Reporter:
     """Compares the counts with what it said before. `report_s` of 0 sends no metrics."""
 
     def __init__(self, *, store: Store, clock: Clock, report_s: float) -> None:
