@@ -42,6 +42,12 @@ class Supervisor:
             try:
                 await run()
                 log.error("%s ended by itself; starting it again in %.0f s", name, wait_s)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                # Something that it waited for was cancelled, and not this part: it would end without a word.
+                log.exception("%s waited for something that was cancelled; starting it again in %.0f s", name, wait_s)
             except OSError as error:
                 # The world's doing, like a port in use: a sentence says it all, and it may pass.
                 log.error("%s: %s; trying again in %.0f s", name, system_text(error), wait_s)  # noqa: TRY400

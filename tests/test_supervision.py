@@ -37,6 +37,29 @@ def test_who_fails_again_and_again_waits_longer_and_longer() -> None:
     assert waits_s == [1, 2, 4, 8, 16, 32, 60, 60, 60, RESTART_WAIT_S_MAX + 1 + RESTART_WAIT_S, 2]
 
 
+def test_what_somebody_else_cancelled_ends_no_part(caplog: pytest.LogCaptureFixture) -> None:
+    """A part that waits for it is started again; only its own end is one."""
+    runs: list[int] = []
+
+    async def run() -> None:
+        runs.append(1)
+        future = asyncio.get_running_loop().create_future()
+        if len(runs) == 1:
+            future.cancel()
+        await future
+
+    async def main() -> None:
+        supervisor = Supervisor(Telemetry())
+        task = supervisor.start("part", run)
+        await asyncio.sleep(2 * RESTART_WAIT_S)
+        assert (len(runs), supervisor.restarts) == (2, {"part": 1})
+        await end([task])
+        assert task.cancelled()
+
+    virtual_time.run(main())
+    assert "part waited for something that was cancelled" in caplog.text
+
+
 def test_what_does_not_stop_is_named_and_not_waited_for(caplog: pytest.LogCaptureFixture) -> None:
     """What was accepted is saved all the same."""
 

@@ -2,9 +2,9 @@
 
 A commit costs the card some pages whatever it holds, so arrivals wait `interval_s` for each other. Who sends nothing
 more before an answer gains nothing by that: for such arrivals a commit is due at once, but `gap_s` after the last one
-began at the earliest, since it costs as much as any other. Nor does it spare anything where a full segment waits: under
-a flood a commit is due each `FULL_GAP_S`, however long the interval, so that what senders may have unanswered does not
-decide how fast they are.
+began at the earliest, since it costs as much as any other. Where a full segment waits a commit is cheap by the reading:
+under a flood one is due each `FULL_GAP_S`, however long the interval, so that what senders may have unanswered does not
+decide how fast they are; later where `gap_s` is longer, since the card has no more to give.
 """
 
 from __future__ import annotations
@@ -49,5 +49,5 @@ class Pace:
         """
         if not is_last and not is_full:
             return self.interval_s
-        gap_s = min(self.interval_s, FULL_GAP_S) if is_full else self.gap_s
+        gap_s = max(self.gap_s, min(self.interval_s, FULL_GAP_S)) if is_full else self.gap_s
         return max(self._began_s + gap_s - now_s, 0.0)
