@@ -216,7 +216,7 @@ def through_mosquitto(quick: bool) -> Iterator[Result]:  # noqa: FBT001  the sui
         yield Skipped(name, "mosquitto is not installed")
         return
     port = free_port()
-    messages = 20_000 if quick else 200_000
+    messages = 20_000 if quick else 600_000
     with Workshop.open() as shop:
         config = shop.folder / "mosquitto.conf"
         config.write_text(
