@@ -74,10 +74,13 @@ class BadRoad:
         self.requests += 1
         self.bytes_sent += len(packed.body)
         fate = self._fate()
-        self.fates[fate] = self.fates.get(fate, 0) + 1
         points = self._points(packed)
         act = getattr(self, f"_{fate}")
-        answer: Answer = act(points)
+        try:
+            answer: Answer = act(points)
+        finally:
+            # Behind it: what was taken came before its answer was lost.
+            self.fates[fate] = self.fates.get(fate, 0) + 1
         return answer
 
     def _fate(self) -> str:
