@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from gateway.bench.processes import Child, GatewayUnderTest, SinkUnderTest, Workshop
+from gateway.bench.processes import Child, Cost, GatewayUnderTest, SinkUnderTest, Workshop
 from gateway.bench.report import Figure, Result, Skipped
 from gateway.net.ports import free_port
 
@@ -359,41 +359,28 @@ def idle(quick: bool) -> Iterator[Result]:  # noqa: FBT001  the suite's one swit
     with Workshop.open() as shop:
         sink = start_sink(shop)
         gateway = start_gateway(shop, source=SERVER.format(port=port), endpoint=sink.endpoint)
-        start_trickle(shop, port, messages_per_s=50, seconds=seconds + 5)
-        time.sleep(3)
-        accepted, before = gateway.status()["accepted"], gateway.cost()
-        time.sleep(seconds)
-        cost = gateway.cost().since(before)
-        per_second = (gateway.status()["accepted"] - accepted) / cost.at_s
+        readings, cost = run_trickle(shop, gateway, port, messages_per_s=50, seconds=seconds)
         yield Figure(
             "CPU at 100 readings/s",
             cost.cpu_s / cost.at_s * 100,
             "% of a core",
             floor=1,
-            note=f"measured at {per_second:.0f}/s, one device",
+            note=f"measured at {readings / cost.at_s:.0f}/s, one device",
         )
         yield Figure("RSS at 100 readings/s", gateway.rss_mb(), "MB", floor=50)
 
 
-def start_trickle(shop: Workshop, port: int, *, messages_per_s: int, seconds: float) -> None:
-    """Start a device that sends so many messages of two readings a second."""
-    shop.add(
-        Child(
-            sys.executable,
-            "-m",
-            "gateway.bench.load",
-            "--port",
-            str(port),
-            "--connections",
-            "1",
-            "--rate",
-            str(messages_per_s),
-            "--fields",
-            "2",
-            "--seconds",
-            str(seconds),
-        )
-    )
+def run_trickle(
+    shop: Workshop, gateway: GatewayUnderTest, port: int, *, messages_per_s: int, seconds: float
+) -> tuple[int, Cost]:
+    """Have a device send so many messages of two readings a second; return what was accepted in that time, and cost."""
+    device = ("--connections", "1", "--rate", str(messages_per_s), "--fields", "2", "--seconds", str(seconds + 5))
+    shop.add(Child(sys.executable, "-m", "gateway.bench.load", "--port", str(port), *device))
+    time.sleep(3)
+    accepted, before = gateway.status()["accepted"], gateway.cost()
+    time.sleep(seconds)
+    cost = gateway.cost().since(before)
+    return gateway.status()["accepted"] - accepted, cost
 
 
 def flash(quick: bool) -> Iterator[Result]:  # noqa: FBT001  the suite's one switch
@@ -406,12 +393,7 @@ def flash(quick: bool) -> Iterator[Result]:  # noqa: FBT001  the suite's one swi
         if not gateway.cost().flash_bytes and not _counts_flash(shop.folder):
             yield Skipped("flash bytes per reading", "this file system does not count writes in /proc/PID/io")
             return
-        start_trickle(shop, port, messages_per_s=500, seconds=seconds + 5)
-        time.sleep(3)
-        accepted, before = gateway.status()["accepted"], gateway.cost()
-        time.sleep(seconds)
-        readings = gateway.status()["accepted"] - accepted
-        cost = gateway.cost().since(before)
+        readings, cost = run_trickle(shop, gateway, port, messages_per_s=500, seconds=seconds)
         yield Figure(
             "bytes to flash per reading at 1,000/s, commit every second", cost.flash_bytes / readings, "bytes",
             floor=8, goal=4, note=f"measured at {readings / cost.at_s:.0f}/s, one uplink acknowledging",

@@ -179,12 +179,15 @@ def test_failures_wait_longer_and_never_end(make_road, make_readings) -> None:
     run(main())
 
 
+class Longest:
+    """Dice that always show the longest wait."""
+
+    def uniform(self, _: float, most: float) -> float:
+        return most
+
+
 def test_waits_are_as_the_settings_bound_them(make_road, make_readings, monkeypatch) -> None:
     """The first up to `initial`, then up to twice as long each time, none over `max`."""
-
-    class Longest:
-        def uniform(self, _: float, most: float) -> float:
-            return most
 
     async def main() -> None:
         road = make_road(*[LATER] * 7, retry=RetrySettings(initial=Duration(3), max=Duration(20)))
@@ -198,10 +201,6 @@ def test_waits_are_as_the_settings_bound_them(make_road, make_readings, monkeypa
 
 def test_who_cannot_be_reached_is_tried_more_often(make_road, make_readings, monkeypatch) -> None:
     """A try at a connection costs some packets: the end of an outage is not waited for a minute."""
-
-    class Longest:
-        def uniform(self, _: float, most: float) -> float:
-            return most
 
     async def main() -> None:
         retry = RetrySettings(initial=Duration(3), max=Duration(60), unreachable_max=Duration(10))
