@@ -131,9 +131,10 @@ def clean_mappings(smaps: Iterable[str]) -> Iterator[tuple[int, int, int]]:
     """Return start, end and resident bytes of each mapping of a file that cannot be written and never was.
 
     What the linker has filled in and then protected (RELRO) is not writable either, but its pages are this process's
-    own: "Private_Dirty" says so (proc(5)).
+    own: "Anonymous" says so, and "Swap" of those that were put away (proc(5)). "Private_Dirty" would not do: it counts
+    the pages of a library as well that was installed a moment ago and is not on the disk yet.
 
-    >>> text = "1000-3000 r-xp 0 08:01 7 /lib/x.so", "Rss: 8 kB", "Private_Dirty: 0 kB", "VmFlags: rd"
+    >>> text = "1000-3000 r-xp 0 08:01 7 /lib/x.so", "Rss: 8 kB", "Anonymous: 0 kB", "Swap: 0 kB", "VmFlags: rd"
     >>> list(clean_mappings(text))
     [(4096, 12288, 8192)]
     """
@@ -143,7 +144,7 @@ def clean_mappings(smaps: Iterable[str]) -> Iterator[tuple[int, int, int]]:
         key, *rest = line.split()
         if key == "Rss:":
             resident = int(rest[0]) * 1024
-        elif key == "Private_Dirty:":
+        elif key in {"Anonymous:", "Swap:"}:
             is_candidate = is_candidate and rest[0] == "0"
         elif key == "VmFlags:":
             if is_candidate and resident:

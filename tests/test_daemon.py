@@ -409,33 +409,47 @@ print((before - pages()) * os.sysconf("SC_PAGE_SIZE") > 10_000_000, give_back(fr
 SMAPS = """\
 1000-3000 r-xp 00000000 08:01 7                          /lib/code.so
 Rss:                   8 kB
-Private_Dirty:         0 kB
+Private_Dirty:         8 kB
+Anonymous:             0 kB
+Swap:                  0 kB
 VmFlags: rd ex mr mw me
 3000-4000 r--p 00002000 08:01 7                          /lib/relocated.so
 Rss:                   4 kB
 Private_Dirty:         4 kB
+Anonymous:             4 kB
+Swap:                  0 kB
+VmFlags: rd mr mw me
+9000-b000 r--p 00002000 08:01 7                          /lib/relocated-and-swapped.so
+Rss:                   4 kB
+Private_Dirty:         0 kB
+Anonymous:             0 kB
+Swap:                  4 kB
 VmFlags: rd mr mw me
 4000-5000 rw-p 00003000 08:01 7                          /lib/data.so
 Rss:                   4 kB
-Private_Dirty:         0 kB
+Anonymous:             0 kB
+Swap:                  0 kB
 VmFlags: rd wr
 5000-6000 r--p 00000000 00:00 0                          [vvar]
 Rss:                   4 kB
-Private_Dirty:         0 kB
+Anonymous:             0 kB
+Swap:                  0 kB
 VmFlags: rd
 6000-7000 r--p 00000000 00:00 0
 Rss:                   4 kB
-Private_Dirty:         0 kB
+Anonymous:             0 kB
+Swap:                  0 kB
 VmFlags: rd
 7000-9000 r--p 00000000 08:01 9                          /lib/a file (deleted)
 Rss:                   0 kB
-Private_Dirty:         0 kB
+Anonymous:             0 kB
+Swap:                  0 kB
 VmFlags: rd
 """
 
 
 def test_only_what_can_be_read_again_is_let_go() -> None:
-    """Not what the linker has written, not what may be written, not what is no file, not what is not there."""
+    """Not what the linker has written, even if swapped out, not what may be written, not what is no file, not what is not there."""
     assert list(daemon.clean_mappings(SMAPS.splitlines())) == [(0x1000, 0x3000, 8192)]
 
 
