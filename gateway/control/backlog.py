@@ -9,14 +9,13 @@ from pathlib import Path
 from gateway.control.settings import STATE_DIR
 from gateway.core.words import plural
 from gateway.store.files import DATABASE
+from gateway.store.pagefile import held_in
 
 log = logging.getLogger("tidegate")
 
 
 def warn_of_backlog(old: Path, new: Path) -> None:
     """Say what is held in `old`, if it is not `new`, and how to get it out."""
-    from gateway.store.reading import held_in  # noqa: PLC0415  only where a directory is left
-
     held = {} if old == new else held_in(old)
     if held:
         most = ", ".join(f"{plural(count, 'reading')} for {name or 'nobody'}" for name, count in held.items())

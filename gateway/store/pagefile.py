@@ -11,9 +11,10 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from gateway.store.accounts import DamagedStateError, State, decode_state
-from gateway.store.connection import PAGE_BYTES
+from gateway.store.connection import DATABASE, PAGE_BYTES
+from gateway.store.files import check_file
 from gateway.store.pages import PAGE_SIZES, TABLE_LEAF, TreeError, free_pages, leaves_of, read_log, rows_of
-from gateway.store.records import STATE_ID
+from gateway.store.records import STATE_ID, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -227,3 +228,23 @@ def read_log_bytes(path: Path) -> bytes:
             return file.read(LOG_BYTES_MAX)
     except FileNotFoundError:
         return b""
+
+
+def find(state_dir: Path) -> Path:
+    """Return the database in `state_dir`; raise StoreError where there is none, or only a link to one."""
+    path = state_dir / DATABASE
+    for file in (path, path.with_name(f"{DATABASE}-wal")):
+        check_file(file)
+    if not path.exists():
+        raise StoreError(f"there is no {path}; is this the gateway's state_dir?")
+    return path
+
+
+def held_in(state_dir: Path) -> dict[str, int]:
+    """Return how many readings a shelf holds for each uplink as its state row says; nothing where none can be read."""
+    try:
+        with PageFile(find(state_dir)) as pages:
+            state = pages.state()
+    except (StoreError, OSError, TreeError):
+        return {}
+    return {} if state is None else {share.name: share.held for share in state.shares if share.held}

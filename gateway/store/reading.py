@@ -29,10 +29,8 @@ from gateway.core.words import plural
 from gateway.store.accounts import NOBODY, Accounts, DamagedStateError, Entry, State, decode_state
 from gateway.store.connection import APPLICATION_ID, DATABASE, Guarded, schemas
 from gateway.store.evidence import DamagedError, check_tables, wrong_with_log
-from gateway.store.files import check_file
 from gateway.store.opening import decode_boot
-from gateway.store.pagefile import PageFile
-from gateway.store.pages import TreeError
+from gateway.store.pagefile import PageFile, find
 from gateway.store.reached import read_reached
 from gateway.store.records import SEQUENCE_END, SHELVES, STATE_ID, LeasedSegment, StoreError, place, where_from
 from gateway.store.salvage import salvage_into
@@ -253,16 +251,6 @@ class Held:
             raise DamagedShelfError(self._path, lines[0] + (f" and {len(lines) - 1} more" if lines[1:] else ""))
 
 
-def find(state_dir: Path) -> Path:
-    """Return the database in `state_dir`; raise StoreError where there is none, or only a link to one."""
-    path = state_dir / DATABASE
-    for file in (path, path.with_name(f"{DATABASE}-wal")):
-        check_file(file)
-    if not path.exists():
-        raise StoreError(f"there is no {path}; is this the gateway's state_dir?")
-    return path
-
-
 def open_outside(path: Path, *, called: Path) -> sqlite3.Connection:
     """Open a database to look at it, for people `called` so; raise StoreError.
 
@@ -371,16 +359,6 @@ def _look_at_salvaged(state_dir: Path, look: Callable[[Held], _T], why: str) -> 
             raise StoreError(f"{what}; set TMPDIR to a disk with room for it, or start the gateway") from error
         with Held(folder, damage=damage) as held:
             return look(held)
-
-
-def held_in(state_dir: Path) -> dict[str, int]:
-    """Return how many readings a shelf holds for each uplink as its state row says; nothing where none can be read."""
-    try:
-        with PageFile(find(state_dir)) as pages:
-            state = pages.state()
-    except (StoreError, OSError, TreeError):
-        return {}
-    return {} if state is None else {share.name: share.held for share in state.shares if share.held}
 
 
 def verify(state_dir: Path, *, progress: Progress = no_progress) -> VerifyReport:

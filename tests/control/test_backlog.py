@@ -12,7 +12,7 @@ from gateway.control.backlog import look_for_old_shelf, warn_of_backlog
 def shelves(monkeypatch):
     """Say what is held where, without any shelf."""
     held: dict[str, dict[str, int]] = {}
-    monkeypatch.setattr("gateway.store.reading.held_in", lambda path: held.get(str(path), {}))
+    monkeypatch.setattr("gateway.control.backlog.held_in", lambda path: held.get(str(path), {}))
     return held
 
 

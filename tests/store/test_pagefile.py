@@ -8,7 +8,7 @@ import sqlite3
 import pytest
 
 from gateway.store.connection import DATABASE
-from gateway.store.pagefile import PageFile, read_log_bytes, state_in
+from gateway.store.pagefile import PageFile, held_in, read_log_bytes, state_in
 from gateway.store.pages import TreeError, heads_of, last_value, leaves_of
 from gateway.store.records import SHELVES, STATE_ID, place
 
@@ -173,3 +173,19 @@ def test_a_page_that_only_the_log_has_is_read(tmp_path) -> None:
     with PageFile(path) as pages:
         rows = {row_id for row_id, values in pages.rows() if len(values) == 2}
     assert rows == set(range(200))
+
+
+async def test_how_much_is_held_is_told_by_the_state_row(shelves, tmp_path) -> None:
+    """Without opening it; of what cannot be read, nothing."""
+    store = await shelves.open()
+    await shelves.put(store, 41)
+    await shelves.close()
+    assert held_in(shelves.state_dir) == {"cloud": 41}
+    assert held_in(tmp_path / "none") == {}
+    (tmp_path / DATABASE).write_bytes(b"garbage" * 1000)
+    assert held_in(tmp_path) == {}
+    connection = sqlite3.connect(tmp_path / "2")
+    connection.execute("CREATE TABLE shelf (id INTEGER PRIMARY KEY)")
+    connection.close()
+    (tmp_path / "2").replace(tmp_path / DATABASE)
+    assert held_in(tmp_path) == {}

@@ -17,7 +17,6 @@ from gateway.store.reading import (
     ChangedError,
     DamagedShelfError,
     VerifyReport,
-    held_in,
     look_at_held,
     read_held,
     verify,
@@ -295,19 +294,6 @@ def test_a_report_has_a_bounded_number_of_problems() -> None:
         report.problem("wrong")
     assert len(report.problems) == PROBLEMS_MAX
     assert report.summary().endswith("105 problems")
-
-
-async def test_how_much_is_held_is_told_by_the_state_row(shelves, filled, tmp_path) -> None:
-    """Without opening it; of what cannot be read, nothing."""
-    assert held_in(shelves.state_dir) == {"cloud": 41}
-    assert held_in(tmp_path / "none") == {}
-    (tmp_path / DATABASE).write_bytes(b"garbage" * 1000)
-    assert held_in(tmp_path) == {}
-    connection = sqlite3.connect(tmp_path / "2")
-    connection.execute("CREATE TABLE shelf (id INTEGER PRIMARY KEY)")
-    connection.close()
-    (tmp_path / "2").replace(tmp_path / DATABASE)
-    assert held_in(tmp_path) == {}
 
 
 async def test_a_table_of_segments_that_leads_in_circles(shelves, filled, monkeypatch) -> None:
