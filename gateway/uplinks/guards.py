@@ -58,6 +58,9 @@ HOLD: Final = {
 }
 # What a receiver may mean by an encoding that it does not know; the second can mean nothing else than how it is said.
 ENCODING_STATUSES: Final = frozenset((400, 415))
+# How long to stay with a lesser compression before the better one is offered again: at first, and at most.
+OFFER_AGAIN_S: Final = 3600.0
+OFFER_AGAIN_S_MAX: Final = 86_400.0
 MEDIA_TYPE_STATUS: Final = 415
 TOO_LARGE_STATUS: Final = 413
 # From here on it is the server's own, which may have come after it took the data.
@@ -275,24 +278,33 @@ class Compressing:
 
     While no zstd body was ever taken, any refusal makes it offer the same data as gzip, since receivers
     answer an unknown encoding with 400, 415 and sometimes 500; afterwards only 400 and 415 do. Who answers gzip
-    with 415 is offered it plain. It stays with what is taken. A refusal that persists is about the data, but
-    for 415, which never is: that is held.
+    with 415 is offered it plain. It stays with what is taken, and offers the better one again after an hour, then two,
+    then less and less often: what refused it may have been a bad moment, or is replaced by now, and until the next
+    restart may be a year of larger bills. A refusal that persists is about the data, but for 415, which never is: that
+    is held.
     """
 
     wire: Wire
     compress: Callable[[Request, str], bytes]
     mode: str
+    now_s: Callable[[], float]  # of a steady clock
     is_zstd_proven: bool = False
     failures: int = 0  # so often the last request met a server's own error before it was sent again
     encoding: str = field(init=False)
+    _again_s: float = OFFER_AGAIN_S  # how long it stays with less than the best
+    _again_at_s: float = 0.0
 
     def __post_init__(self) -> None:
         """Start with the better one."""
-        self.encoding = {"auto": "zstd", "none": ""}.get(self.mode, self.mode)
+        self.encoding = self._best
+
+    @property
+    def _best(self) -> str:
+        return {"auto": "zstd", "none": ""}.get(self.mode, self.mode)
 
     def send(self, request: Request) -> Answer:
         """Send as `Wire.send` does."""
-        encoding, self.failures = self.encoding, 0
+        encoding, self.failures = self._choose(), 0
         while True:
             try:
                 answer = self._send_as(request, encoding)
@@ -305,9 +317,25 @@ class Compressing:
                 self.failures += error.status >= SERVER_ERROR
                 encoding = following
             else:
-                self.encoding = encoding
-                self.is_zstd_proven |= encoding == "zstd"
+                self._settle(encoding)
                 return answer
+
+    def _choose(self) -> str:
+        if self.encoding == self._best or self.now_s() < self._again_at_s:
+            return self.encoding
+        # Taken note of before it is tried: a request that fails for another reason is not the next one to try it.
+        self._again_s = min(2 * self._again_s, OFFER_AGAIN_S_MAX)
+        self._again_at_s = self.now_s() + self._again_s
+        return self._best
+
+    def _settle(self, encoding: str) -> None:
+        """Stay with what was taken."""
+        if encoding == self._best:
+            self._again_s = OFFER_AGAIN_S
+        elif self.encoding == self._best:
+            self._again_at_s = self.now_s() + self._again_s
+        self.encoding = encoding
+        self.is_zstd_proven |= encoding == "zstd"
 
     def _instead_of(self, encoding: str, status: int) -> str | None:
         """Return in which encoding to try once more, None where `status` is not about that."""

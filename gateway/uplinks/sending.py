@@ -86,7 +86,9 @@ class Sending:
         self._clock = clock
         self._random = random
         self._effort = Effort()
-        self._sender = Compressing(wire, self._compress, settings.compression)
+        self._sender = Compressing(
+            wire, self._compress, settings.compression, now_s=lambda: clock.monotonic_ns() / NS_PER_S
+        )
         self._wire = wire
         self._name = settings.name
         self._start_worker = start_worker

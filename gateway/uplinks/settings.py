@@ -85,7 +85,10 @@ class OtlpUplinkSettings(
     protocol: Annotated[str, Meta(description='How OTLP is spoken: "http/protobuf".')] = PROTOCOL
     compression: Annotated[
         Compression,
-        Meta(description='"auto" is zstd, gzip where that is refused, none where both are; "zstd", "gzip", "none".'),
+        Meta(
+            description='"auto" is zstd, gzip where that is refused, none where both are. '
+            "zstd is offered again now and then."
+        ),
     ] = "auto"
     headers: Annotated[
         dict[str, str | Secret],

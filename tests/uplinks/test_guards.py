@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from gateway.core.contracts import RefusedError, Signal, TryLaterError
 from gateway.uplinks.guards import (
     HOLD,
+    OFFER_AGAIN_S,
     RETRY_AFTER_S_MAX,
     TRY_LATER,
     Answer,
@@ -26,6 +29,9 @@ from gateway.uplinks.guards import (
     read_http_date,
     read_retry_after,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @pytest.mark.parametrize("status", [200, 202, 204])
@@ -170,8 +176,8 @@ class ScriptedWire:
         return Answer()
 
 
-def compressing(wire: ScriptedWire, mode: str = "auto") -> Compressing:
-    return Compressing(wire, lambda body, encoding: body, mode)
+def compressing(wire: ScriptedWire, mode: str = "auto", now_s: Callable[[], float] = lambda: 0.0) -> Compressing:
+    return Compressing(wire, lambda body, encoding: body, mode, now_s)
 
 
 REQUEST = Request(Signal.METRICS, b"body", 1)
@@ -227,6 +233,38 @@ def test_once_zstd_was_taken_only_encoding_answers_are_doubted() -> None:
     assert wire.sent == ["zstd", "zstd"]
     wire.statuses["zstd"] = 400
     sender.send(REQUEST)
+    assert sender.encoding == "gzip"
+
+
+def test_a_receiver_that_had_a_bad_moment_gets_zstd_again() -> None:
+    """A 500 at the very first request says little: an hour later it is offered once more, and then kept."""
+    wire, now = ScriptedWire(zstd=500), [0.0]
+    sender = compressing(wire, now_s=lambda: now[0])
+    sender.send(REQUEST)
+    wire.statuses.clear()
+    for now[0] in (OFFER_AGAIN_S - 1, OFFER_AGAIN_S, OFFER_AGAIN_S + 1):
+        sender.send(REQUEST)
+    assert wire.sent == ["zstd", "gzip", "gzip", "zstd", "zstd"]
+    wire.statuses["zstd"] = 415
+    for now[0] in (9 * OFFER_AGAIN_S, 10 * OFFER_AGAIN_S - 1, 10 * OFFER_AGAIN_S):
+        sender.send(REQUEST)
+    assert wire.sent[5:] == ["zstd", "gzip", "gzip", "zstd", "gzip"]
+
+
+def test_what_a_receiver_never_takes_is_offered_less_and_less() -> None:
+    """Each offer is a request in vain: eleven in the first week, whatever else goes wrong meanwhile."""
+    wire, now = ScriptedWire(zstd=415), [0.0]
+    sender = compressing(wire, now_s=lambda: now[0])
+    offered_at = []
+    for minute in range(7 * 24 * 60):
+        now[0] = minute * 60.0
+        wire.statuses["gzip"] = 503 if minute % 3 else 0
+        before = wire.sent.count("zstd")
+        with contextlib.suppress(TryLaterError):
+            sender.send(REQUEST)
+        if wire.sent.count("zstd") > before:
+            offered_at.append(now[0] / OFFER_AGAIN_S)
+    assert offered_at == [0, 1, 3, 7, 15, 31, 55, 79, 103, 127, 151]
     assert sender.encoding == "gzip"
 
 
