@@ -46,5 +46,7 @@ class Secret(Checked, msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         try:
             return path.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            what = f"cannot read the secret {path}: {type(error).__name__}"
+            # What Python says of bytes that are no text has one of them in it.
+            why = error.strerror if isinstance(error, OSError) else "it is not text (UTF-8)"
+            what = f"cannot read the secret {path}: {why}"
             raise (NotHereError if isinstance(error, PermissionError) else ValueError)(what) from error

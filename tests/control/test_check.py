@@ -168,7 +168,9 @@ def test_a_secret_that_the_service_may_have_is_a_note(problems, noted, tmp_path:
     ]
     monkeypatch.setenv("NOT_SET_HERE", "x")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    assert problems(text) == [f"uplinks[0].headers.b: cannot read the secret {tmp_path}/token: FileNotFoundError"]
+    assert problems(text) == [
+        f"uplinks[0].headers.b: cannot read the secret {tmp_path}/token: No such file or directory"
+    ]
     (tmp_path / "token").touch()
     assert noted(text) == []
 
@@ -176,7 +178,7 @@ def test_a_secret_that_the_service_may_have_is_a_note(problems, noted, tmp_path:
 def test_a_secret_that_another_user_may_read_is_a_note(problems, noted, monkeypatch) -> None:
     """One that nobody can read, because it is not there, is a problem."""
     assert problems(HEADERS.replace("SECRET", '{ file = "/nowhere" }')) == [
-        "uplinks[0].headers.a: cannot read the secret /nowhere: FileNotFoundError"
+        "uplinks[0].headers.a: cannot read the secret /nowhere: No such file or directory"
     ]
 
     read = Path.read_text
@@ -188,14 +190,14 @@ def test_a_secret_that_another_user_may_read_is_a_note(problems, noted, monkeypa
 
     monkeypatch.setattr(Path, "read_text", refuse)
     (note,) = noted(HEADERS.replace("SECRET", '{ file = "/private" }'))
-    assert note.startswith("uplinks[0].headers.a: cannot read the secret /private: PermissionError; that may differ")
+    assert note.startswith("uplinks[0].headers.a: cannot read the secret /private: Permission denied; that may differ")
 
 
 def test_certificates_are_looked_at(problems, noted, tmp_path: Path, monkeypatch) -> None:
     """In the same round as all else; `run` would not start, or never connect."""
     tls = 'tls = { ca_file = "/nowhere/ca.pem" }\n'
     assert problems(HEADERS.replace("SECRET", '{ file = "/nowhere" }') + tls) == [
-        "uplinks[0].headers.a: cannot read the secret /nowhere: FileNotFoundError",
+        "uplinks[0].headers.a: cannot read the secret /nowhere: No such file or directory",
         "uplinks[0].tls.ca_file: there is no file /nowhere/ca.pem",
     ]
     monkeypatch.setattr("gateway.control.check.look_at_certificates", lambda _: ([], [Problem("uplinks[0].tls", "x")]))
