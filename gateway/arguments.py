@@ -75,7 +75,17 @@ def add_status(command: argparse.ArgumentParser) -> None:
 
 def _add_window(command: argparse.ArgumentParser) -> None:
     command.add_argument("-c", "--config", type=Path, default=None, metavar="FILE", help="its [control] says where")
-    command.add_argument("--url", help=f"where the gateway's [control] listens (default {URL_DEFAULT})")
+    command.add_argument("--url", type=_address, help=f"where the gateway's [control] listens (default {URL_DEFAULT})")
+
+
+def _address(text: str) -> str:
+    from argparse import ArgumentTypeError  # noqa: PLC0415  the daemon does without
+
+    from gateway.control.summary import is_address  # noqa: PLC0415  only where a gateway is asked
+
+    if not is_address(text):
+        raise ArgumentTypeError(f"{text!r} is not http://HOST:PORT")
+    return text
 
 
 def add_trace(command: argparse.ArgumentParser) -> None:

@@ -622,6 +622,27 @@ def test_status_of_nobody_is_1(run, write) -> None:
     assert "has no [control]" in err
 
 
+@pytest.mark.parametrize("command", [("status",), ("trace", "--topic", "#")])
+@pytest.mark.parametrize("code", [200, 400])
+def test_another_program_at_the_port_is_no_gateway(run, window, command: tuple[str, ...], code: int) -> None:
+    """Whatever JSON it answers, and where it says no: a sentence, no traceback, and no status made of nothing."""
+    url = window({"status": "UP"}, code=code)
+    found, out, err = run(*command, "--url", url)
+    assert (found, out) == ((2 if command[0] == "trace" and code == 400 else 1), "")
+    assert err.startswith("tidegate: ")
+    assert err.count("\n") == 1
+    assert code == 400 or f"no gateway answers at {url} (answered something else than was asked" in err
+
+
+@pytest.mark.parametrize("url", ["here", "https://127.0.0.1:8181", "http://127.0.0.1:port", "http://127.0.0.1:70000"])
+@pytest.mark.parametrize("command", [("status",), ("trace", "--topic", "#")])
+def test_an_address_that_is_none_is_2(run, command: tuple[str, ...], url: str) -> None:
+    """With what one looks like; nobody has been asked."""
+    code, out, err = run(*command, "--url", url)
+    assert (code, out) == (2, "")
+    assert err.endswith(f"error: argument --url: {url!r} is not http://HOST:PORT\n")
+
+
 # trace
 
 

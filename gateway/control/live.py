@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 ASK_S: Final = 0.5
 HOLD_S: Final = 5.0
+WANTED: Final = ("id", "messages", "left_s", "is_over")
 _WORDS: Final = {
     "held": "held",
     "sending": "being sent",
@@ -37,7 +38,7 @@ def follow(
     clock_s: Callable[[], float] = time.monotonic,
 ) -> Iterator[str]:
     """Return each message as text, in the order of arrival; raise what `summary.fetch` does."""
-    answer = fetch(url, f"/trace?{urlencode(asked)}", token=token, timeout_s=timeout_s)
+    answer = fetch(url, f"/trace?{urlencode(asked)}", token=token, timeout_s=timeout_s, wanted=WANTED)
     name = answer["id"]
     seen_s: dict[int, float] = {}
     shown = 0
@@ -52,7 +53,7 @@ def follow(
         if is_last or (answer["is_over"] and shown == len(messages)):
             return
         sleep(ASK_S)
-        answer = fetch(url, f"/trace?{urlencode({'id': name})}", token=token, timeout_s=timeout_s)
+        answer = fetch(url, f"/trace?{urlencode({'id': name})}", token=token, timeout_s=timeout_s, wanted=WANTED)
 
 
 def is_settled(message: dict[str, Any]) -> bool:

@@ -45,16 +45,24 @@ class AskedWrongError(Exception):
 
 def fetch_status(url: str, *, token: str, timeout_s: float) -> dict[str, Any]:
     """Return the status of the gateway at `url`; raise OSError or ValueError."""
-    return fetch(url, "/status", token=token, timeout_s=timeout_s)
+    try:
+        return fetch(url, "/status", token=token, timeout_s=timeout_s, wanted=("gateway",))
+    except AskedWrongError as error:
+        # There is nothing to ask wrongly here: whoever says so is something else, like a port that expects TLS.
+        raise ValueError("answered 400: not a gateway, or not at this port") from error
 
 
-def fetch(url: str, page: str, *, token: str, timeout_s: float) -> dict[str, Any]:
-    """Return what a page of the gateway at `url` says; raise OSError, ValueError, or AskedWrongError."""
+def fetch(url: str, page: str, *, token: str, timeout_s: float, wanted: tuple[str, ...]) -> dict[str, Any]:
+    """Return what a page of the gateway at `url` says; raise OSError, ValueError, or AskedWrongError.
+
+    `wanted` are keys of the answer without which it is another program's.
+    """
     from http.client import HTTPConnection, HTTPException  # noqa: PLC0415  7 MB that other commands don't pay
 
     parts = urlsplit(url)
-    if parts.scheme != "http" or not parts.hostname:
+    if not is_address(url):
         raise ValueError(f"{url!r} is not http://HOST:PORT")
+    assert parts.hostname
     connection = HTTPConnection(parts.hostname, parts.port or 80, timeout=timeout_s)
     try:
         connection.request("GET", page, headers={"authorization": f"Bearer {token}"} if token else {})
@@ -71,9 +79,22 @@ def fetch(url: str, page: str, *, token: str, timeout_s: float) -> dict[str, Any
     if response.status != 200:
         raise ValueError(f"answered {response.status}")
     status = json.loads(body)
-    if not isinstance(status, dict):
-        raise ValueError("answered something else than was asked")  # noqa: TRY004  the caller prints both alike
+    if not isinstance(status, dict) or not all(key in status for key in wanted):
+        raise ValueError("answered something else than was asked: not a gateway, or not at this port")
     return status
+
+
+def is_address(url: str) -> bool:
+    """Whether a gateway can be asked there.
+
+    >>> is_address("http://127.0.0.1:8181"), is_address("127.0.0.1:8181"), is_address("http://127.0.0.1:port")
+    (True, False, False)
+    """
+    try:
+        parts = urlsplit(url)
+        return parts.scheme == "http" and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def render(status: dict[str, Any], *, colour: bool) -> str:

@@ -32,7 +32,7 @@ class FakeGateway:
         self.now_s = 100.0
         monkeypatch.setattr(live, "fetch", self.fetch)
 
-    def fetch(self, url: str, page: str, *, token: str, timeout_s: float) -> dict[str, Any]:
+    def fetch(self, url: str, page: str, *, token: str, timeout_s: float, wanted: tuple[str, ...]) -> dict[str, Any]:
         assert (url, token, timeout_s) == ("http://here", "secret", 5)
         self.pages.append(page)
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]

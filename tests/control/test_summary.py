@@ -166,7 +166,7 @@ def test_the_status_is_fetched(serve: Callable[[int, bytes], str]) -> None:
     assert fetch_status(serve(200, json.dumps(STATUS).encode()), token="", timeout_s=5) == STATUS
 
 
-@pytest.mark.parametrize(("code", "body"), [(500, b"{}"), (200, b"[]"), (200, b"<html>")])
+@pytest.mark.parametrize(("code", "body"), [(500, b"{}"), (200, b"[]"), (200, b"{}"), (200, b"<html>"), (400, b"")])
 def test_what_is_no_gateway_is_a_value_error(serve: Callable[[int, bytes], str], code: int, body: bytes) -> None:
     """Another program on that port."""
     with pytest.raises(ValueError):
@@ -179,7 +179,7 @@ def test_a_token_is_sent(serve: Callable[[int, bytes], str]) -> None:
         fetch_status(serve(200, b"{}"), token="secret", timeout_s=5)
 
 
-@pytest.mark.parametrize("url", ["https://127.0.0.1:1", "127.0.0.1:8181", "http://"])
+@pytest.mark.parametrize("url", ["https://127.0.0.1:1", "127.0.0.1:8181", "http://", "http://here:port"])
 def test_a_url_that_is_none(url: str) -> None:
     """Says what it should be."""
     with pytest.raises(ValueError, match="http://HOST:PORT"):
