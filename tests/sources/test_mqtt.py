@@ -295,6 +295,16 @@ async def test_the_broker_is_told_how_long_to_keep_the_session(fake_broker, is_c
     assert (told.session_expiry_s, told.clean_start) == (expiry_s, is_clean)
 
 
+@pytest.mark.parametrize(("client_id", "told"), [("site-7-inlet", "site-7-inlet"), ("", "tidegate-g1-plant")])
+async def test_the_session_has_the_name_that_is_configured(fake_broker, client_id: str, told: str) -> None:
+    """Brokers let in, and keep messages, by this name; without one it is made from the gateway's and the source's."""
+    port, heard = await fake_broker([CONNACK_5, SUBACK_5])
+    source = source_for(port, Shelf(), client_id=client_id)
+    async with running(source):
+        assert read_connect(heard[0][2:]).client_id == told.encode()
+        assert source.status()["client_id"] == told
+
+
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
 async def test_a_topic_that_is_no_longer_configured_does_not_come_any_more(
     broker, publish_to, tmp_path, caplog, protocol: str
@@ -1118,8 +1128,16 @@ async def test_a_broker_that_says_nothing_is_left(fake_broker) -> None:
     """Connected, no CONNACK: given up after the timeout."""
     port, _ = await fake_broker([b""])
     source = source_for(port, Shelf(), connect_timeout=Duration(0.1))
-    async with running(source, state="disconnected"):
+    async with asyncio.timeout(5), running(source, state="disconnected"):
         assert "said nothing" in str(source.status()["last_error"])
+
+
+async def test_a_handshake_that_does_not_end_is_left(fake_broker) -> None:
+    """Connected, and nobody shakes hands: given up after the timeout too."""
+    port, _ = await fake_broker([b""])
+    source = source_for(port, Shelf(), url=f"mqtts://127.0.0.1:{port}", connect_timeout=Duration(0.1))
+    async with asyncio.timeout(5), running(source, state="disconnected"):
+        assert "timed out" in str(source.status()["last_error"])
 
 
 @pytest.mark.parametrize(

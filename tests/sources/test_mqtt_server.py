@@ -597,6 +597,16 @@ async def test_handshakes_that_do_not_end_make_room(mqtt_server, certificates: P
             one.close()
 
 
+async def test_a_handshake_takes_no_longer_than_a_connect_may(mqtt_server, certificates: Path) -> None:
+    """Whoever connects to a TLS port and says nothing is sent away after connect_timeout, and counted."""
+    rig = await mqtt_server.start(**tls_settings(certificates, connect_timeout=Duration(0.2)))
+    reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+    async with asyncio.timeout(5):
+        assert await reader.read() == b""
+    await rig.until(lambda: rig.refused == {"tls_failed": 1})
+    writer.close()
+
+
 async def test_who_shakes_hands_and_says_nothing_makes_room_too(mqtt_server, certificates: Path) -> None:
     """Also where the handshake ended just before: whoever is through it cannot be called off, and must not add up."""
     rig = await mqtt_server.start(**tls_settings(certificates, connections_max=20))
