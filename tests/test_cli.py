@@ -261,6 +261,9 @@ def test_init_overwrites_nothing(run, tmp_path: Path) -> None:
     assert not (tmp_path / "new.toml").exists()
     code, _, err = run("init", "--out", tmp_path / "no" / "where.toml", "--yes")
     assert (code, err) == (2, f"tidegate: cannot write {tmp_path}/no/where.toml: No such file or directory\n")
+    # A place that cannot even be looked at, like a folder of somebody else's.
+    code, _, err = run("init", "--out", tmp_path / ("x" * 300), "--yes")
+    assert (code, err) == (2, f"tidegate: cannot write {tmp_path / ('x' * 300)}: File name too long\n")
 
 
 def test_init_asks_on_a_terminal(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -736,9 +739,10 @@ async def test_export_writes_lines_and_says_how_many(run, tmp_path: Path) -> Non
     assert said.startswith("1 reading and 0 log records in ")
     assert "site-7" in out.read_text(encoding="utf-8")
     assert run("export", "--state-dir", tmp_path, "--out", out)[0] == 2
-    code, _, err = run("export", "--state-dir", tmp_path, "--out", tmp_path / "stick" / "held.jsonl")
-    assert code == 2
-    assert "cannot write" in err
+    for place in (tmp_path / "stick" / "held.jsonl", tmp_path / ("x" * 300)):
+        code, _, err = run("export", "--state-dir", tmp_path, "--out", place)
+        assert code == 2
+        assert f"cannot write {place}" in err
 
 
 @pytest.mark.parametrize("command", [("verify",), ("export", "--out", "held.jsonl")])
@@ -803,9 +807,9 @@ def test_size_says_whether_it_fits(run) -> None:
     code, out, _ = run("size", "--rate", "20000/s", "--outage", "7d")
     assert code == 1
     assert "does NOT fit" in out
-    for wrong in (("fast", "7d"), ("200/s", "long"), ("0/s", "7d")):
-        code, _, err = run("size", "--rate", wrong[0], "--outage", wrong[1])
-        assert code == 2
+    for wrong in (("fast", "7d"), ("200/s", "long"), ("0/s", "7d"), ("200/s", "7d", "--link", "0kbit/s")):
+        code, out, err = run("size", "--rate", wrong[0], "--outage", *wrong[1:])
+        assert (code, out) == (2, "")
         assert err.count("\n") == 1
 
 

@@ -36,7 +36,7 @@ def parse_rate(text: str) -> float:
     match = _RATE.fullmatch(text)
     if match is None:
         raise ValueError(f'{text!r} is not a rate of readings; write a number per time, like "200/s" or "12/min"')
-    return float(match[1]) / _RATE_S[match[2]]
+    return _some(text, float(match[1]) / _RATE_S[match[2]])
 
 
 def parse_link(text: str) -> float:
@@ -46,12 +46,18 @@ def parse_link(text: str) -> float:
     8000.0
     """
     if match := _LINK.fullmatch(text):
-        return float(match[1]) * _LINK_BITS[match[2]] / 8
+        return _some(text, float(match[1]) * _LINK_BITS[match[2]] / 8)
     amount, _, per = text.rpartition("/")
     if amount and per.strip() in _RATE_S:
-        return Size.parse(amount) / _RATE_S[per.strip()]
+        return _some(text, Size.parse(amount) / _RATE_S[per.strip()])
     units = ", ".join(SIZE_UNITS)
     raise ValueError(f'{text!r} is not a link; write "64kbit/s" or an allowance like "20MiB/d" (sizes in {units})')
+
+
+def _some(text: str, per_s: float) -> float:
+    if not per_s:
+        raise ValueError(f"{text!r} is nothing; give more than that")
+    return per_s
 
 
 @dataclass(frozen=True, slots=True)
