@@ -346,12 +346,19 @@ def _no_password() -> str:
     return ""
 
 
+def _certificate_advice(why: str) -> str:
+    if "not yet valid" in why or "expired" in why:
+        return "is this box's clock right?"
+    if "mismatch" in why:
+        return "name the host in endpoint as its certificate does"
+    return "name the authority that signed it with tls.ca_file of this uplink"
+
+
 def _explain_tls(error: HandshakeError, *, host: str) -> TryLaterError:
     cause = error.__cause__
     why = getattr(cause, "verify_message", "")
     if why:
-        hint = "; is this box's clock right?" if "not yet valid" in why or "expired" in why else ""
-        return HoldError(f"the certificate of {host} is not accepted: {why}{hint}")
+        return HoldError(f"the certificate of {host} is not accepted: {why.rstrip('.')}; {_certificate_advice(why)}")
     is_plain = getattr(cause, "reason", "") in _NO_TLS
     hint = "; does it speak plain HTTP at this port? then the endpoint begins with http://" if is_plain else ""
     return TryLaterError(f"TLS with {host} failed: {printable(str(cause), REASON_CHARS_MAX)}{hint}")
