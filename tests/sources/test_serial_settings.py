@@ -65,6 +65,15 @@ def test_the_reader_is_the_framings() -> None:
     assert isinstance(settings(framing="lines").reader(), framing.LineReader)
 
 
+@pytest.mark.parametrize("kind", ["cobs", "lines"])
+def test_the_reader_is_bounded_as_the_settings_say(kind: str) -> None:
+    """One byte more than `frame_bytes_max` is dropped and counted, in either framing."""
+    reader = settings(framing=kind, frame_bytes_max=Size(64)).reader()
+    end = b"\n" if kind == "lines" else b"\0"
+    assert list(reader.feed(b"x" * 65 + end)) == []
+    assert reader.take_rejected() == {"overlong": 1}
+
+
 def test_explaining_frames_gives_their_payloads_and_topics() -> None:
     """As the source would hand them on; with and without the 0x00 at the end."""
     frame = framing.encode_data(b"\xa0", session=0xABC, sequence=7, topic=b"boiler")

@@ -68,6 +68,7 @@ class FakeStore:
         self.lanes: dict[str, list[Segment]] = {"live": [], "backlog": []}
         self.leased: list[FakeLease] = []
         self.events: list[tuple] = []
+        self.leases: list[tuple[int, ...]] = []  # the sizes of what each took
         self.events_of_speed: list[bool] = []
         self.rests: list[float] = []
         self.held_back: set[Signal] = set()
@@ -135,7 +136,9 @@ class FakeStore:
             shelf = [s for s in waiting if (s.signal, s.priority) == (waiting[0].signal, waiting[0].priority)]
             taken: list[Segment] = []
             for segment in shelf:
-                if not taken or sum(s.readings for s in taken) + segment.readings <= readings_max:
+                readings, size_bytes = (sum(s.readings for s in taken), sum(len(s.body) for s in taken))
+                fits = readings + segment.readings <= readings_max and size_bytes + len(segment.body) <= bytes_max
+                if not taken or fits:
                     taken.append(segment)
                     self.lanes[lane].remove(segment)
             if taken:
@@ -143,6 +146,7 @@ class FakeStore:
                 self.leased.append(lease)
                 self._look()
                 self.events.append(("lease", lane, lease.readings))
+                self.leases.append(tuple(len(segment.body) for segment in taken))
                 return lease
         self._held.clear()
         return None

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.batch import MONOTONIC, Batch
+from gateway.codecs.otlp import encode_log_record
+from gateway.core.batch import MONOTONIC, Batch, LogRecords
 from gateway.core.clock import WALL_FLOOR_NS, FakeClock, Quality, Sample, SystemClock
 from gateway.core.contracts import BootId, Priority, Signal, TryLaterError
 from gateway.core.telemetry import Telemetry
@@ -516,6 +517,25 @@ def test_a_request_over_our_own_limit_is_split_before_it_is_sent(make_road, make
         assert road.store.delivered == 1050
         assert all(len(body) <= limit_bytes for _, _, body in road.wire.sent)
         assert [r.value for r in road.wire.readings()] == list(range(1050))
+
+    run(main())
+
+
+def test_a_lease_is_no_larger_than_a_request_may_be(make_road) -> None:
+    """Else a backlog of large records would all be in memory at once, before it is known how large they are."""
+
+    async def main() -> None:
+        road, dice = make_road(request_bytes_max=Size(4096)), random.Random(1)
+        for _ in range(50):
+            body = encode_log_record(
+                time_ns=NOW_NS, observed_ns=NOW_NS, severity_number=13, severity_text="WARN",
+                body=dice.randbytes(200).hex(), attributes=(),
+            )  # fmt: skip
+            road.store.add(LogRecords(np.array([3], np.uint32), np.array([NOW_NS]), (body,)), lane="backlog")
+        await road.run_for(60)
+        assert road.store.delivered == 50
+        assert all(sum(lease) <= 4096 for lease in road.store.leases)
+        assert max(map(len, road.store.leases)) > 1
 
     run(main())
 
