@@ -14,6 +14,7 @@ import sqlite3
 import time
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -154,6 +155,60 @@ async def test_from_a_device_to_the_collector(make: Callable[..., Gateway], otlp
         assert gateway.is_ready()
     assert publisher.acknowledged <= {int(reading.value) for reading in otlp_sink.readings()}
     assert not gateway.is_ready()
+
+
+# What scripts read of `tidegate status --json`: keys may come, and none may go or have another name.
+STATUS_KEYS = {
+    "": "version gateway hw_profile uptime_s healthy restarts config_refused accepted uplinks store clock events memory "
+    "flash detectors sources",
+    "uplinks.cloud": "delivered held held_by_class ledger maybe_twice leased losses type endpoint state reason retry_in_s "
+    "last_error last_success_unix_s readings_sent readings_rejected rtt_ms attempt held_back requests bytes_sent "
+    "in_hand_taken compression batch_readings last_success_age_s backlog_eta_s backlog_change_per_s",
+    "store": "used_bytes max_bytes pending_bytes quarantined refused commits trouble series max_series series_bytes "
+    "max_series_bytes series_refused series_forgotten series_lost read_only state_dir when_full",
+    "clock": "quality steps boot",
+    "memory": "rss_bytes max_bytes bounds_bytes advice",
+    "flash": "written_bytes bytes_per_day bytes_per_day_max bytes_per_reading commit_interval_s early_commit_gap_s "
+    "is_stretched advice",
+    "detectors.zscore": "series readings findings findings_over_limit series_over_limit not_finite",
+    "sources.direct": "state address tls clients connections sessions received acknowledged in_flight_bytes refused "
+    "refused_last last_error",
+    "sources.plant": "state url client_id protocol session_present connects received acknowledged delivered_again "
+    "unacknowledged window advice bytes_pending messages_held held_back topics refused refused_last last_error",
+    "sources.line1": "state since_s port device received acknowledged on_disk malformed repeated put_off answers_dropped "
+    "rejected bytes pending_bytes opened unplugged devices line_errors advice last_error",
+}
+
+
+async def test_the_status_has_what_scripts_read(make: Callable[..., Gateway]) -> None:
+    """Every key under its name, whatever is configured."""
+    toml = server(free_port()) + uplink("http://127.0.0.1:1")
+    toml += '[[sources]]\ntype = "mqtt"\nname = "plant"\nurl = "mqtt://127.0.0.1:1"\ntopics = ["a"]\n'
+    toml += '[[sources]]\ntype = "serial"\nname = "line1"\nport = "/nowhere"\n[[detectors]]\ntype = "zscore"\n'
+    async with running(make(toml)) as gateway:
+        status: Any = json.loads(json.dumps(gateway.status()))
+    for path, keys in STATUS_KEYS.items():
+        part = status
+        for name in path.split(".") if path else ():
+            part = part[name]
+        assert set(keys.split()) - set(part) == set(), path
+
+
+async def test_the_status_says_how_it_is_and_not_how_it_should_be(
+    make: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was configured, what was refused, and that the loop has stood still."""
+    gateway = make('when_full = "refuse"\n')
+    gateway.profile = msgspec.structs.replace(gateway.profile, name="mine")
+    async with running(gateway):
+        status: Any = gateway.status()
+        assert (status["hw_profile"], status["store"]["when_full"]) == ("mine", "refuse")
+        assert (status["healthy"], status["config_refused"]) == (True, "")
+        gateway.config_refused = "sources: there are none"
+        monkeypatch.setattr(gateway, "_heartbeat_ns", gateway._heartbeat_ns - 3600 * NS_PER_S)
+        assert not gateway.is_alive()
+        status = gateway.status()
+        assert (status["healthy"], status["config_refused"]) == (False, "sources: there are none")
 
 
 async def test_series_are_bounded_by_the_board_and_shared_between_sources(make: Callable[..., Gateway]) -> None:
