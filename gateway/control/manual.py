@@ -294,8 +294,8 @@ Durations are texts with a unit (`"250ms"`, `"5s"`, `"10m"`, `"2h"`, `"30d"`), a
 `"512MiB"`).
 Secrets never stand in the file: `{ env = "NAME" }` names an environment variable, `{ file = "PATH" }` a file,
 `{ credential = "NAME" }` a systemd credential. The service has an environment, credentials and rights of its own: a
-secret that is not to be had where `check` is typed is a note there, and one that is not there for `run` keeps it from
-starting.
+secret that is not to be had where `check` is typed is a note there, and one that is not there for `run`, or is empty,
+keeps it from starting.
 """
 
 PROFILES: Final = """\

@@ -31,11 +31,12 @@ class Secret(Checked, msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
             yield Problem("", 'a secret is { env = "NAME" }, { file = "PATH" } or { credential = "NAME" }')
 
     def read(self) -> str:
-        """Return the secret; raise ValueError, or NotHereError, that names the place and never the content."""
+        """Return the secret, never ""; raise ValueError, or NotHereError, that names the place and not the content."""
         if self.env:
             value = os.environ.get(self.env)
-            if value is None:
-                raise NotHereError(f"the environment variable {self.env} is not set")
+            if not value:
+                what = "is not set" if value is None else "is empty, and no secret is"
+                raise NotHereError(f"the environment variable {self.env} {what}")
             return value
         path = Path(self.file)
         if self.credential:
@@ -44,9 +45,13 @@ class Secret(Checked, msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
                 raise NotHereError(f"no systemd credentials here (LoadCredential={self.credential}:… is missing)")
             path = Path(folder) / self.credential
         try:
-            return path.read_text(encoding="utf-8").strip()
+            value = path.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             # What Python says of bytes that are no text has one of them in it.
             why = error.strerror if isinstance(error, OSError) else "it is not text (UTF-8)"
             what = f"cannot read the secret {path}: {why}"
             raise (NotHereError if isinstance(error, PermissionError) else ValueError)(what) from error
+        if not value:
+            # Taken for a secret it would let everybody in: a file that a power cut has emptied too.
+            raise ValueError(f"the secret {path} is empty, and no secret is")
+        return value

@@ -171,7 +171,7 @@ def test_a_secret_that_the_service_may_have_is_a_note(problems, noted, tmp_path:
     assert problems(text) == [
         f"uplinks[0].headers.b: cannot read the secret {tmp_path}/token: No such file or directory"
     ]
-    (tmp_path / "token").touch()
+    (tmp_path / "token").write_text("geheim", encoding="utf-8")
     assert noted(text) == []
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from gateway.net.secrets import Secret
+from gateway.net.secrets import NotHereError, Secret
 
 
 def test_a_secret_is_in_the_environment(monkeypatch) -> None:
@@ -41,6 +41,19 @@ def test_a_file_that_cannot_be_read_is_named_and_its_content_is_not(tmp_path) ->
     with pytest.raises(ValueError, match=r"binary: it is not text \(UTF-8\)$") as caught:
         Secret(file=str(tmp_path / "binary")).read()
     assert "geheim" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["", "\n", " \t\n"])
+def test_an_empty_secret_is_none(tmp_path, monkeypatch, content: str) -> None:
+    """A port with an empty token, or a user with an empty password, would be open to everybody."""
+    (tmp_path / "token").write_text(content)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    for secret in (Secret(file=str(tmp_path / "token")), Secret(credential="token")):
+        with pytest.raises(ValueError, match=r"the secret .*token is empty, and no secret is"):
+            secret.read()
+    monkeypatch.setenv("TOKEN", "")
+    with pytest.raises(NotHereError, match="the environment variable TOKEN is empty"):
+        Secret(env="TOKEN").read()
 
 
 @pytest.mark.parametrize("places", [{}, {"env": "A", "file": "b"}, {"env": "A", "file": "b", "credential": "c"}])
