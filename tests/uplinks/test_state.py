@@ -68,3 +68,12 @@ def test_what_is_told_is_in_the_units_that_its_names_say() -> None:
     told = status.told(now_ns=2 * 10**9)
     assert (told["state"], told["retry_in_s"], told["last_success_unix_s"], told["rtt_ms"]) == ("waiting", 3.0, 7, 12.3)
     assert status.told(now_ns=9 * 10**9)["retry_in_s"] == 0
+
+
+def test_a_signal_is_held_back_as_long_as_the_settings_say() -> None:
+    """The first time up to `initial`, then up to twice as long each time, none over `max`."""
+    dice = Random(1)
+    dice.uniform = lambda _, most: most  # type: ignore[method-assign]
+    holding = Holding(RetrySettings(initial=Duration(3), max=Duration(20)), dice)
+    waits = [holding.hold(Signal.METRICS, "status 404", after_s=0.0, now_s=0.0) for _ in range(5)]
+    assert waits == [3, 6, 12, 20, 20]
