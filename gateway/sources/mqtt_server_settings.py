@@ -42,7 +42,7 @@ class MqttServerSettings(
 ):
     """Devices publish straight to the gateway; a PUBACK says that the message is on disk."""
 
-    name: Annotated[str, Meta(description="What this source is called in status and in the quarantine.")]
+    name: Annotated[str, Meta(description="What this source is called in status and in the quarantine.", min_length=1)]
     listen: Annotated[
         str, Meta(description="Address and port; beyond loopback users or certificates must be named.")
     ] = "127.0.0.1:1884"

@@ -205,6 +205,21 @@ endpoint = "http://127.0.0.1:1"
     assert problems(text, offline=True) == ['sources[1].name: "a" is taken by sources[0]; names must differ']
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        'sources]]\ntype = "mqtt_server"',
+        'sources]]\ntype = "mqtt"\nurl = "mqtt://h"\ntopics = ["#"]',
+        'sources]]\ntype = "serial"\nport = "/dev/null"',
+        'uplinks]]\ntype = "otlp"\nendpoint = "http://127.0.0.1:1"',
+    ],
+)
+def test_a_name_is_not_empty(part: str) -> None:
+    """Status, quarantine and `explain --source` are about somebody."""
+    (problem,) = problems(f'[[{part}\nname = ""\n', offline=True)
+    assert re.match(r"(sources|uplinks)\[0\].name: ", problem)
+
+
 def test_addresses_must_differ() -> None:
     """Two listeners, one port; port 0 is any free one."""
     source = '[[sources]]\ntype = "mqtt_server"\nname = "a"\nlisten = "127.0.0.1:{}"\n'
