@@ -73,6 +73,8 @@ def fetch(url: str, page: str, *, token: str, timeout_s: float, wanted: tuple[st
     finally:
         connection.close()
     if response.status == 401:
+        if token:
+            raise ValueError("it wants another token than this configuration's")
         raise ValueError("it wants its token: name its configuration with -c FILE")
     if response.status == 400:
         raise AskedWrongError(body.decode(errors="replace").strip())

@@ -252,6 +252,8 @@ def test_a_missing_token_is_told_apart(serve: Callable[[int, bytes], str]) -> No
     """It is not that nobody is there."""
     with pytest.raises(ValueError, match="-c FILE"):
         fetch_status(serve(401, b""), token="", timeout_s=5)
+    with pytest.raises(ValueError, match="it wants another token than this configuration's"):
+        fetch_status(serve(401, b""), token="old", timeout_s=5)
 
 
 def test_what_does_not_speak_http_is_a_value_error() -> None:
