@@ -260,6 +260,17 @@ def test_pieces_are_by_class(desk: Any) -> None:
     ]
 
 
+@pytest.mark.parametrize("what", [T, {"fields": "*"}, {"payload": "json", "fields": "*"}])
+@pytest.mark.parametrize("name", ["critical", "normal", "bulk"])
+@pytest.mark.parametrize("times", [1, 9])
+def test_the_class_is_that_of_the_mapping(desk: Any, what: dict[str, Any], name: str, times: int) -> None:
+    """Whichever way it names its metrics, and for what comes again and again too."""
+    at = desk({"match": "a", "class": name, **what})
+    for _ in range(times):
+        _, mapped = at.map(("a", b'{"t":1}'))
+        assert [priority for priority, _ in mapped.pieces] == [Priority[name.upper()]]
+
+
 # Which clock
 
 

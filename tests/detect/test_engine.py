@@ -47,6 +47,15 @@ def test_a_spike_becomes_a_finding_that_says_all() -> None:
     )
 
 
+@pytest.mark.parametrize("kind", [ZScoreSettings, IqrSettings])
+@pytest.mark.parametrize(("warmup", "findings"), [(64, 1), (300, 1), (301, 0)])
+def test_nothing_is_judged_before_the_warmup_is_over(kind: type, warmup: int, findings: int) -> None:
+    """As many readings as the setting says, whatever the detector."""
+    watched = engine(kind(warmup=warmup))
+    watched.watch(noise(1, 300))
+    assert len(watched.watch(Batch.of(1, [777], np.array([93.25])))) == findings
+
+
 def test_a_detector_sees_what_it_is_told_to_see() -> None:
     """By metric; findings carry the name of who found them."""
     watched = engine(ZScoreSettings(match=Match(metric="temp*")), IqrSettings(match=Match(metric="humidity")))

@@ -62,7 +62,7 @@ class FakePort:
 class Desk:
     """A device, its port and its clock."""
 
-    def __init__(self, *, start: int = 0, takes: int = 10_000, **options: Any) -> None:
+    def __init__(self, *, start: int = 0, takes: int = 10_000, greets: bool = True, **options: Any) -> None:
         self.ticks = start % TICKS
         self.port = FakePort(takes)
         self.times: list[tuple[int, int]] = []
@@ -71,7 +71,8 @@ class Desk:
             self.port, ticks=lambda: self.ticks, on_time=lambda *time: self.times.append(time), **options
         )
         self._reader = FrameReader(4096)
-        self._greet()
+        if greets:
+            self._greet()
 
     def _greet(self) -> None:
         assert isinstance(self.talk()[0], Hello)
@@ -163,6 +164,25 @@ def test_a_batch_without_an_answer_is_sent_again_later_and_later() -> None:
     assert desk.uplink.resent == 6
 
 
+def test_devices_that_lost_the_same_gateway_do_not_come_back_in_step() -> None:
+    """Each waits a little longer than asked, by its session."""
+    waits = set()
+    for first in range(0, 256, 5):
+        session = bytes([first]) + SESSION[1:]
+        desk = Desk(ack_ms=3000, session=session, greets=False)
+        desk.sample(5)
+        desk.wait(900)
+        assert any(isinstance(item, Data) for item in desk.talk())
+        waited_ms = 0
+        while not any(isinstance(item, Data) for item in desk.talk()):
+            desk.wait(1)
+            waited_ms += 1
+        waits.add(waited_ms)
+    assert 3000 <= min(waits) < 3010
+    assert 3050 < max(waits) <= 3063
+    assert len(waits) > 30
+
+
 def test_at_most_a_window_of_batches_is_on_its_way() -> None:
     """The rest waits in the ring; an ACK out of order frees its own slot."""
     desk = Desk(window=2, flush_ms=0, records=100)
@@ -222,6 +242,10 @@ def test_a_hello_is_repeated_until_the_time_is_known_and_then_seldom() -> None:
     """Waits double from one second to one minute; the answer goes to `on_time`."""
     desk = Desk(device_id="e661")
     assert desk.times == [(1_790_000_000_123, 0)]
+    # How good it is is told too: a device sets its clock by a gateway that knows the time, and by no other.
+    for unix_ms, quality in ((1_790_000_001_000, 1), (0, 4)):
+        desk.hear(framing.encode_time(SESSION_NUMBER, unix_ms=unix_ms, quality=quality))
+        assert desk.times.pop() == (unix_ms, quality)
     desk.wait(599_000)
     assert desk.talk() == []
     desk.wait(1000)
