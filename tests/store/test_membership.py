@@ -57,6 +57,12 @@ async def test_what_is_held_for_it_is_kept_and_said(shelves, both, caplog) -> No
     assert "removed" not in account(store, "stays")
 
 
+async def test_the_status_counts_from_the_grace_that_is_configured(shelves, both) -> None:
+    """As the letting go itself does."""
+    store = await reopen(shelves, "stays", uplink_grace=10 * DAY_S)
+    assert account(store, "gone")["let_go_in_s"] == 10 * DAY_S
+
+
 async def test_what_a_renamed_uplink_gets_twice_is_said(shelves) -> None:
     """It may be the same receiver; where another one was removed and none is new, nobody gets anything twice."""
     store = await shelves.open(uplinks=("stays", "gone"))
