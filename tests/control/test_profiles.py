@@ -78,6 +78,15 @@ def test_every_profile_hangs_together(path: Path) -> None:
     assert profile.memory_max >= Size(64 << 20)
 
 
+@pytest.mark.parametrize(
+    ("name", "terabytes"), [("pi-zero-2w", 1), ("pi-4", 4), ("pi-5", 8), ("arm64", 4), ("x86-64", 32)]
+)
+def test_a_board_s_flash_outlasts_five_years(name: str, terabytes: int) -> None:
+    """What its allowance adds up to: a terabyte is what a small card takes, thirty are an SSD's."""
+    assert load(name).flash_bytes_per_day * 365 * 5 <= terabytes * 10**12
+    assert set(names()) == {"pi-zero-2w", "pi-4", "pi-5", "arm64", "x86-64"}, "the new one wants a row here"
+
+
 def test_an_unknown_name_lists_what_there_is() -> None:
     """The sentence says what would be right."""
     with pytest.raises(ProfileError, match=r"no hardware profile 'pi-9'; there are arm64, pi-4, .*auto or the path"):
