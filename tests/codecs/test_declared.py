@@ -352,6 +352,13 @@ def test_columns_are_divided_as_the_mapping_says(desk: Any) -> None:
         assert found == {"t": [1.5], "h": [2], "lost": [(1, "malformed_csv")]}
 
 
+def test_csv_is_bounded_in_lines(desk: Any) -> None:
+    """Ten thousand; each costs microseconds, and the bytes of a payload would allow many more."""
+    at = desk({"match": "w", "payload": "csv", "columns": ["t"], "metrics": [{"field": "t"}]})
+    assert len(at.values(("w", b"1\n" * 10_000))["t"]) == 10_000
+    assert at.values(("w", b"1\n" * 10_001)) == {"lost": [(0, "too_many_readings")]}
+
+
 @given(st.lists(st.binary(max_size=20), max_size=4), st.sampled_from(["json", "cbor", "text", "csv", "auto"]))
 def test_any_bytes_map_or_are_malformed(payloads: list[bytes], payload: str) -> None:
     """One entry at least for each payload that gives no reading, none for one that does not exist."""
