@@ -563,6 +563,22 @@ def test_sigterm_ends_it_with_everything_on_disk(site: Site) -> None:
     assert child.terminate() == 0
 
 
+def test_what_devices_said_is_nobody_else_s_to_read(site: Site) -> None:
+    """Neither the directory nor a file in it, whatever umask it was started with; a log and what is set aside too."""
+    before = os.umask(0)
+    try:
+        child = site.start()
+        with Publisher(port=site.ports["mqtt"]) as publisher:
+            wait_until(lambda: publisher.acknowledged, "some load")
+    finally:
+        os.umask(before)
+    state = site.folder / "state"
+    modes = {path.name: path.stat().st_mode & 0o077 for path in (state, *state.rglob("*"))}
+    assert {"state", "tidegate.db", "tidegate.db-wal", "lock"} <= set(modes)
+    assert set(modes.values()) == {0}, modes
+    assert child.terminate() == 0
+
+
 def test_sigterm_at_any_moment_of_the_start_is_heard(site: Site) -> None:
     """Before Python has set its handlers the signal's own default ends it; after, it ends in order. It never hangs."""
     for k in range(6):
