@@ -111,6 +111,18 @@ def test_who_is_let_in(authenticator: Authenticator) -> None:
     assert name("other") is None
 
 
+def test_a_wrong_password_is_not_made_good_by_anonymity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who gives a name is that or nobody, where clients without one may publish too."""
+    monkeypatch.setenv("PASSWORD", "right")
+    user = MqttUser(name="me", password=Secret(env="PASSWORD"), topics=("a/#",))
+    authenticator = Authenticator(users=(user,), certificates=(), anonymous_topics=("#",))
+    assert authenticator.admit(username="me", password=b"wrong") is None
+    assert authenticator.admit(username="me", password=None) is None
+    assert authenticator.admit(username="nobody", password=b"right") is None
+    assert authenticator.admit(username="me", password=b"right").name == "me"
+    assert authenticator.admit(username=None, password=None).allows(b"a/b")
+
+
 def test_anonymous_clients_have_topics_of_their_own() -> None:
     """If they are let in at all."""
     authenticator = Authenticator(users=(), certificates=(), anonymous_topics=("open/#",))
