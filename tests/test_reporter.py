@@ -18,7 +18,7 @@ from gateway.core.batch import Batch, Series
 from gateway.core.clock import NS_PER_S, FakeClock
 from gateway.core.contracts import DROPPED_BY_MAPPING, FullError, Priority, Signal
 from gateway.core.telemetry import Telemetry
-from gateway.reporter import Reporter
+from gateway.reporter import Memory, Numbers, Reporter
 from gateway.store.database import Loss, Store, StoreSettings
 from gateway.uplinks.requests import Hand, RequestBuilder
 from hil import virtual_time
@@ -369,6 +369,19 @@ async def test_a_full_shelf_does_not_make_room_for_reports_for_ever(new_box: Box
         reports += await box.report()
         await box.reporter.look()
     assert reports <= 2
+
+
+@pytest.mark.parametrize(("others", "is_news"), [(100, False), (101, True)])
+def test_what_made_room_for_our_own_records_is_no_news(others: int, is_news: bool) -> None:
+    """One record may push out a segment of thousands: as long as nobody else brought anything, it was ours that did."""
+
+    def numbers(others: int, evicted: int) -> Numbers:
+        account: Any = {"delivered": 0, "held": 50, "maybe_twice": 0, "ledger": {"evicted_full": evicted}}
+        return Numbers(accepted=others + 1, others=others, quarantined=0, used_bytes=0, uplinks={"cloud": account})
+
+    memory = Memory(numbers(100, 0))
+    memory.wrote(1, accepted=101)
+    assert memory.has_lost("cloud", numbers(others, 2000)) is is_news
 
 
 async def test_a_restart_goes_on_with_the_same_sum(box: Box) -> None:

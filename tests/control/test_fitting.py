@@ -42,6 +42,14 @@ def test_with_the_usual_doors_every_board_has_room_for_all_of_them(name: str) ->
     assert fitted.share > 0.3
 
 
+def test_each_uplink_wants_memory_of_its_own() -> None:
+    """A request under way for each: what is left for all else is as much less."""
+    profile = load("pi-zero-2w")
+    one, three = (fit(config_of(SERVER, *[UPLINK] * count), profile) for count in (1, 3))
+    assert three.share < one.share
+    assert three.bounds_bytes + CORE_BYTES <= profile.memory_max
+
+
 def test_on_a_small_board_all_bounds_are_held_to_one_share() -> None:
     """And people are told, with what would help where floors are reached."""
     profile = load("pi-zero-2w")
