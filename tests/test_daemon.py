@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,7 +111,12 @@ def hear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         def read() -> list[str]:
             try:
                 while True:
-                    heard.append(listener.recv(1000).decode().splitlines()[0])
+                    first, *rest = listener.recv(1000).decode().splitlines()
+                    heard.append(first)
+                    if first == "RELOADING=1":
+                        # sd_notify(3) wants the moment, by the clock that it has itself, or takes the reload for none.
+                        (when,) = rest
+                        assert 0 <= time.monotonic() - int(when.removeprefix("MONOTONIC_USEC=")) / 1e6 < 60
             except BlockingIOError:
                 return heard
 

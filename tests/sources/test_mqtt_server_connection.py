@@ -342,6 +342,7 @@ MISTAKES_BEFORE = {
     "long id": (connect_bytes(b"x" * 300, version=5), b"\x20\3\0\x85\0", "client_id_not_valid"),
     "reserved flag, version 5": (packet_bytes(0x10, b"\0\4MQTT\5\3\0\0\0\0\1a"), b"\x20\3\0\x81\0", "malformed_packet"),
     "huge CONNECT": (b"\x10\xff\xff\x7f", b"", "packet_too_large"),
+    "CONNECT over 16 KiB": (b"\x10\x81\x80\x01", b"", "packet_too_large"),
     "will with a wildcard": (connect_bytes(b"a", will=Will(b"#", b"", 0)), b"", "topic_name_invalid"),
     "other authentication": (
         connect_bytes(b"a", version=5, properties=[(Property.AUTHENTICATION_METHOD, b"SCRAM-SHA-1")]),
