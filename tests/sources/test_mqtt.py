@@ -18,7 +18,7 @@ from gateway.core.clock import FakeClock
 from gateway.core.contracts import Accepted, Arrivals, FullError
 from gateway.core.telemetry import Telemetry
 from gateway.core.units import Duration, Size
-from gateway.net.mqtt_packets import read_connect
+from gateway.net.mqtt_packets import publish_bytes, read_connect
 from gateway.net.secrets import Secret
 from gateway.sources import mqtt
 from gateway.sources.mqtt import MqttSettings, MqttSource, MqttTlsSettings, TopicSettings
@@ -1187,6 +1187,20 @@ async def test_qos_2_is_kept_once_across_a_cut(broker, make_link, publish_to, is
         await in_thread(publish_to(broker.port).publish, "plant/d", b"next", qos=2)
         await until(lambda: len(shelf.kept) == 2)
     assert shelf.payloads == [b"once", b"next"]
+
+
+@pytest.mark.parametrize(("session_present", "kept"), [(b"\0", [b"20.5", b"20.5"]), (b"\1", [b"20.5"])])
+async def test_a_session_that_is_lost_takes_its_packet_ids_along(fake_broker, session_present, kept) -> None:
+    """Under an id that it had not released comes another message then, though it be in the same words."""
+    publish = publish_bytes(b"plant/", b"20.5", qos=2, packet_id=7, version=5)
+    first = [CONNACK_5, SUBACK_5 + publish, b"close"]
+    second = [b"\x20\x03" + session_present + b"\0\0", SUBACK_5 + publish]
+    port, heard = await fake_broker(first, second)
+    shelf = Shelf()
+    source = source_for(port, shelf, qos=2)
+    async with running(source):
+        await until(lambda: sum(packet.startswith(b"\x50\x02\0\7") for packet in heard) == 2, "both to be received")
+        assert shelf.payloads == kept
 
 
 async def test_a_lesser_qos_is_said(fake_broker, caplog) -> None:
