@@ -24,14 +24,15 @@ from gateway.store.records import StoreError
 async def opened(path):
     writer = await open_writer(path, log_bytes=1 << 20)
     values = {}
-    for name in ("journal_mode", "synchronous", "page_size", "user_version", "application_id", "secure_delete"):
+    pragmas = "journal_mode synchronous page_size user_version application_id secure_delete trusted_schema"
+    for name in pragmas.split():
         ((values[name],),) = await writer.execute_fetchall(f"PRAGMA {name}")
     await writer.close()
     return values
 
 
 async def test_a_new_database(tmp_path) -> None:
-    """WAL, synchronous=FULL, small pages, the newest schema, our name."""
+    """WAL, synchronous=FULL, small pages, the newest schema, our name; no schema's functions are trusted."""
     assert await opened(tmp_path / DATABASE) == {
         "journal_mode": "wal",
         "synchronous": 2,
@@ -39,6 +40,7 @@ async def test_a_new_database(tmp_path) -> None:
         "user_version": len(schemas()),
         "application_id": APPLICATION_ID,
         "secure_delete": 0,
+        "trusted_schema": 0,
     }
 
 

@@ -8,6 +8,7 @@ import sqlite3
 
 import pytest
 
+from gateway.core.batch import Batch
 from gateway.core.contracts import Priority
 from gateway.store import reading
 from gateway.store.connection import DATABASE, PAGE_BYTES
@@ -22,6 +23,7 @@ from gateway.store.reading import (
     verify,
 )
 from gateway.store.records import SEQUENCE_BITS, STATE_ID
+from gateway.store.segments import decode_metrics, encode_metrics, read_header
 
 
 @pytest.fixture
@@ -162,6 +164,20 @@ async def test_a_swapped_segment_breaks_the_chain(shelves, filled) -> None:
     assert any("the chain breaks after segment 21" in problem for problem in problems) or any(
         "segment 21" in problem for problem in problems
     )
+
+
+async def test_the_state_knows_the_hash_of_the_last_segment(shelves) -> None:
+    """One that is whole, follows the one before, and says something else than was written."""
+    store = await shelves.open()
+    for _ in range(3):
+        await shelves.put(store, 2)
+    await shelves.close()
+    body = read_body(shelves.state_dir, 3)
+    header, batch = read_header(body), decode_metrics(body)
+    forged = Batch(batch.series, batch.time_ns, batch.bits + 1, batch.flags)
+    other = encode_metrics(forged, sequence=3, boot=header.boot, previous_hash=header.previous_hash)
+    change(shelves.state_dir, "UPDATE shelf SET body = ? WHERE id & 1023 = 3 AND id < ?", other, STATE_ID)
+    assert verify(shelves.state_dir).problems == ["the chain breaks after segment 3: the state row knows another hash"]
 
 
 async def test_the_state_must_know_the_last_segment(shelves) -> None:
