@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sqlite3
 import threading
 from typing import TYPE_CHECKING, Any
@@ -222,6 +223,19 @@ async def test_an_empty_shelf_is_an_empty_file(tmp_path: Path) -> None:
     await (await open_store(tmp_path, FakeClock())).close()
     assert export(tmp_path, tmp_path / "out", attributes=(), progress=no_progress) == Exported()
     assert (tmp_path / "out").read_bytes() == b""
+
+
+async def test_what_is_said_to_be_in_the_file_is_on_the_stick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file before it has its name, then the name: whoever pulls the stick out has both."""
+    clock = FakeClock(wall=WALL)
+    store = await open_store(tmp_path / "state", clock)
+    await put(store, climate("d1"), [WALL], [20.5])
+    await store.close()
+    stick, synced = tmp_path / "stick", []
+    stick.mkdir()
+    monkeypatch.setattr(os, "fsync", lambda _: synced.append([path.name for path in stick.iterdir()]))
+    export(tmp_path / "state", stick / "held.jsonl", attributes=(), progress=no_progress)
+    assert synced == [["held.jsonl.part"], ["held.jsonl"]]
 
 
 async def test_half_a_file_is_no_file(tmp_path: Path) -> None:

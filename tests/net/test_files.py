@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,6 +22,17 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     replace_file(path, b"two")
     assert path.read_bytes() == b"two"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_put_in_its_place_is_on_the_medium(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a power cut leaves an empty file under the old name."""
+    path = tmp_path / "state"
+    replace_file(path, b"one")
+    synced: list[tuple[bytes, bytes]] = []
+    monkeypatch.setattr(os, "fsync", lambda _: synced.append((path.read_bytes(), read_file(tmp_path / "state.new"))))
+    replace_file(path, b"two")
+    assert synced == [(b"one", b"two")]
+    assert path.read_bytes() == b"two"
 
 
 def test_what_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:

@@ -558,6 +558,24 @@ def test_a_partial_success_is_never_sent_again(make_road, make_readings) -> None
     run(main())
 
 
+def test_after_requests_that_broke_on_their_way_smaller_ones_are_tried(make_road, make_readings) -> None:
+    """A line that drops what is long may let through what is short; one that only says "later" wants no less."""
+
+    async def sizes(error: TryLaterError) -> list[int]:
+        road = make_road(*[error] * 6, retry=RetrySettings(initial=Duration(0.1), max=Duration(0.1)))
+        for start in range(0, 4000, 100):
+            road.store.add(make_readings(100, start=start), lane="backlog")
+        await road.run_for(60)
+        assert road.store.delivered == 4000
+        return [len(parse_metrics(body)) for _, _, body in road.wire.sent]
+
+    async def main() -> None:
+        broken, put_off = await sizes(InTransitError("cut")), await sizes(LATER)
+        assert broken[6] <= 100 < put_off[6]
+
+    run(main())
+
+
 def test_a_warning_is_shown(make_road, make_readings) -> None:
     """Rejected 0 with a message: delivered, and people see what was said."""
 

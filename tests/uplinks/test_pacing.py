@@ -94,6 +94,9 @@ def test_a_slow_link_is_worth_the_work() -> None:
     effort = Effort(spare_s=0)
     effort.sent(100_000, 10.0)
     assert effort.level(120_000, now_s=0) == HARD_LEVEL
+    assert effort.level(HARD_BYTES_MAX, now_s=0) == HARD_LEVEL
+    # However much it would be worth: the tables of a hard level grow with what they are for.
+    assert HARD_BYTES_MAX == 256 * 1024
     assert effort.level(HARD_BYTES_MAX + 1, now_s=0) == FAST_LEVEL
 
 
