@@ -54,6 +54,16 @@ def _is_path(field: str) -> Check:
     return Check((field,), read)
 
 
+def attributes_have_names(field: str) -> Check:
+    """Return the check that no attribute of a table is without a name: OTLP knows none, and receivers refuse it."""
+
+    def look(settings: Any) -> Iterator[Problem]:
+        if "" in getattr(settings, field):
+            yield Problem(below(field, ""), 'an attribute has a name, like "device.id"')
+
+    return Check((field,), look)
+
+
 def _unfilled(texts: Iterable[tuple[str, object]], *, match: str) -> Iterator[Problem]:
     """Yield those of the texts, each with its path, that cannot be filled in from what `match` captures."""
     captures = Pattern(match).names
@@ -226,6 +236,8 @@ class MappingSettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fiel
 
     _each_is_path = _is_path("each")
     _fields_is_path = _is_path("fields")
+    _resource_has_names = attributes_have_names("resource")
+    _attributes_have_names = attributes_have_names("attributes")
 
     @check("match")
     def _match_is_pattern(self) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from gateway.codecs.mapping_settings import AttributeValue, MappingSettings, default_mappings
+from gateway.codecs.mapping_settings import AttributeValue, MappingSettings, attributes_have_names, default_mappings
 from gateway.core.checks import Checked, check
 from gateway.core.units import Duration, Size
 from gateway.detect.settings import DetectorSettings
@@ -79,6 +79,8 @@ class GatewaySettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fiel
             "leave as metrics at most; only if they changed. 0s: never."
         ),
     ] = Duration(300)
+
+    _attributes_have_names = attributes_have_names("attributes")
 
     @check("state_dir")
     def _state_dir_is_a_path(self) -> None:

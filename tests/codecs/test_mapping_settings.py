@@ -48,6 +48,8 @@ def test_the_mappings_of_the_design_are_read() -> None:
     ("options", "words"),
     [
         ({"match": "a/#/b"}, "stands at the end"),
+        ({"resource": {"": "{x}"}}, 'resource."": an attribute has a name'),
+        ({"attributes": {"a": 1, "": True}}, 'attributes."": an attribute has a name'),
         ({"resource": {"device.id": "{device}"}}, r"wants \{device\}"),
         ({"attributes": {"a": "{device}"}}, r"wants \{device\}"),
         ({"attributes": {"a": "x" * 1025}}, "length <= 1024"),

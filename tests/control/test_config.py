@@ -220,6 +220,12 @@ def test_a_name_is_not_empty(part: str) -> None:
     assert re.match(r"(sources|uplinks)\[0\].name: ", problem)
 
 
+def test_an_attribute_of_the_gateway_has_a_name() -> None:
+    """A receiver that keeps to OTLP would refuse whatever leaves with one that has none."""
+    said = 'gateway.attributes."": an attribute has a name, like "device.id"'
+    assert problems('[gateway]\nattributes = { "" = "x" }\n', offline=True) == [said]
+
+
 def test_addresses_must_differ() -> None:
     """Two listeners, one port; port 0 is any free one."""
     source = '[[sources]]\ntype = "mqtt_server"\nname = "a"\nlisten = "127.0.0.1:{}"\n'
