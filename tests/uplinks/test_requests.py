@@ -102,6 +102,24 @@ async def test_each_quality_has_its_word(store, builder) -> None:
     assert qualities(builder, hand) == {(): 3, ((word, "arrival"),): 2, ((word, "repaired"),): 2}
 
 
+@pytest.mark.parametrize(
+    ("quality", "word"),
+    [
+        (Quality.SYNCED, ""),
+        (Quality.UNSYNCED, "unsynced"),
+        (Quality.REPAIRED, "repaired"),
+        (Quality.ESTIMATED, "estimated"),
+    ],
+)
+async def test_how_good_a_time_is_leaves_with_it(store, builder, monkeypatch, quality: Quality, word: str) -> None:
+    """Under the names that stand in the documents; a good one says nothing."""
+    monkeypatch.setattr(store.timeline, "repair", lambda moments, _boot: (moments + WALL_FLOOR_NS, quality))
+    store.add(Batch.of(0, [5 * 10**9], np.ones(1), flags=STAMPED))
+    hand = Hand(await lease(store))
+    builder.open(hand)
+    assert qualities(builder, hand) == {(("tidegate.time.quality", word),) if word else (): 1}
+
+
 async def test_the_worse_word_is_said(make_store) -> None:
     """A rejected device time stamped by an unsynced clock is unsynced."""
     store = make_store(FakeClock(synced=False))
