@@ -91,7 +91,10 @@ class Pattern:
         for mine, theirs in zip(self.levels, other.levels, strict=False):
             if mine.takes_rest:
                 return True
-            if theirs.takes_rest or mine.word not in {None, theirs.word}:
+            if theirs.takes_rest:
+                # A rest may be nothing, but a topic has one level at least: +/# takes all that # does.
+                return mine.word is None and len(other.levels) == 1 and self._takes_what_ends_at(1)
+            if mine.word not in {None, theirs.word}:
                 return False
         return len(self.levels) == len(other.levels) or self._takes_what_ends_at(len(other.levels))
 

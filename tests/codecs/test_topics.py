@@ -125,6 +125,11 @@ def test_a_message_has_a_topic_without_wildcards() -> None:
         ("a", "a/+", False, False),
         ("+/b", "a/#", False, True),
         ("{x#}", "{y#}", True, True),
+        ("+/#", "#", True, True),
+        ("{x}/{y#}", "#", True, True),
+        ("+/+/#", "#", False, True),
+        ("a/#", "#", False, True),
+        ("a/+/#", "a/#", False, True),
     ],
 )
 def test_patterns_are_compared_with_each_other(first: str, second: str, covers: bool, meets: bool) -> None:
