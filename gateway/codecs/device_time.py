@@ -108,7 +108,8 @@ def read_numbers(values: list[Any], unit: Unit) -> tuple[npt.NDArray[np.int64], 
         numbers = pack_integers(values)
         if numbers is None:
             return None
-        was_read = np.abs(numbers) < NS_MAX // scale
+        # Not by its magnitude: that of the least integer is the least integer.
+        was_read = (numbers > -(NS_MAX // scale)) & (numbers < NS_MAX // scale)
         return np.where(was_read, numbers, 0) * scale, was_read
     doubles = np.array(values, np.float64)
     was_read = np.abs(doubles) < NS_MAX // scale

@@ -120,6 +120,13 @@ def test_a_spacing_of_years_is_not_believed() -> None:
     assert pairs(times) == [(ARRIVED, REJECTED)] * 2
 
 
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_the_least_integer_is_no_time(unit: Any) -> None:
+    """Its magnitude is itself, so a bound of magnitudes lets it through: its reading was in the year 1970, or ahead."""
+    times = list_times([-(2**63), 5, 7], unit=unit, moment=MOMENT)
+    assert pairs(times) == [(ARRIVED, REJECTED), (ARRIVED - 2 * UNIT_NS[unit], REJECTED), (ARRIVED, REJECTED)]
+
+
 def test_times_may_come_as_an_array() -> None:
     """One for each value."""
     assert pairs(list_times(np.array([NOW_S, NOW_S - 1]), unit="s", moment=MOMENT)) == [
