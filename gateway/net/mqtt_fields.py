@@ -43,7 +43,6 @@ class ReasonCode(IntEnum):
     """What MQTT 5.0 says in one byte (section 2.4); the names in lower case are the words we count by."""
 
     SUCCESS = 0x00
-    DISCONNECT_WITH_WILL = 0x04
     NO_SUBSCRIPTION_EXISTED = 0x11
     UNSPECIFIED_ERROR = 0x80
     MALFORMED_PACKET = 0x81

@@ -359,7 +359,8 @@ class Connection(Line):
             if expiry_s and not session.expiry_s:
                 raise protocol_error("a DISCONNECT that prolongs a session which ends now")
             session.expiry_s = min(expiry_s, self._limits.session_expiry_s_max)
-        self._leave(with_will=code == ReasonCode.DISCONNECT_WITH_WILL)
+        # Every other code says that it has to leave, and not that it wants to (section 3.14.4).
+        self._leave(with_will=code != ReasonCode.SUCCESS)
         self._flush_replies()
         self._set_state(State.ENDING)
         self.pause(Pause.ENDING)

@@ -275,6 +275,21 @@ async def test_a_will_is_an_ordinary_message_when_the_end_is_abnormal(mqtt_serve
     await rig.until(lambda: len(rig.door.messages) == 3)
 
 
+@pytest.mark.parametrize("code", [b"", b"\0", b"\x04", b"\x80", b"\x81", b"\x98"])
+async def test_only_a_normal_disconnect_takes_the_will_back(mqtt_server, code) -> None:
+    """A client of MQTT 5 that leaves because of an error has left abnormally (section 3.14.4)."""
+    rig = await mqtt_server.start()
+    client = await rig.connect(will=Will(b"state/d1", b"offline", 1), version=5)
+    await client.send(packet_bytes(0xE0, code))
+    assert await client.rest() == b""
+    await rig.until(lambda: rig.source.status()["connections"] == 0)
+    # What is said after it was received after it: no will is still to come then.
+    other = await rig.connect(b"d2")
+    await other.send(publish(9))
+    assert await other.packet() == ack(0x40, 9)
+    assert rig.door.payloads == ([b"9"] if code in {b"", b"\0"} else [b"offline", b"9"])
+
+
 async def test_a_delayed_will_is_taken_back_by_a_resumed_session(mqtt_server) -> None:
     """A clean start says it at once instead."""
     rig = await mqtt_server.start()
