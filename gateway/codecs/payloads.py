@@ -24,7 +24,7 @@ from gateway.core.contracts import MalformedError
 from gateway.core.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 FormatFound: TypeAlias = Literal["json", "cbor", "text", "csv"]
 Scalar: TypeAlias = "int | float | bool"
@@ -361,7 +361,8 @@ def decode_csv(
     if text.count(delimiter) + len(rows) > CELLS_MAX:
         raise MalformedError("too_many_readings", f"more than {CELLS_MAX} cells")
     try:
-        lines = [line for line in csv.reader(rows, delimiter=delimiter) if line]
+        cells = _cells(rows, delimiter) if '"' in text else csv.reader(rows, delimiter=delimiter)
+        lines = [line for line in cells if line]
     except csv.Error as error:
         raise MalformedError("malformed_csv", f"not CSV: {error}") from error
     if not lines:
@@ -383,9 +384,24 @@ def decode_csv(
     return objects, _tell_odd([line for line in lines if len(line) != len(columns)], len(columns), delimiter)
 
 
+def _cells(rows: list[str], delimiter: str) -> Iterator[list[str]]:
+    """Yield the cells of each line; of one with a quote that is not closed the line itself, as it is.
+
+    A cell with a line end in it would be somebody's text, and no reading is one. A quote too many must not take all
+    lines behind it for the rest of its cell.
+    """
+    for row in rows:
+        reader = csv.reader((row, ""), delimiter=delimiter)
+        line = next(reader)
+        # Who has looked for the end of a cell in the next line has not found it in this one.
+        yield line if reader.line_num == 1 else [row]
+
+
 def _tell_odd(lines: list[list[str]], wanted: int, delimiter: str) -> list[tuple[str, int]]:
-    told = [
-        (f"{shown(delimiter.join(line))} has {len(line)} cells, not {wanted}", 1) for line in lines[:ODD_LINES_SHOWN]
-    ]
+    told = []
+    for line in lines[:ODD_LINES_SHOWN]:
+        is_open = len(line) == 1 and line[0].count('"') % 2 == 1
+        wrong = "a quote that is not closed" if is_open else f"{len(line)} cells, not {wanted}"
+        told.append((f"{shown(delimiter.join(line))} has {wrong}", 1))
     more = len(lines) - len(told)
     return [*told, (f"another {more} lines have not {wanted} cells", more)] if more else told

@@ -401,6 +401,16 @@ def test_a_line_of_another_length_is_lost_alone() -> None:
     assert odd == [('"1" has 1 cells, not 2', 1), ('"3,4,5" has 3 cells, not 2', 1)]
 
 
+def test_a_quote_that_is_not_closed_costs_its_own_line() -> None:
+    """Not all lines behind it, of which nobody would hear; and no number is made of two lines."""
+    objects, odd = lines(b'1,"2\n3,4\n5,"6"\n"7,8')
+    assert objects == [{"a": 3, "b": 4}, {"a": 5, "b": 6}]
+    assert [count for _, count in odd] == [1, 1]
+    assert all(sentence.endswith("has a quote that is not closed") for sentence, _ in odd)
+    assert lines(b'1,"2\n3') == ([], [('"1,"2" has a quote that is not closed', 1), ('"3" has 1 cells, not 2', 1)])
+    assert lines(b'1,2\n\n"3" ,"4"')[0] == [{"a": 1, "b": 2}, {"a": 3, "b": 4}]
+
+
 def test_of_many_lines_of_another_length_the_first_are_shown() -> None:
     """The others are told in one sentence, with their number."""
     _, odd = lines(b"1\n" * 30, lines_max=30)
