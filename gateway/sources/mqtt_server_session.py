@@ -152,6 +152,8 @@ class Sessions:
         session = found if found is not None and is_resumed else Session(key)
         session.expiry_s = min(connect.session_expiry_s, expiry_s_max)
         session.is_connected = True
+        # The connection that sent them again is gone. Once this one has, it is answered; before that it would be twice.
+        session.owed.clear()
         self._sessions[key] = session
         self._weigh_gone(key, 0)
         if len(self._sessions) > self._sessions_max:

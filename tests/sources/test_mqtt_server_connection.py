@@ -163,6 +163,26 @@ async def test_qos_2_sent_again_by_a_new_connection_while_it_is_on_its_way(mqtt_
     assert rig.door.payloads == [b"7"]
 
 
+async def test_qos_2_sent_again_by_two_connections_is_answered_to_the_last_when_that_has_sent_it(mqtt_server) -> None:
+    """One PUBREC: an early one lets the client use the id for another message, which a second one would confirm."""
+    rig = await mqtt_server.start()
+    rig.door.opened.clear()
+    client = await rig.connect(clean_start=False)
+    await client.send(publish(7, qos=2))
+    await rig.until(lambda: rig.door.offers)
+    client = await rig.connect(clean_start=False)
+    await client.send(publish(7, qos=2, is_duplicate=True), PING)
+    assert await client.packet() == PONG
+    client = await rig.connect(clean_start=False)
+    rig.door.opened.set()
+    await rig.until(lambda: rig.source.status()["acknowledged"] == 1)
+    await client.send(PING, publish(7, qos=2, is_duplicate=True), PING, ack(0x62, 7))
+    assert sorted([await client.packet() for _ in range(4)]) == sorted([PONG, PONG, ack(0x50, 7), ack(0x70, 7)])
+    await client.send(PING)
+    assert await client.packet() == PONG
+    assert rig.door.payloads == [b"7"]
+
+
 async def test_who_sent_qos_2_again_hears_that_it_was_not_kept(mqtt_server, caplog) -> None:
     """Its own copy was not offered, so it waits for an answer that would never come: it has to send it once more."""
     rig = await mqtt_server.start()
