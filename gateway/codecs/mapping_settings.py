@@ -21,7 +21,9 @@ from gateway.core.clock import NS_PER_S
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-TEXT_LENGTH_MAX: Final = 1024
+TOPIC_BYTES_MAX: Final = 1024
+"""What no mapping takes a longer topic than."""
+TEXT_LENGTH_MAX: Final = TOPIC_BYTES_MAX
 """As long as a topic. A point's attributes leave with each of its points, thousands in a request."""
 
 AttributeValue: TypeAlias = Annotated[str, Meta(max_length=TEXT_LENGTH_MAX)] | bool | int | float
@@ -305,7 +307,7 @@ class MappingSettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fiel
 class MapLimits(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """What mapping may cost. Reaching a limit is counted by its reason."""
 
-    topic_bytes_max: Annotated[int, Meta(description="Longest topic.", ge=1)] = 1024
+    topic_bytes_max: Annotated[int, Meta(description="Longest topic.", ge=1)] = TOPIC_BYTES_MAX
     topic_levels_max: Annotated[int, Meta(description="Levels in a topic.", ge=1)] = 64
     routes_max: Annotated[
         int, Meta(description="Topics remembered with their mapping; past that the least used are forgotten.", ge=1)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from gateway.codecs.mapping_settings import TOPIC_BYTES_MAX
 from gateway.codecs.routes import owner_name
 from gateway.core.checks import Checked, Problem, check, parts
 from gateway.core.units import Duration, Size
@@ -89,9 +90,9 @@ class MqttServerSettings(
             description="Longest topic in bytes. A message with a longer one is acknowledged and counted in the "
             "ledger as bad_topic.",
             ge=1,
-            le=65535,
+            le=TOPIC_BYTES_MAX,
         ),
-    ] = 1024
+    ] = TOPIC_BYTES_MAX
     receive_maximum: Annotated[
         int,
         Meta(

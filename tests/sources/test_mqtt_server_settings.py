@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
+from gateway.codecs.mapping_settings import MapLimits
 from gateway.core.units import Duration, Size
 from gateway.net.secrets import Secret
 from gateway.sources.mqtt_server_auth import MqttCertificate, MqttUser
@@ -79,6 +80,14 @@ def test_settings_come_from_toml() -> None:
     """
     read = msgspec.toml.decode(text, type=MqttServerSettings, dec_hook=hook)
     assert (read.connect_timeout, read.packet_bytes_max, read.users[0].name) == (5.0, 65536, "a")
+
+
+def test_no_longer_topics_are_taken_than_a_mapping_takes() -> None:
+    """They would be acknowledged and lost, whatever the setting said."""
+    text = 'type = "mqtt_server"\nname = "direct"\ntopic_bytes_max = '
+    assert msgspec.toml.decode(f"{text}1024", type=MqttServerSettings).topic_bytes_max == MapLimits().topic_bytes_max
+    with pytest.raises(msgspec.ValidationError, match=r"<= 1024"):
+        msgspec.toml.decode(f"{text}1025", type=MqttServerSettings)
 
 
 def test_files_that_are_missing_or_wrong_are_named(tmp_path: Path) -> None:
