@@ -158,6 +158,9 @@ class Mapper:
         """Look a topic up in the mappings."""
         number: int | None = len(self.mappings) + 1
         text = raw[: self.limits.topic_bytes_max].decode(errors="replace")
+        if len(raw) > self.limits.topic_bytes_max:
+            # Nobody sent half a letter: it was cut here.
+            text = text.removesuffix("\ufffd")
         captures: dict[str, str] = {}
         if not self._topic_problem(raw):
             number, _ = self.find(text, source)
@@ -200,7 +203,9 @@ class Mapper:
         return f"no mapping takes the topic {shown(topic)}; there are {', '.join(patterns[:PATTERNS_SHOWN])}{more}"
 
     def _bad_topic(self, topic: str) -> str:
-        problem = "not UTF-8" if "\ufffd" in topic else "too long or has too many levels"
+        limits = self.limits
+        too_much = f"longer than {limits.topic_bytes_max} bytes or of more than {limits.topic_levels_max} levels"
+        problem = "not UTF-8" if "\ufffd" in topic else too_much
         return f"the topic {shown(topic)} is {problem}"
 
 

@@ -120,6 +120,22 @@ def test_a_topic_that_cannot_be_is_malformed(desk: Any, topic: bytes) -> None:
         assert at.values((topic, b'{"t":1}'), ("ok", b'{"t":2}')) == {"t": [2], "lost": [(0, "bad_topic")]}
 
 
+@pytest.mark.parametrize(
+    ("topic", "problem"),
+    [
+        (b"a" * 41, "longer than 40 bytes or of more than 10 levels"),
+        ("a" + "é" * 20, "longer than 40 bytes or of more than 10 levels"),
+        (b"/".join([b"a"] * 11), "longer than 40 bytes or of more than 10 levels"),
+        (b"a/\xff", "not UTF-8"),
+    ],
+)
+def test_what_a_topic_may_be_is_said(desk: Any, topic: bytes | str, problem: str) -> None:
+    """With the numbers, and of a long one no letter is said to be wrong that was cut in two here."""
+    at = desk({"match": "#", **T}, limits={"topic_bytes_max": 40, "topic_levels_max": 10})
+    _, mapped = at.map((topic, b'{"t":1}'))
+    assert mapped.malformed[0].sentence.endswith(f" is {problem}")
+
+
 def test_an_odd_topic_is_a_topic(desk: Any) -> None:
     """Empty, with empty levels, with wildcards and braces in it, a dollar, a zero byte."""
     at = desk({"match": "#", "resource": {"m": "{topic}"}, **T})
