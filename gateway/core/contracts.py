@@ -23,6 +23,8 @@ OVERSIZE: Final = "oversize"
 """The ledger's reason for a message that a source found too large to be taken in."""
 BAD_TOPIC: Final = "bad_topic"
 """And for one whose topic cannot be used."""
+NO_ROOM: Final = "no_room"
+"""And for one that was read, that nobody sends again, and that found no room until its source stopped."""
 
 
 class Priority(IntEnum):

@@ -181,6 +181,9 @@ class MqttSource:
             link.pause()
         if not await intake.drain(within_s=STOP_S):
             log.warning("%s: not everything was kept within %.0f s; the broker delivers it again", self.name, STOP_S)
+        if intake.lost:
+            log.warning("%s: %d messages found no room before the stop: they are lost", self.name, intake.lost)
+            await intake.give_up(source=self.name, now_ns=self._clock.monotonic_ns())
         if link is not None:
             await link.close(within_s=CLOSE_S)
             self._link = None
@@ -386,7 +389,10 @@ class MqttSource:
                 self.name, publishes.topics, publishes.payloads, arrived_ns, lost=publishes.lost, is_last=is_last
             )
             arrivals.on_prepared = lambda took_s: link.portion.took(size_bytes, took_s)
-            intake.offer(arrivals, size_bytes=size_bytes + count * OVERHEAD_BYTES, answer=answer)
+            # QoS 0 is delivered once, and so is everything to a session that is forgotten.
+            only_here = count if self._settings.clean else count - answered
+            held_bytes = size_bytes + count * OVERHEAD_BYTES
+            intake.offer(arrivals, size_bytes=held_bytes, answer=answer, only_here=only_here)
             self._hold_or_go_on()
         else:
             intake.follow(answer)

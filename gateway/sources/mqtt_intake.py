@@ -6,12 +6,13 @@ offer → accept (a task each, waiting for its commit) → answer, first come fi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from gateway.core.contracts import Arrivals, FullError
+from gateway.core.contracts import NO_ROOM, Arrivals, FullError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 RETRY_S_MIN: Final = 0.05
 # Small buffers in a trickle: each is a task, so their number is bounded as well as their bytes.
 BUFFERS_MAX: Final = 256
+GIVE_UP_S_MAX: Final = 1.0
 
 
 @dataclass(slots=True)
@@ -29,6 +31,7 @@ class _Delivery:
     arrivals: Arrivals
     size_bytes: int
     answer: Callable[[], None]
+    only_here: int = 0
     is_kept: bool = False
 
 
@@ -42,6 +45,7 @@ class Intake:
     def __init__(self, *, accept: Accept, bytes_max: int, on_change: Callable[[], None]) -> None:
         self.bytes_pending = 0
         self.messages_held = 0
+        self.lost = 0  # messages that found no room before the end, and that nobody else has
         self.full_reason = ""
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._accept = accept
@@ -60,9 +64,12 @@ class Intake:
         """Whether everything offered has been kept and answered."""
         return not self._under_way
 
-    def offer(self, arrivals: Arrivals, *, size_bytes: int, answer: Callable[[], None]) -> None:
-        """Take `arrivals` to the disk; call `answer` when they and all before them are there."""
-        delivery = _Delivery(arrivals, size_bytes, answer)
+    def offer(self, arrivals: Arrivals, *, size_bytes: int, answer: Callable[[], None], only_here: int = 0) -> None:
+        """Take `arrivals` to the disk; call `answer` when they and all before them are there.
+
+        `only_here` of them nobody delivers again.
+        """
+        delivery = _Delivery(arrivals, size_bytes, answer, only_here)
         self._under_way.append(delivery)
         self.bytes_pending += size_bytes
         # Once nothing more is read, only a commit makes that possible again.
@@ -87,12 +94,24 @@ class Intake:
             await asyncio.wait(self._tasks, timeout=within_s)
         return in_time
 
+    async def give_up(self, *, source: str, now_ns: int) -> None:
+        """Have what is `lost` stand in the ledger: for that there is room on a full shelf too."""
+        lost, self.lost = self.lost, 0
+        dropped = Arrivals(source, [], [], now_ns, dropped={NO_ROOM: lost})
+        with contextlib.suppress(FullError, TimeoutError):
+            async with asyncio.timeout(GIVE_UP_S_MAX):
+                await self._accept(dropped)
+
     async def _take(self, delivery: _Delivery) -> None:
         while True:
             try:
                 await self._accept(delivery.arrivals)
             except FullError as error:
                 await self._hold(delivery, error)
+            except asyncio.CancelledError:
+                # Once it was let in its payloads are gone, and it comes to the disk without us.
+                self.lost += delivery.only_here if delivery.arrivals.payloads else 0
+                raise
             else:
                 break
         delivery.is_kept = True
@@ -113,6 +132,9 @@ class Intake:
         self._on_change()
         try:
             await asyncio.sleep(max(error.after_s, RETRY_S_MIN))
+        except asyncio.CancelledError:
+            self.lost += delivery.only_here
+            raise
         finally:
             self.messages_held -= count
 

@@ -13,7 +13,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from gateway.core.contracts import Arrivals, FullError
+from gateway.core.contracts import NO_ROOM, Arrivals, FullError
 from gateway.core.text import sentence
 from gateway.sources.portion import Portion
 
@@ -40,6 +40,7 @@ RECEIPT_BYTES: Final = 320
 WAIT_GAIN: Final = 0.02
 RETRY_S_MIN: Final = 0.05
 RETRY_S_MAX: Final = 30.0
+GIVE_UP_S_MAX: Final = 1.0
 # Reading goes on when this much of a limit is free again, so that it does not flutter.
 RESUME_AT: Final = 0.75
 # Which part of all that may be held may wait at the door as it came. More than the next commits take would be read from
@@ -185,13 +186,16 @@ class Intake:
         arrivals.on_prepared = lambda took_s: self._inside(size_bytes, took_s)
         self._topics, self._payloads, self._receipts, self._bytes_gathered = [], [], [], 0
         self._lost, self._dropped = [], {}
-        task = asyncio.create_task(self._insist(arrivals), name=f"{self._source}: offer")
+        task = asyncio.create_task(self._insist(arrivals, receipts), name=f"{self._source}: offer")
         self._offers.add(task)
         task.add_done_callback(lambda done: self._finish(done, receipts, arrivals))
         self._weigh()
 
     async def drain(self, *, timeout_s: float) -> bool:
-        """Offer what is left and wait; give up what is not kept then. Returns whether all of it was kept."""
+        """Offer what is left and wait; give up what is not kept then. Returns whether all of it was kept.
+
+        What nobody sends again is told to the ledger: for that there is room on a full shelf too.
+        """
         self.offer()
         if self._offers:
             await asyncio.wait(self._offers, timeout=timeout_s)
@@ -200,15 +204,23 @@ class Intake:
             task.cancel()
         if late:
             await asyncio.wait(late)
+        if self._dropped:
+            self.offer()
+            last = list(self._offers)
+            await asyncio.wait(last, timeout=GIVE_UP_S_MAX)
+            for task in last:
+                task.cancel()
+            await asyncio.wait(last)
         return not late
 
-    async def _insist(self, arrivals: Arrivals) -> None:
+    async def _insist(self, arrivals: Arrivals, receipts: Sequence[Receipt]) -> None:
         """Offer until there is room."""
-        is_held = False
+        is_held = is_outside = False
         loop = asyncio.get_running_loop()
         try:
             while True:
                 began_s = loop.time()
+                is_outside = False
                 try:
                     await self._accept(arrivals)
                 except FullError as error:
@@ -217,11 +229,19 @@ class Intake:
                     self._offers_held += not is_held
                     is_held = True
                     self._weigh()
+                    is_outside = True
                     await asyncio.sleep(min(max(error.after_s, RETRY_S_MIN), RETRY_S_MAX))
                 else:
                     waited_s = loop.time() - began_s
                     self.wait_s = max(waited_s, self.wait_s + WAIT_GAIN * (waited_s - self.wait_s))
                     return
+        except asyncio.CancelledError:
+            # Once it was let in its payloads are gone, and it comes to the disk without us. Wills see to themselves.
+            if is_outside or arrivals.payloads:
+                lost = sum(one.messages - one.unacknowledged for one in receipts if one.session is not None)
+                if lost:
+                    self.drop(NO_ROOM, lost)
+            raise
         finally:
             self._offers_held -= is_held
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.codecs import framing
 from gateway.codecs.framing import Data, Hello, LineReader, Plain, Sessions, Verdict
 from gateway.core.clock import NS_PER_S, Quality, is_plausible
-from gateway.core.contracts import DROPPED_BY_MAPPING, Accepted, Arrivals, FullError, MalformedError
+from gateway.core.contracts import DROPPED_BY_MAPPING, NO_ROOM, Accepted, Arrivals, FullError, MalformedError
 from gateway.core.text import sentence
 from gateway.sources import serial_port
 from gateway.sources.serial_link import SerialLink
@@ -50,8 +50,6 @@ PAUSE_BYTES: Final = 20
 BITS_PER_BYTE: Final = 10
 STOP_S_MAX: Final = 5.0
 GIVE_UP_S_MAX: Final = 1.0
-# What the ledger says of messages that were read and found no room until the end.
-NO_ROOM: Final = "no_room"
 # How often a link is looked at that may have been pointed to another device.
 MOVED_CHECK_S: Final = 5.0
 # An adapter that comes and goes, or advice that comes back, is said this often in the log; the status has it all along.

@@ -41,6 +41,7 @@ class Shelf:
     def __init__(self) -> None:
         self.kept: list[tuple[bytes, bytes]] = []
         self.lost: list[tuple[bytes, str]] = []
+        self.dropped: list[dict[str, int]] = []
         self.offered = 0
         self.full_times = 0
         self.gate = asyncio.Event()
@@ -58,6 +59,7 @@ class Shelf:
         await self.gate.wait()
         self.kept += zip(arrivals.topics, arrivals.payloads, strict=True)
         self.lost += [(arrivals.topics[one.at], one.reason) for one in arrivals.lost]
+        self.dropped += [dict(arrivals.dropped)] if arrivals.dropped else []
         self._came.set()
         return Accepted(len(arrivals.payloads))
 
@@ -494,6 +496,27 @@ async def test_a_full_shelf_holds_and_nothing_is_lost(broker, publish_to) -> Non
         await until(lambda: source.status()["acknowledged"] == 20)
         assert not source.status()["held_back"]
     assert sorted(shelf.payloads) == numbered(20)
+
+
+@pytest.mark.parametrize(("clean", "lost"), [(False, 3), (True, 8)])
+async def test_what_no_broker_delivers_again_stands_in_the_ledger_at_the_stop(
+    broker, publish_to, monkeypatch, caplog, clean: bool, lost: int
+) -> None:
+    """QoS 0 comes once, and a session that is forgotten brings nothing again."""
+    monkeypatch.setattr("gateway.sources.mqtt.STOP_S", 0.1)
+    shelf = Shelf()
+    shelf.gate.clear()
+    source = source_for(broker.port, shelf, clean=clean)
+    async with running(source) as task:
+        publisher = publish_to(broker.port)
+        await in_thread(publisher.publish, "plant/d", *numbered(5))
+        await in_thread(publisher.publish, "plant/d", *numbered(3), qos=0)
+        await until(lambda: shelf.offered == 8)
+        asyncio.get_running_loop().call_later(0.3, shelf.gate.set)
+        task.cancel()
+        await asyncio.wait({task})
+    assert (shelf.kept, shelf.dropped) == ([], [{"no_room": lost}])
+    assert f"{lost} messages found no room before the stop" in caplog.text
 
 
 async def test_a_slow_shelf_holds_the_broker_back_at_the_receive_maximum(broker, publish_to) -> None:

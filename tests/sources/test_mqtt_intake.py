@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.contracts import Accepted, Arrivals, FullError
-from gateway.sources.mqtt_intake import BUFFERS_MAX, Intake, ReceivedOnce
+from gateway.sources.mqtt_intake import BUFFERS_MAX, GIVE_UP_S_MAX, Intake, ReceivedOnce
 from hil import virtual_time
 
 
@@ -147,6 +147,48 @@ def test_a_message_is_new_until_it_is_released() -> None:
     assert len(once) == 1
     once.forget()
     assert len(once) == 0
+
+
+def test_what_nobody_else_has_and_found_no_room_is_lost_at_the_end(run_virtual) -> None:
+    """Whether it waits to be offered again or is just being offered; not what was let in, which comes to the disk."""
+
+    async def main() -> None:
+        told: list[dict[str, int]] = []
+
+        async def door(arrivals: Arrivals, /) -> Accepted:
+            if not arrivals.payloads:
+                told.append(dict(arrivals.dropped))
+                return Accepted(0)
+            if arrivals.arrived_ns == 1:
+                raise FullError("no room", after_s=100)
+            if arrivals.arrived_ns == 3:
+                arrivals.payloads = ()
+            await asyncio.sleep(100)
+            return Accepted(1)
+
+        intake = Intake(accept=door, bytes_max=100, on_change=lambda: None)
+        for number, only_here in ((1, 1), (2, 2), (3, 4)):
+            intake.offer(arrivals(number), size_bytes=1, answer=lambda: None, only_here=only_here)
+        assert not await intake.drain(within_s=5)
+        assert intake.lost == 3
+        await intake.give_up(source="s", now_ns=1)
+        assert (told, intake.lost) == ([{"no_room": 3}], 0)
+
+    run_virtual(main())
+
+
+def test_giving_up_is_bounded(run_virtual) -> None:
+    """A shelf that hangs keeps nobody from stopping, and one that is full to the last byte takes not even a loss."""
+
+    async def main() -> None:
+        for waits_s in ([100.0], [-1.0]):
+            intake = Intake(accept=Door(*waits_s), bytes_max=100, on_change=lambda: None)
+            intake.lost = 3
+            began_s = asyncio.get_running_loop().time()
+            await intake.give_up(source="s", now_ns=1)
+            assert asyncio.get_running_loop().time() - began_s <= GIVE_UP_S_MAX
+
+    run_virtual(main())
 
 
 def test_what_fills_it_asks_for_its_commit(run_virtual) -> None:

@@ -449,6 +449,30 @@ async def test_stopping_is_bounded(mqtt_server, monkeypatch, caplog) -> None:
     assert "they were not acknowledged" in caplog.text
 
 
+@pytest.mark.parametrize("is_full", [True, False])
+async def test_what_nobody_sends_again_stands_in_the_ledger_at_the_stop(mqtt_server, monkeypatch, is_full) -> None:
+    """Of messages that found no room those of QoS 0 are lost; the others were not acknowledged, and wills say so."""
+    monkeypatch.setattr("gateway.sources.mqtt_server.STOP_S_MAX", 0.1)
+    rig = await mqtt_server.start()
+    rig.door.full_times = 1_000_000 * is_full
+    rig.door.opened.clear()
+
+    def make_room() -> None:
+        rig.door.full_times = 0
+        rig.door.opened.set()
+
+    client = await rig.connect()
+    await client.send(
+        publish_bytes(b"t", b"1", qos=1, packet_id=1), publish_bytes(b"t", b"2"), publish_bytes(b"t", b"3")
+    )
+    await rig.until(lambda: rig.door.offers)
+    asyncio.get_running_loop().call_later(0.2, make_room)
+    rig.task.cancel()
+    assert await client.rest() == b""
+    await rig.until(rig.task.done)
+    assert [arrivals.dropped for arrivals in rig.door.arrivals] == [{"no_room": 2}]
+
+
 async def test_who_comes_at_the_moment_of_the_stop_is_hung_up_on(mqtt_server, caplog) -> None:
     """Without a traceback: a device that connects again and again meets that moment at some reload."""
     rig = await mqtt_server.start()
