@@ -40,6 +40,8 @@ PRIVATE_PARTS: Final = (
     "_sock_recv",
     "_ssl_wrap_socket",
 )
+# And those of what stands for its socket where a WebSocket is spoken.
+WEBSOCKET_PARTS: Final = ("_payload_head", "_readbuffer")
 # When to send what is retained (MQTT 5.0 section 3.8.3.1, Retain Handling).
 ALWAYS: Final = SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE
 NEW_ONLY: Final = SubscribeOptions.RETAIN_SEND_IF_NEW_SUB
@@ -143,6 +145,7 @@ class BulkClient(Client):
             size += len(part)
             if self._is_plain:
                 break
+            _let_go_of_read(self._sock)
         return b"".join(parts)
 
     def pending(self) -> int:
@@ -221,6 +224,26 @@ class BulkClient(Client):
         wrapped.settimeout(self._connect_timeout)
         wrapped.do_handshake()
         return wrapped
+
+
+def _let_go_of_read(sock: Any) -> None:
+    """Make what was not yet read of a WebSocket frame a frame of its own (RFC 6455, section 5.2).
+
+    paho holds each frame until it is whole, and copies what it holds at each read: a message of 100 MB would be 100 MB
+    of memory, and soon a second for each read.
+    """
+    read = getattr(sock, "_payload_head", 0)
+    if not read:
+        return
+    held = sock._readbuffer  # noqa: SLF001  see PRIVATE_PARTS
+    kind = held[1]
+    # Servers mask nothing, and a mask counts from the frame's beginning.
+    if kind > 0x7F:
+        return
+    at = {126: 4, 127: 10}.get(kind, 2)
+    left = (kind if at == 2 else int.from_bytes(held[2:at], "big")) - read
+    sock._readbuffer = held[:1] + b"\x7f" + left.to_bytes(8, "big") + held[at + read :]  # noqa: SLF001
+    sock._payload_head = 0  # noqa: SLF001
 
 
 def connect_properties(*, session_expiry_s: int, receive_maximum: int, packet_bytes_max: int | None) -> Properties:

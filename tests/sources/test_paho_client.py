@@ -5,20 +5,21 @@ from __future__ import annotations
 import inspect
 import socket
 import ssl
+from typing import Literal
 
 import pytest
-from paho.mqtt.client import Client
+from paho.mqtt.client import Client, _WebsocketWrapper
 from paho.mqtt.enums import CallbackAPIVersion
 
 from gateway.net.mqtt import VERSION_3_1_1, VERSION_5, ProtocolError
-from gateway.sources.paho_client import PRIVATE_PARTS, BulkClient, connect_properties
+from gateway.sources.paho_client import PRIVATE_PARTS, WEBSOCKET_PARTS, BulkClient, connect_properties
 
 
-def make_client(version: int = VERSION_5) -> BulkClient:
+def make_client(version: int = VERSION_5, transport: Literal["tcp", "websockets"] = "tcp") -> BulkClient:
     return BulkClient(
         client_id="test",
         version=version,
-        transport="tcp",
+        transport=transport,
         clean=True,
         tls=None,
         timeout_s=5,
@@ -44,6 +45,55 @@ def wired():
 def test_the_private_parts_are_there(part: str) -> None:
     """One by one, so that the failing name says what has gone."""
     assert hasattr(make_client(), part)
+
+
+@pytest.fixture
+def websocket(monkeypatch):
+    """A client with paho's WebSocket after its handshake, and the other end."""
+    ours, theirs = socket.socketpair()
+    monkeypatch.setattr(_WebsocketWrapper, "_do_handshake", lambda *_: None)
+    client = make_client(transport="websockets")
+    client._sock = _WebsocketWrapper(ours, "localhost", 80, False, "/", None)
+    ours.setblocking(False)
+    theirs.settimeout(5)
+    yield client, theirs
+    client.drop()
+    theirs.close()
+
+
+def frame(payload: bytes, *, first: int = 0x82, mask: bytes = b"") -> bytes:
+    """Return a WebSocket frame (RFC 6455, section 5.2)."""
+    size, bit = len(payload), 0x80 if mask else 0
+    if size < 126:
+        head = bytes((first, bit | size))
+    elif size < 1 << 16:
+        head = bytes((first, bit | 126)) + size.to_bytes(2, "big")
+    else:
+        head = bytes((first, bit | 127)) + size.to_bytes(8, "big")
+    masked = bytes(byte ^ mask[at % 4] for at, byte in enumerate(payload)) if mask else payload
+    return head + mask + masked
+
+
+@pytest.mark.parametrize("part", WEBSOCKET_PARTS)
+def test_the_private_parts_of_a_websocket_are_there(websocket, part: str) -> None:
+    """One by one, likewise."""
+    assert hasattr(websocket[0]._sock, part)
+
+
+@pytest.mark.parametrize("mask", [b"", b"\1\2\3\4"])
+@pytest.mark.parametrize("sizes", [[1, 125, 126, 300], [65_535, 65_536, 5], [400_000]])
+def test_no_more_is_held_of_a_websocket_frame_than_is_read_at_a_time(websocket, sizes: list[int], mask: bytes) -> None:
+    """However large it is, and in whatever pieces it comes; a frame with a mask, which no server sends, is read too."""
+    client, theirs = websocket
+    payloads = [bytes(at % 251 for at in range(size)) for size in sizes]
+    wire = b"".join(frame(payload, mask=mask) + frame(b"", first=0x8A) for payload in payloads)
+    got = b""
+    for at in range(0, len(wire), 7_001):
+        theirs.sendall(wire[at : at + 7_001])
+        while data := client.receive(1000):
+            got += data
+            assert mask or len(client._sock._readbuffer) < 1100
+    assert got == b"".join(payloads)
 
 
 def test_the_time_of_the_last_bytes_has_one_of_two_names() -> None:
