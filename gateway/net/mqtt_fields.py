@@ -6,6 +6,7 @@ function of bytes; what a packet means is not decided here.
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -144,6 +145,9 @@ _NOT_ZERO: Final = frozenset(
     {Property.RECEIVE_MAXIMUM, Property.MAXIMUM_PACKET_SIZE, Property.TOPIC_ALIAS, Property.SUBSCRIPTION_ID}
 )
 _REPEATABLE: Final = frozenset({Property.USER, Property.SUBSCRIPTION_ID})
+# These may be there by the ten thousand, and nobody looks at them: they are passed over in one step, or few.
+_USER: Final = int(Property.USER)
+_SUBSCRIPTION_IDS: Final = re.compile(rb"(?:\x0b[\x80-\xff]{0,3}[\x01-\x7f])++")
 
 PUBLISH_PROPERTIES: Final = frozenset(
     {
@@ -288,6 +292,8 @@ def topic_too_long(topic: bytes, topic_bytes_max: int) -> str:
 def read_properties(data: bytes, position: int, end: int, allowed: frozenset[Property]) -> tuple[Properties, int]:
     """Return the properties at `position`, and where they end; user properties are checked and left out.
 
+    So are subscription identifiers of a PUBLISH, since nobody asks a broker for them.
+
     Raises ProtocolError for one that is unknown, not `allowed` here, twice, or has a value it must not have.
     """
     length, position = read_variable_integer(data, position, end)
@@ -295,19 +301,36 @@ def read_properties(data: bytes, position: int, end: int, allowed: frozenset[Pro
     if stop > end:
         raise malformed("properties run past the end of their packet")
     properties: Properties = {}
+    may_repeat_id = allowed is PUBLISH_PROPERTIES
     while position < stop:
+        if data[position] == _USER:
+            position = _pass_user_property(data, position + 1, stop)
+            continue
+        if may_repeat_id and (passed := _SUBSCRIPTION_IDS.match(data, position, stop)) is not None:
+            position = passed.end()
+            continue
         identifier, position = read_variable_integer(data, position, stop)
         if identifier not in allowed:
             raise malformed(f"property {identifier:#04x} does not belong in this packet")
         if identifier in properties and identifier not in _REPEATABLE:
             raise protocol_error(f"property {identifier:#04x} is there twice")
-        if identifier == Property.USER:
-            _, position = read_string(data, position, stop)
-            _, position = read_string(data, position, stop)
-            continue
         value, position = _read_value(identifier, data, position, stop)
         properties[identifier] = value
     return properties, stop
+
+
+def _pass_user_property(data: bytes, position: int, stop: int) -> int:
+    """Return where a name and a value end, checked as `read_string` would."""
+    for _ in range(2):
+        start = position + 2
+        end = start + (data[position] << 8 | data[position + 1]) if start <= stop else start
+        if end > stop:
+            raise malformed("a field runs past the end of its packet")
+        text = data[start:end]
+        if not text.isascii() or 0 in text:
+            check_text(text)
+        position = end
+    return position
 
 
 def _read_value(identifier: int, data: bytes, position: int, stop: int) -> tuple[PropertyValue, int]:
