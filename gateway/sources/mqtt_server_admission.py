@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from gateway.net.mqtt import VERSION_5
@@ -93,7 +93,12 @@ def decide(
     if not is_held:
         grant = authenticator.admit(username=username, password=connect.password, peer_names=peer_names)
     if grant is None:
-        return _unknown(username, is_held=is_held, attempts=attempts, address=address, now_s=now_s)
+        refusal = _unknown(username, is_held=is_held, attempts=attempts, address=address, now_s=now_s)
+        if username is not None and not authenticator.has_users:
+            # Many devices always send one; a wrong password would be looked for in vain.
+            why = f"{address} gave the name {username!r} and there are no users: name it in users, or let it send none"
+            return replace(refusal, sentence=why)
+        return refusal
     if connect.will is not None and not grant.allows(connect.will.topic):
         return Refusal(
             ReasonCode.NOT_AUTHORIZED,

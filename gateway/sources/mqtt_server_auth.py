@@ -149,6 +149,7 @@ class Authenticator:
         self._users = {
             user.name: (self._digest(user.password.read().encode()), Grant(user.name, user.topics)) for user in users
         }
+        self.has_users = bool(self._users)
         self._certificates = {entry.common_name: Grant(entry.common_name, entry.topics) for entry in certificates}
         self._anonymous = None if anonymous_topics is None else Grant(ANONYMOUS, anonymous_topics)
         self._nobody = self._digest(secrets.token_bytes(32))

@@ -84,6 +84,18 @@ def test_refusals() -> None:
     assert [refusal.delay_s > 0 for refusal in refusals] == [False, False, True, False]
 
 
+def test_a_name_where_there_are_no_users_is_told_as_what_it_is() -> None:
+    """Not as a wrong one: many devices always send a name, and whoever reads it would look for another password."""
+    attempts = Attempts()
+    for _ in range(9):
+        answer = ask(connect(username="dev", password=b"p"), attempts=attempts)
+        assert isinstance(answer, Refusal)
+        assert answer.sentence == (
+            "10.0.0.1 gave the name 'dev' and there are no users: name it in users, or let it send none"
+        )
+    assert answer.reason == "attempts_limited"
+
+
 def test_wrong_passwords_do_not_lock_out_another_name(monkeypatch) -> None:
     """From the same address, however many names were tried."""
     monkeypatch.setenv("PUMP", "right")
