@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sqlite3
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -54,6 +55,10 @@ LOST_SERIES_MAX: Final = 1 << 20
 # More in one line of the ledger is no number of ours; all lines of all uplinks together stay within 63 bits.
 READINGS_MAX: Final = 1 << 48
 NEW: Final = f"{DATABASE}.new"
+DAMAGED_NAME: Final = f"{DATABASE}.damaged-"
+# A new database that is whole, while the old one makes way for it: the rest of its name is that of the old one.
+READY_NAME: Final = f"{DATABASE}.ready-"
+BESIDE: Final = ("-wal", "-shm", "")
 
 
 @dataclass(slots=True)
@@ -105,14 +110,45 @@ def salvage(state_dir: Path, *, wall_ns: int) -> Salvaged:
     path.touch()
     result = salvage_into(new, path)
     result.aside = aside_name(state_dir, wall_ns)
-    aside = state_dir / result.aside
-    for suffix in ("-wal", "-shm", ""):
-        old = path.with_name(path.name + suffix)
-        if old.exists():
-            old.replace(aside.with_name(aside.name + suffix))
-    new.replace(path)
+    ready = state_dir / result.aside.replace(DAMAGED_NAME, READY_NAME)
+    new.replace(ready)
+    _sync_folder(state_dir)
+    _move(path, state_dir / result.aside)
+    ready.replace(path)
     drop_oldest_aside(state_dir)
     return result
+
+
+def take_back(state_dir: Path) -> None:
+    """Undo an exchange of files that a power cut or a kill has interrupted; raise OSError.
+
+    Half of it done, the log is no longer beside its database, or there is none: a start would find next to nothing. So
+    what was moved aside comes back, and is salvaged from the beginning.
+    """
+    path = state_dir / DATABASE
+    for ready in state_dir.glob(f"{READY_NAME}*"):
+        aside = ready.with_name(ready.name.replace(READY_NAME, DAMAGED_NAME))
+        # Where both are there, somebody has put another in the place of the one that went.
+        if aside.exists() != path.exists():
+            _move(aside, path)
+        _sync_folder(state_dir)
+        ready.unlink()
+
+
+def _move(path: Path, to: Path) -> None:
+    """Move a database and what lies beside it, itself last."""
+    for suffix in BESIDE:
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).replace(to.with_name(to.name + suffix))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have what was renamed until now reach the medium before what comes."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def salvage_into(new: Path, path: Path) -> Salvaged:
@@ -126,17 +162,17 @@ def salvage_into(new: Path, path: Path) -> Salvaged:
 def aside_name(state_dir: Path, wall_ns: int) -> str:
     """Return a name for what is set aside at `wall_ns` that is not taken yet."""
     stamp = datetime.fromtimestamp(wall_ns // NS_PER_S, UTC).strftime("%Y%m%dT%H%M%SZ")
-    name = f"{DATABASE}.damaged-{stamp}"
+    name = f"{DAMAGED_NAME}{stamp}"
     number = 1
     while (state_dir / name).exists():
         number += 1
-        name = f"{DATABASE}.damaged-{stamp}-{number}"
+        name = f"{DAMAGED_NAME}{stamp}-{number}"
     return name
 
 
 def drop_oldest_aside(state_dir: Path) -> None:
     """Keep ASIDE_MAX damaged files: they lie outside of the quota."""
-    files = [file for file in state_dir.glob(f"{DATABASE}.damaged-*") if not file.name.endswith(("-wal", "-shm"))]
+    files = [file for file in state_dir.glob(f"{DAMAGED_NAME}*") if not file.name.endswith(("-wal", "-shm"))]
     files.sort(key=lambda file: file.stat().st_mtime_ns)
     for file in files[:-ASIDE_MAX]:
         _remove(file)

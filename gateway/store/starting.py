@@ -27,7 +27,7 @@ from gateway.store.pages import TreeError
 from gateway.store.planning import DAMAGED
 from gateway.store.reached import forget_reached
 from gateway.store.records import StoreError
-from gateway.store.salvage import salvage, set_log_aside
+from gateway.store.salvage import salvage, set_log_aside, take_back
 from gateway.store.shelf import ShelfReader
 from gateway.store.unwritten import forget, write_down
 
@@ -128,6 +128,13 @@ class Starter:
 
     async def start(self) -> Started:
         """Return the open shelf; raise StoreError that says what to do."""
+        try:
+            take_back(self._state_dir)
+        except OSError as error:
+            why = disks.why(error, self._path)
+            raise StoreError(
+                f"{self._path} was being salvaged, and what was moved cannot be moved back: {why}"
+            ) from error
         started = await self._look_and_open()
         opened = started.opened
         if self._loss is not None:

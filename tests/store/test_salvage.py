@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import shutil
 import sqlite3
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from gateway.store.connection import PAGE_BYTES
 from gateway.store.database import Loss
 from gateway.store.evidence import look
 from gateway.store.reading import verify
-from gateway.store.records import STATE_ID, place
+from gateway.store.records import STATE_ID, StoreError, place
 from gateway.store.salvage import ASIDE_MAX, Salvaged
 
 DATABASE = "tidegate.db"
@@ -466,6 +468,82 @@ async def test_any_damage_anywhere(shelves, numbers, fill, seed) -> None:
         store.ack(lease)
     assert set(found) <= set(held)
     shelves.check(store)
+
+
+class KilledError(BaseException):
+    """Stands for SIGKILL: nothing catches it."""
+
+
+@pytest.fixture
+def die_at(monkeypatch):
+    """Have the process end just before it gives a file its n-th new name, until `revive`."""
+
+    def plan(number: int):
+        names = iter(range(1, number))
+        real = Path.replace
+
+        def replace(path, target):
+            if next(names, None) is None:
+                raise KilledError
+            return real(path, target)
+
+        patch = pytest.MonkeyPatch()
+        patch.setattr(Path, "replace", replace)
+        return patch.undo
+
+    return plan
+
+
+@pytest.mark.parametrize("number", range(1, 6))
+@pytest.mark.parametrize("again", [0, 1, 2, 3])
+async def test_a_salvage_that_is_killed_at_any_rename_is_begun_anew(shelves, crashed, die_at, number, again) -> None:
+    """The log holds what came last: beside no database, or with none there, nothing of it would be found."""
+    damage(shelves.state_dir / DATABASE, 0, b"XXXX")
+    (shelves.state_dir / f"{DATABASE}-shm").touch()
+    for deaths in [number, again] if again else [number]:
+        revive = die_at(deaths)
+        with pytest.raises(KilledError):
+            await shelves.open()
+        revive()
+    assert sorted((await check(shelves, crashed))[0]) == crashed
+    assert not list(shelves.state_dir.glob(f"{DATABASE}.ready-*"))
+    assert len(list(shelves.state_dir.glob(f"{DATABASE}.damaged-*Z"))) == 1
+
+
+async def test_what_was_put_in_the_place_of_a_killed_salvage_stays(shelves, crashed, die_at, tmp_path) -> None:
+    """Who found no database, and put a copy there, has the last word."""
+    copy = shutil.copytree(shelves.state_dir, tmp_path / "copy")
+    damage(shelves.state_dir / DATABASE, 0, b"XXXX")
+    revive = die_at(5)
+    with pytest.raises(KilledError):
+        await shelves.open()
+    revive()
+    for suffix in ("", "-wal"):
+        shutil.copy(copy / f"{DATABASE}{suffix}", shelves.state_dir)
+    store = await shelves.open()
+    assert store.events == []
+    assert sorted(await shelves.drain(store)) == crashed
+    assert len(list(shelves.state_dir.glob(f"{DATABASE}.damaged-*Z"))) == 1
+
+
+async def test_a_killed_salvage_on_a_disk_that_takes_nothing_now(shelves, crashed, die_at, monkeypatch) -> None:
+    """A new database must not begin where the old one only waits to be put back."""
+    damage(shelves.state_dir / DATABASE, 0, b"XXXX")
+    revive = die_at(5)
+    with pytest.raises(KilledError):
+        await shelves.open()
+    revive()
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", fail)
+        with pytest.raises(
+            StoreError, match="was being salvaged, and what was moved cannot be moved back: .*read-only"
+        ):
+            await shelves.open()
+    assert sorted((await check(shelves, crashed))[0]) == crashed
 
 
 async def test_only_the_last_damaged_files_are_kept(shelves, filled) -> None:
