@@ -155,21 +155,28 @@ def find_loss(pages: PageFile, *, reached: int = 0) -> LogLoss | None:
         if last.commit < in_file.commit:
             return LogLoss("is of an earlier time than the database", in_file, is_stale=True)
     newest = in_log[1] if in_log is not None else in_file
-    commits = 0 if newest is None else max(reached - newest.commit, 0)
-    if newest is None or not (newest.log_bytes or commits):
+    noted = max((state.log_bytes for state in (newest, in_file) if state is not None), default=0)
+    return None if newest is None else loss_after(pages, newest, noted_bytes=noted, reached=reached)
+
+
+def loss_after(pages: PageFile, newest: State, *, noted_bytes: int, reached: int) -> LogLoss | None:
+    """Return what is missing after `newest`, as far as is known; the log was at least `noted_bytes` long by then."""
+    commits = max(reached - newest.commit, 0)
+    if not (newest.log_bytes or commits):
         return None
     if not newest.log_bytes:
         # Closed in order it needs no log; but another had come further.
         older = "is another one than was here last, or an older copy of it"
         return LogLoss(older, newest, is_older=True, commits=commits)
-    noted = min(max(state.log_bytes for state in (newest, in_file) if state is not None), LOG_BYTES_MAX)
     if not pages.log.data:
         return LogLoss("is missing", newest, is_missing=True, commits=commits)
-    is_cut = len(pages.log.data) < noted or (commits and not pages.log.has_holes(noted))
-    if is_cut or pages.log.has_holes(noted):
-        what = "was cut short" if is_cut else "was overwritten with zeros"
-        return LogLoss(what, newest, commits=commits)
-    return None
+    noted = min(noted_bytes, LOG_BYTES_MAX)
+    is_cut = len(pages.log.data) < noted
+    has_holes = pages.log.has_holes(noted)
+    if not (is_cut or has_holes or commits):
+        return None
+    what = "was overwritten with zeros" if has_holes and not is_cut else "was cut short"
+    return LogLoss(what, newest, commits=commits)
 
 
 def wrong_with_log(pages: PageFile, *, reached: int = 0) -> str:

@@ -33,9 +33,11 @@ from gateway.store.accounts import (
     encode_state,
 )
 from gateway.store.connection import APPLICATION_ID, DATABASE, PAGE_BYTES, schemas
+from gateway.store.evidence import loss_after
 from gateway.store.opening import LOST_BOOT, decode_boot
 from gateway.store.pagefile import PageFile
 from gateway.store.planning import DAMAGED, encode_boot
+from gateway.store.reached import read_reached
 from gateway.store.records import DONE_BY_NOBODY, SEQUENCE_END, STATE_ID, where_from
 from gateway.store.segments import SegmentError, check_link, read_header, segment_hash
 from gateway.store.series import decode_series
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from gateway.store.evidence import LogLoss
     from gateway.store.pages import Value
 
 log = logging.getLogger("tidegate.store")
@@ -72,6 +75,7 @@ class Salvaged:
     aside: str = ""
     is_complete: bool = True  # whether all that was readable found room on the disk
     state_found: bool = False
+    loss: LogLoss | None = None  # what is missing after all that was found, where that is known
 
     def sentence(self, why: str) -> str:
         """Say what happened."""
@@ -85,6 +89,8 @@ class Salvaged:
         lost = ", ".join(
             f"{count} readings for {name or 'nobody'}" for name, count in self.lost_readings.items() if count
         )
+        if self.loss is not None:
+            lost = f"{lost or 'nothing that its counters know of'}, and what came last where that is missing"
         if not self.state_found:
             lost = "how much is not known, its counters are lost too"
         text = (
@@ -155,7 +161,7 @@ def salvage_into(new: Path, path: Path) -> Salvaged:
     """Put what can be read of the database at `path` into a new one; raise OSError or sqlite3.Error."""
     result = Salvaged()
     with PageFile(path) as damaged, contextlib.closing(sqlite3.connect(new, isolation_level=None)) as connection:
-        _fill(connection, damaged, result)
+        _fill(connection, damaged, result, reached=read_reached(path.parent))
     return result
 
 
@@ -183,7 +189,7 @@ def _remove(path: Path) -> None:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-def _fill(connection: sqlite3.Connection, damaged: PageFile, result: Salvaged) -> None:
+def _fill(connection: sqlite3.Connection, damaged: PageFile, result: Salvaged, *, reached: int) -> None:
     connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
     connection.execute("PRAGMA synchronous = FULL")
     # The new file is nobody's before it is renamed: a journal in memory is enough.
@@ -212,7 +218,10 @@ def _fill(connection: sqlite3.Connection, damaged: PageFile, result: Salvaged) -
         elif _is_boot(row := (row_id, *values[1:])):
             older[row_id] = row
     _restore_boots(connection, older)
-    _balance(connection, result, max(states, key=lambda state: state.commit, default=None))
+    newest = max(states, key=lambda state: state.commit, default=None)
+    if newest is not None:
+        result.loss = loss_after(damaged, newest, noted_bytes=newest.log_bytes, reached=reached)
+    _balance(connection, result, newest)
 
 
 class _Sorter:

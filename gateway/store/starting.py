@@ -152,7 +152,7 @@ class Starter:
                 loss = look(self._path)
                 if not has_looked:
                     # Later looks don't tell what was left behind: whoever opened the file may have closed it since.
-                    self._loss, has_looked = loss, True
+                    self._loss, has_looked = self._loss or loss, True
                     await self._leave_stale_log()
                 return await self._open()
             except DamagedError as error:
@@ -190,6 +190,7 @@ class Starter:
             raise StoreError(
                 f"{self._path} is damaged ({why}), and salvaging it failed: {disks.why(error, self._state_dir)}"
             ) from error
+        self._loss = self._loss or salvaged.loss
         self._events.append(salvaged.sentence(why))
         self._lost = {(name, DAMAGED): count for name, count in salvaged.lost_readings.items() if count}
 

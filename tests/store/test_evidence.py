@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sqlite3
@@ -223,6 +224,69 @@ async def test_a_note_of_another_database_says_nothing_of_a_salvaged_one(shelves
     await shelves.close()
     store = await shelves.open()
     assert store.events == []
+
+
+def spoil(path, at: int, count: int = 8) -> None:
+    """Overwrite some bytes."""
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(b"\xff" * count)
+
+
+@pytest.mark.parametrize(
+    ("how", "what"),
+    [
+        ("missing", "is missing"),
+        ("cut", "was cut short"),
+        ("cut and broken", "was cut short"),
+        ("without an end", "was cut short"),
+    ],
+)
+async def test_a_salvage_says_what_is_missing_of_the_log(shelves, die, how, what) -> None:
+    """The accounts are as old as what is left: by them nothing is lost, and of what came last they know nothing."""
+    put = await die()
+    path, log_path = shelves.state_dir / DATABASE, shelves.state_dir / LOG
+    size = log_path.stat().st_size
+    if how == "missing":
+        log_path.unlink()
+    elif how == "without an end":
+        spoil(log_path, size // 2, size - size // 2)
+    else:
+        os.truncate(log_path, size // 2)
+    if how == "cut and broken":
+        spoil(log_path, size // 4)
+    else:
+        spoil(path, 0)
+    salvaged, missing = await opened(shelves, put)
+    assert "lost: nothing that its counters know of, and what came last where that is missing" in salvaged
+    assert missing.startswith(f"{LOG} {what}, and the gateway had not been stopped in order: ")
+    assert re.search(r"\(at least \d+ commits, how many readings nobody knows\)", missing)
+
+
+@pytest.mark.parametrize(("end", "what"), [(0.0, "is missing"), (0.5, "was cut short")])
+async def test_a_salvage_says_how_long_the_log_had_been(shelves, die, small_log, end, what) -> None:
+    """Each commit has noted that."""
+    put = await die()
+    os.truncate(shelves.state_dir / LOG, int((shelves.state_dir / LOG).stat().st_size * end))
+    spoil(shelves.state_dir / DATABASE, 0)
+    _, missing = await opened(shelves, put)
+    assert missing.startswith(f"{LOG} {what}, and the gateway had not been stopped in order: ")
+
+
+async def test_a_look_from_outside_at_what_would_be_salvaged_says_so_too(shelves, die) -> None:
+    """Who wants to know what a stick would carry is not told that nothing is lost."""
+    await die()
+    (shelves.state_dir / LOG).unlink()
+    spoil(shelves.state_dir / DATABASE, 0)
+    assert "lost: nothing that its counters know of, and" in verify(shelves.state_dir).problems[1]
+
+
+async def test_a_salvage_with_all_of_its_log_misses_nothing(shelves, die, small_log) -> None:
+    """The note beside it has not seen more."""
+    put = await die()
+    spoil(shelves.state_dir / DATABASE, 0)
+    (salvaged,) = await opened(shelves, put)
+    assert "lost: nothing; the damaged" in salvaged
 
 
 @pytest.mark.parametrize("begin", [0.0, 0.5])
