@@ -10,7 +10,8 @@ and runs whatever views and triggers a file brings along. What can be told again
   zeros. Closed in order there is no log, and the note says 0.
 - While a log grows for the first time, a file beside it says from time to time how far the commits have come
   (store/reached).
-- The same note says of a file that was closed in order that another one had come further: a backup was put back.
+- The same note says of a file that was closed in order that another one had come further: a backup was put back; and
+  where there is no file, that there was one.
 
 The first commit of a run is moved into the file at once (`Committer.begin`), so that a file without a log says
 whether it ought to have one. What cannot be told: that the end of a log is cut or zeroed which came after the last
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.core.clock import NS_PER_S, Quality
 from gateway.net.files import read_file
+from gateway.store.accounts import State
 from gateway.store.connection import APPLICATION_ID, DATABASE, expected_schema, newer_schema, schemas
 from gateway.store.pagefile import LOG_BYTES_MAX, SQLITE_MAGIC, PageFile
 from gateway.store.pages import TreeError, leaves_of
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.core.clock import Timeline
-    from gateway.store.accounts import State
 
 SUSPECT: Final = f"{DATABASE}.suspect"
 # Its rows are looked at one by one, and only as many as are asked for.
@@ -56,10 +57,17 @@ class LogLoss:
     is_stale: bool = False
     is_missing: bool = False
     is_older: bool = False  # it is the file that is not what it was: it was closed in order, before others were
+    is_gone: bool = False  # it is the file that is not there, nor a log
     commits: int = 0  # so many are missing at least
 
     def sentence(self, timeline: Timeline, now_ns: int, *, aside: str = "") -> str:
         """Say what may be missing, as far as that can be known; `now_ns` is this boot's monotonic clock."""
+        if self.is_gone:
+            return (
+                f"{DATABASE} {self.what}: what it still held is not sent (how many readings nobody knows), and all "
+                "counts begin anew. Where a repair of the disk has put it into lost+found, stop the gateway and move "
+                "it back"
+            )
         text = f"{DATABASE} {self.what}" if self.is_older else f"{DATABASE}-wal {self.what}"
         if aside:
             text += f" and was set aside as {aside}"
@@ -101,7 +109,8 @@ def look(path: Path) -> LogLoss | None:
     if not path.exists() or not path.stat().st_size:
         if path.exists() or log_bytes:
             raise DamagedError("the file is empty")
-        return None
+        commits = read_reached(path.parent)
+        return LogLoss("is gone, which was here before", State(), is_gone=True, commits=commits) if commits else None
     with path.open("rb") as file:
         head = file.read(100)
     if not head.startswith(SQLITE_MAGIC):

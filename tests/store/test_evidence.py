@@ -212,6 +212,25 @@ async def test_a_backup_that_was_put_back(shelves) -> None:
     assert "commits, how many readings nobody knows), and what was sent since then is sent again" in event
 
 
+@pytest.mark.parametrize("dies", [True, False])
+async def test_a_database_that_is_gone(shelves, die, dies) -> None:
+    """A repair of the disk has put it elsewhere: that it begins anew is said, once."""
+    await die()
+    if not dies:
+        await shelves.open()
+        await shelves.close()
+    for name in (DATABASE, LOG):
+        (shelves.state_dir / name).unlink(missing_ok=True)
+    (event,) = await opened(shelves, [])
+    assert event.startswith("tidegate.db is gone, which was here before: what it still held is not sent (how many ")
+    assert "lost+found" in event
+
+
+async def test_a_first_start_misses_nothing(shelves) -> None:
+    """There is no note of an earlier one."""
+    assert (await shelves.open()).events == []
+
+
 async def test_a_note_of_another_database_says_nothing_of_a_salvaged_one(shelves, die) -> None:
     """It begins to count where its newest commit is."""
     put = await die()
