@@ -104,7 +104,7 @@ def set_log_aside(state_dir: Path, *, wall_ns: int) -> str:
     """Move a log that does not belong to the database out of SQLite's way; return its new name; raise OSError."""
     name = f"{aside_name(state_dir, wall_ns)}-log"
     (state_dir / f"{DATABASE}-wal").replace(state_dir / name)
-    drop_oldest_aside(state_dir)
+    drop_oldest_aside(state_dir, but=name)
     return name
 
 
@@ -121,7 +121,7 @@ def salvage(state_dir: Path, *, wall_ns: int) -> Salvaged:
     _sync_folder(state_dir)
     _move(path, state_dir / result.aside)
     ready.replace(path)
-    drop_oldest_aside(state_dir)
+    drop_oldest_aside(state_dir, but=result.aside)
     return result
 
 
@@ -176,10 +176,11 @@ def aside_name(state_dir: Path, wall_ns: int) -> str:
     return name
 
 
-def drop_oldest_aside(state_dir: Path) -> None:
-    """Keep ASIDE_MAX damaged files: they lie outside of the quota."""
+def drop_oldest_aside(state_dir: Path, *, but: str) -> None:
+    """Keep ASIDE_MAX damaged files: they lie outside of the quota. `but` is the newest, whatever its time says."""
     files = [file for file in state_dir.glob(f"{DAMAGED_NAME}*") if not file.name.endswith(("-wal", "-shm"))]
-    files.sort(key=lambda file: file.stat().st_mtime_ns)
+    # A box without a clock writes in 1970.
+    files.sort(key=lambda file: (file.name == but, file.stat().st_mtime_ns))
     for file in files[:-ASIDE_MAX]:
         _remove(file)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 import shutil
 import sqlite3
@@ -553,6 +554,19 @@ async def test_only_the_last_damaged_files_are_kept(shelves, filled) -> None:
         await shelves.open()
         await shelves.close()
     assert len(list(shelves.state_dir.glob("tidegate.db.damaged-*"))) == ASIDE_MAX
+
+
+async def test_what_was_just_set_aside_is_kept_whatever_the_clock_says(shelves, filled, monkeypatch) -> None:
+    """Without a clock a box writes in 1970; earlier damage, of days with a clock, seems newer than what is there now."""
+    for hour in range(1, ASIDE_MAX + 1):
+        (shelves.state_dir / f"{DATABASE}.damaged-20260101T0{hour}0000Z").write_bytes(b"earlier")
+    shelves.clock.wall = 5 * NS_PER_S
+    monkeypatch.setattr(Path, "touch", lambda path: os.utime(path, (5, 5)))
+    (shelves.state_dir / f"{DATABASE}.suspect").write_text("again")
+    store = await shelves.open()
+    assert "the damaged file is kept as tidegate.db.damaged-19700101T000005Z" in store.events[0]
+    names = {path.name for path in shelves.state_dir.glob("tidegate.db.damaged-*")}
+    assert names == {f"{DATABASE}.damaged-19700101T000005Z", f"{DATABASE}.damaged-20260101T020000Z"}
 
 
 def test_a_salvage_says_what_it_could_not_keep() -> None:
