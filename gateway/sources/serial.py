@@ -60,6 +60,9 @@ UNREADABLE: Final = "malformed_"
 # So many devices are greeted one by one; a bus has no more, and a board that starts again and again has no end.
 GREETED_MAX: Final = 8
 
+# What sources that were stopped know of their devices' frames, by port, for who comes next in this process.
+_known_frames: dict[str, Sessions] = {}
+
 READING: Final = "reading"
 WAITING: Final = "waiting for port"
 HOLDING: Final = "full, not reading"
@@ -142,6 +145,8 @@ class SerialSource:
     async def run(self) -> None:
         """Serve until cancelled; then let what is on its way be kept and acknowledged, and close."""
         self._failure = None
+        # A frame whose ACK was lost may come again after a reload.
+        self._sessions = _known_frames.pop(self.settings.port, self._sessions)
         attempts = 0
         try:
             while self._failure is None:
@@ -463,6 +468,8 @@ class SerialSource:
             link, self._link = self._link, None
             link.leave_open(rest=self._reader.take_held())
         await self._close()
+        if self._is_framed:
+            _known_frames[self.settings.port] = self._sessions
         self._enter(STOPPED)
 
     async def _give_up(self) -> None:

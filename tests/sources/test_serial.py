@@ -150,6 +150,7 @@ async def make_rig(serial_line: SerialLine) -> AsyncIterator[Callable[..., Rig]]
         await rig.stop()
     for port in [*serial_port._left_open.values()]:
         serial_port.close_left_open(port)
+    serial_module._known_frames.clear()
 
 
 @pytest.fixture
@@ -314,6 +315,25 @@ async def test_a_frame_is_known_after_the_port_was_reopened(rig: Rig) -> None:
     rig.line.write(data(1))
     assert await rig.hear() == [Ack(S, 1)]
     assert len(rig.shelf.kept) == 1
+
+
+@pytest.mark.parametrize("is_unplugged", [False, True])
+async def test_a_frame_is_known_after_a_reload(rig: Rig, is_unplugged: bool) -> None:
+    """The line stays open then, or was gone; either way who never heard the ACK sends it to the next source."""
+    rig.line.write(data(1))
+    assert await rig.hear() == [Ack(S, 1)]
+    if is_unplugged:
+        rig.line.unplug()
+        await until(lambda: rig.status["state"] == "waiting for port")
+    await rig.stop()
+    rig.source = rig.new_source()
+    if is_unplugged:
+        rig.line.plug()
+    await rig.start()
+    rig.line.write(data(1) + data(2))
+    assert set(await rig.hear(2)) == {Ack(S, 1), Ack(S, 2)}
+    assert len(rig.shelf.payloads) == 2
+    assert rig.status["repeated"] == 1
 
 
 async def test_malformed_payloads_are_acknowledged_and_counted(rig: Rig) -> None:
