@@ -42,6 +42,8 @@ SLACK_SHARE: Final = 64
 COMMIT_BYTES: Final = 16 * PAGE_BYTES
 # Rows looked at in one commit and shelf.
 LOOK_MAX: Final = 256
+# Times that a disciplined clock of the same boot tells.
+CONFIRMED: Final = {Quality.SYNCED, Quality.REPAIRED}
 # Let go with one commit, or more where what comes needs as much; what is still over then goes with the next.
 EVICT_MAX: Final = 4096
 
@@ -295,8 +297,9 @@ def age_ns(timeline: Timeline, row: Candidate, *, now_ns: int) -> int:
 def age_of(timeline: Timeline, boot: int, at_ns: int, *, now_ns: int) -> int:
     """Return how long ago a moment of `boot` was, at least.
 
-    Within a boot that is exact. Across boots only a disciplined wall clock is believed: one that a flat battery
-    sets to 2090 must not empty the shelf. Without it, the time that the box was off does not count.
+    Within a boot that is exact. Across boots only disciplined wall clocks are believed, then and now: one that a flat
+    battery sets to 2090 must not empty the shelf, nor one that had its image's date until a link came. Without them
+    the time that the box was off does not count.
     """
     current = timeline.current.boot
     if boot == current:
@@ -304,10 +307,10 @@ def age_of(timeline: Timeline, boot: int, at_ns: int, *, now_ns: int) -> int:
     lasted = {int(times.boot): times.last_ns for times in timeline.boots}
     at_least = now_ns + sum(lasted[between] for between in lasted if boot < between < current)
     at_least += max(lasted.get(boot, 0) - at_ns, 0)
-    wall_ns = wall_of(timeline, at_ns, boot)
+    wall_ns, quality = timeline.repair(np.array([at_ns], np.int64), BootId(boot))
     now = timeline.wall_from(now_ns)
-    if timeline.quality is Quality.SYNCED and wall_ns and now is not None:
-        return max(at_least, now - wall_ns)
+    if timeline.quality is Quality.SYNCED and quality in CONFIRMED and now is not None:
+        return max(at_least, now - int(wall_ns[0]))
     return at_least
 
 

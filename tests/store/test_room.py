@@ -17,6 +17,7 @@ from gateway.store.reading import verify
 from gateway.store.room import BALLAST, LOG_BYTES_MAX, LOG_BYTES_MIN, Candidate, Room, age_ns
 
 MIB = 1 << 20
+DAY_S = 86_400
 
 
 async def test_the_oldest_goes_when_the_shelf_is_full(shelves) -> None:
@@ -305,13 +306,31 @@ def test_age_across_boots_needs_a_disciplined_clock(shelves) -> None:
 
     row = Candidate(1, 0, 1, 1, 10 * NS_PER_S, 0, 0, 100)
     wall = 1_790_000_000 * NS_PER_S
-    old = BootTimes(1, "a", 50 * NS_PER_S, [Sample(0, wall, Quality.UNSYNCED)])
     middle = BootTimes(2, "b", 7 * NS_PER_S)
-    year = 365 * 86400 * NS_PER_S
+    year = 365 * DAY_S * NS_PER_S
 
-    def age(quality: Quality) -> int:
+    def age(quality: Quality, *, was: Quality = Quality.SYNCED, since_s: int = 0) -> int:
+        old = BootTimes(1, "a", 50 * NS_PER_S, [Sample(since_s * NS_PER_S, wall, was)])
         now = BootTimes(3, "c", 0, [Sample(0, wall + year, quality)])
         return age_ns(Timeline([old, middle, now], current=3), row, now_ns=5 * NS_PER_S) // NS_PER_S
 
     assert age(Quality.UNSYNCED) == 5 + 7 + 40
     assert age(Quality.SYNCED) == (year // NS_PER_S) + 5 - 10
+    # Confirmed after the row was stored, the clock tells when that was.
+    assert age(Quality.SYNCED, since_s=20) == (year // NS_PER_S) + 5 - 10
+    assert age(Quality.SYNCED, was=Quality.UNSYNCED) == age(Quality.UNSYNCED)
+
+
+async def test_a_boot_whose_clock_nobody_confirmed_does_not_age_by_another_ones(shelves) -> None:
+    """A box starts with its image's date and holds data offline; the link that comes tells what day it is."""
+    image_ns = shelves.clock.wall
+    shelves.clock.synced = False
+    store = await shelves.open(max_age=30 * DAY_S)
+    put = await shelves.put(store, 3)
+    await shelves.close()
+    shelves.clock.reboot("boot-2", wall=image_ns + 300 * DAY_S * NS_PER_S, synced=True)
+    store = await shelves.open(max_age=30 * DAY_S)
+    await store.tend()
+    await store.append([])
+    assert store.status()["uplinks"]["cloud"]["ledger"] == {}
+    assert await shelves.drain(store) == put
