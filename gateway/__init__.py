@@ -92,6 +92,7 @@ detect/                     Watchers: columns in, scores out
 store/                      The shelf: what was accepted is kept here, in SQLite, until every uplink has it
   accounts.py               Counting: accepted = delivered + held + ledger for each uplink, and the state row it is kept in
   allowance.py              Allowance: how many readings an uplink may lease before the next commit, as the state row on the disk says it
+  asides.py                 Files that were set aside for a person to look at: how they are called, how many are kept, which make way
   columns.py                Readings as bytes: run directory, time column, value column, before compression
   committer.py              The one who writes: gathers what waits, makes room, commits, and lets it take effect
   connection.py             SQLite as the shelf uses it: directory lock, pragmas, numbered schema files

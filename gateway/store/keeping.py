@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sqlite3
 from typing import TYPE_CHECKING, Final
 
 from gateway.core.contracts import BootId, FullError
 from gateway.store.accounts import UPLINK_REMOVED
+from gateway.store.asides import make_room
+from gateway.store.disks import free_bytes
 from gateway.store.membership import Leftovers, let_go_overdue
 from gateway.store.planning import EVICTED, EXPIRED
 from gateway.store.records import where_from
@@ -70,7 +73,7 @@ class Keeper:
         going, self._going = self._going, []
         victims = {row.id: (reason, row) for reason, row in going if self.may_go(row.id)}
         # Acks, state and deletions need a little room too, but never make anybody go by themselves.
-        over = self._room.lacking(incoming_bytes) if incoming_bytes else 0
+        over = self._lacking(incoming_bytes) if incoming_bytes else 0
         over -= sum(row.size_bytes for _, row in victims.values())
         if over <= 0:
             return list(victims.values())
@@ -109,8 +112,20 @@ class Keeper:
             return "the store is full of what is being sent right now"
         return "what arrives is more than everything that could make way for it"
 
+    def _lacking(self, incoming_bytes: int) -> int:
+        """Return how many bytes have to go; where it is the disk that is full, damaged files do before what is held."""
+        over = self._room.lacking(incoming_bytes)
+        if over > 0 and self._room.is_disk_short:
+            state_dir = self._room.state_dir
+            if make_room(state_dir, wanted_bytes=free_bytes(state_dir) + over):
+                over = self._room.lacking(incoming_bytes)
+        return over
+
     async def tend(self) -> bool:
         """Look for what is too old or nobody's, and for boots that nothing refers to; return whether there is work."""
+        with contextlib.suppress(OSError):
+            # Who refuses at the door asks for no commit that would look.
+            self._lacking(0)
         self._room.keep_ballast()
         now_ns = self._clock.monotonic_ns()
         try:

@@ -126,6 +126,11 @@ class Room:
         return COMMIT_BYTES + max(self.log_bytes + pages * (PAGE_BYTES + FRAME_HEADER_BYTES) - self.log_size_bytes, 0)
 
     @property
+    def is_disk_short(self) -> bool:
+        """Whether it is the disk that bounds the shelf, and not `max_bytes`."""
+        return self.limit_bytes < self._max_bytes
+
+    @property
     def slack_bytes(self) -> int:
         """How much more than needed is made free at once, so that a full shelf does not evict at each commit."""
         return self.limit_bytes // SLACK_SHARE
@@ -133,13 +138,13 @@ class Room:
     @property
     def cause(self) -> str:
         """Say what bounds the shelf where it is full, and what to do about it."""
-        if self.limit_bytes < self._max_bytes:
+        if self.is_disk_short:
             return when_full(self.state_dir)
         return f"[store] max_bytes ({Size(self._max_bytes)}) is reached; raise it, or see why so much is held"
 
     def shortage(self) -> str:
         """Return a sentence where the disk has next to nothing left for a shelf that may grow; else ""."""
-        is_short = self.limit_bytes < self._max_bytes and free_bytes(self.state_dir) < self.ballast_bytes
+        is_short = self.is_disk_short and free_bytes(self.state_dir) < self.ballast_bytes
         return when_full(self.state_dir) if is_short else ""
 
     def keep_ballast(self) -> None:

@@ -13,12 +13,11 @@ import logging
 import os
 import sqlite3
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from gateway.core.clock import NS_PER_S, WALL_FLOOR_NS, BootTimes, Quality, Sample
+from gateway.core.clock import WALL_FLOOR_NS, BootTimes, Quality, Sample
 from gateway.core.contracts import BootId
 from gateway.core.words import plural
 from gateway.store.accounts import (
@@ -32,6 +31,7 @@ from gateway.store.accounts import (
     decode_state,
     encode_state,
 )
+from gateway.store.asides import DAMAGED_NAME, aside_name, keep_few, make_room, remove
 from gateway.store.connection import APPLICATION_ID, DATABASE, PAGE_BYTES, schemas
 from gateway.store.evidence import loss_after
 from gateway.store.opening import LOST_BOOT, decode_boot
@@ -52,15 +52,14 @@ if TYPE_CHECKING:
 log = logging.getLogger("tidegate.store")
 
 BATCH_ROWS: Final = 256
-ASIDE_MAX: Final = 2
 # Where it is not known which numbers were given, the next ones begin this far from those that are.
 LOST_SERIES_MAX: Final = 1 << 20
 # More in one line of the ledger is no number of ours; all lines of all uplinks together stay within 63 bits.
 READINGS_MAX: Final = 1 << 48
 NEW: Final = f"{DATABASE}.new"
-DAMAGED_NAME: Final = f"{DATABASE}.damaged-"
 # A new database that is whole, while the old one makes way for it: the rest of its name is that of the old one.
 READY_NAME: Final = f"{DATABASE}.ready-"
+BLOCK_BYTES: Final = 512  # stat(2), st_blocks
 BESIDE: Final = ("-wal", "-shm", "")
 
 
@@ -104,7 +103,7 @@ def set_log_aside(state_dir: Path, *, wall_ns: int) -> str:
     """Move a log that does not belong to the database out of SQLite's way; return its new name; raise OSError."""
     name = f"{aside_name(state_dir, wall_ns)}-log"
     (state_dir / f"{DATABASE}-wal").replace(state_dir / name)
-    drop_oldest_aside(state_dir, but=name)
+    keep_few(state_dir, newest=name)
     return name
 
 
@@ -112,8 +111,9 @@ def salvage(state_dir: Path, *, wall_ns: int) -> Salvaged:
     """Move the database in `state_dir` aside and put a new one in its place; raise OSError or sqlite3.Error."""
     path = state_dir / DATABASE
     new = state_dir / NEW
-    _remove(new)
+    remove(new)
     path.touch()
+    make_room(state_dir, wanted_bytes=_bytes_on_disk(path))
     result = salvage_into(new, path)
     result.aside = aside_name(state_dir, wall_ns)
     ready = state_dir / result.aside.replace(DAMAGED_NAME, READY_NAME)
@@ -121,7 +121,7 @@ def salvage(state_dir: Path, *, wall_ns: int) -> Salvaged:
     _sync_folder(state_dir)
     _move(path, state_dir / result.aside)
     ready.replace(path)
-    drop_oldest_aside(state_dir, but=result.aside)
+    keep_few(state_dir, newest=result.aside)
     return result
 
 
@@ -157,37 +157,18 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def _bytes_on_disk(path: Path) -> int:
+    """Return how much a database and its log take: what they only claim to hold is not copied."""
+    found = [file.stat() for file in (path, path.with_name(f"{path.name}-wal")) if file.exists()]
+    return sum(min(of.st_size, of.st_blocks * BLOCK_BYTES) for of in found)
+
+
 def salvage_into(new: Path, path: Path) -> Salvaged:
     """Put what can be read of the database at `path` into a new one; raise OSError or sqlite3.Error."""
     result = Salvaged()
     with PageFile(path) as damaged, contextlib.closing(sqlite3.connect(new, isolation_level=None)) as connection:
         _fill(connection, damaged, result, reached=read_reached(path.parent))
     return result
-
-
-def aside_name(state_dir: Path, wall_ns: int) -> str:
-    """Return a name for what is set aside at `wall_ns` that is not taken yet."""
-    stamp = datetime.fromtimestamp(wall_ns // NS_PER_S, UTC).strftime("%Y%m%dT%H%M%SZ")
-    name = f"{DAMAGED_NAME}{stamp}"
-    number = 1
-    while (state_dir / name).exists():
-        number += 1
-        name = f"{DAMAGED_NAME}{stamp}-{number}"
-    return name
-
-
-def drop_oldest_aside(state_dir: Path, *, but: str) -> None:
-    """Keep ASIDE_MAX damaged files: they lie outside of the quota. `but` is the newest, whatever its time says."""
-    files = [file for file in state_dir.glob(f"{DAMAGED_NAME}*") if not file.name.endswith(("-wal", "-shm"))]
-    # A box without a clock writes in 1970.
-    files.sort(key=lambda file: (file.name == but, file.stat().st_mtime_ns))
-    for file in files[:-ASIDE_MAX]:
-        _remove(file)
-
-
-def _remove(path: Path) -> None:
-    for suffix in ("-wal", "-shm", "-journal", ""):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def _fill(connection: sqlite3.Connection, damaged: PageFile, result: Salvaged, *, reached: int) -> None:

@@ -16,12 +16,13 @@ from gateway.core.batch import MONOTONIC, Batch, Series
 from gateway.core.clock import NS_PER_S, Quality
 from gateway.core.contracts import BootId, Priority, Signal
 from gateway.store import salvage as salvage_module
+from gateway.store.asides import ASIDE_MAX
 from gateway.store.connection import PAGE_BYTES
 from gateway.store.database import Loss
 from gateway.store.evidence import look
 from gateway.store.reading import verify
 from gateway.store.records import STATE_ID, StoreError, place
-from gateway.store.salvage import ASIDE_MAX, Salvaged
+from gateway.store.salvage import Salvaged
 
 DATABASE = "tidegate.db"
 
