@@ -11,6 +11,7 @@ import sqlite3
 from typing import TYPE_CHECKING, Final
 
 from gateway.core.words import amount
+from gateway.store.files import NAMES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,11 +99,30 @@ def why(error: Exception, path: Path) -> str:
         refused = when_unwritable(folder, is_read_only=getattr(error, "errno", 0) == errno.EROFS)
         if refused:
             return refused
-        if path.is_file() and not os.access(path, os.W_OK):
-            return f"writing to {path} is not allowed; give it to the user that runs the gateway"
+        for file in (path, *_ours(folder)):
+            if file.is_file() and not os.access(file, os.W_OK):
+                return f"writing to {file} is not allowed; give it to the user that runs the gateway"
     code = getattr(error, "sqlite_errorname", "") or ""
     said = f"{getattr(error, 'strerror', None) or error} {code}".rstrip()
     return when_failing(folder, said) if is_failing(error) else said
+
+
+def check_may_write(path: Path) -> None:
+    """Raise PermissionError where this user may not write to a database or its log.
+
+    SQLite opens them all the same, to read, and says so when it is to write; by then the doors are open.
+    """
+    for file in (path, path.with_name(f"{path.name}-wal")):
+        if file.exists() and not os.access(file, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+
+
+def _ours(folder: Path) -> list[Path]:
+    """Return what may be the gateway's in a folder, as far as one may look."""
+    try:
+        return sorted(file for file in folder.iterdir() if file.name.startswith(NAMES))
+    except OSError:
+        return []
 
 
 def when_full(folder: Path) -> str:

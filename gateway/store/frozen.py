@@ -140,9 +140,10 @@ class Frozen:
                 os.fsync(file)
             finally:
                 os.close(file)
+            disks.check_may_write(self._path)
         except OSError:
             return False
-        return os.access(self._path, os.W_OK) and os.access(folder, os.W_OK | os.X_OK)
+        return os.access(folder, os.W_OK | os.X_OK)
 
     async def write_down(self, room: Room) -> str:
         """Bring the database on the disk in line with the one in memory; return why that cannot be, "" if it was."""

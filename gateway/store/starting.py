@@ -154,6 +154,7 @@ class Starter:
                     # Later looks don't tell what was left behind: whoever opened the file may have closed it since.
                     self._loss, has_looked = self._loss or loss, True
                     await self._leave_stale_log()
+                disks.check_may_write(self._path)
                 return await self._open()
             except DamagedError as error:
                 await self._salvage(str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sqlite3
@@ -134,6 +135,31 @@ def test_a_file_of_somebody_elses(tmp_path, monkeypatch) -> None:
     assert why(UNWRITABLE[2], path) == "said SQLite x"
     monkeypatch.setattr(os, "access", lambda *_: False)
     assert why(UNWRITABLE[2], path) == f"writing to {path} is not allowed; give it to the user that runs the gateway"
+
+
+@pytest.mark.parametrize("name", ["lock", "tidegate.db-wal"])
+def test_a_file_of_somebody_elses_beside_it(tmp_path, monkeypatch, name) -> None:
+    """Somebody ran it as root once: the file that is in the way is named, and no other."""
+    for file in (name, "tidegate.db", "notes.txt"):
+        (tmp_path / file).touch()
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path.name not in {name, "notes.txt"} and real(path, mode))
+    for path in (tmp_path, tmp_path / "tidegate.db"):
+        assert why(UNWRITABLE[1], path) == (
+            f"writing to {tmp_path / name} is not allowed; give it to the user that runs the gateway"
+        )
+    with pytest.raises(PermissionError) if name == "tidegate.db-wal" else contextlib.nullcontext():
+        disks.check_may_write(tmp_path / "tidegate.db")
+
+
+def test_a_directory_that_one_may_not_look_into(tmp_path, monkeypatch) -> None:
+    """Then it is said as it is."""
+
+    def refuse(_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert why(UNWRITABLE[2], tmp_path) == "said SQLite x"
 
 
 def test_a_file_system_without_unnamed_files(tmp_path, monkeypatch) -> None:

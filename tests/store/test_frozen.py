@@ -403,6 +403,27 @@ async def test_too_many_uplinks_end_it_there_too(shelves, fill, freeze, monkeypa
         await shelves.open(uplinks=("another",))
 
 
+@pytest.mark.parametrize("name", [DATABASE, f"{DATABASE}-wal"])
+async def test_a_file_of_another_user_is_as_good_as_a_disk_that_is_read_only(shelves, fill, monkeypatch, name) -> None:
+    """Somebody ran it as root: SQLite opens the file to read, and only says so when the doors are open."""
+    put = await fill(dies=True)
+    theirs, real = shelves.state_dir / name, os.access
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda path, mode: real(path, mode) and not (path == theirs and mode & os.W_OK))
+        store = await shelves.open(uplinks=("cloud", "spare"))
+        assert (
+            f"writing to {theirs} is not allowed; give it to the user that runs" in store.status()["store"]["trouble"]
+        )
+        assert store.is_frozen
+        assert sorted(await shelves.drain(store)) == sorted(put)
+        assert not await store.can_be_written()
+    assert await store.can_be_written()
+    await shelves.close()
+    store = await shelves.open(uplinks=("cloud", "spare"))
+    assert not store.is_frozen
+    assert await shelves.drain(store) == []
+
+
 async def test_whether_it_can_be_written_is_tried(shelves, fill, freeze, monkeypatch) -> None:
     """A file that can be opened to write, and room for what comes: not before."""
     await fill(dies=True)
