@@ -20,6 +20,8 @@ log = logging.getLogger("tidegate.store")
 
 ASIDE_MAX: Final = 2
 DAMAGED_NAME: Final = f"{DATABASE}.damaged-"
+# A new database that is whole, while the old one makes way for it: the rest of its name is that of the old one.
+READY_NAME: Final = f"{DATABASE}.ready-"
 
 
 def aside_name(state_dir: Path, wall_ns: int) -> str:
@@ -61,3 +63,11 @@ def _oldest_first(state_dir: Path, *, newest: str = "") -> list[Path]:
     files = [file for file in state_dir.glob(f"{DAMAGED_NAME}*") if not file.name.endswith(("-wal", "-shm"))]
     # A box without a clock writes in 1970.
     return sorted(files, key=lambda file: (file.name == newest, file.stat().st_mtime_ns))
+
+
+def interrupted(path: Path) -> str:
+    """Return what to do about a database that is not there since its salvage was interrupted, "" where it was not."""
+    is_half_done = any(path.parent.glob(f"{READY_NAME}*"))
+    return (
+        f"{path} was being salvaged when that was interrupted; start the gateway, which goes on" if is_half_done else ""
+    )

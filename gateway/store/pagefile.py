@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from gateway.store.accounts import DamagedStateError, State, decode_state
+from gateway.store.asides import interrupted
 from gateway.store.connection import DATABASE, PAGE_BYTES
 from gateway.store.files import check_file
 from gateway.store.pages import PAGE_SIZES, TABLE_LEAF, TreeError, free_pages, leaves_of, read_log, rows_of
@@ -236,7 +237,7 @@ def find(state_dir: Path) -> Path:
     for file in (path, path.with_name(f"{DATABASE}-wal")):
         check_file(file)
     if not path.exists():
-        raise StoreError(f"there is no {path}; is this the gateway's state_dir?")
+        raise StoreError(interrupted(path) or f"there is no {path}; is this the gateway's state_dir?")
     return path
 
 

@@ -31,7 +31,7 @@ from gateway.store.accounts import (
     decode_state,
     encode_state,
 )
-from gateway.store.asides import DAMAGED_NAME, aside_name, keep_few, make_room, remove
+from gateway.store.asides import DAMAGED_NAME, READY_NAME, aside_name, keep_few, make_room, remove
 from gateway.store.connection import APPLICATION_ID, DATABASE, PAGE_BYTES, schemas
 from gateway.store.evidence import loss_after
 from gateway.store.opening import LOST_BOOT, decode_boot
@@ -57,8 +57,6 @@ LOST_SERIES_MAX: Final = 1 << 20
 # More in one line of the ledger is no number of ours; all lines of all uplinks together stay within 63 bits.
 READINGS_MAX: Final = 1 << 48
 NEW: Final = f"{DATABASE}.new"
-# A new database that is whole, while the old one makes way for it: the rest of its name is that of the old one.
-READY_NAME: Final = f"{DATABASE}.ready-"
 BLOCK_BYTES: Final = 512  # stat(2), st_blocks
 BESIDE: Final = ("-wal", "-shm", "")
 

@@ -20,7 +20,7 @@ from gateway.store.asides import ASIDE_MAX
 from gateway.store.connection import PAGE_BYTES
 from gateway.store.database import Loss
 from gateway.store.evidence import look
-from gateway.store.reading import verify
+from gateway.store.reading import find, verify
 from gateway.store.records import STATE_ID, StoreError, place
 from gateway.store.salvage import Salvaged
 
@@ -539,6 +539,8 @@ async def test_a_killed_salvage_on_a_disk_that_takes_nothing_now(shelves, crashe
     def fail(*_: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
+    with pytest.raises(StoreError, match="was being salvaged when that was interrupted; start the gateway"):
+        find(shelves.state_dir)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", fail)
         with pytest.raises(
