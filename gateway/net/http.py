@@ -228,6 +228,9 @@ class HttpConnection:
             if not is_sent:
                 raise BrokenError("the other side takes no more and says nothing") from error
             raise
+        if not is_sent and 200 <= status < 300:
+            # Whoever says so has not read what it is about.
+            raise BrokenError(f"status {status} before the whole request was sent")
         try:
             body, is_at_end = self._read_body(status, headers, bytes_max)
         except BrokenError:

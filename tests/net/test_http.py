@@ -302,6 +302,22 @@ def test_an_early_answer_is_heard(serve) -> None:
     assert response.status == 413
 
 
+def test_a_success_before_the_whole_request_was_sent_is_none(serve) -> None:
+    """Who says yes and takes no more has not got what the request holds."""
+
+    def answer(server: Server, connection: socket.socket) -> None:
+        connection.recv(100)
+        connection.sendall(FINE)
+        connection.shutdown(socket.SHUT_RD)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+
+    server = serve(answer)
+    with connect(server) as connection, pytest.raises(BrokenError, match="status 200 before the whole request"):
+        body = b"x" * 30_000_000
+        pieces = [body[start : start + 8192] for start in range(0, len(body), 8192)]
+        connection.post("/", headers={}, size_bytes=len(body), pieces=pieces, answer_bytes_max=MAX)
+
+
 def test_who_takes_no_more_and_says_nothing(serve) -> None:
     """A reset in the middle of the body, in words."""
 
