@@ -28,6 +28,7 @@ from gateway.net.http import (
     HttpConnection,
     HttpError,
     ProxyRefusedError,
+    Response,
     StalledError,
     UnknownNameError,
     reason,
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gateway.core.clock import Clock
-    from gateway.net.http import Response
     from gateway.uplinks.guards import Packed
     from gateway.uplinks.settings import OtlpUplinkSettings, TlsSettings
 
@@ -70,6 +70,8 @@ UNSENT_BYTES_MAX: Final = 16 * 1024
 # each small write is one more turn of the interpreter to wait for.
 WRITTEN_AT_ONCE_BELOW_S: Final = 0.02
 WRITTEN_AT_ONCE_BYTES: Final = 256 * 1024
+_GZIP: Final = frozenset(("gzip", "x-gzip"))
+_GZIP_WINDOW: Final = 31
 _PAGE_TYPES: Final = ("text/html", "application/xhtml")
 _PAGE_STARTS: Final = (b"<!doctype html", b"<html")
 # What servers (nginx and Apache; Go's) answer in plain words to who does not begin with TLS.
@@ -206,12 +208,14 @@ class HttpSender:
         if packed.encoding:
             headers["Content-Encoding"] = packed.encoding
         self.requests += 1
-        response = connection.post(
-            self._path + PATHS[packed.signal],
-            headers=headers,
-            size_bytes=len(packed.body),
-            pieces=self._pieces(packed.body),
-            answer_bytes_max=RESPONSE_BYTES_MAX,
+        response = _unpacked(
+            connection.post(
+                self._path + PATHS[packed.signal],
+                headers=headers,
+                size_bytes=len(packed.body),
+                pieces=self._pieces(packed.body),
+                answer_bytes_max=RESPONSE_BYTES_MAX,
+            )
         )
         self._has_answered = True
         answered_ns = self._clock.monotonic_ns()
@@ -316,6 +320,24 @@ class HttpSender:
 
     def _host(self) -> str:
         return Address.of(self._settings.endpoint).host
+
+
+def _unpacked(response: Response) -> Response:
+    """Return an answer that came as gzip as it was meant; nobody asked for one, and a proxy may make it all the same.
+
+    What is broken, or packed otherwise, stays as it is.
+    """
+    if response.headers.get("content-encoding", "").strip().lower() not in _GZIP:
+        return response
+    import zlib  # noqa: PLC0415  only where a receiver wants it
+
+    reader = zlib.decompressobj(_GZIP_WINDOW)
+    try:
+        body = reader.decompress(response.body, RESPONSE_BYTES_MAX)
+    except zlib.error:
+        return response
+    is_whole = reader.eof or len(body) == RESPONSE_BYTES_MAX
+    return Response(response.status, response.headers | {"content-encoding": ""}, body) if is_whole else response
 
 
 def _is_packed(response: Response) -> bool:

@@ -270,6 +270,34 @@ def test_text_that_is_packed_is_not_quoted(serve, make_sender) -> None:
         assert "abcd" not in str(caught.value)
 
 
+def packed_answer(status: int, body: bytes, coding: str = "gzip") -> bytes:
+    head = f"HTTP/1.1 {status} X\r\nContent-Encoding: {coding}\r\nContent-Length: {len(body)}\r\n"
+    return head.encode() + b"Content-Type: application/json\r\n\r\n" + body
+
+
+@pytest.mark.parametrize("coding", ["gzip", "X-GZip "])
+def test_an_answer_that_is_packed_is_read(serve, make_sender, coding: str) -> None:
+    """A proxy that packs what nobody asked it to pack does not make each delivery one that is sent again for ever."""
+    whole = gzip.compress(b'{"partialSuccess":{"rejectedDataPoints":"2","errorMessage":"too old"}}')
+    answer = make_sender(serve(say(packed_answer(200, whole, coding)))).send(PACKED)
+    assert (answer.rejected, answer.message) == (2, "too old")
+    with pytest.raises(StatusRefusedError, match="status 400: too old"):
+        make_sender(serve(say(packed_answer(400, gzip.compress(b'{"message":"too old"}'))))).send(PACKED)
+
+
+@pytest.mark.parametrize("body", [gzip.compress(b"{}")[:-9], b"abcd", gzip.compress(bytes(10_000_000))])
+def test_what_is_packed_and_broken_is_no_answer(serve, make_sender, body: bytes) -> None:
+    """Half of it, not packed at all, or ten megabytes of nothing: it may have been taken, and is sent again."""
+    with pytest.raises(TryLaterError, match="no OTLP receiver") as caught:
+        make_sender(serve(say(packed_answer(200, body)))).send(PACKED)
+    assert caught.value.answer_lost
+
+
+def test_nothing_that_is_said_to_be_packed_is_nothing(serve, make_sender) -> None:
+    """An empty body is the usual yes, whatever its headers say."""
+    assert make_sender(serve(say(packed_answer(200, b"")))).send(PACKED).rejected == 0
+
+
 def test_the_same_kind_of_strange_answer_is_said_in_the_same_words(otlp_sink, make_sender) -> None:
     """One with the time in it is no news at each attempt; after something was taken it is one again."""
     texts = [b"log in, it is 12:00", b"log in, it is 12:01", b"", b"log in, it is 12:02"]
