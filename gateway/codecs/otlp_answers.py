@@ -46,11 +46,13 @@ class PartialSuccess:
     message: str = ""
 
 
-def read_response(body: bytes, *, content_type: str = "") -> PartialSuccess:
+def read_response(body: bytes, *, content_type: str = "", is_cut: bool = False) -> PartialSuccess:
     """Read an Export*ServiceResponse, protobuf or JSON; the three signals share its numbers.
 
     Nothing at all, null or a word like "ok" mean that all was taken; a negative count, which nobody may send, counts
-    as none. Raises NoResponseError for what else stands there: a login page, somebody's error or no, garbage.
+    as none. Of one that `is_cut`, which is what a sentence for each reading is too long for, protobuf still says how
+    many were not taken. Raises NoResponseError for what else stands there: a login page, somebody's error or no,
+    garbage.
     """
     text = body.strip().lower()
     if text in _YES:
@@ -61,22 +63,22 @@ def read_response(body: bytes, *, content_type: str = "") -> PartialSuccess:
         elif body[:1].isascii() and body[:1].decode("ascii").isprintable():
             raise NoResponseError("words")
         else:
-            rejected, message = _read_protobuf_response(body)
+            rejected, message = _read_protobuf_response(body, is_cut=is_cut)
     except (ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise NoResponseError("this is no answer of an OTLP receiver") from error
     return PartialSuccess(max(rejected, 0), _one_line(message))
 
 
-def _read_protobuf_response(body: bytes) -> tuple[int, str]:
+def _read_protobuf_response(body: bytes, *, is_cut: bool) -> tuple[int, str]:
     rejected, message = 0, ""
-    for field, _, partial in protobuf.fields(body):
+    for field, _, partial in protobuf.fields(body, is_cut=is_cut):
         if field != 1:
             continue
         if not isinstance(partial, bytes):
             raise NoResponseError("the code of a google.rpc.Status")
         # It was one so far: what is odd in it changes nothing about what was taken.
         with contextlib.suppress(ValueError):
-            for number, _, value in protobuf.fields(partial):
+            for number, _, value in protobuf.fields(partial, is_cut=is_cut):
                 if number == 1 and isinstance(value, int):
                     rejected = protobuf.signed(value)
                 elif number == 2 and isinstance(value, bytes):

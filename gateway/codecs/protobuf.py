@@ -89,11 +89,11 @@ def double(field: int, value: float) -> bytes:
     return tag(field, FIXED64) + struct.pack("<d", value)
 
 
-def fields(data: bytes) -> Iterator[tuple[int, int, Value]]:
+def fields(data: bytes, *, is_cut: bool = False) -> Iterator[tuple[int, int, Value]]:
     """Yield (field number, wire type, value) of a message; raise ValueError where the bytes are not one.
 
-    Values are ints for varints (unsigned) and fixed fields, and bytes for length-delimited ones.
-    Groups, gone from protobuf for a decade, are refused.
+    Values are ints for varints (unsigned) and fixed fields, and bytes for length-delimited ones. Of a message that
+    `is_cut` the last of those has what is there. Groups, gone from protobuf for a decade, are refused.
 
     >>> list(fields(bytes.fromhex("089601" "12026869")))
     [(1, 0, 150), (2, 2, b'hi')]
@@ -109,6 +109,7 @@ def fields(data: bytes) -> Iterator[tuple[int, int, Value]]:
             value, at = _read_varint(data, at)
         elif wire_type == LENGTH_DELIMITED:
             length, at = _read_varint(data, at)
+            length = min(length, len(data) - at) if is_cut else length
             value, at = _read(data, at, length), at + length
         elif wire_type in _FIXED_BYTES:
             length = _FIXED_BYTES[wire_type]

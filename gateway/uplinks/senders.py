@@ -225,7 +225,8 @@ class HttpSender:
             raise HoldError(f"status 400: {self._host()} speaks TLS at this port: the endpoint begins with https://")
         check_reply(reply)
         try:
-            partial = read_response(response.body, content_type=reply.content_type)
+            is_cut = len(response.body) >= RESPONSE_BYTES_MAX
+            partial = read_response(response.body, content_type=reply.content_type, is_cut=is_cut)
         except NoResponseError:
             raise TryLaterError(self._strange(response), reply.retry_after_s, answer_lost=True) from None
         self._said_strange = (0, "")

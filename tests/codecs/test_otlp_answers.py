@@ -31,6 +31,26 @@ def test_a_partial_success_is_read(answer) -> None:
     assert otlp_answers.read_response(answer.SerializeToString()) == PartialSuccess(3, "no")
 
 
+@pytest.mark.parametrize("size", [20, 700, 4_000])
+def test_a_partial_success_that_is_cut_says_how_many(size: int) -> None:
+    """A sentence for each reading makes it longer than is read; sent again, it would be as long each time."""
+    long = ExportMetricsServiceResponse(
+        partial_success=ExportMetricsPartialSuccess(rejected_data_points=3, error_message="too old; " * 500)
+    ).SerializeToString()
+    found = otlp_answers.read_response(long[:size], is_cut=True)
+    assert found.rejected == 3
+    assert found.message.startswith("too old")
+    with pytest.raises(otlp_answers.NoResponseError):
+        otlp_answers.read_response(long[:size])
+
+
+@pytest.mark.parametrize("body", [b"\x00" * 100, b"<html>" * 100, b"\n<html>" * 100, b"\xff" * 100])
+def test_what_is_cut_and_no_answer_is_none(body: bytes) -> None:
+    """The beginning of a flood, or of a page."""
+    with pytest.raises(otlp_answers.NoResponseError):
+        otlp_answers.read_response(body, is_cut=True)
+
+
 @pytest.mark.parametrize(
     ("body", "found"),
     [

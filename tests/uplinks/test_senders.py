@@ -327,6 +327,14 @@ def test_a_partial_success_is_read(otlp_sink, make_sender) -> None:
     assert sender.send(PACKED).rejected == 2
 
 
+def test_a_partial_success_with_much_to_say_is_one(otlp_sink, make_sender) -> None:
+    """More than is read of an answer, all of it in the sentence: it must never be sent again."""
+    otlp_sink.behave(Behaviour(rejected=3, message="too old; " * 20_000))
+    answer = make_sender(otlp_sink.url).send(PACKED)
+    assert answer.rejected == 3
+    assert answer.message.startswith("too old; too old")
+
+
 def test_a_huge_answer_is_not_read_to_its_end(serve, make_sender) -> None:
     """64 KiB are enough for any answer; the connection is dropped with the rest."""
     sent = []
