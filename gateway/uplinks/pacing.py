@@ -1,13 +1,14 @@
 """How much to send at once and how hard to compress it: decisions from what was measured. Does no I/O.
 
-A request should take about as long as people can wait for fresh data behind it, whatever the link: so its
-size follows the time that the last ones took. And compressing harder is worth what the processor has to
-spare, or what the link makes us wait anyway.
+A request should take about as long as people can wait for fresh data behind it, whatever the link: so its size follows
+the time that the last ones took, but for what each takes whatever its size: a receiver that thinks for two seconds is
+not made quicker by smaller requests, it only gets through fewer readings. And compressing harder is worth what the
+processor has to spare, or what the link makes us wait anyway.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -16,6 +17,15 @@ if TYPE_CHECKING:
 READINGS_START: Final = 5_000
 READINGS_MIN: Final = 100
 REQUEST_S: Final = 2.0
+# How much more is tried where requests are neither quick nor slow.
+GROWTH: Final = 1.25
+# How much the last request counts in what is known of all; below such a spread of sizes (their deviation, as a share)
+# they do not say what size costs; and what takes so many times as long as was to be expected, or as little, and more
+# than that a second, goes over a road that has changed.
+NEWEST_SHARE: Final = 0.2
+SPREAD_MIN: Final = 0.1
+CHANGED_TIMES: Final = 3.0
+CHANGED_S: Final = 1.0
 CEILING_BYTES_MIN: Final = 16 * 1024
 CEILING_GROWTH: Final = 1.005
 POINT_BYTES: Final = 20
@@ -67,14 +77,51 @@ class Rounds:
 
 
 @dataclass(slots=True)
+class Toll:
+    """What each request takes whatever its size: where a line through the last ones' sizes and times begins.
+
+    Least squares, the older ones weighing less and less.
+    """
+
+    fixed_s: float = 0.0
+    _readings: float = 0.0
+    _seconds: float = 0.0
+    _variance: float = 0.0
+    _covariance: float = 0.0
+
+    def measured(self, readings: int, seconds: float) -> None:
+        """Learn from a request."""
+        if not self._expects(readings, seconds):
+            self._readings, self._seconds = float(readings), seconds
+            self.fixed_s = self._variance = self._covariance = 0.0
+        more, longer_s = readings - self._readings, seconds - self._seconds
+        self._readings += NEWEST_SHARE * more
+        self._seconds += NEWEST_SHARE * longer_s
+        self._variance = (1 - NEWEST_SHARE) * (self._variance + NEWEST_SHARE * more * more)
+        self._covariance = (1 - NEWEST_SHARE) * (self._covariance + NEWEST_SHARE * more * longer_s)
+        if self._variance > (SPREAD_MIN * self._readings) ** 2:
+            self.fixed_s = max(0.0, self._seconds - max(0.0, self._covariance / self._variance) * self._readings)
+        self.fixed_s = min(self.fixed_s, seconds)
+
+    def _expects(self, readings: int, seconds: float) -> bool:
+        if not self._readings:
+            return False
+        own_s = max(0.0, self._seconds - self.fixed_s) * readings / self._readings
+        expected_s = self.fixed_s + own_s
+        return (expected_s - CHANGED_S) / CHANGED_TIMES <= seconds <= expected_s * CHANGED_TIMES + CHANGED_S
+
+
+@dataclass(slots=True)
 class BatchSize:
-    """How many readings the next request may carry."""
+    """How many readings the next request may carry, so that it takes about `request_s`."""
 
     readings_max: int
     bytes_max: int
+    request_s: float = REQUEST_S
     limit: float = READINGS_START
     ceiling_bytes: float = float("inf")
     bytes_per_reading: float = POINT_BYTES
+    toll: Toll = field(default_factory=Toll)
 
     @property
     def readings(self) -> int:
@@ -88,12 +135,21 @@ class BatchSize:
         self.bytes_per_reading = max(each, 0.8 * self.bytes_per_reading + 0.2 * each)
 
     def succeeded(self, readings: int, seconds: float) -> None:
-        """Grow while requests are quick, shrink when they keep fresh data waiting."""
+        """Grow while requests are quick, shrink when their size keeps fresh data waiting."""
         self.ceiling_bytes *= CEILING_GROWTH
-        if readings * 2 >= self.readings and seconds < REQUEST_S / 2:
-            self.limit = min(self.limit * 2, self.readings_max)
-        elif seconds > REQUEST_S:
-            self.limit = max(READINGS_MIN, min(self.limit, readings) * max(0.5, REQUEST_S / seconds))
+        self.toll.measured(readings, seconds)
+        own_s = seconds - self.toll.fixed_s
+        allowed_s = max(self.request_s - self.toll.fixed_s, self.request_s / 2)
+        if own_s > allowed_s:
+            # Where nothing smaller is left to compare with, something larger says what size costs.
+            self.limit = (
+                max(READINGS_MIN, self.limit / 4, min(self.limit, readings * allowed_s / own_s))
+                if self.limit > READINGS_MIN
+                else READINGS_MIN * GROWTH
+            )
+        elif own_s < allowed_s and readings * 2 >= self.readings:
+            growth = 2 if seconds < self.request_s / 2 else GROWTH
+            self.limit = min(self.limit * growth, self.readings_max)
 
     def failed(self, *, in_transit: bool) -> None:
         """Probe with little after a failure; with ever less where requests break on their way."""

@@ -25,7 +25,7 @@ from gateway.uplinks.guards import (
     StatusRefusedError,
     TooLargeError,
 )
-from gateway.uplinks.pacing import FAST_LEVEL, BatchSize, Effort
+from gateway.uplinks.pacing import FAST_LEVEL, REQUEST_S, BatchSize, Effort
 from gateway.uplinks.requests import REJECTED, Closed
 from gateway.uplinks.verdicts import PARTS_MAX, SHOWN_MAX, Verdicts
 
@@ -80,7 +80,12 @@ class Sending:
         clock: Clock,
         random: Random,
     ) -> None:
-        self.size = BatchSize(settings.batch_readings_max, settings.request_bytes_max)
+        self.size = BatchSize(
+            settings.batch_readings_max,
+            settings.request_bytes_max,
+            # An answer that may take as long as is waited for is soon one that comes too late.
+            request_s=min(REQUEST_S, float(settings.timeout) / 2),
+        )
         self._bytes_max = int(settings.request_bytes_max)
         self._builder = builder
         self._clock = clock

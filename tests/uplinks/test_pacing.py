@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from random import Random
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +26,56 @@ def test_requests_settle_at_what_people_wait_for() -> None:
     for _ in range(30):
         size.succeeded(size.readings, size.readings / 1000)
     assert 1000 <= size.readings <= 2100
+
+
+@pytest.mark.parametrize("limit", [READINGS_MIN, 5_000, 24_576])
+@pytest.mark.parametrize("seconds", [1.3, 1.99, 2.05, 3.0, 8.0])
+def test_smaller_requests_are_no_remedy_where_size_costs_nothing(seconds: float, limit: float) -> None:
+    """A receiver that thinks for seconds whatever it is sent is sent much: else little of a backlog would get there."""
+    size = BatchSize(24_576, 4_000_000)
+    size.limit = limit
+    for _ in range(60):
+        size.succeeded(size.readings, seconds)
+    assert size.readings == 24_576
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_that_is_seen_through_noise_and_small_requests_in_between(seed: int) -> None:
+    """Times vary by a third, and every second request is a handful of live readings."""
+    size, dice = BatchSize(24_576, 4_000_000), Random(seed)
+    for k in range(120):
+        size.succeeded(30 if k % 2 else size.readings, 3.0 * dice.uniform(0.7, 1.3))
+    assert size.readings > 2_000
+
+
+@pytest.mark.parametrize("limit", [READINGS_MIN, 5_000, 24_576])
+def test_what_size_costs_is_what_counts(limit: float) -> None:
+    """A second of thinking and a thousand readings a second: about a second's worth of them."""
+    size = BatchSize(24_576, 4_000_000)
+    size.limit = limit
+    for _ in range(30):
+        size.succeeded(size.readings, 1 + size.readings / 1000)
+    assert 900 <= size.readings <= 1300
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_noise_makes_no_request_on_a_slow_line_very_long(seed: int) -> None:
+    """A thousand readings a second, give or take a fifth."""
+    size, dice = BatchSize(24_576, 4_000_000), Random(seed)
+    for k in range(200):
+        seconds = size.readings / 1000 * dice.uniform(0.8, 1.2)
+        size.succeeded(size.readings, seconds)
+        assert seconds < 5 or k < 5
+
+
+def test_a_line_that_changes_is_soon_followed() -> None:
+    """From a quick one to twenty readings a second: a handful of requests are too large; and the way back is quick."""
+    size = BatchSize(24_576, 4_000_000)
+    for per_s, found in ((1_000_000, 24_576), (20, READINGS_MIN * 1.25), (1_000_000, 24_576)):
+        for _ in range(12):
+            size.succeeded(size.readings, 0.05 + size.readings / per_s)
+        assert READINGS_MIN <= size.readings <= found
+    assert size.readings == 24_576
 
 
 def test_small_requests_say_nothing_about_large_ones() -> None:

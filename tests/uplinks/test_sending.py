@@ -9,6 +9,7 @@ import pytest
 
 from gateway.core.clock import FakeClock
 from gateway.core.contracts import Signal, TryLaterError
+from gateway.core.units import Duration
 from gateway.uplinks import sending as sending_module
 from gateway.uplinks.guards import Answer, Request, TooLargeError
 from gateway.uplinks.pacing import FAST_LEVEL, HARD_LEVEL
@@ -147,3 +148,10 @@ async def test_what_is_put_behind_one_that_has_failed_already_is_not_begun(start
         await behind.answer
     assert len(wire.sent) == 1
     await sending.post(REQUEST).answer
+
+
+@pytest.mark.parametrize(("timeout_s", "seconds"), [(10, 2.0), (1, 0.5)])
+async def test_requests_take_less_than_is_waited_for_an_answer(start, timeout_s: float, seconds: float) -> None:
+    """Else what is taken late is sent again, and the next one is as large."""
+    sending, _ = start(timeout=Duration(timeout_s))
+    assert sending.size.request_s == seconds
