@@ -95,6 +95,8 @@ class HttpSender:
         self._path = urlsplit(settings.endpoint).path.rstrip("/")
         self._socket: socket.socket | None = None
         self._written_ns: int | None = None
+        # Since when a way is asked for, of a proxy or by TLS.
+        self._asked_ns: int | None = None
         self._is_aborted = False
         self._is_cut = False
         self._is_quick = False
@@ -115,7 +117,7 @@ class HttpSender:
         """Post `packed`; return when it was taken, else raise what to do next."""
         if self._is_aborted:
             raise TryLaterError("the uplink is stopping")
-        self._written_ns = None
+        self._written_ns = self._asked_ns = None
         self._is_cut = False
         started_ns = self._clock.monotonic_ns()
         try:
@@ -129,16 +131,17 @@ class HttpSender:
             self.close()
             raise explained from error
         finally:
-            self._written_ns = None
+            self._written_ns = self._asked_ns = None
         self._notice(is_quick=answer.seconds < WRITTEN_AT_ONCE_BELOW_S)
         return answer
 
     def is_overdue(self) -> bool:
-        """Whether the whole request was written and the whole answer should have been read by now."""
-        written_ns = self._written_ns
-        if written_ns is None:
-            return False
-        return self._clock.monotonic_ns() - written_ns > self._timeout_s * NS_PER_S
+        """Whether the whole answer should have been read by now: to the request, or to who asks for a way."""
+        written_ns, asked_ns = self._written_ns, self._asked_ns
+        if written_ns is not None:
+            return self._clock.monotonic_ns() - written_ns > self._timeout_s * NS_PER_S
+        # A proxy's answer and TLS have that time each.
+        return asked_ns is not None and self._clock.monotonic_ns() - asked_ns > 2 * self._timeout_s * NS_PER_S
 
     def abort(self) -> None:
         """Cut the connection under the request that is under way."""
@@ -199,6 +202,7 @@ class HttpSender:
 
     def _connected(self, connection: socket.socket) -> None:
         self._socket = connection
+        self._asked_ns = self._clock.monotonic_ns()
         self._is_quick = False
         if self._is_aborted:
             self.abort()
@@ -262,6 +266,7 @@ class HttpSender:
                 )
 
     def _pieces(self, body: bytes) -> Iterator[bytes]:
+        self._asked_ns = None
         view = memoryview(body)
         piece_bytes = WRITTEN_AT_ONCE_BYTES if self._is_quick else PIECE_BYTES
         for start in range(0, len(body), piece_bytes):
@@ -315,7 +320,7 @@ class HttpSender:
             return kind(f"{text} for {self._host()}")
         if isinstance(error, UnknownNameError):
             return UnreachableError(f"the name {error.party} cannot be resolved")
-        if isinstance(error, ConnectTimeoutError):
+        if isinstance(error, ConnectTimeoutError) or self._is_cut:
             return UnreachableError(f"no connection to {error.party} within {self._timeout_s:g} s")
         return UnreachableError(f"no connection to {error.party}: {text}")
 

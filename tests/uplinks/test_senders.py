@@ -466,10 +466,14 @@ def test_a_slow_line_is_not_a_dead_one(serve, make_sender) -> None:
     assert answer.seconds > 0.5
 
 
-def test_an_answer_that_drips_is_overdue_and_can_be_cut(serve, make_sender) -> None:
-    """One byte now and then keeps every read alive; the whole answer has `timeout` as well."""
+@pytest.mark.parametrize(
+    ("through", "sentence"),
+    [("", "no answer within 0.3 s"), ("https://otel.invalid:4318", "no connection to 127.0.0.1 within 0.3 s")],
+)
+def test_an_answer_that_drips_is_overdue_and_can_be_cut(serve, make_sender, through: str, sentence: str) -> None:
+    """One byte now and then keeps every read alive; the whole answer has `timeout` as well, and so has a proxy's."""
     address = serve(say(*[b"H"] * 100, pause_s=0.05))
-    sender = make_sender(address, timeout=Duration(0.3))
+    sender = make_sender(through or address, timeout=Duration(0.3), proxy=address if through else "")
     assert not sender.is_overdue()
     errors: list[Exception] = []
 
@@ -488,8 +492,8 @@ def test_an_answer_that_drips_is_overdue_and_can_be_cut(serve, make_sender) -> N
     sender.abort()
     thread.join(2)
     assert not thread.is_alive()
-    assert errors[0].answer_lost
-    assert str(errors[0]) == "no answer within 0.3 s"
+    assert errors[0].answer_lost is not bool(through)
+    assert str(errors[0]) == sentence
     assert not sender.is_overdue()
 
 
