@@ -272,6 +272,9 @@ class Desk:
         if settled:
             self._leased.difference_update(lease.ids())
             self._hidden.update(lease.ids())
+            if lease.sent_bytes:
+                more_bytes = lease.sent_bytes - lease.size_bytes
+                self.scheduler.weighed(lease.lane, lease.segments[0].priority, more_bytes)
             return True
         self.scheduler.gave_back(lease.lane, lease.segments[0].priority, lease.size_bytes, is_fresh=lease.is_fresh)
         self.show(lease.ids())

@@ -178,13 +178,23 @@ class LaneScheduler:
 
     def sent(self, lane: Lane | str, priority: Priority, size_bytes: int) -> None:
         """Charge a lease to its lane and class, when it is made; a negative size gives it back on release."""
+        self._charge(lane, priority, size_bytes)
+        if size_bytes > 0:
+            self._fresh_owed[priority] = False
+            self._passed_over = None
+
+    def weighed(self, lane: Lane | str, priority: Priority, more_bytes: int) -> None:
+        """Charge what a lease took on the road beyond what it takes on the shelf, or less than that, if negative.
+
+        What is kept many readings together is small on the shelf, and on the road it is as large as any.
+        """
+        self._charge(lane, priority, more_bytes)
+
+    def _charge(self, lane: Lane | str, priority: Priority, size_bytes: int) -> None:
         index = 1 if lane == Lane.BACKLOG else 0
         self._lanes.add(index, size_bytes)
         self._classes[index].add(priority, size_bytes)
         self._bytes[index] += size_bytes
-        if size_bytes > 0:
-            self._fresh_owed[priority] = False
-            self._passed_over = None
 
     def gave_back(self, lane: Lane | str, priority: Priority, size_bytes: int, *, is_fresh: bool = False) -> None:
         """Take back the charge for a lease that did not arrive: another class goes first now, if there is one.

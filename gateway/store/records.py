@@ -111,6 +111,7 @@ class Lease:
     signal: Signal
     allowed_by: int = 0  # which commit allowed it (store/allowance)
     is_fresh: bool = False  # in the turn that the newest of its class has before the others
+    sent_bytes: int = 0  # what its requests took on the road: the uplink notes it, shares are counted by it
     readings: int = field(init=False)
     size_bytes: int = field(init=False)
 

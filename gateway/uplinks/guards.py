@@ -290,6 +290,7 @@ class Compressing:
     now_s: Callable[[], float]  # of a steady clock
     is_zstd_proven: bool = False
     failures: int = 0  # so often the last request met a server's own error before it was sent again
+    size_bytes: int = 0  # of the last body, as it left
     encoding: str = field(init=False)
     _again_s: float = OFFER_AGAIN_S  # how long it stays with less than the best
     _again_at_s: float = 0.0
@@ -344,4 +345,6 @@ class Compressing:
         return "" if self.mode == "auto" and encoding and status == MEDIA_TYPE_STATUS else None
 
     def _send_as(self, request: Request, encoding: str) -> Answer:
-        return self.wire.send(Packed(request.signal, self.compress(request, encoding), encoding))
+        body = self.compress(request, encoding)
+        self.size_bytes = len(body)
+        return self.wire.send(Packed(request.signal, body, encoding))

@@ -57,6 +57,7 @@ class Flight:
     turn: int
     wanted: bool = True
     failures: int = 0
+    size_bytes: int = 0
     answer: asyncio.Future[Answer] = field(init=False)
 
 
@@ -159,6 +160,7 @@ class Sending:
             self._refused(hand, request, error)
         else:
             self._took(hand, request, answer)
+            hand.lease.sent_bytes += flight.size_bytes
             hand.parts.popleft()
             hand.refusals = 0
             if not hand.parts:
@@ -227,7 +229,7 @@ class Sending:
             self._turn += 1
             raise
         finally:
-            flight.failures = self._sender.failures
+            flight.failures, flight.size_bytes = self._sender.failures, self._sender.size_bytes
 
     def _took(self, hand: Hand, request: Request, answer: Answer) -> None:
         self._verdicts[request.signal].took()

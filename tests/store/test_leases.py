@@ -361,6 +361,24 @@ async def test_the_newest_is_found_in_memory(reader, make_desk) -> None:
         assert bool(looked) is (sequence == 7)
 
 
+async def test_shares_are_of_what_went_over_the_road(reader, make_desk) -> None:
+    """What is small on the shelf for being kept together is not sent ten times as much of."""
+    desk = make_desk(live_from=100, floor=100)
+    for sequence in range(1, 50):
+        reader.put(sequence)
+        number = reader.put(100 + sequence)
+        body = body_of(100 + sequence)
+        desk._recent.add([(Row(number, 1, 1, len(body)), body, None)])
+        desk.arrived([METRICS])
+    lanes = []
+    for _ in range(44):
+        lease = await take(desk, readings_max=1)
+        lanes.append(lease.lane)
+        lease.sent_bytes = lease.size_bytes * (10 if lease.lane == "backlog" else 1)
+        desk.close(lease, settled=True)
+    assert lanes.count("backlog") == 4
+
+
 async def test_how_far_it_is_behind(reader, make_desk) -> None:
     """Bytes that came in and were not leased; a lease of what is older does not count."""
     desk = make_desk(live_from=5, floor=5)

@@ -168,6 +168,22 @@ def test_the_backlog_has_its_share_within_one_lease(
         assert abs(sent[Lane.BACKLOG] - share * total) <= LEASE_MAX + 1
 
 
+@given(st.floats(0.05, 0.95), st.integers(0, 2**32))
+def test_it_is_a_share_of_what_leases_turn_out_to_weigh(share: float, seed: int) -> None:
+    """Backlog weighs twenty times on the road what it does on the shelf, live data half."""
+    scheduler = settled(backlog_share=share)
+    sent = {Lane.LIVE: 0, Lane.BACKLOG: 0}
+    for size in lease_sizes(seed):
+        choice = scheduler.next(live=ALL, backlog=ALL)
+        assert choice is not None
+        scheduler.sent(choice.lane, choice.priority, size)
+        weight = size * 20 if choice.lane is Lane.BACKLOG else size // 2
+        scheduler.weighed(choice.lane, choice.priority, weight - size)
+        sent[choice.lane] += weight
+        total = sent[Lane.LIVE] + sent[Lane.BACKLOG]
+        assert abs(sent[Lane.BACKLOG] - share * total) <= 20 * LEASE_MAX + 1
+
+
 @given(st.integers(0, 2**32))
 def test_classes_share_by_weight_and_none_starves(seed: int) -> None:
     """16:4:1 within what SFQ promises: for each pair, one lease each by weight."""

@@ -56,6 +56,7 @@ class FakeLease:
     segments: list[Segment]
     readings: int
     signal: Signal
+    sent_bytes: int = 0
 
 
 class FakeStore:

@@ -178,7 +178,7 @@ class ScriptedWire:
 
 
 def compressing(wire: ScriptedWire, mode: str = "auto", now_s: Callable[[], float] = lambda: 0.0) -> Compressing:
-    return Compressing(wire, lambda body, encoding: body, mode, now_s)
+    return Compressing(wire, lambda request, encoding: request.body, mode, now_s)
 
 
 REQUEST = Request(Signal.METRICS, b"body", 1)

@@ -117,6 +117,8 @@ async def test_a_request_that_is_made_lets_go_of_the_columns(start, make_reading
         sending.land(hand, flight)
     assert (hand.delivered, hand.lost) == (10, 0)
     assert wire.sent[0] != wire.sent[1] != wire.sent[2]
+    # By this the backlog has its share; what was not taken is sent again, and counts then.
+    assert hand.lease.sent_bytes == len(wire.sent[1]) + len(wire.sent[2])
 
 
 async def test_who_is_half_taken_keeps_the_rest(start, make_readings) -> None:
