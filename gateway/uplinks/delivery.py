@@ -277,8 +277,8 @@ class Uplink:
         The thread then takes it up without waiting for its turn in the loop, which under a flood is long in coming.
         """
         is_right = self._is_quick and not self._is_down and not self._is_stopping and self._ahead is None
-        is_awaited = self._holding.over(self._paused, _now_s())
-        if not is_right or is_awaited or hand.is_split or not self._is_much_held():
+        is_long = hand.is_split or self._size.toll.expected_s(flight.request.readings) >= QUICK_S
+        if not is_right or is_long or self._holding.over(self._paused, _now_s()) or not self._is_much_held():
             return
         # Nobody waits for a commit here: the answer to the one under way may be there before that.
         if (lease := await self._lease_next(may_wait=False)) is None:

@@ -103,12 +103,17 @@ class Toll:
             self.fixed_s = max(0.0, self._seconds - max(0.0, self._covariance / self._variance) * self._readings)
         self.fixed_s = min(self.fixed_s, seconds)
 
-    def _expects(self, readings: int, seconds: float) -> bool:
+    def expected_s(self, readings: int) -> float:
+        """Return how long a request of so many readings should take; 0 where nothing is known yet."""
         if not self._readings:
-            return False
-        own_s = max(0.0, self._seconds - self.fixed_s) * readings / self._readings
-        expected_s = self.fixed_s + own_s
-        return (expected_s - CHANGED_S) / CHANGED_TIMES <= seconds <= expected_s * CHANGED_TIMES + CHANGED_S
+            return 0.0
+        return self.fixed_s + max(0.0, self._seconds - self.fixed_s) * readings / self._readings
+
+    def _expects(self, readings: int, seconds: float) -> bool:
+        expected_s = self.expected_s(readings)
+        return self._readings > 0 and (
+            (expected_s - CHANGED_S) / CHANGED_TIMES <= seconds <= expected_s * CHANGED_TIMES + CHANGED_S
+        )
 
 
 @dataclass(slots=True)

@@ -1064,6 +1064,22 @@ def test_a_slow_road_has_one_lease_in_hand(make_road, make_readings) -> None:
     run(main())
 
 
+def test_nothing_stands_ready_behind_a_request_that_is_large_for_its_road(make_road, make_readings) -> None:
+    """A handful is answered at once on a slow line, too; what is fresh by then does not wait for two large ones."""
+
+    async def main() -> None:
+        road = make_road(takes_s=0.01, batch_readings_max=1000)
+        road.wire.judge = lambda signal, body: Answer(seconds=len(parse_metrics(body)) * 0.002)
+        road.store.add(make_readings(10, start=0))
+        for k in range(1, 10):
+            road.store.add(make_readings(1000, start=1000 * k), lane="backlog")
+        task = await road.start()
+        assert await most_in_hand(road, 9_010) == 1
+        await road.stop(task)
+
+    run(main())
+
+
 @pytest.mark.parametrize("answer_lost", [False, True])
 def test_what_stood_ready_behind_a_failure_goes_back_for_certain(make_road, make_readings, answer_lost: bool) -> None:
     """Only the one that failed may have arrived; nothing is lost or doubled without being said."""
