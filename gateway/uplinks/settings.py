@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from typing import TYPE_CHECKING, Annotated, Final, Literal
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -196,7 +196,19 @@ def _check_address(address: str, *, schemes: tuple[str, ...]) -> SplitResult:
         raise ValueError("must not hold a user or password; write headers = { authorization = … }")
     if url.query or url.fragment or not address.isprintable() or " " in address:
         raise ValueError("ends with its path: no ?, # or spaces; tokens go into headers")
+    if not address.isascii():
+        raise ValueError(f"has letters that no request can have{_in_ascii(url)}")
     return url
+
+
+def _in_ascii(url: SplitResult) -> str:
+    """Say how an address is written that has other letters in its name or path; "" where it has no such form."""
+    try:
+        name = (url.hostname or "").encode("idna").decode()
+    except UnicodeError:
+        return ""
+    port = "" if url.port is None else f":{url.port}"
+    return f"; write {url.scheme}://{name}{port}{quote(url.path, safe='/%')}"
 
 
 def _header_problem(name: str, value: object) -> str:
