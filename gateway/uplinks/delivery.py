@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.core.clock import NS_PER_S, Quality
 from gateway.core.contracts import Signal, TryLaterError
 from gateway.net.interfaces import NetworkWait
-from gateway.uplinks.guards import Backoff, HoldError, InTransitError, Request, UnreachableError
+from gateway.uplinks.guards import Backoff, HoldError, InTransitError, PassedOnError, Request, UnreachableError
 from gateway.uplinks.pacing import Rounds
 from gateway.uplinks.requests import REJECTED, Hand, NoClockError, RequestBuilder
 from gateway.uplinks.senders import HttpSender
@@ -422,7 +422,7 @@ class Uplink:
             log.warning("uplink %s: %s", self.name, reason)
         known.last_error = reason
         self._is_down = True
-        self._size.failed(in_transit=isinstance(error, InTransitError))
+        self._size.failed(in_transit=isinstance(error, InTransitError | PassedOnError))
         self._tally.failed("throttled" if error.after_s else "later")
         retry = self._settings.retry
         bound_s = float(retry.unreachable_max if isinstance(error, UnreachableError) else retry.max)

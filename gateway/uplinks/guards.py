@@ -6,7 +6,7 @@
 | 2xx with what no OTLP receiver says       | try later: a captive portal answered, or half an answer came; |
 |                                           | it may have been taken                                        |
 | 429, 503                                  | try later, Retry-After first                                  |
-| 408, 502, 504, no answer                  | the same; it may have been taken                              |
+| 408, 502, 504, no answer                  | the same, and less at once; it may have been taken            |
 | 520 to 527, 530: a CDN without an origin  | the same; it may have been taken                              |
 | 413                                       | split                                                         |
 | 415                                       | another compression, then none, then hold                     |
@@ -82,6 +82,10 @@ class HoldError(TryLaterError):
 
 class InTransitError(TryLaterError):
     """The request or its answer broke on the way: smaller ones may get through where this one did not."""
+
+
+class PassedOnError(TryLaterError):
+    """What stands in between has passed it on and got no answer in time: one to a smaller request may come in time."""
 
 
 class UnreachableError(TryLaterError):
@@ -197,7 +201,9 @@ def check_reply(reply: Reply) -> None:
         # Else a wait of an hour looks like a gateway that has given up.
         asks = f": asks to wait {reply.retry_after_s:.0f} s" if reply.retry_after_s else ""
         sentence = f"status {reply.status}{asks}{said}"
-        raise TryLaterError(sentence, reply.retry_after_s, answer_lost=reply.status not in NOT_TAKEN)
+        if reply.status in NOT_TAKEN:
+            raise TryLaterError(sentence, reply.retry_after_s)
+        raise PassedOnError(sentence, reply.retry_after_s, answer_lost=True)
     elif reply.status == TOO_LARGE_STATUS:
         raise TooLargeError(f"status 413{said}")
     elif reply.status in HOLD:

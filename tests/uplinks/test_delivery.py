@@ -25,6 +25,7 @@ from gateway.uplinks.guards import (
     Answer,
     HoldError,
     InTransitError,
+    PassedOnError,
     StatusRefusedError,
     TooLargeError,
     UnreachableError,
@@ -1060,6 +1061,26 @@ def test_a_slow_road_has_one_lease_in_hand(make_road, make_readings) -> None:
         assert await most_in_hand(road, 10_000) == 1
         assert road.store.events_of_speed == []
         await road.stop(task)
+
+    run(main())
+
+
+def test_what_takes_too_long_for_who_stands_in_between_is_sent_in_less(make_road, make_readings) -> None:
+    """A receiver takes a while for each reading and its proxy has no patience: the same request would fail for ever."""
+
+    async def main() -> None:
+        road = make_road()
+
+        def judge(signal, body):
+            if len(parse_metrics(body)) > 300:
+                return PassedOnError("status 504", answer_lost=True)
+            return Answer(seconds=1.5)
+
+        road.wire.judge = judge
+        for k in range(20):
+            road.store.add(make_readings(200, start=200 * k))
+        await road.run_for(600)
+        assert road.store.delivered == 4000
 
     run(main())
 

@@ -19,6 +19,7 @@ from gateway.uplinks.guards import (
     Compressing,
     HoldError,
     Packed,
+    PassedOnError,
     Reply,
     Request,
     StatusRefusedError,
@@ -44,6 +45,8 @@ def test_what_passes_is_tried_later(status: int) -> None:
     with pytest.raises(TryLaterError, match=f"status {status}: asks to wait 7 s: busy") as caught:
         check_reply(Reply(status, message="busy", retry_after_s=7))
     assert (caught.value.after_s, caught.value.answer_lost) == (7, status not in {429, 503})
+    # To who stands in between a smaller request may be the remedy.
+    assert isinstance(caught.value, PassedOnError) is (status not in {429, 503})
     assert not isinstance(caught.value, HoldError)
 
 
