@@ -29,7 +29,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self
 
 from hil.otlp_count import count_points, count_records
-from hil.otlp_readings import LogLine, Reading, answer_for, parse_logs, parse_metrics
+from hil.otlp_readings import (
+    LogLine,
+    Reading,
+    answer_for,
+    json_answer_for,
+    json_to_protobuf,
+    parse_logs,
+    parse_metrics,
+)
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -46,6 +54,8 @@ BODY_BYTES_MAX: Final = 256 << 20
 KEPT_BODIES_BYTES_MAX: Final = 256 << 20
 REQUESTS_KEPT_MAX: Final = 100_000
 SIGNALS: Final = {"/v1/metrics": "metrics", "/v1/logs": "logs", "/v1/traces": "traces"}
+PROTOBUF: Final = "application/x-protobuf"
+JSON: Final = "application/json"
 Cut = Literal["", "before_read", "after_read", "mid_answer"]
 
 
@@ -58,7 +68,7 @@ class Behaviour:
     so a cut after reading is the lost answer that makes duplicates. `rejected` and `message` make a partial
     success; `answer` replaces the answer's body with these bytes. `refuse_encoding` answers 400 to that
     Content-Encoding and takes all else; `refuses` says of which metric readings a request may not hold one, and
-    `knows_not` names a signal whose path answers 404.
+    `knows_not` names a signal whose path answers 404. `takes_type` is the one content type it takes.
     """
 
     status: int = 200
@@ -69,10 +79,11 @@ class Behaviour:
     rejected: int = 0
     message: str = ""
     answer: bytes | None = None
-    content_type: str = "application/x-protobuf"
+    content_type: str = PROTOBUF
     refuse_encoding: str = ""
     refuses: Callable[[Reading], bool] | None = None
     knows_not: str = ""
+    takes_type: str = ""
 
     @property
     def is_taken(self) -> bool:
@@ -316,9 +327,12 @@ class _Handler(BaseHTTPRequestHandler):
             sink.end(request, status, is_answered=False)
             self._reset()
             return
-        body = behaviour.answer
+        body, content_type = behaviour.answer, behaviour.content_type
         if body is None:
-            body = answer_for(request.signal, status, behaviour.rejected, message)
+            answer = answer_for
+            if self._is_json():
+                answer, content_type = json_answer_for, JSON
+            body = answer(request.signal, status, behaviour.rejected, message)
         if behaviour.cut == "mid_answer":
             sink.end(request, status, is_answered=False)
             self.wfile.write(f"HTTP/1.1 {status} \r\nContent-Length: {len(body) + 10}\r\nContent-".encode())
@@ -326,9 +340,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         # Noted before it is sent: whoever has the answer may ask at once.
         sink.end(request, status, is_answered=True)
-        self._answer(status, body, behaviour.content_type, behaviour.retry_after)
+        self._answer(status, body, content_type, behaviour.retry_after)
 
-    def _judge(self, request: Request, wire: bytes, behaviour: Behaviour) -> tuple[int, str]:
+    def _judge(self, request: Request, wire: bytes, behaviour: Behaviour) -> tuple[int, str]:  # noqa: PLR0911  a list of what may be wrong
         if not request.signal or request.signal == behaviour.knows_not:
             return 404, f"no such path: {self.path}"
         if not behaviour.is_taken:
@@ -336,8 +350,12 @@ class _Handler(BaseHTTPRequestHandler):
         decode = self.decoders.get(request.encoding)
         if decode is None:
             return 400, f"unknown encoding {request.encoding}"
+        if behaviour.takes_type not in {"", self.headers.get("Content-Type")}:
+            return 415, f"only {behaviour.takes_type}"
         try:
             body = decode(wire)
+            if self._is_json():
+                body = json_to_protobuf(request.signal, body)
             refuses = behaviour.refuses if request.signal == "metrics" else None
             if refuses is not None and any(map(refuses, parse_metrics(body))):
                 return 400, behaviour.message
@@ -345,6 +363,9 @@ class _Handler(BaseHTTPRequestHandler):
         except (ValueError, OSError, EOFError, zlib.error, zstd.ZstdError) as error:
             return 400, f"not OTLP: {error}"
         return behaviour.status, behaviour.message
+
+    def _is_json(self) -> bool:
+        return bool(self.headers.get("Content-Type") == JSON)
 
     def _answer(self, status: int, body: bytes, content_type: str, retry_after: str = "") -> None:
         self.send_response(status)

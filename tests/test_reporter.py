@@ -14,6 +14,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from gateway import reporter as module
+from gateway.codecs.otlp import ProtobufEncoder
 from gateway.core.batch import Batch, Series
 from gateway.core.clock import NS_PER_S, FakeClock
 from gateway.core.contracts import DROPPED_BY_MAPPING, FullError, Priority, Signal
@@ -75,7 +76,8 @@ class Box:
                 continue
             hand = Hand(lease)
             builder = RequestBuilder(
-                series=self.store.series, timeline=self.store.timeline, gateway_attributes=(), version="1"
+                timeline=self.store.timeline,
+                encoder=ProtobufEncoder(series=self.store.series, gateway_attributes=(), version="1"),
             )
             builder.open(hand)
             for part in hand.parts or ():

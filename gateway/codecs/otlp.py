@@ -37,7 +37,7 @@ from gateway.codecs import protobuf
 from gateway.core.batch import KIND_MASK, Batch, ValueKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
 
@@ -368,7 +368,7 @@ def read_log_body(record: bytes) -> str:
     'hello'
     """
     try:
-        texts = (text for body in _messages(record, 5) for text in _messages(body, 1))
+        texts = (text for body in protobuf.messages(record, 5) for text in protobuf.messages(body, 1))
         return next(texts, b"").decode("utf-8", "replace")
     except ValueError:
         return ""
@@ -403,7 +403,26 @@ def encode_logs_request(
     return b"".join(parts)
 
 
-def _messages(data: bytes, wanted: int) -> Iterator[bytes]:
-    for number, _, value in protobuf.fields(data):
-        if number == wanted and isinstance(value, bytes):
-            yield value
+class ProtobufEncoder:
+    """Writes batches as ExportMetricsServiceRequest and records as ExportLogsServiceRequest. For one thread.
+
+    What the arguments mean, and how batches are to be ordered, stands at `MetricsEncoder`.
+    """
+
+    empty = b""
+
+    def __init__(self, *, series: Callable[[int], Series], gateway_attributes: Attributes, version: str) -> None:
+        self._series = series
+        self._gateway_attributes = gateway_attributes
+        self._version = version
+        self.metrics = MetricsEncoder(series=series, gateway_attributes=gateway_attributes, version=version).encode
+
+    def logs(self, records: LogRecords, marks: Marks = NO_MARKS) -> bytes:
+        """Return one request of `records`."""
+        return encode_logs_request(
+            records,
+            series=self._series,
+            gateway_attributes=self._gateway_attributes,
+            version=self._version,
+            marks=marks,
+        )

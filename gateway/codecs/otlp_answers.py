@@ -10,12 +10,9 @@ from __future__ import annotations
 import contextlib
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from gateway.codecs import protobuf
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 MESSAGE_CHARS_MAX: Final = 500
 
@@ -146,7 +143,7 @@ def read_status_message(body: bytes, *, content_type: str = "") -> str:
         elif content_type.startswith("text/"):
             message = body.decode("utf-8", "replace")
         else:
-            message = next((value.decode("utf-8", "replace") for value in _messages(body, 2)), "")
+            message = next((value.decode("utf-8", "replace") for value in protobuf.messages(body, 2)), "")
     except (ValueError, AttributeError, RecursionError):
         pass
     return _one_line(message)
@@ -155,9 +152,3 @@ def read_status_message(body: bytes, *, content_type: str = "") -> str:
 def _one_line(message: str) -> str:
     """Return what the far side says, printable: it goes into status, logs and the drawer of what was refused."""
     return " ".join("".join(c if c.isprintable() else " " for c in message[:MESSAGE_CHARS_MAX]).split())
-
-
-def _messages(data: bytes, wanted: int) -> Iterator[bytes]:
-    for number, _, value in protobuf.fields(data):
-        if number == wanted and isinstance(value, bytes):
-            yield value

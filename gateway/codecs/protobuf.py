@@ -119,6 +119,17 @@ def fields(data: bytes, *, is_cut: bool = False) -> Iterator[tuple[int, int, Val
         yield number, wire_type, value
 
 
+def messages(data: bytes, field: int) -> Iterator[bytes]:
+    """Yield what each occurrence of a string, bytes or message field holds; raise ValueError as `fields` does.
+
+    >>> list(messages(text(1, "a") + integer(2, 5) + text(1, "b"), 1))
+    [b'a', b'b']
+    """
+    for number, _, value in fields(data):
+        if number == field and isinstance(value, bytes):
+            yield value
+
+
 def signed(value: int) -> int:
     """Return an unsigned varint's value as the int64 it was.
 

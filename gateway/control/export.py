@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from gateway import __version__
-from gateway.codecs.otlp_json import logs_json, metrics_json
+from gateway.codecs.otlp_json import JsonEncoder
 from gateway.core.clock import Quality
-from gateway.core.contracts import MalformedError
 from gateway.store.database import Lease, StoreError
 from gateway.store.policy import Lane
 from gateway.store.reading import DamagedShelfError, look_at_held
@@ -109,11 +108,9 @@ class _Lines:
 
     def __init__(self, held: Held, attributes: Attributes, result: Exported) -> None:
         self._held = held
-        self._attributes = attributes
         self._result = result
-        self._builder = RequestBuilder(
-            series=held.series, timeline=_Clock(held.timeline), gateway_attributes=attributes, version=__version__
-        )
+        encoder = JsonEncoder(series=held.series, gateway_attributes=attributes, version=__version__)
+        self._builder = RequestBuilder(timeline=_Clock(held.timeline), encoder=encoder)
 
     def all(self, progress: Progress) -> Iterator[bytes]:
         """Return every line, without its end."""
@@ -133,30 +130,12 @@ class _Lines:
         self._result.damaged += DAMAGED in hand.rejected
         self._result.timeless += hand.rejected.get(TIME_LOST, 0)
         for part in _cut(parts):
-            try:
-                line = self._encode(part)
-            except MalformedError:
-                self._result.damaged += 1
-                continue
+            if isinstance(part, MetricsPart):
+                self._result.readings += len(part)
+            else:
+                self._result.records += len(part)
             self._result.lines += 1
-            yield line
-
-    def _encode(self, part: Part) -> bytes:
-        if isinstance(part, MetricsPart):
-            line = metrics_json(
-                part.groups, series=self._held.series, gateway_attributes=self._attributes, version=__version__
-            )
-            self._result.readings += len(part)
-        else:
-            line = logs_json(
-                part.records,
-                series=self._held.series,
-                gateway_attributes=self._attributes,
-                version=__version__,
-                marks=part.marks,
-            )
-            self._result.records += len(part)
-        return line
+            yield self._builder.encode(part)
 
 
 def _cut(parts: Iterable[Part]) -> Iterator[Part]:

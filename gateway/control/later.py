@@ -37,7 +37,6 @@ LATER: Final = Later(
         ("store.when_full", "dilute"): f'"dilute" {NOT_YET}; use "drop_oldest" or "refuse"',
         ("uplinks.type", "mqtt"): f'the uplink type "mqtt" {NOT_YET}; use "otlp"',
         ("uplinks.protocol", "grpc"): f'the protocol "grpc" {NOT_YET}; use "http/protobuf"',
-        ("uplinks.protocol", "http/json"): f'the protocol "http/json" {NOT_YET}; use "http/protobuf"',
         **{
             ("detectors.type", kind): f'the detector type "{kind}" {NOT_YET}; use "zscore" or "iqr"'
             for kind in ("learned", "autoencoder", "forest", "forecast", "cause", "seasonal")

@@ -18,11 +18,11 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from gateway.core.clock import NS_PER_S, Quality
-from gateway.core.contracts import Signal, TryLaterError
+from gateway.core.contracts import TryLaterError
 from gateway.net.interfaces import NetworkWait
-from gateway.uplinks.guards import Backoff, HoldError, InTransitError, PassedOnError, Request, UnreachableError
+from gateway.uplinks.guards import Backoff, HoldError, InTransitError, PassedOnError, UnreachableError
 from gateway.uplinks.pacing import Rounds
-from gateway.uplinks.requests import REJECTED, Hand, NoClockError, RequestBuilder
+from gateway.uplinks.requests import REJECTED, Hand, NoClockError, RequestBuilder, encoder_of
 from gateway.uplinks.senders import HttpSender
 from gateway.uplinks.sending import Ahead, NotBegunError, Sending
 from gateway.uplinks.state import Holding, Status, Tally
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from gateway.core.batch import Attributes
     from gateway.core.clock import Clock
+    from gateway.core.contracts import Signal
     from gateway.core.telemetry import Telemetry
     from gateway.store.database import Lease, Store
     from gateway.uplinks.guards import Answer, Wire
@@ -76,15 +77,13 @@ class Uplink:
         self._clock = clock
         self._on_server_time = seams.on_server_time
         self._wire: Wire = seams.wire or HttpSender(settings, version=version, clock=clock)
+        encoder = encoder_of(
+            settings.protocol, series=store.series, gateway_attributes=gateway_attributes, version=version
+        )
         self._sending = Sending(
             settings,
             wire=self._wire,
-            builder=RequestBuilder(
-                series=store.series,
-                timeline=store.timeline,
-                gateway_attributes=gateway_attributes,
-                version=version,
-            ),
+            builder=RequestBuilder(timeline=store.timeline, encoder=encoder),
             start_worker=seams.start_worker,
             clock=clock,
             random=random,
@@ -456,7 +455,7 @@ class Uplink:
         if self._on_server_time is None or _now_s() < self._probe_at_s:
             return
         self._probe_at_s = _now_s() + PROBE_S
-        future = self._sending.post(Request(Signal.METRICS, b"", 0)).answer
+        future = self._sending.probe().answer
         try:
             await self._watch(future)
         except asyncio.CancelledError:

@@ -106,7 +106,7 @@ class StatusRefusedError(RefusedError):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An Export*ServiceRequest as protobuf, not yet compressed. Others wait behind one that is `in_haste`."""
+    """An Export*ServiceRequest, not yet compressed. Others wait behind one that is `in_haste`."""
 
     signal: Signal
     body: bytes
@@ -318,7 +318,9 @@ class Compressing:
             except StatusRefusedError as error:
                 following = self._instead_of(encoding, error.status)
                 if following is None and error.status == MEDIA_TYPE_STATUS:
-                    raise HoldError(f"{error}: not taken as protobuf; correct the endpoint, or compression") from error
+                    raise HoldError(
+                        f"{error}: not taken in any encoding; correct endpoint, protocol or compression"
+                    ) from error
                 if following is None:
                     raise
                 self.failures += error.status >= SERVER_ERROR

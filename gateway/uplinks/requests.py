@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
-from gateway.codecs.otlp import NO_MARKS, Marks, MetricsEncoder, encode_logs_request
+from gateway.codecs.otlp import NO_MARKS, Marks, ProtobufEncoder
 from gateway.core.batch import DEVICE_TIME_REJECTED, KIND_MASK, MONOTONIC, Batch, LogRecords
 from gateway.core.clock import Quality
 from gateway.core.contracts import Signal, TryLaterError
 from gateway.core.words import plural
 from gateway.store.segments import HASH_BYTES, SegmentError, decode_logs, decode_metrics, press_logs, press_metrics
 from gateway.uplinks.guards import TOO_LARGE_STATUS
+from gateway.uplinks.settings import HTTP_JSON
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -255,22 +256,39 @@ class Hand:
         return f"{plural(self.lost, 'reading')} {self.reason()}: {self.message}"
 
 
+class Encoder(Protocol):
+    """How requests are written: `codecs.otlp.ProtobufEncoder` or `codecs.otlp_json.JsonEncoder`."""
+
+    empty: bytes
+    """A request that asks for nothing."""
+
+    def metrics(self, groups: Groups, /) -> bytes:
+        """Return one request of readings, in order of series and kind."""
+        ...
+
+    def logs(self, records: LogRecords, marks: Marks, /) -> bytes:
+        """Return one request of log records."""
+        ...
+
+
+def encoder_of(
+    protocol: str, *, series: Callable[[int], Series], gateway_attributes: Attributes, version: str
+) -> Encoder:
+    """Return what writes requests as `protocol` wants them."""
+    if protocol == HTTP_JSON:
+        from gateway.codecs.otlp_json import JsonEncoder  # noqa: PLC0415  memory for those who want it
+
+        return JsonEncoder(series=series, gateway_attributes=gateway_attributes, version=version)
+    return ProtobufEncoder(series=series, gateway_attributes=gateway_attributes, version=version)
+
+
 class RequestBuilder:
     """Makes parts of leases and bodies of parts. For one thread."""
 
-    def __init__(
-        self,
-        *,
-        series: Callable[[int], Series],
-        timeline: Repair,
-        gateway_attributes: Attributes,
-        version: str,
-    ) -> None:
-        self._series = series
+    def __init__(self, *, timeline: Repair, encoder: Encoder) -> None:
         self._timeline = timeline
-        self._gateway_attributes = gateway_attributes
-        self._version = version
-        self._encoder = MetricsEncoder(series=series, gateway_attributes=gateway_attributes, version=version)
+        self._encoder = encoder
+        self.empty = encoder.empty
 
     def open(self, hand: Hand) -> Sequence[Part]:
         """Fill `hand.parts` and return them; raise NoClockError, with nothing changed, while times are not known."""
@@ -295,14 +313,8 @@ class RequestBuilder:
     def encode(self, part: Part) -> bytes:
         """Return the request of a part."""
         if isinstance(part, MetricsPart):
-            return self._encoder.encode(part.groups)
-        return encode_logs_request(
-            part.records,
-            series=self._series,
-            gateway_attributes=self._gateway_attributes,
-            version=self._version,
-            marks=part.marks,
-        )
+            return self._encoder.metrics(part.groups)
+        return self._encoder.logs(part.records, part.marks)
 
     @staticmethod
     def _decode(

@@ -44,7 +44,7 @@ from gateway.uplinks.guards import (
     read_http_date,
     read_retry_after,
 )
-from gateway.uplinks.settings import is_header_value
+from gateway.uplinks.settings import HTTP_JSON, HTTP_PROTOBUF, is_header_value
 
 if TYPE_CHECKING:
     import ssl
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from gateway.uplinks.settings import OtlpUplinkSettings, TlsSettings
 
 PATHS: Final = {Signal.METRICS: "/v1/metrics", Signal.LOGS: "/v1/logs", Signal.TRACES: "/v1/traces"}
-CONTENT_TYPE: Final = "application/x-protobuf"
+CONTENT_TYPES: Final = {HTTP_PROTOBUF: "application/x-protobuf", HTTP_JSON: "application/json"}
 BAD_REQUEST: Final = 400
 PROXY_WANTS_LOGIN: Final = 407
 RESPONSE_BYTES_MAX: Final = 64 * 1024
@@ -208,7 +208,7 @@ class HttpSender:
             self.abort()
 
     def _post(self, connection: HttpConnection, packed: Packed, started_ns: int) -> Answer:
-        headers = {**self._headers, "Content-Type": CONTENT_TYPE}
+        headers = {**self._headers, "Content-Type": CONTENT_TYPES[self._settings.protocol]}
         if packed.encoding:
             headers["Content-Encoding"] = packed.encoding
         self.requests += 1

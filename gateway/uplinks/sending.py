@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from gateway.codecs import zstd
 from gateway.core.clock import NS_PER_S
+from gateway.core.contracts import Signal
 from gateway.uplinks.guards import (
     SERVER_ERROR,
     TOO_LARGE_STATUS,
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from random import Random
 
     from gateway.core.clock import Clock
-    from gateway.core.contracts import Signal
     from gateway.uplinks.guards import Answer, Wire
     from gateway.uplinks.requests import Hand, RequestBuilder
     from gateway.uplinks.settings import OtlpUplinkSettings
@@ -129,6 +129,10 @@ class Sending:
         """
         request = self._next(hand, in_haste=in_haste)
         return None if request is None else self.post(request, behind=behind)
+
+    def probe(self) -> Flight:
+        """Send a request that asks for nothing."""
+        return self.post(Request(Signal.METRICS, self._builder.empty, 0))
 
     def post(self, request: Request, *, behind: Flight | None = None) -> Flight:
         """Hand a request to the thread."""

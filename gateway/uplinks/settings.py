@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 Compression = Literal["auto", "zstd", "gzip", "none"]
 
-PROTOCOL: Final = "http/protobuf"
+HTTP_PROTOBUF: Final = "http/protobuf"
+HTTP_JSON: Final = "http/json"
+PROTOCOLS: Final = (HTTP_PROTOBUF, HTTP_JSON)
 # Receivers take 4 MiB by custom (it is gRPC's default); what stands around the points stays below the rest.
 REQUEST_BYTES_MAX: Final = 4 * 1024 * 1024 - 64 * 1024
 BATCH_READINGS_MAX: Final = 24_576
@@ -82,7 +84,13 @@ class OtlpUplinkSettings(
     endpoint: Annotated[
         str, Meta(description="Base address, http:// or https://; /v1/metrics and the like are added to it.")
     ]
-    protocol: Annotated[str, Meta(description='How OTLP is spoken: "http/protobuf".')] = PROTOCOL
+    protocol: Annotated[
+        str,
+        Meta(
+            description='How OTLP is spoken: "http/protobuf", or "http/json" for who takes nothing else; that costs '
+            "half a microsecond more a reading, and mostly more bytes."
+        ),
+    ] = HTTP_PROTOBUF
     compression: Annotated[
         Compression,
         Meta(
@@ -126,8 +134,9 @@ class OtlpUplinkSettings(
 
     @check("protocol")
     def _protocol_is_known(self) -> None:
-        if self.protocol != PROTOCOL:
-            raise ValueError(f'{self.protocol!r} is not in this version; write "{PROTOCOL}"')
+        if self.protocol not in PROTOCOLS:
+            known = " or ".join(f'"{name}"' for name in PROTOCOLS)
+            raise ValueError(f"{self.protocol!r} is not in this version; write {known}")
 
     @check("endpoint")
     def _endpoint_is_a_base_address(self) -> None:

@@ -13,7 +13,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 
 from gateway.codecs.mapping import Mapper
 from gateway.codecs.otlp import NO_MARKS, MetricsEncoder
-from gateway.codecs.otlp_json import metrics_json
+from gateway.codecs.otlp_json import JsonEncoder
 from gateway.control import config as module
 from gateway.control.config import (
     CONFIG_BYTES_MAX,
@@ -455,7 +455,7 @@ def test_what_passes_the_check_can_be_kept_and_sent(table: str, value: str) -> N
     ((_, batch),) = mapped.pieces
     request = ExportMetricsServiceRequest.FromString(encoder.encode([(batch.sorted(), NO_MARKS)]))
     assert sum(len(scope.metrics) for one in request.resource_metrics for scope in one.scope_metrics) == 5
-    assert metrics_json([(batch.sorted(), NO_MARKS)], series=registry.series, gateway_attributes=(), version="1")
+    assert JsonEncoder(series=registry.series, gateway_attributes=(), version="1").metrics([(batch.sorted(), NO_MARKS)])
 
 
 SUBSCRIBER = '[[sources]]\ntype = "mqtt"\nname = "NAME"\nurl = "URL"\ntopics = ["#"]\nclient_id = "ID"\n'

@@ -195,15 +195,16 @@ async def test_a_damaged_segment_is_counted_and_left_out(tmp_path: Path) -> None
     assert [value for *_, value, _ in points(tmp_path / "out")] == [20.5, 22.5]
 
 
-async def test_a_log_record_that_is_none_is_counted(tmp_path: Path) -> None:
-    """Its line is left out, not the rest."""
+async def test_a_log_record_that_is_none_comes_out_as_its_bytes(tmp_path: Path) -> None:
+    """And keeps nobody else back."""
     store = await open_store(tmp_path, FakeClock())
     number = store.resolve(Series((("device.id", "d1"),), "", kind="log"))
     await store.append([], logs=LogRecords(np.array([number], np.uint32), np.array([WALL], np.int64), (b"\x0a\xff",)))
     await put_log(store, "good")
     await store.close()
     result = export(tmp_path, tmp_path / "out", attributes=(), progress=no_progress)
-    assert (result.lines, result.records, result.damaged) == (1, 1, 1)
+    assert (result.lines, result.records, result.damaged) == (2, 2, 0)
+    assert b'{"body":{"bytesValue":"Cv8="}}' in (tmp_path / "out").read_bytes()
 
 
 async def test_a_large_segment_takes_several_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

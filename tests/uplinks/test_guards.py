@@ -211,7 +211,9 @@ def test_a_receiver_that_takes_nothing_compressed_gets_it_plain() -> None:
 def test_a_receiver_that_takes_no_protobuf_is_held(mode: str) -> None:
     """415 however it is compressed points at the address: nothing is refused for good."""
     wire = ScriptedWire(zstd=415, gzip=415, none=415)
-    with pytest.raises(HoldError, match="status 415: not taken as protobuf; correct the endpoint, or compression"):
+    with pytest.raises(
+        HoldError, match="status 415: not taken in any encoding; correct endpoint, protocol or compression"
+    ):
         compressing(wire, mode).send(REQUEST)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
-from gateway.codecs.otlp import NO_MARKS, Marks
+from gateway.codecs.otlp import NO_MARKS, Marks, ProtobufEncoder
 from gateway.core.batch import DEVICE_TIME_REJECTED, MONOTONIC, Batch, Series
 from gateway.core.clock import WALL_FLOOR_NS, FakeClock, Quality, Sample
 from gateway.core.contracts import BootId
@@ -29,7 +29,9 @@ def store(make_store):
 
 @pytest.fixture
 def builder(store) -> RequestBuilder:
-    return RequestBuilder(series=store.series, timeline=store.timeline, gateway_attributes=(), version="1")
+    return RequestBuilder(
+        timeline=store.timeline, encoder=ProtobufEncoder(series=store.series, gateway_attributes=(), version="1")
+    )
 
 
 async def lease(store):
@@ -123,7 +125,9 @@ async def test_how_good_a_time_is_leaves_with_it(store, builder, monkeypatch, qu
 async def test_the_worse_word_is_said(make_store) -> None:
     """A rejected device time stamped by an unsynced clock is unsynced."""
     store = make_store(FakeClock(synced=False))
-    builder = RequestBuilder(series=store.series, timeline=store.timeline, gateway_attributes=(), version="1")
+    builder = RequestBuilder(
+        timeline=store.timeline, encoder=ProtobufEncoder(series=store.series, gateway_attributes=(), version="1")
+    )
     store.add(Batch.of(0, [1_001 * 10**9], np.ones(1), flags=STAMPED | DEVICE_TIME_REJECTED))
     hand = Hand(await lease(store))
     builder.open(hand)
@@ -133,7 +137,9 @@ async def test_the_worse_word_is_said(make_store) -> None:
 async def test_without_a_clock_stamped_readings_wait(make_store, make_readings) -> None:
     """A box in 1970 sends no reading of its own stamping; what has its device's time goes."""
     store = make_store(FakeClock(wall=5))
-    builder = RequestBuilder(series=store.series, timeline=store.timeline, gateway_attributes=(), version="1")
+    builder = RequestBuilder(
+        timeline=store.timeline, encoder=ProtobufEncoder(series=store.series, gateway_attributes=(), version="1")
+    )
     store.add(Batch.of(0, [1], np.ones(1), flags=STAMPED))
     hand = Hand(await lease(store))
     with pytest.raises(NoClockError):
@@ -149,7 +155,9 @@ async def test_without_a_clock_stamped_readings_wait(make_store, make_readings) 
 async def test_a_clock_that_comes_later_repairs_what_waited(make_store) -> None:
     """Once the hour is known, the stamps before it are rewritten and marked."""
     store = make_store(FakeClock(wall=5))
-    builder = RequestBuilder(series=store.series, timeline=store.timeline, gateway_attributes=(), version="1")
+    builder = RequestBuilder(
+        timeline=store.timeline, encoder=ProtobufEncoder(series=store.series, gateway_attributes=(), version="1")
+    )
     store.add(Batch.of(0, [2_000 * 10**9], np.ones(1), flags=STAMPED))
     store.timeline.add(Sample(3_000 * 10**9, WALL_FLOOR_NS, Quality.SYNCED))
     hand = Hand(await lease(store))

@@ -7,6 +7,7 @@ from random import Random
 
 import pytest
 
+from gateway.codecs.otlp import ProtobufEncoder
 from gateway.core.clock import FakeClock
 from gateway.core.contracts import Signal, TryLaterError
 from gateway.core.units import Duration
@@ -60,7 +61,10 @@ def start(make_store):
                 **{"name": "cloud", "endpoint": "http://127.0.0.1:1", "compression": "none", **settings}
             ),
             wire=wire,
-            builder=RequestBuilder(series=store.series, timeline=store.timeline, gateway_attributes=(), version="0"),
+            builder=RequestBuilder(
+                timeline=store.timeline,
+                encoder=ProtobufEncoder(series=store.series, gateway_attributes=(), version="0"),
+            ),
             start_worker=Worker,
             clock=clock,
             random=Random(1),

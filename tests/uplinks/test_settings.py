@@ -55,8 +55,7 @@ def test_a_full_config_is_read() -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"protocol": "grpc"}, 'not in this version; write "http/protobuf"'),
-        ({"protocol": "http/json"}, 'not in this version; write "http/protobuf"'),
+        ({"protocol": "grpc"}, 'not in this version; write "http/protobuf" or "http/json"'),
         ({"endpoint": "otel.example:4318"}, "is not an address like http://host:port or https://host:port"),
         ({"endpoint": "http://"}, "is not an address"),
         ({"endpoint": "http://h:99999"}, "is not an address"),

@@ -237,3 +237,41 @@ async def test_a_long_stretch_of_refused_data_hides_nothing_behind_it(open_store
     await until_sent(store)
     await end(task)
     await store.close()
+
+
+async def test_a_receiver_of_json_is_sent_json(open_store, otlp_sink) -> None:
+    """All of it, whatever its kind, and what it rejects or throttles counts as with protobuf."""
+    store = await open_store()
+    otlp_sink.always = Behaviour(takes_type="application/json")
+    otlp_sink.behave(Behaviour(status=503, retry_after="0"), Behaviour(rejected=7, message="too old"))
+    task = asyncio.create_task(uplink_of(store, otlp_sink.url, protocol="http/json").run())
+    number = store.resolve(Series((("device.id", "a"),), "x", attributes=(("axis", "z"),)))
+    doubles = Batch.of(number, CLOCK.monotonic_ns() + np.arange(50), np.arange(50) / 8, flags=MONOTONIC)
+    await store.append([(Priority.NORMAL, counted(store, 0, 500)), (Priority.NORMAL, doubles)])
+    await until_sent(store)
+    await store.append([], logs=log_lines(store, 3))
+    await until_sent(store)
+    await end(task)
+    account = balance(store)
+    assert (account["delivered"], account["ledger"]) == (546, {"rejected": 7})
+    readings = otlp_sink.readings()
+    assert sorted(r.value for r in readings if r.metric == "n") == list(range(500))
+    assert sorted(r.value for r in readings if r.metric == "x") == [k / 8 for k in range(50)]
+    assert [line.body for line in otlp_sink.logs()] == ["0", "1", "2"]
+    assert {request.headers["Content-Type"] for request in otlp_sink.requests} == {"application/json"}
+    assert {request.encoding for request in otlp_sink.requests} == {"zstd"}
+
+
+async def test_a_receiver_of_json_alone_holds_protobuf_back(open_store, otlp_sink) -> None:
+    """It says 415 to whatever encoding: nothing is given up, and the sentence names what to change."""
+    store = await open_store()
+    otlp_sink.always = Behaviour(takes_type="application/json")
+    uplink = uplink_of(store, otlp_sink.url)
+    task = asyncio.create_task(uplink.run())
+    await store.append([(Priority.NORMAL, counted(store, 0, 50))])
+    async with asyncio.timeout(20):
+        while uplink.status()["state"] != "holding":
+            await asyncio.sleep(0.01)
+    assert "protocol" in uplink.status()["reason"]
+    await end(task)
+    assert balance(store)["held"] == 50
