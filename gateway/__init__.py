@@ -157,6 +157,7 @@ control/                    Windows: people and servers look in here
   check.py                  All that `tidegate check` says: what cannot work, and what is perhaps not meant
   config.py                 Loads a configuration and says all that is wrong with it at once
   draining.py               How long until what is held is gone, from how it shrank in the last minutes
+  environment.py            What the configuration leaves out of an OTLP uplink, from OpenTelemetry's own variables
   export.py                 `tidegate export`: what is held, as OTLP JSON lines in a file
   exposition.py             Numbers as Prometheus text, format 0.0.4: families in, lines out
   fitting.py                Makes the bounds of memory fit a board: what waits for the disk, and what is kept at hand

@@ -54,6 +54,7 @@ def check(path: Path) -> Findings:
     whole = draft.finish(found)
     assert profile is not None, "it is loaded, or there is a problem"
     notes = [
+        *draft.filled,
         *_not_here([*draft.not_here, *not_here]),
         *whole.warnings(),
         *map(str, reach.notes[:PROBLEMS_MAX]),

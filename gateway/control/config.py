@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from gateway.control.environment import fill
 from gateway.control.later import LATER
 from gateway.control.reading import Reading, read, read_parts, walk_settings
 from gateway.control.settings import Config, ControlSettings
@@ -54,11 +55,13 @@ class Draft:
     """A configuration as far as it could be read, and what is wrong in its tables, between them and on this machine.
 
     `not_here` is what this process cannot have and another may: for who is about to run, that is wrong too.
+    `filled` says what was taken from the environment.
     """
 
     reading: Reading
     found: list[Problem]
     not_here: list[Problem]
+    filled: list[str]
 
     def finish(self, more: Iterable[Problem] = ()) -> Config:
         """Return the configuration; raise ConfigError with what is wrong, and with what others have found."""
@@ -85,8 +88,9 @@ def load(path: Path, *, offline: bool = False, to_run: bool = False) -> Config:
 def draft(path: Path, *, offline: bool = False, to_run: bool = False) -> Draft:
     """Read the file at `path` as far as it can be read; raise ConfigError where it is no TOML at all.
 
-    `offline` leaves out what depends on this machine and user: readable secrets, a usable state directory. `to_run`
-    lets a state directory pass that cannot be written and holds a shelf: what is in it can still be sent.
+    `offline` leaves out what depends on this machine and user: readable secrets, a usable state directory, and where
+    the service's environment would have an uplink send to. `to_run` lets a state directory pass that cannot be written
+    and holds a shelf: what is in it can still be sent.
     """
     return _parse(_text(path), name=str(path), offline=offline, to_run=to_run)
 
@@ -132,12 +136,13 @@ def _finish(draft: Draft) -> Config:
 
 
 def _parse(text: str, *, name: str, offline: bool, to_run: bool) -> Draft:
-    reading = read_parts(_table(text, name=name), Config, later=LATER)
-    found = [*_check_names(reading), *_check_addresses(reading), *_check_ports(reading), *_check_sessions(reading)]
+    table, found, notes = fill(_table(text, name=name), os.environ, anywhere=offline)
+    reading = read_parts(table, Config, later=LATER)
+    found += [*_check_names(reading), *_check_addresses(reading), *_check_ports(reading), *_check_sessions(reading)]
     not_here: list[Problem] = []
     if not offline:
         found += [*_check_secrets(reading, not_here), *_check_state_dir(reading, to_run=to_run)]
-    return Draft(reading, found, not_here)
+    return Draft(reading, found, not_here, notes)
 
 
 def _table(text: str, *, name: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 import msgspec
 
@@ -19,11 +20,15 @@ class NotHereError(ValueError):
 
 
 class Secret(Checked, msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where a secret is: `{ env = "NAME" }`, `{ file = "PATH" }` or `{ credential = "NAME" }`; one of them."""
+    """Where a secret is: `{ env = "NAME" }`, `{ file = "PATH" }` or `{ credential = "NAME" }`; one of them.
+
+    With `entry` it is one value of a list there, name=value with a comma between, as OTEL_EXPORTER_OTLP_HEADERS has it.
+    """
 
     env: str = ""
     file: str = ""
     credential: str = ""
+    entry: str = ""
 
     @check("env", "file", "credential")
     def _is_in_one_place(self) -> Iterator[Problem]:
@@ -32,6 +37,19 @@ class Secret(Checked, msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
     def read(self) -> str:
         """Return the secret, never ""; raise ValueError, or NotHereError, that names the place and not the content."""
+        content = self._content()
+        if not self.entry:
+            return content
+        place = self.env or self.file or self.credential
+        try:
+            found = entries_of(content)
+        except ValueError as error:
+            raise ValueError(f"{place} {error}") from error
+        if not found.get(self.entry):
+            raise ValueError(f"{place} has no entry {self.entry!r}, or an empty one")
+        return found[self.entry]
+
+    def _content(self) -> str:
         if self.env:
             value = os.environ.get(self.env)
             if not value:
@@ -55,3 +73,20 @@ class Secret(Checked, msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
             # Taken for a secret it would let everybody in: a file that a power cut has emptied too.
             raise ValueError(f"the secret {path} is empty, and no secret is")
         return value
+
+
+def entries_of(text: str) -> dict[str, str]:
+    """Return the values of a list name=value, with commas between, percent-encoded; raise ValueError without content.
+
+    This is W3C Baggage without properties, as OpenTelemetry's variables for headers have it.
+
+    >>> entries_of("authorization=Bearer%20x, tenant = 7,")
+    {'authorization': 'Bearer x', 'tenant': '7'}
+    """
+    found: dict[str, str] = {}
+    for number, item in enumerate(filter(str.strip, text.split(",")), start=1):
+        name, equals, value = item.partition("=")
+        if not equals or not name.strip():
+            raise ValueError(f"is a list name=value,name=value; its entry {number} is none")
+        found[unquote(name.strip())] = unquote(value.strip())
+    return found

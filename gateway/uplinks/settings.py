@@ -82,7 +82,11 @@ class OtlpUplinkSettings(
 
     name: Annotated[str, Meta(description="What status, metrics and the ledger call it.", min_length=1)]
     endpoint: Annotated[
-        str, Meta(description="Base address, http:// or https://; /v1/metrics and the like are added to it.")
+        str,
+        Meta(
+            description="Base address, http:// or https://; /v1/metrics and the like are added to it. Left out it is "
+            "OTEL_EXPORTER_OTLP_ENDPOINT, and others of OpenTelemetry's variables fill what else is left out."
+        ),
     ]
     protocol: Annotated[
         str,

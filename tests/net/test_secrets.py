@@ -71,3 +71,19 @@ def test_a_repr_shows_the_place_alone(monkeypatch) -> None:
     secret = Secret(env="OTLP_TOKEN")
     secret.read()
     assert "geheim" not in repr(secret)
+
+
+def test_an_entry_of_a_list_is_one_of_its_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As OpenTelemetry's variables for headers have them: with commas between, percent-encoded."""
+    monkeypatch.setenv("HEADERS", "authorization=Bearer%20a%2Cb, tenant = 7 ,,")
+    assert Secret(env="HEADERS", entry="authorization").read() == "Bearer a,b"
+    assert Secret(env="HEADERS", entry="tenant").read() == "7"
+
+
+@pytest.mark.parametrize(("text", "sentence"), [("a=b", "has no entry 'x', or an empty one"), ("x=", "has no entry 'x'"), ("a=b,s3cret", "its entry 2 is none")])
+def test_an_entry_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, text: str, sentence: str) -> None:
+    """Without what stands there instead."""
+    monkeypatch.setenv("HEADERS", text)
+    with pytest.raises(ValueError, match=f"^HEADERS .*{sentence}") as caught:
+        Secret(env="HEADERS", entry="x").read()
+    assert "s3cret" not in str(caught.value)

@@ -1,0 +1,120 @@
+"""What the configuration leaves out of an OTLP uplink, from OpenTelemetry's own variables. Must not show a header.
+
+https://opentelemetry.io/docs/specs/otel/protocol/exporter/ names them. They belong together: whoever sets a token means
+the receiver that stands beside it. So they are taken by an uplink without an endpoint, by one with just that endpoint,
+and, where the environment names none, by the only uplink there is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from gateway.core.checks import Problem, below
+from gateway.net.secrets import entries_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+PREFIX: Final = "OTEL_EXPORTER_OTLP_"
+ENDPOINT: Final = f"{PREFIX}ENDPOINT"
+HEADERS: Final = f"{PREFIX}HEADERS"
+OURS: Final = "otlp"
+# OpenTelemetry's own default.
+ANYWHERE: Final = "http://localhost:4318"
+
+
+class Filled(NamedTuple):
+    """A table with what was left out, what is wrong with the variables, and what came from them."""
+
+    table: dict[str, Any]
+    problems: list[Problem]
+    notes: list[str]
+
+
+def fill(table: dict[str, Any], environment: Mapping[str, str], *, anywhere: bool = False) -> Filled:
+    """Return `table`, its uplinks filled. What is given stands; an empty variable is none.
+
+    With `anywhere` no endpoint is missing: for who only reads the rest of a configuration, in another environment.
+    """
+    found = Filled(dict(table), [], [])
+    given = {name: value.strip() for name, value in environment.items() if name.startswith(PREFIX) and value.strip()}
+    if anywhere:
+        given.setdefault(ENDPOINT, ANYWHERE)
+    uplinks = table.get("uplinks")
+    if not given or not isinstance(uplinks, list):
+        return found
+    ours = [index for index, uplink in enumerate(uplinks) if isinstance(uplink, dict) and uplink.get("type") == OURS]
+    found.table["uplinks"] = list(uplinks)
+    for index in ours:
+        endpoint = uplinks[index].get("endpoint")
+        is_meant = endpoint == given[ENDPOINT] if ENDPOINT in given else len(ours) == 1
+        if is_meant or (endpoint is None and ENDPOINT in given):
+            _fill_one(found, index, given)
+    return found
+
+
+def _fill_one(found: Filled, index: int, given: Mapping[str, str]) -> None:
+    uplink = dict(found.table["uplinks"][index])
+    path = below("uplinks", index)
+    taken = []
+    for name, (keys, read) in _VARIABLES.items():
+        where, key = (uplink, keys[0]) if len(keys) == 1 else (dict(uplink.get(keys[0]) or {}), keys[1])
+        if name not in given or key in where:
+            continue
+        try:
+            where[key] = read(given[name])
+        except ValueError as error:
+            found.problems.append(Problem(below(path, *keys), f"{name} {error}"))
+            continue
+        if len(keys) > 1:
+            uplink[keys[0]] = where
+        taken.append(name)
+    if HEADERS in given and (problem := _fill_headers(uplink, given[HEADERS], taken)):
+        found.problems.append(Problem(below(path, "headers"), problem))
+    if taken:
+        found.notes.append(f"{path}: what it leaves out is taken from {', '.join(taken)}")
+    found.table["uplinks"][index] = uplink
+
+
+def _fill_headers(uplink: dict[str, Any], text: str, taken: list[str]) -> str:
+    """Refer to each header that is not given; return what is wrong with the variable, or ""."""
+    headers = uplink.get("headers", {})
+    if not isinstance(headers, dict):
+        return ""
+    try:
+        names = entries_of(text)
+    except ValueError as error:
+        return f"{HEADERS} {error}"
+    own = {name.lower() for name in headers}
+    more = {name: {"env": HEADERS, "entry": name} for name in names if name.lower() not in own}
+    if more:
+        uplink["headers"] = {**headers, **more}
+        taken.append(HEADERS)
+    return ""
+
+
+def _one_of(*known: str) -> Callable[[str], str]:
+    def read(value: str) -> str:
+        if value not in known:
+            raise ValueError(f"is none of {', '.join(known)}")
+        return value
+
+    return read
+
+
+def _milliseconds(value: str) -> str:
+    if not (value.isascii() and value.isdigit()):
+        raise ValueError("is no whole number of milliseconds, like 10000")
+    return f"{value}ms"
+
+
+_VARIABLES: Final[dict[str, tuple[tuple[str, ...], Callable[[str], str]]]] = {
+    ENDPOINT: (("endpoint",), str),
+    # What this version does not speak is for the settings to say.
+    f"{PREFIX}PROTOCOL": (("protocol",), str),
+    f"{PREFIX}COMPRESSION": (("compression",), _one_of("gzip", "none")),
+    f"{PREFIX}TIMEOUT": (("timeout",), _milliseconds),
+    f"{PREFIX}CERTIFICATE": (("tls", "ca_file"), str),
+    f"{PREFIX}CLIENT_CERTIFICATE": (("tls", "cert_file"), str),
+    f"{PREFIX}CLIENT_KEY": (("tls", "key_file"), str),
+}
