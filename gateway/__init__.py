@@ -110,6 +110,7 @@ store/                      The shelf: what was accepted is kept here, in SQLite
   keeping.py                Housekeeping: who goes when the shelf is full or something too old, which boots nobody needs
   leases.py                 Leasing: what an uplink sends next, and what it has in hand
   membership.py             Who is configured: uplinks that come, go and come back, and what becomes of what is held for them
+  notebook.py               A few bytes of each uplink's own that are written with every commit: what it wants to know after a restart
   opening.py                Opening the shelf: what it holds is read, and brought in line with the uplinks and the boot of today
   pace.py                   When a commit is due: how long arrivals wait for others to share it
   pagefile.py               A database file and its log as pages and rows, read without SQLite
@@ -140,13 +141,16 @@ store/                      The shelf: what was accepted is kept here, in SQLite
   waiting.py                Who waits at the shelf: for room to put something down, or for enough to take away
   writer.py                 Group commit: everything that waits becomes one transaction, then all return
 uplinks/                    Roads: what is held leaves here, fresh first, and is let go only when the far side has it
+  budget.py                 Budgets: how many bytes may go over a link in an hour, a day and a month, and how many went
   delivery.py               Delivery: lease, send, and let go only of what the far side has
   guards.py                 What to do after each answer: fine, later, hold, split, refuse; how long to wait
+  metered.py                A sender that holds a sender: nothing leaves that is not paid, nor faster than it may
   pacing.py                 How much to send at once and how hard to compress it: decisions from what was measured
   requests.py               From a lease to request bodies: decode, repair times, mark, encode, split
   senders.py                Senders: packed requests go out as OTLP/HTTP over one kept connection
   sending.py                From a lease in hand to the far side: encode, then compress and post in the thread
   settings.py               What can be said of an uplink in the config, and what is refused by name
+  spending.py               An uplink's budget beside its wire, its store and its clock: what pays for requests, and waits
   state.py                  What an uplink knows of itself: what people ask about it, what it counts, which signals it holds back
   verdicts.py               Whether what was refused is given up: a refusal may be about the data, or about a road that takes nothing
   worker.py                 One thread for an uplink's blocking work: compress and send
@@ -190,6 +194,7 @@ net/                        Wires that everyone shares
   secrets.py                Secrets by reference: an environment variable, a file, a systemd credential
   systemd.py                Tells systemd how the service is (sd_notify(3)); elsewhere nothing
   tls.py                    OpenSSL is loaded only where TLS is configured: five megabytes that a plain road does without
+  wire_bytes.py             What a TCP connection has cost on the wire, as the kernel counts it: packets of both directions
 core/                       Ground: the words that every room speaks
   batch.py                  Columns: many readings of many series at once, and what a series is
   checks.py                 What can only be wrong with settings as a whole: checks that name the fields they look at
@@ -198,7 +203,7 @@ core/                       Ground: the words that every room speaks
   progress.py               How far long work is, for whoever waits at a terminal
   telemetry.py              The gateway's own counters, numbers that status and Prometheus read
   text.py                   Foreign text made fit for one line of a log or a terminal
-  units.py                  Durations and sizes as people write them
+  units.py                  Durations, sizes and rates as people write them
   words.py                  Numbers for people: sizes, time spans, and how many of what
 supervision.py              Keeps parts running: one that fails is started again, one that does not stop keeps nobody waiting
 """

@@ -159,6 +159,13 @@ SECTIONS: Final[dict[str, list[Instrument]]] = {
             tidegate_maybe_twice_readings="Readings that were perhaps delivered twice; never fewer than were.",
         ),
         *_all("gauge", "uplink", tidegate_held_readings="Readings still to be delivered."),
+        *_all(
+            "gauge",
+            "uplink window",
+            tidegate_uplink_budget_spent_bytes="Bytes on the wire in this hour, day or month that has a budget.",
+            tidegate_uplink_budget_max_bytes="Bytes on the wire that the budget allows in it.",
+        ),
+        *_all("counter", "uplink", tidegate_uplink_wire_bytes="Bytes on the wire of an uplink that is limited."),
         *_all("gauge", "uplink class", tidegate_held_by_class_readings="Readings still to be delivered, by class."),
         *_all(
             "counter",

@@ -10,7 +10,6 @@ NOT_YET: Final = "is not in this version"
 
 LATER: Final = Later(
     keys={
-        "uplinks.budget": f"a byte budget {NOT_YET}; leave it out (nothing limits the link)",
         "uplinks.endpoints": f'more than one endpoint {NOT_YET}; name one with endpoint = "https://…"',
         "uplinks.balance": f"balancing over several endpoints {NOT_YET}; leave it out",
         "alerts": f"alerting {NOT_YET}; findings leave as OTLP logs, let the far side alert",

@@ -19,7 +19,7 @@ from gateway.control.instruments import SECTIONS, Instrument
 from gateway.control.profiles import HardwareProfile
 from gateway.control.reading import alternatives, choices_of, description_of, plain, structs_of, tag_of
 from gateway.control.settings import Config
-from gateway.core.units import DURATION_UNITS, SIZE_UNITS, Duration, Size
+from gateway.core.units import DURATION_UNITS, RATE_UNITS, SIZE_UNITS, Duration, Rate, Size
 from gateway.net.secrets import Secret
 
 if TYPE_CHECKING:
@@ -44,14 +44,18 @@ def _text(units: dict[str, Any], example: str) -> Any:
     return Annotated[str, msgspec.Meta(pattern=pattern, examples=[example])]
 
 
-_AS_TEXT: Final[dict[Any, Any]] = {Duration: _text(DURATION_UNITS, "5s"), Size: _text(SIZE_UNITS, "64MiB")}
+_AS_TEXT: Final[dict[Any, Any]] = {
+    Duration: _text(DURATION_UNITS, "5s"),
+    Size: _text(SIZE_UNITS, "64MiB"),
+    Rate: _text(RATE_UNITS, "64kbit/s"),
+}
 
 
 # JSON Schema
 
 
 def schema_of(root: type[msgspec.Struct]) -> dict[str, Any]:
-    """Return the JSON Schema (2020-12) of `root`, durations and sizes as texts with their pattern."""
+    """Return the JSON Schema (2020-12) of `root`, durations, sizes and rates as texts with their pattern."""
     schema = msgspec.json.schema(_Twins().of(root))
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "tidegate.toml", **schema}
 
@@ -105,7 +109,7 @@ def _plain_default(item: msgspec.structs.FieldInfo) -> tuple[Any, ...]:
         return ()
     if item.default is msgspec.NODEFAULT:
         return (msgspec.field(default_factory=item.default_factory),)
-    if isinstance(item.default, Duration | Size):
+    if isinstance(item.default, Duration | Size | Rate):
         return (str(item.default),)
     if isinstance(item.default, msgspec.Struct):
         # A table whose keys all have defaults of their own.
@@ -186,6 +190,7 @@ _SAMPLES_BY_TYPE: Final[dict[Any, str]] = {
     Secret: '{ env = "NAME" }',
     Duration: '"5s"',
     Size: '"64KiB"',
+    Rate: '"64kbit/s"',
     int: "1",
     float: "1.0",
     bool: "false",
@@ -194,7 +199,7 @@ _SAMPLES_BY_TYPE: Final[dict[Any, str]] = {
 
 
 def _toml(value: Any) -> str:
-    if isinstance(value, Duration | Size):
+    if isinstance(value, Duration | Size | Rate):
         return f'"{value}"'
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_toml, value))}]"
@@ -291,7 +296,7 @@ not there, a source whose topics no mapping takes. What it notes works and is pe
 in one series, a mapping behind one that takes all, a password in the clear.
 
 Durations are texts with a unit (`"250ms"`, `"5s"`, `"10m"`, `"2h"`, `"30d"`), and so are sizes (`"64KB"`,
-`"512MiB"`).
+`"512MiB"`) and rates of links (`"9.6kbit/s"`, `"10Mbit/s"`).
 Secrets never stand in the file: `{ env = "NAME" }` names an environment variable, `{ file = "PATH" }` a file,
 `{ credential = "NAME" }` a systemd credential. The service has an environment, credentials and rights of its own: a
 secret that is not to be had where `check` is typed is a note there, and one that is not there for `run`, or is empty,
@@ -350,6 +355,7 @@ def _kind(wanted: Any) -> str:
 _NAMES: Final[dict[Any, str]] = {
     Duration: "duration",
     Size: "size",
+    Rate: "rate",
     Secret: "secret",
     str: "text",
     int: "whole number",

@@ -53,6 +53,11 @@ UPLINK_TABLES: Final = {
     "ledger": ("reason", "tidegate_ledger_readings"),
 }
 
+BUDGET_NUMBERS: Final = {
+    "spent_bytes": "tidegate_uplink_budget_spent_bytes",
+    "limit_bytes": "tidegate_uplink_budget_max_bytes",
+}
+
 
 class MetricsPage:
     """What /metrics answers, made anew at each request."""
@@ -74,6 +79,7 @@ class MetricsPage:
         yield from _each("source", status.get("sources", {}), SOURCE_NUMBERS)
         yield from _each("uplink", status.get("uplinks", {}), UPLINK_NUMBERS)
         yield from _tables(status.get("uplinks", {}))
+        yield from _budgets(status.get("uplinks", {}))
         yield from process_families()
 
 
@@ -108,6 +114,21 @@ def _tables(uplinks: dict[str, dict[str, Any]]) -> Iterator[Family]:
             for word, readings in status.get(key, {}).items()
         }
         yield family(name, values)
+
+
+def _budgets(uplinks: dict[str, dict[str, Any]]) -> Iterator[Family]:
+    """Return what was spent of budgets and what they allow."""
+    budgets = {uplink: status["budget"] for uplink, status in uplinks.items() if "budget" in status}
+    for key, name in BUDGET_NUMBERS.items():
+        values: dict[Labels, float] = {
+            (("uplink", uplink), ("window", window.removeprefix("per_"))): numbers[key]
+            for uplink, budget in budgets.items()
+            for window, numbers in budget.items()
+            if isinstance(numbers, dict)
+        }
+        yield family(name, values)
+    wire: dict[Labels, float] = {(("uplink", uplink),): budget["wire_bytes"] for uplink, budget in budgets.items()}
+    yield family("tidegate_uplink_wire_bytes", wire)
 
 
 def _is_number(value: object) -> bool:

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import NODEFAULT
 
 from gateway.core.checks import UNREAD, Partly, Problem, below, problems_of
-from gateway.core.units import Duration, Size
+from gateway.core.units import Duration, Rate, Size
 from gateway.net.secrets import Secret
 
 if TYPE_CHECKING:
@@ -84,11 +84,13 @@ class Reading:
 
 
 def decode_hook(wanted: type, value: Any) -> Any:
-    """Build what msgspec does not know: durations and sizes, from text with a unit."""
+    """Build what msgspec does not know: durations, sizes and rates, from text with a unit."""
     if wanted is Duration:
         return Duration.parse(value)
     if wanted is Size:
         return Size.parse(value)
+    if wanted is Rate:
+        return Rate.parse(value)
     raise NotImplementedError(wanted)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from gateway.core.text import harmless
+from gateway.core.units import Rate
 from gateway.core.words import amount, plural, span
 
 if TYPE_CHECKING:
@@ -250,8 +251,23 @@ def _uplink(uplink: dict[str, Any]) -> Iterator[str]:
         yield f"possibly sent twice {uplink['maybe_twice']:,}"
     if sent := uplink.get("bytes_sent"):
         yield f"sent {amount(sent)} in {plural(uplink.get('requests', 0), 'request')} since the start"
+    if budget := uplink.get("budget"):
+        yield _budget(budget)
     if retry := uplink.get("retry_in_s"):
         yield f"next try in {span(retry)}"
+
+
+def _budget(budget: dict[str, Any]) -> str:
+    """Say what the link may carry, and how much of it is spent."""
+    windows = {key.removeprefix("per_"): value for key, value in budget.items() if isinstance(value, dict)}
+    said = [
+        f"{amount(spent['spent_bytes'])} of {amount(spent['limit_bytes'])} this {window}"
+        + ("" if spent["ends_in_s"] is None else f", which ends in {span(spent['ends_in_s'])}")
+        for window, spent in windows.items()
+    ]
+    if rate := budget.get("rate_bit_s"):
+        said.append(f"at most {Rate(rate / 8)}")
+    return f"budget: {'; '.join(said)}"
 
 
 def _removed(uplink: dict[str, Any]) -> Iterator[str]:

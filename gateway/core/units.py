@@ -1,4 +1,4 @@
-"""Durations and sizes as people write them. Must not read the environment or files itself."""
+"""Durations, sizes and rates as people write them. Must not read the environment or files itself."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ SIZE_UNITS: Final = {
     "GiB": 2**30,
     "TiB": 2**40,
 }
-_NUMBER_UNIT: Final = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)\s*")
+RATE_UNITS: Final = {"bit/s": 0.125, "kbit/s": 125.0, "Mbit/s": 125_000.0, "Gbit/s": 125_000_000.0}
+_NUMBER_UNIT: Final = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*(?:/s)?)\s*")
 
 
 def _parse(text: str, units: dict[str, Any], what: str, example: str) -> float:
@@ -80,3 +81,27 @@ class Size(int):
 
     def __repr__(self) -> str:
         return f"Size('{self}')"
+
+
+class Rate(float):
+    """Bytes per second, written in bits as links are: "9.6kbit/s" or "10Mbit/s".
+
+    >>> Rate.parse("64kbit/s") / 1000
+    8.0
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: object) -> Rate:
+        """Read `text`; raise ValueError that says what would be right."""
+        if not isinstance(text, str):
+            raise ValueError(f'{text!r} is not a rate; write a string with its unit, like "64kbit/s"')  # noqa: TRY004  msgspec reports ValueError with the path
+        return cls(_parse(text, RATE_UNITS, "rate", "64kbit/s"))
+
+    def __str__(self) -> str:
+        unit = next((unit for unit in ("Gbit/s", "Mbit/s", "kbit/s") if self >= RATE_UNITS[unit]), "bit/s")
+        return f"{self / RATE_UNITS[unit]:.9g}{unit}"
+
+    def __repr__(self) -> str:
+        return f"Rate('{self}')"

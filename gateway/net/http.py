@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
 
+from gateway.net.wire_bytes import ATTEMPT_BYTES, CLOSE_PACKETS, PACKET_BYTES_V6, wire_bytes
+
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterable, Mapping
@@ -108,7 +110,8 @@ class HttpConnection:
 
     `timeout_s` bounds the wait to connect, for the line to take more bytes, and for it to bring some. `connected` is
     called with the plain socket once it stands, so that another thread can shut it down. `bytes_sent` counts what
-    was handed to TCP or TLS, heads included.
+    was handed to TCP or TLS, heads included; `wire_bytes` what all of it has cost on the wire, in both directions, as
+    far as the kernel says.
     """
 
     to: Address
@@ -118,6 +121,7 @@ class HttpConnection:
     options: Iterable[tuple[int, int, int]] = ()
     connected: Callable[[socket.socket], None] = lambda _: None
     bytes_sent: int = 0
+    _wire_bytes: int = field(default=0, init=False)  # of connections that are gone
     _socket: socket.socket | None = field(default=None, init=False)
     _unread: bytes = field(default=b"", init=False)
 
@@ -150,9 +154,20 @@ class HttpConnection:
             self.close()
             raise
 
+    @property
+    def wire_bytes(self) -> int:
+        """What went over the wire since the beginning."""
+        return self._wire_bytes + (0 if self._socket is None else wire_bytes(self._socket))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the next request finds a connection, as far as is known without trying."""
+        return self._socket is not None
+
     def close(self) -> None:
         """Let go of the connection; the next request opens another."""
         if self._socket is not None:
+            self._wire_bytes += wire_bytes(self._socket) + CLOSE_PACKETS * PACKET_BYTES_V6
             self._socket.close()
         self._socket = None
         self._unread = b""
@@ -172,6 +187,7 @@ class HttpConnection:
 
     def _connect(self) -> None:
         party = self.proxy or self.to
+        self._wire_bytes += ATTEMPT_BYTES
         self._socket = _open(party, self.timeout_s)
         for option in self.options:
             self._socket.setsockopt(*option)

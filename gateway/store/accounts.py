@@ -30,6 +30,8 @@ SERIES_MAX: Final = (1 << 32) - 1
 BOOT_MAX: Final = (1 << 31) - 1
 # One bit of `done` each; SQLite's integers have 63 to give. Slot 0 is NOBODY's.
 SLOTS_MAX: Final = 60
+# All shares have to fit the page of the state row, or every commit would write another.
+NOTE_BYTES_MAX: Final = 256
 
 
 class Stage(IntEnum):
@@ -65,6 +67,8 @@ class Share(msgspec.Struct, array_like=True):
     allowed: int = 0
     # What is held, by `Priority`. A row of an earlier version has none: then the sum is not `held`, and it is counted.
     held_by_class: tuple[int, int, int] = (0, 0, 0)
+    # The uplink's own, which nobody else reads.
+    note: bytes = b""
 
     def hold(self, readings: int, *, priority: Priority) -> None:
         """Hold so many more of a class, or fewer, if negative; the classes make up what is held, whatever comes."""
@@ -128,6 +132,7 @@ class State(msgspec.Struct, array_like=True):
             and 1 <= self.series_next <= SERIES_MAX
             and 0 <= self.boot <= BOOT_MAX
             and len(self.previous_hash) == HASH_BYTES
+            and all(len(share.note) <= NOTE_BYTES_MAX for share in self.shares)
             and all(0 <= slot < SLOTS_MAX for slot in [*slots, *self.slots.values()])
             and len({share.name for share in self.shares}) == len(set(slots)) == len(slots)
         )

@@ -479,7 +479,7 @@ class Committer:
             # What only others had settled stays hidden where this one has settled it since.
             bit = self.accounts.shares[name].bit
             desk.gone([*(segment_id for segment_id, bits in work.done.items() if bits & bit), *work.removed])
-            desk.allowance.written()
+            desk.written()
             if shelves:
                 desk.arrived(shelves, sum(new.row.size_bytes for new in work.segments))
         self.watchers.look()

@@ -22,6 +22,7 @@ from gateway.store.committer import Committer, Surroundings
 from gateway.store.connection import DirectoryLock, close_keeping_log, share_cache
 from gateway.store.leases import Desk, Recent, Row
 from gateway.store.membership import account_of, removed_accounts
+from gateway.store.notebook import Notes
 from gateway.store.opening import fetch
 from gateway.store.policy import LaneScheduler
 from gateway.store.records import (
@@ -109,13 +110,9 @@ class Store:
             if share.name != NOBODY
         }
         self._committer = Committer(
-            started.writer,
-            opened,
-            around,
-            desks=self._desks,
-            recent=recent,
-            registry=self._registry,
+            started.writer, opened, around, desks=self._desks, recent=recent, registry=self._registry
         )
+        self.notes = Notes(self._desks, opened.accounts)
         self.settling = self._committer.settling
         self.settling.sent = None if self._frozen is None else self._frozen.sent
         self._task: asyncio.Task[None]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
 from gateway.core.contracts import BootId, Priority, Signal
+from gateway.store.accounts import NOTE_BYTES_MAX
 from gateway.store.policy import Choice, Lane, LaneScheduler, Order
 from gateway.store.records import SHELVES, Lease, LeasedSegment, place, where_from
 from gateway.store.segments import SegmentError, check_link, read_header
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from gateway.core.batch import Batch
     from gateway.store.allowance import Allowance
+    from gateway.store.notebook import Notebook
 
 # Rows looked at in one query, and segments in one lease: SQLite's oldest limit of parameters is 999. How many are
 # looked at follows what the last leases took: each row that is looked at for nothing is a page read for nothing.
@@ -170,6 +172,7 @@ class Desk:
         self.has_some = asyncio.Event()
         self.has_some.set()
         self.keeps_up = False
+        self.notebook: Notebook | None = None
         self.behind_bytes = 0  # what came in and was not leased since it keeps up
         self._bit = bit
         self._reader = reader
@@ -195,6 +198,20 @@ class Desk:
     def leased_readings(self) -> int:
         """How much is in hand."""
         return sum(lease.readings for lease in self.leases.values())
+
+    def note(self, before: bytes, *, is_last: bool) -> bytes:
+        """Return what the commit that is planned now writes for this uplink; what stood there, where it has no word."""
+        if self.notebook is None:
+            return before
+        note = self.notebook.plan(is_last=is_last)
+        assert len(note) <= NOTE_BYTES_MAX
+        return note
+
+    def written(self) -> None:
+        """Take note that the commit that was planned last is on the disk."""
+        self.allowance.written()
+        if self.notebook is not None:
+            self.notebook.written()
 
     @property
     def spans(self) -> list[tuple[int, int]]:

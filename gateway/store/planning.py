@@ -74,6 +74,7 @@ def next_state(
         share = after.shares[name]
         share.leased = desk.spans
         share.allowed = allowed[name]
+        share.note = desk.note(share.note, is_last=not log_bytes)
     return State(
         commit=state.commit + 1,
         accepted=after.accepted,

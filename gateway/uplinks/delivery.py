@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Final
 from gateway.core.clock import NS_PER_S, Quality
 from gateway.core.contracts import TryLaterError
 from gateway.net.interfaces import NetworkWait
-from gateway.uplinks.guards import Backoff, HoldError, InTransitError, PassedOnError, UnreachableError
+from gateway.uplinks.guards import Backoff, HoldError, InTransitError, NotYetError, PassedOnError, UnreachableError
 from gateway.uplinks.pacing import Rounds
 from gateway.uplinks.requests import REJECTED, Hand, NoClockError, RequestBuilder, encoder_of
 from gateway.uplinks.senders import HttpSender
 from gateway.uplinks.sending import Ahead, NotBegunError, Sending
+from gateway.uplinks.spending import Spending
 from gateway.uplinks.state import Holding, Status, Tally
 from gateway.uplinks.verdicts import NothingTakenError
 from gateway.uplinks.worker import NO_SEAMS, Seams
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from gateway.core.contracts import Signal
     from gateway.core.telemetry import Telemetry
     from gateway.store.database import Lease, Store
-    from gateway.uplinks.guards import Answer, Wire
+    from gateway.uplinks.guards import Answer
     from gateway.uplinks.sending import Flight
     from gateway.uplinks.settings import OtlpUplinkSettings
 
@@ -76,17 +77,14 @@ class Uplink:
         self._store = store
         self._clock = clock
         self._on_server_time = seams.on_server_time
-        self._wire: Wire = seams.wire or HttpSender(settings, version=version, clock=clock)
+        self._spending = Spending(settings, store=store, clock=clock)
+        self._wire = self._spending.around(seams.wire or HttpSender(settings, version=version, clock=clock))
         encoder = encoder_of(
             settings.protocol, series=store.series, gateway_attributes=gateway_attributes, version=version
         )
+        builder = RequestBuilder(timeline=store.timeline, encoder=encoder)
         self._sending = Sending(
-            settings,
-            wire=self._wire,
-            builder=RequestBuilder(timeline=store.timeline, encoder=encoder),
-            start_worker=seams.start_worker,
-            clock=clock,
-            random=random,
+            settings, wire=self._wire, builder=builder, start_worker=seams.start_worker, clock=clock, random=random
         )
         self._size = self._sending.size
         self._backoff = Backoff(float(settings.retry.initial), float(settings.retry.max), random)
@@ -141,6 +139,7 @@ class Uplink:
             "in_hand_taken": 0 if self._hand is None else self._hand.delivered,
             "compression": self._sending.encoding or "none",
             "batch_readings": self._size.readings,
+            **self._spending.told(),
         }
 
     async def _serve(self) -> None:
@@ -152,6 +151,7 @@ class Uplink:
                     await self._store.wait_held(self.name)
                     self._rounds.end()
                 await self._combine()
+                await self._spending.prepare()
             if await self._deliver_next() is None:
                 self._say_idle()
                 await asyncio.sleep(EMPTY_WAIT_S)
@@ -413,7 +413,7 @@ class Uplink:
 
     def _failed(self, error: TryLaterError) -> float:
         """Note a failure; return how long to wait, in seconds."""
-        if isinstance(error, NoClockError):
+        if isinstance(error, NotYetError):
             return error.after_s
         known = self._status
         reason = str(error)
@@ -430,6 +430,9 @@ class Uplink:
     async def _wait(self, error: TryLaterError, wait_s: float) -> None:
         if isinstance(error, NoClockError):
             await self._wait_for_clock(error, wait_s)
+            return
+        if isinstance(error, NotYetError):
+            await self._spending.wait(error, say=self._say)
             return
         self._say("waiting", str(error), wait_s)
         self._store.rest(self.name, wait_s)
@@ -490,9 +493,7 @@ class Uplink:
             self._store.rest(self.name, wait_s)
 
     def _say(self, state: str, reason: str = "", wait_s: float = 0.0) -> None:
-        known = self._status
-        known.state, known.reason = state, reason
-        known.retry_at_ns = self._clock.monotonic_ns() + int(wait_s * NS_PER_S)
+        self._status.say(state, reason, retry_at_ns=self._clock.monotonic_ns() + int(wait_s * NS_PER_S))
 
 
 def _now_s() -> float:

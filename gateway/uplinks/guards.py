@@ -92,6 +92,10 @@ class UnreachableError(TryLaterError):
     """No connection could be made: to try again costs some packets, and is how the end of an outage shows."""
 
 
+class NotYetError(TryLaterError):
+    """Nothing is wrong with the way: what keeps it waiting is on this side."""
+
+
 class TooLargeError(Exception):
     """The same data may be taken in smaller requests."""
 
@@ -135,12 +139,12 @@ class Answer:
 
 
 class Wire(Protocol):
-    """What carries packed requests: HTTP, or a list in a test. Called in the uplink's thread, except as said.
+    """What carries packed requests: HTTP, or a list in a test. Called in the uplink's thread, except as said."""
 
-    `requests` counts those that were begun.
-    """
-
-    requests: int
+    @property
+    def requests(self) -> int:
+        """Requests that were begun."""
+        ...
 
     @property
     def bytes_sent(self) -> int:
@@ -169,6 +173,38 @@ class Wire(Protocol):
 
     def close(self) -> None:
         """Let go of connections."""
+        ...
+
+
+class MeteredWire(Wire, Protocol):
+    """A wire that knows what it costs."""
+
+    before_piece: Callable[[int], None]
+    """Called in the thread before so many bytes of a body are written; what it raises ends the request."""
+    piece_bytes_max: int
+
+    @property
+    def wire_bytes(self) -> int:
+        """What went over the wire so far, in both directions, with all headers."""
+        ...
+
+    @property
+    def head_bytes(self) -> int:
+        """How long the head of a request is, about."""
+        ...
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the next request finds a connection, as far as is known."""
+        ...
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether a new connection begins with TLS."""
+        ...
+
+    def pause(self, seconds: float) -> None:
+        """Wait in the thread, unless the request is ended meanwhile."""
         ...
 
 

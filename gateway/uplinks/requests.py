@@ -16,10 +16,10 @@ import numpy as np
 from gateway.codecs.otlp import NO_MARKS, Marks, ProtobufEncoder
 from gateway.core.batch import DEVICE_TIME_REJECTED, KIND_MASK, MONOTONIC, Batch, LogRecords
 from gateway.core.clock import Quality
-from gateway.core.contracts import Signal, TryLaterError
+from gateway.core.contracts import Signal
 from gateway.core.words import plural
 from gateway.store.segments import HASH_BYTES, SegmentError, decode_logs, decode_metrics, press_logs, press_metrics
-from gateway.uplinks.guards import TOO_LARGE_STATUS
+from gateway.uplinks.guards import TOO_LARGE_STATUS, NotYetError
 from gateway.uplinks.settings import HTTP_JSON
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ ARRIVAL: Final = "arrival"
 CLOCK_POLL_S: Final = 60.0
 
 
-class NoClockError(TryLaterError):
+class NoClockError(NotYetError):
     """The data's times are not known yet, and will be once there is a clock."""
 
     def __init__(self) -> None:

@@ -12,6 +12,7 @@ moves.
 from __future__ import annotations
 
 import socket
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -48,7 +49,7 @@ from gateway.uplinks.settings import HTTP_JSON, HTTP_PROTOBUF, is_header_value
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from gateway.core.clock import Clock
     from gateway.uplinks.guards import Packed
@@ -56,6 +57,8 @@ if TYPE_CHECKING:
 
 PATHS: Final = {Signal.METRICS: "/v1/metrics", Signal.LOGS: "/v1/logs", Signal.TRACES: "/v1/traces"}
 CONTENT_TYPES: Final = {HTTP_PROTOBUF: "application/x-protobuf", HTTP_JSON: "application/json"}
+# A request line, and the headers that every request has.
+HEAD_BYTES: Final = 200
 BAD_REQUEST: Final = 400
 PROXY_WANTS_LOGIN: Final = 407
 RESPONSE_BYTES_MAX: Final = 64 * 1024
@@ -97,6 +100,10 @@ class HttpSender:
         self._written_ns: int | None = None
         # Since when a way is asked for, of a proxy or by TLS.
         self._asked_ns: int | None = None
+        self.before_piece: Callable[[int], None] = lambda _: None
+        self.piece_bytes_max = WRITTEN_AT_ONCE_BYTES
+        self._wire_before = 0
+        self._ended = threading.Event()
         self._is_aborted = False
         self._is_cut = False
         self._is_quick = False
@@ -109,6 +116,30 @@ class HttpSender:
         """Heads and bodies that were handed to TCP or TLS."""
         return self._bytes_before + (0 if self._connection is None else self._connection.bytes_sent)
 
+    @property
+    def wire_bytes(self) -> int:
+        """What went over the wire so far, in both directions, with all headers."""
+        return self._wire_before + (0 if self._connection is None else self._connection.wire_bytes)
+
+    @property
+    def head_bytes(self) -> int:
+        """How long the head of a request is, about."""
+        return HEAD_BYTES + len(self._path) + sum(len(name) + len(text) + 4 for name, text in self._headers.items())
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the next request finds a connection, as far as is known."""
+        return self._connection is not None and self._connection.is_open
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether a new connection begins with TLS."""
+        return urlsplit(self._settings.endpoint).scheme == "https"
+
+    def pause(self, seconds: float) -> None:
+        """Wait, unless the request is ended meanwhile."""
+        self._ended.wait(seconds)
+
     def open(self) -> None:
         """Take requests, again after `stop` too."""
         self._is_aborted = False
@@ -119,6 +150,7 @@ class HttpSender:
             raise TryLaterError("the uplink is stopping")
         self._written_ns = self._asked_ns = None
         self._is_cut = False
+        self._ended.clear()
         started_ns = self._clock.monotonic_ns()
         try:
             answer = self._post(self._connect(), packed, started_ns)
@@ -146,6 +178,7 @@ class HttpSender:
     def abort(self) -> None:
         """Cut the connection under the request that is under way."""
         self._is_cut = True
+        self._ended.set()
         connection = self._socket
         if connection is not None:
             # The plain socket's method: an SSLSocket's own would pull its state from under the reading
@@ -163,8 +196,9 @@ class HttpSender:
         self._socket = None
         connection, self._connection = self._connection, None
         if connection is not None:
-            self._bytes_before += connection.bytes_sent
             connection.close()
+            self._bytes_before += connection.bytes_sent
+            self._wire_before += connection.wire_bytes
 
     def _connect(self) -> HttpConnection:
         if self._connection is None:
@@ -268,11 +302,12 @@ class HttpSender:
     def _pieces(self, body: bytes) -> Iterator[bytes]:
         self._asked_ns = None
         view = memoryview(body)
-        piece_bytes = WRITTEN_AT_ONCE_BYTES if self._is_quick else PIECE_BYTES
+        piece_bytes = min(WRITTEN_AT_ONCE_BYTES if self._is_quick else PIECE_BYTES, self.piece_bytes_max)
         for start in range(0, len(body), piece_bytes):
             if self._is_aborted:
                 raise OSError("the uplink is stopping")
             piece = view[start : start + piece_bytes]
+            self.before_piece(len(piece))
             yield bytes(piece)
         self._written_ns = self._clock.monotonic_ns()
 

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway.core.checks import Checked, Problem, below, check
-from gateway.core.units import Duration, Size
+from gateway.core.units import Duration, Rate, Size
 from gateway.net.secrets import Secret
 
 if TYPE_CHECKING:
@@ -27,6 +27,13 @@ REQUEST_BYTES_MAX: Final = 4 * 1024 * 1024 - 64 * 1024
 BATCH_READINGS_MAX: Final = 24_576
 # Kernels count a socket's waits in a few bytes, and who waits longer waits for nothing.
 TIMEOUT_S_MAX: Final = 86_400
+# The windows of a budget.
+HOUR: Final = "hour"
+DAY: Final = "day"
+MONTH: Final = "month"
+# A connection with TLS, and a request of one reading.
+ALLOWANCE_BYTES_MIN: Final = Size(64 * 1024)
+RATE_MIN: Final = Rate(300 / 8)
 
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
@@ -73,6 +80,37 @@ class RetrySettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fields
     def _unreachable_max_is_a_time(self) -> None:
         if self.unreachable_max <= 0:
             raise ValueError(f"is {self.unreachable_max}; it must be over zero")
+
+
+class BudgetSettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """What the link may carry, in bytes on the wire: both directions, after compression, with all headers and TLS."""
+
+    rate: Annotated[
+        Rate | None, Meta(description='How fast it may send, like "64kbit/s"; without it as fast as the line takes it.')
+    ] = None
+    per_hour: Annotated[Size | None, Meta(description="What may go in an hour of the clock, in UTC.")] = None
+    per_day: Annotated[Size | None, Meta(description="What may go in a day, in UTC.")] = None
+    per_month: Annotated[Size | None, Meta(description="What may go in a month, in UTC.")] = None
+    month_begins: Annotated[
+        int, Meta(description="The day on which a month begins, as the bill has it.", ge=1, le=28)
+    ] = 1
+
+    @check("rate")
+    def _rate_is_one(self) -> None:
+        if self.rate is not None and self.rate < RATE_MIN:
+            raise ValueError(f'is {self.rate}; it is at least "{RATE_MIN}"')
+
+    @check("per_hour", "per_day", "per_month")
+    def _allowances_hold_a_request(self) -> Iterator[Problem]:
+        given = {"per_hour": self.per_hour, "per_day": self.per_day, "per_month": self.per_month}
+        for name, size in given.items():
+            if size is not None and size < ALLOWANCE_BYTES_MIN:
+                yield Problem(name, f'is {size}; one request with its connection needs "{ALLOWANCE_BYTES_MIN}"')
+
+    def allowances(self) -> dict[str, int]:
+        """Return the limits of those windows that have one."""
+        given = {HOUR: self.per_hour, DAY: self.per_day, MONTH: self.per_month}
+        return {window: int(size) for window, size in given.items() if size is not None}
 
 
 class OtlpUplinkSettings(
@@ -125,6 +163,9 @@ class OtlpUplinkSettings(
         Annotated[float, Meta(ge=0, le=1)] | None,
         Meta(description="Its own `[store] backlog_share`: how much of what is sent is backlog while live data waits."),
     ] = None
+    budget: Annotated[
+        BudgetSettings, Meta(description="What the link may carry; what finds no room in it waits for the next window.")
+    ] = BudgetSettings()
     tls: Annotated[TlsSettings, Meta(description="Certificates, for https:// endpoints.")] = TlsSettings()
     proxy: Annotated[
         str, Meta(description="HTTP proxy, http://host:port. The environment's proxies are never used.")

@@ -51,6 +51,10 @@ class Status:
             "rtt_ms": round(self.rtt_s * 1000, 1),
         }
 
+    def say(self, state: str, reason: str, *, retry_at_ns: int) -> None:
+        """Take note of what it does now, why, and when that is over."""
+        self.state, self.reason, self.retry_at_ns = state, reason, retry_at_ns
+
     def answered(self, hand: Hand, *, now_ns: int) -> None:
         """Take note of what became of a lease, at `now_ns` in Unix time."""
         self.last_success_ns = now_ns

@@ -53,7 +53,9 @@ def test_what_is_declared_comes_from_somewhere() -> None:
         *metrics.STORE_NUMBERS.values(),
         *metrics.UPLINK_NUMBERS.values(),
         *(name for _, name in metrics.UPLINK_TABLES.values()),
+        *metrics.BUDGET_NUMBERS.values(),
         *("tidegate_healthy", "tidegate_uptime_seconds", "tidegate_accepted_readings", "tidegate_series_refused"),
+        "tidegate_uplink_wire_bytes",
     }
     process = {name for name in INSTRUMENTS if name.startswith("process_")}
     assert from_calls | from_status | process == INSTRUMENTS.keys()

@@ -31,10 +31,6 @@ def test_a_payload_is_planned_wherever_one_is_named() -> None:
             '[[uplinks]]\ntype = "otlp"\nname = "a"\nendpoint = "http://a:1"\nprotocol = "grpc"',
             "uplinks[0].protocol",
         ),
-        (
-            '[[uplinks]]\ntype = "otlp"\nname = "a"\nendpoint = "http://a:1"\nbudget = { rate = "1" }',
-            "uplinks[0].budget",
-        ),
         ('[[mappings]]\nmatch = "#"\npayload = "sparkplug"', "mappings[0].payload"),
         (
             '[[sources]]\ntype = "serial"\nname = "a"\nport = "/dev/null"\npayload = "sparkplug"',

@@ -138,3 +138,13 @@ print(*sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"prometheus_client", "http.server", "wsgiref", "urllib.request"} & set(done.stdout.split())
+
+
+def test_budgets_are_shown_by_window() -> None:
+    """What is spent, what may be, and the bytes on the wire."""
+    budget = {"rate_bit_s": 9600, "per_day": {"limit_bytes": 9, "spent_bytes": 5, "ends_in_s": 7}, "wire_bytes": 55}
+    found = samples(Telemetry(), {"uplinks": {"cloud": {"budget": budget}, "odd": {}}})
+    labels = (("uplink", "cloud"), ("window", "day"))
+    assert found["tidegate_uplink_budget_spent_bytes", *labels] == 5
+    assert found["tidegate_uplink_budget_max_bytes", *labels] == 9
+    assert found["tidegate_uplink_wire_bytes_total", ("uplink", "cloud")] == 55

@@ -434,3 +434,17 @@ def test_who_was_refused_last_is_named() -> None:
     assert "earlier error" not in text
     text = render(STATUS | {"sources": {"direct": source | {"last_error": "other"}}}, colour=False)
     assert "earlier error: other" in text
+
+
+def test_a_budget_is_shown_with_what_is_spent_of_it() -> None:
+    """Each window, how long it lasts where that is known, and the rate."""
+    budget = {
+        "rate_bit_s": 64_000,
+        "per_day": {"limit_bytes": 20 << 20, "spent_bytes": 5 << 20, "ends_in_s": 7200},
+        "per_month": {"limit_bytes": 400 << 20, "spent_bytes": 0, "ends_in_s": None},
+        "wire_bytes": 5 << 20,
+    }
+    text = render({**STATUS, "uplinks": {"cloud": {**STATUS["uplinks"]["cloud"], "budget": budget}}}, colour=False)
+    assert "budget: 5 MiB of 20 MiB this day, which ends in 2 h; 0 B of 400 MiB this month; at most 64kbit/s" in (
+        " ".join(text.split())
+    )

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.units import DURATION_UNITS, SIZE_UNITS, Duration, Size
+from gateway.core.units import DURATION_UNITS, SIZE_UNITS, Duration, Rate, Size
 
 
 @pytest.mark.parametrize(
@@ -70,3 +70,28 @@ def test_a_size_is_read_back_from_its_text(number: int, unit: str) -> None:
     """To the byte."""
     size = Size.parse(f"{number}{unit}")
     assert Size.parse(str(size)) == size
+
+
+@pytest.mark.parametrize(
+    ("text", "rate", "shown"),
+    [
+        ("9600bit/s", 1200, "9.6kbit/s"),
+        ("64kbit/s", 8000, "64kbit/s"),
+        ("10 Mbit/s", 1_250_000, "10Mbit/s"),
+        ("1Gbit/s", 125_000_000, "1Gbit/s"),
+        ("300bit/s", 37.5, "300bit/s"),
+    ],
+)
+def test_a_rate_is_bits_as_links_have_them(text: str, rate: float, shown: str) -> None:
+    """Held in bytes a second, and shown in the unit in which people think of it."""
+    assert Rate.parse(text) == rate
+    assert str(Rate(rate)) == shown
+    assert repr(Rate(rate)) == f"Rate('{shown}')"
+    assert Rate.parse(shown) == rate
+
+
+@pytest.mark.parametrize("text", ["64kB/s", "64k", "kbit/s", "-1bit/s", 8000])
+def test_what_is_no_rate_is_refused_with_what_is(text: object) -> None:
+    """Bytes, and numbers of nothing."""
+    with pytest.raises(ValueError, match='is not a rate; write a .* like "64kbit/s"'):
+        Rate.parse(text)

@@ -80,7 +80,10 @@ def test_an_entry_of_a_list_is_one_of_its_values(monkeypatch: pytest.MonkeyPatch
     assert Secret(env="HEADERS", entry="tenant").read() == "7"
 
 
-@pytest.mark.parametrize(("text", "sentence"), [("a=b", "has no entry 'x', or an empty one"), ("x=", "has no entry 'x'"), ("a=b,s3cret", "its entry 2 is none")])
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [("a=b", "has no entry 'x', or an empty one"), ("x=", "has no entry 'x'"), ("a=b,s3cret", "its entry 2 is none")],
+)
 def test_an_entry_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, text: str, sentence: str) -> None:
     """Without what stands there instead."""
     monkeypatch.setenv("HEADERS", text)

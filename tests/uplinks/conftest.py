@@ -59,11 +59,34 @@ class FakeLease:
     sent_bytes: int = 0
 
 
+class FakeNotes:
+    """What a notebook says is written the moment that somebody waits for it."""
+
+    def __init__(self) -> None:
+        self.kept = None
+        self.note = b""
+        self.is_mute = False
+
+    def last(self, uplink: str) -> bytes:
+        return self.note
+
+    def keep(self, uplink: str, notebook) -> None:
+        self.kept = notebook
+
+    async def write(self, uplink: str) -> bool:
+        await asyncio.sleep(0)
+        if not self.is_mute:
+            self.note = self.kept.plan()
+            self.kept.written()
+        return not self.is_mute
+
+
 class FakeStore:
     """Keeps segments in two lists and every call in `events`; the sums must always agree."""
 
     def __init__(self, clock: FakeClock) -> None:
         self.clock = clock
+        self.notes = FakeNotes()
         self.timeline = Timeline([BootTimes(BOOT, clock.boot)], current=BOOT)
         self.timeline.observe(clock)
         self.lanes: dict[str, list[Segment]] = {"live": [], "backlog": []}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from gateway.core.units import Duration, Size
+from gateway.core.units import Duration, Rate, Size
 from gateway.net.secrets import Secret
-from gateway.uplinks.settings import OtlpUplinkSettings, RetrySettings, TlsSettings
+from gateway.uplinks.settings import BudgetSettings, OtlpUplinkSettings, RetrySettings, TlsSettings
 
 
 def hook(kind, value):
@@ -123,3 +123,24 @@ def test_what_has_no_effect_is_said() -> None:
     found = make(endpoint="http://c.lan", tls=TlsSettings(ca_file="x"), headers={"x-site": "7"}).warnings()
     assert "headers and data can be read" in found[0]
     assert "not used with an http://" in found[1]
+
+
+@pytest.mark.parametrize(
+    ("budget", "sentence"),
+    [
+        ({"rate": Rate(30)}, 'rate: is 240bit/s; it is at least "300bit/s"'),
+        ({"per_hour": Size(1000)}, 'per_hour: is 1000B; one request with its connection needs "64KiB"'),
+        ({"per_day": Size(65_536), "per_month": Size(0)}, "per_month: is 0B"),
+    ],
+)
+def test_a_budget_holds_at_least_a_request(budget: dict, sentence: str) -> None:
+    """Else nothing would ever leave."""
+    with pytest.raises(ValueError, match=sentence):
+        BudgetSettings(**budget)
+
+
+def test_a_budget_has_the_windows_that_are_limited() -> None:
+    """And none by itself."""
+    assert BudgetSettings().allowances() == {}
+    found = BudgetSettings(per_day=Size(1 << 20), per_month=Size(20 << 20)).allowances()
+    assert found == {"day": 1 << 20, "month": 20 << 20}

@@ -1,0 +1,294 @@
+"""Budgets: how many bytes may go over a link in an hour, a day and a month, and how many went. Does no I/O.
+
+What is spent stands in a note that the store writes with each of its commits, and not one byte leaves that a note on
+the disk does not cover: it says what was spent by then, and how much more may be spent before the next note. A process
+that dies leaves all of that as spent; one that stops in order gives it back.
+
+| the wall clock                                  | what was spent in a window                                       |
+| ----------------------------------------------- | ---------------------------------------------------------------- |
+| comes to the end of the window                  | is forgotten: the next one begins                                 |
+| jumps into another window, forwards, and knows  | the same: it was wrong before                                     |
+| jumps forwards, and nobody knows whether rightly | stays spent, as if that window were this one                     |
+| is another after a new boot                     | is forgotten: nobody knows how long it was off                    |
+| jumps backwards                                 | stays spent                                                       |
+| is not known                                    | stays spent; windows of unknown beginning last until it is        |
+
+Windows are those of UTC. A month may begin on another day than its first, as bills do.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from gateway.core.units import Size
+from gateway.core.words import span
+from gateway.uplinks.guards import NotYetError
+from gateway.uplinks.settings import DAY, HOUR, MONTH
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# How much of the least allowance a note covers beyond what is spent, and its bounds: a process that dies spends it.
+AHEAD_SHARE: Final = 64
+AHEAD_BYTES_MIN: Final = 32 * 1024
+AHEAD_BYTES_MAX: Final = 4 * 1024 * 1024
+# By how much a clock that nobody sets may run away from the steady one: at all, and of the time that has passed.
+DRIFT_S: Final = 1.0
+DRIFT_SHARE: Final = 0.02
+# How long to wait where nobody knows when the window ends.
+UNKNOWN_WAIT_S: Final = 60.0
+COUNT_MAX: Final = 1 << 62
+
+
+class OverBudgetError(NotYetError):
+    """The way has cost what it may for now; what was to go needs `size_bytes`."""
+
+    def __init__(self, reason: str, after_s: float, *, size_bytes: int) -> None:
+        super().__init__(reason, after_s)
+        self.size_bytes = size_bytes
+
+
+class UnwrittenError(NotYetError):
+    """What is to be spent does not stand on the disk yet: it does after the next commit."""
+
+    def __init__(self) -> None:
+        super().__init__("waiting for a commit of what is to be spent")
+
+
+class Moment(msgspec.Struct, array_like=True, frozen=True):
+    """The time of day as far as it is known."""
+
+    boot: str
+    steady_s: float  # since that boot, of a clock that never steps
+    wall_s: float | None  # Unix time; None where no clock is known
+    is_sure: bool  # whether a time server stands behind it
+
+
+class Spent(msgspec.Struct, array_like=True):
+    """What went in one window; `start_s` is its beginning in Unix time, 0 where that is not known."""
+
+    window: str
+    start_s: int = 0
+    spent_bytes: int = 0
+
+
+class Note(msgspec.Struct, array_like=True):
+    """What the disk knows: what was spent, and how much more may be before it is written anew."""
+
+    ahead_bytes: int = 0
+    windows: list[Spent] = []
+    looked: Moment | None = None
+
+
+def start_of(window: str, wall_s: float, *, month_begins: int = 1) -> int:
+    """Return the beginning in Unix time of the window in which `wall_s` lies.
+
+    >>> [start_of(window, 1_790_000_000) for window in ("hour", "day", "month")]
+    [1789999200, 1789948800, 1788220800]
+    """
+    if window == HOUR:
+        return int(wall_s // 3600) * 3600
+    if window == DAY:
+        return int(wall_s // 86_400) * 86_400
+    now = dt.datetime.fromtimestamp(wall_s, dt.UTC)
+    first = now.replace(day=month_begins, hour=0, minute=0, second=0, microsecond=0)
+    if first > now:
+        first = (first.replace(day=1) - dt.timedelta(days=1)).replace(day=month_begins)
+    return int(first.timestamp())
+
+
+def end_of(window: str, start_s: int) -> int:
+    """Return where the window ends that begins at `start_s`."""
+    if window != MONTH:
+        return start_s + (3600 if window == HOUR else 86_400)
+    first = dt.datetime.fromtimestamp(start_s, dt.UTC)
+    return int((first.replace(day=1) + dt.timedelta(days=32)).replace(day=first.day).timestamp())
+
+
+@dataclass(slots=True)
+class Window:
+    """One window's side of a budget."""
+
+    limit_bytes: int
+    spent: Spent
+
+    @property
+    def left_bytes(self) -> int:
+        """How much may still be spent in it."""
+        return max(0, self.limit_bytes - self.spent.spent_bytes)
+
+    def end_in_s(self, wall_s: float | None) -> float | None:
+        """Return how long it still lasts; None where nobody knows."""
+        if wall_s is None or not self.spent.start_s:
+            return None
+        return max(0.0, end_of(self.spent.window, self.spent.start_s) - wall_s)
+
+
+def decode_note(data: bytes) -> Note | None:
+    """Read what `Budget.plan` returned; None for what is none."""
+    try:
+        note = msgspec.msgpack.decode(data, type=Note)
+    except msgspec.DecodeError:
+        return None
+    numbers = [note.ahead_bytes, *(n for one in note.windows for n in (one.start_s, one.spent_bytes))]
+    return note if all(0 <= number <= COUNT_MAX for number in numbers) else None
+
+
+@dataclass(slots=True)
+class _Plan:
+    """A note that may be on the disk: how much of what it covers is not spent yet."""
+
+    left_bytes: int
+
+
+class Budget:
+    """One uplink's budget. `take` and `settle` are for its thread, the rest for the event loop; each has its moment."""
+
+    def __init__(
+        self, limits: dict[str, int], *, now: Callable[[], Moment], note: bytes = b"", month_begins: int = 1
+    ) -> None:
+        self._now = now
+        self._month_begins = month_begins
+        self._lock = threading.Lock()
+        self._taken_bytes = 0  # by requests under way
+        self._wanted_bytes = 0
+        self._is_mute = False
+        self._plans: list[_Plan] = []
+        known = decode_note(note) or Note()
+        self._looked = known.looked
+        spent = {one.window: one for one in known.windows}
+        self._windows = [Window(limit, spent.get(window, Spent(window))) for window, limit in limits.items()]
+        # What a process that died may have spent of it, nobody knows.
+        for window in self._windows:
+            window.spent.spent_bytes += known.ahead_bytes
+        self._unsure_bytes = known.ahead_bytes
+
+    def take(self, size_bytes: int) -> None:
+        """Spend so much, or raise OverBudgetError with nothing spent; UnwrittenError where no note covers it yet."""
+        with self._lock:
+            self._look()
+            if (lacking := self._lacking(size_bytes)) is not None:
+                raise lacking
+            if not self._covers(size_bytes):
+                self._wanted_bytes = max(self._wanted_bytes, size_bytes)
+                raise UnwrittenError
+            self._spend(size_bytes)
+            self._taken_bytes += size_bytes
+
+    @property
+    def largest_bytes(self) -> int:
+        """The most that one request can ever cost."""
+        return min((window.limit_bytes for window in self._windows), default=COUNT_MAX)
+
+    def settle(self, taken_bytes: int, spent_bytes: int) -> None:
+        """Take note what a request really cost for which `taken_bytes` had been taken."""
+        with self._lock:
+            self._look()
+            self._taken_bytes -= taken_bytes
+            self._spend(spent_bytes - taken_bytes)
+
+    def _spend(self, size_bytes: int) -> None:
+        for window in self._windows:
+            window.spent.spent_bytes = max(0, window.spent.spent_bytes + size_bytes)
+        for plan in self._plans:
+            plan.left_bytes -= size_bytes
+
+    def lacking(self, size_bytes: int) -> OverBudgetError | None:
+        """Return why so much cannot be spent now and when it can, None if it can."""
+        with self._lock:
+            self._look()
+            return self._lacking(size_bytes)
+
+    def _lacking(self, size_bytes: int) -> OverBudgetError | None:
+        over = [self._over(window, size_bytes) for window in self._windows if size_bytes > window.left_bytes]
+        # The one that lasts longest is worth saying.
+        return max(over, key=lambda error: error.after_s, default=None)
+
+    def _over(self, window: Window, size_bytes: int) -> OverBudgetError:
+        after_s = window.end_in_s(self._now().wall_s)
+        what = f"the budget of {Size(window.limit_bytes)} per {window.spent.window} is spent"
+        if after_s is None:
+            unknown = f"{what}, and no clock says when the next begins"
+            return OverBudgetError(unknown, UNKNOWN_WAIT_S, size_bytes=size_bytes)
+        known = f"{what}; the next begins in {span(round(after_s))}"
+        return OverBudgetError(known, max(1.0, after_s), size_bytes=size_bytes)
+
+    # Time.
+
+    def _look(self) -> None:
+        now, before = self._now(), self._looked
+        self._looked = now
+        if now.wall_s is None:
+            return
+        for window in self._windows:
+            start_s = start_of(window.spent.window, now.wall_s, month_begins=self._month_begins)
+            if start_s > window.spent.start_s > 0 and self._is_over(window, now, before):
+                # What is under way may still leave in the new one, and what a dead process left may have.
+                window.spent.spent_bytes = self._taken_bytes + self._unsure_bytes
+            window.spent.start_s = start_s
+
+    def _is_over(self, window: Window, now: Moment, before: Moment | None) -> bool:
+        """Whether a window of which the wall clock says so came to its end; of another boot's nobody knows better."""
+        if now.is_sure or before is None or before.wall_s is None or before.boot != now.boot:
+            return True
+        passed_s = (now.steady_s - before.steady_s) * (1 + DRIFT_SHARE) + DRIFT_S
+        return before.wall_s + passed_s >= end_of(window.spent.window, window.spent.start_s)
+
+    # Around each commit.
+
+    def plan(self, *, is_last: bool = False) -> bytes:
+        """Return the note that a commit writes; the last one before a stop covers nothing more."""
+        with self._lock:
+            self._look()
+            least = min((window.limit_bytes for window in self._windows), default=0)
+            ahead = max(AHEAD_BYTES_MIN, min(AHEAD_BYTES_MAX, least // AHEAD_SHARE), 2 * self._wanted_bytes)
+            # Never more than is left: what a kill leaves as spent must not be more than that.
+            ahead = 0 if is_last else min([ahead, *(window.left_bytes for window in self._windows)])
+            # Of an earlier one that was never written nobody knows whether it is on the disk.
+            if self._plans:
+                self._plans = [_Plan(min(plan.left_bytes for plan in self._plans))]
+            self._plans.append(_Plan(ahead))
+            return msgspec.msgpack.encode(Note(ahead, [window.spent for window in self._windows], self._looked))
+
+    def written(self) -> None:
+        """Take note that what was planned last is on the disk."""
+        with self._lock:
+            self._plans = self._plans[-1:]
+            self._is_mute = False
+            self._wanted_bytes = 0
+            self._unsure_bytes = 0
+
+    def covers(self, size_bytes: int) -> bool:
+        """Whether a note on the disk covers so much; if not, the next one does, as far as there is so much left."""
+        with self._lock:
+            if self._covers(size_bytes):
+                return True
+            self._wanted_bytes = max(self._wanted_bytes, size_bytes)
+            return False
+
+    def _covers(self, size_bytes: int) -> bool:
+        return self._is_mute or size_bytes <= min((plan.left_bytes for plan in self._plans), default=0)
+
+    def mute(self) -> None:
+        """Spend without a note until one is written: the disk takes none."""
+        with self._lock:
+            self._is_mute = True
+
+    def told(self) -> dict[str, dict[str, object]]:
+        """Return limits and what was spent, as `tidegate status` shows it."""
+        with self._lock:
+            self._look()
+            wall_s = self._now().wall_s
+            return {
+                f"per_{window.spent.window}": {
+                    "limit_bytes": window.limit_bytes,
+                    "spent_bytes": window.spent.spent_bytes,
+                    "ends_in_s": None if (ends_in_s := window.end_in_s(wall_s)) is None else round(ends_in_s),
+                }
+                for window in self._windows
+            }

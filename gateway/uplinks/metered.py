@@ -1,0 +1,141 @@
+"""A sender that holds a sender: nothing leaves that is not paid, nor faster than it may. Must not choose what goes.
+
+Before a request goes, what it may cost at most is taken from the budget, and afterwards what it has cost by the
+kernel's count is settled. While its body is written, what the line makes more of it (packets that go a second time)
+is taken as it comes; where nothing is left the connection is cut. A rate is kept from piece to piece of a body.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from gateway.uplinks.guards import TooLargeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gateway.uplinks.budget import Budget
+    from gateway.uplinks.guards import Answer, MeteredWire, Packed
+
+# Packets' headers and acknowledgements add a twelfth; the rest is for what is lost on the way.
+COST_OF_BYTE: Final = 1.2
+# The answer, and a keep-alive's probes.
+COST_OF_REQUEST: Final = 4 * 1024
+# Packets of opening and closing; TLS shows certificates.
+COST_OF_CONNECTION: Final = 2 * 1024
+COST_OF_HANDSHAKE: Final = 10 * 1024
+# One more piece of a body, with what the kernel holds unsent before it.
+STEP_BYTES: Final = 32 * 1024
+# A piece takes so long at the rate that is set: what else is on that line has its turn in between.
+PIECE_S: Final = 0.25
+PIECE_BYTES_MIN: Final = 256
+
+
+@dataclass(slots=True)
+class Metered:
+    """Spends `budget` on what `wire` sends, at `rate` bytes a second at most; both may be None.
+
+    It stands between compression and the wire: see `guards.Wire`. `now_s` is a steady clock.
+    """
+
+    wire: MeteredWire
+    budget: Budget | None
+    rate: float | None = field(kw_only=True)
+    now_s: Callable[[], float] = field(kw_only=True)
+    last_cost: int = field(default=0, init=False)
+    _taken_bytes: int = field(default=0, init=False)
+    _before_bytes: int = field(default=0, init=False)
+    _free_s: float = field(default=float("-inf"), init=False)  # when the line has carried all that went
+    _paced_bytes: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        """Have a word with each piece of a body."""
+        self.wire.before_piece = self._before_piece
+        if self.rate is not None:
+            self.wire.piece_bytes_max = max(PIECE_BYTES_MIN, int(self.rate * PIECE_S))
+
+    def send(self, packed: Packed, /) -> Answer:
+        """Send as the wire does; raise OverBudgetError or UnwrittenError with nothing sent."""
+        self._before_bytes, self._paced_bytes = self.wire.wire_bytes, 0
+        self._take(self.cost_of(packed))
+        try:
+            return self.wire.send(packed)
+        finally:
+            self._settle(self.wire.wire_bytes - self._before_bytes)
+
+    def _take(self, cost: int) -> None:
+        self.last_cost = cost
+        if self.budget is not None:
+            if cost > self.budget.largest_bytes:
+                raise TooLargeError("one request would cost more than a whole window's budget")
+            self.budget.take(cost)
+            self._taken_bytes = cost
+
+    def _settle(self, spent_bytes: int) -> None:
+        if self.budget is not None:
+            taken, self._taken_bytes = self._taken_bytes, 0
+            self.budget.settle(taken, spent_bytes)
+        self._pace(spent_bytes - self._paced_bytes)
+
+    def cost_of(self, packed: Packed) -> int:
+        """Return what a request costs, in bytes on the wire, unless the line loses much of it."""
+        cost = int(COST_OF_BYTE * (len(packed.body) + self.wire.head_bytes)) + COST_OF_REQUEST
+        if not self.wire.is_connected:
+            cost += COST_OF_CONNECTION + COST_OF_HANDSHAKE * self.wire.is_encrypted
+        return cost
+
+    def _before_piece(self, piece_bytes: int) -> None:
+        self._pay(piece_bytes)
+        if self.rate is not None:
+            self.wire.pause(max(0.0, self._free_s - self.now_s()))
+        self._pace(piece_bytes)
+
+    def _pace(self, size_bytes: int) -> None:
+        """Take note that the line is busy with so much more."""
+        if self.rate is not None and size_bytes > 0:
+            self._free_s = max(self._free_s, self.now_s()) + size_bytes / self.rate
+            self._paced_bytes += size_bytes
+
+    def _pay(self, piece_bytes: int) -> None:
+        """Take more where what went and what is still with the kernel is more than was taken for all of it."""
+        if self.budget is None:
+            return
+        spent = self.wire.wire_bytes - self._before_bytes + piece_bytes
+        if spent > self._taken_bytes:
+            more = spent - self._taken_bytes + STEP_BYTES
+            self.budget.take(more)
+            self._taken_bytes += more
+
+    @property
+    def requests(self) -> int:
+        """Requests that were begun."""
+        return self.wire.requests
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bodies and headers, as they left."""
+        return self.wire.bytes_sent
+
+    def open(self) -> None:
+        """Take requests, again after `stop` too."""
+        self.wire.open()
+
+    def is_overdue(self) -> bool:
+        """Whether the answer should have been here by now."""
+        return self.wire.is_overdue()
+
+    def abort(self) -> None:
+        """End the request under way."""
+        self.wire.abort()
+
+    def stop(self) -> None:
+        """End the request under way and refuse further ones."""
+        self.wire.stop()
+
+    def close(self) -> None:
+        """Let go of connections; to close one costs too."""
+        before = self.wire.wire_bytes
+        self.wire.close()
+        if self.budget is not None:
+            self.budget.settle(0, self.wire.wire_bytes - before)

@@ -1,0 +1,111 @@
+"""An uplink's budget beside its wire, its store and its clock: what pays for requests, and waits. Must not send."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from gateway.core.clock import NS_PER_S, Quality
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gateway.core.clock import Clock
+    from gateway.store.database import Store
+    from gateway.uplinks.budget import Budget, Moment
+    from gateway.uplinks.guards import MeteredWire, NotYetError, Wire
+    from gateway.uplinks.metered import Metered
+    from gateway.uplinks.settings import OtlpUplinkSettings
+
+log = logging.getLogger("tidegate.uplinks")
+
+# A clock may be set meanwhile, and a window end sooner than it seemed.
+LOOK_S: Final = 60.0
+# A request of a few readings, with its connection.
+LEAST_BYTES: Final = 16 * 1024
+
+
+class Spending:
+    """What one uplink may spend. Without a budget all of it does nothing, and what would is not even loaded."""
+
+    def __init__(self, settings: OtlpUplinkSettings, *, store: Store, clock: Clock) -> None:
+        self._name = settings.name
+        self._settings = settings.budget
+        self._store = store
+        self._clock = clock
+        self._metered: Metered | None = None
+        self._budget: Budget | None = None
+        limits = settings.budget.allowances()
+        if limits:
+            from gateway.uplinks.budget import Budget  # noqa: PLC0415  only for who has one
+
+            self._budget = Budget(
+                limits,
+                now=self._moment,
+                note=store.notes.last(settings.name),
+                month_begins=settings.budget.month_begins,
+            )
+            store.notes.keep(settings.name, self._budget)
+
+    def around(self, wire: Wire) -> Wire:
+        """Return a wire that pays for what it sends, or `wire` itself where nothing limits it."""
+        if self._budget is None and self._settings.rate is None:
+            return wire
+        from gateway.uplinks.metered import Metered  # noqa: PLC0415  the same
+
+        self._metered = Metered(
+            cast("MeteredWire", wire),
+            self._budget,
+            rate=self._settings.rate,
+            now_s=lambda: self._clock.monotonic_ns() / NS_PER_S,
+        )
+        return self._metered
+
+    async def prepare(self) -> None:
+        """Have the disk know what the next request may cost, before it is made."""
+        if self._budget is None or self._metered is None:
+            return
+        if not self._budget.covers(max(LEAST_BYTES, 2 * self._metered.last_cost)):
+            await self._cover(self._budget)
+
+    async def wait(self, error: NotYetError, *, say: Callable[[str, str, float], None]) -> None:
+        """Return when what `error` was about may be tried again; `say` hears state, reason and for how long."""
+        from gateway.uplinks.budget import OverBudgetError  # noqa: PLC0415  the same
+
+        assert self._budget is not None
+        if not isinstance(error, OverBudgetError):
+            await self._cover(self._budget)
+            return
+        log.info("uplink %s: %s", self._name, error)
+        while (left := self._budget.lacking(error.size_bytes)) is not None:
+            say("over budget", str(left), left.after_s)
+            self._store.rest(self._name, left.after_s)
+            await asyncio.sleep(min(left.after_s, LOOK_S))
+        # What is freshest by now goes first.
+        self._store.link_up(self._name)
+
+    async def _cover(self, budget: Budget) -> None:
+        if not await self._store.notes.write(self._name):
+            # Nothing can be written, and what is held is worth more than the account of what it costs.
+            budget.mute()
+
+    def told(self) -> dict[str, Any]:
+        """Return limits and what was spent, as `tidegate status` shows it; nothing where nothing limits it."""
+        if self._metered is None:
+            return {}
+        rate = {} if self._settings.rate is None else {"rate_bit_s": round(self._settings.rate * 8)}
+        windows = {} if self._budget is None else self._budget.told()
+        return {"budget": {**rate, **windows, "wire_bytes": self._metered.wire.wire_bytes}}
+
+    def _moment(self) -> Moment:
+        from gateway.uplinks.budget import Moment  # noqa: PLC0415  the same
+
+        timeline, now_ns = self._store.timeline, self._clock.monotonic_ns()
+        wall_ns = timeline.wall_from(now_ns)
+        return Moment(
+            boot=timeline.current.uuid,
+            steady_s=now_ns / NS_PER_S,
+            wall_s=None if wall_ns is None else wall_ns / NS_PER_S,
+            is_sure=timeline.quality is Quality.SYNCED,
+        )

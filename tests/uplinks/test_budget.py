@@ -1,0 +1,372 @@
+"""Checks for budgets: never a byte over, whatever dies, and whatever the clock does."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from typing import ClassVar
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from gateway.uplinks.budget import (
+    AHEAD_BYTES_MAX,
+    AHEAD_BYTES_MIN,
+    UNKNOWN_WAIT_S,
+    Budget,
+    Moment,
+    OverBudgetError,
+    UnwrittenError,
+    decode_note,
+    end_of,
+    start_of,
+)
+from gateway.uplinks.settings import DAY, HOUR, MONTH
+
+# Noon of a day in the middle of a month.
+NOON = 1_789_948_800 + 43_200
+LIMITS = {HOUR: 1_000_000, DAY: 3_000_000}
+
+
+class Time:
+    """A wall clock beside one that never steps."""
+
+    def __init__(self) -> None:
+        self.boot = "first"
+        self.wall_s: float | None = float(NOON)
+        self.steady_s = 0.0
+        self.is_sure = True
+
+    def __call__(self) -> Moment:
+        return Moment(self.boot, self.steady_s, self.wall_s, self.is_sure)
+
+    def pass_by(self, seconds: float) -> None:
+        self.steady_s += seconds
+        if self.wall_s is not None:
+            self.wall_s += seconds
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
+
+
+def opened(time: Time, limits: dict[str, int] = LIMITS, note: bytes = b"", **settings) -> Budget:
+    """A budget whose first note is on the disk."""
+    budget = Budget(limits, now=time, note=note, **settings)
+    commit(budget)
+    return budget
+
+
+def commit(budget: Budget, *, is_last: bool = False) -> bytes:
+    note = budget.plan(is_last=is_last)
+    budget.written()
+    return note
+
+
+def spend(budget: Budget, size_bytes: int) -> None:
+    """In pieces that a note covers, with a commit before each."""
+    while size_bytes:
+        piece = min(size_bytes, AHEAD_BYTES_MIN)
+        commit(budget)
+        budget.take(piece)
+        budget.settle(piece, piece)
+        size_bytes -= piece
+
+
+def spent(budget: Budget, window: str = HOUR) -> int:
+    return budget.told()[f"per_{window}"]["spent_bytes"]
+
+
+def test_what_is_over_the_least_window_waits_for_its_end(time) -> None:
+    """The sentence says which it is, and when the next begins."""
+    budget = opened(time)
+    time.pass_by(600)
+    spend(budget, 990_000)
+    with pytest.raises(OverBudgetError, match=r"budget of .* per hour is spent; the next begins in 50 min") as caught:
+        budget.take(10_001)
+    assert caught.value.after_s == 3000
+    budget.take(10_000)
+    budget.settle(10_000, 10_000)
+    time.pass_by(3000)
+    commit(budget)
+    budget.take(10_001)
+    assert (spent(budget, HOUR), spent(budget, DAY)) == (10_001, 1_010_001)
+
+
+def test_the_largest_window_holds_too(time) -> None:
+    """Three full hours are the day."""
+    budget = opened(time)
+    for _ in range(3):
+        spend(budget, 1_000_000)
+        time.pass_by(3600)
+    with pytest.raises(OverBudgetError, match="per day is spent; the next begins in 9 h"):
+        budget.take(1)
+
+
+def test_what_was_not_needed_is_given_back(time) -> None:
+    """And what it cost more is spent."""
+    budget = opened(time)
+    budget.take(30_000)
+    assert spent(budget) == 30_000
+    budget.settle(30_000, 12_000)
+    assert spent(budget) == 12_000
+    budget.take(10_000)
+    budget.settle(10_000, 11_000)
+    assert spent(budget) == 23_000
+
+
+def test_no_byte_leaves_that_no_note_covers(time) -> None:
+    """Before the first commit none; between two commits so much as the first one said; more is asked for."""
+    budget = Budget(LIMITS, now=time)
+    with pytest.raises(UnwrittenError):
+        budget.take(1)
+    commit(budget)
+    assert budget.covers(AHEAD_BYTES_MIN)
+    budget.take(AHEAD_BYTES_MIN)
+    with pytest.raises(UnwrittenError):
+        budget.take(100_000)
+    commit(budget)
+    assert budget.covers(200_000)
+    assert not budget.covers(200_001)
+    commit(budget)
+    assert budget.covers(400_002)
+
+
+def test_a_note_that_is_being_written_allows_what_both_allow(time) -> None:
+    """If the process dies now, one of the two is on the disk; of one that failed nobody knows."""
+    budget = opened(time)
+    budget.take(20_000)
+    budget.plan()
+    assert (budget.covers(AHEAD_BYTES_MIN - 20_000), budget.covers(AHEAD_BYTES_MIN - 19_999)) == (True, False)
+    budget.plan()
+    assert not budget.covers(AHEAD_BYTES_MIN - 19_999)
+    budget.written()
+    assert budget.covers(AHEAD_BYTES_MIN)
+
+
+@pytest.mark.parametrize(
+    ("limit", "ahead"),
+    [(10_000, 10_000), (1 << 20, AHEAD_BYTES_MIN), (64 << 20, 1 << 20), (1 << 40, AHEAD_BYTES_MAX)],
+)
+def test_a_kill_costs_a_small_share(time, limit: int, ahead: int) -> None:
+    """A sixty-fourth of the allowance, within bounds, and never more than is left of it."""
+    note = opened(time, {DAY: limit}).plan()
+    assert spent(Budget({DAY: limit}, now=time, note=note), DAY) == ahead
+
+
+def test_a_stop_in_order_costs_nothing(time) -> None:
+    """The last note covers nothing more."""
+    budget = opened(time)
+    budget.take(5000)
+    budget.settle(5000, 5000)
+    note = commit(budget, is_last=True)
+    with pytest.raises(UnwrittenError):
+        budget.take(1)
+    assert spent(Budget(LIMITS, now=time, note=note)) == 5000
+
+
+def test_what_a_dead_process_may_have_spent_counts_in_the_next_window_too(time) -> None:
+    """Nobody knows when it died. The window after that begins with nothing."""
+    note = opened(time).plan()
+    time.pass_by(3600)
+    budget = opened(time, note=note)
+    assert spent(budget) == AHEAD_BYTES_MIN
+    time.pass_by(3600)
+    assert spent(budget) == 0
+
+
+def test_what_is_under_way_counts_in_the_window_that_begins(time) -> None:
+    """It may still leave in it."""
+    budget = opened(time)
+    budget.take(20_000)
+    time.pass_by(3600)
+    assert spent(budget) == 20_000
+    budget.settle(20_000, 18_000)
+    assert spent(budget) == 18_000
+
+
+def test_a_clock_that_is_set_back_gives_nothing_back(time) -> None:
+    """Neither then nor when the hour comes again; the next one is a new one."""
+    budget = opened(time)
+    spend(budget, 900_000)
+    time.wall_s -= 86_400
+    assert spent(budget) == spent(budget, DAY) == 900_000
+    time.pass_by(3600)
+    assert (spent(budget), spent(budget, DAY)) == (0, 900_000)
+
+
+def test_a_clock_that_jumps_forwards_without_a_reason_gives_nothing(time) -> None:
+    """What was spent stays with the window that it is now, and goes with its end."""
+    time.is_sure = False
+    budget = opened(time)
+    spend(budget, 900_000)
+    time.wall_s += 10 * 86_400
+    assert spent(budget) == spent(budget, DAY) == 900_000
+    time.pass_by(3600)
+    assert (spent(budget), spent(budget, DAY)) == (0, 900_000)
+
+
+def test_a_restart_believes_no_jump_either_and_a_new_boot_does(time) -> None:
+    """The note knows when it was written, by both clocks; how long a box was off is only for its clock to say."""
+    time.is_sure = False
+    budget = opened(time)
+    spend(budget, 900_000)
+    note = commit(budget, is_last=True)
+    time.wall_s += 86_400
+    assert spent(Budget(LIMITS, now=time, note=note)) == 900_000
+    time.boot, time.steady_s = "second", 5.0
+    assert spent(Budget(LIMITS, now=time, note=note)) == 0
+
+
+def test_a_time_server_is_believed(time) -> None:
+    """The clock was wrong before, and now it is another day."""
+    time.is_sure = False
+    budget = opened(time)
+    spend(budget, 900_000)
+    time.wall_s += 10 * 86_400
+    time.is_sure = True
+    assert spent(budget) == spent(budget, DAY) == 0
+
+
+def test_without_a_clock_what_is_spent_stays_spent(time) -> None:
+    """However long; and the sentence says what it waits for."""
+    time.wall_s = None
+    budget = opened(time)
+    spend(budget, 1_000_000)
+    time.pass_by(10 * 86_400)
+    with pytest.raises(OverBudgetError, match="no clock says when the next begins") as caught:
+        budget.take(1)
+    assert caught.value.after_s == UNKNOWN_WAIT_S
+    assert budget.told()["per_hour"]["ends_in_s"] is None
+    time.wall_s = NOON
+    assert spent(budget) == 1_000_000
+    time.pass_by(3600)
+    assert spent(budget) == 0
+
+
+def test_drift_is_no_jump(time) -> None:
+    """A clock that nobody corrects, a little fast: its hours end all the same."""
+    time.is_sure = False
+    budget = opened(time)
+    spend(budget, 900_000)
+    time.pass_by(3540)
+    assert spent(budget) == 900_000
+    time.pass_by(60)
+    time.wall_s += 0.5
+    assert spent(budget) == 0
+    spend(budget, 900_000)
+    time.pass_by(3000)
+    time.wall_s += 600
+    assert spent(budget) == 900_000
+
+
+@given(st.sampled_from([HOUR, DAY, MONTH]), st.integers(1_767_225_600, 4_102_444_799), st.integers(1, 28))
+def test_windows_follow_each_other_without_a_gap(window: str, wall_s: int, month_begins: int) -> None:
+    """Every moment lies in one, and the next one begins where it ends."""
+    start_s = start_of(window, wall_s, month_begins=month_begins)
+    end_s = end_of(window, start_s)
+    assert start_s <= wall_s < end_s
+    assert start_of(window, end_s - 1, month_begins=month_begins) == start_s
+    assert start_of(window, end_s, month_begins=month_begins) == end_s
+    if window == MONTH:
+        assert dt.datetime.fromtimestamp(start_s, dt.UTC).day == month_begins
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_a_note_or_none(data: bytes) -> None:
+    """A note of a version to come, or a damaged one, is none: nothing was spent that anybody could tell."""
+    note = decode_note(data)
+    assert note is None or note.ahead_bytes >= 0
+    Budget(LIMITS, now=Time(), note=data)
+
+
+def test_a_limit_that_is_new_begins_with_nothing(time) -> None:
+    """And one that was taken out is forgotten."""
+    budget = opened(time, {HOUR: 1_000_000})
+    spend(budget, 500_000)
+    other = opened(time, {DAY: 700_000}, note=commit(budget, is_last=True))
+    assert other.told() == {"per_day": {"limit_bytes": 700_000, "spent_bytes": 0, "ends_in_s": 43_200}}
+
+
+class BudgetMachine(RuleBasedStateMachine):
+    """Requests, commits that succeed or fail, kills, and time: counted from outside, in true hours and days."""
+
+    limits: ClassVar = {HOUR: 300_000, DAY: 800_000, MONTH: 3_000_000}
+
+    @initialize()
+    def begin(self) -> None:
+        self.time = Time()
+        self.on_disk = [b""]  # of these notes one is
+        self.budget = Budget(self.limits, now=self.time)
+        self.under_way: int | None = None
+        self.sent: Counter = Counter()
+
+    def send(self, size_bytes: int) -> None:
+        for window in self.limits:
+            self.sent[window, start_of(window, self.time.wall_s)] += size_bytes
+
+    @rule(size=st.integers(1, 120_000))
+    def take(self, size: int) -> None:
+        if self.under_way is None:
+            try:
+                self.budget.take(size)
+            except (OverBudgetError, UnwrittenError):
+                return
+            self.under_way = size
+
+    @rule(requests=st.integers(1, 12))
+    def go_on(self, requests: int) -> None:
+        """Requests and commits by turns, as on any day."""
+        for _ in range(requests):
+            self.take(AHEAD_BYTES_MIN)
+            self.settle(1.0)
+            self.commit("written")
+
+    @rule(share=st.floats(0, 1))
+    def settle(self, share: float) -> None:
+        if self.under_way is None:
+            return
+        cost = int(self.under_way * share)
+        self.send(cost)
+        self.budget.settle(self.under_way, cost)
+        self.under_way = None
+
+    @rule(outcome=st.sampled_from(["written", "failed"]))
+    def commit(self, outcome: str) -> None:
+        self.on_disk.append(self.budget.plan())
+        if outcome == "written":
+            self.budget.written()
+            self.on_disk = self.on_disk[-1:]
+
+    @rule(which=st.integers(0, 100), share=st.floats(0, 1))
+    def die(self, which: int, share: float) -> None:
+        self.send(int((self.under_way or 0) * share))
+        self.under_way = None
+        self.on_disk = [self.on_disk[which % len(self.on_disk)]]
+        self.time.pass_by(1)
+        self.budget = Budget(self.limits, now=self.time, note=self.on_disk[0])
+
+    @rule(minutes=st.integers(1, 600))
+    def wait(self, minutes: int) -> None:
+        self.time.pass_by(60 * minutes)
+
+    @rule(hours=st.integers(1, 100))
+    def jump_and_come_back(self, hours: int) -> None:
+        """An unsure clock goes astray and comes back: what it says in between gives nothing."""
+        self.time.is_sure = False
+        self.time.wall_s += 3600 * hours
+        self.budget.told()
+        self.time.wall_s -= 3600 * hours
+        self.time.is_sure = True
+
+    @invariant()
+    def nothing_is_over(self) -> None:
+        for (window, _), size in getattr(self, "sent", {}).items():
+            assert size <= self.limits[window]
+
+
+BudgetMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestBudget = BudgetMachine.TestCase

@@ -1,0 +1,262 @@
+"""Checks for an uplink with a budget: a month of it in virtual time, judged by what has left in each hour and day."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+import pytest
+
+from gateway.core.clock import NS_PER_S, FakeClock
+from gateway.core.telemetry import Telemetry
+from gateway.core.units import Rate, Size
+from gateway.uplinks.budget import start_of
+from gateway.uplinks.delivery import Uplink
+from gateway.uplinks.guards import Answer, TryLaterError
+from gateway.uplinks.settings import BudgetSettings, OtlpUplinkSettings
+from gateway.uplinks.worker import Seams
+from hil import virtual_time
+
+NOON_S = 1_789_948_800 + 43_200
+HOUR_S, DAY_S = 3600, 86_400
+
+
+@dataclass
+class LoopClock(FakeClock):
+    """A clock that goes with the loop's virtual time; `set_by` seconds before or behind it."""
+
+    set_by: float = 0.0
+
+    def monotonic_ns(self) -> int:
+        return 1000 * NS_PER_S + int(asyncio.get_running_loop().time() * NS_PER_S)
+
+    def wall_ns(self) -> int:
+        if self.wall == 0:
+            return 0
+        return int((NOON_S + self.set_by + asyncio.get_running_loop().time()) * NS_PER_S)
+
+
+class Link:
+    """A metered wire: each byte costs a tenth more, each request 300 bytes, each answer what the script says."""
+
+    def __init__(self, wire, clock: LoopClock) -> None:
+        self._wire = wire
+        self._clock = clock
+        self.wire_bytes = 0
+        self.head_bytes = 200
+        self.is_connected = self.is_encrypted = False
+        self.piece_bytes_max = 8192
+        self.before_piece = lambda _: None
+        self.left: Counter = Counter()
+
+    def send(self, packed) -> Answer:
+        self.is_connected = True
+        self.before_piece(len(packed.body))
+        self.cost(int(1.1 * len(packed.body)) + 300)
+        return self._wire.send(packed)
+
+    def cost(self, size_bytes: int) -> None:
+        self.wire_bytes += size_bytes
+        now_s = NOON_S + asyncio.get_running_loop().time()
+        for window in ("hour", "day", "month"):
+            self.left[window, start_of(window, now_s)] += size_bytes
+
+    def pause(self, seconds: float) -> None:
+        assert seconds == 0
+
+    def __getattr__(self, name: str):
+        return getattr(self._wire, name)
+
+
+@dataclass
+class Metered:
+    """One uplink with a budget, and all that is around it."""
+
+    store: object
+    wire: object
+    link: Link
+    clock: LoopClock
+    settings: OtlpUplinkSettings
+    worker: object
+    uplink: Uplink | None = None
+
+    def start(self) -> asyncio.Task:
+        self.uplink = Uplink(
+            self.settings,
+            store=self.store,
+            gateway_attributes=(),
+            version="0.1.0",
+            clock=self.clock,
+            telemetry=Telemetry(),
+            random=random.Random(7),
+            seams=Seams(wire=self.link, start_worker=lambda _: self.worker(self.wire)),
+        )
+        return asyncio.create_task(self.uplink.run())
+
+    async def stop(self, task: asyncio.Task) -> None:
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+@pytest.fixture
+def make(make_store, make_road):
+    """Make one: `make(per_day=Size(…))`."""
+
+    def build(*script, wall: int = NOON_S * NS_PER_S, **budget) -> Metered:
+        clock = LoopClock()
+        parts = make_road(*script)
+        store = make_store(FakeClock(wall=wall))
+        store.clock = clock
+        settings = OtlpUplinkSettings(name="cloud", endpoint="http://127.0.0.1:1", budget=BudgetSettings(**budget))
+        return Metered(
+            store, parts.wire, Link(parts.wire, clock), clock, settings, type(parts.uplink._sending._start_worker("x"))
+        )
+
+    return build
+
+
+def add(store, count: int, make_readings) -> None:
+    """Readings that nothing compresses."""
+    batch = make_readings(count)
+    noise = random.Random(store.accepted).getrandbits(64 * count).to_bytes(8 * count, "little")
+    batch.bits[:] = memoryview(noise).cast("q")
+    batch.bits[:] &= 0x3FFF_FFFF_FFFF_FFFF
+    store.add(batch)
+
+
+def in_virtual_time(test):
+    """Run a coroutine in virtual time."""
+    return virtual_time.run(test)
+
+
+def test_a_month_is_never_over_by_a_byte(make, make_readings) -> None:
+    """Ten times as much comes as may leave: each hour, day and month holds, and all is delivered or held."""
+
+    async def month() -> None:
+        limits = {"hour": 100_000, "day": 1_000_000, "month": 12_000_000}
+        way = make(**{f"per_{window}": Size(limit) for window, limit in limits.items()})
+        task = way.start()
+        for hour in range(31 * 24):
+            for _ in range(6):
+                add(way.store, 500, make_readings)
+                await asyncio.sleep(600)
+            if hour % 24 == 5:
+                # Killed: what the note covered is spent.
+                task.cancel()
+                await asyncio.wait({task})
+                task = way.start()
+        await way.stop(task)
+        assert max(way.link.left.values()) > 1_000_000
+        for (window, _), size in way.link.left.items():
+            assert size <= limits[window], window
+        by_day = [size for (window, _), size in way.link.left.items() if window == "day"]
+        # Of a day's allowance nearly all is used, until the month's is.
+        assert sorted(by_day)[len(by_day) // 2 - 4] > 900_000 or sum(by_day) > 11_000_000
+        way.store.check()
+        assert way.store.delivered > 10_000
+
+    in_virtual_time(month())
+
+
+def test_a_spent_budget_says_so_and_what_is_fresh_goes_first(make, make_readings) -> None:
+    """State, reason and how long; in the next window what waited is backlog."""
+
+    async def wait() -> None:
+        way = make(per_hour=Size(64 * 1024))
+        task = way.start()
+        for _ in range(12):
+            add(way.store, 500, make_readings)
+            await asyncio.sleep(60)
+        status = way.uplink.status()
+        assert status["state"] == "over budget"
+        assert re.search("64KiB per hour is spent; the next begins in 4[89] min", status["reason"])
+        assert status["budget"]["per_hour"]["limit_bytes"] == 65_536
+        assert status["budget"]["per_hour"]["ends_in_s"] == 48 * 60
+        assert status["last_error"] == ""
+        assert ("link_up",) not in way.store.events
+        await asyncio.sleep(48 * 60 + 5)
+        assert ("link_up",) in way.store.events
+        assert way.store.delivered > 2500
+        await way.stop(task)
+        way.store.check()
+
+    in_virtual_time(wait())
+
+
+def test_a_clock_that_comes_ends_the_wait(make, make_readings) -> None:
+    """Without one nobody knows when the window ends; it is looked for each minute."""
+
+    async def wait() -> None:
+        way = make(per_hour=Size(64 * 1024), wall=5)
+        task = way.start()
+        for _ in range(10):
+            add(way.store, 500, make_readings)
+            await asyncio.sleep(1)
+        assert "no clock says when the next begins" in way.uplink.status()["reason"]
+        before = way.store.delivered
+        way.store.timeline.observe(way.clock)
+        await asyncio.sleep(HOUR_S + 61)
+        assert way.store.delivered > before
+        await way.stop(task)
+
+    in_virtual_time(wait())
+
+
+def test_a_disk_that_takes_nothing_does_not_stop_the_road(make, make_readings) -> None:
+    """What is held is worth more than the account of what it costs; the limit holds while the process lives."""
+
+    async def go() -> None:
+        way = make(per_day=Size(200_000))
+        way.store.notes.is_mute = True
+        task = way.start()
+        for _ in range(40):
+            add(way.store, 500, make_readings)
+            await asyncio.sleep(60)
+        assert way.store.delivered > 5000
+        assert way.uplink.status()["state"] == "over budget"
+        await way.stop(task)
+        assert way.link.wire_bytes <= 200_000
+
+    in_virtual_time(go())
+
+
+def test_failures_are_paid_and_waited_for_as_ever(make, make_readings) -> None:
+    """A receiver that throttles is another matter than a budget."""
+
+    async def go() -> None:
+        way = make(TryLaterError("429", 5.0), per_day=Size(1 << 20))
+        task = way.start()
+        add(way.store, 100, make_readings)
+        await asyncio.sleep(2)
+        assert way.uplink.status()["state"] == "waiting"
+        await asyncio.sleep(10)
+        assert way.store.delivered == 100
+        assert way.link.wire_bytes == sum(int(1.1 * len(packed.body)) + 300 for _, packed, _ in way.wire.sent)
+        await way.stop(task)
+
+    in_virtual_time(go())
+
+
+def test_without_a_budget_nothing_is_in_between(make) -> None:
+    """Neither a meter nor a word in the status; a rate alone needs no note."""
+
+    async def go() -> None:
+        way = make()
+        task = way.start()
+        await asyncio.sleep(0)
+        assert way.uplink._wire is way.link
+        assert "budget" not in way.uplink.status()
+        await way.stop(task)
+        way = make(rate=Rate(8000))
+        task = way.start()
+        await asyncio.sleep(0)
+        assert way.uplink.status()["budget"] == {"rate_bit_s": 64_000, "wire_bytes": 0}
+        assert way.store.notes.kept is None
+        assert way.link.piece_bytes_max == 2000
+        await way.stop(task)
+
+    in_virtual_time(go())
