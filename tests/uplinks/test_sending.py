@@ -152,6 +152,7 @@ async def test_what_is_put_behind_one_that_has_failed_already_is_not_begun(start
     behind = sending.post(REQUEST, behind=front)
     with pytest.raises(NotBegunError):
         await behind.answer
+    assert str(front.answer.exception()) == "cut"
     assert len(wire.sent) == 1
     await sending.post(REQUEST).answer
 
