@@ -63,13 +63,14 @@ class TryLaterError(Exception):
     """The same segments may be taken later; wait at least `after_s` seconds (0: your own back-off).
 
     `answer_lost` is true when the far side may have taken them all the same, so that sending again may
-    double.
+    double. It may be about these alone: others go first for `put_off_s` seconds.
     """
 
-    def __init__(self, reason: str, after_s: float = 0.0, *, answer_lost: bool = False) -> None:
+    def __init__(self, reason: str, after_s: float = 0.0, *, answer_lost: bool = False, put_off_s: float = 0.0) -> None:
         super().__init__(reason)
         self.after_s = after_s
         self.answer_lost = answer_lost
+        self.put_off_s = put_off_s
 
 
 class RefusedError(Exception):

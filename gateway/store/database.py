@@ -25,15 +25,7 @@ from gateway.store.membership import account_of, removed_accounts
 from gateway.store.notebook import Notes
 from gateway.store.opening import fetch
 from gateway.store.policy import LaneScheduler
-from gateway.store.records import (
-    Lease,
-    LeasedSegment,
-    Loss,
-    Quarantined,
-    SetAside,
-    StoreError,
-    StoreStatus,
-)
+from gateway.store.records import Lease, LeasedSegment, Loss, Quarantined, SetAside, StoreError, StoreStatus
 from gateway.store.room import Room
 from gateway.store.series import SeriesBounds, SeriesRegistry
 from gateway.store.settings import ANY_BOARD, BoardLimits, StoreSettings
@@ -298,9 +290,13 @@ class Store:
         """
         self.settling.ack(lease, rejected=rejected, reason=reason, aside=aside)
 
-    def release(self, lease: Lease, *, maybe_delivered: bool) -> None:
-        """Put it back to be sent again; with `maybe_delivered` it is counted as possibly sent twice."""
-        self.settling.release(lease, maybe_delivered=maybe_delivered)
+    def release(self, lease: Lease, *, maybe_delivered: bool, put_off_s: float = 0.0) -> None:
+        """Put it back to be sent again, after `put_off_s`; with `maybe_delivered` it counts as possibly sent twice."""
+        self.settling.release(lease, maybe_delivered=maybe_delivered, put_off_s=put_off_s)
+
+    def put_off_s(self, uplink: str) -> float:
+        """Return for how long what was put off last still lets others go first."""
+        return max(0.0, self._desks[uplink].put_off_until_s - asyncio.get_running_loop().time())
 
     async def count_maybe_twice(self, lease: Lease, readings: int) -> None:
         """Count a part of `lease` that got no answer and is sent again from the hand; return when that is written."""

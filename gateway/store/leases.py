@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 # looked at follows what the last leases took: each row that is looked at for nothing is a page read for nothing.
 LOOK_MAX: Final = 512
 LOOK_MIN: Final = 4
+PUT_OFF_MAX: Final = 2048
 # Small segments whose columns stay at hand: a road that keeps up sends them within seconds. 3 KB each at most.
 READABLE_MAX: Final = 64
 ORDER_SPARE: Final = 256
@@ -182,6 +183,8 @@ class Desk:
         self._leased: set[int] = set()
         self._taking: list[tuple[int, int]] = []
         self._hidden: set[int] = set()
+        self._put_off: set[int] = set()
+        self.put_off_until_s = float("-inf")  # those that were put off last, in the loop's time
         self._changes = 0
         self._reading = asyncio.Lock()
         self._look_rows = LOOK_MIN
@@ -258,6 +261,26 @@ class Desk:
         self._held_back.pop(signal, None)
         self.has_some.set()
 
+    def put_off(self, lease: Lease, seconds: float) -> None:
+        """Lease nothing of a lease for so long once it is given back: others may be taken where it is not.
+
+        Of many at once it is not about the data of each: then all stay in their turn.
+        """
+        ids = list(lease.ids())
+        if seconds <= 0 or id(lease) not in self.leases or len(self._put_off) + len(ids) > PUT_OFF_MAX:
+            return
+        self._put_off.update(ids)
+        loop = asyncio.get_running_loop()
+        self.put_off_until_s = loop.time() + seconds
+        loop.call_later(seconds, self._take_up, ids)
+
+    def _take_up(self, ids: list[int]) -> None:
+        """Let what was put off be leased again."""
+        self._put_off.difference_update(ids)
+        for segment_id in ids:
+            self._look_again(segment_id)
+        self._changes += 1
+
     def hide(self, ids: Iterable[int]) -> None:
         """Keep `ids` from being leased: they are about to go."""
         self._hidden.update(ids)
@@ -272,11 +295,14 @@ class Desk:
         for segment_id in ids:
             self._leased.discard(segment_id)
             self._hidden.discard(segment_id)
-            priority, signal, sequence = where_from(segment_id)
-            spot: Spot = (Lane.LIVE if sequence >= self.live_from else Lane.BACKLOG, (priority, signal))
-            self._next[spot] = min(self._next[spot], sequence)
-            self._may_have(spot)
+            self._look_again(segment_id)
         self._changes += 1
+
+    def _look_again(self, segment_id: int) -> None:
+        priority, signal, sequence = where_from(segment_id)
+        spot: Spot = (Lane.LIVE if sequence >= self.live_from else Lane.BACKLOG, (priority, signal))
+        self._next[spot] = min(self._next[spot], sequence)
+        self._may_have(spot)
 
     def is_leased(self, segment_id: int) -> bool:
         """Whether somebody is sending it."""
@@ -366,7 +392,8 @@ class Desk:
             start = place(priority, signal, first)
             stop = place(priority, signal, self._recent.end if lane is Lane.LIVE else self.live_from)
             changes = self._changes
-            limit = 1 + len(self._leased) + len(self._hidden) if newest else self._look_rows
+            unfree = len(self._leased) + len(self._hidden) + len(self._put_off)
+            limit = 1 + unfree if newest else self._look_rows
             in_memory = max(start, place(priority, signal, self._recent.floor))
             rows: list[Row] = []
             # The disk has no newer one than the newest in memory.
@@ -385,8 +412,9 @@ class Desk:
             self._next[spot] = where_from(rows[-1].id)[2] + 1
 
     def _free(self, rows: list[Row]) -> list[Row]:
-        """Return those that nobody is sending and that are not about to go."""
-        return [row for row in rows if row.id not in self._leased and row.id not in self._hidden]
+        """Return those that nobody is sending, that are not about to go, and that are not put off."""
+        leased, hidden, put_off = self._leased, self._hidden, self._put_off
+        return [row for row in rows if row.id not in leased and row.id not in hidden and row.id not in put_off]
 
     async def _take(self, spot: Spot, rows: list[Row], order: Order, *, is_fresh: bool) -> Lease | None:
         ids = [row.id for row in rows]

@@ -76,9 +76,10 @@ class Settling:
             aside = [(message, segment.readings, segment.body) for segment in lease.segments]
             self._settle(lease, lease.readings, reason, aside)
 
-    def release(self, lease: Lease, *, maybe_delivered: bool) -> None:
+    def release(self, lease: Lease, *, maybe_delivered: bool, put_off_s: float = 0.0) -> None:
         """Put a lease back; see `Store.release`."""
         desk = self._desks[lease.uplink]
+        desk.put_off(lease, put_off_s)
         if desk.close(lease, settled=False, maybe_delivered=maybe_delivered) and maybe_delivered:
             self.count_maybe_twice(lease.uplink, lease.readings)
 

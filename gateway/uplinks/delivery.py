@@ -89,9 +89,7 @@ class Uplink:
         self._size = self._sending.size
         self._backoff = Backoff(float(settings.retry.initial), float(settings.retry.max), random)
         self._holding = Holding(settings.retry, random)
-        self._is_down = False
-        self._is_quick = False
-        self._is_stopping = False
+        self._is_down = self._is_quick = self._is_stopping = False
         self._turned_s = float("-inf")
         self._lacked_clock = False
         self._rounds = Rounds(float(settings.batch_interval))
@@ -207,7 +205,7 @@ class Uplink:
                 return
             wait_s = self._failed(error)
             if not hand.is_begun:
-                self._store.release(lease, maybe_delivered=error.answer_lost)
+                self._store.release(lease, maybe_delivered=error.answer_lost, put_off_s=error.put_off_s)
                 await self._wait(error, wait_s)
                 return
             try:
@@ -415,11 +413,10 @@ class Uplink:
         """Note a failure; return how long to wait, in seconds."""
         if isinstance(error, NotYetError):
             return error.after_s
-        known = self._status
         reason = str(error)
-        if reason != known.last_error or not self._is_down:
+        if reason != self._status.last_error or not self._is_down:
             log.warning("uplink %s: %s", self.name, reason)
-        known.last_error = reason
+        self._status.last_error = reason
         self._is_down = True
         self._size.failed(in_transit=isinstance(error, InTransitError | PassedOnError))
         self._tally.failed("throttled" if error.after_s else "later")
@@ -487,7 +484,10 @@ class Uplink:
     def _say_idle(self) -> None:
         """Say that nothing can be sent just now, and why where something is held back."""
         reason, wait_s = self._holding.soonest(_now_s())
-        self._say("holding" if reason else "idle", reason, wait_s)
+        if not reason and (put_off_s := self._store.put_off_s(self.name)):
+            self._say("waiting", self._status.last_error, put_off_s)
+        else:
+            self._say("holding" if reason else "idle", reason, wait_s)
         if reason:
             # What is held is not taken for sent if the process dies meanwhile.
             self._store.rest(self.name, wait_s)

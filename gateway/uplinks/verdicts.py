@@ -13,6 +13,7 @@ the guilty who are in every lease do not keep it shut when it is one again.
 | 4xx, and 413 for one reading | at once                                       | 3 leases of 3 parts at most      |
 | 5xx                          | when the same data met it again and again     | nothing                          |
 
+Data that meets a server's own error is put off each time for longer, so that others are taken meanwhile if they can be.
 What was taken of a lease before says the same of a 4xx, so that a road that begins to refuse all in the middle of one
 costs the rest of it. A server that fails must have taken something since.
 """
@@ -28,6 +29,9 @@ from gateway.uplinks.guards import SERVER_ERROR, HoldError
 REFUSED_MAX: Final = 3
 # How often the same data meets a server's own error until it counts as its cause; with back-off that is some minutes.
 TRIES_MAX: Final = 8
+# For how long others go first, at first and at most.
+PUT_OFF_S: Final = 2.0
+PUT_OFF_S_MAX: Final = 60.0
 LEASES_KEPT: Final = 64
 # A lease is cut in so many parts at most: what shares one with the guilty is given up with it.
 PARTS_MAX: Final = 256
@@ -78,8 +82,9 @@ class Verdicts:
             return
         met.failures += 1
         if met.failures < TRIES_MAX:
-            # It may have taken all of it before it failed.
-            raise TryLaterError(reason, answer_lost=True)
+            # It may have taken all of it before it failed. And it may be this data: the others are not to wait for it.
+            put_off_s = min(PUT_OFF_S_MAX, PUT_OFF_S * 2 ** (met.failures - 1))
+            raise TryLaterError(reason, answer_lost=True, put_off_s=put_off_s)
         if met.failures == TRIES_MAX:
             met.taken = self._taken
 

@@ -57,7 +57,8 @@ PIECES = st.lists(st.tuples(st.sampled_from(Priority), st.sampled_from([1, 4, 7,
 ALLOWED_MIN, ALLOWED_MAX = 20, 80
 LEASED_MAX = 40
 SIZES = st.sampled_from([1, 5, 15, LEASED_MAX])
-FATES = st.sampled_from(["ack", "ack", "release", "doubt", "refuse", "keep"])
+FATES = st.sampled_from(["ack", "ack", "release", "doubt", "put off", "refuse", "keep"])
+PUT_OFF_S = 1.5
 INTERVAL_S = 0.25
 # A commit that is looked at takes so long before it is on the disk, and until memory knows that it is.
 STALL_S = 0.3
@@ -125,6 +126,7 @@ class Road:
     leases: list[Lease] = field(default_factory=list)
     taking: set[int] = field(default_factory=set)
     hidden: set[int] = field(default_factory=set)
+    put_off: Counter[int] = field(default_factory=Counter)
     owed: set[Priority] = field(default_factory=lambda: set(ALL))
     rests_until_s: float = float("inf")
     copies: Counter[int] = field(default_factory=Counter)
@@ -142,7 +144,7 @@ class Road:
 
     def free(self) -> list[Piece]:
         """Return what may be leased now, oldest first."""
-        taken = self.leased | self.taking | self.hidden
+        taken = self.leased | self.taking | self.hidden | set(+self.put_off)
         return [self.held[sequence] for sequence in sorted(self.held.keys() - taken)]
 
     def in_hand(self) -> int:
@@ -263,6 +265,7 @@ class LeaseMachine(RuleBasedStateMachine):
     async def _finish(self) -> None:
         """Let all roads work: everything is delivered or in the ledger."""
         await self._end_tasks(is_patient=True)
+        await asyncio.sleep(PUT_OFF_S)
         for name, road in self.roads.items():
             for lease in [*road.leases]:
                 self._settle("ack", lease)
@@ -605,8 +608,13 @@ class LeaseMachine(RuleBasedStateMachine):
         road = self.roads[lease.uplink]
         road.leases.remove(lease)
         got = [segment.sequence for segment in lease.segments]
-        if fate in {"release", "doubt"}:
-            self.store.release(lease, maybe_delivered=fate == "doubt")
+        if fate in {"release", "doubt", "put off"}:
+            put_off_s = PUT_OFF_S if fate == "put off" else 0.0
+            if put_off_s:
+                road.put_off.update(got)
+                # The store's own timer is for the same moment, in virtual time.
+                self.loop.get_loop().call_later(put_off_s, road.put_off.subtract, got)
+            self.store.release(lease, maybe_delivered=fate != "release", put_off_s=put_off_s)
             if lease.is_fresh:
                 road.owed.add(lease.segments[0].priority)
             if fate == "release":

@@ -9,6 +9,7 @@ import pytest
 
 from gateway.core.batch import Batch
 from gateway.core.contracts import BootId, Priority, Signal
+from gateway.store import leases as leases_module
 from gateway.store.allowance import READINGS_MIN, Allowance
 from gateway.store.leases import LOOK_MAX, LOOK_MIN, ORDER_SPARE, READABLE_MAX, Desk, Recent, Row, is_whole
 from gateway.store.policy import LaneScheduler
@@ -131,6 +132,54 @@ async def test_the_newest_that_did_not_arrive_is_still_the_first(reader, make_de
     assert sequences(lease) == [4]
     desk.close(lease, settled=True)
     assert sequences(await take(desk)) == [2, 3]
+
+
+async def test_what_is_put_off_lets_others_go_first(reader, make_desk) -> None:
+    """It may be about this data; when its time is over it is the oldest again, and somebody who waits is told."""
+    desk = make_desk()
+    for sequence in range(1, 4):
+        reader.put(sequence)
+    await desk.lease(readings_max=1, bytes_max=10**6)
+    lease = await desk.lease(readings_max=1, bytes_max=10**6)
+    assert sequences(lease) == [1]
+    desk.put_off(lease, 0.05)
+    desk.close(lease, settled=False)
+    assert sequences(await desk.lease(readings_max=9, bytes_max=10**6)) == [2]
+    assert await desk.lease(readings_max=9, bytes_max=10**6) is None
+    assert not desk.has_some.is_set()
+    async with asyncio.timeout(5):
+        await desk.has_some.wait()
+    assert sequences(await desk.lease(readings_max=9, bytes_max=10**6)) == [1]
+
+
+async def test_what_is_put_off_may_go_meanwhile(reader, make_desk) -> None:
+    """Evicted, it does not come back when its time is over."""
+    desk = make_desk()
+    number = reader.put(1)
+    lease = await desk.lease(readings_max=1, bytes_max=10**6)
+    desk.put_off(lease, 0.01)
+    desk.close(lease, settled=False)
+    desk.hide([number])
+    await asyncio.sleep(0.02)
+    assert await desk.lease(readings_max=1, bytes_max=10**6) is None
+    del reader.shelf[number]
+    desk.gone([number])
+    assert await desk.lease(readings_max=1, bytes_max=10**6) is None
+
+
+async def test_not_everything_is_put_off(reader, make_desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many it is not about each: past a bound they stay in their turn, as what is given back already does."""
+    monkeypatch.setattr(leases_module, "PUT_OFF_MAX", 1)
+    desk = make_desk()
+    for sequence in (1, 2):
+        reader.put(sequence)
+    for _ in range(2):
+        lease = await desk.lease(readings_max=1, bytes_max=10**6)
+        desk.put_off(lease, 60)
+        desk.close(lease, settled=False)
+        desk.put_off(lease, 60)
+    left = await desk.lease(readings_max=1, bytes_max=10**6)
+    assert sequences(left) == sequences(lease)
 
 
 async def test_a_signal_that_is_held_back_keeps_only_itself(reader, make_desk) -> None:

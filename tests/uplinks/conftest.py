@@ -96,6 +96,7 @@ class FakeStore:
         self.events_of_speed: list[bool] = []
         self.rests: list[float] = []
         self.held_back: set[Signal] = set()
+        self.away: list[FakeLease] = []
         self.aside: list[tuple[str, int, bytes]] = []
         self.accepted = self.delivered = self.maybe_twice = 0
         self.ledger: Counter = Counter()
@@ -184,12 +185,24 @@ class FakeStore:
             self.ledger[reason] += rejected
         self.events.append(("ack", lease.readings, rejected))
 
-    def release(self, lease: FakeLease, *, maybe_delivered: bool) -> None:
+    def release(self, lease: FakeLease, *, maybe_delivered: bool, put_off_s: float = 0.0) -> None:
         self._end(lease)
-        self.lanes[lease.lane][:0] = lease.segments
+        if put_off_s:
+            self.away.append(lease)
+            asyncio.get_running_loop().call_later(put_off_s, self._take_up, lease)
+        else:
+            self.lanes[lease.lane][:0] = lease.segments
         self.maybe_twice += lease.readings * maybe_delivered
         self._look()
         self.events.append(("release", lease.readings, maybe_delivered))
+
+    def _take_up(self, lease: FakeLease) -> None:
+        self.away.remove(lease)
+        self.lanes[lease.lane][:0] = lease.segments
+        self._held.set()
+
+    def put_off_s(self, uplink: str) -> float:
+        return float(bool(self.away))
 
     async def count_maybe_twice(self, lease: FakeLease, readings: int) -> None:
         self.maybe_twice += readings
@@ -219,7 +232,7 @@ class FakeStore:
 
     @property
     def held(self) -> int:
-        leased = sum(lease.readings for lease in self.leased)
+        leased = sum(lease.readings for lease in self.leased + self.away)
         return leased + sum(s.readings for lane in self.lanes.values() for s in lane)
 
     def status(self) -> dict:

@@ -322,12 +322,12 @@ def test_a_lost_answer_is_counted_as_maybe_twice(make_road, make_readings) -> No
     run(main())
 
 
-def refusing(*values: float):
-    """Return what answers 400 to each request that holds one of these values, as a picky receiver does."""
+def refusing(*values: float, status: int = 400):
+    """Return what answers 400, or another status, to each request that holds one of these values, as a picky receiver does."""
 
     def judge(signal: Signal, body: bytes) -> Answer | Exception:
         is_bad = signal is Signal.METRICS and any(r.value in values for r in parse_metrics(body))
-        return StatusRefusedError("status 400: bad name", 400) if is_bad else Answer()
+        return StatusRefusedError(f"status {status}: bad name", status) if is_bad else Answer()
 
     return judge
 
@@ -362,6 +362,27 @@ def test_a_receiver_that_fails_for_a_while_costs_nothing(make_road, make_reading
         await road.run_for(200)
         assert not road.store.ledger
         assert road.store.delivered == 25
+
+    run(main())
+
+
+def test_data_that_makes_the_server_fail_keeps_nobody_waiting(make_road, make_readings) -> None:
+    """Between its tries the others go, and what is fresh is fresh; in the end it is in the ledger, alone."""
+
+    async def main() -> None:
+        road = make_road(compression="zstd")
+        road.wire.judge = refusing(3, status=500)
+        road.store.add(make_readings(5))
+        task = await road.start(0.5)
+        assert road.uplink.status()["state"] == "waiting"
+        for k in range(1, 120):
+            road.store.add(make_readings(5, start=5 * k))
+            await asyncio.sleep(4)
+            assert road.store.delivered >= 5 * (k - 1)
+        await asyncio.sleep(300)
+        assert (road.store.delivered, road.store.ledger) == (599, {"refused": 1})
+        assert road.store.maybe_twice >= 5 * 7
+        await road.stop(task)
 
     run(main())
 
