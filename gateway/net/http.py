@@ -198,13 +198,17 @@ class HttpConnection:
         try:
             if self.proxy is not None:
                 self._ask_proxy(self.proxy)
-            self._socket = self.context.wrap_socket(self._socket, server_hostname=self.to.host)
+            # Wrapping moves the descriptor to another object: the one that was shown is empty from here on, and has
+            # nothing to say of what a handshake costs that fails.
+            self._socket = secured = self.context.wrap_socket(
+                self._socket, server_hostname=self.to.host, do_handshake_on_connect=False
+            )
+            self.connected(secured)
+            secured.do_handshake()
         except TimeoutError as error:
             raise ConnectTimeoutError("no TLS handshake in time", party=self.to.host) from error
         except (OSError, ValueError) as error:  # OpenSSL's errors are OSErrors
             raise HandshakeError(reason(error), party=self.to.host) from error
-        # Wrapping moves the descriptor to another object: the one that was shown is empty now.
-        self.connected(self._socket)
 
     def _ask_proxy(self, proxy: Address) -> None:
         self._send(f"CONNECT {self.to} HTTP/1.1\r\nHost: {self.to}\r\n\r\n".encode("latin-1"))

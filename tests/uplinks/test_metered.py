@@ -13,7 +13,7 @@ from gateway.core.clock import SystemClock
 from gateway.core.contracts import Signal, TryLaterError
 from gateway.core.units import Duration
 from gateway.uplinks.budget import Budget, Moment, OverBudgetError, UnwrittenError
-from gateway.uplinks.guards import Answer, InTransitError, Packed, TooLargeError
+from gateway.uplinks.guards import Answer, HoldError, InTransitError, Packed, TooLargeError
 from gateway.uplinks.metered import (
     COST_OF_CONNECTION,
     COST_OF_HANDSHAKE,
@@ -232,6 +232,22 @@ def test_what_is_spent_is_no_less_than_a_judge_counts(make_real, otlp_sink) -> N
     assert counts.up + counts.down > 321_000
     assert counts.up + counts.down < spent(budget)
     assert 0.8 * (counts.up_wire + counts.down_wire) < spent(budget) < 1.5 * (counts.up_wire + counts.down_wire)
+
+
+def test_a_handshake_that_fails_is_paid_too(authority, make_link, make_otlp_sink) -> None:
+    """Who is not accepted has shown certificates by then, and does so at each attempt."""
+    link = make_link(make_otlp_sink(identity=authority.issue()).address)
+    settings = OtlpUplinkSettings(name="cloud", endpoint=link.url.replace("http:", "https:"), timeout=Duration(5))
+    budget = funded(10_000_000)
+    sender = Metered(
+        HttpSender(settings, version="0.1.0", clock=SystemClock()), budget, rate=None, now_s=time.monotonic
+    )
+    for _ in range(3):
+        with pytest.raises(HoldError):
+            sender.send(noise(10))
+    sender.close()
+    counts = link.counts()
+    assert 2000 < counts.up + counts.down < spent(budget)
 
 
 def test_a_budget_that_is_spent_sends_nothing_at_all(make_real, otlp_sink) -> None:
