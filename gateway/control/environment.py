@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from gateway.core.checks import Problem, below
 from gateway.net.secrets import entries_of
+from gateway.uplinks.settings import is_header_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -85,6 +86,10 @@ def _fill_headers(uplink: dict[str, Any], text: str, taken: list[str]) -> str:
         names = entries_of(text)
     except ValueError as error:
         return f"{HEADERS} {error}"
+    # A token that stands there as in a header, or alone, looks like a name where it ends with "=": neither is shown.
+    for number, (name, value) in enumerate(names.items(), start=1):
+        if not value or not is_header_name(name):
+            return f"{HEADERS} is a list name=value,name=value; its entry {number} is none"
     own = {name.lower() for name in headers}
     more = {name: {"env": HEADERS, "entry": name} for name in names if name.lower() not in own}
     if more:

@@ -267,7 +267,7 @@ def _in_ascii(url: SplitResult) -> str:
 
 def _header_problem(name: str, value: object) -> str:
     """Say why a header cannot be sent as it stands in the file; "" if it can."""
-    if not _HEADER_NAME.fullmatch(name):
+    if not is_header_name(name):
         return f"{name!r} is not a header's name"
     if name.lower() in _OWN_HEADERS:
         return f"{name} is written by the gateway itself; leave it out"
@@ -279,6 +279,11 @@ def _header_problem(name: str, value: object) -> str:
             '{ file = "PATH" } or { credential = "NAME" }'
         )
     return "" if is_header_value(value) else f"the value of {name} has characters that no header can have"
+
+
+def is_header_name(name: str) -> bool:
+    """Return whether `name` can be that of a header."""
+    return _HEADER_NAME.fullmatch(name) is not None
 
 
 def is_header_value(value: str) -> bool:

@@ -145,3 +145,25 @@ def test_check_says_what_was_taken(variables, tmp_path) -> None:
     notes = check(tmp_path / "tidegate.toml").notes
     expected = "uplinks[0]: what it leaves out is taken from OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_HEADERS"
     assert expected in notes
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("Authorization: Bearer s3cret=", 1),
+        ("x-tenant=7,s3cret=", 2),
+        ("x-tenant=7,s3cret%20x=y", 2),
+        ("s3cret/x=y", 1),
+    ],
+)
+def test_a_token_in_the_place_of_a_name_is_not_shown(variables, tmp_path, text: str, number: int) -> None:
+    """One that was pasted there as it stands in a header, or alone, ends with = where it is base64."""
+    variables(OTEL_EXPORTER_OTLP_ENDPOINT=ENDPOINT, OTEL_EXPORTER_OTLP_HEADERS=text)
+    file = tmp_path / "tidegate.toml"
+    file.write_text(uplinks(""))
+    with pytest.raises(ConfigError) as caught:
+        check(file)
+    assert f"OTEL_EXPORTER_OTLP_HEADERS is a list name=value,name=value; its entry {number} is none" in str(
+        caught.value
+    )
+    assert "s3cret" not in str(caught.value)
