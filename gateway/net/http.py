@@ -11,6 +11,7 @@ from __future__ import annotations
 import select
 import socket
 import struct
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -29,6 +30,8 @@ INTERIM_MAX: Final = 8
 READ_BYTES: Final = 16 * 1024
 SHOWN_MAX: Final = 60
 _DIGITS_MAX: Final = 15
+# struct linger: on, for no time at all.
+_AT_ONCE: Final = struct.pack("ii", 1, 0)
 _NO_BODY: Final = frozenset((204, 304))
 
 
@@ -151,7 +154,7 @@ class HttpConnection:
                 is_sent = self._send(head)
             return self._receive(answer_bytes_max, is_sent=is_sent)
         except BaseException:
-            self.close()
+            self._cut()
             raise
 
     @property
@@ -171,6 +174,16 @@ class HttpConnection:
             self._socket.close()
         self._socket = None
         self._unread = b""
+
+    def _cut(self) -> None:
+        """Let go of the connection and of what the kernel still holds of a request that nobody waits for.
+
+        It would leave once the line takes it again, and nobody would know what that costs.
+        """
+        if self._socket is not None:
+            with suppress(OSError):
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+        self.close()
 
     def _host(self) -> str:
         default = 80 if self.context is None else 443

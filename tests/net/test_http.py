@@ -344,6 +344,28 @@ def test_silence_is_an_error_after_a_while(serve) -> None:
     done.set()
 
 
+def test_what_is_given_up_does_not_leave_afterwards(serve) -> None:
+    """What the kernel still holds of it is on nobody's account: it goes with its connection."""
+    given_up, done = threading.Event(), threading.Event()
+    found = []
+
+    def answer(_: Server, connection: socket.socket) -> None:
+        given_up.wait(10)
+        with contextlib.suppress(OSError):
+            while data := connection.recv(65536):
+                found.append(len(data))
+        done.set()
+
+    server = serve(answer)
+    server.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    with connect(server, timeout_s=0.3) as connection:
+        with pytest.raises(StalledError, match="the line takes nothing"):
+            connection.post("/", headers={}, size_bytes=30_000_000, pieces=[b"x" * 8192] * 4000, answer_bytes_max=MAX)
+        given_up.set()
+        assert done.wait(5)
+        assert sum(found) < connection.wire_bytes < connection.bytes_sent
+
+
 def test_an_error_of_the_pieces_is_the_callers(serve) -> None:
     """It ends the connection, on which half a request stands."""
     server = serve(always(FINE))
