@@ -8,6 +8,7 @@ Must not know about batches, sources or the store.
 from __future__ import annotations
 
 import ctypes
+import threading
 import time
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -185,8 +186,10 @@ class Timeline:
             times.samples.sort()
         self.current = self._boots[current]
         self.steps = 0  # how often the wall clock was set while we looked
-        # Of every boot at once, made when first asked for and cleared by whatever changes them.
+        # Of every boot at once, made when first asked for and cleared by whatever changes them. Other threads ask too:
+        # what one of them makes of samples that have changed meanwhile must not stay.
         self._offsets: dict[BootId, _Offset | None] = {}
+        self._lock = threading.Lock()
 
     @property
     def boots(self) -> list[BootTimes]:
@@ -196,15 +199,17 @@ class Timeline:
     def forget_before(self, boot: BootId) -> None:
         """Let go of boots older than `boot`; nothing that is held was stamped in them."""
         assert boot <= self.current.boot
-        self._boots = {number: times for number, times in self._boots.items() if number >= boot}
-        self._offsets.clear()
+        with self._lock:
+            self._boots = {number: times for number, times in self._boots.items() if number >= boot}
+            self._offsets.clear()
 
     def saw(self, boot: BootId, monotonic_ns: int) -> None:
         """Note that `boot` was still running at `monotonic_ns`: a reading was stamped then."""
         times = self._boots.get(boot)
         if times is not None and monotonic_ns > times.last_ns:
-            times.last_ns = monotonic_ns
-            self._offsets.clear()
+            with self._lock:
+                times.last_ns = monotonic_ns
+                self._offsets.clear()
 
     def observe(self, clock: Clock) -> bool:
         """Look at both clocks; return whether something worth keeping on disk was learnt."""
@@ -234,18 +239,20 @@ class Timeline:
             if sample.quality == last.quality and moved_ns < STEP_NS_MIN:
                 return False
             self.steps += moved_ns > STEP_NS_MIN + drift_max_ns(sample.monotonic_ns - last.monotonic_ns)
-            if sample.monotonic_ns == last.monotonic_ns and sample.quality == last.quality:
+        with self._lock:
+            if last is not None and (sample.monotonic_ns, sample.quality) == (last.monotonic_ns, last.quality):
                 times.samples.pop()
-        times.samples.append(sample)
-        if len(times.samples) > SAMPLES_PER_BOOT_MAX:
-            times.samples[:] = _thinned(times.samples)
-        self._offsets.clear()
+            times.samples.append(sample)
+            if len(times.samples) > SAMPLES_PER_BOOT_MAX:
+                times.samples[:] = _thinned(times.samples)
+            self._offsets.clear()
         return True
 
     @property
     def quality(self) -> Quality:
         """How good this boot's wall clock is now."""
-        return self.current.samples[-1].quality if self.current.samples else Quality.UNKNOWN
+        with self._lock:
+            return self.current.samples[-1].quality if self.current.samples else Quality.UNKNOWN
 
     def wall_from(self, monotonic_ns: int) -> int | None:
         """Return Unix time in ns for a moment of this boot, or None while no clock is known."""
@@ -267,9 +274,10 @@ class Timeline:
         return offset.walls_ns(monotonic_ns), quality
 
     def _offset(self, times: BootTimes) -> _Offset | None:
-        if not self._offsets:
-            self._offsets = _placed(self.boots)
-        return self._offsets[times.boot]
+        with self._lock:
+            if not self._offsets:
+                self._offsets = _placed(self.boots)
+            return self._offsets[times.boot]
 
 
 def _placed(boots: list[BootTimes]) -> dict[BootId, _Offset | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 import time
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.core import clock as module
 from gateway.core.clock import (
     NS_PER_S,
     SAMPLES_PER_BOOT_MAX,
@@ -233,6 +235,30 @@ def test_a_fresh_timeline_knows_nothing() -> None:
     line = timeline()
     assert line.quality is Quality.UNKNOWN
     assert line.wall_from(1) is None
+
+
+def test_what_another_thread_made_of_older_looks_does_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It asks while the clock becomes known: taken for unknown after that, readings would be given up as without time."""
+    line = timeline()
+    is_asking, may_end = threading.Event(), threading.Event()
+    placed = module._placed
+
+    def slowly(boots: list[BootTimes]) -> object:
+        found = placed(boots)
+        if threading.current_thread() is asking:
+            is_asking.set()
+            may_end.wait(0.3)
+        return found
+
+    monkeypatch.setattr(module, "_placed", slowly)
+    asking = threading.Thread(target=line.wall_from, args=(HOUR,))
+    asking.start()
+    assert is_asking.wait(5)
+    line.add(Sample(HOUR, NOW, Quality.SYNCED))
+    may_end.set()
+    asking.join(5)
+    assert line.wall_from(HOUR) == NOW + HOUR
+    assert line.repair(ns(3600), ONE)[1] is Quality.SYNCED
 
 
 def test_a_look_from_before_the_last_one_says_nothing() -> None:
