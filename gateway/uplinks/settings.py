@@ -237,6 +237,10 @@ class OtlpUplinkSettings(
 
 
 def _check_address(address: str, *, schemes: tuple[str, ...]) -> SplitResult:
+    before_path = re.split("[/?#]", address.partition("//")[2] or address, maxsplit=1)[0]
+    if "@" in before_path:
+        # Before all else, and the address itself is not repeated: the sentence ends up in logs.
+        raise ValueError("must not hold a user or password; write headers = { authorization = … }")
     try:
         url = urlsplit(address)
         port = url.port
@@ -245,9 +249,6 @@ def _check_address(address: str, *, schemes: tuple[str, ...]) -> SplitResult:
     if url.scheme not in schemes or not url.hostname or port == 0:
         wanted = " or ".join(f"{scheme}://host:port" for scheme in schemes)
         raise ValueError(f"{address!r} is not an address like {wanted}")
-    if url.username is not None:
-        # The address itself is not repeated here: the sentence ends up in logs.
-        raise ValueError("must not hold a user or password; write headers = { authorization = … }")
     if url.query or url.fragment or not address.isprintable() or " " in address:
         raise ValueError("ends with its path: no ?, # or spaces; tokens go into headers")
     if not address.isascii():

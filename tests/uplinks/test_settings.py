@@ -144,3 +144,22 @@ def test_a_budget_has_the_windows_that_are_limited() -> None:
     assert BudgetSettings().allowances() == {}
     found = BudgetSettings(per_day=Size(1 << 20), per_month=Size(20 << 20)).allowances()
     assert found == {"day": 1 << 20, "month": 20 << 20}
+
+
+@pytest.mark.parametrize("key", ["endpoint", "proxy"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://user:s3cret@h",
+        "grpc://user:s3cret@h:4317",
+        "user:s3cret@h:4318",
+        "https://user:s3cret@h\u2100st",
+        "https://user:s3cret@h:port/a",
+        "http://s3cret@h?a",
+    ],
+)
+def test_a_password_in_an_address_is_not_shown(key: str, address: str) -> None:
+    """Whatever else is wrong with it."""
+    with pytest.raises(ValueError, match=f"^{key}: must not hold a user or password") as caught:
+        OtlpUplinkSettings(name="cloud", **{"endpoint": "https://h", key: address})
+    assert "s3cret" not in str(caught.value)
