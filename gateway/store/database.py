@@ -295,7 +295,7 @@ class Store:
         self.settling.release(lease, maybe_delivered=maybe_delivered, put_off_s=put_off_s)
 
     def put_off_s(self, uplink: str) -> float:
-        """Return for how long what was put off last still lets others go first."""
+        """Return for how long anything that was put off still lets others go first."""
         return max(0.0, self._desks[uplink].put_off_until_s - asyncio.get_running_loop().time())
 
     async def count_maybe_twice(self, lease: Lease, readings: int) -> None:

@@ -184,7 +184,7 @@ class Desk:
         self._taking: list[tuple[int, int]] = []
         self._hidden: set[int] = set()
         self._put_off: set[int] = set()
-        self.put_off_until_s = float("-inf")  # those that were put off last, in the loop's time
+        self.put_off_until_s = float("-inf")  # the last of them, in the loop's time
         self._changes = 0
         self._reading = asyncio.Lock()
         self._look_rows = LOOK_MIN
@@ -271,7 +271,7 @@ class Desk:
             return
         self._put_off.update(ids)
         loop = asyncio.get_running_loop()
-        self.put_off_until_s = loop.time() + seconds
+        self.put_off_until_s = max(self.put_off_until_s, loop.time() + seconds)
         loop.call_later(seconds, self._take_up, ids)
 
     def _take_up(self, ids: list[int]) -> None:

@@ -161,8 +161,8 @@ class Uplink:
         left_s = self._rounds.left_s(_now_s())
         if left_s > 0:
             self._say("combining")
-            # What is held back counts as held, and fills no request.
-            may_fill = not self._holding.reasons
+            # What is held back or put off counts as held, and fills no request.
+            may_fill = not (self._holding.reasons or self._store.put_off_s(self.name))
             if not (may_fill and self._is_much_held()):
                 # Nobody is to wait for a road that itself waits for more.
                 self._note_speed(is_quick=False)

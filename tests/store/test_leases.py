@@ -167,6 +167,18 @@ async def test_what_is_put_off_may_go_meanwhile(reader, make_desk) -> None:
     assert await desk.lease(readings_max=1, bytes_max=10**6) is None
 
 
+async def test_the_last_that_is_taken_up_says_how_long_it_lasts(reader, make_desk) -> None:
+    """Whichever was put off last: data that failed often waits for a minute, and other data for two seconds."""
+    desk = make_desk()
+    now_s = asyncio.get_running_loop().time()
+    for sequence, seconds in ((1, 60), (2, 2)):
+        reader.put(sequence)
+        lease = await desk.lease(readings_max=1, bytes_max=10**6)
+        desk.put_off(lease, seconds)
+        desk.close(lease, settled=False)
+    assert 59 < desk.put_off_until_s - now_s < 61
+
+
 async def test_not_everything_is_put_off(reader, make_desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of many it is not about each: past a bound they stay in their turn, as what is given back already does."""
     monkeypatch.setattr(leases_module, "PUT_OFF_MAX", 1)

@@ -387,6 +387,24 @@ def test_data_that_makes_the_server_fail_keeps_nobody_waiting(make_road, make_re
     run(main())
 
 
+def test_data_that_is_put_off_makes_no_small_requests(make_road, make_readings) -> None:
+    """It is held, and fills no request: what is fresh is sent together as ever."""
+
+    async def main() -> None:
+        road = make_road(compression="zstd", batch_interval=Duration(20))
+        road.wire.judge = refusing(3, status=500)
+        road.store.add(make_readings(4000))
+        task = await road.start(1)
+        for k in range(100):
+            road.store.add(make_readings(5, start=4000 + 5 * k))
+            await asyncio.sleep(1)
+        taken = [len(parse_metrics(body)) for _, _, body in road.wire.sent]
+        assert sum(size < 100 for size in taken) < 10
+        await road.stop(task)
+
+    run(main())
+
+
 def test_one_bad_device_costs_the_others_nothing(make_road, make_readings) -> None:
     """What a receiver refuses is sent in halves, until the guilty are alone."""
 
