@@ -10,7 +10,7 @@ that dies leaves all of that as spent; one that stops in order gives it back.
 | jumps into another window, forwards, and knows  | the same: it was wrong before                                     |
 | jumps forwards, and nobody knows whether rightly | stays spent, as if that window were this one                     |
 | is another after a new boot                     | is forgotten: nobody knows how long it was off                    |
-| jumps backwards                                 | stays spent                                                       |
+| jumps backwards                                 | stays spent, when it comes back from there too                    |
 | is not known                                    | stays spent; windows of unknown beginning last until it is        |
 
 Windows are those of UTC. A month may begin on another day than its first, as bills do.
@@ -70,11 +70,15 @@ class Moment(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Spent(msgspec.Struct, array_like=True):
-    """What went in one window; `start_s` is its beginning in Unix time, 0 where that is not known."""
+    """What went in one window; `start_s` is its beginning in Unix time, 0 where that is not known.
+
+    `sure_s` is that of the last one in which a time server stood behind the clock: what it said then stays true.
+    """
 
     window: str
     start_s: int = 0
     spent_bytes: int = 0
+    sure_s: int = 0
 
 
 class Note(msgspec.Struct, array_like=True):
@@ -135,7 +139,7 @@ def decode_note(data: bytes) -> Note | None:
         note = msgspec.msgpack.decode(data, type=Note)
     except msgspec.DecodeError:
         return None
-    numbers = [note.ahead_bytes, *(n for one in note.windows for n in (one.start_s, one.spent_bytes))]
+    numbers = [note.ahead_bytes, *(n for one in note.windows for n in (one.start_s, one.spent_bytes, one.sure_s))]
     return note if all(0 <= number <= COUNT_MAX for number in numbers) else None
 
 
@@ -226,11 +230,15 @@ class Budget:
         if now.wall_s is None:
             return
         for window in self._windows:
-            start_s = start_of(window.spent.window, now.wall_s, month_begins=self._month_begins)
-            if start_s > window.spent.start_s > 0 and self._is_over(window, now, before):
+            spent = window.spent
+            start_s = start_of(spent.window, now.wall_s, month_begins=self._month_begins)
+            # A clock that comes back to the window in which it was set back has not left that.
+            if start_s > max(spent.start_s, spent.sure_s) and spent.start_s > 0 and self._is_over(window, now, before):
                 # What is under way may still leave in the new one, and what a dead process left may have.
-                window.spent.spent_bytes = self._taken_bytes + self._unsure_bytes
-            window.spent.start_s = start_s
+                spent.spent_bytes = self._taken_bytes + self._unsure_bytes
+            spent.start_s = start_s
+            if now.is_sure:
+                spent.sure_s = start_s
 
     def _is_over(self, window: Window, now: Moment, before: Moment | None) -> bool:
         """Whether a window of which the wall clock says so came to its end; of another boot's nobody knows better."""

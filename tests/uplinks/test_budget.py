@@ -198,6 +198,26 @@ def test_a_clock_that_is_set_back_gives_nothing_back(time) -> None:
     assert (spent(budget), spent(budget, DAY)) == (0, 900_000)
 
 
+@pytest.mark.parametrize("behind_s", [3600, 86_400, 40 * 86_400])
+def test_a_clock_that_starts_behind_and_is_set_right_gives_nothing(time, behind_s: int) -> None:
+    """A box without a battery for its clock begins where that was saved, or its image made, until a server is heard."""
+    budget = opened(time, {HOUR: 1_000_000, DAY: 3_000_000, MONTH: 4_000_000})
+    spend(budget, 800_000)
+    note = commit(budget, is_last=True)
+    time.boot, time.steady_s, time.is_sure = "second", 20.0, False
+    time.wall_s -= behind_s
+    budget = opened(time, {HOUR: 1_000_000, DAY: 3_000_000, MONTH: 4_000_000}, note)
+    assert (spent(budget, HOUR), spent(budget, MONTH)) == (800_000, 800_000)
+    note = commit(budget)
+    time.pass_by(60)
+    time.wall_s += behind_s
+    time.is_sure = True
+    assert [spent(budget, window) for window in (HOUR, DAY, MONTH)] == [800_000] * 3
+    time.pass_by(3600)
+    assert (spent(budget, HOUR), spent(budget, DAY)) == (0, 800_000)
+    assert decode_note(note).windows[0].sure_s < decode_note(commit(budget)).windows[0].sure_s
+
+
 def test_a_clock_that_jumps_forwards_without_a_reason_gives_nothing(time) -> None:
     """What was spent stays with the window that it is now, and goes with its end."""
     time.is_sure = False
