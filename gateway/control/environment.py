@@ -59,16 +59,16 @@ def _fill_one(found: Filled, index: int, given: Mapping[str, str]) -> None:
     path = below("uplinks", index)
     taken = []
     for name, (keys, read) in _VARIABLES.items():
-        where, key = (uplink, keys[0]) if len(keys) == 1 else (dict(uplink.get(keys[0]) or {}), keys[1])
-        if name not in given or key in where:
+        # What is no table is for its own check to say.
+        where = uplink if len(keys) == 1 else uplink.get(keys[0], {})
+        if name not in given or not isinstance(where, dict) or keys[-1] in where:
             continue
         try:
-            where[key] = read(given[name])
+            value = read(given[name])
         except ValueError as error:
             found.problems.append(Problem(below(path, *keys), f"{name} {error}"))
             continue
-        if len(keys) > 1:
-            uplink[keys[0]] = where
+        uplink[keys[0]] = value if len(keys) == 1 else {**where, keys[1]: value}
         taken.append(name)
     if HEADERS in given and (problem := _fill_headers(uplink, given[HEADERS], taken)):
         found.problems.append(Problem(below(path, "headers"), problem))

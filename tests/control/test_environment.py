@@ -167,3 +167,13 @@ def test_a_token_in_the_place_of_a_name_is_not_shown(variables, tmp_path, text: 
         caught.value
     )
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("tls", ['"/etc/ca.pem"', "5", "[1]", "true"])
+def test_certificates_that_are_no_table_are_told_as_that(variables, tmp_path, tls: str) -> None:
+    """What the file has there is for its own check to say, whatever the environment has."""
+    variables(**ALL)
+    file = tmp_path / "tidegate.toml"
+    file.write_text(uplinks(f"tls = {tls}"))
+    with pytest.raises(ConfigError, match=r"^uplinks\[0\].tls: "):
+        check(file)
