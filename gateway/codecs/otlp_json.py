@@ -268,7 +268,7 @@ def log_record(body: bytes) -> Json:
         found = _read_log_record(body)
     except ValueError:
         return {"body": {"bytesValue": base64.b64encode(body).decode()}}
-    return {key: value for key, value in found.items() if value not in _DEFAULTS}
+    return {key: value for key, value in found.items() if value not in (_NO_TEXT if key in _TEXTS else _DEFAULTS)}
 
 
 def _read_log_record(body: bytes) -> Json:
@@ -359,3 +359,6 @@ _VALUE_FIELDS: Final[dict[int, _Field]] = {
 }
 _LISTS: Final = {"arrayValue": _any_value, "kvlistValue": _key_value}
 _DEFAULTS: Final[tuple[object, ...]] = ("", "0", 0, {})
+# Of a text "0" is something that somebody said.
+_TEXTS: Final = frozenset(("severityText", "eventName"))
+_NO_TEXT: Final[tuple[object, ...]] = ("",)

@@ -159,6 +159,13 @@ def test_a_record_that_cannot_be_read_leaves_as_its_bytes(body: bytes) -> None:
     assert base64.b64decode(found[1]["body"]["bytesValue"]) == body
 
 
+@pytest.mark.parametrize("field", ["severity_text", "event_name"])
+def test_a_text_of_nought_is_none_that_is_left_out(field: str) -> None:
+    """Only a number's default looks like that."""
+    record = LogRecord(**{field: "0"})
+    assert json_format.ParseDict(otlp_json.log_record(record.SerializeToString()), LogRecord()) == record
+
+
 def test_values_too_deep_are_not_followed() -> None:
     """Down to 32 they are; more cost a stack, and are bytes."""
 
