@@ -24,6 +24,21 @@ _MODULES: Final = ("ssl", "_ssl", "_hashlib")
 _LACKING: Final = ("asyncio.sslproto", "http.client", "urllib.request")
 
 
+def certificate_advice(why: str, *, named: str, whose: str) -> str:
+    """Say what to do about a far side's certificate that OpenSSL does not accept, by its own words.
+
+    `named` says where a configuration names the far side, `whose` part of it has the authority to be trusted.
+
+    >>> certificate_advice("unable to get local issuer certificate", named="the host in endpoint", whose="uplink")
+    'name the authority that signed it with tls.ca_file of this uplink'
+    """
+    if "not yet valid" in why or "expired" in why:
+        return "is this box's clock right?"
+    if "mismatch" in why:
+        return f"name {named} as its certificate does"
+    return f"name the authority that signed it with tls.ca_file of this {whose}"
+
+
 def mentions_tls(text: str) -> bool:
     """Return whether a configuration may want TLS.
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.core.text import sentence as one_line
 from gateway.net.mqtt_fields import VERSION_5, ReasonCode
-from gateway.net.tls import is_tls_error
+from gateway.net.tls import certificate_advice, is_tls_error
 from gateway.sources.mqtt_link import LinkClosed
 
 if TYPE_CHECKING:
@@ -46,19 +46,12 @@ def granted_text(code: int | None) -> str:
 def tls_trouble(error: ssl.SSLError) -> Exception:
     """Return what a failed handshake means: an alert or a plain port stay wrong, a cut may pass."""
     if why := getattr(error, "verify_message", ""):
-        return Refused(f"the broker's certificate is not trusted: {why}; {_certificate_advice(why)}")
+        advice = certificate_advice(why, named="the broker in url", whose="source")
+        return Refused(f"the broker's certificate is not trusted: {why}; {advice}")
     reason = error.reason or str(error)
     if "ALERT" in reason or reason in {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"}:
         return Refused(f"TLS with the broker failed: {reason.lower().replace('_', ' ')}")
     return error
-
-
-def _certificate_advice(why: str) -> str:
-    if "expired" in why or "not yet valid" in why:
-        return "is this box's clock right?"
-    if "mismatch" in why:
-        return "name the broker in url as its certificate does"
-    return "name the authority that signed it with tls.ca_file of this source"
 
 
 def sentence(error: BaseException, *, broker: str) -> str:

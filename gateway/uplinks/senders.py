@@ -35,6 +35,7 @@ from gateway.net.http import (
     reason,
 )
 from gateway.net.secrets import Secret
+from gateway.net.tls import certificate_advice
 from gateway.uplinks.guards import (
     Answer,
     HoldError,
@@ -207,7 +208,7 @@ class HttpSender:
             self._connection = HttpConnection(
                 to=Address.of(endpoint),
                 timeout_s=self._timeout_s,
-                context=self._build_context() if urlsplit(endpoint).scheme == "https" else None,
+                context=self._build_context() if self.is_encrypted else None,
                 proxy=Address.of(proxy) if proxy else None,
                 options=[(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)],
                 connected=self._connected,
@@ -341,7 +342,7 @@ class HttpSender:
         if isinstance(error, StalledError) or self._is_cut:
             what = "no answer" if answer_lost else "the line takes nothing"
             return InTransitError(f"{what} within {self._timeout_s:g} s", answer_lost=answer_lost)
-        is_plain = urlsplit(self._settings.endpoint).scheme == "http" and not self._settings.proxy
+        is_plain = not (self.is_encrypted or self._settings.proxy)
         # Most servers that expect TLS say nothing at all to who does not begin with it.
         hint = "; does it speak TLS at this port? then the endpoint begins with https://"
         hint = hint if is_plain and not self._has_answered else ""
@@ -409,19 +410,12 @@ def _no_password() -> str:
     return ""
 
 
-def _certificate_advice(why: str) -> str:
-    if "not yet valid" in why or "expired" in why:
-        return "is this box's clock right?"
-    if "mismatch" in why:
-        return "name the host in endpoint as its certificate does"
-    return "name the authority that signed it with tls.ca_file of this uplink"
-
-
 def _explain_tls(error: HandshakeError, *, host: str) -> TryLaterError:
     cause = error.__cause__
     why = getattr(cause, "verify_message", "")
     if why:
-        return HoldError(f"the certificate of {host} is not accepted: {why.rstrip('.')}; {_certificate_advice(why)}")
+        advice = certificate_advice(why, named="the host in endpoint", whose="uplink")
+        return HoldError(f"the certificate of {host} is not accepted: {why.rstrip('.')}; {advice}")
     is_plain = getattr(cause, "reason", "") in _NO_TLS
     hint = "; does it speak plain HTTP at this port? then the endpoint begins with http://" if is_plain else ""
     return TryLaterError(f"TLS with {host} failed: {printable(str(cause), REASON_CHARS_MAX)}{hint}")
