@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from gateway import __version__
 from gateway.codecs.otlp_json import JsonEncoder
 from gateway.core.clock import Quality
+from gateway.net.files import sync_folder
 from gateway.store.database import Lease, StoreError
 from gateway.store.policy import Lane
 from gateway.store.reading import DamagedShelfError, look_at_held
@@ -90,7 +91,7 @@ def export(state_dir: Path, out: Path, *, attributes: Attributes, progress: Prog
         # Half a file on a stick would be taken for all of it.
         part.unlink(missing_ok=True)
         raise
-    _sync_folder(out.parent)
+    sync_folder(out.parent)
     return result
 
 
@@ -147,12 +148,3 @@ def _cut(parts: Iterable[Part]) -> Iterator[Part]:
             waiting += reversed(part.halves())
         else:
             yield part
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name last, where the file system can."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -35,6 +35,15 @@ def replace_file(path: Path, data: bytes) -> None:
     new.replace(path)
 
 
+def sync_folder(folder: Path) -> None:
+    """Have what was renamed in a folder until now reach the medium before what comes; raise OSError."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def read_file(path: Path) -> bytes:
     """Return a file's bytes; raise OSError where the name is a link (ELOOP)."""
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sqlite3
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -20,6 +19,7 @@ import msgspec
 from gateway.core.clock import WALL_FLOOR_NS, BootTimes, Quality, Sample
 from gateway.core.contracts import BootId
 from gateway.core.words import plural
+from gateway.net.files import sync_folder
 from gateway.store.accounts import (
     BOOT_MAX,
     SERIES_MAX,
@@ -116,7 +116,7 @@ def salvage(state_dir: Path, *, wall_ns: int) -> Salvaged:
     result.aside = aside_name(state_dir, wall_ns)
     ready = state_dir / result.aside.replace(DAMAGED_NAME, READY_NAME)
     new.replace(ready)
-    _sync_folder(state_dir)
+    sync_folder(state_dir)
     _move(path, state_dir / result.aside)
     ready.replace(path)
     keep_few(state_dir, newest=result.aside)
@@ -135,7 +135,7 @@ def take_back(state_dir: Path) -> None:
         # Where both are there, somebody has put another in the place of the one that went.
         if aside.exists() != path.exists():
             _move(aside, path)
-        _sync_folder(state_dir)
+        sync_folder(state_dir)
         ready.unlink()
 
 
@@ -144,15 +144,6 @@ def _move(path: Path, to: Path) -> None:
     for suffix in BESIDE:
         with contextlib.suppress(FileNotFoundError):
             path.with_name(path.name + suffix).replace(to.with_name(to.name + suffix))
-
-
-def _sync_folder(folder: Path) -> None:
-    """Have what was renamed until now reach the medium before what comes."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _bytes_on_disk(path: Path) -> int:
