@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.core.units import SIZE_UNITS, Duration, Size
+from gateway.core.units import SIZE_UNITS, Duration, Rate, Size
 from gateway.core.words import amount, span
 
 # Measured by `tidegate bench`: a decimal reading on the wire in minute batches with zstd.
@@ -24,7 +24,6 @@ DAY_S: Final = 86400.0
 _RATE: Final = re.compile(r"\s*(\d{1,12}(?:\.\d{1,6})?)\s*(?:/|per\s+)(s|m|min|h|d)\s*")
 _RATE_S: Final = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": DAY_S}
 _LINK: Final = re.compile(r"\s*(\d{1,12}(?:\.\d{1,6})?)\s*(bit|kbit|Mbit|Gbit)/s\s*")
-_LINK_BITS: Final = {"bit": 1, "kbit": 10**3, "Mbit": 10**6, "Gbit": 10**9}
 
 
 def parse_rate(text: str) -> float:
@@ -45,8 +44,8 @@ def parse_link(text: str) -> float:
     >>> parse_link("64kbit/s")
     8000.0
     """
-    if match := _LINK.fullmatch(text):
-        return _some(text, float(match[1]) * _LINK_BITS[match[2]] / 8)
+    if _LINK.fullmatch(text):
+        return _some(text, float(Rate.parse(text)))
     amount, _, per = text.rpartition("/")
     if amount and per.strip() in _RATE_S:
         return _some(text, Size.parse(amount) / _RATE_S[per.strip()])

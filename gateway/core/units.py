@@ -21,7 +21,9 @@ RATE_UNITS: Final = {"bit/s": 0.125, "kbit/s": 125.0, "Mbit/s": 125_000.0, "Gbit
 _NUMBER_UNIT: Final = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*(?:/s)?)\s*")
 
 
-def _parse(text: str, units: dict[str, Any], what: str, example: str) -> float:
+def _parse(text: object, units: dict[str, Any], what: str, example: str) -> float:
+    if not isinstance(text, str):
+        raise ValueError(f'{text!r} is not a {what}; write a string with its unit, like "{example}"')  # noqa: TRY004  msgspec reports ValueError with the path
     match = _NUMBER_UNIT.fullmatch(text)
     if match is None or match[2] not in units:
         raise ValueError(f'{text!r} is not a {what}; write a number with one of {", ".join(units)}, like "{example}"')
@@ -40,8 +42,6 @@ class Duration(float):
     @classmethod
     def parse(cls, text: object) -> Duration:
         """Read `text`; raise ValueError that says what would be right."""
-        if not isinstance(text, str):
-            raise ValueError(f'{text!r} is not a duration; write a string with its unit, like "5s"')  # noqa: TRY004  msgspec reports ValueError with the path
         return cls(_parse(text, DURATION_UNITS, "duration", "5s"))
 
     def __str__(self) -> str:
@@ -68,8 +68,6 @@ class Size(int):
     @classmethod
     def parse(cls, text: object) -> Size:
         """Read `text`; raise ValueError that says what would be right."""
-        if not isinstance(text, str):
-            raise ValueError(f'{text!r} is not a size; write a string with its unit, like "512MiB"')  # noqa: TRY004  msgspec reports ValueError with the path
         return cls(round(_parse(text, SIZE_UNITS, "size", "512MiB")))
 
     def __str__(self) -> str:
@@ -95,8 +93,6 @@ class Rate(float):
     @classmethod
     def parse(cls, text: object) -> Rate:
         """Read `text`; raise ValueError that says what would be right."""
-        if not isinstance(text, str):
-            raise ValueError(f'{text!r} is not a rate; write a string with its unit, like "64kbit/s"')  # noqa: TRY004  msgspec reports ValueError with the path
         return cls(_parse(text, RATE_UNITS, "rate", "64kbit/s"))
 
     def __str__(self) -> str:
