@@ -267,23 +267,29 @@ def log_record(body: bytes) -> Json:
     try:
         found = _read_log_record(body)
     except ValueError:
-        return {"body": {"bytesValue": base64.b64encode(body).decode()}}
+        return {"body": {"bytesValue": _base64(body)}}
     return {key: value for key, value in found.items() if value not in (_NO_TEXT if key in _TEXTS else _DEFAULTS)}
 
 
 def _read_log_record(body: bytes) -> Json:
     found: Json = {}
-    for number, wire_type, value in protobuf.fields(body):
-        name, wanted, read = _LOG_FIELDS.get(number, _UNKNOWN_FIELD)
-        if wanted is None:
-            continue
-        if wire_type != wanted:
-            raise ValueError(f"field {number} has wire type {wire_type}")
+    for name, read, value in _known_fields(body, _LOG_FIELDS):
         if name == "attributes":
             found.setdefault(name, []).append(_key_value(value))
         else:
             found[name] = read(value)
     return found
+
+
+def _known_fields(data: Any, known: dict[int, _Field]) -> Iterator[tuple[str, Callable[[Any], Any], Any]]:
+    """Yield name, reader and value of each field that is known; raise ValueError for one of another wire type."""
+    for number, wire_type, value in protobuf.fields(data):
+        if number not in known:
+            continue
+        name, wanted, read = known[number]
+        if wire_type != wanted:
+            raise ValueError(f"field {number} has wire type {wire_type}")
+        yield name, read, value
 
 
 def _key_value(data: Any, depth: int = 0) -> Json:
@@ -301,13 +307,7 @@ def _any_value(data: Any, depth: int = 0) -> Json:
     if depth > DEPTH_MAX:
         raise ValueError(f"more than {DEPTH_MAX} values inside each other")
     found: Json = {}
-    value: Any
-    for number, wire_type, value in protobuf.fields(data):
-        name, wanted, read = _VALUE_FIELDS.get(number, _UNKNOWN_FIELD)
-        if wanted is None:
-            continue
-        if wire_type != wanted:
-            raise ValueError(f"field {number} of a value has wire type {wire_type}")
+    for name, read, value in _known_fields(data, _VALUE_FIELDS):
         if name in _LISTS:
             items = [_LISTS[name](item, depth + 1) for item in protobuf.messages(value, 1)]
             found = {name: {"values": items}}
@@ -333,8 +333,7 @@ def _float64(value: Any) -> float | str:
 
 
 # Field number → its name in JSON, its wire type, and how its value is read.
-_Field: TypeAlias = "tuple[str, int | None, Callable[[Any], Any]]"
-_UNKNOWN_FIELD: Final[_Field] = ("", None, str)
+_Field: TypeAlias = "tuple[str, int, Callable[[Any], Any]]"
 _LOG_FIELDS: Final[dict[int, _Field]] = {
     1: ("timeUnixNano", protobuf.FIXED64, str),
     2: ("severityNumber", protobuf.VARINT, int),
