@@ -142,10 +142,12 @@ store/                      The shelf: what was accepted is kept here, in SQLite
   writer.py                 Group commit: everything that waits becomes one transaction, then all return
 uplinks/                    Roads: what is held leaves here, fresh first, and is let go only when the far side has it
   budget.py                 Budgets: how many bytes may go over a link in an hour, a day and a month, and how many went
+  clock_wait.py             Waiting for a clock: what is held has no right times yet, and a receiver's answer may bring one
   delivery.py               Delivery: lease, send, and let go only of what the far side has
   guards.py                 What to do after each answer: fine, later, hold, split, refuse; how long to wait
   metered.py                A sender that holds a sender: nothing leaves that is not paid, nor faster than it may
   pacing.py                 How much to send at once and how hard to compress it: decisions from what was measured
+  parked.py                 Leases of which a part was taken, and whose rest has to wait while others go
   requests.py               From a lease to request bodies: decode, repair times, mark, encode, split
   senders.py                Senders: packed requests go out as OTLP/HTTP over one kept connection
   sending.py                From a lease in hand to the far side: encode, then compress and post in the thread

@@ -2,10 +2,10 @@
 
 One uplink is one loop with one thread and one request under way; where answers come at once, the next one stands
 ready behind it. A lease that fails is released before the wait, so that what is freshest by then goes first when the
-link is back; only one of which a part was taken is kept in hand to its end, so that no part is sent twice without need.
+link is back; only one of which a part was taken is kept, in hand or parked, so that no part is sent twice without need.
 
     wait for data → combine → lease → decode, repair, encode → (thread: compress, post) → ack | refuse
-                                          └ try later: release, wait with back-off ┘
+                                      └ try later: release or park, wait with back-off ┘
 
 Every state that a person may ask about stands in `status`; every change of it is logged once.
 """
@@ -17,11 +17,13 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Final
 
-from gateway.core.clock import NS_PER_S, Quality
+from gateway.core.clock import NS_PER_S
 from gateway.core.contracts import TryLaterError
 from gateway.net.interfaces import NetworkWait
+from gateway.uplinks.clock_wait import ClockWait
 from gateway.uplinks.guards import Backoff, HoldError, InTransitError, NotYetError, PassedOnError, UnreachableError
 from gateway.uplinks.pacing import Rounds
+from gateway.uplinks.parked import Parked
 from gateway.uplinks.requests import REJECTED, Hand, NoClockError, RequestBuilder, encoder_of
 from gateway.uplinks.senders import HttpSender
 from gateway.uplinks.sending import Ahead, NotBegunError, Sending
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
 
     from gateway.core.batch import Attributes
     from gateway.core.clock import Clock
-    from gateway.core.contracts import Signal
     from gateway.core.telemetry import Telemetry
     from gateway.store.database import Lease, Store
     from gateway.uplinks.guards import Answer
@@ -49,8 +50,6 @@ FINISH_S: Final = 5.0
 ABORT_S: Final = 1.0
 # The store said that there is something, and there was not: others hold it, or it was let go meanwhile.
 EMPTY_WAIT_S: Final = 0.25
-CLOCK_LOOK_S: Final = 1.0
-PROBE_S: Final = 60.0
 # Requests that are answered sooner than this leave the next one no time to be made ready.
 QUICK_S: Final = 0.1
 # How long everybody else in the event loop waits for us at most while answers are there as soon as we look.
@@ -76,7 +75,6 @@ class Uplink:
         self._settings = settings
         self._store = store
         self._clock = clock
-        self._on_server_time = seams.on_server_time
         self._spending = Spending(settings, store=store, clock=clock)
         self._wire = self._spending.around(seams.wire or HttpSender(settings, version=version, clock=clock))
         encoder = encoder_of(
@@ -89,16 +87,18 @@ class Uplink:
         self._size = self._sending.size
         self._backoff = Backoff(float(settings.retry.initial), float(settings.retry.max), random)
         self._holding = Holding(settings.retry, random)
+        self._parked = Parked(self._holding)
         self._is_down = self._is_quick = self._is_stopping = False
         self._turned_s = float("-inf")
         self._lacked_clock = False
         self._rounds = Rounds(float(settings.batch_interval))
-        self._probe_at_s = 0.0
+        self._clock_wait = ClockWait(
+            store=store, sending=self._sending, on_server_time=seams.on_server_time, watch=self._watch
+        )
         self._tally = Tally(telemetry, settings.name)
         self._network = NetworkWait()
         self._hand: Hand | None = None
         self._ahead: Ahead | None = None
-        self._paused: dict[Signal, Hand] = {}  # begun, and held back with their signals: one of each
         self._status = Status()
 
     async def run(self) -> None:
@@ -113,8 +113,8 @@ class Uplink:
             raise
         finally:
             self._bring_back_ahead(may_have=True)
-            while self._paused:
-                self._store.release(self._paused.popitem()[1].lease, maybe_delivered=True)
+            while (hand := self._parked.pop()) is not None:
+                self._store.release(hand.lease, maybe_delivered=True)
             self._note_speed(is_quick=False)
             self._sending.close()
             self._say("stopped")
@@ -133,8 +133,8 @@ class Uplink:
             "held_back": self._holding.told(),
             "requests": self._wire.requests,
             "bytes_sent": self._wire.bytes_sent,
-            # Of the lease in hand, which is settled as a whole: what a slow road has taken of a large one so far.
-            "in_hand_taken": 0 if self._hand is None else self._hand.delivered,
+            # Of leases in hand, which are settled as a whole: what a slow road has taken of a large one so far.
+            "in_hand_taken": sum(hand.delivered for hand in (self._hand, *self._parked) if hand is not None),
             "compression": self._sending.encoding or "none",
             "batch_readings": self._size.readings,
             **self._spending.told(),
@@ -143,10 +143,12 @@ class Uplink:
     async def _serve(self) -> None:
         while True:
             if self._ahead is None:
-                if not self._store.has_some(self.name) and not self._holding.over(self._paused, _now_s()):
+                if not self._store.has_some(self.name) and not self._parked.has_due(_now_s()):
                     self._say_idle()
                     self._note_speed(is_quick=False)
-                    await self._store.wait_held(self.name)
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(self._parked.left_s(_now_s())):
+                            await self._store.wait_held(self.name)
                     self._rounds.end()
                 await self._combine()
                 await self._spending.prepare()
@@ -177,8 +179,8 @@ class Uplink:
         """Lease what is to go next and deliver it; return it, or None where there was nothing."""
         if self._ahead is not None:
             hand = self._ahead.hand
-        elif over := self._holding.over(self._paused, _now_s()):
-            hand = self._paused.pop(over[0])
+        elif (parked := self._parked.pop_due(_now_s())) is not None:
+            hand = parked
         elif (lease := await self._lease_next()) is not None:
             hand = Hand(lease)
         else:
@@ -194,7 +196,15 @@ class Uplink:
         return lease
 
     async def _deliver(self, hand: Hand) -> None:
-        self._hand, lease = hand, hand.lease
+        self._hand = hand
+        try:
+            await self._bring_to_end(hand)
+        finally:
+            self._hand = None
+
+    async def _bring_to_end(self, hand: Hand) -> None:
+        """Settle `hand`, or give it back, or park it; return when the next may be tried."""
+        lease = hand.lease
         while True:
             error = await self._attempt(hand)
             if error is None:
@@ -217,6 +227,10 @@ class Uplink:
                 # Some of it was taken, and the store knows leases only whole.
                 self._store.release(lease, maybe_delivered=True)
                 raise
+            if error.put_off_s > 0 and self._parked.put_off(hand, until_s=_now_s() + error.put_off_s):
+                # What made a server fail waits by itself: others are sent meanwhile, if they can be.
+                hand.put_last()
+                return
 
     async def _attempt(self, hand: Hand) -> TryLaterError | None:
         """Send what is left of `hand`; return why not all of it could be, for now."""
@@ -275,7 +289,7 @@ class Uplink:
         """
         is_right = self._is_quick and not self._is_down and not self._is_stopping and self._ahead is None
         is_long = hand.is_split or self._size.toll.expected_s(flight.request.readings) >= QUICK_S
-        if not is_right or is_long or self._holding.over(self._paused, _now_s()) or not self._is_much_held():
+        if not is_right or is_long or self._parked.has_due(_now_s()) or not self._is_much_held():
             return
         # Nobody waits for a commit here: the answer to the one under way may be there before that.
         if (lease := await self._lease_next(may_wait=False)) is None:
@@ -391,8 +405,7 @@ class Uplink:
         if self._is_down or self._lacked_clock or was_held:
             self._is_down = self._lacked_clock = False
             self._store.link_up(self.name)
-        if self._on_server_time is not None and hand.server_time_s is not None:
-            self._on_server_time(hand.server_time_s, hand.rtt_s)
+        self._clock_wait.answered(hand.server_time_s, hand.rtt_s)
 
     def _hold(self, error: HoldError, hand: Hand) -> None:
         """Keep a signal back whose way is wrong, and go on with the other."""
@@ -404,9 +417,8 @@ class Uplink:
         wait_s = self._holding.hold(signal, reason, after_s=error.after_s, now_s=_now_s())
         self._say("holding", reason, wait_s)
         self._store.hold(self.name, signal, wait_s)
-        if hand.is_begun and not isinstance(error, NothingTakenError) and signal not in self._paused:
-            self._paused[signal] = hand
-        else:
+        may_go_on = hand.is_begun and not isinstance(error, NothingTakenError)
+        if not (may_go_on and self._parked.hold(hand)):
             self._store.release(hand.lease, maybe_delivered=hand.is_taken)
 
     def _failed(self, error: TryLaterError) -> float:
@@ -439,33 +451,16 @@ class Uplink:
             await asyncio.sleep(wait_s)
 
     async def _wait_for_clock(self, error: NoClockError, wait_s: float) -> None:
-        until_s = _now_s() + wait_s
-        self._say("waiting for the clock", str(error), wait_s)
-        await self._probe()
-        while self._store.timeline.quality is Quality.UNKNOWN and (left_s := until_s - _now_s()) > 0:
-            self._say("waiting for the clock", str(error), left_s)
-            await asyncio.sleep(min(left_s, CLOCK_LOOK_S))
-        # Whatever kept the road closed, what is freshest goes first when it opens.
-        self._lacked_clock = self._store.timeline.quality is Quality.UNKNOWN
-        if not self._lacked_clock:
-            self._store.link_up(self.name)
-
-    async def _probe(self) -> None:
-        """Send an empty request, now and then, for the Date in its answer; its failure costs nothing."""
-        if self._on_server_time is None or _now_s() < self._probe_at_s:
-            return
-        self._probe_at_s = _now_s() + PROBE_S
-        future = self._sending.probe().answer
         try:
-            await self._watch(future)
+            self._lacked_clock = not await self._clock_wait.wait(error, wait_s, say=self._say)
         except asyncio.CancelledError:
-            # The thread may be stuck in it: nothing more is asked of it.
+            # The thread may be stuck in a probe: nothing more is asked of it.
             self._wire.stop()
             self._is_down = True
             raise
-        answer = None if future.exception() else future.result()
-        if answer is not None and answer.server_time_s is not None:
-            self._on_server_time(answer.server_time_s, answer.rtt_s)
+        # Whatever kept the road closed, what is freshest goes first when it opens.
+        if not self._lacked_clock:
+            self._store.link_up(self.name)
 
     async def _flush(self) -> None:
         """At the end, where the link is up: send what is fresh for a moment. The rest is kept anyway."""
@@ -484,7 +479,8 @@ class Uplink:
     def _say_idle(self) -> None:
         """Say that nothing can be sent just now, and why where something is held back."""
         reason, wait_s = self._holding.soonest(_now_s())
-        if not reason and (put_off_s := self._store.put_off_s(self.name)):
+        put_off_s = self._store.put_off_s(self.name) or self._parked.left_s(_now_s())
+        if not reason and put_off_s:
             self._say("waiting", self._status.last_error, put_off_s)
         else:
             self._say("holding" if reason else "idle", reason, wait_s)

@@ -236,6 +236,11 @@ class Hand:
         assert self.parts is not None
         self.parts.extendleft(reversed(halves))
 
+    def put_last(self) -> None:
+        """Have the first part sent after all others."""
+        assert self.parts
+        self.parts.rotate(-1)
+
     def close(self) -> None:
         """Let go of what was made of the lease, where it can be made again as it was: it is the most memory of all."""
         is_whole = not (self.delivered or self.rejected or self.doubted)

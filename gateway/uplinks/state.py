@@ -122,6 +122,10 @@ class Holding:
         self._until_s[signal] = now_s + wait_s
         return wait_s
 
+    def is_held(self, signal: Signal, now_s: float) -> bool:
+        """Whether a signal is held back just now."""
+        return signal in self.reasons and not self.over([signal], now_s)
+
     def over(self, signals: Iterable[Signal], now_s: float) -> list[Signal]:
         """Return those that may be tried again; a timer may be early by as much as a clock's step."""
         return [signal for signal in signals if now_s >= self._until_s[signal] - CLOCK_STEP_S]

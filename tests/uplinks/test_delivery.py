@@ -387,6 +387,29 @@ def test_data_that_makes_the_server_fail_keeps_nobody_waiting(make_road, make_re
     run(main())
 
 
+def test_a_part_that_makes_the_server_fail_keeps_nobody_waiting(make_road, make_readings) -> None:
+    """Though others of its lease were taken: it is the rest that waits, and the other parts and leases go on."""
+
+    async def main() -> None:
+        road = make_road(compression="zstd", batch_readings_max=100)
+        road.wire.judge = refusing(150, status=500)
+        road.store.add(make_readings(1000))
+        task = await road.start(20)
+        assert 850 < road.uplink.status()["in_hand_taken"] < 1000
+        for k in range(1, 120):
+            road.store.add(make_readings(5, start=1000 * k))
+            await asyncio.sleep(4)
+            assert road.store.delivered >= 5 * (k - 1)
+        await asyncio.sleep(300)
+        lost = road.store.ledger["refused"]
+        assert 1 <= lost <= 1000 // PARTS_MAX + 1
+        assert road.store.delivered == 1000 + 5 * 119 - lost
+        assert road.store.maybe_twice >= 50 * 7
+        await road.stop(task)
+
+    run(main())
+
+
 def test_data_that_is_put_off_makes_no_small_requests(make_road, make_readings) -> None:
     """It is held, and fills no request: what is fresh is sent together as ever."""
 
@@ -654,8 +677,10 @@ def test_what_was_taken_of_a_large_lease_is_said(make_road, make_readings) -> No
         road = make_road(TooLargeError("413"), Answer(), *[LATER] * 50)
         assert road.uplink.status()["in_hand_taken"] == 0
         road.store.add(make_readings(10))
-        await road.run_for(20)
+        task = await road.start(20)
         assert road.uplink.status()["in_hand_taken"] == 5
+        await road.stop(task)
+        assert road.uplink.status()["in_hand_taken"] == 0
 
     run(main())
 

@@ -23,6 +23,8 @@ def test_the_one_that_is_tried_next_is_the_one_that_is_told() -> None:
     assert (reason, round(left_s, 6)) == ("no token", round(wait_s, 6))
     assert holding.over([Signal.LOGS], 159.0) == []
     assert holding.over([Signal.LOGS], 161.0) == [Signal.LOGS]
+    assert [holding.is_held(Signal.LOGS, now_s) for now_s in (159.0, 161.0)] == [True, False]
+    assert not holding.is_held(Signal.TRACES, 100.0)
     assert holding.soonest(200.0)[1] == 0
     assert holding.reasons == {Signal.LOGS: "no path", Signal.METRICS: "no token"}
 
