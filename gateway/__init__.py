@@ -155,6 +155,7 @@ uplinks/                    Roads: what is held leaves here, fresh first, and is
   spending.py               An uplink's budget beside its wire, its store and its clock: what pays for requests, and waits
   state.py                  What an uplink knows of itself: what people ask about it, what it counts, which signals it holds back
   verdicts.py               Whether what was refused is given up: a refusal may be about the data, or about a road that takes nothing
+  waits.py                  What an uplink waits for after a failure: time, a network, a clock, a commit, the next window
   worker.py                 One thread for an uplink's blocking work: compress and send
 control/                    Windows: people and servers look in here
   aside.py                  `tidegate quarantine`: what was set aside, for people and for programs

@@ -11,9 +11,11 @@ that dies leaves all of that as spent; one that stops in order gives it back.
 | jumps forwards, and nobody knows whether rightly | stays spent, as if that window were this one                     |
 | is another after a new boot                     | is forgotten: nobody knows how long it was off                    |
 | jumps backwards                                 | stays spent, when it comes back from there too                    |
-| is not known                                    | stays spent; windows of unknown beginning last until it is        |
+| is not known                                    | stays spent, until nothing went for as long as the window lasts   |
 
-Windows are those of UTC. A month may begin on another day than its first, as bills do.
+Windows are those of UTC. A month may begin on another day than its first, as bills do. Where no time server stands
+behind the clock, a little of each window is kept for requests that ask a receiver for the time: one that is spent
+would else never be known to have ended.
 """
 
 from __future__ import annotations
@@ -42,15 +44,21 @@ DRIFT_S: Final = 1.0
 DRIFT_SHARE: Final = 0.02
 # How long to wait where nobody knows when the window ends.
 UNKNOWN_WAIT_S: Final = 60.0
+# What is kept for asking for the time, of a window's limit and at most: a request with its connection takes a sixth.
+PROBES_SHARE: Final = 32
+PROBES_BYTES_MAX: Final = 96 * 1024
+LENGTH_S_MAX: Final = {HOUR: 3600.0, DAY: 86_400.0, MONTH: 31 * 86_400.0}
 COUNT_MAX: Final = 1 << 62
 
 
 class OverBudgetError(NotYetError):
     """The way has cost what it may for now; what was to go needs `size_bytes`."""
 
-    def __init__(self, reason: str, after_s: float, *, size_bytes: int) -> None:
+    def __init__(self, reason: str, after_s: float, *, size_bytes: int, left_bytes: int, is_end_known: bool) -> None:
         super().__init__(reason, after_s)
         self.size_bytes = size_bytes
+        self.left_bytes = left_bytes  # what would still go
+        self.is_end_known = is_end_known
 
 
 class UnwrittenError(NotYetError):
@@ -143,6 +151,10 @@ def decode_note(data: bytes) -> Note | None:
     return note if all(0 <= number <= COUNT_MAX for number in numbers) else None
 
 
+def _for_probes(limit_bytes: int) -> int:
+    return min(PROBES_BYTES_MAX, limit_bytes // PROBES_SHARE)
+
+
 @dataclass(slots=True)
 class _Plan:
     """A note that may be on the disk: how much of what it covers is not spent yet."""
@@ -171,12 +183,19 @@ class Budget:
         for window in self._windows:
             window.spent.spent_bytes += known.ahead_bytes
         self._unsure_bytes = known.ahead_bytes
+        # Since when nothing was spent, by the steady clock: of what an earlier boot spent that is all of this one.
+        moment = now()
+        is_same_boot = known.looked is not None and known.looked.boot == moment.boot
+        self._quiet_since_s = moment.steady_s if is_same_boot else 0.0
 
-    def take(self, size_bytes: int) -> None:
-        """Spend so much, or raise OverBudgetError with nothing spent; UnwrittenError where no note covers it yet."""
+    def take(self, size_bytes: int, *, is_probe: bool = False) -> None:
+        """Spend so much, or raise OverBudgetError with nothing spent; UnwrittenError where no note covers it yet.
+
+        What is kept for them is for those that ask for the time alone: `is_probe`.
+        """
         with self._lock:
             self._look()
-            if (lacking := self._lacking(size_bytes)) is not None:
+            if (lacking := self._lacking(size_bytes, is_probe=is_probe)) is not None:
                 raise lacking
             if not self._covers(size_bytes):
                 self._wanted_bytes = max(self._wanted_bytes, size_bytes)
@@ -187,7 +206,9 @@ class Budget:
     @property
     def largest_bytes(self) -> int:
         """The most that one request can ever cost."""
-        return min((window.limit_bytes for window in self._windows), default=COUNT_MAX)
+        return min(
+            (window.limit_bytes - _for_probes(window.limit_bytes) for window in self._windows), default=COUNT_MAX
+        )
 
     def settle(self, taken_bytes: int, spent_bytes: int) -> None:
         """Take note what a request really cost for which `taken_bytes` had been taken."""
@@ -197,6 +218,7 @@ class Budget:
             self._spend(spent_bytes - taken_bytes)
 
     def _spend(self, size_bytes: int) -> None:
+        self._quiet_since_s = self._now().steady_s
         for window in self._windows:
             window.spent.spent_bytes = max(0, window.spent.spent_bytes + size_bytes)
         for plan in self._plans:
@@ -208,19 +230,34 @@ class Budget:
             self._look()
             return self._lacking(size_bytes)
 
-    def _lacking(self, size_bytes: int) -> OverBudgetError | None:
-        over = [self._over(window, size_bytes) for window in self._windows if size_bytes > window.left_bytes]
+    def _lacking(self, size_bytes: int, *, is_probe: bool = False) -> OverBudgetError | None:
+        left = [(self._left(window, is_probe=is_probe), window) for window in self._windows]
+        least_bytes = min((left_bytes for left_bytes, _ in left), default=0)
+        over = [
+            self._over(window, size_bytes, left_bytes=least_bytes)
+            for left_bytes, window in left
+            if size_bytes > left_bytes
+        ]
         # The one that lasts longest is worth saying.
         return max(over, key=lambda error: error.after_s, default=None)
 
-    def _over(self, window: Window, size_bytes: int) -> OverBudgetError:
+    def _left(self, window: Window, *, is_probe: bool) -> int:
+        now = self._now()
+        is_known = now.is_sure and now.wall_s is not None
+        kept_bytes = 0 if is_probe or is_known else _for_probes(window.limit_bytes)
+        return max(0, window.left_bytes - kept_bytes)
+
+    def _over(self, window: Window, size_bytes: int, *, left_bytes: int) -> OverBudgetError:
         after_s = window.end_in_s(self._now().wall_s)
         what = f"the budget of {Size(window.limit_bytes)} per {window.spent.window} is spent"
-        if after_s is None:
-            unknown = f"{what}, and no clock says when the next begins"
-            return OverBudgetError(unknown, UNKNOWN_WAIT_S, size_bytes=size_bytes)
-        known = f"{what}; the next begins in {span(round(after_s))}"
-        return OverBudgetError(known, max(1.0, after_s), size_bytes=size_bytes)
+        then = "no clock says when the next begins" if after_s is None else f"the next begins in {span(round(after_s))}"
+        return OverBudgetError(
+            f"{what}, and {then}" if after_s is None else f"{what}; {then}",
+            UNKNOWN_WAIT_S if after_s is None else max(1.0, after_s),
+            size_bytes=size_bytes,
+            left_bytes=left_bytes,
+            is_end_known=after_s is not None,
+        )
 
     # Time.
 
@@ -228,6 +265,7 @@ class Budget:
         now, before = self._now(), self._looked
         self._looked = now
         if now.wall_s is None:
+            self._end_quiet_windows(now)
             return
         for window in self._windows:
             spent = window.spent
@@ -239,6 +277,13 @@ class Budget:
             spent.start_s = start_s
             if now.is_sure:
                 spent.sure_s = start_s
+
+    def _end_quiet_windows(self, now: Moment) -> None:
+        """Let windows begin anew that must have ended, though nobody knows when: in all of that time nothing went."""
+        quiet_s = (now.steady_s - self._quiet_since_s) * (1 - DRIFT_SHARE) - DRIFT_S
+        for window in self._windows:
+            if quiet_s >= LENGTH_S_MAX[window.spent.window]:
+                window.spent = Spent(window.spent.window, spent_bytes=self._taken_bytes, sure_s=window.spent.sure_s)
 
     def _is_over(self, window: Window, now: Moment, before: Moment | None) -> bool:
         """Whether a window of which the wall clock says so came to its end; of another boot's nobody knows better."""

@@ -34,7 +34,7 @@ class ClockWait:
         self._sending = sending
         self._on_server_time = on_server_time
         self._watch = watch
-        self._probe_at_s = 0.0
+        self._probed_s = float("-inf")
 
     async def wait(self, error: NoClockError, wait_s: float, *, say: Callable[[str, str, float], None]) -> bool:
         """Return whether there is a clock now, after `wait_s` at the latest; `say` hears state, reason, for how long.
@@ -43,7 +43,7 @@ class ClockWait:
         """
         until_s = _now_s() + wait_s
         say("waiting for the clock", str(error), wait_s)
-        await self._probe()
+        await self.probe()
         while not self._is_known and (left_s := until_s - _now_s()) > 0:
             say("waiting for the clock", str(error), left_s)
             await asyncio.sleep(min(left_s, LOOK_S))
@@ -58,11 +58,11 @@ class ClockWait:
     def _is_known(self) -> bool:
         return self._store.timeline.quality is not Quality.UNKNOWN
 
-    async def _probe(self) -> None:
-        """Send an empty request, now and then, for the Date in its answer; its failure costs nothing."""
-        if self._on_server_time is None or _now_s() < self._probe_at_s:
+    async def probe(self, every_s: float = PROBE_S) -> None:
+        """Send an empty request, once in `every_s`, for the Date in its answer; its failure costs nothing."""
+        if self._on_server_time is None or _now_s() < self._probed_s + every_s:
             return
-        self._probe_at_s = _now_s() + PROBE_S
+        self._probed_s = _now_s()
         future = self._sending.probe().answer
         await self._watch(future)
         answer = None if future.exception() else future.result()

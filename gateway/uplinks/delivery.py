@@ -19,17 +19,17 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.core.clock import NS_PER_S
 from gateway.core.contracts import TryLaterError
-from gateway.net.interfaces import NetworkWait
 from gateway.uplinks.clock_wait import ClockWait
 from gateway.uplinks.guards import Backoff, HoldError, InTransitError, NotYetError, PassedOnError, UnreachableError
 from gateway.uplinks.pacing import Rounds
 from gateway.uplinks.parked import Parked
-from gateway.uplinks.requests import REJECTED, Hand, NoClockError, RequestBuilder, encoder_of
+from gateway.uplinks.requests import REJECTED, Hand, RequestBuilder, encoder_of
 from gateway.uplinks.senders import HttpSender
 from gateway.uplinks.sending import Ahead, NotBegunError, Sending
 from gateway.uplinks.spending import Spending
 from gateway.uplinks.state import Holding, Status, Tally
 from gateway.uplinks.verdicts import NothingTakenError
+from gateway.uplinks.waits import Waits
 from gateway.uplinks.worker import NO_SEAMS, Seams
 
 if TYPE_CHECKING:
@@ -88,15 +88,22 @@ class Uplink:
         self._backoff = Backoff(float(settings.retry.initial), float(settings.retry.max), random)
         self._holding = Holding(settings.retry, random)
         self._parked = Parked(self._holding)
-        self._is_down = self._is_quick = self._is_stopping = False
+        self._is_down = self._is_quick = False
         self._turned_s = float("-inf")
-        self._lacked_clock = False
         self._rounds = Rounds(float(settings.batch_interval))
         self._clock_wait = ClockWait(
             store=store, sending=self._sending, on_server_time=seams.on_server_time, watch=self._watch
         )
+        self._waits = Waits(
+            settings.name,
+            store=store,
+            wire=self._wire,
+            size=self._size,
+            spending=self._spending,
+            clock_wait=self._clock_wait,
+            say=self._say,
+        )
         self._tally = Tally(telemetry, settings.name)
-        self._network = NetworkWait()
         self._hand: Hand | None = None
         self._ahead: Ahead | None = None
         self._status = Status()
@@ -104,11 +111,11 @@ class Uplink:
     async def run(self) -> None:
         """Deliver until cancelled; then end the request under way, send what is fresh, and stop."""
         self._sending.open()
-        self._is_stopping = False
+        self._waits.begin()
         try:
             await self._serve()
         except asyncio.CancelledError:
-            self._is_stopping = True
+            self._waits.is_stopping = True
             await self._flush()
             raise
         finally:
@@ -121,7 +128,7 @@ class Uplink:
 
     def network_up(self) -> None:
         """Take note that this box may have a network again: who waits for one tries now."""
-        self._network.end()
+        self._waits.network.end()
 
     def status(self) -> dict[str, object]:
         """Return what `tidegate status` shows of this uplink, counted since the start."""
@@ -216,13 +223,13 @@ class Uplink:
             wait_s = self._failed(error)
             if not hand.is_begun:
                 self._store.release(lease, maybe_delivered=error.answer_lost, put_off_s=error.put_off_s)
-                await self._wait(error, wait_s)
+                await self._waits.until_again(error, wait_s)
                 return
             try:
                 if error.answer_lost and hand.parts:
                     # It is sent again from the hand: the store hears of it in no other way.
                     await self._store.count_maybe_twice(lease, len(hand.parts[0]))
-                await self._wait(error, wait_s)
+                await self._waits.until_again(error, wait_s)
             except asyncio.CancelledError:
                 # Some of it was taken, and the store knows leases only whole.
                 self._store.release(lease, maybe_delivered=True)
@@ -287,7 +294,7 @@ class Uplink:
 
         The thread then takes it up without waiting for its turn in the loop, which under a flood is long in coming.
         """
-        is_right = self._is_quick and not self._is_down and not self._is_stopping and self._ahead is None
+        is_right = self._is_quick and not self._is_down and not self._waits.is_stopping and self._ahead is None
         is_long = hand.is_split or self._size.toll.expected_s(flight.request.readings) >= QUICK_S
         if not is_right or is_long or self._parked.has_due(_now_s()) or not self._is_much_held():
             return
@@ -402,8 +409,8 @@ class Uplink:
         was_held = self._holding.went(hand.lease.signal)
         if self._is_down or was_held:
             log.info("uplink %s: is back", self.name)
-        if self._is_down or self._lacked_clock or was_held:
-            self._is_down = self._lacked_clock = False
+        if self._is_down or self._waits.lacked_clock or was_held:
+            self._is_down = self._waits.lacked_clock = False
             self._store.link_up(self.name)
         self._clock_wait.answered(hand.server_time_s, hand.rtt_s)
 
@@ -436,40 +443,14 @@ class Uplink:
         bound_s = float(retry.unreachable_max if isinstance(error, UnreachableError) else retry.max)
         return self._backoff.failed(error.after_s, bound_s=bound_s)
 
-    async def _wait(self, error: TryLaterError, wait_s: float) -> None:
-        if isinstance(error, NoClockError):
-            await self._wait_for_clock(error, wait_s)
-            return
-        if isinstance(error, NotYetError):
-            await self._spending.wait(error, say=self._say)
-            return
-        self._say("waiting", str(error), wait_s)
-        self._store.rest(self.name, wait_s)
-        if isinstance(error, UnreachableError | InTransitError):
-            await self._network.sleep(wait_s)
-        else:
-            await asyncio.sleep(wait_s)
-
-    async def _wait_for_clock(self, error: NoClockError, wait_s: float) -> None:
-        try:
-            self._lacked_clock = not await self._clock_wait.wait(error, wait_s, say=self._say)
-        except asyncio.CancelledError:
-            # The thread may be stuck in a probe: nothing more is asked of it.
-            self._wire.stop()
-            self._is_down = True
-            raise
-        # Whatever kept the road closed, what is freshest goes first when it opens.
-        if not self._lacked_clock:
-            self._store.link_up(self.name)
-
     async def _flush(self) -> None:
         """At the end, where the link is up: send what is fresh for a moment. The rest is kept anyway."""
         grace_s = float(self._settings.stop_grace)
-        if self._is_down or not grace_s:
+        if self._is_down or self._waits.is_shut or not grace_s:
             return
         try:
             async with asyncio.timeout(grace_s):
-                while not self._is_down:
+                while not (self._is_down or self._waits.is_shut):
                     lease = await self._deliver_next()
                     if lease is None or lease.lane == "backlog":
                         return

@@ -120,11 +120,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A request's body as it goes on the wire. `encoding` is its Content-Encoding, "" for none."""
+    """A request's body as it goes on the wire. `encoding` is its Content-Encoding, "" for none.
+
+    One that `is_probe` carries nothing and is only there to be answered.
+    """
 
     signal: Signal
     body: bytes
     encoding: str
+    is_probe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,4 +395,4 @@ class Compressing:
     def _send_as(self, request: Request, encoding: str) -> Answer:
         body = self.compress(request, encoding)
         self.size_bytes = len(body)
-        return self.wire.send(Packed(request.signal, body, encoding))
+        return self.wire.send(Packed(request.signal, body, encoding, is_probe=not request.readings))

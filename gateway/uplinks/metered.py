@@ -58,18 +58,20 @@ class Metered:
     def send(self, packed: Packed, /) -> Answer:
         """Send as the wire does; raise OverBudgetError or UnwrittenError with nothing sent."""
         self._before_bytes, self._paced_bytes = self.wire.wire_bytes, 0
-        self._take(self.cost_of(packed))
+        self._take(self.cost_of(packed), is_probe=packed.is_probe)
         try:
+            # A connection costs too: its packets wait for their turn as pieces do.
+            self._wait_for_turn()
             return self.wire.send(packed)
         finally:
             self._settle(self.wire.wire_bytes - self._before_bytes)
 
-    def _take(self, cost: int) -> None:
+    def _take(self, cost: int, *, is_probe: bool) -> None:
         self.last_cost = cost
         if self.budget is not None:
             if cost > self.budget.largest_bytes:
                 raise TooLargeError("one request would cost more than a whole window's budget")
-            self.budget.take(cost)
+            self.budget.take(cost, is_probe=is_probe)
             self._taken_bytes = cost
 
     def _settle(self, spent_bytes: int) -> None:
@@ -87,9 +89,12 @@ class Metered:
 
     def _before_piece(self, piece_bytes: int) -> None:
         self._pay(piece_bytes)
+        self._wait_for_turn()
+        self._pace(piece_bytes)
+
+    def _wait_for_turn(self) -> None:
         if self.rate is not None:
             self.wire.pause(max(0.0, self._free_s - self.now_s()))
-        self._pace(piece_bytes)
 
     def _pace(self, size_bytes: int) -> None:
         """Take note that the line is busy with so much more."""

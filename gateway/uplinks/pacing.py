@@ -26,6 +26,8 @@ NEWEST_SHARE: Final = 0.2
 SPREAD_MIN: Final = 0.1
 CHANGED_TIMES: Final = 3.0
 CHANGED_S: Final = 1.0
+# What a request may be larger than was thought, where it must fit.
+SPARED: Final = 0.8
 CEILING_BYTES_MIN: Final = 16 * 1024
 CEILING_GROWTH: Final = 1.005
 POINT_BYTES: Final = 20
@@ -161,6 +163,13 @@ class BatchSize:
         self.limit = min(self.limit, READINGS_START)
         if in_transit:
             self.limit = max(READINGS_MIN, self.limit / 2)
+
+    def fit(self, share: float) -> bool:
+        """Make requests of this share of their size; return False where they are small already."""
+        if self.limit <= READINGS_MIN:
+            return False
+        self.limit = max(READINGS_MIN, SPARED * share * min(self.limit, self.readings))
+        return True
 
     def was_too_large(self, size_bytes: int) -> None:
         """Stay under half of what the receiver refused; slowly try more, for its limit may be raised.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from gateway.core.clock import NS_PER_S, Quality
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from gateway.core.clock import Clock
     from gateway.store.database import Store
@@ -22,8 +22,11 @@ log = logging.getLogger("tidegate.uplinks")
 
 # A clock may be set meanwhile, and a window end sooner than it seemed.
 LOOK_S: Final = 60.0
-# A request of a few readings, with its connection.
+# A request of a few readings, with its connection; and what is worth the while.
 LEAST_BYTES: Final = 16 * 1024
+SMALL_BYTES: Final = 24 * 1024
+# How often the time is asked for where the budget is spent: that costs too.
+ASK_S: Final = 3600.0
 
 
 class Spending:
@@ -69,18 +72,39 @@ class Spending:
         if not self._budget.covers(max(LEAST_BYTES, 2 * self._metered.last_cost)):
             await self._cover(self._budget)
 
-    async def wait(self, error: NotYetError, *, say: Callable[[str, str, float], None]) -> None:
-        """Return when what `error` was about may be tried again; `say` hears state, reason and for how long."""
+    async def wait_for_commit(self) -> None:
+        """Return when what is to be spent stands on the disk."""
+        assert self._budget is not None
+        await self._cover(self._budget)
+
+    def share_that_fits(self, error: NotYetError) -> float | None:
+        """Return which part of a request would still find room, None where it does not lack any or next to none has."""
+        from gateway.uplinks.budget import OverBudgetError  # noqa: PLC0415  the same
+
+        if not isinstance(error, OverBudgetError) or error.left_bytes < SMALL_BYTES:
+            return None
+        # What a request costs whatever its size is in both.
+        return min(1.0, (error.left_bytes - LEAST_BYTES) / max(1, error.size_bytes - LEAST_BYTES))
+
+    async def wait(
+        self, error: NotYetError, *, say: Callable[[str, str, float], None], ask: Callable[[float], Awaitable[None]]
+    ) -> None:
+        """Return when what `error` was about may be tried again; `say` hears state, reason and for how long.
+
+        `ask` asks the receiver for the time, unless it did so within so many seconds.
+        """
         from gateway.uplinks.budget import OverBudgetError  # noqa: PLC0415  the same
 
         assert self._budget is not None
-        if not isinstance(error, OverBudgetError):
-            await self._cover(self._budget)
-            return
+        assert isinstance(error, OverBudgetError)
         log.info("uplink %s: %s", self._name, error)
         while (left := self._budget.lacking(error.size_bytes)) is not None:
             say("over budget", str(left), left.after_s)
             self._store.rest(self._name, left.after_s)
+            if not left.is_end_known:
+                await ask(ASK_S)
+                if self._moment().wall_s is not None:
+                    continue
             await asyncio.sleep(min(left.after_s, LOOK_S))
         # What is freshest by now goes first.
         self._store.link_up(self._name)

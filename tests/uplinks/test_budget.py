@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import random
 from collections import Counter
 from typing import ClassVar
 
@@ -14,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from gateway.uplinks.budget import (
     AHEAD_BYTES_MAX,
     AHEAD_BYTES_MIN,
+    PROBES_SHARE,
     UNKNOWN_WAIT_S,
     Budget,
     Moment,
@@ -252,19 +254,79 @@ def test_a_time_server_is_believed(time) -> None:
 
 
 def test_without_a_clock_what_is_spent_stays_spent(time) -> None:
-    """However long; and the sentence says what it waits for."""
+    """Until nothing went for as long as its window lasts, and a little for drift: then that must have ended."""
     time.wall_s = None
     budget = opened(time)
-    spend(budget, 1_000_000)
-    time.pass_by(10 * 86_400)
+    most = 1_000_000 - 1_000_000 // PROBES_SHARE
+    spend(budget, most)
+    time.pass_by(3600)
     with pytest.raises(OverBudgetError, match="no clock says when the next begins") as caught:
         budget.take(1)
-    assert caught.value.after_s == UNKNOWN_WAIT_S
+    assert (caught.value.after_s, caught.value.is_end_known) == (UNKNOWN_WAIT_S, False)
     assert budget.told()["per_hour"]["ends_in_s"] is None
     time.wall_s = NOON
+    assert spent(budget) == most
+    time.wall_s = None
+    time.pass_by(100)
+    assert (spent(budget, HOUR), spent(budget, DAY)) == (0, most)
+    budget.take(1000)
+    time.pass_by(86_400 + 2000)
+    # What is under way may still leave.
+    assert (spent(budget, HOUR), spent(budget, DAY)) == (1000, 1000)
+
+
+def test_what_an_earlier_boot_spent_is_over_when_this_one_is_as_old(time) -> None:
+    """A process that starts again in the same boot knows no more than when it started."""
+    time.wall_s = None
+    budget = opened(time)
+    spend(budget, 900_000)
+    note = commit(budget, is_last=True)
+    time.pass_by(3000)
+    again = opened(time, note=note)
+    time.pass_by(3000)
+    assert spent(again) == 900_000
+    time.boot, time.steady_s = "second", 10.0
+    rebooted = opened(time, note=commit(again, is_last=True))
+    assert spent(rebooted) == 900_000
+    time.pass_by(3700)
+    assert (spent(rebooted, HOUR), spent(rebooted, DAY)) == (0, 900_000)
+
+
+def test_without_a_clock_no_hour_has_more_than_its_own(time) -> None:
+    """Wherever it begins: what is spent in a burst is not spent again within an hour of it."""
+    time.wall_s = None
+    budget, went, dice = opened(time, {HOUR: 200_000}), [], random.Random(5)
+    for _ in range(3000):
+        time.pass_by(dice.choice([1, 60, 600, 3900]))
+        size = dice.randrange(1, 30_000)
+        commit(budget)
+        try:
+            budget.take(size)
+        except OverBudgetError:
+            continue
+        budget.settle(size, size)
+        went.append((time.steady_s, size))
+    assert len(went) > 500
+    for at_s, _ in went:
+        assert sum(size for when_s, size in went if at_s <= when_s < at_s + 3600) <= 200_000
+
+
+def test_a_little_is_kept_to_ask_for_the_time(time) -> None:
+    """Where no time server stands behind the clock; nothing of the limit is kept where one does."""
+    time.is_sure = False
+    budget = opened(time)
+    spend(budget, 1_000_000 - 1_000_000 // PROBES_SHARE)
+    commit(budget)
+    with pytest.raises(OverBudgetError) as caught:
+        budget.take(1)
+    assert caught.value.left_bytes == 0
+    budget.take(20_000, is_probe=True)
+    budget.settle(20_000, 20_000)
+    with pytest.raises(OverBudgetError):
+        budget.take(20_000, is_probe=True)
+    time.is_sure = True
+    budget.take(11_250)
     assert spent(budget) == 1_000_000
-    time.pass_by(3600)
-    assert spent(budget) == 0
 
 
 def test_drift_is_no_jump(time) -> None:

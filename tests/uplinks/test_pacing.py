@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.contracts import Priority, Signal
-from gateway.uplinks.pacing import FAST_LEVEL, HARD_BYTES_MAX, HARD_LEVEL, READINGS_MIN, BatchSize, Effort, Rounds
+from gateway.uplinks.pacing import (
+    FAST_LEVEL,
+    HARD_BYTES_MAX,
+    HARD_LEVEL,
+    READINGS_MIN,
+    READINGS_START,
+    SPARED,
+    BatchSize,
+    Effort,
+    Rounds,
+)
 
 
 def test_quick_requests_grow_to_the_bound() -> None:
@@ -180,3 +190,14 @@ def test_a_round_takes_from_each_shelf_once() -> None:
     assert not rounds.is_over
     rounds.end()
     assert rounds.is_over
+
+
+def test_requests_are_made_to_fit_what_is_left() -> None:
+    """With some to spare, and not without end: who is small already waits."""
+    size = BatchSize(readings_max=20_000, bytes_max=1 << 20)
+    assert size.fit(0.5)
+    assert size.readings == SPARED * 0.5 * READINGS_START
+    for _ in range(10):
+        size.fit(0.5)
+    assert size.readings == READINGS_MIN
+    assert not size.fit(0.5)

@@ -7,6 +7,7 @@ import random
 import re
 from collections import Counter
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,8 +18,12 @@ from gateway.uplinks.budget import start_of
 from gateway.uplinks.delivery import Uplink
 from gateway.uplinks.guards import Answer, TryLaterError
 from gateway.uplinks.settings import BudgetSettings, OtlpUplinkSettings
+from gateway.uplinks.spending import SMALL_BYTES
 from gateway.uplinks.worker import Seams
 from hil import virtual_time
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 NOON_S = 1_789_948_800 + 43_200
 HOUR_S, DAY_S = 3600, 86_400
@@ -82,6 +87,7 @@ class Metered:
     settings: OtlpUplinkSettings
     worker: object
     uplink: Uplink | None = None
+    on_server_time: Callable[[int, float], None] | None = None
 
     def start(self) -> asyncio.Task:
         self.uplink = Uplink(
@@ -92,7 +98,11 @@ class Metered:
             clock=self.clock,
             telemetry=Telemetry(),
             random=random.Random(7),
-            seams=Seams(wire=self.link, start_worker=lambda _: self.worker(self.wire)),
+            seams=Seams(
+                wire=self.link,
+                start_worker=lambda _: self.worker(self.wire),
+                on_server_time=lambda unix_s, rtt_s: self.on_server_time and self.on_server_time(unix_s, rtt_s),
+            ),
         )
         return asyncio.create_task(self.uplink.run())
 
@@ -257,6 +267,77 @@ def test_without_a_budget_nothing_is_in_between(make) -> None:
         assert way.uplink.status()["budget"] == {"rate_bit_s": 64_000, "wire_bytes": 0}
         assert way.store.notes.kept is None
         assert way.link.piece_bytes_max == 2000
+        await way.stop(task)
+
+    in_virtual_time(go())
+
+
+def test_what_is_left_is_used_by_smaller_requests(make, make_readings) -> None:
+    """A request that finds no room waits for the next window only where next to nothing would find any."""
+
+    async def go() -> None:
+        way = make(per_hour=Size(175_000))
+        add(way.store, 40_000, make_readings)
+        task = way.start()
+        await asyncio.sleep(HOUR_S - 1)
+        assert way.uplink.status()["state"] == "over budget"
+        (used,) = (size for (window, _), size in way.link.left.items() if window == "hour")
+        assert 175_000 - SMALL_BYTES <= used <= 175_000
+        await way.stop(task)
+
+    in_virtual_time(go())
+
+
+def test_a_stop_does_not_wait_for_the_next_window(make, make_readings) -> None:
+    """What is held is sent by the next run; one that waits for its turn at a rate is another matter."""
+
+    async def go() -> None:
+        way = make(per_hour=Size(64 * 1024))
+        task = way.start()
+        add(way.store, 20_000, make_readings)
+        await asyncio.sleep(60)
+        assert way.uplink.status()["state"] == "over budget"
+        before_s = asyncio.get_running_loop().time()
+        await way.stop(task)
+        assert asyncio.get_running_loop().time() - before_s < 0.1
+        task = way.start()
+        before_s = asyncio.get_running_loop().time()
+        # Not yet at the wait, but about to come to it.
+        await asyncio.sleep(0)
+        await way.stop(task)
+        assert asyncio.get_running_loop().time() - before_s < 0.1
+        way.store.check()
+
+    in_virtual_time(go())
+
+
+def test_who_has_no_clock_and_nothing_left_asks_for_the_time_now_and_then(make, make_readings) -> None:
+    """Out of what is kept for that: else a spent window would never be known to have ended."""
+
+    async def go() -> None:
+        way = make(per_month=Size(2 << 20), wall=5)
+        heard: list[float] = []
+        way.on_server_time = lambda unix_s, rtt_s: heard.append(asyncio.get_running_loop().time())
+        task = way.start()
+        for _ in range(20):
+            add(way.store, 20_000, make_readings)
+        await asyncio.sleep(5 * HOUR_S)
+        assert "no clock says when the next begins" in way.uplink.status()["reason"]
+        probes = [packed for _, packed, _ in way.wire.sent if packed.is_probe]
+        assert 4 <= len(probes) <= 6
+        assert way.link.wire_bytes <= 2 << 20
+        assert way.store.held > 0
+        way.wire.judge = lambda signal, body: Answer(server_time_s=NOON_S + 40 * DAY_S)
+
+        def learn(unix_s: int, rtt_s: float) -> None:
+            heard.append(unix_s)
+            way.clock.wall = unix_s * NS_PER_S
+            way.clock.set_by = unix_s - NOON_S - asyncio.get_running_loop().time()
+            way.store.timeline.observe(way.clock)
+
+        way.on_server_time = learn
+        await asyncio.sleep(HOUR_S + 120)
+        assert heard
         await way.stop(task)
 
     in_virtual_time(go())
