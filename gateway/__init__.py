@@ -122,6 +122,7 @@ store/                      The shelf: what was accepted is kept here, in SQLite
   quota.py                  A bounded stock and several owners: half is for whoever comes first, half is divided evenly
   reached.py                How far the shelf has come, noted in a small file beside it: a log that is cut cannot take that along
   reading.py                Looking at a shelf from outside: `verify` and `read_held`
+  recent.py                 The newest segments, at hand: what keeps up is read from memory, not from the disk
   records.py                The words of the shelf: losses, leases, and where a segment stands
   room.py                   Room on the disk: what is used, what may be used, and who has to go
   runs.py                   Runs: readings of one series with the same flags, side by side
@@ -206,6 +207,7 @@ core/                       Ground: the words that every room speaks
   progress.py               How far long work is, for whoever waits at a terminal
   telemetry.py              The gateway's own counters, numbers that status and Prometheus read
   text.py                   Foreign text made fit for one line of a log or a terminal
+  thinning.py               Thinning: of each series and step of time the first, least, greatest and last reading stand for all
   units.py                  Durations, sizes and rates as people write them
   words.py                  Numbers for people: sizes, time spans, and how many of what
 supervision.py              Keeps parts running: one that fails is started again, one that does not stop keeps nobody waiting

@@ -29,8 +29,8 @@ from gateway.pipeline import Pipeline
 from gateway.store import room as store_room
 from gateway.store.connection import DATABASE
 from gateway.store.database import SeriesBounds, Store, StoreSettings
-from gateway.store.leases import ORDER_SPARE
 from gateway.store.reading import verify
+from gateway.store.recent import ORDER_SPARE
 from gateway.uplinks.delivery import Uplink
 from gateway.uplinks.settings import OtlpUplinkSettings, RetrySettings
 from gateway.uplinks.worker import Seams

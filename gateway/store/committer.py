@@ -42,8 +42,9 @@ if TYPE_CHECKING:
     from gateway.core.clock import Clock
     from gateway.core.telemetry import Telemetry
     from gateway.store.accounts import Accounts, State
-    from gateway.store.leases import Desk, Recent
+    from gateway.store.leases import Desk
     from gateway.store.opening import Opened
+    from gateway.store.recent import Recent
     from gateway.store.room import Room
     from gateway.store.series import SeriesBounds, SeriesRegistry
     from gateway.store.settings import StoreSettings

@@ -20,11 +20,12 @@ from gateway.store.accounts import NOBODY
 from gateway.store.allowance import Allowance
 from gateway.store.committer import Committer, Surroundings
 from gateway.store.connection import DirectoryLock, close_keeping_log, share_cache
-from gateway.store.leases import Desk, Recent, Row
+from gateway.store.leases import Desk
 from gateway.store.membership import account_of, removed_accounts
 from gateway.store.notebook import Notes
 from gateway.store.opening import fetch
 from gateway.store.policy import LaneScheduler
+from gateway.store.recent import Recent, Row
 from gateway.store.records import Lease, LeasedSegment, Loss, Quarantined, SetAside, StoreError, StoreStatus
 from gateway.store.room import Room
 from gateway.store.series import SeriesBounds, SeriesRegistry

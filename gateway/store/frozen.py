@@ -22,10 +22,10 @@ from gateway.store import disks
 from gateway.store.accounts import decode_state, encode_state
 from gateway.store.connection import LOCK, Steps, Transacting, open_writer, schemas, transact
 from gateway.store.evidence import DamagedError, look
-from gateway.store.leases import Row
 from gateway.store.opening import as_closed, fetch, note_closed, read_ledger
 from gateway.store.pagefile import PageFile
 from gateway.store.pages import heads_of, last_value, leaves_of, rows_of
+from gateway.store.recent import Row
 from gateway.store.records import SEQUENCE_END, SHELVES, STATE_ID, StoreError, place
 from gateway.store.unwritten import note_of
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from gateway.store.accounts import Accounts
     from gateway.store.forgetting import Forgetter
-    from gateway.store.leases import Desk, Row
+    from gateway.store.leases import Desk
+    from gateway.store.recent import Row
     from gateway.store.records import Lease
 
 Refusal: TypeAlias = tuple[str, str, str, int, bytes]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import TYPE_CHECKING
 
-from gateway.store.leases import Row
+from gateway.store.recent import Row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,7 +15,7 @@ from gateway.core.batch import MONOTONIC, Batch, LogRecords, distinct
 from gateway.core.contracts import BootId, Priority
 from gateway.store.connection import PAGE_BYTES, Steps, transact
 from gateway.store.drawer import NOTHING, Filing
-from gateway.store.leases import Row
+from gateway.store.recent import Row
 from gateway.store.records import DONE_BY_NOBODY, SEQUENCE_END, STATE_ID, place
 from gateway.store.segments import press_logs, press_metrics, segment_hash
 

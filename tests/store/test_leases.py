@@ -11,9 +11,10 @@ from gateway.core.batch import Batch
 from gateway.core.contracts import BootId, Priority, Signal
 from gateway.store import leases as leases_module
 from gateway.store.allowance import READINGS_MIN, Allowance
-from gateway.store.leases import LOOK_MAX, LOOK_MIN, ORDER_SPARE, READABLE_MAX, Desk, Recent, Row, is_whole
+from gateway.store.leases import LOOK_MAX, LOOK_MIN, Desk, is_whole
 from gateway.store.policy import LaneScheduler
-from gateway.store.records import SEQUENCE_END, place, where_from
+from gateway.store.recent import READABLE_MAX, Recent, Row
+from gateway.store.records import place, where_from
 from gateway.store.segments import encode_metrics
 
 METRICS = (Priority.NORMAL, Signal.METRICS)
@@ -278,27 +279,6 @@ async def test_live_segments_come_from_memory(reader, make_desk) -> None:
     assert reader.reads == reads
 
 
-def test_memory_keeps_the_newest(reader) -> None:
-    """Beyond its bytes the oldest go; below the floor the disk has to be asked."""
-    body = body_of(1)
-    recent = Recent(bytes_max=3 * len(body), floor=1)
-    rows = [Row(place(*METRICS, sequence), 1, 1, len(body)) for sequence in range(1, 6)]
-    recent.add([(row, body, None) for row in rows])
-    assert recent.floor == 3
-    assert recent.size_bytes == 3 * len(body)
-    everything = {"lacking": 2, "limit": 10}
-    assert recent.rows(0, 1 << 63, **everything, newest=False) == rows[2:]
-    assert recent.rows(0, 1 << 63, lacking=2, limit=1, newest=True) == rows[-1:]
-    recent.settle(rows[2].id, 2, all_of=6)
-    recent.settle(rows[3].id, 6, all_of=6)
-    recent.settle(rows[0].id, 6, all_of=6)
-    assert recent.rows(0, 1 << 63, **everything, newest=False) == rows[4:]
-    recent.remove(rows[2].id)
-    recent.add([])
-    assert recent.body(rows[3].id) is None
-    assert recent.size_bytes == len(body)
-
-
 async def test_a_failed_read_gives_everything_back(reader, make_desk) -> None:
     """The next try finds the same."""
     desk = make_desk()
@@ -468,18 +448,6 @@ async def test_small_segments_stay_readable_for_a_while(make_desk) -> None:
     assert by_sequence.pop(1000) is None
     assert set(map(id, by_sequence.values())) == {id(batch)}
     assert len(by_sequence) == READABLE_MAX
-
-
-def test_what_left_behind_one_that_stays_is_forgotten() -> None:
-    """A segment that nobody takes for a month must not make a list of all the others."""
-    recent = Recent(bytes_max=1 << 20, floor=1)
-    rows = [Row(place(*METRICS, number), 1, 1, 10) for number in range(1, 3000)]
-    for row in rows:
-        recent.add([(row, b"body", None)])
-        if row is not rows[0]:
-            recent.remove(row.id)
-    assert len(recent._order) <= ORDER_SPARE + 2
-    assert recent.rows(0, SEQUENCE_END << 4, lacking=1, limit=10, newest=False) == rows[:1]
 
 
 # What the disk allows.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from gateway.core.clock import BootTimes, Quality, Sample, Timeline
 from gateway.core.contracts import Priority, Signal
 from gateway.store.accounts import Accounts, Entry, Removal, Share, State
-from gateway.store.leases import Row
 from gateway.store.opening import decode_boot
 from gateway.store.planning import encode_boot, make_change
+from gateway.store.recent import Row
 from gateway.store.records import Loss, place
 from gateway.store.room import Candidate
 from gateway.store.writer import NewSegment, Sealed
