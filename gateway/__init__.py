@@ -93,6 +93,7 @@ store/                      The shelf: what was accepted is kept here, in SQLite
   accounts.py               Counting: accepted = delivered + held + ledger for each uplink, and the state row it is kept in
   allowance.py              Allowance: how many readings an uplink may lease before the next commit, as the state row on the disk says it
   asides.py                 Files that were set aside for a person to look at: how they are called, how many are kept, which make way
+  asking.py                 Answers about single segments and payloads, over the connection that cannot write
   columns.py                Readings as bytes: run directory, time column, value column, before compression
   committer.py              The one who writes: gathers what waits, makes room, commits, and lets it take effect
   connection.py             SQLite as the shelf uses it: directory lock, pragmas, numbered schema files
@@ -133,6 +134,7 @@ store/                      The shelf: what was accepted is kept here, in SQLite
   settling.py               What becomes of leases: delivered, refused, given back
   shelf.py                  Reading segments for leases, over a connection that cannot write
   snapshots.py              A copy of a shelf that may be in use, as of one moment, made without a lock
+  spans.py                  Spans of numbers that do not meet: a few pairs of first and last
   starting.py               Starting, whatever the last power cut left behind: salvage a shelf that is not whole, say why it cannot be opened
   times.py                  The time column of a segment: steps, shared or ranked times
   trouble.py                What keeps the shelf from writing: a sentence for the status, said in the log when it begins and when it ends
@@ -142,18 +144,21 @@ store/                      The shelf: what was accepted is kept here, in SQLite
   waiting.py                Who waits at the shelf: for room to put something down, or for enough to take away
   writer.py                 Group commit: everything that waits becomes one transaction, then all return
 uplinks/                    Roads: what is held leaves here, fresh first, and is let go only when the far side has it
+  allocation.py             How a budget is shared out: what goes whole, what at longer intervals, what thinned
   budget.py                 Budgets: how many bytes may go over a link in an hour, a day and a month, and how many went
   clock_wait.py             Waiting for a clock: what is held has no right times yet, and a receiver's answer may bring one
   delivery.py               Delivery: lease, send, and let go only of what the far side has
   guards.py                 What to do after each answer: fine, later, hold, split, refuse; how long to wait
   metered.py                A sender that holds a sender: nothing leaves that is not paid, nor faster than it may
+  outages.py                Whether a way is one just now: what failed, since when, and how long to wait for it
   pacing.py                 How much to send at once and how hard to compress it: decisions from what was measured
   parked.py                 Leases of which a part was taken, and whose rest has to wait while others go
   requests.py               From a lease to request bodies: decode, repair times, mark, encode, split
+  scheduling.py             What an uplink with a budget may send just now, and why: measured, then decided by `allocate`
   senders.py                Senders: packed requests go out as OTLP/HTTP over one kept connection
   sending.py                From a lease in hand to the far side: encode, then compress and post in the thread
   settings.py               What can be said of an uplink in the config, and what is refused by name
-  spending.py               An uplink's budget beside its wire, its store and its clock: what pays for requests, and waits
+  spending.py               An uplink's budget beside its wire, store and clock: what pays, what decides what goes, and waits
   state.py                  What an uplink knows of itself: what people ask about it, what it counts, which signals it holds back
   verdicts.py               Whether what was refused is given up: a refusal may be about the data, or about a road that takes nothing
   waits.py                  What an uplink waits for after a failure: time, a network, a clock, a commit, the next window

@@ -75,17 +75,21 @@ _SUM: Final = 7
 class Marks:
     """What readings say of themselves as attributes of their scope, the cheapest place there is.
 
-    `time_quality` is empty for a good time, else "unsynced", "repaired", "estimated" or "arrival".
+    `time_quality` is empty for a good time, else "unsynced", "repaired", "estimated" or "arrival". `diluted_s` is the
+    step in seconds for each of which the first, least, greatest and last reading of a series stand, 0 for all readings.
     """
 
     backfill: bool = False
     time_quality: str = ""
+    diluted_s: int = 0
 
     def attributes(self) -> Attributes:
         """Return them as they leave."""
         marks: list[tuple[str, AttributeValue]] = []
         if self.backfill:
             marks.append(("tidegate.backfill", True))
+        if self.diluted_s:
+            marks.append(("tidegate.diluted", self.diluted_s))
         if self.time_quality:
             marks.append(("tidegate.time.quality", self.time_quality))
         return tuple(marks)

@@ -32,6 +32,7 @@ BOOT_MAX: Final = (1 << 31) - 1
 SLOTS_MAX: Final = 60
 # All shares have to fit the page of the state row, or every commit would write another.
 NOTE_BYTES_MAX: Final = 256
+THINNED_SPANS_MAX: Final = 12
 
 
 class Stage(IntEnum):
@@ -69,6 +70,9 @@ class Share(msgspec.Struct, array_like=True):
     held_by_class: tuple[int, int, int] = (0, 0, 0)
     # The uplink's own, which nobody else reads.
     note: bytes = b""
+    # What was sent in thinned form: first and last row id of what lies side by side, and how many readings that made.
+    thinned: list[tuple[int, int]] = []
+    thinned_readings: int = 0
 
     def hold(self, readings: int, *, priority: Priority) -> None:
         """Hold so many more of a class, or fewer, if negative; the classes make up what is held, whatever comes."""
@@ -122,7 +126,7 @@ class State(msgspec.Struct, array_like=True):
         numbers = [self.commit, self.accepted, self.boot_last_ns, self.log_bytes]
         for share in self.shares:
             numbers += [share.delivered, share.held, share.maybe_twice, share.allowed]
-            numbers += [row_id for span in share.leased for row_id in span]
+            numbers += [share.thinned_readings, *(row_id for span in share.leased + share.thinned for row_id in span)]
             if share.removal is not None:
                 numbers += [share.removal.boot, share.removal.at_ns, share.removal.sequence, share.removal.accepted]
         slots = [share.slot for share in self.shares]

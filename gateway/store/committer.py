@@ -26,7 +26,6 @@ from gateway.store.pace import Pace
 from gateway.store.pages import LOG_HEADER_BYTES
 from gateway.store.planning import encode_boot, make_change, next_state
 from gateway.store.reached import Reached
-from gateway.store.records import where_from
 from gateway.store.settling import Settling
 from gateway.store.starting import is_damage, mark_suspect
 from gateway.store.trouble import Trouble
@@ -475,14 +474,13 @@ class Committer:
             self._recent.remove(segment_id)
         self._recent.add((new.row, new.body, new.readable) for new in work.segments)
         self.newest = [new.row.id for new in work.segments]
-        shelves = {where_from(segment_id)[:2] for segment_id in self.newest}
         for name, desk in self._desks.items():
             # What only others had settled stays hidden where this one has settled it since.
             bit = self.accounts.shares[name].bit
             desk.gone([*(segment_id for segment_id, bits in work.done.items() if bits & bit), *work.removed])
             desk.written()
-            if shelves:
-                desk.arrived(shelves, sum(new.row.size_bytes for new in work.segments))
+            if work.segments:
+                desk.arrived([new.row for new in work.segments])
         self.watchers.look()
         self._telemetry.count("tidegate_store_commits")
 

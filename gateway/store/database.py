@@ -16,15 +16,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from gateway.core.clock import NS_PER_S
+from gateway.store import asking
 from gateway.store.accounts import NOBODY
 from gateway.store.allowance import Allowance
 from gateway.store.committer import Committer, Surroundings
 from gateway.store.connection import DirectoryLock, close_keeping_log, share_cache
-from gateway.store.leases import Desk
+from gateway.store.leases import Desk, Outlook
 from gateway.store.membership import account_of, removed_accounts
 from gateway.store.notebook import Notes
-from gateway.store.opening import fetch
-from gateway.store.policy import LaneScheduler
+from gateway.store.policy import ALL, LaneScheduler, Terms
 from gateway.store.recent import Recent, Row
 from gateway.store.records import Lease, LeasedSegment, Loss, Quarantined, SetAside, StoreError, StoreStatus
 from gateway.store.room import Room
@@ -98,10 +98,14 @@ class Store:
                 scheduler=LaneScheduler(backlog_share=around.settings.backlog_share),
                 damaged=self._settle_damaged,
                 allowance=Allowance(self._ask),
+                thinned=share.thinned,
             )
             for share in opened.accounts.configured
             if share.name != NOBODY
         }
+        for share in opened.accounts.configured:
+            if share.name in self._desks:
+                self._desks[share.name].link_up(opened.state.sequence, held=share.held)
         self._committer = Committer(
             started.writer, opened, around, desks=self._desks, recent=recent, registry=self._registry
         )
@@ -235,15 +239,17 @@ class Store:
         self.pace(interval_s=0, gap_s=0)
         self._committer.want()
 
-    async def lease(self, uplink: str, *, readings_max: int, bytes_max: int, may_wait: bool = True) -> Lease | None:
-        """Return what `uplink` sends next, at least one segment; None when nothing is held for it now.
+    async def lease(
+        self, uplink: str, *, readings_max: int, bytes_max: int, may_wait: bool = True, terms: Terms = ALL
+    ) -> Lease | None:
+        """Return what `uplink` sends next, at least one segment; None when `terms` let nothing go that is held for it.
 
         What may be sent has to stand on the disk first: it may wait for a commit, or without `may_wait` return None.
         """
         await self.settling.wait()
         desk = self._desks[uplink]
         try:
-            lease = await desk.lease(readings_max=readings_max, bytes_max=bytes_max, may_wait=may_wait)
+            lease = await desk.lease(readings_max=readings_max, bytes_max=bytes_max, may_wait=may_wait, terms=terms)
         except sqlite3.DatabaseError as error:
             if not is_damage(error):
                 raise
@@ -291,6 +297,14 @@ class Store:
         """
         self.settling.ack(lease, rejected=rejected, reason=reason, aside=aside)
 
+    def thinned(self, lease: Lease, *, readings: int) -> None:
+        """Take a lease back for which `readings` arrived that stand for all of it.
+
+        All of it is still held, and goes whole when nothing else does; then those were sent twice. If it has to go
+        before that, the ledger says `diluted`.
+        """
+        self.settling.thinned(lease, readings=readings)
+
     def release(self, lease: Lease, *, maybe_delivered: bool, put_off_s: float = 0.0) -> None:
         """Put it back to be sent again, after `put_off_s`; with `maybe_delivered` it counts as possibly sent twice."""
         self.settling.release(lease, maybe_delivered=maybe_delivered, put_off_s=put_off_s)
@@ -335,7 +349,11 @@ class Store:
 
     def link_up(self, uplink: str) -> None:
         """Take note that the road is open again: from now on what arrives is live, what is older is backlog."""
-        self._desks[uplink].link_up(self._committer.next_sequence)
+        self._desks[uplink].link_up(self._committer.next_sequence, held=self._committer.accounts.shares[uplink].held)
+
+    def outlook(self, uplink: str) -> Outlook:
+        """Return what may be held for an uplink, and what came in, as far as is known without looking."""
+        return self._desks[uplink].outlook()
 
     async def tend(self) -> None:
         """Look after age, old boots and the ballast now; it happens by itself every half minute."""
@@ -404,30 +422,13 @@ class Store:
         return list(self._committer.newest)
 
     async def whereabouts(self, ids: Sequence[int]) -> dict[int, dict[str, str]]:
-        """Say where segments (not many) are now, for each uplink: held, sending, settled, or gone from the shelf."""
-        marks = ", ".join("?" * len(ids))
-        rows = await fetch(self._reader, f"SELECT id, done FROM shelf WHERE id IN ({marks})", ids)  # noqa: S608  marks alone
-        done: dict[int, int] = dict(rows)
+        """Say where segments (not many) are now, for each uplink: held, sending, thinned, settled, or gone."""
         shares = self._committer.accounts.shares
-        found: dict[int, dict[str, str]] = {segment_id: {} for segment_id in ids}
-        for segment_id, words in found.items():
-            for name, desk in self._desks.items():
-                if desk.is_leased(segment_id):
-                    words[name] = "sending"
-                elif segment_id not in done:
-                    words[name] = "gone"
-                else:
-                    words[name] = "settled" if done[segment_id] & shares[name].bit else "held"
-        return found
+        return await asking.whereabouts(self._reader, ids, desks=self._desks, shares=shares)
 
     async def quarantined(self, *, limit: int = 20) -> list[Quarantined]:
         """Return the last payloads of which not all could be used, the newest first."""
-        rows = await fetch(
-            self._reader,
-            "SELECT at_ns, source, topic, payload, reason, message FROM quarantine ORDER BY id DESC LIMIT ?",
-            (limit,),
-        )
-        return [Quarantined(at_ns, SetAside(*what)) for at_ns, *what in rows]
+        return await asking.quarantined(self._reader, limit=limit)
 
     def status(self) -> StoreStatus:
         """Return counts in readings, sizes in bytes, and what is wrong."""

@@ -13,7 +13,7 @@ from gateway.store.asides import make_room
 from gateway.store.disks import free_bytes
 from gateway.store.membership import Leftovers, let_go_overdue
 from gateway.store.planning import EVICTED, EXPIRED
-from gateway.store.records import where_from
+from gateway.store.records import SEQUENCE_END, where_from
 from gateway.store.room import find_evictions, find_expired, find_heads, find_settled
 
 if TYPE_CHECKING:
@@ -155,6 +155,8 @@ class Keeper:
             log.warning("%s", sentence)
         self._going = [(EXPIRED, row) for row in expired] + [(UPLINK_REMOVED, row) for row in litter]
         self.oldest = min((where_from(head.id)[2] for head in heads), default=None)
+        for desk in self._desks.values():
+            desk.let_go_below(SEQUENCE_END if self.oldest is None else self.oldest)
         oldest_boot = min((head.boot for head in heads), default=self._timeline.current.boot)
         needed = min([oldest_boot, *(kept.boot for _, kept in self._accounts.kept)])
         if self._timeline.boots[0].boot < needed:

@@ -7,13 +7,14 @@ may be something, and reads on from there.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
 from gateway.core.contracts import BootId, Priority, Signal
-from gateway.store.accounts import NOTE_BYTES_MAX
-from gateway.store.policy import Choice, Lane, LaneScheduler, Order
+from gateway.store.accounts import NOTE_BYTES_MAX, THINNED_SPANS_MAX
+from gateway.store.policy import ALL, Choice, Lane, LaneScheduler, Order, Terms
 from gateway.store.records import SHELVES, Lease, LeasedSegment, place, where_from
 from gateway.store.segments import SegmentError, check_link, read_header
+from gateway.store.spans import Spans
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -28,10 +29,35 @@ if TYPE_CHECKING:
 LOOK_MAX: Final = 512
 LOOK_MIN: Final = 4
 PUT_OFF_MAX: Final = 2048
+# What is thinned is read in one go, for a step may be long; only what is left of it is sent.
+THIN_READINGS_MAX: Final = 1 << 18
+THIN_BYTES_MAX: Final = 1 << 20
 OTHER_END: Final = {Order.NEWEST: Order.OLDEST, Order.OLDEST: Order.NEWEST}
 
 Shelf: TypeAlias = tuple[Priority, Signal]
 Spot: TypeAlias = tuple[Lane, Shelf]
+
+
+class Found(NamedTuple):
+    """Rows of one shelf and lane that may be leased, which were looked for from `from_id` on."""
+
+    rows: list[Row]
+    from_id: int
+    spot: Spot
+    order: Order = Order.OLDEST
+    step_s: float = 0.0
+
+
+class Outlook(NamedTuple):
+    """What may be held for an uplink: where, how much of it is backlog, and how much came in so far of each class.
+
+    What was sent thinned is no backlog. What was let go unsent since the link is up is still counted as some.
+    """
+
+    spots: frozenset[tuple[Lane, Priority]]
+    backlog_readings: int
+    arrived: tuple[int, ...]
+    backlog_share: float
 
 
 class Reader(Protocol):
@@ -57,7 +83,7 @@ class Desk:
     done again.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  by keyword all of them, and what is new has a default
         self,
         name: str,
         *,
@@ -68,6 +94,7 @@ class Desk:
         scheduler: LaneScheduler,
         damaged: Callable[[str, list[Row]], None],
         allowance: Allowance,
+        thinned: Iterable[tuple[int, int]] = (),
     ) -> None:
         self.name = name
         self.allowance = allowance
@@ -77,6 +104,9 @@ class Desk:
         self.has_some.set()
         self.keeps_up = False
         self.notebook: Notebook | None = None
+        self.thinned = Spans(thinned, spans_max=THINNED_SPANS_MAX)  # of row ids
+        self._backlog_readings = self._thinned_readings = 0
+        self._arrived = [0] * len(Priority)
         self.behind_bytes = 0  # what came in and was not leased since it keeps up
         self._bit = bit
         self._reader = reader
@@ -99,6 +129,9 @@ class Desk:
             self._next[Lane.BACKLOG, shelf] = 0
             self._next[Lane.LIVE, shelf] = live_from
             self._maybe[Lane.BACKLOG, shelf] = None
+            self._next[Lane.THINNED, shelf] = 0
+            if self.thinned:
+                self._maybe[Lane.THINNED, shelf] = None
 
     @property
     def leased_readings(self) -> int:
@@ -124,11 +157,18 @@ class Desk:
         """First and last row id of what is in hand, and of what will be as soon as it is read from the disk."""
         return [(lease.segments[0].id, lease.segments[-1].id) for lease in self.leases.values()] + self._taking
 
-    def arrived(self, shelves: Iterable[Shelf], size_bytes: int = 0) -> None:
-        """Take note that a commit put something on `shelves`, so many bytes in all."""
-        self.behind_bytes += size_bytes
-        for shelf in shelves:
-            self._may_have((Lane.LIVE, shelf))
+    def outlook(self) -> Outlook:
+        """Return what is known without looking."""
+        spots = frozenset((lane, priority) for lane, (priority, signal) in self._maybe if signal not in self._held_back)
+        return Outlook(spots, max(0, self._backlog_readings), tuple(self._arrived), self.scheduler.backlog_share)
+
+    def arrived(self, rows: Iterable[Row]) -> None:
+        """Take note of what a commit put on the shelf."""
+        for row in rows:
+            priority, signal, _ = where_from(row.id)
+            self.behind_bytes += row.size_bytes
+            self._arrived[priority] += row.readings
+            self._may_have((Lane.LIVE, (priority, signal)))
         self._changes += 1
 
     def _may_have(self, spot: Spot) -> None:
@@ -137,9 +177,10 @@ class Desk:
         if signal not in self._held_back:
             self.has_some.set()
 
-    def link_up(self, sequence: int) -> None:
-        """From `sequence` on it is live; all before is backlog."""
+    def link_up(self, sequence: int, *, held: int = 0) -> None:
+        """From `sequence` on it is live; all before is backlog, which with what was sent thinned is `held` readings."""
         self.live_from = sequence
+        self._backlog_readings = held - self._thinned_readings
         self.scheduler.link_up()
         for shelf in SHELVES:
             self._next[Lane.LIVE, shelf] = sequence
@@ -203,7 +244,8 @@ class Desk:
 
     def _look_again(self, segment_id: int) -> None:
         priority, signal, sequence = where_from(segment_id)
-        spot: Spot = (Lane.LIVE if sequence >= self.live_from else Lane.BACKLOG, (priority, signal))
+        lane = Lane.LIVE if sequence >= self.live_from else Lane.BACKLOG
+        spot: Spot = (Lane.THINNED if segment_id in self.thinned else lane, (priority, signal))
         self._next[spot] = min(self._next[spot], sequence)
         self._may_have(spot)
 
@@ -216,6 +258,7 @@ class Desk:
         if self.leases.pop(id(lease), None) is None:
             return False
         if settled:
+            self._counted_off(lease)
             self._leased.difference_update(lease.ids())
             self._hidden.update(lease.ids())
             if lease.sent_bytes:
@@ -230,74 +273,103 @@ class Desk:
             self.allowance.give_back(lease.readings, lease.allowed_by)
         return True
 
-    async def lease(self, *, readings_max: int, bytes_max: int, may_wait: bool = True) -> Lease | None:
-        """Return what to send next, or None when there is nothing now.
+    def thin(self, lease: Lease) -> bool:
+        """Take a lease back whose thinned form has arrived; return False where it was given back before.
+
+        It is held as before, and goes whole where nothing else does.
+        """
+        if self.leases.pop(id(lease), None) is None:
+            return False
+        self._counted_off(lease)
+        self._thinned_readings += lease.readings
+        self.scheduler.weighed(lease.lane, lease.segments[0].priority, lease.sent_bytes - lease.size_bytes)
+        self.thinned.add(lease.from_id, lease.segments[-1].id)
+        self.show(lease.ids())
+        return True
+
+    def _counted_off(self, lease: Lease) -> None:
+        if lease.lane == Lane.BACKLOG:
+            self._backlog_readings -= lease.readings
+        elif lease.lane == Lane.THINNED:
+            self._thinned_readings = max(0, self._thinned_readings - lease.readings)
+
+    def let_go_below(self, sequence: int) -> None:
+        """Take note that nothing is held that is older."""
+        for shelf in SHELVES:
+            self.thinned.forget(first=place(*shelf, 0), last=place(*shelf, sequence) - 1)
+
+    async def lease(
+        self, *, readings_max: int, bytes_max: int, may_wait: bool = True, terms: Terms = ALL
+    ) -> Lease | None:
+        """Return what to send next, or None when there is nothing now that `terms` let go.
 
         It may wait for a commit that allows it; without `may_wait` it returns None then too.
         """
         self.allowance.rest(0.0)
         async with self._reading:
-            while (choice := self._choose()) is not None:
-                if (found := await self._find(choice, readings_max, bytes_max)) is None:
+            while (choice := self._choose(terms)) is not None:
+                if (found := await self._find(choice, readings_max, bytes_max, terms)) is None:
                     continue
-                spot, rows, order = found
-                if not self.allowance.covers(sum(row.readings for row in rows)):
+                if not self.allowance.covers(sum(row.readings for row in found.rows)):
                     if not may_wait or not await self.allowance.wait():
                         return None
                     continue
-                lease = await self._take(spot, rows, order, is_fresh=choice.order is Order.NEWEST)
+                lease = await self._take(found, is_fresh=choice.order is Order.NEWEST)
                 if lease is not None:
                     self.leases[id(lease)] = lease
                     self.scheduler.sent(choice.lane, choice.priority, lease.size_bytes)
                     if choice.lane is Lane.LIVE:
                         self.behind_bytes = max(0, self.behind_bytes - lease.size_bytes)
                     return lease
-            self.has_some.clear()
+            if all(signal in self._held_back for _, (_, signal) in self._maybe):
+                self.has_some.clear()
             return None
 
-    def _choose(self) -> Choice | None:
+    def _choose(self, terms: Terms) -> Choice | None:
         held = {lane: [0] * len(Priority) for lane in Lane}
         for lane, (priority, signal) in self._maybe:
-            if signal not in self._held_back:
+            if signal not in self._held_back and terms.may_take(lane, priority):
                 held[lane][priority] = 1
-        return self.scheduler.next(live=held[Lane.LIVE], backlog=held[Lane.BACKLOG])
+        return self.scheduler.next(live=held[Lane.LIVE], backlog=held[Lane.BACKLOG], thinned=held[Lane.THINNED])
 
-    async def _find(self, choice: Choice, readings_max: int, bytes_max: int) -> tuple[Spot, list[Row], Order] | None:
+    async def _find(self, choice: Choice, readings_max: int, bytes_max: int, terms: Terms) -> Found | None:
         for spot in [*self._maybe]:
             lane, (priority, signal) = spot
             if lane is not choice.lane or priority is not choice.priority or signal in self._held_back:
                 continue
             order = OTHER_END[choice.order] if signal in self._other_end else choice.order
+            # What is newest is one segment, and the first that somebody sees.
+            step_s = terms.step_of(lane, priority) if signal is Signal.METRICS and order is Order.OLDEST else 0.0
             if order is Order.NEWEST:
-                rows = await self._look(spot, newest=True)
+                found = await self._look(spot, newest=True)
+            elif step_s:
+                found = await self._look_for(spot, THIN_READINGS_MAX, THIN_BYTES_MAX)
             else:
-                rows = await self._look_for(spot, readings_max, bytes_max)
-            if rows:
-                return spot, rows, order
+                found = await self._look_for(spot, readings_max, bytes_max)
+            if found.rows:
+                return found._replace(order=order, step_s=step_s)
             self._maybe.pop(spot, None)
         return None
 
-    async def _look_for(self, spot: Spot, readings_max: int, bytes_max: int) -> list[Row]:
+    async def _look_for(self, spot: Spot, readings_max: int, bytes_max: int) -> Found:
         """Return the oldest rows that fit in a lease."""
         while True:
-            rows = await self._look(spot, newest=False)
-            fitting = _within(rows, readings_max, bytes_max)
-            if len(fitting) < len(rows) or len(rows) < self._look_rows or self._look_rows == LOOK_MAX:
+            found = await self._look(spot, newest=False)
+            fitting = _within(found.rows, readings_max, bytes_max)
+            if len(fitting) < len(found.rows) or len(found.rows) < self._look_rows or self._look_rows == LOOK_MAX:
                 self._look_rows = min(LOOK_MAX, max(LOOK_MIN, 2 * len(fitting)))
-                return fitting
+                return found._replace(rows=fitting)
             self._look_rows = min(LOOK_MAX, 4 * self._look_rows)
 
-    async def _look(self, spot: Spot, *, newest: bool) -> list[Row]:
+    async def _look(self, spot: Spot, *, newest: bool) -> Found:
         """Return rows that may be leased; none if there are none at all."""
-        lane, (priority, signal) = spot
-        while True:
-            first = self._next[spot]
-            start = place(priority, signal, first)
-            stop = place(priority, signal, self._recent.end if lane is Lane.LIVE else self.live_from)
+        before_id: int | None = None
+        while (window := self._window(spot, before_id=before_id, newest=newest)) is not None:
+            start, stop = window
             changes = self._changes
             unfree = len(self._leased) + len(self._hidden) + len(self._put_off)
             limit = 1 + unfree if newest else self._look_rows
-            in_memory = max(start, place(priority, signal, self._recent.floor))
+            in_memory = max(start, place(*spot[1], self._recent.floor))
             rows: list[Row] = []
             # The disk has no newer one than the newest in memory.
             if newest or start == in_memory:
@@ -306,20 +378,48 @@ class Desk:
                 rows = await self._reader.rows(start, stop, lacking=self._bit, limit=limit, newest=newest)
             if changes != self._changes:
                 continue
-            free = self._free(rows)
+            if free := self._free(rows):
+                return Found(free[:1] if newest else free, start, spot)
             if newest:
-                return free[:1]
-            if free or len(rows) < limit:
-                return free
-            # All of them are on their way already.
-            self._next[spot] = where_from(rows[-1].id)[2] + 1
+                before_id = start
+            else:
+                # All of them are on their way already, or there are no more before what was sent thinned.
+                self._next[spot] = where_from(rows[-1].id)[2] + 1 if len(rows) == limit else stop - place(*spot[1], 0)
+        return Found([], 0, spot)
+
+    def _window(self, spot: Spot, *, before_id: int | None, newest: bool) -> tuple[int, int] | None:
+        """Return the next row ids to look among, from one up to another; None where there are none left.
+
+        From where looking stands on, or with `newest` from `before_id` back, where that is given.
+        """
+        lane, shelf = spot
+        start = place(*shelf, self._next[spot])
+        stop = place(*shelf, self.live_from if lane is Lane.BACKLOG else self._recent.end)
+        stop = stop if before_id is None else min(stop, before_id)
+        if lane is Lane.THINNED:
+            span = self.thinned.beginning(stop - 1) if newest else self.thinned.reaching(start)
+            start, stop = (start, start) if span is None else (max(start, span[0]), min(stop, span[1] + 1))
+        elif newest:
+            while (span := self.thinned.beginning(stop - 1)) is not None and span[1] >= start:
+                if span[1] < stop - 1:
+                    start = span[1] + 1
+                    break
+                stop = span[0]
+        else:
+            while (span := self.thinned.reaching(start)) is not None and span[0] < stop:
+                if span[0] > start:
+                    stop = span[0]
+                    break
+                start = span[1] + 1
+        return (start, stop) if start < stop else None
 
     def _free(self, rows: list[Row]) -> list[Row]:
         """Return those that nobody is sending, that are not about to go, and that are not put off."""
         leased, hidden, put_off = self._leased, self._hidden, self._put_off
         return [row for row in rows if row.id not in leased and row.id not in hidden and row.id not in put_off]
 
-    async def _take(self, spot: Spot, rows: list[Row], order: Order, *, is_fresh: bool) -> Lease | None:
+    async def _take(self, found: Found, *, is_fresh: bool) -> Lease | None:
+        spot, rows = found.spot, found.rows
         ids = [row.id for row in rows]
         self._leased.update(ids)
         allowed_by = self.allowance.take(sum(row.readings for row in rows))
@@ -327,24 +427,24 @@ class Desk:
         self._maybe.pop(spot, None)
         self._maybe[spot] = None
         lane, (_, signal) = spot
-        if order is Order.OLDEST:
+        if found.order is Order.OLDEST:
             self._next[spot] = where_from(ids[-1])[2] + 1
-        found = {segment_id: body for segment_id in ids if (body := self._recent.body(segment_id)) is not None}
-        missing = [segment_id for segment_id in ids if segment_id not in found]
+        bodies = {segment_id: body for segment_id in ids if (body := self._recent.body(segment_id)) is not None}
+        missing = [segment_id for segment_id in ids if segment_id not in bodies]
         if missing:
             # A commit that is planned meanwhile allows others: this one must stand there as leased.
             self._taking = [(ids[0], ids[-1])]
             try:
-                found |= await self._reader.bodies(missing)
+                bodies |= await self._reader.bodies(missing)
             except BaseException:
                 self.show(ids)
                 raise
             finally:
                 self._taking = []
         segments = [
-            _leased(row, found[row.id], self._recent.readable(row.id))
+            _leased(row, bodies[row.id], self._recent.readable(row.id))
             for row in rows
-            if is_whole(row, found.get(row.id))
+            if is_whole(row, bodies.get(row.id))
         ]
         if len(segments) < len(rows):
             whole = {segment.id for segment in segments}
@@ -354,7 +454,7 @@ class Desk:
             self._damaged(self.name, lost)
         if not segments:
             return None
-        return Lease(self.name, lane, segments, signal, allowed_by, is_fresh)
+        return Lease(self.name, lane, segments, signal, allowed_by, is_fresh, found.step_s, found.from_id)
 
 
 def _within(rows: list[Row], readings_max: int, bytes_max: int) -> list[Row]:

@@ -295,6 +295,7 @@ def account_of(accounts: Accounts, name: str, *, leased: int = 0) -> UplinkStatu
         "held_by_class": {priority.name.lower(): share.held_by_class[priority] for priority in Priority},
         "ledger": {reason: entry.readings for reason, entry in lost.items()},
         "maybe_twice": share.maybe_twice,
+        "thinned": share.thinned_readings,
         "leased": leased,
         "losses": [{"reason": reason, **entry._asdict()} for reason, entry in lost.items()],
     }

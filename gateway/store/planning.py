@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from gateway.store.accounts import Accounts, Change, Entry, State
+from gateway.store.accounts import THINNED_SPANS_MAX, Accounts, Change, Entry, State
 from gateway.store.records import where_from
 from gateway.store.room import Candidate, wall_of
+from gateway.store.spans import Spans
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 EVICTED: Final = "evicted_full"
 EXPIRED: Final = "expired_age"
+# Of what went for want of room or age, what is there in thinned form: not all of it is lost.
+DILUTED: Final = "diluted"
 DAMAGED: Final = "damaged"
 BEFORE: Final = "before_uplink"
 
@@ -44,6 +47,7 @@ def make_change(
         change.accepted += loss.readings
         for share in accounts.configured:
             change.lose(share.name, loss.reason, Entry(loss.readings, loss.first_ns, loss.last_ns, now_ns, now_ns))
+    thinned = {share.name: Spans(share.thinned, spans_max=THINNED_SPANS_MAX) for share in accounts.shares.values()}
     for reason, victim in victims:
         first_ns, last_ns = victim.first_ns, victim.last_ns
         if not first_ns:
@@ -51,7 +55,8 @@ def make_change(
         for share in accounts.shares.values():
             if share.wants(victim.sequence) and not (victim.done | done.get(victim.id, 0)) & share.bit:
                 change.add_held(share.name, -victim.readings, priority=where_from(victim.id)[0])
-                change.lose(share.name, reason, Entry(victim.readings, first_ns, last_ns, now_ns, now_ns))
+                why = DILUTED if victim.id in thinned[share.name] else reason
+                change.lose(share.name, why, Entry(victim.readings, first_ns, last_ns, now_ns, now_ns))
     return change
 
 
@@ -75,6 +80,7 @@ def next_state(
         share.leased = desk.spans
         share.allowed = allowed[name]
         share.note = desk.note(share.note, is_last=not log_bytes)
+        share.thinned = [*desk.thinned]
     return State(
         commit=state.commit + 1,
         accepted=after.accepted,

@@ -24,10 +24,11 @@ _CLASS_NAMES: Final = tuple(priority.name.lower() for priority in Priority)
 
 
 class Lane(StrEnum):
-    """Whether data came in since the link is up, or before that."""
+    """Whether data came in since the link is up, or before that, or was sent thinned already."""
 
     LIVE = "live"
     BACKLOG = "backlog"
+    THINNED = "thinned"
 
 
 class Order(StrEnum):
@@ -38,6 +39,31 @@ class Order(StrEnum):
 
 
 _LANES: Final = tuple(Lane)
+_NOTHING: Final = (0,) * len(_CLASSES)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What one lease may take, by lane and class: whether anything, and at which step readings are to be thinned.
+
+    A step of 0 is all of them; what was sent thinned is never thinned again.
+    """
+
+    may: tuple[tuple[bool, ...], ...] = ((True,) * len(_CLASSES),) * len(_LANES)
+    step_s: tuple[tuple[float, ...], ...] = ((0.0,) * len(_CLASSES),) * len(_LANES)
+
+    def may_take(self, lane: Lane, priority: Priority) -> bool:
+        """Whether anything of a class may be leased in a lane."""
+        return self.may[_PLACE[lane]][priority]
+
+    def step_of(self, lane: Lane, priority: Priority) -> float:
+        """Return at which step of so many seconds it is thinned, 0 where it goes whole."""
+        return self.step_s[_PLACE[lane]][priority]
+
+
+_PLACE: Final = {lane: index for index, lane in enumerate(_LANES)}
+ALL: Final = Terms()
+"""No bounds at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +151,7 @@ class LaneScheduler:
     before the others. From then on the live lane flows in order and the backlog, oldest first, has
     `backlog_share` of the bytes as long as both lanes hold something; a lane alone has all of the road.
     Within each lane the classes share by `weights`. A share of 0 sends backlog only while nothing live waits;
-    1, the other way round.
+    1, the other way round. What is there in thinned form already goes last, where nothing else waits.
     """
 
     def __init__(self, *, backlog_share: float = 0.3, weights: Mapping[Priority, float] = CLASS_WEIGHTS) -> None:
@@ -136,7 +162,7 @@ class LaneScheduler:
             raise ValueError("every class has a weight above 0, else it would starve")
         self.backlog_share = backlog_share
         self._lanes = _Turns((1.0 - backlog_share, backlog_share))
-        self._classes = (_Turns(by_class), _Turns(by_class))
+        self._classes = tuple(_Turns(by_class) for _ in _LANES)
         self._bytes = [0, 0]
         self._fresh_owed = [False] * len(_CLASSES)
         self._last: Choice | None = None
@@ -149,14 +175,16 @@ class LaneScheduler:
         self._passed_over: Priority | None = None
         self._bytes = [0, 0]
 
-    def next(self, *, live: Sequence[int], backlog: Sequence[int]) -> Choice | None:
+    def next(self, *, live: Sequence[int], backlog: Sequence[int], thinned: Sequence[int] = _NOTHING) -> Choice | None:
         """Return what to lease next, or None where nothing is held.
 
-        `live[k]` and `backlog[k]` say what may be leased of class `Priority(k)` in that lane: bytes, readings
-        or truth; only whether it is 0 counts. Asking changes no share: `sent` does.
+        `live[k]`, `backlog[k]` and `thinned[k]` say what may be leased of class `Priority(k)` in that lane: bytes,
+        readings or truth; only whether it is 0 counts. Asking changes no share: `sent` does.
         """
         has_live, has_backlog = any(live), any(backlog)
         if not (has_live or has_backlog):
+            if any(thinned):
+                return self._decide(_PLACE[Lane.THINNED], self._classes[-1].next(thinned), Order.OLDEST, "whole")
             self._last, self._why = None, "nothing is held"
             return None
         if self._passed_over is not None:
@@ -191,10 +219,11 @@ class LaneScheduler:
         self._charge(lane, priority, more_bytes)
 
     def _charge(self, lane: Lane | str, priority: Priority, size_bytes: int) -> None:
-        index = 1 if lane == Lane.BACKLOG else 0
-        self._lanes.add(index, size_bytes)
+        index = _PLACE[Lane(lane)]
         self._classes[index].add(priority, size_bytes)
-        self._bytes[index] += size_bytes
+        if lane != Lane.THINNED:
+            self._lanes.add(index, size_bytes)
+            self._bytes[index] += size_bytes
 
     def gave_back(self, lane: Lane | str, priority: Priority, size_bytes: int, *, is_fresh: bool = False) -> None:
         """Take back the charge for a lease that did not arrive: another class goes first now, if there is one.
@@ -215,6 +244,10 @@ class LaneScheduler:
             return f"The newest {what} goes first, because the link has just come up."
         if self._why == "alone":
             return f"The oldest {what} goes next, because the other lane is empty."
+        if self._why == "whole":
+            return (
+                f"The oldest {_CLASS_NAMES[choice.priority]} data that was sent thinned goes whole: nothing else waits."
+            )
         total = sum(self._bytes)
         share = 100.0 * self._bytes[1] / total if total > 0 else 0.0
         return (

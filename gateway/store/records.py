@@ -111,6 +111,8 @@ class Lease:
     signal: Signal
     allowed_by: int = 0  # which commit allowed it (store/allowance)
     is_fresh: bool = False  # in the turn that the newest of its class has before the others
+    step_s: float = 0.0  # at which it is to be thinned; 0: it goes whole
+    from_id: int = 0  # there was nothing else to lease from here on
     sent_bytes: int = 0  # what its requests took on the road: the uplink notes it, shares are counted by it
     readings: int = field(init=False)
     size_bytes: int = field(init=False)
@@ -133,6 +135,7 @@ class UplinkStatus(TypedDict):
     held_by_class: dict[str, int]  # all of `held`
     ledger: dict[str, int]
     maybe_twice: int
+    thinned: int  # sent so far for readings that are still held then; each is in `maybe_twice` too
     leased: int
     losses: list[dict[str, object]]
     removed: NotRequired[bool]  # it is configured no more

@@ -71,6 +71,14 @@ class Settling:
             self.sent[lease.uplink] = self.sent.get(lease.uplink, 0) + lease.readings
             self.count_maybe_twice(lease.uplink, lease.readings)
 
+    def thinned(self, lease: Lease, *, readings: int) -> None:
+        """Take note that `readings` arrived that stand for a lease; see `Store.thinned`."""
+        desk, share = self._desks[lease.uplink], self._accounts.shares[lease.uplink]
+        if desk.thin(lease):
+            share.thinned = [*desk.thinned]
+            share.thinned_readings += readings
+            self.count_maybe_twice(lease.uplink, readings)
+
     def refuse(self, lease: Lease, reason: str, message: str) -> None:
         """Settle a lease as lost; see `Store.refuse`."""
         if self._desks[lease.uplink].close(lease, settled=True):

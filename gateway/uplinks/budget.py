@@ -8,7 +8,7 @@ that dies leaves all of that as spent; one that stops in order gives it back.
 | ----------------------------------------------- | ---------------------------------------------------------------- |
 | comes to the end of the window                  | is forgotten: the next one begins                                 |
 | jumps into another window, forwards, and knows  | the same: it was wrong before                                     |
-| jumps forwards, and nobody knows whether rightly | stays spent, as if that window were this one                     |
+| jumps forwards, and nobody knows whether rightly | stays spent, for as long as either of the two windows lasts       |
 | is another after a new boot                     | is forgotten: nobody knows how long it was off                    |
 | jumps backwards                                 | stays spent, when it comes back from there too                    |
 | is not known                                    | stays spent, until nothing went for as long as the window lasts   |
@@ -30,6 +30,7 @@ import msgspec
 from gateway.core.units import Size
 from gateway.core.words import span
 from gateway.uplinks.guards import NotYetError
+from gateway.uplinks.scheduling import WindowLeft
 from gateway.uplinks.settings import DAY, HOUR, MONTH
 
 if TYPE_CHECKING:
@@ -128,6 +129,16 @@ class Window:
 
     limit_bytes: int
     spent: Spent
+    until_s: float = float("-inf")  # when it ends by the steady clock, whatever the other does meanwhile
+    _set_s: float = 0.0  # when that was found
+
+    def lasts_until(self, until_s: float, now_s: float) -> None:
+        """Take note when it ends by the steady clock, as the wall clock has it now."""
+        self.until_s, self._set_s = until_s, now_s
+
+    def has_lasted(self, now_s: float) -> bool:
+        """Whether it is over by the steady clock, which may be slow."""
+        return now_s + (now_s - self._set_s) * DRIFT_SHARE + DRIFT_S >= self.until_s
 
     @property
     def left_bytes(self) -> int:
@@ -149,6 +160,15 @@ def decode_note(data: bytes) -> Note | None:
         return None
     numbers = [note.ahead_bytes, *(n for one in note.windows for n in (one.start_s, one.spent_bytes, one.sure_s))]
     return note if all(0 <= number <= COUNT_MAX for number in numbers) else None
+
+
+def _has_jumped(now: Moment, before: Moment | None) -> bool:
+    """Whether the wall clock went further since the last look than time did."""
+    assert now.wall_s is not None
+    if before is None or before.wall_s is None:
+        return False
+    passed_s = (now.steady_s - before.steady_s) * (1 + DRIFT_SHARE) + DRIFT_S
+    return now.wall_s - before.wall_s > passed_s
 
 
 def _for_probes(limit_bytes: int) -> int:
@@ -183,6 +203,11 @@ class Budget:
         for window in self._windows:
             window.spent.spent_bytes += known.ahead_bytes
         self._unsure_bytes = known.ahead_bytes
+        looked = known.looked
+        if looked is not None and looked.wall_s is not None:
+            for window in self._windows:
+                end_s = end_of(window.spent.window, window.spent.start_s) if window.spent.start_s else 0
+                window.lasts_until(looked.steady_s + end_s - looked.wall_s, looked.steady_s)
         # Since when nothing was spent, by the steady clock: of what an earlier boot spent that is all of this one.
         moment = now()
         is_same_boot = known.looked is not None and known.looked.boot == moment.boot
@@ -268,15 +293,28 @@ class Budget:
             self._end_quiet_windows(now)
             return
         for window in self._windows:
-            spent = window.spent
-            start_s = start_of(spent.window, now.wall_s, month_begins=self._month_begins)
-            # A clock that comes back to the window in which it was set back has not left that.
-            if start_s > max(spent.start_s, spent.sure_s) and spent.start_s > 0 and self._is_over(window, now, before):
-                # What is under way may still leave in the new one, and what a dead process left may have.
-                spent.spent_bytes = self._taken_bytes + self._unsure_bytes
-            spent.start_s = start_s
-            if now.is_sure:
-                spent.sure_s = start_s
+            self._look_at(window, now, before)
+
+    def _look_at(self, window: Window, now: Moment, before: Moment | None) -> None:
+        assert now.wall_s is not None
+        spent = window.spent
+        start_s = start_of(spent.window, now.wall_s, month_begins=self._month_begins)
+        until_s = now.steady_s + end_of(spent.window, start_s) - now.wall_s
+        is_trusted = now.is_sure or before is None or before.wall_s is None or before.boot != now.boot
+        # A clock that comes back to the window in which it was set back has not left that.
+        is_next = start_s > max(spent.start_s, spent.sure_s) and spent.start_s > 0
+        if is_next and (is_trusted or window.has_lasted(now.steady_s)):
+            # What is under way may still leave in the new one, and what a dead process left may have.
+            spent.spent_bytes = self._taken_bytes + self._unsure_bytes
+            window.lasts_until(until_s, now.steady_s)
+        elif is_next and not _has_jumped(now, before):
+            # Its hours are not over yet by the clock that never steps.
+            return
+        elif is_trusted or until_s > window.until_s:
+            window.lasts_until(until_s, now.steady_s)
+        spent.start_s = start_s
+        if now.is_sure:
+            spent.sure_s = start_s
 
     def _end_quiet_windows(self, now: Moment) -> None:
         """Let windows begin anew that must have ended, though nobody knows when: in all of that time nothing went."""
@@ -284,13 +322,6 @@ class Budget:
         for window in self._windows:
             if quiet_s >= LENGTH_S_MAX[window.spent.window]:
                 window.spent = Spent(window.spent.window, spent_bytes=self._taken_bytes, sure_s=window.spent.sure_s)
-
-    def _is_over(self, window: Window, now: Moment, before: Moment | None) -> bool:
-        """Whether a window of which the wall clock says so came to its end; of another boot's nobody knows better."""
-        if now.is_sure or before is None or before.wall_s is None or before.boot != now.boot:
-            return True
-        passed_s = (now.steady_s - before.steady_s) * (1 + DRIFT_SHARE) + DRIFT_S
-        return before.wall_s + passed_s >= end_of(window.spent.window, window.spent.start_s)
 
     # Around each commit.
 
@@ -331,6 +362,17 @@ class Budget:
         """Spend without a note until one is written: the disk takes none."""
         with self._lock:
             self._is_mute = True
+
+    def windows(self) -> list[WindowLeft]:
+        """Return what is left of those windows whose end is known."""
+        with self._lock:
+            self._look()
+            wall_s = self._now().wall_s
+            return [
+                WindowLeft(window.spent.window, self._left(window, is_probe=False), end_in_s)
+                for window in self._windows
+                if (end_in_s := window.end_in_s(wall_s)) is not None
+            ]
 
     def told(self) -> dict[str, dict[str, object]]:
         """Return limits and what was spent, as `tidegate status` shows it."""

@@ -19,15 +19,17 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.core.clock import NS_PER_S
 from gateway.core.contracts import TryLaterError
+from gateway.store.policy import ALL
 from gateway.uplinks.clock_wait import ClockWait
-from gateway.uplinks.guards import Backoff, HoldError, InTransitError, NotYetError, PassedOnError, UnreachableError
+from gateway.uplinks.guards import HoldError
+from gateway.uplinks.outages import Outages
 from gateway.uplinks.pacing import Rounds
 from gateway.uplinks.parked import Parked
 from gateway.uplinks.requests import REJECTED, Hand, RequestBuilder, encoder_of
 from gateway.uplinks.senders import HttpSender
 from gateway.uplinks.sending import Ahead, NotBegunError, Sending
 from gateway.uplinks.spending import Spending
-from gateway.uplinks.state import Holding, Status, Tally
+from gateway.uplinks.state import Status, Tally
 from gateway.uplinks.verdicts import NothingTakenError
 from gateway.uplinks.waits import Waits
 from gateway.uplinks.worker import NO_SEAMS, Seams
@@ -52,6 +54,8 @@ ABORT_S: Final = 1.0
 EMPTY_WAIT_S: Final = 0.25
 # Requests that are answered sooner than this leave the next one no time to be made ready.
 QUICK_S: Final = 0.1
+# So often it is looked what may be spent, where nothing is.
+PACE_LOOK_S: Final = 5.0
 # How long everybody else in the event loop waits for us at most while answers are there as soon as we look.
 TURN_S: Final = 0.003
 
@@ -80,15 +84,18 @@ class Uplink:
         encoder = encoder_of(
             settings.protocol, series=store.series, gateway_attributes=gateway_attributes, version=version
         )
-        builder = RequestBuilder(timeline=store.timeline, encoder=encoder)
+        builder = RequestBuilder(timeline=store.timeline, encoder=encoder, counts_series=self._spending.is_bound)
         self._sending = Sending(
             settings, wire=self._wire, builder=builder, start_worker=seams.start_worker, clock=clock, random=random
         )
         self._size = self._sending.size
-        self._backoff = Backoff(float(settings.retry.initial), float(settings.retry.max), random)
-        self._holding = Holding(settings.retry, random)
-        self._parked = Parked(self._holding)
-        self._is_down = self._is_quick = False
+        self._status = Status()
+        self._tally = Tally(telemetry, settings.name)
+        self._outages = Outages(
+            settings.name, settings.retry, random=random, size=self._size, status=self._status, tally=self._tally
+        )
+        self._parked = Parked(self._outages.holding)
+        self._is_quick = False
         self._turned_s = float("-inf")
         self._rounds = Rounds(float(settings.batch_interval))
         self._clock_wait = ClockWait(
@@ -103,10 +110,9 @@ class Uplink:
             clock_wait=self._clock_wait,
             say=self._say,
         )
-        self._tally = Tally(telemetry, settings.name)
+        self._terms = ALL
         self._hand: Hand | None = None
         self._ahead: Ahead | None = None
-        self._status = Status()
 
     async def run(self) -> None:
         """Deliver until cancelled; then end the request under way, send what is fresh, and stop."""
@@ -136,8 +142,8 @@ class Uplink:
             "type": "otlp",
             "endpoint": self._settings.endpoint,
             **self._status.told(now_ns=self._clock.monotonic_ns()),
-            "attempt": max(self._backoff.failures, self._holding.failures),
-            "held_back": self._holding.told(),
+            "attempt": self._outages.attempt,
+            "held_back": self._outages.holding.told(),
             "requests": self._wire.requests,
             "bytes_sent": self._wire.bytes_sent,
             # Of leases in hand, which are settled as a whole: what a slow road has taken of a large one so far.
@@ -159,6 +165,8 @@ class Uplink:
                     self._rounds.end()
                 await self._combine()
                 await self._spending.prepare()
+                if await self._is_kept():
+                    continue
             if await self._deliver_next() is None:
                 self._say_idle()
                 await asyncio.sleep(EMPTY_WAIT_S)
@@ -171,7 +179,7 @@ class Uplink:
         if left_s > 0:
             self._say("combining")
             # What is held back or put off counts as held, and fills no request.
-            may_fill = not (self._holding.reasons or self._store.put_off_s(self.name))
+            may_fill = not (self._outages.holding.reasons or self._store.put_off_s(self.name))
             if not (may_fill and self._is_much_held()):
                 # Nobody is to wait for a road that itself waits for more.
                 self._note_speed(is_quick=False)
@@ -181,6 +189,20 @@ class Uplink:
                 async with asyncio.timeout(left_s):
                     await (self._store.wait_for_readings(self.name, enough) if may_fill else asyncio.sleep(left_s))
         self._rounds.begin(_now_s())
+
+    async def _is_kept(self) -> bool:
+        """Wait a little where what may be spent lets nothing go that is held; return whether it did."""
+        decision = self._spending.decide()
+        if decision is None:
+            return False
+        self._terms = decision.terms
+        if decision.wait_s <= 0 or self._parked.has_due(_now_s()):
+            return False
+        self._say("pacing", decision.why, decision.wait_s)
+        self._store.rest(self.name, decision.wait_s)
+        # What comes meanwhile may be of a class that is let go.
+        await asyncio.sleep(min(decision.wait_s, PACE_LOOK_S))
+        return True
 
     async def _deliver_next(self) -> Lease | None:
         """Lease what is to go next and deliver it; return it, or None where there was nothing."""
@@ -197,7 +219,9 @@ class Uplink:
 
     async def _lease_next(self, *, may_wait: bool = True) -> Lease | None:
         readings_max, bytes_max = self._size.readings, int(self._settings.request_bytes_max)
-        lease = await self._store.lease(self.name, readings_max=readings_max, bytes_max=bytes_max, may_wait=may_wait)
+        lease = await self._store.lease(
+            self.name, readings_max=readings_max, bytes_max=bytes_max, may_wait=may_wait, terms=self._terms
+        )
         if lease is not None and lease.lane == "live" and lease.readings * 2 < readings_max:
             self._rounds.take(lease.signal, lease.segments[0].priority)
         return lease
@@ -208,6 +232,7 @@ class Uplink:
             await self._bring_to_end(hand)
         finally:
             self._hand = None
+            self._spending.charge(hand)
 
     async def _bring_to_end(self, hand: Hand) -> None:
         """Settle `hand`, or give it back, or park it; return when the next may be tried."""
@@ -220,9 +245,9 @@ class Uplink:
             if isinstance(error, HoldError):
                 self._hold(error, hand)
                 return
-            wait_s = self._failed(error)
-            if not hand.is_begun:
-                self._store.release(lease, maybe_delivered=error.answer_lost, put_off_s=error.put_off_s)
+            wait_s = self._outages.failed(error)
+            if not hand.is_begun or hand.is_thinned:
+                self._give_back(hand, maybe_delivered=error.answer_lost, put_off_s=error.put_off_s)
                 await self._waits.until_again(error, wait_s)
                 return
             try:
@@ -294,7 +319,13 @@ class Uplink:
 
         The thread then takes it up without waiting for its turn in the loop, which under a flood is long in coming.
         """
-        is_right = self._is_quick and not self._is_down and not self._waits.is_stopping and self._ahead is None
+        is_right = (
+            self._is_quick
+            and not self._outages.is_down
+            and not self._spending.is_bound
+            and not self._waits.is_stopping
+            and self._ahead is None
+        )
         is_long = hand.is_split or self._size.toll.expected_s(flight.request.readings) >= QUICK_S
         if not is_right or is_long or self._parked.has_due(_now_s()) or not self._is_much_held():
             return
@@ -321,7 +352,7 @@ class Uplink:
         if ahead is not None:
             ahead.flight.wanted = False
             ahead.flight.answer.cancel()
-            self._store.release(ahead.hand.lease, maybe_delivered=may_have)
+            self._give_back(ahead.hand, maybe_delivered=may_have)
 
     async def _watch(self, answer: asyncio.Future[Answer]) -> None:
         """Return when there is an answer; others have their turn now and then even if there is one at once."""
@@ -368,7 +399,7 @@ class Uplink:
         late = (await asyncio.wait(answers, timeout=max(0.0, within_s)))[1] if answers else set()
         if late:
             self._wire.stop()
-            self._is_down = True
+            self._outages.is_down = True
             await asyncio.wait(late, timeout=ABORT_S)
 
     def _conclude(self, hand: Hand, flight: Flight | None, *, may_have: bool = False) -> None:
@@ -384,9 +415,19 @@ class Uplink:
             except NotBegunError:
                 pass
         if hand.parts is None or hand.parts:
-            self._store.release(hand.lease, maybe_delivered=may_have or hand.is_begun)
+            self._give_back(hand, maybe_delivered=may_have or (hand.is_begun and not hand.is_thinned))
         else:
             self._settle(hand)
+
+    def _give_back(self, hand: Hand, *, maybe_delivered: bool, put_off_s: float = 0.0) -> None:
+        """Have a lease sent again, and say how much of it may be there already."""
+        if hand.is_thinned:
+            # Of what stands for a lease nobody has more than that.
+            waiting = hand.lease.readings if hand.parts is None else sum(map(len, hand.parts))
+            if readings := hand.delivered + maybe_delivered * waiting:
+                self._store.note_maybe_twice(hand.lease, readings)
+        may_have = maybe_delivered and not hand.is_thinned
+        self._store.release(hand.lease, maybe_delivered=may_have, put_off_s=put_off_s)
 
     def _settle(self, hand: Hand) -> None:
         """Tell the store what became of the whole lease."""
@@ -394,6 +435,10 @@ class Uplink:
         assert not hand.doubted
         if hand.is_begun:
             self._answered(hand)
+        if hand.is_thinned:
+            # What was refused of it, or cannot be read, is counted when the rest goes.
+            self._store.thinned(hand.lease, readings=hand.delivered)
+            return
         if hand.message and hand.rejected and self._status.is_news(hand.message, _now_s()):
             log.warning("uplink %s: %s", self.name, hand.verdict())
         if hand.lost and not hand.delivered and REJECTED not in hand.rejected:
@@ -405,52 +450,29 @@ class Uplink:
         """Note that the far side is there and takes what it is sent, or says why not."""
         self._status.answered(hand, now_ns=self._clock.wall_ns())
         self._tally.sent(hand.delivered)
-        self._backoff.succeeded()
-        was_held = self._holding.went(hand.lease.signal)
-        if self._is_down or was_held:
-            log.info("uplink %s: is back", self.name)
-        if self._is_down or self._waits.lacked_clock or was_held:
-            self._is_down = self._waits.lacked_clock = False
+        if self._outages.answered(hand.lease.signal) or self._waits.lacked_clock:
+            self._waits.lacked_clock = False
             self._store.link_up(self.name)
         self._clock_wait.answered(hand.server_time_s, hand.rtt_s)
 
     def _hold(self, error: HoldError, hand: Hand) -> None:
         """Keep a signal back whose way is wrong, and go on with the other."""
-        signal, reason = hand.lease.signal, str(error)
-        if reason != self._holding.reasons.get(signal):
-            log.warning("uplink %s: %s are held back: %s", self.name, signal.name.lower(), reason)
-        self._status.last_error = reason
-        self._tally.failed("hold")
-        wait_s = self._holding.hold(signal, reason, after_s=error.after_s, now_s=_now_s())
-        self._say("holding", reason, wait_s)
+        signal = hand.lease.signal
+        wait_s = self._outages.held(error, signal, now_s=_now_s())
+        self._say("holding", str(error), wait_s)
         self._store.hold(self.name, signal, wait_s)
-        may_go_on = hand.is_begun and not isinstance(error, NothingTakenError)
+        may_go_on = hand.is_begun and not hand.is_thinned and not isinstance(error, NothingTakenError)
         if not (may_go_on and self._parked.hold(hand)):
-            self._store.release(hand.lease, maybe_delivered=hand.is_taken)
-
-    def _failed(self, error: TryLaterError) -> float:
-        """Note a failure; return how long to wait, in seconds."""
-        if isinstance(error, NotYetError):
-            return error.after_s
-        reason = str(error)
-        if reason != self._status.last_error or not self._is_down:
-            log.warning("uplink %s: %s", self.name, reason)
-        self._status.last_error = reason
-        self._is_down = True
-        self._size.failed(in_transit=isinstance(error, InTransitError | PassedOnError))
-        self._tally.failed("throttled" if error.after_s else "later")
-        retry = self._settings.retry
-        bound_s = float(retry.unreachable_max if isinstance(error, UnreachableError) else retry.max)
-        return self._backoff.failed(error.after_s, bound_s=bound_s)
+            self._give_back(hand, maybe_delivered=hand.is_taken and not hand.is_thinned)
 
     async def _flush(self) -> None:
         """At the end, where the link is up: send what is fresh for a moment. The rest is kept anyway."""
         grace_s = float(self._settings.stop_grace)
-        if self._is_down or self._waits.is_shut or not grace_s:
+        if self._outages.is_down or self._waits.is_shut or not grace_s:
             return
         try:
             async with asyncio.timeout(grace_s):
-                while not (self._is_down or self._waits.is_shut):
+                while not (self._outages.is_down or self._waits.is_shut):
                     lease = await self._deliver_next()
                     if lease is None or lease.lane == "backlog":
                         return
@@ -459,7 +481,7 @@ class Uplink:
 
     def _say_idle(self) -> None:
         """Say that nothing can be sent just now, and why where something is held back."""
-        reason, wait_s = self._holding.soonest(_now_s())
+        reason, wait_s = self._outages.holding.soonest(_now_s())
         put_off_s = self._store.put_off_s(self.name) or self._parked.left_s(_now_s())
         if not reason and put_off_s:
             self._say("waiting", self._status.last_error, put_off_s)

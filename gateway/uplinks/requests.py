@@ -15,15 +15,16 @@ import numpy as np
 
 from gateway.codecs.otlp import NO_MARKS, Marks, ProtobufEncoder
 from gateway.core.batch import DEVICE_TIME_REJECTED, KIND_MASK, MONOTONIC, Batch, LogRecords
-from gateway.core.clock import Quality
+from gateway.core.clock import NS_PER_S, Quality
 from gateway.core.contracts import Signal
+from gateway.core.thinning import thin
 from gateway.core.words import plural
 from gateway.store.segments import HASH_BYTES, SegmentError, decode_logs, decode_metrics, press_logs, press_metrics
 from gateway.uplinks.guards import TOO_LARGE_STATUS, NotYetError
 from gateway.uplinks.settings import HTTP_JSON
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from random import Random
 
     import numpy.typing as npt
@@ -52,6 +53,10 @@ _WORDS: Final = {
     Quality.ESTIMATED: "estimated",
 }
 ARRIVAL: Final = "arrival"
+
+# Readings that are decoded at once on the way to being thinned, and thinned pieces that wait before they become one.
+DECODED_MAX: Final = 32_768
+THINNED_PIECES_MAX: Final = 8
 
 # A clock that comes is noticed at once; this is how often all is decoded again without one.
 CLOCK_POLL_S: Final = 60.0
@@ -151,6 +156,7 @@ class Hand:
     doubted: list[tuple[StatusRefusedError, Part]] = field(default_factory=list)  # and perhaps not to be given up
     refusals: int = 0  # since a part of it was taken
     maybe_taken: int = 0  # by a server that failed, and sent again; not counted yet
+    series: int = 0  # in the parts, where that was looked at
 
     @property
     def is_begun(self) -> bool:
@@ -161,6 +167,11 @@ class Hand:
     def is_taken(self) -> bool:
         """Whether a request of it was taken."""
         return self.delivered > 0 or REJECTED in self.rejected
+
+    @property
+    def is_thinned(self) -> bool:
+        """Whether only what stands for the lease is sent: all of it is held as before, whatever becomes of that."""
+        return self.lease.step_s > 0
 
     @property
     def is_split(self) -> bool:
@@ -290,15 +301,16 @@ def encoder_of(
 class RequestBuilder:
     """Makes parts of leases and bodies of parts. For one thread."""
 
-    def __init__(self, *, timeline: Repair, encoder: Encoder) -> None:
+    def __init__(self, *, timeline: Repair, encoder: Encoder, counts_series: bool = False) -> None:
         self._timeline = timeline
+        self._counts_series = counts_series
         self._encoder = encoder
         self.empty = encoder.empty
 
     def open(self, hand: Hand) -> Sequence[Part]:
         """Fill `hand.parts` and return them; raise NoClockError, with nothing changed, while times are not known."""
         lease = hand.lease
-        is_backfill = lease.lane == "backlog"
+        is_backfill = lease.lane != "live"
         rejected: dict[str, tuple[int, str]] = {}
         part: Part
         if lease.signal is Signal.LOGS:
@@ -307,10 +319,17 @@ class RequestBuilder:
             part = LogsPart(LogRecords.join(found for _, found in records), marks)
         else:
             assert lease.signal is Signal.METRICS, lease.signal
-            batches = self._decode(lease.segments, _columns_of, rejected)
-            part = MetricsPart(self._group(batches, rejected, is_backfill=is_backfill))
+            by_word = self._thin(lease, rejected) if lease.step_s else self._by_word(lease.segments, rejected)
+            part = MetricsPart(
+                [
+                    (_merge(pieces), Marks(backfill=is_backfill, time_quality=word, diluted_s=int(lease.step_s)))
+                    for word, pieces in sorted(by_word.items())
+                ]
+            )
         for reason, (readings, message) in rejected.items():
             hand.reject(readings, reason, message)
+        if self._counts_series and isinstance(part, MetricsPart):
+            hand.series = sum(len(batch.run_starts()) for batch, _ in part.groups)
         parts = [part] if len(part) else []
         hand.parts = deque(parts)
         return parts
@@ -335,21 +354,25 @@ class RequestBuilder:
                 _add(rejected, DAMAGED, segment.readings, f"segment {segment.sequence}: {error}")
         return found
 
-    def _group(
-        self,
-        batches: Sequence[tuple[LeasedSegment, Batch]],
-        rejected: dict[str, tuple[int, str]],
-        *,
-        is_backfill: bool,
-    ) -> Groups:
-        """Return readings with Unix times by their marks, each in order of series and kind."""
+    def _thin(self, lease: Lease, rejected: dict[str, tuple[int, str]]) -> dict[str, list[Batch]]:
+        """Return what stands for a lease, by marks: some segments at a time, since a step may be long."""
+        step_ns = int(lease.step_s * NS_PER_S)
+        thinned: dict[str, list[Batch]] = {}
+        for some in _portions(lease.segments):
+            for word, pieces in self._by_word(some, rejected).items():
+                kept = [*thinned.get(word, []), thin(Batch.join(pieces), step_ns)]
+                thinned[word] = [thin(Batch.join(kept), step_ns)] if len(kept) > THINNED_PIECES_MAX else kept
+        return {word: [thin(Batch.join(pieces), step_ns)] for word, pieces in thinned.items()}
+
+    def _by_word(
+        self, segments: Sequence[LeasedSegment], rejected: dict[str, tuple[int, str]]
+    ) -> dict[str, list[Batch]]:
+        """Return readings with Unix times by their marks."""
         by_word: dict[str, list[Batch]] = {}
-        for segment, batch in batches:
+        for segment, batch in self._decode(segments, _columns_of, rejected):
             for word, piece in self._repair(segment.boot, batch, rejected):
                 by_word.setdefault(word, []).append(piece)
-        return [
-            (_merge(pieces), Marks(backfill=is_backfill, time_quality=word)) for word, pieces in sorted(by_word.items())
-        ]
+        return by_word
 
     def _repair(self, boot: BootId, batch: Batch, rejected: dict[str, tuple[int, str]]) -> list[tuple[str, Batch]]:
         is_monotonic = (batch.flags & MONOTONIC) != 0
@@ -373,6 +396,19 @@ class RequestBuilder:
         found += [(ARRIVAL, stamped.take(was_rejected))]
         rest = stamped.take(~was_rejected)
         return [*found, ("", rest)] if len(rest) else found
+
+
+def _portions(segments: Sequence[LeasedSegment]) -> Iterator[list[LeasedSegment]]:
+    """Return segments in groups of about so many readings as may be decoded at once."""
+    portion: list[LeasedSegment] = []
+    readings = 0
+    for segment in segments:
+        if portion and readings + segment.readings > DECODED_MAX:
+            yield portion
+            portion, readings = [], 0
+        portion.append(segment)
+        readings += segment.readings
+    yield portion
 
 
 def _columns_of(segment: LeasedSegment) -> Batch:

@@ -1,4 +1,4 @@
-"""An uplink's budget beside its wire, its store and its clock: what pays for requests, and waits. Must not send."""
+"""An uplink's budget beside its wire, store and clock: what pays, what decides what goes, and waits. Must not send."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from gateway.uplinks.budget import Budget, Moment
     from gateway.uplinks.guards import MeteredWire, NotYetError, Wire
     from gateway.uplinks.metered import Metered
+    from gateway.uplinks.requests import Hand
+    from gateway.uplinks.scheduling import Decision, Scheduler
     from gateway.uplinks.settings import OtlpUplinkSettings
 
 log = logging.getLogger("tidegate.uplinks")
@@ -35,10 +37,14 @@ class Spending:
     def __init__(self, settings: OtlpUplinkSettings, *, store: Store, clock: Clock) -> None:
         self._name = settings.name
         self._settings = settings.budget
+        self._interval = settings.batch_interval
         self._store = store
         self._clock = clock
         self._metered: Metered | None = None
         self._budget: Budget | None = None
+        self._scheduler: Scheduler | None = None
+        self._counted_bytes = 0
+        self._ends_s: dict[str, float] = {}
         limits = settings.budget.allowances()
         if limits:
             from gateway.uplinks.budget import Budget  # noqa: PLC0415  only for who has one
@@ -56,14 +62,57 @@ class Spending:
         if self._budget is None and self._settings.rate is None:
             return wire
         from gateway.uplinks.metered import Metered  # noqa: PLC0415  the same
+        from gateway.uplinks.scheduling import Scheduler  # noqa: PLC0415  the same
 
+        self._scheduler = Scheduler(float(self._interval))
         self._metered = Metered(
             cast("MeteredWire", wire),
             self._budget,
             rate=self._settings.rate,
-            now_s=lambda: self._clock.monotonic_ns() / NS_PER_S,
+            now_s=self._now_s,
         )
         return self._metered
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether anything limits what is sent."""
+        return self._scheduler is not None
+
+    def decide(self) -> Decision | None:
+        """Return what may be leased now, and else how long to wait and why; None where nothing limits it."""
+        if self._scheduler is None:
+            return None
+        windows = [] if self._budget is None else self._budget.windows()
+        for window in windows:
+            if window.left_s > self._ends_s.get(window.name, float("inf")):
+                self._scheduler.begin_window()
+            self._ends_s[window.name] = window.left_s
+        outlook = self._store.outlook(self._name)
+        return self._scheduler.decide(self._now_s(), windows=windows, rate=self._settings.rate, outlook=outlook)
+
+    def charge(self, hand: Hand) -> None:
+        """Take note what became of a lease, and what went over the wire for it."""
+        if self._scheduler is None or self._metered is None:
+            return
+        from gateway.uplinks.scheduling import Sent  # noqa: PLC0415  the same
+
+        before, self._counted_bytes = self._counted_bytes, self._metered.wire.wire_bytes
+        lease = hand.lease
+        self._scheduler.sent(
+            Sent(
+                lease.lane,
+                lease.segments[0].priority,
+                lease.readings,
+                hand.delivered,
+                hand.series,
+                lease.step_s,
+                self._counted_bytes - before,
+            ),
+            self._now_s(),
+        )
+
+    def _now_s(self) -> float:
+        return self._clock.monotonic_ns() / NS_PER_S
 
     async def prepare(self) -> None:
         """Have the disk know what the next request may cost, before it is made."""
@@ -120,7 +169,9 @@ class Spending:
             return {}
         rate = {} if self._settings.rate is None else {"rate_bit_s": round(self._settings.rate * 8)}
         windows = {} if self._budget is None else self._budget.told()
-        return {"budget": {**rate, **windows, "wire_bytes": self._metered.wire.wire_bytes}}
+        plan = {} if self._scheduler is None else self._scheduler.told()
+        told = {**rate, **windows, "wire_bytes": self._metered.wire.wire_bytes}
+        return {"budget": {**told, "plan": plan} if plan else told}
 
     def _moment(self) -> Moment:
         from gateway.uplinks.budget import Moment  # noqa: PLC0415  the same

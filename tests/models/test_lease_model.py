@@ -29,13 +29,14 @@ from gateway.core.clock import NS_PER_S, FakeClock
 from gateway.core.contracts import FullError, Priority, Signal
 from gateway.core.telemetry import Telemetry
 from gateway.core.units import Duration, Size
-from gateway.store import allowance, committer
+from gateway.store import allowance, committer, leases, planning
 from gateway.store.accounts import decode_state
 from gateway.store.allowance import MUTE_S, Allowance
 from gateway.store.connection import DATABASE, open_writer
 from gateway.store.database import Store, StoreSettings
-from gateway.store.leases import Desk
-from gateway.store.policy import Lane, Order
+from gateway.store.leases import THIN_READINGS_MAX, Desk
+from gateway.store.policy import ALL as ANYTHING
+from gateway.store.policy import Lane, Order, Terms
 from gateway.store.reading import verify
 from gateway.store.records import where_from
 from gateway.store.room import Room
@@ -57,7 +58,18 @@ PIECES = st.lists(st.tuples(st.sampled_from(Priority), st.sampled_from([1, 4, 7,
 ALLOWED_MIN, ALLOWED_MAX = 20, 80
 LEASED_MAX = 40
 SIZES = st.sampled_from([1, 5, 15, LEASED_MAX])
-FATES = st.sampled_from(["ack", "ack", "release", "doubt", "put off", "refuse", "keep"])
+FATES = st.sampled_from(["ack", "ack", "release", "doubt", "put off", "refuse", "thin", "thin", "keep"])
+# Of a lease that is sent thinned so much is sent at most.
+THIN_READINGS = 3
+# What may be leased, by lane and class, and what is thinned.
+TERMS = st.one_of(
+    st.just(ANYTHING),
+    st.builds(
+        Terms,
+        may=st.tuples(*[st.tuples(*[st.sampled_from([True, True, False])] * len(Priority))] * len(Lane)),
+        step_s=st.tuples(*[st.tuples(*[st.sampled_from([0.0, 60.0])] * len(Priority))] * 2, st.just((0.0,) * 3)),
+    ),
+)
 PUT_OFF_S = 1.5
 INTERVAL_S = 0.25
 # A commit that is looked at takes so long before it is on the disk, and until memory knows that it is.
@@ -108,6 +120,7 @@ class Found:
     said: int = 0
     in_hand: int = 0
     allowed: int = 0
+    thinned: list[tuple[tuple[Priority, Signal], int, int]] = field(default_factory=list)
 
     @property
     def added(self) -> int:
@@ -137,10 +150,23 @@ class Road:
     waits: int = 0  # for commits, of what is asked just now
     task: asyncio.Task | None = None
     enough: float = float("inf")  # so many readings end the rest
+    thinned: list[tuple[tuple[Priority, Signal], int, int]] = field(default_factory=list)
+    going: Counter[str] = field(default_factory=Counter)  # with the commit under way
+    terms: Terms = ANYTHING
 
     @property
     def leased(self) -> set[int]:
         return {segment.sequence for lease in self.leases for segment in lease.segments}
+
+    def is_thinned(self, piece: Piece) -> bool:
+        """Whether a piece lies where all was sent thinned."""
+        return any(piece.shelf == shelf and first <= piece.sequence <= last for shelf, first, last in self.thinned)
+
+    def lane(self, piece: Piece) -> Lane:
+        """Return where a piece is to be leased from."""
+        if self.is_thinned(piece):
+            return Lane.THINNED
+        return Lane.LIVE if piece.sequence >= self.live_from else Lane.BACKLOG
 
     def free(self) -> list[Piece]:
         """Return what may be leased now, oldest first."""
@@ -195,6 +221,9 @@ class LeaseMachine(RuleBasedStateMachine):
         patch = self.undo.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(allowance, "READINGS_MIN", ALLOWED_MIN)
         patch.setattr(allowance, "READINGS_MAX", ALLOWED_MAX)
+        # Here no two of them become one for want of room.
+        patch.setattr(leases, "THINNED_SPANS_MAX", 1000)
+        patch.setattr(planning, "THINNED_SPANS_MAX", 1000)
         self.write = committer.write
         patch.setattr(committer, "write", self._write)
         patch.setattr(Room, "lacking", lambda *_: self.squeeze)
@@ -322,13 +351,17 @@ class LeaseMachine(RuleBasedStateMachine):
             self._check(not gone & (road.leased | road.taking), f"{name}: what is being sent is let go")
             road.hidden |= gone & road.held.keys()
             held = {sequence: piece for sequence, piece in road.held.items() if sequence not in gone} | new
-            lost = road.lost + Counter(evicted=total(road.held[sequence] for sequence in gone & road.held.keys()))
+            road.going = Counter()
+            for sequence in gone & road.held.keys():
+                piece = road.held[sequence]
+                road.going["diluted" if road.is_thinned(piece) else "evicted"] += piece.readings
+            lost = road.lost + road.going
             is_resting = road.rests_until_s > now_s + INTERVAL_S * (1 + committer.NEXT_SLACK)
             is_resting = state.clean or (is_resting and share.held < road.enough)
             if self.store is not None:
                 self._check(share.maybe_twice == self.said(name), f"{name}: the row says another maybe_twice")
             said = share.maybe_twice
-            found[name] = Found(held, road.delivered, lost, said, road.in_hand(), share.allowed)
+            found[name] = Found(held, road.delivered, lost, said, road.in_hand(), share.allowed, [*road.thinned])
             allowed = [0] if is_resting else range(ALLOWED_MIN, max(ALLOWED_MAX, 2 * LEASED_MAX) + 1)
             self._check(share.allowed in allowed, f"{name} is allowed {share.allowed}, rests: {is_resting}")
         return new, (state.accepted, found), {name: road.unnoted for name, road in self.roads.items()}
@@ -366,7 +399,9 @@ class LeaseMachine(RuleBasedStateMachine):
             ids = map(int, decode_logs(piece.body).bodies) if is_log else decode_metrics(piece.body).bits.tolist()
             self.there.update(ids)
         for name, road in self.roads.items():
-            road.lost["evicted"] += total(road.held.pop(sequence) for sequence in gone & road.held.keys())
+            road.lost.update(road.going)
+            for sequence in gone & road.held.keys():
+                del road.held[sequence]
             road.hidden -= gone
             road.held |= new
             road.was_mute |= self._is_mute(name)
@@ -506,14 +541,17 @@ class LeaseMachine(RuleBasedStateMachine):
         sizes=st.lists(SIZES, min_size=1, max_size=3),
         bytes_max=st.sampled_from([1, 500, 1 << 20, 1 << 20]),
         may_wait=st.sampled_from([True, True, False]),
+        terms=TERMS,
         commits=COMMITS,
     )
-    def lease(self, name, sizes, bytes_max, may_wait, commits) -> None:
+    def lease(self, name, sizes, bytes_max, may_wait, terms, commits) -> None:
         """Take some in hand."""
 
         async def work() -> None:
+            self.roads[name].terms = terms
             for readings_max in sizes:
                 await self._lease(name, readings_max=readings_max, bytes_max=bytes_max, may_wait=may_wait)
+            self.roads[name].terms = ANYTHING
 
         if not self._is_busy(name):
             self._ask(commits)
@@ -539,18 +577,26 @@ class LeaseMachine(RuleBasedStateMachine):
         self.requests += 1
         road.waits, road.was_mute = 0, self._is_mute(name)
         try:
-            lease = await self.store.lease(name, readings_max=readings_max, bytes_max=bytes_max, may_wait=may_wait)
+            lease = await self.store.lease(
+                name, readings_max=readings_max, bytes_max=bytes_max, may_wait=may_wait, terms=road.terms
+            )
         finally:
             road.taking = set()
         if lease is None:
-            assert not road.free() or (not may_wait and self.store.has_some(name))
+            free = [piece for piece in road.free() if road.terms.may_take(road.lane(piece), piece.priority)]
+            assert not free or (not may_wait and self.store.has_some(name))
+            assert not road.free() or self.store.has_some(name)
             return False
         # What comes meanwhile and goes first may be more than is allowed in any case: then that is asked for anew.
         assert road.waits <= WAITS_MAX + (lease.readings > ALLOWED_MIN)
         got = {segment.sequence: segment for segment in lease.segments}
         assert not got.keys() & road.leased
         assert all(segment.body == self.pieces[sequence].body for sequence, segment in got.items())
-        assert len(got) == 1 or (lease.readings <= readings_max and lease.size_bytes <= bytes_max)
+        is_small = lease.readings <= readings_max and lease.size_bytes <= bytes_max
+        assert len(got) == 1 or is_small or (lease.step_s and lease.readings <= THIN_READINGS_MAX)
+        assert road.terms.may_take(lease.lane, lease.segments[0].priority)
+        may_be_thinned = lease.signal is Signal.METRICS and not lease.is_fresh
+        assert lease.step_s == may_be_thinned * road.terms.step_of(lease.lane, lease.segments[0].priority)
         road.leases.append(lease)
         road.owed.discard(lease.segments[0].priority)
         road.copies.update(got.keys())
@@ -563,10 +609,10 @@ class LeaseMachine(RuleBasedStateMachine):
         """Hold what is chosen against the rules at that moment: reading it from the disk takes time."""
         take = Desk._take
 
-        async def look_and_take(desk, spot, rows, order, **words):
+        async def look_and_take(desk, found, **words):
             if not self.is_over:
-                self._check_order(desk.name, spot, [where_from(row.id)[2] for row in rows], order)
-            return await take(desk, spot, rows, order, **words)
+                self._check_order(desk.name, found.spot, [where_from(row.id)[2] for row in found.rows], found.order)
+            return await take(desk, found, **words)
 
         patch.setattr(Desk, "_take", look_and_take)
 
@@ -587,9 +633,8 @@ class LeaseMachine(RuleBasedStateMachine):
         road, (lane, shelf) = self.roads[name], spot
         free = road.free()
         assert set(got) <= {piece.sequence for piece in free}
-        in_lane = [piece for piece in free if (piece.sequence >= road.live_from) == (lane is Lane.LIVE)]
-        of_shelf = [piece.sequence for piece in in_lane if piece.shelf == shelf]
-        assert (order is Order.NEWEST) == (shelf[0] in road.owed)
+        of_shelf = [piece.sequence for piece in free if piece.shelf == shelf and road.lane(piece) is lane]
+        assert (order is Order.NEWEST) == (shelf[0] in road.owed and lane is not Lane.THINNED)
         assert got == (of_shelf[-1:] if order is Order.NEWEST else of_shelf[: len(got)])
         road.taking = set(got)
 
@@ -608,6 +653,14 @@ class LeaseMachine(RuleBasedStateMachine):
         road = self.roads[lease.uplink]
         road.leases.remove(lease)
         got = [segment.sequence for segment in lease.segments]
+        if fate == "thin" and lease.lane is not Lane.THINNED:
+            readings = min(THIN_READINGS, lease.readings)
+            self.store.thinned(lease, readings=readings)
+            self.store.thinned(lease, readings=readings)
+            road.thinned.append((self.pieces[got[0]].shelf, where_from(lease.from_id)[2], got[-1]))
+            road.copies.subtract(got)
+            road.extra += readings
+            return
         if fate in {"release", "doubt", "put off"}:
             put_off_s = PUT_OFF_S if fate == "put off" else 0.0
             if put_off_s:
@@ -620,7 +673,7 @@ class LeaseMachine(RuleBasedStateMachine):
             if fate == "release":
                 road.copies.subtract(got)
             return
-        if fate == "ack":
+        if fate in {"ack", "thin"}:
             rejected = min(rejected, lease.readings)
             self.store.ack(lease, rejected=rejected)
             road.lost["rejected"] += rejected
@@ -752,6 +805,7 @@ class LeaseMachine(RuleBasedStateMachine):
                 copies=road.copies,
                 extra=road.extra,
                 forgiven=road.forgiven + road.unnoted,
+                thinned=[*left.thinned],
             )
         self.is_over = False
         await self._open()
@@ -788,6 +842,7 @@ class LeaseMachine(RuleBasedStateMachine):
             account = status["uplinks"][name]
             lost = Counter(account["ledger"])
             evicted = lost.pop("evicted_full", 0) + lost.pop("expired_age", 0)
+            assert account["thinned"] <= account["maybe_twice"]
             assert account["held"] == total(road.held.values())
             held = {priority.name.lower(): 0 for priority in Priority}
             for piece in road.held.values():

@@ -12,6 +12,7 @@ from gateway.core.contracts import FullError, Priority, Signal
 from gateway.core.units import Size
 from gateway.store import committer, disks
 from gateway.store.database import Loss, SetAside, StoreError
+from gateway.store.policy import Terms
 from gateway.store.reading import verify
 from gateway.store.shelf import ShelfReader
 from gateway.store.writer import SEGMENT_READINGS_MAX
@@ -521,3 +522,110 @@ async def test_a_road_that_says_twice_that_it_keeps_up_has_not_taken_more(shelve
     for _ in range(4):
         await shelves.lease(store)
     await waiting
+
+
+def thinning(step_s: float = 60.0) -> Terms:
+    """All may go, and what came in or waits is thinned."""
+    return Terms(step_s=((step_s,) * 3, (step_s,) * 3, (0.0,) * 3))
+
+
+async def lease_thinned(store, *, readings_max: int = 1):
+    """What came in since the link is up; its newest segment goes whole before."""
+    return await store.lease("cloud", readings_max=readings_max, bytes_max=1 << 20, terms=thinning())
+
+
+async def test_what_was_sent_thinned_is_held_and_goes_last(shelves, numbers) -> None:
+    """Whatever else comes goes before it; then it goes whole, once, and those that were sent are said to be twice."""
+    store = await shelves.open()
+    old = [await shelves.put(store, 5) for _ in range(3)]
+    newest = await lease_thinned(store)
+    assert (newest.step_s, numbers(newest)) == (0.0, old[2])
+    store.ack(newest)
+    lease = await lease_thinned(store)
+    assert (lease.step_s, numbers(lease)) == (60.0, [*old[0], *old[1]])
+    store.thinned(lease, readings=4)
+    store.thinned(lease, readings=4)
+    account = store.status()["uplinks"]["cloud"]
+    assert (account["held"], account["thinned"], account["maybe_twice"], account["leased"]) == (10, 4, 4, 0)
+    assert [*(await store.whereabouts([segment.id for segment in lease.segments])).values()] == [
+        {"cloud": "thinned"}
+    ] * 2
+    new = await shelves.put(store, 2)
+    assert numbers(await shelves.lease(store)) == new
+    whole = await lease_thinned(store, readings_max=100)
+    assert (whole.lane, whole.step_s, numbers(whole)) == ("thinned", 0.0, [*old[0], *old[1]])
+    store.ack(whole)
+    await store.append([])
+    assert await shelves.lease(store) is None
+    assert store.status()["uplinks"]["cloud"]["thinned"] == 4
+    shelves.check(store)
+
+
+async def test_a_restart_knows_what_was_sent_thinned(shelves, numbers) -> None:
+    """It is in the row that every commit writes; what was not is backlog and goes before it."""
+    store = await shelves.open()
+    first = [await shelves.put(store, 5) for _ in range(2)]
+    store.ack(await lease_thinned(store))
+    store.thinned(await lease_thinned(store), readings=4)
+    last = await shelves.put(store, 3)
+    await shelves.close()
+    store = await shelves.open()
+    order = []
+    while (lease := await shelves.lease(store)) is not None:
+        order.append((str(lease.lane), numbers(lease)))
+        store.ack(lease)
+    assert order == [("backlog", last), ("thinned", first[0])]
+    shelves.check(store)
+
+
+async def test_what_goes_after_it_was_sent_thinned_is_diluted(shelves) -> None:
+    """It is not all lost, and the ledger says so; what was sent in no form is."""
+    store = await shelves.open(max_age=60)
+    for _ in range(3):
+        await shelves.put(store, 5)
+    store.ack(await lease_thinned(store))
+    store.thinned(await lease_thinned(store), readings=4)
+    await shelves.put(store, 2)
+    shelves.clock.advance(70 * NS_PER_S)
+    await store.tend()
+    await store.append([])
+    assert store.status()["uplinks"]["cloud"]["ledger"] == {"diluted": 10, "expired_age": 2}
+    assert store._desks["cloud"].outlook().spots <= {("live", Priority.NORMAL), ("thinned", Priority.NORMAL)}
+    await store.tend()
+    assert [*store._desks["cloud"].thinned] == []
+    shelves.check(store)
+
+
+async def test_what_may_not_go_stays_and_is_known(shelves, numbers) -> None:
+    """By lane and class; who asks for nothing of what is held still sees that there is something."""
+    store = await shelves.open()
+    put = await shelves.put(store, 5)
+    nothing = Terms(may=((True, False, True),) * 3)
+    assert await store.lease("cloud", readings_max=9, bytes_max=1 << 20, terms=nothing) is None
+    assert store.has_some("cloud")
+    outlook = store.outlook("cloud")
+    assert ("live", Priority.NORMAL) in outlook.spots
+    assert outlook.arrived == (0, 5, 0)
+    assert numbers(await shelves.lease(store)) == put
+
+
+async def test_how_much_is_backlog_is_known(shelves) -> None:
+    """What was sent thinned is none."""
+    store = await shelves.open()
+    for _ in range(4):
+        await shelves.put(store, 5)
+    assert store.outlook("cloud").backlog_readings == 0
+    store.link_up("cloud")
+    assert store.outlook("cloud").backlog_readings == 20
+    store.ack(await shelves.lease(store, readings_max=1))
+    assert store.outlook("cloud").backlog_readings == 15
+    store.thinned(await lease_thinned(store), readings=4)
+    assert store.outlook("cloud").backlog_readings == 0
+    store.link_up("cloud")
+    assert store.outlook("cloud").backlog_readings == 0
+    whole = await shelves.lease(store)
+    assert whole.lane == "thinned"
+    store.ack(whole)
+    await shelves.put(store, 2)
+    store.link_up("cloud")
+    assert store.outlook("cloud").backlog_readings == 2

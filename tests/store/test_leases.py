@@ -20,6 +20,11 @@ from gateway.store.segments import encode_metrics
 METRICS = (Priority.NORMAL, Signal.METRICS)
 
 
+def came(shelf) -> Row:
+    """A row that a commit has just written."""
+    return Row(place(*shelf, 1), 1, 1, 500)
+
+
 def body_of(sequence: int, readings: int = 1) -> bytes:
     batch = Batch.of(1, range(readings), np.arange(readings))
     return encode_metrics(batch, sequence=sequence, boot=BootId(1), previous_hash=bytes(16))
@@ -128,7 +133,7 @@ async def test_the_newest_that_did_not_arrive_is_still_the_first(reader, make_de
     assert sequences(await take(desk, readings_max=1)) == [1]
     desk.close(lease, settled=False)
     reader.put(4)
-    desk.arrived([METRICS])
+    desk.arrived([came(METRICS)])
     lease = await take(desk)
     assert sequences(lease) == [4]
     desk.close(lease, settled=True)
@@ -232,9 +237,9 @@ async def test_what_comes_for_a_signal_that_is_held_back_wakes_nobody(reader, ma
     desk.hold(Signal.METRICS, 60.0)
     assert await take(desk) is None
     reader.put(1)
-    desk.arrived([METRICS])
+    desk.arrived([came(METRICS)])
     assert not desk.has_some.is_set()
-    desk.arrived([(Priority.NORMAL, Signal.LOGS)])
+    desk.arrived([came((Priority.NORMAL, Signal.LOGS))])
     assert desk.has_some.is_set()
 
 
@@ -273,7 +278,7 @@ async def test_live_segments_come_from_memory(reader, make_desk) -> None:
         number = place(*shelf, sequence)
         body = body_of(sequence)
         desk._recent.add([(Row(number, 1, 1, len(body)), body, None)])
-        desk.arrived([shelf])
+        desk.arrived([came(shelf)])
     reads = reader.reads
     assert {sequences(await take(desk))[0], sequences(await take(desk))[0]} == {6, 7}
     assert reader.reads == reads
@@ -397,7 +402,7 @@ async def test_the_newest_is_found_in_memory(reader, make_desk) -> None:
     reader.rows = count
     for sequence in (9, 8, 7):
         desk.link_up(5)
-        desk.arrived([METRICS], 500)
+        desk.arrived([came(METRICS)])
         assert sequences(await take(desk)) == [sequence]
         assert bool(looked) is (sequence == 7)
 
@@ -410,7 +415,7 @@ async def test_shares_are_of_what_went_over_the_road(reader, make_desk) -> None:
         number = reader.put(100 + sequence)
         body = body_of(100 + sequence)
         desk._recent.add([(Row(number, 1, 1, len(body)), body, None)])
-        desk.arrived([METRICS])
+        desk.arrived([came(METRICS)])
     lanes = []
     for _ in range(44):
         lease = await take(desk, readings_max=1)
@@ -426,7 +431,7 @@ async def test_how_far_it_is_behind(reader, make_desk) -> None:
     reader.put(1)
     number = reader.put(5)
     desk._recent.add([(Row(number, 1, 1, 10), body_of(5), None)])
-    desk.arrived([METRICS], 500)
+    desk.arrived([came(METRICS)])
     live = await take(desk)
     assert live.lane == "live"
     assert desk.behind_bytes == 500 - live.size_bytes
@@ -441,7 +446,7 @@ async def test_small_segments_stay_readable_for_a_while(make_desk) -> None:
     batch = Batch.of(1, [1], np.array([1]))
     for number in range(READABLE_MAX + 1):
         desk._recent.add([(Row(place(*METRICS, 1000 + number), 1, 1, 10), body_of(1000 + number), batch)])
-    desk.arrived([METRICS])
+    desk.arrived([came(METRICS)])
     found = [await take(desk, readings_max=READABLE_MAX + 1)]
     found.append(await take(desk, readings_max=READABLE_MAX + 1))
     by_sequence = {segment.sequence: segment.readable for lease in found for segment in lease.segments}
@@ -478,7 +483,7 @@ async def test_a_segment_larger_than_all_is_allowed_by_the_next_commit(reader, m
     commit(desk)
     large = READINGS_MIN + 1
     desk._recent.add([(Row(place(*METRICS, 1000), large, 1, 1), body_of(1000, large), None)])
-    desk.arrived([METRICS])
+    desk.arrived([came(METRICS)])
     waiting = asyncio.ensure_future(take(desk))
     await asyncio.sleep(0)
     assert commit(desk) == 2 * large
@@ -506,7 +511,7 @@ async def test_what_no_commit_has_brought_is_not_there(reader, make_desk) -> Non
     for sequence in (1000, 1001):
         reader.put(sequence)
         desk._recent.add([(Row(place(*METRICS, sequence), 1, 1, 1), body_of(sequence), None)])
-        desk.arrived([METRICS])
+        desk.arrived([came(METRICS)])
         reader.put(sequence + 1)
         assert sequences(await take(desk)) == [sequence]
         assert await take(desk) is None

@@ -37,6 +37,23 @@ def test_a_victim_is_lost_by_those_who_lack_it() -> None:
     assert change.held == {("a", Priority.BULK): -5}
 
 
+def test_a_victim_that_was_sent_thinned_is_diluted() -> None:
+    """For who had it so."""
+    number = place(Priority.BULK, Signal.METRICS, 9)
+    shares = [Share("a", 1, held=5, thinned=[(number - 3, number)]), Share("b", 2, held=5, thinned=[(1, number - 1)])]
+    victim = Candidate(number, 0, 5, 1, 10, 100, 200, 50)
+    change = make_change(
+        Accounts(shares, {}, accepted=5),
+        sealed=NOTHING,
+        losses=[],
+        victims=[("full", victim)],
+        done={},
+        timeline=timeline(),
+        now_ns=7,
+    )
+    assert [(name, reason) for name, reason, _ in change.lost] == [("a", "diluted"), ("b", "full")]
+
+
 def test_what_comes_is_held_for_every_uplink_that_there_is() -> None:
     """Of each class as much as its segments have; one that is configured no more gets nothing."""
     accounts = Accounts([Share("a", 1), Share("b", 2), Share("gone", 3, removal=Removal(1, 0, 1, 0))], {}, accepted=0)

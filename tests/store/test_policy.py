@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.contracts import Priority
-from gateway.store.policy import Choice, Lane, LaneScheduler, Order, Summary, choose_evictions
+from gateway.store.policy import ALL as NO_BOUNDS
+from gateway.store.policy import Choice, Lane, LaneScheduler, Order, Summary, Terms, choose_evictions
 
 ALL = (1, 1, 1)
 NONE = (0, 0, 0)
@@ -322,3 +323,31 @@ def test_the_last_choice_is_explained() -> None:
         scheduler.sent(Lane.LIVE, priority, -1)
     scheduler.next(live=ALL, backlog=ALL)
     assert "has had 0 % of the bytes" in scheduler.explain()
+
+
+def test_what_was_sent_thinned_goes_where_nothing_else_waits() -> None:
+    """By class, and it is no part of the backlog's share."""
+    scheduler = settled()
+    assert scheduler.next(live=NONE, backlog=(0, 1, 0), thinned=ALL).lane is Lane.BACKLOG
+    taken = []
+    for _ in range(21):
+        choice = scheduler.next(live=NONE, backlog=NONE, thinned=ALL)
+        assert (choice.lane, choice.order) == (Lane.THINNED, Order.OLDEST)
+        taken.append(choice.priority)
+        scheduler.sent(choice.lane, choice.priority, 100)
+    assert [taken.count(priority) for priority in Priority] == [16, 4, 1]
+    assert scheduler.explain() == "The oldest critical data that was sent thinned goes whole: nothing else waits."
+    scheduler.next(live=ALL, backlog=ALL)
+    assert "has had 0 % of the bytes" in scheduler.explain()
+
+
+def test_terms_are_by_lane_and_class() -> None:
+    """Without any all may go, whole."""
+    terms = Terms(
+        may=((True, False, True), (False,) * 3, (True,) * 3), step_s=((0.0, 60.0, 0.0), (30.0,) * 3, (0.0,) * 3)
+    )
+    assert [terms.may_take(Lane.LIVE, priority) for priority in Priority] == [True, False, True]
+    assert not terms.may_take(Lane.BACKLOG, Priority.CRITICAL)
+    assert (terms.step_of(Lane.LIVE, Priority.NORMAL), terms.step_of(Lane.BACKLOG, Priority.BULK)) == (60.0, 30.0)
+    assert all(NO_BOUNDS.may_take(lane, priority) for lane in Lane for priority in Priority)
+    assert not any(NO_BOUNDS.step_of(lane, priority) for lane in Lane for priority in Priority)

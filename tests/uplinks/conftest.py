@@ -17,6 +17,8 @@ from gateway.core.batch import Batch, LogRecords, Series
 from gateway.core.clock import BootTimes, FakeClock, Timeline
 from gateway.core.contracts import BootId, Priority, Signal
 from gateway.core.telemetry import Telemetry
+from gateway.store.leases import Outlook
+from gateway.store.policy import ALL, Lane, Terms
 from gateway.store.segments import encode_logs, encode_metrics
 from gateway.uplinks.delivery import Uplink
 from gateway.uplinks.guards import Answer, Packed
@@ -56,6 +58,7 @@ class FakeLease:
     segments: list[Segment]
     readings: int
     signal: Signal
+    step_s: float = 0.0
     sent_bytes: int = 0
 
 
@@ -89,7 +92,9 @@ class FakeStore:
         self.notes = FakeNotes()
         self.timeline = Timeline([BootTimes(BOOT, clock.boot)], current=BOOT)
         self.timeline.observe(clock)
-        self.lanes: dict[str, list[Segment]] = {"live": [], "backlog": []}
+        self.lanes: dict[str, list[Segment]] = {"live": [], "backlog": [], "thinned": []}
+        self.thinned_readings = 0
+        self.arrived = [0, 0, 0]
         self.leased: list[FakeLease] = []
         self.events: list[tuple] = []
         self.leases: list[tuple[int, ...]] = []  # the sizes of what each took
@@ -123,6 +128,7 @@ class FakeStore:
         signal = Signal.METRICS if is_metrics else Signal.LOGS
         self.lanes[lane].append(Segment(self._sequence, boot, signal, priority, len(batch), body))
         self.accepted += len(batch)
+        self.arrived[priority] += len(batch)
         self._held.set()
         self._grown.set()
 
@@ -154,12 +160,25 @@ class FakeStore:
     def rest(self, uplink: str, seconds: float) -> None:
         self.rests.append(round(seconds, 3))
 
-    async def lease(self, uplink: str, *, readings_max: int, bytes_max: int, may_wait: bool = True) -> FakeLease | None:
+    def outlook(self, uplink: str) -> Outlook:
+        spots = frozenset((Lane(lane), s.priority) for lane, waiting in self.lanes.items() for s in waiting)
+        backlog = sum(s.readings for s in self.lanes["backlog"])
+        return Outlook(spots, backlog, tuple(self.arrived), 0.3)
+
+    async def lease(
+        self, uplink: str, *, readings_max: int, bytes_max: int, may_wait: bool = True, terms: Terms = ALL
+    ) -> FakeLease | None:
         await asyncio.sleep(0)
-        for lane in ("live", "backlog"):
-            waiting = [s for s in self.lanes[lane] if s.signal not in self.held_back]
+        for lane in self.lanes:
+            waiting = [
+                s for s in self.lanes[lane] if s.signal not in self.held_back and terms.may_take(Lane(lane), s.priority)
+            ]
             shelf = [s for s in waiting if (s.signal, s.priority) == (waiting[0].signal, waiting[0].priority)]
             taken: list[Segment] = []
+            step_s = (
+                terms.step_of(Lane(lane), shelf[0].priority) if shelf and shelf[0].signal is Signal.METRICS else 0.0
+            )
+            readings_max, bytes_max = (1 << 18, 1 << 20) if step_s else (readings_max, bytes_max)
             for segment in shelf:
                 readings, size_bytes = (sum(s.readings for s in taken), sum(len(s.body) for s in taken))
                 fits = readings + segment.readings <= readings_max and size_bytes + len(segment.body) <= bytes_max
@@ -167,13 +186,15 @@ class FakeStore:
                     taken.append(segment)
                     self.lanes[lane].remove(segment)
             if taken:
-                lease = FakeLease(uplink, lane, taken, sum(s.readings for s in taken), taken[0].signal)
+                lease = FakeLease(uplink, lane, taken, sum(s.readings for s in taken), taken[0].signal, step_s)
                 self.leased.append(lease)
                 self._look()
                 self.events.append(("lease", lane, lease.readings))
                 self.leases.append(tuple(len(segment.body) for segment in taken))
                 return lease
-        self._held.clear()
+        self._look()
+        if all(s.signal in self.held_back for waiting in self.lanes.values() for s in waiting):
+            self._held.clear()
         return None
 
     def ack(self, lease: FakeLease, *, rejected: int = 0, reason: str = "rejected", aside=()) -> None:
@@ -211,6 +232,14 @@ class FakeStore:
     def note_maybe_twice(self, lease: FakeLease, readings: int) -> None:
         self.maybe_twice += readings
 
+    def thinned(self, lease: FakeLease, *, readings: int) -> None:
+        self._end(lease)
+        self.lanes["thinned"] += lease.segments
+        self.maybe_twice += readings
+        self.thinned_readings += readings
+        self._look()
+        self.events.append(("thinned", lease.readings, readings))
+
     def refuse(self, lease: FakeLease, reason: str, message: str) -> None:
         self._end(lease)
         self.ledger[reason] += lease.readings
@@ -225,7 +254,7 @@ class FakeStore:
         self.leased.remove(lease)
 
     def _look(self) -> None:
-        if self.lanes["live"] or self.lanes["backlog"]:
+        if any(self.lanes.values()):
             self._held.set()
         else:
             self._held.clear()

@@ -373,6 +373,21 @@ def test_a_limit_that_is_new_begins_with_nothing(time) -> None:
     assert other.told() == {"per_day": {"limit_bytes": 700_000, "spent_bytes": 0, "ends_in_s": 43_200}}
 
 
+def test_a_clock_that_stays_astray_brings_no_day_sooner(time) -> None:
+    """What it was before it jumped may have been right."""
+    budget = opened(time, {DAY: 800_000})
+    spend(budget, 700_000)
+    time.is_sure = False
+    time.wall_s += 8 * 3600
+    assert spent(budget, DAY) == 700_000
+    for _ in range(40):
+        # Its midnight comes after four hours, the true one after twelve.
+        time.pass_by(15 * 60)
+        assert spent(budget, DAY) == 700_000
+    time.pass_by(2 * 3600 + 60)
+    assert spent(budget, DAY) == 0
+
+
 class BudgetMachine(RuleBasedStateMachine):
     """Requests, commits that succeed or fail, kills, and time: counted from outside, in true hours and days."""
 

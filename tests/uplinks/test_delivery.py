@@ -193,7 +193,7 @@ def test_waits_are_as_the_settings_bound_them(make_road, make_readings, monkeypa
 
     async def main() -> None:
         road = make_road(*[LATER] * 7, retry=RetrySettings(initial=Duration(3), max=Duration(20)))
-        monkeypatch.setattr(road.uplink._backoff, "random", Longest())
+        monkeypatch.setattr(road.uplink._outages.backoff, "random", Longest())
         road.store.add(make_readings(5))
         await road.run_for(200)
         assert np.diff(road.wire.times()).tolist() == pytest.approx([3, 6, 12, 20, 20, 20, 20], abs=0.01)
@@ -207,7 +207,7 @@ def test_who_cannot_be_reached_is_tried_more_often(make_road, make_readings, mon
     async def main() -> None:
         retry = RetrySettings(initial=Duration(3), max=Duration(60), unreachable_max=Duration(10))
         road = make_road(*[UnreachableError("no connection")] * 4, LATER, retry=retry)
-        monkeypatch.setattr(road.uplink._backoff, "random", Longest())
+        monkeypatch.setattr(road.uplink._outages.backoff, "random", Longest())
         road.store.add(make_readings(5))
         await road.run_for(200)
         assert np.diff(road.wire.times()).tolist() == pytest.approx([3, 6, 10, 10, 48], abs=0.01)
@@ -905,7 +905,7 @@ def test_a_lease_that_is_empty_handed_does_not_spin(make_road, make_readings) ->
         road = make_road()
         calls = []
 
-        async def lease(uplink, *, readings_max, bytes_max, may_wait):
+        async def lease(uplink, *, readings_max, bytes_max, may_wait, terms):
             calls.append(readings_max)
 
         road.store.lease = lease
@@ -1025,7 +1025,7 @@ async def test_over_real_http_through_every_fault(no_threads_left, make_store, m
         Behaviour(answer=b"<html>", content_type="text/html", takes=False),
     )
     uplink = real_uplink(store, otlp_sink.url)
-    uplink._backoff.max_s = 0.05
+    uplink._outages.backoff.max_s = 0.05
     task = asyncio.create_task(uplink.run())
     for k in range(20):
         store.add(make_readings(50, start=50 * k))

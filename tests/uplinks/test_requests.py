@@ -13,8 +13,11 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 
 from gateway.codecs.otlp import NO_MARKS, Marks, ProtobufEncoder
 from gateway.core.batch import DEVICE_TIME_REJECTED, MONOTONIC, Batch, Series
-from gateway.core.clock import WALL_FLOOR_NS, FakeClock, Quality, Sample
+from gateway.core.clock import NS_PER_S, WALL_FLOOR_NS, FakeClock, Quality, Sample
 from gateway.core.contracts import BootId
+from gateway.core.thinning import thin
+from gateway.store.policy import Terms
+from gateway.uplinks import requests
 from gateway.uplinks.requests import Hand, MetricsPart, NoClockError, RequestBuilder
 from hil.otlp_readings import parse_logs, parse_metrics
 
@@ -44,7 +47,10 @@ def qualities(builder: RequestBuilder, hand: Hand) -> Counter:
     for part in hand.parts or ():
         for resource in ExportMetricsServiceRequest.FromString(builder.encode(part)).resource_metrics:
             for scope in resource.scope_metrics:
-                marks = {p.key: p.value.string_value or p.value.bool_value for p in scope.scope.attributes}
+                marks = {
+                    p.key: p.value.string_value or p.value.bool_value or p.value.int_value
+                    for p in scope.scope.attributes
+                }
                 found[tuple(sorted(marks.items()))] += sum(len(m.gauge.data_points) for m in scope.metrics)
     return found
 
@@ -233,3 +239,37 @@ def test_a_hand_is_begun_when_the_far_side_has_said_something() -> None:
     assert (hand.is_begun, hand.message) == (False, "crc")
     hand.reject(1, "refused")
     assert (hand.is_begun, hand.lost, hand.reason(), hand.message) == (True, 3, "damaged+refused", "crc")
+
+
+async def test_what_is_thinned_is_four_of_each_step(store, builder, monkeypatch) -> None:
+    """Of all segments together, decoded a few at a time; it says so, and is what thinning all at once gives."""
+    monkeypatch.setattr(requests, "DECODED_MAX", 100)
+    monkeypatch.setattr(requests, "THINNED_PIECES_MAX", 2)
+    dice = np.random.default_rng(5)
+    batches = []
+    for minute in range(10):
+        times = 1_790_000_040 * NS_PER_S + (np.arange(60) + 60 * minute) * NS_PER_S
+        for series in (0, 1):
+            batches.append(Batch.of(series, times, dice.normal(size=60)))
+            store.add(batches[-1])
+    terms = Terms(step_s=((60.0,) * 3,) * 3)
+    hand = Hand(await store.lease("cloud", readings_max=1, bytes_max=1, terms=terms))
+    assert (hand.lease.readings, hand.is_thinned) == (1200, True)
+    builder.open(hand)
+    (part,) = hand.parts
+    expected = thin(Batch.join(batches), 60 * NS_PER_S)
+    readings = parse_metrics(builder.encode(part))
+    assert [(r.time_ns, r.value) for r in readings] == [*zip(expected.time_ns, expected.values(), strict=True)]
+    assert len(readings) <= 4 * 2 * 10
+    assert qualities(builder, hand) == {(("tidegate.diluted", 60),): len(readings)}
+
+
+async def test_series_are_counted_for_who_asks(store, make_readings) -> None:
+    """It costs a look at each reading."""
+    encoder = ProtobufEncoder(series=store.series, gateway_attributes=(), version="1")
+    for counts, expected in ((True, 2), (False, 0)):
+        store.add(make_readings(5, series=1))
+        store.add(make_readings(5, series=0))
+        hand = Hand(await lease(store))
+        RequestBuilder(timeline=store.timeline, encoder=encoder, counts_series=counts).open(hand)
+        assert hand.series == expected

@@ -63,7 +63,7 @@ def uplink_of(store: Store, endpoint: str, **settings) -> Uplink:
         telemetry=Telemetry(),
         random=random.Random(1),
     )
-    for patience in (uplink._backoff, *uplink._holding._patience.values()):
+    for patience in (uplink._outages.backoff, *uplink._outages.holding._patience.values()):
         patience.initial_s = patience.max_s = 0.05
     return uplink
 

@@ -1,0 +1,184 @@
+"""How a budget is shared out: what goes whole, what at longer intervals, what thinned. Decides; touches nothing.
+
+What may be spent a second is what is left of the tightest window over the time that is left of it. In this order, until
+what comes in fits:
+
+| what comes in                        | goes                                                               |
+| ------------------------------------ | ------------------------------------------------------------------ |
+| fits at the interval that is set     | whole; what is left over is the backlog's, all at once              |
+| fits in fewer and larger requests    | whole, each class as often as its part allows                       |
+| does not fit                         | thinned where a class's part is too small, at the least step that fits |
+
+The classes' parts are by weight, and what one does not need is the others' (weighted max-min fairness), so that what is
+critical is thinned last and nothing starves. While there is a backlog it has its share beside them, and is thinned
+itself where it would else take longer than a day.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from gateway.core.contracts import Priority
+from gateway.core.thinning import KEPT_MAX
+from gateway.store.policy import CLASS_WEIGHTS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+STEPS_S: Final = (10.0, 30.0, 60.0, 300.0, 900.0)
+# What a request costs whatever its size, until it is known: heads, the answer, packets of both directions.
+REQUEST_BYTES: Final = 900.0
+# How seldom a class may be sent before it is thinned instead: where requests cost more than what is in them.
+STRETCHED_S: Final = {Priority.CRITICAL: 30.0, Priority.NORMAL: 300.0, Priority.BULK: 300.0}
+BACKLOG_S_MAX: Final = 86_400.0
+# Who is thinned is no more when there is so much more room than it needs, else it would go to and fro.
+SPARE_SHARE: Final = 0.9
+# What live data may need beyond what was measured is not the backlog's.
+SAFETY: Final = 1.1
+
+_WEIGHTS: Final = tuple(float(CLASS_WEIGHTS[priority]) for priority in Priority)
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What comes in of one class, in readings a second, of how many series, and what each costs on the wire.
+
+    `request_bytes` is what a request costs whatever is in it, `together` how many readings come in at once.
+    """
+
+    readings_s: float
+    series: float
+    whole_bytes: float
+    thinned_bytes: float
+    request_bytes: float = REQUEST_BYTES
+    together: float = 1.0
+
+    def points_s(self, step_s: float) -> float:
+        """Return how many readings a second are left at a step; 0 is all of them."""
+        return min(self.readings_s, KEPT_MAX * self.series / step_s) if step_s else self.readings_s
+
+    def cost_s(self, step_s: float, *, every_s: float) -> float:
+        """Return the bytes a second at a step, with a request each `every_s`."""
+        if not self.readings_s:
+            return 0.0
+        each = self.thinned_bytes if step_s else self.whole_bytes
+        # There is no request with nothing in it.
+        requests_s = min(1.0 / max(every_s, step_s), self.readings_s / self.together)
+        return self.points_s(step_s) * each + self.request_bytes * requests_s
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one class, or the backlog, may spend in bytes a second (None: no bound of its own), and its step."""
+
+    bytes_s: float | None
+    step_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """What each class has, what the backlog has, and what all would take if it went as it comes."""
+
+    classes: tuple[Part, ...]
+    backlog: Part
+    wanted_s: float  # bytes a second
+    may_s: float
+
+    @property
+    def is_short(self) -> bool:
+        """Whether not all goes as it comes."""
+        return any(part.bytes_s is not None for part in self.classes)
+
+    @property
+    def is_thinning(self) -> bool:
+        """Whether anything live is thinned."""
+        return any(part.step_s for part in self.classes)
+
+
+def share_out(total: float, needs: Sequence[float], weights: Sequence[float] = _WEIGHTS) -> list[float]:
+    """Return each one's part of `total`: by weight, no more than it needs, and what is left over goes to the others.
+
+    >>> share_out(100, [10, 90, 90], [16, 4, 1])
+    [10.0, 72.0, 18.0]
+    """
+    parts = [0.0] * len(needs)
+    open_ones = [k for k, need in enumerate(needs) if need > 0]
+    while open_ones and total > 0:
+        weight = sum(weights[k] for k in open_ones)
+        content = [k for k in open_ones if needs[k] <= total * weights[k] / weight]
+        if not content:
+            for k in open_ones:
+                parts[k] = total * weights[k] / weight
+            break
+        for k in content:
+            parts[k] = float(needs[k])
+            total -= needs[k]
+        open_ones = [k for k in open_ones if k not in content]
+    return parts
+
+
+def least_step(need: Need, bytes_s: float, *, every_s: float, before_s: float = 0.0) -> float:
+    """Return the least step at which a class fits in `bytes_s`, or the greatest there is; `before_s` was its last.
+
+    Several steps may go together, `every_s` where one is not longer than that.
+    """
+    for step_s in STEPS_S:
+        margin = SPARE_SHARE if step_s < before_s else 1.0
+        if need.cost_s(step_s, every_s=every_s) <= margin * bytes_s:
+            return step_s
+    return STEPS_S[-1]
+
+
+def allocate(
+    may_s: float,
+    needs: Sequence[Need],
+    *,
+    interval_s: float,
+    backlog_readings: int,
+    backlog_share: float,
+    before: Allocation | None = None,
+) -> Allocation:
+    """Share out `may_s` bytes a second among the classes, by `Priority`, and the backlog.
+
+    `interval_s` is how often requests go where nothing keeps them; `before` is what was decided last.
+    """
+    wanted = [need.cost_s(0.0, every_s=interval_s) for need in needs]
+    live_s = may_s * (1.0 - backlog_share) if backlog_readings else may_s
+    was_short = before is not None and before.is_short
+    if sum(wanted) <= live_s * (SPARE_SHARE if was_short else 1.0):
+        spare_s = max(0.0, may_s - SAFETY * sum(wanted))
+        step_s = _backlog_step(needs, backlog_readings, spare_s)
+        return Allocation((Part(None),) * len(needs), Part(spare_s, step_s), sum(wanted), may_s)
+    before_s = [0.0] * len(needs) if before is None else [part.step_s for part in before.classes]
+    stretched = [
+        # Who is thinned asks for more than it needs before it is whole again.
+        need.cost_s(0.0, every_s=max(interval_s, STRETCHED_S[priority])) / (SPARE_SHARE if step_s else 1.0)
+        for need, priority, step_s in zip(needs, Priority, before_s, strict=True)
+    ]
+    parts = share_out(live_s, stretched)
+    # What is left where all fit makes requests more frequent.
+    spare_s = live_s - sum(parts)
+    more = share_out(spare_s, [max(0.0, most - least) for most, least in zip(wanted, stretched, strict=True)])
+    classes = []
+    for k, need in enumerate(needs):
+        step_s = 0.0
+        if parts[k] < stretched[k]:
+            step_s = least_step(need, parts[k], every_s=STRETCHED_S[Priority(k)], before_s=before_s[k])
+        classes.append(Part(parts[k] + more[k], step_s))
+    backlog_s = may_s - live_s
+    step_s = _backlog_step(needs, backlog_readings, backlog_s)
+    return Allocation(tuple(classes), Part(backlog_s, step_s), sum(wanted), may_s)
+
+
+def _backlog_step(needs: Sequence[Need], readings: int, bytes_s: float) -> float:
+    """Return at which step the backlog is sent within a day, as like what comes in now as it may be; 0: whole."""
+    readings_s = sum(need.readings_s for need in needs)
+    if not readings or not readings_s:
+        return 0.0
+    seconds = readings / readings_s
+    for step_s in (0.0, *STEPS_S):
+        cost_s = sum(need.points_s(step_s) * (need.thinned_bytes if step_s else need.whole_bytes) for need in needs)
+        if seconds * cost_s <= bytes_s * BACKLOG_S_MAX:
+            return step_s
+    return STEPS_S[-1]

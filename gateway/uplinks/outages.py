@@ -1,0 +1,74 @@
+"""Whether a way is one just now: what failed, since when, and how long to wait for it. Must not wait, send or lease."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from gateway.uplinks.guards import Backoff, InTransitError, NotYetError, PassedOnError, UnreachableError
+from gateway.uplinks.state import Holding
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from gateway.core.contracts import Signal, TryLaterError
+    from gateway.uplinks.guards import HoldError
+    from gateway.uplinks.pacing import BatchSize
+    from gateway.uplinks.settings import RetrySettings
+    from gateway.uplinks.state import Status, Tally
+
+log = logging.getLogger("tidegate.uplinks")
+
+
+class Outages:
+    """One uplink's. What changes is said in the log once. Seconds are of one steady clock."""
+
+    def __init__(
+        self, uplink: str, retry: RetrySettings, *, random: Random, size: BatchSize, status: Status, tally: Tally
+    ) -> None:
+        self.is_down = False
+        self.backoff = Backoff(float(retry.initial), float(retry.max), random)
+        self.holding = Holding(retry, random)
+        self._uplink = uplink
+        self._retry = retry
+        self._size = size
+        self._status = status
+        self._tally = tally
+
+    @property
+    def attempt(self) -> int:
+        """How often in a row it failed, or one of its signals."""
+        return max(self.backoff.failures, self.holding.failures)
+
+    def failed(self, error: TryLaterError) -> float:
+        """Take note of a failure; return how long to wait, in seconds."""
+        if isinstance(error, NotYetError):
+            return error.after_s
+        reason = str(error)
+        if reason != self._status.last_error or not self.is_down:
+            log.warning("uplink %s: %s", self._uplink, reason)
+        self._status.last_error = reason
+        self.is_down = True
+        self._size.failed(in_transit=isinstance(error, InTransitError | PassedOnError))
+        self._tally.failed("throttled" if error.after_s else "later")
+        is_unreachable = isinstance(error, UnreachableError)
+        bound_s = float(self._retry.unreachable_max if is_unreachable else self._retry.max)
+        return self.backoff.failed(error.after_s, bound_s=bound_s)
+
+    def held(self, error: HoldError, signal: Signal, *, now_s: float) -> float:
+        """Take note that the way of a signal is wrong; return for how long it is held back, in seconds."""
+        reason = str(error)
+        if reason != self.holding.reasons.get(signal):
+            log.warning("uplink %s: %s are held back: %s", self._uplink, signal.name.lower(), reason)
+        self._status.last_error = reason
+        self._tally.failed("hold")
+        return self.holding.hold(signal, reason, after_s=error.after_s, now_s=now_s)
+
+    def answered(self, signal: Signal) -> bool:
+        """Take note that the far side takes what it is sent, or says why not; return whether it had been away."""
+        self.backoff.succeeded()
+        was_away = self.holding.went(signal) or self.is_down
+        if was_away:
+            log.info("uplink %s: is back", self._uplink)
+        self.is_down = False
+        return was_away

@@ -1,0 +1,285 @@
+"""What an uplink with a budget may send just now, and why: measured, then decided by `allocate`. Does no I/O.
+
+    what came in, what it cost ─→ needs ─┐
+    what is left of each window ─────────┴→ allocate → who may go now, whole or at which step; else from when on
+
+Seconds are of one steady clock, bytes those on the wire.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from gateway.core.contracts import Priority
+from gateway.core.words import span
+from gateway.store.policy import ALL, Lane, Terms
+from gateway.uplinks.allocation import REQUEST_BYTES, SAFETY, Allocation, Need, Part, allocate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gateway.store.leases import Outlook
+
+# Until something was sent: what a reading costs whole and thinned (gateway/bench/wire.py).
+WHOLE_BYTES: Final = 2.5
+THINNED_BYTES: Final = 6.0
+READING_BYTES_MIN: Final = 0.1
+REQUEST_BYTES_MIN: Final = 200.0
+# How long what came in counts in what is expected, and how long to look before anything is.
+MEMORY_S: Final = 300.0
+LOOK_S_MIN: Final = 5.0
+NEWEST_SHARE: Final = 0.2
+# Of a rate that is set so much is for what is planned.
+RATE_SHARE: Final = 0.95
+# A class of which nothing came lately has such a part for what may come.
+IDLE_SHARE: Final = 0.05
+# Less than this is not worth a request of the backlog's.
+SURPLUS_BYTES_MIN: Final = 16 * 1024
+LEAST_BYTES_S: Final = 0.01
+# What is left may be more by then than was expected.
+WAIT_S_MAX: Final = 60.0
+NEVER_S: Final = float("inf")
+LANES: Final = tuple(Lane)
+CLASSES: Final = len(Priority)
+CLASS_NAMES: Final = tuple(priority.name.lower() for priority in Priority)
+
+
+class WindowLeft(NamedTuple):
+    """What is left of one window, and for how long."""
+
+    name: str
+    left_bytes: float
+    left_s: float
+
+
+class Sent(NamedTuple):
+    """A lease that was sent: how many readings it held, how many left for them, of how many series, and their cost."""
+
+    lane: Lane
+    priority: Priority
+    held: int
+    left: int
+    series: int
+    step_s: float
+    wire_bytes: float
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What may be leased now; where that is nothing of what is held, in how many seconds something may be. And why."""
+
+    terms: Terms = ALL
+    wait_s: float = 0.0
+    why: str = ""
+
+
+_UNBOUND: Final = Decision()
+
+
+@dataclass(slots=True)
+class Flow:
+    """What is known of one class."""
+
+    readings_s: float = 0.0
+    series: float = 0.0
+    whole_bytes: float = WHOLE_BYTES
+    thinned_bytes: float = THINNED_BYTES
+    together: float = 1.0  # readings in the least lease that is usual
+    free_s: float = float("-inf")  # from when on it may be sent again
+    thinned_s: float = float("-inf")  # when it was sent thinned last
+
+    def need(self, request_bytes: float) -> Need:
+        """Return it as `allocate` wants it; where series were not counted yet, as if each came once a second."""
+        series = self.series or self.readings_s
+        return Need(self.readings_s, series, self.whole_bytes, self.thinned_bytes, request_bytes, self.together)
+
+    def cost(self, sent: Sent, request_bytes: float) -> float:
+        """Learn from what was sent; return what a request costs whatever is in it, as it seems now.
+
+        Of what was expected wrongly it is the larger part that is corrected: small requests say what requests cost,
+        and large ones what readings do.
+        """
+        if not sent.left:
+            return request_bytes
+        each = self.thinned_bytes if sent.step_s else self.whole_bytes
+        error = NEWEST_SHARE * (sent.wire_bytes - request_bytes - each * sent.left)
+        if each * sent.left <= request_bytes:
+            request_bytes = max(REQUEST_BYTES_MIN, request_bytes + error)
+        elif sent.step_s:
+            self.thinned_bytes = max(READING_BYTES_MIN, each + error / sent.left)
+        else:
+            self.whole_bytes = max(READING_BYTES_MIN, each + error / sent.left)
+        if sent.lane == Lane.LIVE:
+            self.together = max(1.0, min(float(sent.held), self.together + NEWEST_SHARE * (sent.held - self.together)))
+        if sent.lane == Lane.LIVE and sent.series:
+            self.series = max(float(sent.series), self.series + NEWEST_SHARE * (sent.series - self.series))
+        return request_bytes
+
+
+@dataclass(slots=True)
+class Scheduler:
+    """One uplink's."""
+
+    interval_s: float
+    flows: list[Flow] = field(default_factory=lambda: [Flow() for _ in Priority])
+    allocation: Allocation | None = None
+    why: str = ""
+    request_bytes: float = REQUEST_BYTES
+    _steps: tuple[tuple[float, ...], ...] = ALL.step_s
+    _allocated_s: float = float("-inf")
+    _lanes: set[Lane] = field(default_factory=set)
+    _backlog_free_s: float = float("-inf")
+    _seen: tuple[int, ...] | None = None
+    _seen_s: float = 0.0
+    _since_s: float = 0.0
+
+    def observe(self, arrived: Sequence[int], now_s: float) -> None:
+        """Take note how many readings came in of each class so far."""
+        if self._seen is None:
+            self._seen, self._seen_s, self._since_s = tuple(arrived), now_s, now_s
+            return
+        passed_s = now_s - self._seen_s
+        if passed_s < LOOK_S_MIN:
+            return
+        # At first what was seen is all there is to know.
+        share = max(min(1.0, passed_s / MEMORY_S), passed_s / (now_s - self._since_s))
+        for flow, before, count in zip(self.flows, self._seen, arrived, strict=True):
+            flow.readings_s += share * ((count - before) / passed_s - flow.readings_s)
+        self._seen, self._seen_s = tuple(arrived), now_s
+
+    def decide(self, now_s: float, *, windows: Sequence[WindowLeft], rate: float | None, outlook: Outlook) -> Decision:
+        """Return what may be leased; `windows` are those whose end is known."""
+        self.observe(outlook.arrived, now_s)
+        lanes = {lane for lane, _ in outlook.spots}
+        if now_s >= self._allocated_s + LOOK_S_MIN or lanes != self._lanes:
+            self._allocated_s, self._lanes = now_s, lanes
+            self._allocate(windows, rate, outlook)
+        allocation = self.allocation
+        if allocation is None:
+            return _UNBOUND
+        live_s = [
+            self._live_wait_s(flow, part, now_s) for flow, part in zip(self.flows, allocation.classes, strict=True)
+        ]
+        backlog_s, thinned_s = self._later_wait_s(allocation, windows, now_s)
+        waits_s = {Lane.LIVE: live_s, Lane.BACKLOG: [backlog_s] * CLASSES, Lane.THINNED: [thinned_s] * CLASSES}
+        may = tuple([tuple([wait_s <= 0.0 for wait_s in waits_s[lane]]) for lane in LANES])
+        least_s = min([waits_s[lane][priority] for lane, priority in outlook.spots], default=0.0)
+        return Decision(Terms(may, self._steps), min(least_s, WAIT_S_MAX), self.why)
+
+    def _allocate(self, windows: Sequence[WindowLeft], rate: float | None, outlook: Outlook) -> None:
+        may_s = [window.left_bytes / max(1.0, window.left_s) for window in windows]
+        may_s += [] if rate is None else [RATE_SHARE * rate]
+        if not may_s:
+            self.allocation, self.why = None, ""
+            return
+        needs = [flow.need(self.request_bytes) for flow in self.flows]
+        before = self.allocation
+
+        def share_out(later_readings: int) -> Allocation:
+            return allocate(
+                min(may_s),
+                needs,
+                interval_s=self.interval_s,
+                backlog_readings=later_readings,
+                backlog_share=outlook.backlog_share,
+                before=before,
+            )
+
+        if Lane.BACKLOG in self._lanes:
+            allocation = share_out(max(1, outlook.backlog_readings))
+        else:
+            allocation = share_out(int(Lane.THINNED in self._lanes))
+            if allocation.is_thinning:
+                # Nothing is thinned so that what was thinned before can go whole.
+                allocation = share_out(0)
+        by_class = tuple(part.step_s for part in allocation.classes)
+        self._steps = (by_class, (allocation.backlog.step_s,) * CLASSES, (0.0,) * CLASSES)
+        self.allocation, self.why = allocation, explain(allocation, windows)
+
+    def _later_wait_s(self, allocation: Allocation, windows: Sequence[WindowLeft], now_s: float) -> tuple[float, float]:
+        """Return in how many seconds backlog may go, and what was sent thinned."""
+        if allocation.is_short:
+            wait_s = max(0.0, self._backlog_free_s - now_s)
+            has_share = Lane.BACKLOG not in self._lanes and allocation.backlog.bytes_s
+            return wait_s, wait_s if has_share else NEVER_S
+        wanted_s = SAFETY * allocation.wanted_s
+        surplus = min([window.left_bytes - wanted_s * window.left_s for window in windows], default=NEVER_S)
+        wait_s = 0.0 if surplus >= SURPLUS_BYTES_MIN else NEVER_S
+        return wait_s, NEVER_S if Lane.BACKLOG in self._lanes else wait_s
+
+    @staticmethod
+    def _live_wait_s(flow: Flow, part: Part, now_s: float) -> float:
+        if part.bytes_s is None:
+            return 0.0
+        # A step that has begun is worth waiting for: each lease gives four readings of it.
+        step_left_s = flow.thinned_s + part.step_s - now_s if part.step_s else 0.0
+        return max(0.0, flow.free_s - now_s, step_left_s)
+
+    def sent(self, sent: Sent, now_s: float) -> None:
+        """Take note what a lease has cost."""
+        flow = self.flows[sent.priority]
+        self.request_bytes = flow.cost(sent, self.request_bytes)
+        if sent.step_s and sent.lane == Lane.LIVE:
+            flow.thinned_s = now_s
+        allocation = self.allocation
+        if allocation is None:
+            return
+        if sent.lane != Lane.LIVE:
+            if allocation.is_short:
+                bytes_s = max(LEAST_BYTES_S, allocation.backlog.bytes_s or 0.0)
+                self._backlog_free_s = max(self._backlog_free_s, now_s) + sent.wire_bytes / bytes_s
+            return
+        part = allocation.classes[sent.priority]
+        if part.bytes_s is not None:
+            bytes_s = max(LEAST_BYTES_S, part.bytes_s, IDLE_SHARE * allocation.may_s)
+            flow.free_s = max(flow.free_s, now_s) + sent.wire_bytes / bytes_s
+
+    def begin_window(self) -> None:
+        """Take note that a new window has begun: what was spent in the one before is no reason to wait."""
+        self._allocated_s = float("-inf")
+        self._backlog_free_s = float("-inf")
+        for flow in self.flows:
+            flow.free_s = float("-inf")
+
+    def told(self) -> dict[str, object]:
+        """Return what was decided last, as `tidegate status` shows it."""
+        allocation = self.allocation
+        if allocation is None:
+            return {}
+        parts = zip(CLASS_NAMES, allocation.classes, self.flows, strict=True)
+        return {
+            "why": self.why,
+            "request_bytes": round(self.request_bytes),
+            "wanted_bytes_s": round(allocation.wanted_s, 1),
+            "may_bytes_s": round(allocation.may_s, 1),
+            "classes": {
+                name: {
+                    "readings_s": round(flow.readings_s, 2),
+                    "step_s": part.step_s,
+                    "bytes_s": None if part.bytes_s is None else round(part.bytes_s, 1),
+                }
+                for name, part, flow in parts
+                if flow.readings_s
+            },
+            "backlog": {
+                "step_s": allocation.backlog.step_s,
+                "bytes_s": round(allocation.backlog.bytes_s or 0.0, 1),
+            },
+        }
+
+
+def explain(allocation: Allocation, windows: Sequence[WindowLeft]) -> str:
+    """Say in a clause what goes and why."""
+    if not allocation.is_short:
+        return "all that comes in fits, and the rest has what is left over"
+    tightest = min(windows, key=lambda window: window.left_bytes / max(1.0, window.left_s), default=None)
+    left = "the rate"
+    if tightest is not None:
+        left = f"what is left of the {tightest.name}, which lasts for {span(round(tightest.left_s))}"
+    steps = " and ".join(
+        f"of {name} readings four for each {span(round(part.step_s))}"
+        for part, name in zip(allocation.classes, CLASS_NAMES, strict=True)
+        if part.step_s
+    )
+    return f"{steps or 'less often and more at once'}, to fit {left}"

@@ -1,0 +1,96 @@
+"""A way that fails is waited for longer and longer, said once, and begins anew when something was taken."""
+
+from __future__ import annotations
+
+import logging
+from random import Random
+
+import pytest
+
+from gateway.core.contracts import Signal, TryLaterError
+from gateway.core.telemetry import Telemetry
+from gateway.core.units import Duration
+from gateway.uplinks.guards import HoldError, InTransitError, NotYetError, UnreachableError
+from gateway.uplinks.outages import Outages
+from gateway.uplinks.pacing import READINGS_START, BatchSize
+from gateway.uplinks.settings import RetrySettings
+from gateway.uplinks.state import Status, Tally
+
+
+class Way:
+    """One uplink, and what it writes to."""
+
+    def __init__(self) -> None:
+        self.status, self.telemetry = Status(), Telemetry()
+        self.size = BatchSize(50_000, 4_000_000)
+        retry = RetrySettings(initial=Duration(1), max=Duration(600), unreachable_max=Duration(15))
+        self.outages = Outages(
+            "cloud",
+            retry,
+            random=Random(1),
+            size=self.size,
+            status=self.status,
+            tally=Tally(self.telemetry, "cloud"),
+        )
+
+    @property
+    def failures(self) -> dict[str, int]:
+        return {
+            dict(labels)["kind"]: count
+            for family in self.telemetry.families()
+            if family.name == "tidegate_uplink_failures"
+            for labels, count in family.values.items()
+        }
+
+
+@pytest.fixture
+def way() -> Way:
+    return Way()
+
+
+def test_waits_grow_and_end_with_the_first_answer(way, caplog) -> None:
+    """What is the same is said once; who comes back is said too."""
+    caplog.set_level(logging.INFO, logger="tidegate.uplinks")
+    waits_s = [way.outages.failed(TryLaterError("status 503")) for _ in range(30)]
+    assert max(waits_s[:3]) <= 4
+    assert 300 < max(waits_s) <= 600
+    assert way.outages.attempt == 30
+    assert way.outages.is_down
+    assert way.status.last_error == "status 503"
+    assert way.failures == {"later": 30}
+    assert way.outages.answered(Signal.METRICS)
+    assert not way.outages.answered(Signal.METRICS)
+    assert (way.outages.attempt, way.outages.is_down) == (0, False)
+    assert [record.message for record in caplog.records] == ["uplink cloud: status 503", "uplink cloud: is back"]
+
+
+def test_who_cannot_be_reached_is_tried_sooner(way) -> None:
+    """It costs some packets, and is how the end of an outage shows."""
+    assert max(way.outages.failed(UnreachableError("no route")) for _ in range(30)) <= 15
+
+
+def test_what_keeps_it_waiting_here_is_no_failure(way) -> None:
+    """Nothing is wrong with the way."""
+    assert way.outages.failed(NotYetError("no clock", 60.0)) == 60.0
+    assert (way.outages.attempt, way.outages.is_down, way.failures) == (0, False, {})
+
+
+def test_what_breaks_on_its_way_is_made_smaller(way) -> None:
+    """A server that asks to wait says nothing of size."""
+    assert way.outages.failed(TryLaterError("429", 30.0)) >= 30
+    assert way.size.readings == READINGS_START
+    way.outages.failed(InTransitError("cut"))
+    assert way.size.readings < READINGS_START
+    assert way.failures == {"throttled": 1, "later": 1}
+
+
+def test_a_signal_whose_way_is_wrong_is_held_by_itself(way, caplog) -> None:
+    """And comes back by itself."""
+    for _ in range(3):
+        assert way.outages.held(HoldError("404", 60.0), Signal.LOGS, now_s=0.0) >= 60
+    assert not way.outages.is_down
+    assert way.outages.holding.is_held(Signal.LOGS, 30.0)
+    assert way.failures == {"hold": 3}
+    assert len(caplog.records) == 1
+    assert not way.outages.answered(Signal.METRICS)
+    assert way.outages.answered(Signal.LOGS)

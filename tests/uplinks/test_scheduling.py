@@ -1,0 +1,214 @@
+"""What may go just now follows what came in, what it cost and what is left; and it says why."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.core.contracts import Priority
+from gateway.store.leases import Outlook
+from gateway.store.policy import ALL, Lane
+from gateway.uplinks.allocation import REQUEST_BYTES
+from gateway.uplinks.scheduling import (
+    IDLE_SHARE,
+    LOOK_S_MIN,
+    SURPLUS_BYTES_MIN,
+    WAIT_S_MAX,
+    Decision,
+    Scheduler,
+    Sent,
+    WindowLeft,
+)
+
+LIVE = (Lane.LIVE, Priority.NORMAL)
+BACKLOG = (Lane.BACKLOG, Priority.NORMAL)
+THINNED = (Lane.THINNED, Priority.NORMAL)
+DAY_S = 86_400.0
+
+
+class Desk:
+    """200 readings a second come in, and so many bytes are left of the day."""
+
+    def __init__(self, left_bytes: float, *, rate: float | None = None, readings_s: float = 200.0) -> None:
+        self.scheduler = Scheduler(1.0)
+        self.now_s = 1000.0
+        self.left_bytes = left_bytes
+        self.left_s = DAY_S
+        self.rate = rate
+        self.arrived = [0.0, 0.0, 0.0]
+        self.readings_s = readings_s
+        self.spots = {LIVE}
+        self.decide()
+        self.pass_by(100.0)
+
+    def pass_by(self, seconds: float) -> None:
+        self.now_s += seconds
+        self.left_s -= seconds
+        self.arrived[Priority.NORMAL] += seconds * self.readings_s
+
+    def decide(self) -> Decision:
+        windows = [] if self.rate else [WindowLeft("day", self.left_bytes, self.left_s)]
+        outlook = Outlook(frozenset(self.spots), 5000, tuple(map(int, self.arrived)), 0.3)
+        return self.scheduler.decide(self.now_s, windows=windows, rate=self.rate, outlook=outlook)
+
+    def sent(self, wire_bytes: float, *, lane=Lane.LIVE, priority=Priority.NORMAL, step_s=0.0, left=1000) -> None:
+        self.left_bytes -= wire_bytes
+        self.scheduler.sent(Sent(lane, priority, 1000, left, 200, step_s, wire_bytes), self.now_s)
+
+
+def test_without_an_end_nothing_is_kept() -> None:
+    """Where no clock says how long a window lasts all goes as it comes, to the end of the budget."""
+    scheduler = Scheduler(1.0)
+    decision = scheduler.decide(5.0, windows=[], rate=None, outlook=Outlook(frozenset({LIVE}), 0, (0, 0, 0), 0.3))
+    assert decision.terms == ALL
+    assert (decision.wait_s, scheduler.told()) == (0.0, {})
+
+
+def test_what_fits_goes_and_the_rest_has_what_is_left_over() -> None:
+    """Backlog and what was sent thinned, in this order; not what live data will need until the day ends."""
+    desk = Desk(300e6)
+    desk.spots |= {BACKLOG, THINNED}
+    terms = desk.decide().terms
+    assert terms.may_take(*LIVE)
+    assert terms.may_take(*BACKLOG)
+    assert not terms.may_take(*THINNED)
+    desk.spots.discard(BACKLOG)
+    assert desk.decide().terms.may_take(*THINNED)
+    assert desk.scheduler.told()["why"] == "all that comes in fits, and the rest has what is left over"
+    desk.spots.add(BACKLOG)
+    wanted_s = desk.scheduler.allocation.wanted_s
+    assert wanted_s == pytest.approx(200 * 2.5 + REQUEST_BYTES)
+    desk.left_bytes = 1.1 * wanted_s * desk.left_s / 0.7 + SURPLUS_BYTES_MIN
+    assert desk.decide().terms.may_take(*BACKLOG)
+    desk.left_bytes = 1.1 * wanted_s * desk.left_s + SURPLUS_BYTES_MIN - 1
+    terms = desk.decide().terms
+    assert not terms.may_take(*BACKLOG)
+    assert terms.may_take(*LIVE)
+
+
+def test_what_does_not_fit_is_thinned_and_paced() -> None:
+    """It waits until what it has cost is its part again, and for a whole step; what is there already waits."""
+    desk = Desk(12 * (1 << 20))
+    desk.spots.add(THINNED)
+    decision = desk.decide()
+    assert decision.terms.step_of(*LIVE) == 60.0
+    assert decision.terms.step_of(*THINNED) == 0.0
+    assert decision.terms.may_take(*LIVE)
+    assert not decision.terms.may_take(*THINNED)
+    assert decision.wait_s == 0
+    assert (
+        decision.why == "of normal readings four for each 1 min, to fit what is left of the day, which lasts for 24 h"
+    )
+    desk.sent(5000.0, step_s=60.0, left=800)
+    decision = desk.decide()
+    assert not decision.terms.may_take(*LIVE)
+    assert decision.wait_s == 60.0
+    desk.pass_by(59.0)
+    assert not desk.decide().terms.may_take(*LIVE)
+    desk.pass_by(1.1)
+    assert desk.decide().terms.may_take(*LIVE)
+    desk.sent(50_000.0, step_s=60.0, left=8000)
+    desk.pass_by(60.1)
+    may_s = desk.scheduler.allocation.classes[Priority.NORMAL].bytes_s
+    assert desk.decide().wait_s == pytest.approx(min(WAIT_S_MAX, 50_000 / may_s - 60.1))
+    desk.scheduler.begin_window()
+    assert desk.decide().terms.may_take(*LIVE)
+
+
+def test_a_class_of_which_nothing_came_lately_has_a_little() -> None:
+    """A finding goes at once; very many of them do not take it all."""
+    desk = Desk(12 * (1 << 20))
+    critical = (Lane.LIVE, Priority.CRITICAL)
+    assert desk.decide().terms.may_take(*critical)
+    desk.sent(3000.0, priority=Priority.CRITICAL)
+    decision = desk.decide()
+    assert not decision.terms.may_take(*critical)
+    desk.pass_by(3000.0 / (IDLE_SHARE * desk.scheduler.allocation.may_s) + 0.1)
+    assert desk.decide().terms.may_take(*critical)
+
+
+def test_a_backlog_is_paced_by_its_share_while_not_all_fits() -> None:
+    """Each of its leases waits for the one before to be paid."""
+    desk = Desk(12 * (1 << 20))
+    desk.spots.add(BACKLOG)
+    assert desk.decide().terms.may_take(*BACKLOG)
+    desk.sent(10_000.0, lane=Lane.BACKLOG)
+    assert not desk.decide().terms.may_take(*BACKLOG)
+    bytes_s = desk.scheduler.allocation.backlog.bytes_s
+    assert bytes_s == pytest.approx(0.3 * desk.scheduler.allocation.may_s)
+    desk.pass_by(10_000 / bytes_s + 0.1)
+    assert desk.decide().terms.may_take(*BACKLOG)
+
+
+def test_what_was_thinned_has_a_share_where_all_goes_whole() -> None:
+    """And nothing is thinned for it."""
+    desk = Desk(66e6)
+    desk.spots.add(THINNED)
+    terms = desk.decide().terms
+    assert desk.scheduler.allocation.is_short
+    assert not desk.scheduler.allocation.is_thinning
+    assert terms.may_take(*THINNED)
+    desk.sent(10_000.0, lane=Lane.THINNED)
+    assert not desk.decide().terms.may_take(*THINNED)
+    desk = Desk(46e6)
+    desk.spots.add(THINNED)
+    assert not desk.decide().terms.may_take(*THINNED)
+    assert not desk.scheduler.allocation.is_thinning
+    desk.spots.add(BACKLOG)
+    assert desk.decide().terms.may_take(*BACKLOG)
+    assert desk.scheduler.allocation.is_thinning
+
+
+def test_a_rate_alone_thins_too() -> None:
+    """And has no end that anything could be kept for."""
+    desk = Desk(0, rate=150.0)
+    decision = desk.decide()
+    assert decision.terms.step_of(*LIVE) == 60.0
+    assert decision.why == "of normal readings four for each 1 min, to fit the rate"
+    desk = Desk(0, rate=1e6)
+    desk.spots.add(BACKLOG)
+    assert desk.decide().terms.may_take(*BACKLOG)
+
+
+def test_what_readings_and_requests_cost_is_learnt() -> None:
+    """Whole and thinned by themselves; small requests say what requests cost, large ones what readings do."""
+    desk = Desk(300e6)
+    for _ in range(60):
+        desk.sent(500.0 + 1.7 * 4000, left=4000)
+        desk.sent(500.0 + 5.0 * 4000, step_s=60.0, left=4000)
+        desk.sent(500.0 + 1.7 * 10, left=10)
+        desk.sent(100.0, left=0)
+    flow = desk.scheduler.flows[Priority.NORMAL]
+    assert flow.whole_bytes == pytest.approx(1.7, rel=0.02)
+    assert flow.thinned_bytes == pytest.approx(5.0, rel=0.02)
+    assert desk.scheduler.request_bytes == pytest.approx(500, rel=0.02)
+    assert flow.series == 200
+    assert flow.need(500).series == 200
+    desk.pass_by(LOOK_S_MIN)
+    desk.decide()
+    assert flow.readings_s == pytest.approx(200, rel=0.02)
+
+
+def test_what_comes_in_is_followed() -> None:
+    """Slowly, after the first look; a look too soon says nothing."""
+    desk = Desk(300e6)
+    desk.decide()
+    assert desk.scheduler.flows[Priority.NORMAL].readings_s == pytest.approx(200)
+    desk.readings_s = 0.0
+    desk.pass_by(LOOK_S_MIN - 1)
+    desk.decide()
+    assert desk.scheduler.flows[Priority.NORMAL].readings_s == pytest.approx(200)
+    desk.pass_by(596.0)
+    desk.decide()
+    assert desk.scheduler.flows[Priority.NORMAL].readings_s == pytest.approx(0)
+
+
+def test_the_plan_is_told() -> None:
+    """What each class that is there has, in numbers."""
+    desk = Desk(12 * (1 << 20))
+    desk.decide()
+    told = desk.scheduler.told()
+    assert told["classes"].keys() == {"normal"}
+    assert told["classes"]["normal"]["step_s"] == 60.0
+    assert told["classes"]["normal"]["readings_s"] == 200.0
+    assert told["may_bytes_s"] == round(12 * (1 << 20) / desk.left_s, 1)
+    assert told["backlog"] == {"step_s": 0.0, "bytes_s": 0.0}
