@@ -160,8 +160,8 @@ def run_demo(options: argparse.Namespace) -> int:
     """`tidegate demo`."""
     from gateway.simulator.demo import demo  # noqa: PLC0415  other commands need no simulator
 
-    if not 0 < options.seconds < DEMO_SECONDS_MAX:
-        raise CommandError(f"--seconds takes a number up to {DEMO_SECONDS_MAX}")
+    if not 0 < options.seconds <= DEMO_SECONDS_MAX:
+        raise CommandError(f"--seconds takes a number above 0, up to {DEMO_SECONDS_MAX}")
     return demo(seconds=options.seconds, keep=options.keep)
 
 

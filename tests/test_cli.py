@@ -105,7 +105,14 @@ def test_a_demo_takes_a_sensible_time(run, seconds: str) -> None:
     """Or says what would be."""
     code, _, err = run("demo", "--seconds", seconds)
     assert code == 2
-    assert err == "tidegate: --seconds takes a number up to 3600\n"
+    assert err == "tidegate: --seconds takes a number above 0, up to 3600\n"
+
+
+@pytest.mark.parametrize("seconds", ["0.5", "3600"])
+def test_a_demo_takes_what_it_says_it_takes(run, monkeypatch: pytest.MonkeyPatch, seconds: str) -> None:
+    """The bound that is named is within."""
+    monkeypatch.setattr("gateway.simulator.demo.demo", lambda **_: 0)
+    assert run("demo", "--seconds", seconds) == (0, "", "")
 
 
 def test_the_demo_is_told_as_asked(run, monkeypatch: pytest.MonkeyPatch) -> None:
