@@ -284,7 +284,12 @@ def _messages(options: argparse.Namespace, config: Config) -> tuple[str | None, 
     except ValueError as error:
         raise CommandError(f"--hex takes pairs of hexadecimal digits, not {options.hex!r}") from error
     if options.port is not None:
+        if options.source is not None:
+            raise CommandError("--port names the source; leave --source out")
         return options.port, list(_unframe(config, options.port, data))
+    names = [source.name for source in config.sources]
+    if options.source is not None and options.source not in names:
+        raise CommandError(f"no source is named {options.source!r} ({', '.join(names) or 'none is configured'})")
     return options.source, [(options.topic, data)]
 
 

@@ -438,6 +438,8 @@ def test_explain_takes_bytes_as_hex(run, write) -> None:
         ("--topic", "t", "--hex", "zz"),
         ("--port", "line9", "--hex", "00"),
         ("--quarantined", "1", "--topic", "t"),
+        ("--topic", "t", "--payload", "1", "--source", "line9"),
+        ("--port", "line1", "--hex", "00", "--source", "line1"),
     ],
 )
 def test_explain_says_how_it_is_asked(run, write, arguments: tuple[str, ...]) -> None:
@@ -463,11 +465,19 @@ def test_explain_cuts_what_came_over_a_line(run, write) -> None:
 
 def test_explain_as_if_from_a_source(run, write) -> None:
     """A mapping may be for one source alone."""
-    path = write('[[mappings]]\nmatch = "#"\nsource = "line1"\nfields = "*"\n')
+    other = SERIAL.replace("line1", "other").replace("NONE", "OTHER")
+    path = write(f'{SERIAL}{other}[[mappings]]\nmatch = "#"\nsource = "line1"\nfields = "*"\n')
     assert run("explain", "-c", path, "--topic", "t", "--source", "line1", "--payload", '{"x": 1}')[0] == 0
     code, out, _ = run("explain", "-c", path, "--topic", "t", "--source", "other", "--payload", '{"x": 1}')
     assert code == 1
     assert "the source is 'other', not 'line1'" in out
+
+
+@pytest.mark.parametrize(("sources", "there"), [(SERIAL, "line1"), ("", "none is configured")])
+def test_explain_knows_the_sources_that_there_are(run, write, sources: str, there: str) -> None:
+    """A name that is mistyped would otherwise be told as that of a source whose messages no such mapping takes."""
+    code, out, err = run("explain", "-c", write(sources), "--topic", "t", "--source", "lime1", "--payload", '{"x": 1}')
+    assert (code, out, err) == (2, "", f"tidegate: no source is named 'lime1' ({there})\n")
 
 
 # quarantine

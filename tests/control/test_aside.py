@@ -36,6 +36,8 @@ class Box:
         self.state_dir = folder / "state"
         self.config.write_text(
             f"[gateway]\nid = 'x'\nstate_dir = {json.dumps(str(self.state_dir))}\n"
+            '[[sources]]\ntype = "mqtt_server"\nname = "direct"\nlisten = "127.0.0.1:1884"\n'
+            '[[sources]]\ntype = "serial"\nname = "line1"\nport = "/dev/ttyNONE"\nframing = "lines"\n'
             '[[mappings]]\nmatch = "only/line1"\nsource = "line1"\npayload = "csv"\ncolumns = ["a"]\n'
             '[[mappings]]\nmatch = "#"\npayload = "auto"\nfields = "*"\n',
             encoding="utf-8",
