@@ -5,6 +5,7 @@ They lie outside of the quota, so they must never take room from what was accept
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -54,15 +55,20 @@ def make_room(state_dir: Path, *, wanted_bytes: int) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Remove a database and what lies beside it."""
+    """Remove a database and what lies beside it; a folder of such a name is somebody else's and stays."""
     for suffix in ("-wal", "-shm", "-journal", ""):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+            path.with_name(path.name + suffix).unlink()
 
 
 def _oldest_first(state_dir: Path, *, newest: str = "") -> list[Path]:
-    files = [file for file in state_dir.glob(f"{DAMAGED_NAME}*") if not file.name.endswith(("-wal", "-shm"))]
+    files = [
+        file
+        for file in state_dir.glob(f"{DAMAGED_NAME}*")
+        if not file.name.endswith(("-wal", "-shm")) and not file.is_dir()
+    ]
     # A box without a clock writes in 1970.
-    return sorted(files, key=lambda file: (file.name == newest, file.stat().st_mtime_ns))
+    return sorted(files, key=lambda file: (file.name == newest, file.lstat().st_mtime_ns))
 
 
 def interrupted(path: Path) -> str:

@@ -66,6 +66,22 @@ def test_they_go_while_the_disk_is_short(tmp_path, put_aside, monkeypatch, caplo
     assert not make_room(tmp_path, wanted_bytes=20_000)
 
 
+@pytest.mark.parametrize("name", [f"{DATABASE}.damaged-20250101T000000Z", f"{DATABASE}.damaged-20260101T000000Z-wal"])
+def test_a_folder_with_such_a_name_is_somebody_elses(tmp_path, put_aside, monkeypatch, name: str) -> None:
+    """Unpacked by a person who looks into one: it stays, it is none of the few, and nothing stops at it."""
+    first, second, third = put_aside(3)
+    folder = tmp_path / name
+    folder.unlink(missing_ok=True)
+    folder.mkdir()
+    os.utime(folder, (0, 0))
+    keep_few(tmp_path, newest=third)
+    assert [path for path in left(tmp_path) if "-wal" not in path and path != name] == [second, third]
+    monkeypatch.setattr(asides, "free_bytes", lambda _: 0)
+    assert make_room(tmp_path, wanted_bytes=1)
+    assert left(tmp_path) == [name]
+    assert not make_room(tmp_path, wanted_bytes=1)
+
+
 async def test_a_salvage_has_their_room(shelves, put_aside, make_small_disk) -> None:
     """On a small card earlier damage must not cost what can be read of the last."""
     disk = make_small_disk(12 << 20)
