@@ -488,7 +488,7 @@ def _shelf(options: argparse.Namespace) -> tuple[Path, Config | None]:
         path = path or Path(config.gateway.state_dir)
     database = path / DATABASE
     try:
-        database.open("rb").close()
+        os.close(os.open(database, os.O_RDONLY | os.O_NONBLOCK))  # a pipe would wait for who writes into it
     except PermissionError as error:
         raise CommandError(
             f"{database} is not yours to read; run this as root or as the gateway's user", FOUND

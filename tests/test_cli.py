@@ -23,6 +23,7 @@ from gateway.core.clock import FakeClock, SystemClock
 from gateway.core.contracts import Priority
 from gateway.core.telemetry import Telemetry
 from gateway.store.database import SetAside, Store, StoreSettings
+from gateway.store.reached import REACHED
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -546,7 +547,7 @@ async def test_a_shelf_of_somebody_else_is_a_sentence(
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("pathlib.Path.open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     code, out, err = run(*command, "--state-dir", tmp_path / "state")
     assert (code, out) == (1, "")
     assert "run this as root or as the gateway's user" in err
@@ -745,6 +746,43 @@ def test_no_shelf_is_a_sentence(run, tmp_path: Path, command: tuple[str, ...], m
         assert (code, out) == (2, "")
         assert str(folder) in err
         assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["tidegate.db", "tidegate.db-wal"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+@pytest.mark.parametrize("command", [("quarantine",), ("verify",), ("export", "--out", "x")])
+async def test_what_is_no_file_is_a_sentence(
+    run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+    make: Callable[[Path], None],
+    name: str,
+) -> None:
+    """Nobody waits at a pipe for someone to write into it."""
+    monkeypatch.chdir(tmp_path)
+    await fill(tmp_path)
+    path = tmp_path / name
+    path.unlink(missing_ok=True)
+    make(path)
+    code, out, err = run(*command, "--state-dir", tmp_path)
+    said = out + err
+    assert code == 1
+    assert f"{path} is no file; move it away" in said
+    assert said.count("\n") <= 2
+
+
+async def test_a_note_that_is_no_file_keeps_nobody_from_looking(run, tmp_path: Path) -> None:
+    """Not even where it is a pipe that somebody holds open: then there is nothing to read, and no end."""
+    await fill(tmp_path)
+    path = tmp_path / REACHED
+    path.unlink()
+    os.mkfifo(path)
+    held = os.open(path, os.O_RDWR)
+    try:
+        assert run("verify", "--state-dir", tmp_path)[0] == 0
+    finally:
+        os.close(held)
 
 
 async def test_export_writes_lines_and_says_how_many(run, tmp_path: Path) -> None:

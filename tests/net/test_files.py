@@ -58,6 +58,18 @@ def test_a_link_is_not_opened(tmp_path: Path, name: str, write: Callable[[Path],
     assert not (tmp_path / "not there").exists()
 
 
+@pytest.mark.parametrize("is_held", [True, False])
+def test_what_is_no_file_is_not_read(tmp_path: Path, is_held: bool) -> None:
+    """A pipe has no end, or nothing in it, as whoever else holds it pleases: that is no answer."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    held = os.open(path, os.O_RDWR) if is_held else None
+    with pytest.raises(OSError, match="not a regular file"):
+        read_file(path)
+    if held is not None:
+        os.close(held)
+
+
 def test_what_is_replaced_does_not_go_through_a_link(tmp_path: Path) -> None:
     """The file that is written first may be one as well."""
     (tmp_path / "target").write_bytes(b"theirs")
