@@ -293,6 +293,12 @@ class MappingSettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fiel
         if self.payload == "text" and (len(self.metrics) > 1 or self.time is not None):
             raise ValueError('payload = "text" is one value: one metric, and no time')
 
+    @check("columns")
+    def _columns_differ(self) -> Iterator[str]:
+        for name, count in Counter(self.columns).items():
+            if name and count > 1:
+                yield f"there is {name!r} twice in columns; give each a name of its own"
+
     @check("delimiter", "payload")
     def _delimiter_is_no_line_end(self) -> None:
         if self.payload in {"text", "csv"} and self.delimiter in "\r\n":

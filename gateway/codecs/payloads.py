@@ -13,6 +13,7 @@ import functools
 import json
 import math
 import re
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import cbor2
@@ -352,7 +353,8 @@ def decode_csv(
     """Return one object per line, and sentences about lines that have not as many cells as there are columns.
 
     With each sentence goes the number of lines it is about. A line of nothing but empty cells says nothing.
-    Without `columns` the first line names them; with them, a first line that repeats the names is left out.
+    Without `columns` the first line names them, each differently; with them, a first line that repeats the names is
+    left out.
     """
     text = _decode_utf8(payload)
     rows = text.splitlines()
@@ -376,12 +378,23 @@ def decode_csv(
         del lines[0]
     if not lines:
         raise MalformedError("no_readings", "there is a line of names and none of values")
+    if len(set(columns)) < len(columns):
+        _check_names(columns)
     objects = [
         dict(zip(columns, map(decode_cell, line), strict=True))
         for line in lines
         if len(line) == len(columns) and any(map(str.strip, line))
     ]
     return objects, _tell_odd([line for line in lines if len(line) != len(columns)], len(columns), delimiter)
+
+
+def _check_names(columns: tuple[str, ...]) -> None:
+    """Raise MalformedError where two columns have the same name; those that have none are for nobody."""
+    for name, count in Counter(columns).items():
+        if name and count > 1:
+            raise MalformedError(
+                "malformed_csv", f"{count} columns are called {shown(name)}; give each a name of its own"
+            )
 
 
 def _cells(rows: list[str], delimiter: str) -> Iterator[list[str]]:

@@ -61,6 +61,7 @@ def test_the_mappings_of_the_design_are_read() -> None:
         ({"metrics": [{"unit": "Cel"}]}, "a field or a name"),
         ({"metrics": [{"field": "a"}], "fields": "v"}, "one of them"),
         ({"metrics": [{"field": "a"}, {"field": "b", "name": "a"}]}, "'a' twice"),
+        ({"payload": "csv", "columns": ["a", "", "b", "", "a"]}, "'a' twice"),
         ({"metrics": [{"field": "a", "name": "tidegate.held.readings"}]}, "metrics.0.*the gateway's own"),
         ({"metrics": [{"field": "tidegate.quarantined"}]}, "metrics.0.*the gateway's own"),
         ({"metrics": [{"field": "a", "scale": 0}]}, "other than 0"),

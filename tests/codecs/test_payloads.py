@@ -394,6 +394,15 @@ def test_csv_names_its_columns_in_its_first_line_or_has_them_named() -> None:
     assert reason_of(lines, b"1,2\n3,4", columns=()) == "malformed_csv"
 
 
+def test_csv_has_no_name_twice() -> None:
+    """Which of the two columns is meant nobody can know. Columns without a name may be many: they are for nobody."""
+    with pytest.raises(MalformedError, match='2 columns are called "t"; give each') as caught:
+        lines(b"t,h,\xc3\xa4, t,\xc3\xa4\n1,2,3,4,5", columns=())
+    assert caught.value.reason == "malformed_csv"
+    assert lines(b"t,,\n1,,", columns=())[0] == [{"t": 1, "": None}]
+    assert reason_of(lines, b"idle,5,5", columns=()) == "no_readings"
+
+
 def test_a_line_of_another_length_is_lost_alone() -> None:
     """With a sentence that shows it."""
     objects, odd = lines(b"1,2\n1\n3,4,5\n6,7")
