@@ -7,8 +7,10 @@ translates gRPC may put a google.rpc.Status there. Sending again costs a double;
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
+import re
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -29,6 +31,10 @@ _COUNTS: Final = (
     "rejectedDataPoints", "rejectedLogRecords", "rejectedSpans",
     "rejected_data_points", "rejected_log_records", "rejected_spans",
 )  # fmt: skip
+# Where a JSON text has a string, with its end unless it was cut, or a value ends or begins.
+_MARKS: Final = re.compile(r""""(?:[^"\\]+|\\u[0-9a-fA-F]{4}|\\[^u])*(?P<end>"?)|[][{},]""", re.DOTALL)
+_CLOSERS: Final = {"{": "}", "[": "]"}
+_MESSAGE_NEXT: Final = re.compile(r"""[,\s]*"(?:errorMessage|error_message)"\s*:\s*""")
 
 
 class NoResponseError(ValueError):
@@ -47,16 +53,16 @@ def read_response(body: bytes, *, content_type: str = "", is_cut: bool = False) 
     """Read an Export*ServiceResponse, protobuf or JSON; the three signals share its numbers.
 
     Nothing at all, null or a word like "ok" mean that all was taken; a negative count, which nobody may send, counts
-    as none. Of one that `is_cut`, which is what a sentence for each reading is too long for, protobuf still says how
-    many were not taken. Raises NoResponseError for what else stands there: a login page, somebody's error or no,
-    garbage.
+    as none. One that `is_cut`, which is what a sentence for each reading is too long for, is a partial success from
+    that word on, and says how many were not taken where that stands before the sentence. Raises NoResponseError for
+    what else stands there: a login page, somebody's error or no, garbage.
     """
     text = body.strip().lower()
     if text in _YES:
         return PartialSuccess()
     try:
         if "json" in content_type or text[:1] == b"{":
-            rejected, message = _read_json_response(body)
+            rejected, message = _read_json_response(body, is_cut=is_cut)
         elif body[:1].isascii() and body[:1].decode("ascii").isprintable():
             raise NoResponseError("words")
         else:
@@ -83,8 +89,16 @@ def _read_protobuf_response(body: bytes, *, is_cut: bool) -> tuple[int, str]:
     return rejected, message
 
 
-def _read_json_response(body: bytes) -> tuple[int, str]:
-    answer = json.loads(body)
+def _read_json_response(body: bytes, *, is_cut: bool) -> tuple[int, str]:
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        if not is_cut:
+            raise
+        answer = json.loads(_closed(codecs.utf_8_decode(body)[0]))
+        if not {"partialSuccess", "partial_success"} & answer.keys():
+            # It may have gone on with a no.
+            raise
     if _says_no(answer):
         raise NoResponseError("a no")
     # The names of proto3's JSON, and those of the .proto files, which its parsers take as well.
@@ -95,6 +109,33 @@ def _read_json_response(body: bytes) -> tuple[int, str]:
     with contextlib.suppress(ValueError, TypeError, OverflowError):
         rejected = int(next((count for count in counts if count), 0))
     return rejected, str(partial.get("errorMessage") or partial.get("error_message") or "")
+
+
+def _closed(text: str) -> str:
+    """Return the beginning of a JSON text closed behind its last value that is whole, or in the midst of the message.
+
+    >>> _closed('{"a":[1,2')
+    '{"a":[1]}'
+    >>> _closed('{"partialSuccess":{"rejectedSpans":"7","errorMessage":"too o')
+    '{"partialSuccess":{"rejectedSpans":"7","errorMessage":"too o"}}'
+    """
+    closers: list[str] = []
+    whole = 0
+    for mark in _MARKS.finditer(text):
+        sign = mark[0]
+        if sign in _CLOSERS:
+            closers.append(_CLOSERS[sign])
+            whole = mark.end()
+        elif sign in {"]", "}"}:
+            del closers[-1:]
+            whole = mark.end()
+        elif sign == ",":
+            whole = mark.start()
+        elif _MESSAGE_NEXT.fullmatch(text, whole, mark.start()):
+            if not mark["end"]:
+                closers.append('"')
+            whole = mark.end()
+    return text[:whole] + "".join(reversed(closers))
 
 
 def _says_no(answer: dict[str, Any]) -> bool:

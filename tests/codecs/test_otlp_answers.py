@@ -44,6 +44,54 @@ def test_a_partial_success_that_is_cut_says_how_many(size: int) -> None:
         otlp_answers.read_response(long[:size])
 
 
+LONG_JSON = (
+    b'{"note":[{"a":"\\"}"},[1,2.5]],"partialSuccess":{"rejectedDataPoints":"31","errorMessage":"too \\u00e4lt\\n\xc3\xa4; '
+    b'say \\"no\\"","more":[{"k":null},true,-1.5e3,{}]}, "last" : "x"}'
+)
+
+
+@pytest.mark.parametrize("size", range(1, len(LONG_JSON)))
+def test_a_partial_success_in_json_may_be_cut_anywhere(size: int) -> None:
+    """From its name on it is one. What is read of it counts, and what stands behind cannot unsay it."""
+    body = LONG_JSON[:size]
+    for content_type in ("application/json", ""):
+        if b'"partialSuccess":{' not in body:
+            with pytest.raises(otlp_answers.NoResponseError):
+                otlp_answers.read_response(body, content_type=content_type, is_cut=True)
+            continue
+        found = otlp_answers.read_response(body, content_type=content_type, is_cut=True)
+        whole = otlp_answers.read_response(LONG_JSON, content_type=content_type)
+        # Half of a number would be another one.
+        assert found.rejected == (31 if b'"31",' in body else 0)
+        assert whole.message.startswith(found.message)
+        assert found.message or b"too" not in body
+        assert found == whole or b"more" not in body
+
+
+def test_a_count_that_stands_behind_a_long_sentence_is_not_known() -> None:
+    """It was taken all the same, and the sentence is told."""
+    body = b'{"partialSuccess":{"errorMessage":"' + b"too old; " * 500
+    found = otlp_answers.read_response(body, content_type="application/json", is_cut=True)
+    assert (found.rejected, found.message[:7]) == (0, "too old")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"error":{"code":7},"partialSuccess":{"rejectedDataPoints":"3","errorMessage":"' + b"x" * 100,
+        b'{"captive":true,"user-portal-url":"' + b"x" * 100,
+        b'{"message":"partialSuccess: ' + b"x" * 100,
+        b'{"deep":' + b"[" * 60_000,
+        b'[{"partialSuccess":{"rejectedDataPoints":"3","errorMessage":"' + b"x" * 100,
+        b'{"partialSuccess":}' + b" " * 100,
+    ],
+)
+def test_json_that_is_cut_and_no_answer_is_none(body: bytes) -> None:
+    """Somebody's no, or what may go on to be one; what was broken before it was cut."""
+    with pytest.raises(otlp_answers.NoResponseError):
+        otlp_answers.read_response(body, content_type="application/json", is_cut=True)
+
+
 @pytest.mark.parametrize("body", [b"\x00" * 100, b"<html>" * 100, b"\n<html>" * 100, b"\xff" * 100])
 def test_what_is_cut_and_no_answer_is_none(body: bytes) -> None:
     """The beginning of a flood, or of a page."""
@@ -135,8 +183,9 @@ def test_a_status_in_protobuf_is_no_delivery() -> None:
 @given(st.binary(max_size=80), st.sampled_from(["", "application/json", "application/x-protobuf", "text/plain"]))
 def test_any_answer_is_read(body: bytes, content_type: str) -> None:
     """Whatever a server answers, reading ends with a count and a bounded printable sentence, or says that it is none."""
-    with contextlib.suppress(otlp_answers.NoResponseError):
-        assert otlp_answers.read_response(body, content_type=content_type).rejected >= 0
+    for is_cut in (False, True):
+        with contextlib.suppress(otlp_answers.NoResponseError):
+            assert otlp_answers.read_response(body, content_type=content_type, is_cut=is_cut).rejected >= 0
     message = otlp_answers.read_status_message(body, content_type=content_type)
     assert len(message) <= otlp_answers.MESSAGE_CHARS_MAX
     assert message.isprintable()

@@ -335,6 +335,15 @@ def test_a_partial_success_with_much_to_say_is_one(otlp_sink, make_sender) -> No
     assert answer.message.startswith("too old; too old")
 
 
+def test_a_partial_success_with_much_to_say_in_json_is_one(serve, make_sender) -> None:
+    """As in protobuf: cut in the midst of its sentence it is no JSON, and still the answer of who took it."""
+    said = b'{"partialSuccess":{"rejectedDataPoints":"3","errorMessage":"' + b"too old; " * 20_000 + b'"}}'
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(said)
+    answer = make_sender(serve(say(head + said))).send(PACKED)
+    assert answer.rejected == 3
+    assert answer.message.startswith("too old; too old")
+
+
 def test_a_huge_answer_is_not_read_to_its_end(serve, make_sender) -> None:
     """64 KiB are enough for any answer; the connection is dropped with the rest."""
     sent = []
