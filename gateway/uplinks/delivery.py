@@ -245,7 +245,7 @@ class Uplink:
             if isinstance(error, HoldError):
                 self._hold(error, hand)
                 return
-            wait_s = self._outages.failed(error)
+            wait_s = self._outages.failed(error, hand.next_readings)
             if not hand.is_begun or hand.is_thinned:
                 self._give_back(hand, maybe_delivered=error.answer_lost, put_off_s=error.put_off_s)
                 await self._waits.until_again(error, wait_s)
@@ -253,7 +253,7 @@ class Uplink:
             try:
                 if error.answer_lost and hand.parts:
                     # It is sent again from the hand: the store hears of it in no other way.
-                    await self._store.count_maybe_twice(lease, len(hand.parts[0]))
+                    await self._store.count_maybe_twice(lease, hand.next_readings)
                 await self._waits.until_again(error, wait_s)
             except asyncio.CancelledError:
                 # Some of it was taken, and the store knows leases only whole.

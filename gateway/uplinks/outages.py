@@ -40,8 +40,8 @@ class Outages:
         """How often in a row it failed, or one of its signals."""
         return max(self.backoff.failures, self.holding.failures)
 
-    def failed(self, error: TryLaterError) -> float:
-        """Take note of a failure; return how long to wait, in seconds."""
+    def failed(self, error: TryLaterError, readings: int) -> float:
+        """Take note that a request of so many readings failed; return how long to wait, in seconds."""
         if isinstance(error, NotYetError):
             return error.after_s
         reason = str(error)
@@ -49,7 +49,7 @@ class Outages:
             log.warning("uplink %s: %s", self._uplink, reason)
         self._status.last_error = reason
         self.is_down = True
-        self._size.failed(in_transit=isinstance(error, InTransitError | PassedOnError))
+        self._size.failed(readings, in_transit=isinstance(error, InTransitError | PassedOnError))
         self._tally.failed("throttled" if error.after_s else "later")
         is_unreachable = isinstance(error, UnreachableError)
         bound_s = float(self._retry.unreachable_max if is_unreachable else self._retry.max)

@@ -4,6 +4,10 @@ A request should take about as long as people can wait for fresh data behind it,
 the time that the last ones took, but for what each takes whatever its size: a receiver that thinks for two seconds is
 not made quicker by smaller requests, it only gets through fewer readings. And compressing harder is worth what the
 processor has to spare, or what the link makes us wait anyway.
+
+A request that breaks on its way may have been taken, and goes once more. Where a smaller one then gets through, the
+size that broke is come near in the manner of TCP (CUBIC, RFC 9438): from half of it, at first quickly, then ever more
+slowly; and more slowly still each time that it breaks again, so that what is sent twice stays a small part of all.
 """
 
 from __future__ import annotations
@@ -28,6 +32,10 @@ CHANGED_TIMES: Final = 3.0
 CHANGED_S: Final = 1.0
 # What a request may be larger than was thought, where it must fit.
 SPARED: Final = 0.8
+# How long requests that get through must have taken together before one of a size that broke is tried again: at first,
+# and at most.
+CLIMB_S: Final = 20.0
+CLIMB_S_MAX: Final = 3600.0
 CEILING_BYTES_MIN: Final = 16 * 1024
 CEILING_GROWTH: Final = 1.005
 POINT_BYTES: Final = 20
@@ -119,6 +127,38 @@ class Toll:
 
 
 @dataclass(slots=True)
+class Climb:
+    """How many readings may be tried where so many broke on their way and fewer got through."""
+
+    avoided: float = float("inf")
+    climb_s: float = CLIMB_S
+    _climbed_s: float = 0.0
+    _broken: float = float("inf")  # the smallest since the last one that got through
+
+    @property
+    def bound(self) -> float:
+        """Return the number."""
+        return self.avoided * (1 - (1 - self._climbed_s / self.climb_s) ** 3 / 2)
+
+    def broke(self, readings: int) -> None:
+        """Learn from a request that broke."""
+        self._broken = min(self._broken, readings)
+
+    def succeeded(self, readings: int, seconds: float) -> None:
+        """Learn from one that got through."""
+        broken, self._broken = self._broken, float("inf")
+        if max(readings, READINGS_MIN) < broken < float("inf"):
+            if self.avoided < float("inf"):
+                self.climb_s = min(2 * self.climb_s, CLIMB_S_MAX)
+            self.avoided, self._climbed_s = broken, 0.0
+        elif broken < float("inf") or readings >= self.avoided:
+            # What breaks breaks in all sizes, as in an outage, or that size breaks no more.
+            self.avoided, self.climb_s = float("inf"), max(CLIMB_S, self.climb_s / 2)
+        else:
+            self._climbed_s += seconds
+
+
+@dataclass(slots=True)
 class BatchSize:
     """How many readings the next request may carry, so that it takes about `request_s`."""
 
@@ -129,6 +169,7 @@ class BatchSize:
     ceiling_bytes: float = float("inf")
     bytes_per_reading: float = POINT_BYTES
     toll: Toll = field(default_factory=Toll)
+    climb: Climb = field(default_factory=Climb)
 
     @property
     def readings(self) -> int:
@@ -145,6 +186,7 @@ class BatchSize:
         """Grow while requests are quick, shrink when their size keeps fresh data waiting."""
         self.ceiling_bytes *= CEILING_GROWTH
         self.toll.measured(readings, seconds)
+        self.climb.succeeded(readings, seconds)
         own_s = seconds - self.toll.fixed_s
         allowed_s = max(self.request_s - self.toll.fixed_s, self.request_s / 2)
         if own_s > allowed_s:
@@ -157,12 +199,14 @@ class BatchSize:
         elif own_s < allowed_s and readings * 2 >= self.readings:
             growth = 2 if seconds < self.request_s / 2 else GROWTH
             self.limit = min(self.limit * growth, self.readings_max)
+        self.limit = min(self.limit, max(READINGS_MIN, self.climb.bound))
 
-    def failed(self, *, in_transit: bool) -> None:
-        """Probe with little after a failure; with ever less where requests break on their way."""
+    def failed(self, readings: int, *, in_transit: bool) -> None:
+        """Probe with little after a failure; with ever less where requests break on their way, as this one did."""
         self.limit = min(self.limit, READINGS_START)
         if in_transit:
             self.limit = max(READINGS_MIN, self.limit / 2)
+            self.climb.broke(readings)
 
     def fit(self, share: float) -> bool:
         """Make requests of this share of their size; return False where they are small already."""

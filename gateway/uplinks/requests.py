@@ -179,6 +179,11 @@ class Hand:
         return self.parts is not None and len(self.parts) > 1
 
     @property
+    def next_readings(self) -> int:
+        """How many readings the next request, or the last one that failed, is about."""
+        return len(self.parts[0]) if self.parts else 0
+
+    @property
     def lost(self) -> int:
         """Readings that will never be delivered."""
         return sum(self.rejected.values())

@@ -18,7 +18,7 @@ from gateway.core.clock import WALL_FLOOR_NS, FakeClock, Quality, Sample, System
 from gateway.core.contracts import BootId, Priority, Signal, TryLaterError
 from gateway.core.telemetry import Telemetry
 from gateway.core.units import Duration, Size
-from gateway.store.segments import decode_metrics
+from gateway.store.segments import decode_metrics, encode_metrics
 from gateway.uplinks import delivery
 from gateway.uplinks.delivery import Uplink
 from gateway.uplinks.guards import (
@@ -1145,6 +1145,39 @@ def test_what_takes_too_long_for_who_stands_in_between_is_sent_in_less(make_road
             road.store.add(make_readings(200, start=200 * k))
         await road.run_for(600)
         assert road.store.delivered == 4000
+
+    run(main())
+
+
+def test_little_is_sent_twice_through_a_proxy_that_gives_up_on_large_requests(make_road, make_readings) -> None:
+    """What gets through is soon about as large as may be, and something larger is tried less and less often."""
+    allowed_bytes, takes_s, hour_s = 20_000, 3.0, 3600
+
+    async def main() -> None:
+        road = make_road(takes_s=takes_s, compression="none")
+        taken: list[int] = []
+
+        def judge(signal: Signal, body: bytes) -> Answer | Exception:
+            road.wire.sent.clear()
+            if len(body) > allowed_bytes:
+                return PassedOnError("status 504", answer_lost=True)
+            taken.append(len(body))
+            return Answer(seconds=takes_s)
+
+        async def fill() -> None:
+            body = encode_metrics(make_readings(100), sequence=1, boot=BootId(1), previous_hash=bytes(16))
+            while True:
+                while road.store.held < 6_000:
+                    road.store.add(make_readings(100), lane="backlog", body=body)
+                await asyncio.sleep(1)
+
+        road.wire.judge = judge
+        filling = asyncio.create_task(fill())
+        await road.run_for(hour_s)
+        filling.cancel()
+        assert road.store.maybe_twice < 20_000
+        assert sum(taken) > 0.75 * len(taken) * allowed_bytes
+        assert len(taken) > 0.95 * hour_s / takes_s
 
     run(main())
 

@@ -51,7 +51,7 @@ def way() -> Way:
 def test_waits_grow_and_end_with_the_first_answer(way, caplog) -> None:
     """What is the same is said once; who comes back is said too."""
     caplog.set_level(logging.INFO, logger="tidegate.uplinks")
-    waits_s = [way.outages.failed(TryLaterError("status 503")) for _ in range(30)]
+    waits_s = [way.outages.failed(TryLaterError("status 503"), 5000) for _ in range(30)]
     assert max(waits_s[:3]) <= 4
     assert 300 < max(waits_s) <= 600
     assert way.outages.attempt == 30
@@ -66,20 +66,20 @@ def test_waits_grow_and_end_with_the_first_answer(way, caplog) -> None:
 
 def test_who_cannot_be_reached_is_tried_sooner(way) -> None:
     """It costs some packets, and is how the end of an outage shows."""
-    assert max(way.outages.failed(UnreachableError("no route")) for _ in range(30)) <= 15
+    assert max(way.outages.failed(UnreachableError("no route"), 5000) for _ in range(30)) <= 15
 
 
 def test_what_keeps_it_waiting_here_is_no_failure(way) -> None:
     """Nothing is wrong with the way."""
-    assert way.outages.failed(NotYetError("no clock", 60.0)) == 60.0
+    assert way.outages.failed(NotYetError("no clock", 60.0), 5000) == 60.0
     assert (way.outages.attempt, way.outages.is_down, way.failures) == (0, False, {})
 
 
 def test_what_breaks_on_its_way_is_made_smaller(way) -> None:
     """A server that asks to wait says nothing of size."""
-    assert way.outages.failed(TryLaterError("429", 30.0)) >= 30
+    assert way.outages.failed(TryLaterError("429", 30.0), 5000) >= 30
     assert way.size.readings == READINGS_START
-    way.outages.failed(InTransitError("cut"))
+    way.outages.failed(InTransitError("cut"), 5000)
     assert way.size.readings < READINGS_START
     assert way.failures == {"throttled": 1, "later": 1}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from random import Random
 
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 
 from gateway.core.contracts import Priority, Signal
 from gateway.uplinks.pacing import (
+    CLIMB_S,
+    CLIMB_S_MAX,
     FAST_LEVEL,
     HARD_BYTES_MAX,
     HARD_LEVEL,
@@ -101,11 +104,67 @@ def test_a_link_that_breaks_is_probed_with_ever_less() -> None:
     """Failures on the way halve the batch, to a floor; a refused connection brings it back to the start."""
     size = BatchSize(50_000, 4_000_000)
     size.limit = 50_000
-    size.failed(in_transit=False)
+    size.failed(50_000, in_transit=False)
     assert size.readings == 5_000
     for _ in range(20):
-        size.failed(in_transit=True)
+        size.failed(size.readings, in_transit=True)
     assert size.readings == READINGS_MIN
+
+
+def breaks(size: BatchSize, readings_max: int, *, times: int, seconds: float = 1.0) -> list[tuple[int, int]]:
+    """Send so many requests, of which those over `readings_max` break; return when which did."""
+    broken = []
+    for k in range(times):
+        readings = size.readings
+        if readings > readings_max:
+            broken.append((k, readings))
+            size.failed(readings, in_transit=True)
+        else:
+            size.succeeded(readings, seconds)
+    return broken
+
+
+@pytest.mark.parametrize("readings_max", [150, 700, 2000, 4900, 30_000])
+def test_a_size_that_breaks_is_tried_less_and_less_often(readings_max: int) -> None:
+    """It is found in a few steps, come near, and then tried after twice as long each time."""
+    size = BatchSize(50_000, 10**9)
+    broken = breaks(size, readings_max, times=4000, seconds=0.5)
+    assert len(broken) <= 16
+    gaps = [later - sooner for (sooner, _), (later, _) in itertools.pairwise(broken)]
+    assert max(gaps) > 1000
+    assert all(readings < 1.3 * readings_max for _, readings in broken[-4:])
+    assert size.readings >= 0.5 * readings_max
+
+
+def test_an_outage_says_nothing_about_sizes() -> None:
+    """All that was tried broke, whatever its size: what gets through next grows as ever."""
+    size = BatchSize(50_000, 10**9)
+    for _ in range(8):
+        size.failed(size.readings, in_transit=True)
+    breaks(size, 50_000, times=12, seconds=0.1)
+    assert size.readings == 50_000
+
+
+def test_one_break_costs_little_and_is_forgotten() -> None:
+    """A road that breaks once in a while is as quick as before when so much has got through."""
+    size = BatchSize(50_000, 10**9)
+    breaks(size, 50_000, times=10, seconds=0.1)
+    for _ in range(4):
+        size.failed(size.readings, in_transit=True)
+        breaks(size, 50_000, times=8, seconds=0.1)
+        assert size.readings >= 25_000
+        breaks(size, 50_000, times=200, seconds=0.1)
+        assert size.readings == 50_000
+        assert (size.climb.avoided, size.climb.climb_s) == (float("inf"), CLIMB_S)
+
+
+def test_what_is_mended_is_found_out() -> None:
+    """However often that size broke before, it is tried again within some time that is spent on requests."""
+    size = BatchSize(50_000, 10**9)
+    breaks(size, 2000, times=20_000)
+    assert size.climb.climb_s == CLIMB_S_MAX
+    breaks(size, 50_000, times=4000, seconds=0.95)
+    assert size.readings == 50_000
 
 
 def test_413_lowers_the_ceiling_and_time_lifts_it() -> None:
