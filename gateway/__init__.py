@@ -1,6 +1,7 @@
 """Tidegate: a store-and-forward telemetry gateway. Start reading at pipeline.py.
 
 __main__.py                 python -m gateway: the same as the command `tidegate`
+hangups.py                  SIGHUP from a daemon's first moment to its last: acted on while somebody can, else noted, and never its end
 cli.py                      The commands
 arguments.py                What each command takes on the command line
 daemon.py                   The process around a gateway: signals, logging, memory manners

@@ -25,6 +25,7 @@ from gateway.control.profiles import ProfileError
 from gateway.control.profiles import load as load_profile
 from gateway.core.clock import SystemClock
 from gateway.core.text import sentence
+from gateway.hangups import hear_hangups
 from gateway.net.systemd import notify
 from gateway.store.database import StoreError
 
@@ -253,7 +254,19 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
-        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        before, hangup = signal.getsignal(signal.SIGHUP), hear_hangups()
+        # Not by the loop, which gives signals their default back when it is closed.
+        hangup.act = lambda: loop.call_soon_threadsafe(self.reload)
+        try:
+            if hangup.came:
+                self.reload()
+                self._config, self._next = self._next or self._config, None
+            await self._live_on()
+        finally:
+            hangup.act = None
+            signal.signal(signal.SIGHUP, before)
+
+    async def _live_on(self) -> None:
         while not self._is_ending:
             try:
                 gateway = await self._live()

@@ -31,6 +31,7 @@ from gateway.core.clock import FakeClock
 from gateway.core.contracts import Priority
 from gateway.core.telemetry import Telemetry
 from gateway.daemon import Daemon, JournalFormatter, LineFormatter, run_daemon
+from gateway.hangups import hear_hangups
 from gateway.net.ports import free_port
 from gateway.store.database import Store, StoreError, StoreSettings
 from hil.children import Child, python, wait_until
@@ -145,6 +146,21 @@ async def test_a_good_reload_starts_anew(hear, caplog: pytest.LogCaptureFixture)
     assert hear() == ["RELOADING=1"]
     desk.daemon.stop()
     await task
+
+
+async def test_a_hangup_that_came_before_it_is_a_reload(caplog: pytest.LogCaptureFixture) -> None:
+    """The file may have changed since it was read. Where it is broken by now, what was read runs."""
+    for next_one, lives in (("second", "second"), (ConfigError(["a: wrong"]), "first")):
+        before = signal.getsignal(signal.SIGHUP)
+        hear_hangups()
+        os.kill(os.getpid(), signal.SIGHUP)
+        desk = Desk(next_one=next_one)
+        task = asyncio.create_task(desk.daemon.run())
+        await desk.until_lives(lives)
+        desk.daemon.stop()
+        await task
+        signal.signal(signal.SIGHUP, before)
+    assert "not reloaded, the old configuration stays: a: wrong" in caplog.text
 
 
 @pytest.mark.parametrize("why", [ConfigError(["a: wrong", "b: wrong too"]), ProfileError("no such board")])
@@ -599,6 +615,35 @@ def test_sigterm_at_any_moment_of_the_start_is_heard(site: Site) -> None:
         assert "Traceback" not in child.output
     child = site.start()
     assert child.terminate() == 0
+
+
+def test_sighup_at_any_moment_is_no_end(site: Site) -> None:
+    """It is heard before anything else is loaded, and until the process has ended."""
+    child = site.launch()
+    wait_until(lambda: hears(child.pid, signal.SIGHUP), "a handler")
+    assert "numpy" not in Path(f"/proc/{child.pid}/maps").read_text(encoding="utf-8")
+
+    def reloads() -> bool:
+        child.send(signal.SIGHUP)
+        return "reloading" in child.output
+
+    wait_until(reloads, "the first reload")
+    child.wait_for("running: 1 source")
+    child.send(signal.SIGTERM)
+
+    def ends() -> bool:
+        child.send(signal.SIGHUP)
+        return not child.is_running
+
+    wait_until(ends, "the end")
+    assert child.wait() == 0
+    assert "Traceback" not in child.output
+
+
+def hears(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal (proc(5), SigCgt)."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    return bool(int(status.split("SigCgt:")[1].split()[0], 16) >> (number - 1) & 1)
 
 
 def test_reload_over_a_real_gateway(site: Site) -> None:

@@ -19,7 +19,19 @@ FUNCTION_LINES_MAX = 60
 MAP_NAMES_WIDTH = 28
 
 # In the order that data flows; what is not listed comes behind, by name.
-FLOW = ["__main__", "cli", "arguments", "daemon", "simulator", "bench", "app", "pipeline", "reporter", "tracing"]
+FLOW = [
+    "__main__",
+    "hangups",
+    "cli",
+    "arguments",
+    "daemon",
+    "simulator",
+    "bench",
+    "app",
+    "pipeline",
+    "reporter",
+    "tracing",
+]
 FLOW += ["sources", "codecs", "detect", "store", "uplinks", "control", "net", "core"]
 
 
