@@ -6,8 +6,9 @@
     for image in recorder.images(dice, …):
         image.write_to(folder)           # open it with the real thing
 
-What was synced is on every image; of what was not, none, some, or some with one page half old and half new. The
-order of what was not synced means nothing to a disk. Must not know what the database is for.
+What was synced is on every image; of what was not, none, some, some with one page half old and half new, or each
+write by a fate of its own, truncations too. The order of what was not synced means nothing to a disk. Must not know
+what the database is for.
 """
 
 from __future__ import annotations
@@ -25,11 +26,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from random import Random
 
-Kind = Literal["synced", "some", "torn"]
+Kind = Literal["synced", "some", "torn", "each"]
 VFS: Final = "tidegate-recorder"
 BASE_VFS: Final = "unix-excl"
 # Disks write a sector whole or not at all; pages are larger.
 SECTOR_BYTES: Final = 512
+# Where each write has a fate of its own: how many are lost, and how many reach the disk in part.
+LOST_SHARE: Final = 0.4
+TORN_SHARE: Final = 0.2
 
 
 class Op(NamedTuple):
@@ -63,6 +67,7 @@ class Image:
         file = self.files.setdefault(op.file, bytearray())
         if op.act == "truncate":
             del file[op.offset :]
+            file.extend(bytes(op.offset - len(file)))
         elif op.act == "write":
             data = op.data if data is None else data
             file.extend(bytes(max(0, op.offset - len(file))))
@@ -100,12 +105,20 @@ class Recorder:
                 last_sync[op.file] = number
         loose: list[Op] = []
         for number, op in enumerate(done):
-            # Names of files and their sizes are the journal's: a file system keeps those in order.
-            if op.act in {"delete", "truncate"} or number < last_sync.get(op.file, -1):
+            # Names of files and their sizes are the journal's: a file system keeps those in order. To some it happens
+            # that a size is late.
+            in_order = {"delete"} if kind == "each" else {"delete", "truncate"}
+            if op.act in in_order or number < last_sync.get(op.file, -1):
+                if kind == "each" and op.act == "delete":
+                    loose = [other for other in loose if other.file != op.file]
                 image.apply(op)
-            elif op.act == "write":
+            elif op.act != "sync":
                 loose.append(op)
         if kind == "synced":
+            return image
+        if kind == "each":
+            for op in loose:
+                _by_fate(image, op, dice)
             return image
         kept = [op for op in loose if dice.random() < 0.5]
         torn = dice.choice(loose) if loose and kind == "torn" else None
@@ -115,6 +128,15 @@ class Recorder:
         if torn is not None:
             image.apply(torn, _half(torn, dice))
         return image
+
+
+def _by_fate(image: Image, op: Op, dice: Random) -> None:
+    """Have nothing of it reach the disk, its first sectors, or all."""
+    fate = dice.random()
+    if fate >= LOST_SHARE + TORN_SHARE or (fate >= LOST_SHARE and op.act == "truncate"):
+        image.apply(op)
+    elif fate >= LOST_SHARE:
+        image.apply(op, op.data[: dice.randrange(0, max(len(op.data), 1), SECTOR_BYTES)])
 
 
 def _half(op: Op, dice: Random) -> bytes:
