@@ -23,6 +23,7 @@ from gateway.net.secrets import Secret
 from gateway.sources import mqtt
 from gateway.sources.mqtt import MqttSettings, MqttSource, MqttTlsSettings, TopicSettings
 from hil.link_proxy import Mode
+from hil.paho_device import talking, wait_for_all
 from hil.virtual_time import run
 from hil.window_broker import WindowBroker
 
@@ -87,8 +88,7 @@ class Publisher:
 
     def publish(self, topic: str, *payloads: bytes, qos: int = 1, retain: bool = False) -> None:
         """Return when the broker has taken all of them."""
-        for info in [self.client.publish(topic, payload, qos, retain) for payload in payloads]:
-            info.wait_for_publish(10)
+        wait_for_all([self.client.publish(topic, payload, qos, retain) for payload in payloads])
 
     def close(self) -> None:
         self.client.disconnect()
@@ -783,14 +783,10 @@ async def test_tls_carries_everything(make_broker, authority, publish_to) -> Non
         client = Client(CallbackAPIVersion.VERSION2)
         client.tls_set(str(authority.certificate), str(ours.certificate), str(ours.key))
         await in_thread(client.connect, "localhost", broker.port)
-        client.loop_start()
         payloads = [*numbered(300), bytes(200_000), *numbered(300, 300)]
-        infos = [client.publish("plant/d", payload, 1) for payload in payloads]
-        for info in infos:
-            await in_thread(info.wait_for_publish, 10)
-        await until(lambda: len(shelf.kept) == 601, f"{len(shelf.kept)}")
-        client.disconnect()
-        client.loop_stop()
+        with talking(client):
+            await in_thread(wait_for_all, [client.publish("plant/d", payload, 1) for payload in payloads])
+            await until(lambda: len(shelf.kept) == 601, f"{len(shelf.kept)}")
     assert shelf.payloads == payloads
     assert not sender.kept
 

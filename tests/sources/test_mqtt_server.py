@@ -25,6 +25,7 @@ from gateway.net.mqtt_packets import Will, connect_bytes, publish_bytes
 from gateway.net.secrets import Secret
 from gateway.sources.mqtt_server_auth import MqttCertificate, MqttUser
 from gateway.sources.mqtt_server_settings import MqttTls
+from hil.paho_device import talking, wait_for_all
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -552,20 +553,15 @@ async def test_a_certificate_opens_its_topics(mqtt_server, certificates: Path) -
     """By common or alternative name; paho does the talking; a thousand messages arrive."""
     rig = await mqtt_server.start(**tls_settings(certificates))
 
-    def talk() -> list[bool]:
+    def talk() -> None:
         client = paho.Client(CallbackAPIVersion.VERSION2, client_id="p1")
         client.tls_set_context(tls_client(certificates, "device"))
         client.max_inflight_messages_set(500)
         client.connect("127.0.0.1", rig.port)
-        client.loop_start()
-        infos = [client.publish("plant/pump-7.plant/x", b"%d" % k, qos=1) for k in range(1000)]
-        for info in infos:
-            info.wait_for_publish(10)
-        client.disconnect()
-        client.loop_stop()
-        return [info.is_published() for info in infos]
+        with talking(client):
+            wait_for_all([client.publish("plant/pump-7.plant/x", b"%d" % k, qos=1) for k in range(1000)])
 
-    assert all(await asyncio.to_thread(talk))
+    await asyncio.to_thread(talk)
     assert sorted(map(int, rig.door.payloads)) == list(range(1000))
     assert rig.source.status()["tls"] is True
 
@@ -699,13 +695,8 @@ async def test_paho_publishes(mqtt_server, version: MQTTProtocolVersion, qos: in
         client.on_connect = lambda *a: connected.append(str(a[3]))
         client.will_set("state", b"offline")
         client.connect("127.0.0.1", rig.port, keepalive=30)
-        client.loop_start()
-        for k in range(300):
-            info = client.publish(f"t/{k % 7}", b"%d" % k + b" " * (k * 3), qos=qos)
-        info.wait_for_publish(10)
-        assert info.is_published()
-        client.disconnect()
-        client.loop_stop()
+        with talking(client):
+            wait_for_all([client.publish(f"t/{k % 7}", b"%d" % k + b" " * (k * 3), qos=qos) for k in range(300)])
 
     await asyncio.to_thread(talk)
     await rig.until(lambda: len(rig.door.payloads) >= 300)
@@ -730,10 +721,8 @@ async def test_paho_resumes_its_session(mqtt_server) -> None:
             client = paho.Client(CallbackAPIVersion.VERSION2, client_id="p1", protocol=MQTTProtocolVersion.MQTTv5)
             client.on_connect = lambda *a: flags.append(a[2].session_present)
             client.connect("127.0.0.1", rig.port, clean_start=False, properties=properties)
-            client.loop_start()
-            client.publish("t", b"1", qos=2, properties=extra).wait_for_publish(10)
-            client.disconnect()
-            client.loop_stop()
+            with talking(client):
+                wait_for_all([client.publish("t", b"1", qos=2, properties=extra)])
 
     await asyncio.to_thread(talk)
     assert flags == [False, True]
