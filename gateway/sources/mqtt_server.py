@@ -22,7 +22,7 @@ from gateway.sources.mqtt_server_auth import Attempts, Authenticator
 from gateway.sources.mqtt_server_connection import CONNECT_BYTES_MAX, Connection
 from gateway.sources.mqtt_server_hub import Hub
 from gateway.sources.mqtt_server_intake import Intake
-from gateway.sources.mqtt_server_line import Pause
+from gateway.sources.mqtt_server_line import WRITE_BYTES_MAX, Pause
 from gateway.sources.mqtt_server_session import Session, Sessions
 from gateway.sources.mqtt_server_settings import CONNECTIONS_MAX, tls_context
 from gateway.sources.refusals import Refusals
@@ -46,6 +46,8 @@ TOPIC_ALIAS_MAX: Final = 16
 PARTIAL_SHARE: Final = 4
 # As much again for what connections keep while they are open: wills, topic aliases, ids of QoS 2.
 KEPT_SHARE: Final = 4
+# And half of that for answers which wait for those who do not read them.
+UNREAD_SHARE: Final = 8
 # How many of the connections may be ones that have not said who they are.
 CONNECTING_SHARE: Final = 4
 CONNECTING_MIN: Final = 16
@@ -324,6 +326,7 @@ def _limits(settings: MqttServerSettings) -> Limits:
             2 * CONNECT_BYTES_MAX + TOPIC_ALIAS_MAX * settings.topic_bytes_max,
             settings.in_flight_bytes_total // KEPT_SHARE,
         ),
+        unread_bytes_max=max(2 * WRITE_BYTES_MAX, settings.in_flight_bytes_total // UNREAD_SHARE),
         wills_max=max(connections_max, WILLS_MIN),
         connections_max=connections_max,
     )

@@ -36,6 +36,7 @@ class Limits:
     in_flight_bytes_max: int
     partial_bytes_max: int
     kept_bytes_max: int
+    unread_bytes_max: int
     wills_max: int
     connections_max: int
     coalesce_s: float = 0.0

@@ -16,7 +16,14 @@ from gateway.net.mqtt_fields import PacketType, ReasonCode
 from gateway.net.mqtt_packets import answer_bytes
 from gateway.sources.mqtt_server_holdings import Holdings
 from gateway.sources.mqtt_server_intake import MESSAGE_BYTES, Receipt
-from gateway.sources.mqtt_server_line import READ_BYTES, READ_BYTES_FIRST, READ_BYTES_MIN, Pause
+from gateway.sources.mqtt_server_line import (
+    READ_BYTES,
+    READ_BYTES_FIRST,
+    READ_BYTES_MIN,
+    WRITE_BYTES_MAX,
+    WRITE_BYTES_MIN,
+    Pause,
+)
 from gateway.sources.mqtt_server_partials import Partials
 from gateway.sources.mqtt_server_talk import TALK_MAX, Talkers
 
@@ -72,6 +79,8 @@ class Hub:
     partials: Partials = field(default_factory=Partials)
     kept: Holdings = field(default_factory=Holdings)
     """What connections keep as long as they are open: wills, topic aliases, the ids of QoS 2 messages."""
+    unread: Holdings = field(default_factory=Holdings)
+    """Answers that wait for those who do not read."""
     talkers: Talkers = field(default_factory=Talkers)
     will_bytes: int = 0
     """What the wills that wait for their delay take."""
@@ -159,6 +168,7 @@ class Hub:
         self.connections.pop(connection, None)
         self.place(connection, State.CLOSED)
         self.talkers.forget(connection)
+        self.unread.weigh(connection, 0)
         if not self.connections:
             self.all_gone.set()
 
@@ -191,6 +201,20 @@ class Hub:
             largest.end(
                 ReasonCode.QUOTA_EXCEEDED, "wills, topic aliases and open QoS 2 messages are too many", reason="kept"
             )
+
+    @property
+    def write_bytes_max(self) -> int:
+        """How much may wait for one more connection before nothing is read of it."""
+        share = self.limits.unread_bytes_max // (len(self.connections) + 1)
+        return max(WRITE_BYTES_MIN, min(share, WRITE_BYTES_MAX))
+
+    def weigh_unread(self, connection: Connection, held: int) -> None:
+        """Note how much waits for a connection that does not read; whoever lets most wait goes where it is too much."""
+        self.unread.weigh(connection, held)
+        while self.unread.total > self.limits.unread_bytes_max:
+            largest = self.unread.largest()
+            self.unread.weigh(largest, 0)
+            largest.drop("answers_not_read", "does not read its answers, and too many wait to be read")
 
     @property
     def topic_alias_max(self) -> int:

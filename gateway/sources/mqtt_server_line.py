@@ -18,7 +18,10 @@ READ_BYTES: Final = 128 * 1024
 # at once. Who fills it with messages reads large buffers after a few looks.
 READ_BYTES_FIRST: Final = 4 * 1024
 READ_BYTES_MIN: Final = 1024
+# What a client does not read waits in the kernel first. Who has so much waiting here as well is not read, either: less
+# where there are many connections.
 WRITE_BYTES_MAX: Final = 64 * 1024
+WRITE_BYTES_MIN: Final = 8 * 1024
 
 
 class Pause(enum.IntFlag):
@@ -54,7 +57,7 @@ class Line(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin. asyncio has set TCP_NODELAY."""
         self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(high=WRITE_BYTES_MAX)
+        self._transport.set_write_buffer_limits(high=self._hub.write_bytes_max)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  asyncio's signature
         """Lend the one buffer of all connections: what is read is copied out before anyone else is called."""
@@ -69,6 +72,7 @@ class Line(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         """Go on."""
+        self._hub.weigh_unread(cast("Connection", self), 0)
         self.resume(Pause.WRITE)
 
     def pause(self, why: Pause) -> None:
@@ -91,3 +95,5 @@ class Line(asyncio.BufferedProtocol):
         """Send, unless nobody is there."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
+            if self._pause & Pause.WRITE:
+                self._hub.weigh_unread(cast("Connection", self), self._transport.get_write_buffer_size())

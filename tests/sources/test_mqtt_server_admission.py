@@ -21,6 +21,7 @@ LIMITS = Limits(
     connections_max=1000,
     partial_bytes_max=1000,
     kept_bytes_max=1000,
+    unread_bytes_max=1000,
 )
 
 

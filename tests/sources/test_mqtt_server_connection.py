@@ -15,7 +15,7 @@ from gateway.net.mqtt_fields import Property, write_properties
 from gateway.net.mqtt_packets import Will, connect_bytes, packet_bytes, publish_bytes
 from gateway.sources.mqtt_server_connection import Connection, State
 from gateway.sources.mqtt_server_intake import EXACTLY_ONCE_BYTES, MESSAGE_BYTES, RECEIPT_BYTES
-from gateway.sources.mqtt_server_line import Pause
+from gateway.sources.mqtt_server_line import READ_BYTES_FIRST, WRITE_BYTES_MAX, Pause
 from gateway.sources.mqtt_server_talk import SKIPPED_BYTES, TALK_MAX
 
 PING, PONG = b"\xc0\x00", b"\xd0\x00"
@@ -659,7 +659,7 @@ async def test_a_client_that_does_not_read_its_answers_is_not_read(mqtt_server, 
     client, connection = await narrow(rig)
     client.writer.write(PING * 500_000)
     await rig.until(lambda: connection._pause & Pause.WRITE)
-    assert connection._transport.get_write_buffer_size() < 1_000_000
+    assert connection._transport.get_write_buffer_size() < WRITE_BYTES_MAX + READ_BYTES_FIRST
     now_s = asyncio.get_running_loop().time()
     connection.tick(now_s + 30)
     assert "answers_not_read" not in rig.refused
@@ -780,6 +780,35 @@ async def test_who_leaves_while_the_gateway_is_stuck_is_cut_off(mqtt_server) -> 
     await rig.until(lambda: rig.source.status()["connections"] == 0)
     rig.door.opened.set()
     await rig.until(lambda: rig.door.payloads == [b"1"])
+
+
+async def test_answers_that_nobody_reads_are_bounded_for_all_connections(mqtt_server) -> None:
+    """Who lets most of them wait goes, as one that does so for a minute would; the others stay."""
+    rig = await mqtt_server.start(
+        packet_bytes_max=Size(1000), in_flight_bytes_max=Size(200_000), in_flight_bytes_total=Size(400_000)
+    )
+    hub = rig.source._hub
+    clients = []
+    for number in range(24):
+        client = await rig.connect(b"c%d" % number)
+        client.writer.transport.pause_reading()
+        client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        newest = next(reversed(hub.connections))
+        newest._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        clients.append(client)
+    flood = b"".join(publish(packet_id) for packet_id in range(1, 15_001))
+    for client in clients:
+        client.writer.write(flood)
+    await rig.until(lambda: "answers_not_read" in rig.refused)
+    await rig.until(lambda: len(hub.connections) < 24)
+    waiting = [connection._transport.get_write_buffer_size() for connection in hub.connections]
+    assert sum(waiting) <= 4 * hub.limits.unread_bytes_max
+    assert 0 < hub.unread.total <= hub.limits.unread_bytes_max == 128 * 1024
+    assert hub.write_bytes_max < WRITE_BYTES_MAX
+    for connection in list(hub.connections):
+        connection.abort()
+    await rig.until(lambda: not hub.connections)
+    assert hub.unread.total == 0
 
 
 async def test_unfinished_packets_of_all_connections_are_bounded(mqtt_server) -> None:
