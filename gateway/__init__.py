@@ -104,6 +104,7 @@ store/                      The shelf: what was accepted is kept here, in SQLite
   drawer.py                 A drawer: rows set aside for a person to look at, bounded in bytes, the oldest making way
   evidence.py               What a database file and its log say of each other, looked at before SQLite opens them
   files.py                  Files in the state directory: none of ours may be a link out of it
+  filling.py                Rows of a damaged database into a new one: those that are held for certain first, then those that only may be
   forgetting.py             Forgetting series that nobody uses: what is asked before, and what a commit takes with it
   frozen.py                 A shelf that cannot be written: what is held is read and sent, what was sent is remembered in memory
   gathering.py              What comes in between two commits: gathered, bounded, compressed while more is coming
@@ -125,6 +126,7 @@ store/                      The shelf: what was accepted is kept here, in SQLite
   reached.py                How far the shelf has come, noted in a small file beside it: a log that is cut cannot take that along
   reading.py                Looking at a shelf from outside: `verify` and `read_held`
   recent.py                 The newest segments, at hand: what keeps up is read from memory, not from the disk
+  reckoning.py              The accounts after a salvage: how much is lost at least and at most, and how the books are balanced with that
   records.py                The words of the shelf: losses, leases, and where a segment stands
   room.py                   Room on the disk: what is used, what may be used, and who has to go
   runs.py                   Runs: readings of one series with the same flags, side by side
@@ -137,7 +139,9 @@ store/                      The shelf: what was accepted is kept here, in SQLite
   snapshots.py              A copy of a shelf that may be in use, as of one moment, made without a lock
   spans.py                  Spans of numbers that do not meet: a few pairs of first and last
   starting.py               Starting, whatever the last power cut left behind: salvage a shelf that is not whole, say why it cannot be opened
+  survey.py                 Which pages of a damaged file are in use: the tree of each table leads to them, or nothing says that they are free
   times.py                  The time column of a segment: steps, shared or ranked times
+  triage.py                 What of a damaged shelf is kept where the disk has no room for all of it: the most important first, then the newest
   trouble.py                What keeps the shelf from writing: a sentence for the status, said in the log when it begins and when it ends
   unwritten.py              What left while nothing could be written: noted beside the disk, so that the next process does not send it again
   uses.py                   When each series was used last, and which of them may be forgotten: columns and choices

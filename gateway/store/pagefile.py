@@ -6,7 +6,6 @@ damage stands before it too.
 
 from __future__ import annotations
 
-import itertools
 import os
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +13,7 @@ from gateway.store.accounts import DamagedStateError, State, decode_state
 from gateway.store.asides import interrupted
 from gateway.store.connection import DATABASE, PAGE_BYTES
 from gateway.store.files import check_file
-from gateway.store.pages import PAGE_SIZES, TABLE_LEAF, TreeError, free_pages, leaves_of, read_log, rows_of
+from gateway.store.pages import PAGE_SIZES, TABLE_LEAF, Log, TreeError, leaves_of, read_log, rows_of
 from gateway.store.records import STATE_ID, StoreError
 
 if TYPE_CHECKING:
@@ -58,6 +57,16 @@ class PageFile:
             return self.log.page(self.log.newest[number])
         return self.page_of_file(number)
 
+    def last(self, number: int) -> bytes | None:
+        """Return a page as it was written last, be it damaged, or None where there is none."""
+        place = self.log.broken.get(number)
+        return self.page(number) if place is None else self.log.page(place)
+
+    @property
+    def page_count(self) -> int:
+        """How many pages file and log have together, those on paper included."""
+        return max([self._file_pages, *self.log.newest, *self.log.broken])
+
     def page_of_file(self, number: int) -> bytes | None:
         """Return a page as it is without the log, or None where there is none."""
         if not 1 <= number <= self._file_pages:
@@ -71,6 +80,10 @@ class PageFile:
         self._pages_left -= 1
         return self.page(number) if self._pages_left >= 0 else None
 
+    def _last_behind(self, number: int) -> bytes | None:
+        self._pages_left -= 1
+        return self.last(number) if self._pages_left >= 0 else None
+
     @property
     def is_database(self) -> bool:
         """Whether the file begins as SQLite's files do."""
@@ -78,17 +91,39 @@ class PageFile:
 
     # Rows, wherever they lead from.
 
-    def rows(self) -> Iterator[tuple[int, tuple[Value, ...]]]:
-        """Return every row of every table that can be read."""
-        behind = sorted(number for number in self.log.newest if number > self._file_pages)
-        free = free_pages(self.page, pages=max([self._file_pages, *behind]))
-        for number in itertools.chain(self._written_pages(), behind):
-            page = self.page(number) if number not in free else None
-            if page is not None:
-                yield from rows_of(page, number, self._page_behind)
+    def rows_at(self, number: int) -> Iterator[tuple[int, tuple[Value, ...]]]:
+        """Return the rows of a leaf page as it was written last; nothing for any other page."""
+        return rows_of(self.last(number) or b"", number, self._last_behind)
 
-    def _written_pages(self) -> Iterator[int]:
-        """Return the numbers of the pages that the file has; those that it has only on paper (holes) are left out."""
+    def older_rows_at(self, number: int) -> Iterator[tuple[int, tuple[Value, ...]]]:
+        """Return the rows of a leaf page as the last version has it that is not known to be damaged."""
+        return rows_of(self.page(number) or b"", number, self._page_behind)
+
+    def loose_rows(self) -> Iterator[tuple[int, tuple[Value, ...]]]:
+        """Return the rows of pages in the log that may be no page's, or of a commit that did not come to its end."""
+        places = {number: place for place, number in self.log.loose.items()}
+
+        def page(number: int) -> bytes | None:
+            return self.log.page(places[number]) if number in places else self._last_behind(number)
+
+        for place, number in self.log.loose.items():
+            yield from rows_of(self.log.page(place), number, page)
+
+    def leave_older_log(self) -> None:
+        """Pass over a log of an earlier time than the file: its pages are newer there."""
+        in_file, in_log = self.state_of_file(), self.states_of_log()
+        if in_file is not None and in_log is not None and in_log[1].commit < in_file.commit:
+            self.log = Log(b"", self.page_bytes)
+
+    def has_last_commit(self, number: int) -> bool:
+        """Whether a page is as the last commit of the log has left it; any is where the log holds none."""
+        log = self.log
+        end = max(log.newest.values(), default=-1)
+        before = max((place for _, place in log.frames if place < end and log.is_end(place)), default=-1)
+        return end < 0 or log.broken.get(number, log.newest.get(number, -1)) > before
+
+    def written_pages(self) -> Iterator[int]:
+        """Return the numbers of all pages; those that the file has only on paper (holes) are left out."""
         size = self._file_pages * self.page_bytes
         end = 0
         while end < size:
@@ -99,7 +134,11 @@ class PageFile:
                 # No more data.
                 break
             yield from range(start // self.page_bytes + 1, min(-(-end // self.page_bytes), self._file_pages) + 1)
-        yield from sorted(number for number in self.log.newest if number <= self._file_pages and self._is_hole(number))
+        yield from sorted(
+            number
+            for number in {*self.log.newest, *self.log.broken}
+            if number > self._file_pages or self._is_hole(number)
+        )
 
     def _is_hole(self, number: int) -> bool:
         page = self.page_of_file(number)

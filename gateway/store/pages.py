@@ -233,26 +233,12 @@ def _value(kind: int, part: bytes) -> Value:
     return int.from_bytes(part, "big", signed=True) if part else None
 
 
-def free_pages(get_page: GetPage, *, pages: int) -> set[int]:
-    """Return the numbers of pages that hold nothing any more, as far as the list of them can be read."""
-    head = get_page(1)
-    free: set[int] = set()
-    trunk = int.from_bytes(head[32:36], "big") if head else 0
-    while 1 < trunk <= pages and trunk not in free:
-        free.add(trunk)
-        page = get_page(trunk)
-        if page is None:
-            break
-        count = min(int.from_bytes(page[4:8], "big"), len(page) // 4 - 2)
-        free.update(struct.unpack_from(f">{count}I", page, 8))
-        trunk = int.from_bytes(page[:4], "big")
-    return free
-
-
 # Checked together: enough for numpy, and little memory.
 FRAMES_AT_ONCE: Final = 1024
 # One transaction behind a break may have been under way when the power went; of two, the first was synced.
 COMMITS_BEHIND_BREAK_MIN: Final = 2
+# A log that has begun anew so often is not the same one.
+GENERATIONS_MAX: Final = 1 << 24
 
 
 @dataclass(slots=True)
@@ -261,7 +247,10 @@ class Log:
 
     `frames` lists page and place in `data` of every frame that is whole, in order, later generations of the
     same page included; `newest` those of committed transactions. `is_broken` is true where SQLite would stop
-    reading before the last commit that is there.
+    reading before the last commit that is there. Of the damaged frames before that, `broken` has for each page the
+    place of the last, where none that is whole is newer, and `unknown` counts those that may be any page's. `has_rest`
+    tells that something was begun behind it, or hurt that was not. `loose` has what page each says to be that belongs
+    nowhere, by its place.
     """
 
     data: bytes
@@ -269,6 +258,10 @@ class Log:
     frames: list[tuple[int, int]] = field(default_factory=list)
     newest: dict[int, int] = field(default_factory=dict)
     is_broken: bool = False
+    broken: dict[int, int] = field(default_factory=dict)
+    unknown: int = 0
+    loose: dict[int, int] = field(default_factory=dict)
+    has_rest: bool = False
 
     def page(self, offset: int) -> bytes:
         """Return the page at a place that `frames` or `newest` gives."""
@@ -294,9 +287,9 @@ def read_log(data: bytes, *, page_bytes: int) -> Log:
 
     `page_bytes` holds where the log's own header does not say it.
     """
-    said = int.from_bytes(data[8:12], "big")
-    if said in PAGE_SIZES:
-        page_bytes = said
+    head_is_good = _is_log_head(data[:LOG_HEADER_BYTES])
+    if head_is_good:
+        page_bytes = int.from_bytes(data[8:12], "big")
     log = Log(data, page_bytes)
     frame_bytes = FRAME_HEADER_BYTES + page_bytes
     count = (len(data) - LOG_HEADER_BYTES) // frame_bytes
@@ -306,24 +299,23 @@ def read_log(data: bytes, *, page_bytes: int) -> Log:
     raw = np.frombuffer(data, np.uint8, count * frame_bytes, LOG_HEADER_BYTES).reshape(count, frame_bytes)
     heads = np.ascontiguousarray(raw[:, :FRAME_HEADER_BYTES]).view(">u4").astype(np.uint32)
     head = np.frombuffer(data, ">u4", LOG_HEADER_BYTES // 4).astype(np.uint32)
-    head_is_good = int(head[0]) | 1 == LOG_MAGIC | 1 and _checksums(
-        np.ascontiguousarray(np.frombuffer(data, np.uint8, 24)).reshape(1, 24),
-        np.zeros((1, 2), np.uint32),
-        big=bool(head[0] & 1),
-    ).tolist() == [head[6:8].tolist()]
-    salts = head[4:6] if head_is_good else heads[0, 2:4]
-    big = bool(head[0] & 1) if head_is_good else False
+    big = head_is_good and bool(head[0] & 1)
     # Each frame's checksum goes on from the one before: where one is damaged, the next is checked against what
     # the damaged one says that its own is.
     seeds = np.concatenate([head[6:8].reshape(1, 2), heads[:-1, 4:6]])
-    whole = (heads[:, 2:4] == salts).all(axis=1)
+    whole = np.zeros(count, bool)
     for start in range(0, count, FRAMES_AT_ONCE):
         part = slice(start, start + FRAMES_AT_ONCE)
         content = np.concatenate([raw[part, :8], raw[part, FRAME_HEADER_BYTES:]], axis=1)
-        whole[part] &= (_checksums(content, seeds[part], big=big) == heads[part, 4:6]).all(axis=1)
+        whole[part] = (_checksums(content, seeds[part], big=big) == heads[part, 4:6]).all(axis=1)
+    follows = whole.copy()
+    # Those of the log stand before what is left of earlier ones.
+    salts = head[4:6] if head_is_good else heads[int(whole.argmax()), 2:4]
+    is_ours = (heads[:, 2:4] == salts).all(axis=1)
+    whole &= is_ours
     if not head_is_good and whole.any():
         # The first frame's seed went with the header; the others say that this is a log.
-        whole[0] = True
+        whole[0] = is_ours[0]
     commits = np.flatnonzero(whole & (heads[:, 1] != 0))
     breaks = np.flatnonzero(~whole)
     if head_is_good and len(breaks) and _ends_behind(heads, salts, commits, int(breaks[0])) < COMMITS_BEHIND_BREAK_MIN:
@@ -338,7 +330,61 @@ def read_log(data: bytes, *, page_bytes: int) -> Log:
         log.frames.append((number, place))
         if index < last:
             log.newest[number] = place
+    if not (head_is_good or whole[0]):
+        # Nothing says whose the first frames are: what was read may be what is left of an earlier log.
+        log.has_rest = True
+    _sort_out(log, heads, salts, whole, follows, last)
     return log
+
+
+def _sort_out(
+    log: Log,
+    heads: npt.NDArray[np.uint32],
+    salts: npt.NDArray[np.uint32],
+    whole: npt.NDArray[np.bool_],
+    follows: npt.NDArray[np.bool_],
+    last: int,
+) -> None:
+    """Take note of the frames that are damaged, or come behind the `last` commit, and of no earlier generation.
+
+    Those carry a first salt that is a little lower, and each that `follows` goes on from the one before.
+    """
+    is_earlier = salts[0] - heads[:, 2] - np.uint32(1) < GENERATIONS_MAX
+    is_earlier[1:] &= follows[1:] | (heads[1:, 2:4] != heads[:-1, 2:4]).any(axis=1)
+    is_odd = ~is_earlier & ~(whole & (np.arange(len(heads)) < last))
+    log.has_rest |= bool(is_odd[last:].any())
+    # One that says of itself what another says is a copy of that.
+    sums = (heads[:, 4].astype(np.uint64) << np.uint64(32)) | heads[:, 5]
+    _, where, times = np.unique(sums, return_inverse=True, return_counts=True)
+    is_ours = (heads[:, 2:4] == salts).all(axis=1) & (times[where] == 1)
+    log.unknown = int((is_earlier & ~whole)[:last].sum())
+    for index in np.flatnonzero(is_odd).tolist():
+        place = LOG_HEADER_BYTES + index * (FRAME_HEADER_BYTES + log.page_bytes) + FRAME_HEADER_BYTES
+        number = int(heads[index, 0])
+        if index >= last:
+            log.loose[place] = number
+        elif not (is_ours[index] and _fits_between(heads, whole, index)):
+            log.unknown += 1
+            log.loose[place] = number
+        elif log.newest.get(number, -1) < place:
+            log.broken[number] = place
+
+
+def _is_log_head(head: bytes) -> bool:
+    """Whether a log's own header is whole (section 4.1)."""
+    words = np.frombuffer(head, ">u4").astype(np.uint32) if len(head) == LOG_HEADER_BYTES else np.zeros(8, np.uint32)
+    content = np.frombuffer(head[:24].ljust(24, b"\0"), np.uint8).reshape(1, 24)
+    sums = _checksums(content, np.zeros((1, 2), np.uint32), big=bool(words[0] & 1))
+    is_log = int(words[0]) | 1 == LOG_MAGIC | 1 and int(words[2]) in PAGE_SIZES
+    return is_log and sums.tolist() == [words[6:8].tolist()]
+
+
+def _fits_between(heads: npt.NDArray[np.uint32], whole: npt.NDArray[np.bool_], index: int) -> bool:
+    """Whether a frame may be of the page that it says: in a transaction they come by rising number."""
+    number = heads[index, 0]
+    is_behind = not index or not whole[index - 1] or heads[index - 1, 1] != 0 or heads[index - 1, 0] < number
+    is_before = not whole[index + 1] or heads[index, 1] != 0 or number < heads[index + 1, 0]
+    return bool(number and is_behind and is_before)
 
 
 def _ends_behind(

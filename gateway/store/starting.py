@@ -193,7 +193,7 @@ class Starter:
             ) from error
         self._loss = self._loss or salvaged.loss
         self._events.append(salvaged.sentence(why))
-        self._lost = {(name, DAMAGED): count for name, count in salvaged.lost_readings.items() if count}
+        self._lost = {(name, DAMAGED): lost.most for name, lost in salvaged.lost.items() if lost.most}
 
     async def _open(self) -> Started:
         async with contextlib.AsyncExitStack() as undo:

@@ -7,7 +7,7 @@ import sqlite3
 
 import pytest
 
-from gateway.store.pages import children_of, free_pages, heads_of, read_log, rows_of
+from gateway.store.pages import children_of, heads_of, read_log, rows_of
 
 PAGE = 512
 
@@ -52,10 +52,9 @@ def read(database: bytes, log_data: bytes) -> dict[int, tuple]:
         data = database[(number - 1) * PAGE : number * PAGE] if number > 0 else b""
         return data if len(data) == PAGE else None
 
-    free = free_pages(page, pages=pages)
     found = {}
     for number in range(1, min(pages, 10_000) + 1):
-        if number not in free and (data := page(number)) is not None:
+        if (data := page(number)) is not None:
             found |= {row_id: values[1:] for row_id, values in rows_of(data, number, page) if len(values) == 4}
     return found
 
@@ -198,14 +197,9 @@ def test_a_damaged_row_has_no_head(tmp_path) -> None:
 
 
 def test_chains_that_run_in_circles_end() -> None:
-    """Of overflow pages and of free pages."""
+    """Of overflow pages."""
     page = bytearray(PAGE)
     page[:4] = (2).to_bytes(4, "big")
-    head = bytearray(PAGE)
-    head[32:36] = (2).to_bytes(4, "big")
-    assert free_pages(lambda number: bytes(head if number == 1 else page), pages=5) == {2}
-    assert free_pages(lambda number: bytes(head) if number == 1 else None, pages=5) == {2}
-    assert free_pages(lambda _: None, pages=5) == set()
     leaf = bytearray(PAGE)
     leaf[0], leaf[4], leaf[8:10] = 0x0D, 1, (100).to_bytes(2, "big")
     leaf[100:104] = bytes([0x87, 0x68, 1, 2])  # 1000 bytes, row 1, a record of one column

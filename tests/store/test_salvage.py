@@ -15,12 +15,13 @@ import pytest
 from gateway.core.batch import MONOTONIC, Batch, Series
 from gateway.core.clock import NS_PER_S, Quality
 from gateway.core.contracts import BootId, Priority, Signal
-from gateway.store import salvage as salvage_module
+from gateway.store import filling
 from gateway.store.asides import ASIDE_MAX
 from gateway.store.connection import PAGE_BYTES
 from gateway.store.database import Loss
 from gateway.store.evidence import look
 from gateway.store.reading import find, verify
+from gateway.store.reckoning import Missing
 from gateway.store.records import STATE_ID, StoreError, place
 from gateway.store.salvage import Salvaged
 
@@ -248,7 +249,7 @@ async def test_what_was_deleted_does_not_come_back(shelves, filled) -> None:
 
 async def test_a_disk_too_full_for_all_of_it(shelves, filled, monkeypatch) -> None:
     """What found room is kept; the rest is still in the damaged file, and that is said."""
-    real = salvage_module._Sorter.flush
+    real = filling.Filling._flush
     calls = []
 
     def flush(self) -> None:
@@ -258,8 +259,8 @@ async def test_a_disk_too_full_for_all_of_it(shelves, filled, monkeypatch) -> No
             raise sqlite3.OperationalError("database or disk is full")
         real(self)
 
-    monkeypatch.setattr(salvage_module._Sorter, "flush", flush)
-    monkeypatch.setattr(salvage_module, "BATCH_ROWS", 20)
+    monkeypatch.setattr(filling.Filling, "_flush", flush)
+    monkeypatch.setattr(filling, "BATCH_ROWS", 20)
     (shelves.state_dir / f"{DATABASE}.suspect").write_text("why")
     store = await shelves.open()
     assert "no room for the rest" in store.events[0]
@@ -575,9 +576,15 @@ async def test_what_was_just_set_aside_is_kept_whatever_the_clock_says(shelves, 
 def test_a_salvage_says_what_it_could_not_keep() -> None:
     """A disk with no room for the rest is named."""
     found = Salvaged(
-        segments=1, readings=2, lost_readings={"a": 3, "": 1}, aside="x", is_complete=False, state_found=True
+        segments=1,
+        readings=2,
+        lost={"a": Missing(3, 3), "b": Missing(0, 2000), "c": Missing(0, 0), "": Missing(1, 1)},
+        aside="x",
+        is_complete=False,
+        state_found=True,
+        is_newest=True,
     )
-    assert "lost: 3 readings for a, 1 readings for nobody" in found.sentence("why")
+    assert "lost: 3 readings for a, between 0 and 2,000 readings for b, 1 reading for nobody;" in found.sentence("why")
     assert "no room" in found.sentence("why")
     assert found.outlook("why").startswith("tidegate.db is damaged (why): 1 segment with 2 readings can be salvaged, ")
 
