@@ -153,12 +153,13 @@ uplinks/                    Roads: what is held leaves here, fresh first, and is
   budget.py                 Budgets: how many bytes may go over a link in an hour, a day and a month, and how many went
   clock_wait.py             Waiting for a clock: what is held has no right times yet, and a receiver's answer may bring one
   delivery.py               Delivery: lease, send, and let go only of what the far side has
-  guards.py                 What to do after each answer: fine, later, hold, split, refuse; how long to wait
+  guards.py                 What to do after each answer: fine, later, hold, split, refuse
   metered.py                A sender that holds a sender: nothing leaves that is not paid, nor faster than it may
   outages.py                Whether a way is one just now: what failed, since when, and how long to wait for it
   pacing.py                 How much to send at once and how hard to compress it: decisions from what was measured
   parked.py                 Leases of which a part was taken, and whose rest has to wait while others go
   requests.py               From a lease to request bodies: decode, repair times, mark, encode, split
+  retry.py                  How long to wait after failures: four schedules, and who counts along one of them
   scheduling.py             What an uplink with a budget may send just now, and why: measured, then decided by `allocate`
   senders.py                Senders: packed requests go out as OTLP/HTTP over one kept connection
   sending.py                From a lease in hand to the far side: encode, then compress and post in the thread

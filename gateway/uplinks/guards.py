@@ -1,4 +1,4 @@
-"""What to do after each answer: fine, later, hold, split, refuse; how long to wait. Must not send or sleep.
+"""What to do after each answer: fine, later, hold, split, refuse. Must not send or sleep.
 
 | answer                                    | decision                                                      |
 | ----------------------------------------- | ------------------------------------------------------------- |
@@ -34,9 +34,9 @@ from gateway.core.contracts import RefusedError, TryLaterError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from random import Random
 
     from gateway.core.contracts import Signal
+    from gateway.uplinks.settings import RetrySettings
 
 # 52x and 530 are Cloudflare's: it is there, and the receiver behind it is down, slow or not to be found.
 TRY_LATER: Final = frozenset((408, 429, 502, 503, 504, *range(520, 528), 530))
@@ -68,7 +68,6 @@ SERVER_ERROR: Final = 500
 
 HOLD_S: Final = 60.0
 RETRY_AFTER_S_MAX: Final = 3600.0
-_DOUBLINGS_MAX: Final = 30
 _HTTP_DATE: Final = re.compile(r"[A-Za-z]{3,9}, (\d\d?)[ -]([A-Za-z]{3})[ -](\d{4}) (\d\d):(\d\d):(\d\d) (?:GMT|UTC)")
 _MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 
@@ -94,6 +93,11 @@ class UnreachableError(TryLaterError):
 
 class NotYetError(TryLaterError):
     """Nothing is wrong with the way: what keeps it waiting is on this side."""
+
+
+def wait_bound_s(error: TryLaterError, retry: RetrySettings) -> float:
+    """Return how long to wait at most before the next attempt, where the far side did not ask for a time."""
+    return float(retry.unreachable_max if isinstance(error, UnreachableError) else retry.max)
 
 
 class TooLargeError(Exception):
@@ -288,34 +292,6 @@ def read_http_date(value: str) -> int | None:
     except ValueError:
         return None
     return int(moment.timestamp())
-
-
-@dataclass(slots=True)
-class Backoff:
-    """How long to wait after failures: full jitter under a bound that doubles, without an end.
-
-    The jitter is what keeps a fleet from coming back in one second ("Exponential Backoff And Jitter", AWS
-    Architecture Blog, 2015). What the server asks for is the least, plus jitter for the same reason.
-    """
-
-    initial_s: float
-    max_s: float
-    random: Random
-    failures: int = 0
-
-    def failed(self, after_s: float = 0.0, *, bound_s: float = float("inf")) -> float:
-        """Count a failure; return the seconds to wait, not over `bound_s` where the server asked for none."""
-        bound_s = min(bound_s, self.max_s, self.initial_s * 2 ** min(self.failures, _DOUBLINGS_MAX))
-        self.failures += 1
-        if after_s > 0:
-            return after_s + self.random.uniform(0, min(self.initial_s, self.max_s))
-        return self.random.uniform(0, bound_s)
-
-    def succeeded(self) -> bool:
-        """Start over; return whether there had been failures."""
-        had_failed = self.failures > 0
-        self.failures = 0
-        return had_failed
 
 
 @dataclass(slots=True)

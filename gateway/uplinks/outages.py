@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from gateway.uplinks.guards import Backoff, InTransitError, NotYetError, PassedOnError, UnreachableError
+from gateway.uplinks.guards import InTransitError, NotYetError, PassedOnError, wait_bound_s
+from gateway.uplinks.retry import Backoff
 from gateway.uplinks.state import Holding
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Outages:
         self, uplink: str, retry: RetrySettings, *, random: Random, size: BatchSize, status: Status, tally: Tally
     ) -> None:
         self.is_down = False
-        self.backoff = Backoff(float(retry.initial), float(retry.max), random)
+        self.backoff = Backoff.of(retry, random)
         self.holding = Holding(retry, random)
         self._uplink = uplink
         self._retry = retry
@@ -51,9 +52,7 @@ class Outages:
         self.is_down = True
         self._size.failed(readings, in_transit=isinstance(error, InTransitError | PassedOnError))
         self._tally.failed("throttled" if error.after_s else "later")
-        is_unreachable = isinstance(error, UnreachableError)
-        bound_s = float(self._retry.unreachable_max if is_unreachable else self._retry.max)
-        return self.backoff.failed(error.after_s, bound_s=bound_s)
+        return self.backoff.failed(error.after_s, bound_s=wait_bound_s(error, self._retry))
 
     def held(self, error: HoldError, signal: Signal, *, now_s: float) -> float:
         """Take note that the way of a signal is wrong; return for how long it is held back, in seconds."""

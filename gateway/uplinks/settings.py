@@ -13,6 +13,7 @@ from msgspec import Meta
 from gateway.core.checks import Checked, Problem, below, check
 from gateway.core.units import Duration, Rate, Size
 from gateway.net.secrets import Secret
+from gateway.uplinks.retry import FULL_JITTER, Strategy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,6 +62,13 @@ class TlsSettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fields=T
 class RetrySettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """How long to wait before trying again: at random up to `initial`, then up to twice as long each time."""
 
+    strategy: Annotated[
+        Strategy,
+        Meta(
+            description="How waits grow: at random up to a bound that doubles, at random up to three times the wait "
+            "before, doubling, or always `initial`. Without jitter a fleet that failed together comes back together."
+        ),
+    ] = FULL_JITTER
     initial: Annotated[Duration, Meta(description="Bound of the first wait; doubles with each failure.")] = Duration(1)
     max: Annotated[Duration, Meta(description="Bound that no wait grows over.")] = Duration(60)
     unreachable_max: Annotated[

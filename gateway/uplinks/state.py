@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.core.clock import NS_PER_S
 from gateway.core.contracts import Signal
-from gateway.uplinks.guards import Backoff
+from gateway.uplinks.retry import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -104,7 +104,7 @@ class Holding:
     def __init__(self, retry: RetrySettings, random: Random) -> None:
         self.reasons: dict[Signal, str] = {}
         self._until_s: dict[Signal, float] = {}
-        self._patience = {signal: Backoff(float(retry.initial), float(retry.max), random) for signal in Signal}
+        self._patience = {signal: Backoff.of(retry, random) for signal in Signal}
 
     @property
     def failures(self) -> int:

@@ -1,9 +1,8 @@
-"""Checks for the decisions: each answer, each wait, each fallback."""
+"""Checks for the decisions: each answer, each fallback."""
 
 from __future__ import annotations
 
 import contextlib
-import random
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.contracts import RefusedError, Signal, TryLaterError
+from gateway.core.units import Duration
 from gateway.uplinks.guards import (
     OFFER_AGAIN_S,
     RETRY_AFTER_S_MAX,
     Answer,
-    Backoff,
     Compressing,
     HoldError,
     Packed,
@@ -24,10 +23,13 @@ from gateway.uplinks.guards import (
     Request,
     StatusRefusedError,
     TooLargeError,
+    UnreachableError,
     check_reply,
     read_http_date,
     read_retry_after,
+    wait_bound_s,
 )
+from gateway.uplinks.settings import RetrySettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,39 +132,11 @@ def test_any_date_is_read_or_not(value: str) -> None:
     assert 0 <= read_retry_after(value, now_s=0) <= RETRY_AFTER_S_MAX
 
 
-@given(st.integers(), st.integers(1, 200))
-def test_waits_are_jittered_under_a_bound_that_doubles(seed: int, failures: int) -> None:
-    """Any wait lies between nothing and the bound, and the bound ends at the longest."""
-    backoff = Backoff(1.0, 60.0, random.Random(seed))
-    waits = [backoff.failed() for _ in range(failures)]
-    assert all(0 <= wait <= min(60.0, 2.0**k) for k, wait in enumerate(waits))
-    assert backoff.failures == failures
-
-
-def test_a_fleet_does_not_come_back_in_one_second() -> None:
-    """Full jitter: a hundred boxes after their seventh failure are spread over the minute."""
-    waits = []
-    for seed in range(100):
-        backoff = Backoff(1.0, 60.0, random.Random(seed), failures=7)
-        waits.append(backoff.failed())
-    assert min(waits) < 6
-    assert max(waits) > 54
-    assert 20 < sorted(waits)[50] < 40
-
-
-def test_what_the_server_asks_is_the_least() -> None:
-    """Retry-After is kept, with a little jitter on top, or all whom it was said to came back in one moment."""
-    waits = [Backoff(1.0, 60.0, random.Random(seed)).failed(30) for seed in range(100)]
-    assert 30 <= min(waits) < 30.1
-    assert 30.9 < max(waits) <= 31
-
-
-def test_success_starts_over() -> None:
-    """The next failure waits shortly again."""
-    backoff = Backoff(1.0, 60.0, random.Random(1), failures=9)
-    assert backoff.succeeded()
-    assert not backoff.succeeded()
-    assert backoff.failed() <= 1
+def test_where_no_connection_can_be_made_it_is_tried_again_sooner() -> None:
+    """Such a try costs some packets, and it is how the end of an outage shows."""
+    retry = RetrySettings(unreachable_max=Duration(15), max=Duration(60))
+    assert wait_bound_s(UnreachableError("no connection"), retry) == 15
+    assert wait_bound_s(TryLaterError("status 503"), retry) == 60
 
 
 class ScriptedWire:
