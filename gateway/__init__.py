@@ -150,6 +150,7 @@ store/                      The shelf: what was accepted is kept here, in SQLite
   writer.py                 Group commit: everything that waits becomes one transaction, then all return
 uplinks/                    Roads: what is held leaves here, fresh first, and is let go only when the far side has it
   allocation.py             How a budget is shared out: what goes whole, what at longer intervals, what thinned
+  breaker.py                A circuit breaker: whether to try somebody who fails, decided from how requests ended
   budget.py                 Budgets: how many bytes may go over a link in an hour, a day and a month, and how many went
   clock_wait.py             Waiting for a clock: what is held has no right times yet, and a receiver's answer may bring one
   delivery.py               Delivery: lease, send, and let go only of what the far side has
