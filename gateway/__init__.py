@@ -199,6 +199,7 @@ control/                    Windows: people and servers look in here
   web.py                    The window over HTTP: /healthz, /readyz, /metrics, /status, /trace
 net/                        Wires that everyone shares
   addresses.py              Where to listen, as people write it
+  deadline.py               A moment by which something is over, handed down: who gets one never has more than is left
   files.py                  Small files that are written whole, and never through a link: what has a name of ours may not lead elsewhere
   http.py                   HTTP/1.1 as an uplink speaks it: one POST at a time over one kept connection
   interfaces.py             Hears from the kernel that this box has a network again: a link that is up, an address, a route

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
 
+from gateway.net.deadline import Deadline
 from gateway.net.wire_bytes import ATTEMPT_BYTES, CLOSE_PACKETS, PACKET_BYTES_V6, wire_bytes
 
 if TYPE_CHECKING:
@@ -29,10 +30,15 @@ HEADERS_MAX: Final = 128
 INTERIM_MAX: Final = 8
 READ_BYTES: Final = 16 * 1024
 SHOWN_MAX: Final = 60
+# A wait of nothing would be one without an end to the kernel.
+WAIT_S_MIN: Final = 0.001
 _DIGITS_MAX: Final = 15
 # struct linger: on, for no time at all.
 _AT_ONCE: Final = struct.pack("ii", 1, 0)
 _NO_BODY: Final = frozenset((204, 304))
+
+
+NEVER: Final = Deadline.after(None)
 
 
 class HttpError(Exception):
@@ -75,6 +81,10 @@ class StalledError(BrokenError):
     """Nothing moved for as long as was to be waited."""
 
 
+class OverdueError(StalledError):
+    """What moves does not stand still, and all the same the time for the whole of it is over."""
+
+
 class Address(NamedTuple):
     """Where to connect to."""
 
@@ -111,14 +121,16 @@ class Response:
 class HttpConnection:
     """A connection that is opened when it is needed and kept between requests. Not for two threads, but `socket` is.
 
-    `timeout_s` bounds the wait to connect, for the line to take more bytes, and for it to bring some. `connected` is
-    called with the plain socket once it stands, so that another thread can shut it down. `bytes_sent` counts what
-    was handed to TCP or TLS, heads included; `wire_bytes` what all of it has cost on the wire, in both directions, as
-    far as the kernel says.
+    `timeout_s` bounds the wait for the line to take more bytes, and for the whole answer; `connect_timeout_s` that for
+    a connection with its proxy and TLS, over all addresses of the name (it is `timeout_s` where it is not given). The
+    look-up of the name is the resolver's. `connected` is called with the plain socket once it stands, so that another
+    thread can shut it down. `bytes_sent` counts what was handed to TCP or TLS, heads included; `wire_bytes` what all of
+    it has cost on the wire, in both directions, as far as the kernel says.
     """
 
     to: Address
     timeout_s: float
+    connect_timeout_s: float | None = None
     context: ssl.SSLContext | None = None
     proxy: Address | None = None
     options: Iterable[tuple[int, int, int]] = ()
@@ -127,11 +139,25 @@ class HttpConnection:
     _wire_bytes: int = field(default=0, init=False)  # of connections that are gone
     _socket: socket.socket | None = field(default=None, init=False)
     _unread: bytes = field(default=b"", init=False)
+    _until: Deadline = field(default=NEVER, init=False)  # of what is being read or sent now
+    _wait_s: float = field(default=0.0, init=False)  # that the socket is set to
+    _is_kernels: bool = field(default=False, init=False)  # and whether by the kernel
+    _is_first: bool = field(default=True, init=False)  # nothing was waited for yet since `_until` was set
 
     def post(
-        self, path: str, *, headers: Mapping[str, str], size_bytes: int, pieces: Iterable[bytes], answer_bytes_max: int
+        self,
+        path: str,
+        *,
+        headers: Mapping[str, str],
+        size_bytes: int,
+        pieces: Iterable[bytes],
+        answer_bytes_max: int,
+        until: Deadline = NEVER,
     ) -> Response:
-        """Send one request and return its answer; raise HttpError, and OSError only where `pieces` raises it."""
+        """Send one request and return its answer; raise HttpError, and OSError only where `pieces` raises it.
+
+        All of it is over `until` then, however much moves.
+        """
         if self._socket is not None and self._was_dropped():
             self.close()
         is_plain_proxied = self.proxy is not None and self.context is None
@@ -141,7 +167,9 @@ class HttpConnection:
         lines += [f"Content-Length: {size_bytes}", "", ""]
         try:
             if self._socket is None:
-                self._connect()
+                self._connect(until.within(self.connect_timeout_s or self.timeout_s))
+            self._set_wait(self.timeout_s)
+            self._until = until
             # The head leaves together with the first piece: in one packet where that is all there is.
             head = "\r\n".join(lines).encode("latin-1")
             is_sent = True
@@ -152,6 +180,7 @@ class HttpConnection:
                     break
             if head:
                 is_sent = self._send(head)
+            self._until, self._is_first = until.within(self.timeout_s), True
             return self._receive(answer_bytes_max, is_sent=is_sent)
         except BaseException:
             self._cut()
@@ -198,17 +227,20 @@ class HttpConnection:
         look.register(self._socket, select.POLLIN)
         return bool(self._unread or look.poll(0))
 
-    def _connect(self) -> None:
+    def _connect(self, until: Deadline) -> None:
         party = self.proxy or self.to
         self._wire_bytes += ATTEMPT_BYTES
-        self._socket = _open(party, self.timeout_s)
+        self._socket = _open(party, until)
+        self._is_kernels, self._wait_s = False, 0.0
         for option in self.options:
             self._socket.setsockopt(*option)
         self.connected(self._socket)
         if self.context is None:
-            _wait_in_kernel(self._socket, self.timeout_s)
+            self._is_kernels = _wait_in_kernel(self._socket, self.timeout_s)
+            self._wait_s = self.timeout_s
             return
         try:
+            self._until, self._is_first = until, False
             if self.proxy is not None:
                 self._ask_proxy(self.proxy)
             # Wrapping moves the descriptor to another object: the one that was shown is empty from here on, and has
@@ -217,6 +249,7 @@ class HttpConnection:
                 self._socket, server_hostname=self.to.host, do_handshake_on_connect=False
             )
             self.connected(secured)
+            self._set_wait(until.left_s())
             secured.do_handshake()
         except TimeoutError as error:
             raise ConnectTimeoutError("no TLS handshake in time", party=self.to.host) from error
@@ -227,6 +260,8 @@ class HttpConnection:
         self._send(f"CONNECT {self.to} HTTP/1.1\r\nHost: {self.to}\r\n\r\n".encode("latin-1"))
         try:
             status, _, _ = self._read_head()
+        except StalledError as error:
+            raise ConnectTimeoutError("the proxy does not answer in time", party=proxy.host) from error
         except BrokenError as error:
             raise ConnectError(str(error), party=proxy.host) from error
         if not 200 <= status < 300:
@@ -234,15 +269,40 @@ class HttpConnection:
         if self._unread:
             raise ConnectError("the proxy says more than was asked", party=proxy.host)
 
+    # Waiting.
+
+    def _set_wait(self, seconds: float) -> None:
+        """Have the socket wait so long for bytes to come or go."""
+        assert self._socket is not None
+        seconds = max(seconds, WAIT_S_MIN)
+        if seconds != self._wait_s:
+            if self._is_kernels:
+                _wait_in_kernel(self._socket, seconds)
+            else:
+                self._socket.settimeout(seconds)
+            self._wait_s = seconds
+
+    def _narrow(self) -> None:
+        """Wait no longer than what is being done may still take."""
+        left_s = self._until.left_s()
+        if not left_s:
+            raise OverdueError("not over in time")
+        self._set_wait(min(left_s, self.timeout_s))
+
+    def _stalled(self, what: str) -> StalledError:
+        return OverdueError("not over in time") if self._until.is_over else StalledError(what)
+
     # Sending.
 
     def _send(self, data: bytes) -> bool:
         """Send; return False where the other side takes no more, which may be because it has answered already."""
         assert self._socket is not None
+        if self._until is not NEVER:
+            self._narrow()
         try:
             self._socket.sendall(data)
         except (TimeoutError, BlockingIOError) as error:
-            raise StalledError("the line takes nothing") from error
+            raise self._stalled("the line takes nothing") from error
         except (BrokenPipeError, ConnectionResetError):
             return False
         except (OSError, ValueError) as error:  # a ValueError is ssl's word for a socket that was shut under it
@@ -359,10 +419,15 @@ class HttpConnection:
     def _fill(self) -> bool:
         """Read what there is; False at the end."""
         assert self._socket is not None
+        # The first wait of an answer is as long as the socket has it already, and mostly the only one.
+        if self._is_first and self._until.left_s() >= self._wait_s - WAIT_S_MIN:
+            self._is_first = False
+        else:
+            self._narrow()
         try:
             data = self._socket.recv(READ_BYTES)
         except (TimeoutError, BlockingIOError) as error:
-            raise StalledError("no answer") from error
+            raise self._stalled("no answer") from error
         except (OSError, ValueError) as error:
             raise BrokenError(reason(error)) from error
         self._unread += data
@@ -379,11 +444,11 @@ def reason(error: BaseException) -> str:
     return text or type(error).__name__
 
 
-def _wait_in_kernel(connection: socket.socket, timeout_s: float) -> None:
+def _wait_in_kernel(connection: socket.socket, timeout_s: float) -> bool:
     """Let the kernel bound the waits, where it can: Python's own way is to ask it first each time whether it must wait.
 
     Under a flood each call into the kernel is one more turn of the interpreter to wait for. A wait that is over ends in
-    BlockingIOError, like any call that must not block and would.
+    BlockingIOError, like any call that must not block and would. Return whether it can.
     """
     whole_s = int(timeout_s)
     wait = struct.pack("ll", whole_s, int((timeout_s - whole_s) * 1_000_000))
@@ -392,12 +457,17 @@ def _wait_in_kernel(connection: socket.socket, timeout_s: float) -> None:
             connection.setsockopt(socket.SOL_SOCKET, option, wait)
     except OSError:
         # Another idea of what a time looks like, on some systems of 32 bits.
-        return
+        connection.settimeout(timeout_s)
+        return False
     connection.setblocking(True)
+    return True
 
 
-def _open(party: Address, timeout_s: float) -> socket.socket:
-    """Connect to the first of the party's addresses that answers; raise ConnectError."""
+def _open(party: Address, until: Deadline) -> socket.socket:
+    """Connect to the first of the party's addresses that answers; raise ConnectError.
+
+    One that does not answer leaves those behind it their part of the time.
+    """
     # Bytes, where they will do, keep Python from loading its tables for international names.
     host: str | bytes = party.host.encode() if party.host.isascii() else party.host
     try:
@@ -405,15 +475,16 @@ def _open(party: Address, timeout_s: float) -> socket.socket:
     except (OSError, UnicodeError) as error:
         raise UnknownNameError(reason(error), party=party.host) from error
     failure: ConnectError = ConnectError("its name has no address", party=party.host)
-    for family, kind, number, _, where in found:
+    for index, (family, kind, number, _, where) in enumerate(found):
         one = socket.socket(family, kind, number)
+        wait_s = max(until.share(len(found) - index).left_s(), WAIT_S_MIN)
         try:
-            one.settimeout(timeout_s)
+            one.settimeout(wait_s)
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             one.connect(where)
         except TimeoutError as error:
             one.close()
-            failure = ConnectTimeoutError(f"no connection within {timeout_s:g} s", party=str(party))
+            failure = ConnectTimeoutError(f"no connection within {wait_s:.3g} s", party=str(party))
             failure.__cause__ = error
         except OSError as error:
             one.close()

@@ -6,7 +6,10 @@ stops.
 
 The body is written in small pieces, each with `timeout` to be taken, so that a slow line is not mistaken
 for a dead one; and the kernel is asked to hold little that is unsent, so that a piece taken is a piece that
-moves.
+moves. What must be over by a time of its own, however much moves, is handed down and each step gets what is left:
+
+    whoever sends → an attempt (`attempt_timeout`) → its connection (`connect_timeout`) → each address
+                                                  └→ its answer (`timeout`)
 """
 
 from __future__ import annotations
@@ -22,12 +25,14 @@ from gateway.core.clock import NS_PER_S
 from gateway.core.contracts import Signal, TryLaterError
 from gateway.core.text import printable
 from gateway.net.http import (
+    NEVER,
     Address,
     ConnectError,
     ConnectTimeoutError,
     HandshakeError,
     HttpConnection,
     HttpError,
+    OverdueError,
     ProxyRefusedError,
     Response,
     StalledError,
@@ -53,6 +58,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from gateway.core.clock import Clock
+    from gateway.net.deadline import Deadline
     from gateway.uplinks.guards import Packed
     from gateway.uplinks.settings import OtlpUplinkSettings, TlsSettings
 
@@ -93,6 +99,8 @@ class HttpSender:
         self._version = version
         self._clock = clock
         self._timeout_s = float(settings.timeout)
+        self._connect_s = float(settings.connect_timeout or settings.timeout)
+        self._attempt_s = None if settings.attempt_timeout is None else float(settings.attempt_timeout)
         self._connection: HttpConnection | None = None
         self._bytes_before = 0
         self._headers: dict[str, str] = {}
@@ -101,6 +109,8 @@ class HttpSender:
         self._written_ns: int | None = None
         # Since when a way is asked for, of a proxy or by TLS.
         self._asked_ns: int | None = None
+        # When the connection came about, and when it was of use last.
+        self._opened_ns = self._used_ns = 0
         self.before_piece: Callable[[int], None] = lambda _: None
         self.piece_bytes_max = WRITTEN_AT_ONCE_BYTES
         self._wire_before = 0
@@ -145,16 +155,17 @@ class HttpSender:
         """Take requests, again after `stop` too."""
         self._is_aborted = False
 
-    def send(self, packed: Packed, /) -> Answer:
-        """Post `packed`; return when it was taken, else raise what to do next."""
+    def send(self, packed: Packed, /, *, until: Deadline = NEVER) -> Answer:
+        """Post `packed`; return when it was taken, else raise what to do next. It takes no longer than `until`."""
         if self._is_aborted:
             raise TryLaterError("the uplink is stopping")
         self._written_ns = self._asked_ns = None
         self._is_cut = False
         self._ended.clear()
         started_ns = self._clock.monotonic_ns()
+        self.recycle()
         try:
-            answer = self._post(self._connect(), packed, started_ns)
+            answer = self._post(self._connect(), packed, started_ns, until.within(self._attempt_s))
         except HoldError:
             # Whoever mends it may do so by a new token or certificate under the same name.
             self.close()
@@ -173,8 +184,7 @@ class HttpSender:
         written_ns, asked_ns = self._written_ns, self._asked_ns
         if written_ns is not None:
             return self._clock.monotonic_ns() - written_ns > self._timeout_s * NS_PER_S
-        # A proxy's answer and TLS have that time each.
-        return asked_ns is not None and self._clock.monotonic_ns() - asked_ns > 2 * self._timeout_s * NS_PER_S
+        return asked_ns is not None and self._clock.monotonic_ns() - asked_ns > self._connect_s * NS_PER_S
 
     def abort(self) -> None:
         """Cut the connection under the request that is under way."""
@@ -201,6 +211,16 @@ class HttpSender:
             self._bytes_before += connection.bytes_sent
             self._wire_before += connection.wire_bytes
 
+    def recycle(self) -> None:
+        """Let go of a connection that is too old, or was of no use for too long; not while a request is under way."""
+        now_ns, settings = self._clock.monotonic_ns(), self._settings
+        for since_ns, limit in (
+            (self._opened_ns, settings.connection_max_age),
+            (self._used_ns, settings.connection_max_idle),
+        ):
+            if limit is not None and self.is_connected and now_ns - since_ns > limit * NS_PER_S:
+                self.close()
+
     def _connect(self) -> HttpConnection:
         if self._connection is None:
             self._headers = self._read_headers()
@@ -208,6 +228,7 @@ class HttpSender:
             self._connection = HttpConnection(
                 to=Address.of(endpoint),
                 timeout_s=self._timeout_s,
+                connect_timeout_s=self._connect_s,
                 context=self._build_context() if self.is_encrypted else None,
                 proxy=Address.of(proxy) if proxy else None,
                 options=[(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)],
@@ -237,12 +258,12 @@ class HttpSender:
 
     def _connected(self, connection: socket.socket) -> None:
         self._socket = connection
-        self._asked_ns = self._clock.monotonic_ns()
+        self._asked_ns = self._opened_ns = self._clock.monotonic_ns()
         self._is_quick = False
         if self._is_aborted:
             self.abort()
 
-    def _post(self, connection: HttpConnection, packed: Packed, started_ns: int) -> Answer:
+    def _post(self, connection: HttpConnection, packed: Packed, started_ns: int, until: Deadline) -> Answer:
         headers = {**self._headers, "Content-Type": CONTENT_TYPES[self._settings.protocol]}
         if packed.encoding:
             headers["Content-Encoding"] = packed.encoding
@@ -254,10 +275,11 @@ class HttpSender:
                 size_bytes=len(packed.body),
                 pieces=self._pieces(packed.body),
                 answer_bytes_max=RESPONSE_BYTES_MAX,
+                until=until,
             )
         )
         self._has_answered = True
-        answered_ns = self._clock.monotonic_ns()
+        self._used_ns = answered_ns = self._clock.monotonic_ns()
         written_ns = self._written_ns or answered_ns
         reply = self._read(response)
         if reply.status == BAD_REQUEST and any(words in response.body.lower() for words in _WANTS_TLS):
@@ -338,6 +360,8 @@ class HttpSender:
             return self._explain_connect(error, text)
         if self._is_aborted:
             return InTransitError("the uplink is stopping", answer_lost=answer_lost)
+        if isinstance(error, OverdueError) and not (answer_lost and self._has_waited()):
+            return InTransitError("an attempt took longer than it may", answer_lost=answer_lost)
         # One that was cut broke because we did not wait any longer.
         if isinstance(error, StalledError) or self._is_cut:
             what = "no answer" if answer_lost else "the line takes nothing"
@@ -348,6 +372,11 @@ class HttpSender:
         hint = hint if is_plain and not self._has_answered else ""
         return InTransitError(f"the connection to {self._host()} broke: {text}{hint}", answer_lost=answer_lost)
 
+    def _has_waited(self) -> bool:
+        """Whether the answer had all of its time, as far as a look behind can tell."""
+        waited_s = (self._clock.monotonic_ns() - (self._written_ns or 0)) / NS_PER_S
+        return waited_s > 0.9 * self._timeout_s
+
     def _explain_connect(self, error: ConnectError, text: str) -> TryLaterError:
         if isinstance(error, HandshakeError):
             return _explain_tls(error, host=self._host())
@@ -357,7 +386,7 @@ class HttpSender:
         if isinstance(error, UnknownNameError):
             return UnreachableError(f"the name {error.party} cannot be resolved")
         if isinstance(error, ConnectTimeoutError) or self._is_cut:
-            return UnreachableError(f"no connection to {error.party} within {self._timeout_s:g} s")
+            return UnreachableError(f"no connection to {error.party} within {self._connect_s:g} s")
         return UnreachableError(f"no connection to {error.party}: {text}")
 
     def _host(self) -> str:

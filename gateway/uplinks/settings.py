@@ -157,8 +157,38 @@ class OtlpUplinkSettings(
     ] = {}
     timeout: Annotated[
         Duration,
-        Meta(description="Longest wait to connect, for the line to take more bytes, and for the answer."),
+        Meta(
+            description="Longest wait to connect, for the line to take more bytes, and for the whole answer: a slow "
+            "line is not a dead one."
+        ),
     ] = Duration(10)
+    connect_timeout: Annotated[
+        Duration | None,
+        Meta(
+            description="Longest wait for a connection, where it is another than `timeout`: with proxy and TLS, over "
+            "all addresses of the host's name."
+        ),
+    ] = None
+    attempt_timeout: Annotated[
+        Duration | None,
+        Meta(
+            description="The longest that one attempt may take in all, however much moves. Without it only what stands "
+            "still is given up."
+        ),
+    ] = None
+    connection_max_age: Annotated[
+        Duration | None,
+        Meta(
+            description="A connection that is older is closed before the next request, and the host's name looked up "
+            "anew; without it one is kept as long as it works."
+        ),
+    ] = None
+    connection_max_idle: Annotated[
+        Duration | None,
+        Meta(
+            description="The same for one that was not used for so long: what stands in between may have forgotten it."
+        ),
+    ] = None
     batch_interval: Annotated[
         Duration,
         Meta(description='How long fresh data may wait to be sent together; "60s" is good on metered links.'),
@@ -206,6 +236,13 @@ class OtlpUplinkSettings(
     def _timeout_is_possible(self) -> None:
         if not 0 < self.timeout <= TIMEOUT_S_MAX:
             raise ValueError(f"is {self.timeout}; it is over zero and at most {Duration(TIMEOUT_S_MAX)}")
+
+    @check("connect_timeout", "attempt_timeout", "connection_max_age", "connection_max_idle")
+    def _times_are_possible(self) -> Iterator[Problem]:
+        for name in ("connect_timeout", "attempt_timeout", "connection_max_age", "connection_max_idle"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= TIMEOUT_S_MAX:
+                yield Problem(name, f"is {value}; it is over zero and at most {Duration(TIMEOUT_S_MAX)}")
 
     @check("batch_interval")
     def _batch_interval_is_a_time(self) -> None:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
 
+from gateway.net.deadline import Deadline
 from gateway.net.http import (
     Address,
     BrokenError,
     ConnectError,
     ConnectTimeoutError,
     HttpConnection,
+    OverdueError,
     ProxyRefusedError,
     StalledError,
     UnknownNameError,
@@ -339,7 +342,7 @@ def test_silence_is_an_error_after_a_while(serve) -> None:
         done.wait(10)
 
     server = serve(answer)
-    with connect(server, timeout_s=0.05) as connection, pytest.raises(StalledError, match="no answer"):
+    with connect(server, timeout_s=0.05) as connection, pytest.raises(StalledError, match="not over in time"):
         post(connection)
     done.set()
 
@@ -428,6 +431,74 @@ def test_a_connection_takes_no_longer_than_it_may(monkeypatch: pytest.MonkeyPatc
             one.connect_ex(listener.getsockname())
         with pytest.raises(ConnectTimeoutError, match=r"within 0\.05 s"):
             post(HttpConnection(to=Address(*listener.getsockname()), timeout_s=0.05))
+
+
+def test_the_addresses_of_a_name_share_the_time(serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that never answers leaves those behind it their part, and all of them together take no longer than one may."""
+    kind = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
+    with socket.socket() as listener, contextlib.ExitStack() as stack:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(3):
+            one = stack.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(listener.getsockname())
+        silent = (*kind, listener.getsockname())
+        server = serve(always(FINE))
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [silent, silent, (*kind, tuple(server.address))])
+        began_s = time.monotonic()
+        with connect(server, connect_timeout_s=0.3) as connection:
+            assert post(connection).status == 200
+        assert 0.15 < time.monotonic() - began_s < 0.6
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [silent] * 4)
+        began_s = time.monotonic()
+        with connect(server, connect_timeout_s=0.2) as connection, pytest.raises(ConnectTimeoutError):
+            post(connection)
+        assert 0.15 < time.monotonic() - began_s < 0.5
+
+
+def test_an_answer_that_drips_ends_in_time(serve) -> None:
+    """Each byte keeps a wait alive, and all of them together have no more time than one; the next request has its own."""
+    server = serve(always(FINE, piece=1))
+    slow = threading.Event()
+
+    def drip(server: Server, connection: socket.socket) -> None:
+        server.read(connection)
+        for k in range(len(FINE)):
+            connection.sendall(FINE[k : k + 1])
+            if slow.wait(0.02):
+                return
+
+    with connect(serve(drip), timeout_s=0.2) as connection:
+        began_s = time.monotonic()
+        with pytest.raises(StalledError):
+            post(connection)
+        assert 0.15 < time.monotonic() - began_s < 0.5
+    slow.set()
+    with connect(server, timeout_s=0.2) as connection:
+        assert [post(connection).status for _ in range(3)] == [200, 200, 200]
+
+
+def test_a_request_is_over_by_the_time_that_is_given(serve) -> None:
+    """However much moves; and one that is over before it began is not sent."""
+
+    def sip(_: Server, connection: socket.socket) -> None:
+        while connection.recv(2048):
+            time.sleep(0.01)
+
+    server = serve(sip)
+    server.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    with connect(server) as connection:
+        began_s = time.monotonic()
+        with pytest.raises(OverdueError):
+            connection.post(
+                "/", headers={}, size_bytes=9_000_000, pieces=[b"x" * 8192] * 1100, answer_bytes_max=MAX,
+                until=Deadline.after(0.3),
+            )  # fmt: skip
+        assert 0.2 < time.monotonic() - began_s < 1.0
+        with pytest.raises(OverdueError):
+            connection.post("/", headers={}, size_bytes=1, pieces=[b"x"], answer_bytes_max=MAX, until=Deadline.after(0))
+        assert connection.bytes_sent < 9_000_000
 
 
 def test_a_plain_request_through_a_proxy(serve) -> None:

@@ -15,9 +15,10 @@ import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from gateway.codecs import zstd
-from gateway.core.clock import FakeClock, SystemClock
+from gateway.core.clock import NS_PER_S, Clock, FakeClock, SystemClock
 from gateway.core.contracts import RefusedError, Signal, TryLaterError
 from gateway.core.units import Duration
+from gateway.net.deadline import Deadline
 from gateway.net.secrets import Secret
 from gateway.uplinks.guards import (
     HoldError,
@@ -49,13 +50,13 @@ def make_sender():
     """Make senders that are closed at the end."""
     made: list[HttpSender] = []
 
-    def make(endpoint: str, **settings) -> HttpSender:
+    def make(endpoint: str, *, clock: Clock | None = None, **settings) -> HttpSender:
         settings = {"timeout": Duration(5), **settings}
         made.append(
             HttpSender(
                 OtlpUplinkSettings(name="cloud", endpoint=endpoint, **settings),
                 version="0.1.0",
-                clock=SystemClock(),
+                clock=clock or SystemClock(),
             )
         )
         return made[-1]
@@ -479,12 +480,25 @@ def test_a_slow_line_is_not_a_dead_one(serve, make_sender) -> None:
     ("through", "sentence"),
     [("", "no answer within 0.3 s"), ("https://otel.invalid:4318", "no connection to 127.0.0.1 within 0.3 s")],
 )
-def test_an_answer_that_drips_is_overdue_and_can_be_cut(serve, make_sender, through: str, sentence: str) -> None:
+def test_an_answer_that_drips_is_not_waited_for(serve, make_sender, through: str, sentence: str) -> None:
     """One byte now and then keeps every read alive; the whole answer has `timeout` as well, and so has a proxy's."""
     address = serve(say(*[b"H"] * 100, pause_s=0.05))
     sender = make_sender(through or address, timeout=Duration(0.3), proxy=address if through else "")
+    began_s = time.monotonic()
+    with pytest.raises(TryLaterError) as caught:
+        sender.send(PACKED)
+    assert 0.25 < time.monotonic() - began_s < 1.0
+    assert str(caught.value) == sentence
+    assert caught.value.answer_lost is not bool(through)
+
+
+@pytest.mark.parametrize("through", ["", "https://otel.invalid:4318"])
+def test_what_is_overdue_can_be_cut(serve, make_sender, through: str) -> None:
+    """By whoever watches from outside, should the thread itself not notice."""
+    done = threading.Event()
+    address, clock, errors = serve(say(after=done)), FakeClock(), []
+    sender = make_sender(through or address, proxy=address if through else "", clock=clock)
     assert not sender.is_overdue()
-    errors: list[Exception] = []
 
     def send() -> None:
         try:
@@ -494,16 +508,75 @@ def test_an_answer_that_drips_is_overdue_and_can_be_cut(serve, make_sender, thro
 
     thread = threading.Thread(target=send)
     thread.start()
-    deadline_s = time.monotonic() + 5
+    deadline_s = time.monotonic() + 4
     while not sender.is_overdue() and time.monotonic() < deadline_s:
+        clock.advance(1 * NS_PER_S)
         time.sleep(0.01)
     assert sender.is_overdue()
     sender.abort()
     thread.join(2)
     assert not thread.is_alive()
     assert errors[0].answer_lost is not bool(through)
-    assert str(errors[0]) == sentence
     assert not sender.is_overdue()
+    done.set()
+
+
+def test_an_attempt_is_over_in_its_time_however_much_moves(serve, make_sender) -> None:
+    """A line that sips keeps every piece alive; where the whole is bounded, it was not taken."""
+
+    def sip(connection: socket.socket) -> None:
+        while connection.recv(2048):
+            time.sleep(0.02)
+
+    sender = make_sender(serve(sip, receive_bytes=8192), timeout=Duration(5), attempt_timeout=Duration(0.5))
+    began_s = time.monotonic()
+    with pytest.raises(InTransitError, match="longer than it may") as caught:
+        sender.send(Packed(Signal.METRICS, bytes(3_000_000), ""))
+    assert 0.4 < time.monotonic() - began_s < 1.5
+    assert not caught.value.answer_lost
+
+
+def test_whoever_sends_hands_down_what_is_left(serve, make_sender) -> None:
+    """An attempt gets no more than the time of what it is a part of."""
+    sender = make_sender(serve(say(after=threading.Event())), timeout=Duration(5), attempt_timeout=Duration(4))
+    began_s = time.monotonic()
+    with pytest.raises(InTransitError, match="longer than it may") as caught:
+        sender.send(PACKED, until=Deadline.after(0.3))
+    assert 0.2 < time.monotonic() - began_s < 1.5
+    assert caught.value.answer_lost
+
+
+def test_a_connection_has_a_time_of_its_own(serve, make_sender) -> None:
+    """TLS that never ends is not waited for as long as an answer would be."""
+    address = serve(lambda connection: time.sleep(1)).replace("http", "https")
+    sender = make_sender(address, timeout=Duration(5), connect_timeout=Duration(0.2))
+    began_s = time.monotonic()
+    with pytest.raises(UnreachableError, match=r"within 0\.2 s"):
+        sender.send(PACKED)
+    assert time.monotonic() - began_s < 1.0
+
+
+@pytest.mark.parametrize("limit", ["connection_max_age", "connection_max_idle"])
+def test_connections_are_renewed(otlp_sink, make_link, make_sender, limit: str) -> None:
+    """One that is too old, or was idle for too long, is closed before the next request; what it has cost stays known."""
+    clock, link = FakeClock(), make_link(otlp_sink.address)
+    sender = make_sender(link.url, clock=clock, **{limit: Duration(60)})
+    sender.send(PACKED)
+    clock.advance(40 * NS_PER_S)
+    sender.send(PACKED)
+    assert link.connections == 1
+    before = sender.wire_bytes
+    clock.advance(40 * NS_PER_S)
+    if limit == "connection_max_idle":
+        sender.send(PACKED)
+        assert link.connections == 1
+        clock.advance(61 * NS_PER_S)
+    assert sender.is_connected
+    sender.recycle()
+    assert not sender.is_connected
+    sender.send(PACKED)
+    assert link.connections == 2
+    assert sender.wire_bytes > before
 
 
 def test_after_stop_nothing_is_sent_until_opened_again(otlp_sink, make_sender) -> None:
