@@ -150,11 +150,15 @@ store/                      The shelf: what was accepted is kept here, in SQLite
   writer.py                 Group commit: everything that waits becomes one transaction, then all return
 uplinks/                    Roads: what is held leaves here, fresh first, and is let go only when the far side has it
   allocation.py             How a budget is shared out: what goes whole, what at longer intervals, what thinned
+  balance.py                Which of several receivers is next: failover, round robin, weighted, least outstanding
   breaker.py                A circuit breaker: whether to try somebody who fails, decided from how requests ended
   budget.py                 Budgets: how many bytes may go over a link in an hour, a day and a month, and how many went
   clock_wait.py             Waiting for a clock: what is held has no right times yet, and a receiver's answer may bring one
   delivery.py               Delivery: lease, send, and let go only of what the far side has
+  endpoint_settings.py      What can be said of receivers in the config: their addresses, weights, and when one is left out
+  endpoints.py              Several receivers as one: a wire of wires, each with its own connection, breaker and health
   guards.py                 What to do after each answer: fine, later, hold, split, refuse
+  health.py                 How one receiver of an uplink is: whether it may be asked, and what is known of it
   metered.py                A sender that holds a sender: nothing leaves that is not paid, nor faster than it may
   outages.py                Whether a way is one just now: what failed, since when, and how long to wait for it
   pacing.py                 How much to send at once and how hard to compress it: decisions from what was measured

@@ -201,6 +201,10 @@ class BadRoad:
     def close(self) -> None:
         """Nothing is held open."""
 
+    def told(self) -> dict[str, Any]:
+        """Nothing is known of where it leads."""
+        return {}
+
 
 class InlineWorker:
     """The uplink's thread, in the loop: a call takes the road's time, half of it before and half after it acts."""

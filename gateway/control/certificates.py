@@ -10,7 +10,6 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -61,7 +60,7 @@ def _parts_with_tls(config: Any) -> Iterator[tuple[str, msgspec.Struct, Callable
         elif isinstance(source, mqtt_settings.MqttSettings):
             yield path, source.tls, partial(mqtt_settings.tls_context, source.tls)
     for index, uplink in enumerate(getattr(config, "uplinks", ())):
-        if isinstance(uplink, OtlpUplinkSettings) and urlsplit(uplink.endpoint).scheme == "https":
+        if isinstance(uplink, OtlpUplinkSettings) and uplink.is_encrypted:
             yield below("uplinks", index, "tls"), uplink.tls, partial(_uplink_context, uplink)
 
 

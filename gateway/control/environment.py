@@ -1,8 +1,8 @@
 """What the configuration leaves out of an OTLP uplink, from OpenTelemetry's own variables. Must not show a header.
 
 https://opentelemetry.io/docs/specs/otel/protocol/exporter/ names them. They belong together: whoever sets a token means
-the receiver that stands beside it. So they are taken by an uplink without an endpoint, by one with just that endpoint,
-and, where the environment names none, by the only uplink there is.
+the receiver that stands beside it. So they are taken by an uplink without an endpoint, by one with just that endpoint
+and no others (they would get the token, too), and, where the environment names none, by the only uplink there is.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from gateway.net.secrets import entries_of
 from gateway.uplinks.settings import is_header_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
 PREFIX: Final = "OTEL_EXPORTER_OTLP_"
 ENDPOINT: Final = f"{PREFIX}ENDPOINT"
@@ -47,21 +47,29 @@ def fill(table: dict[str, Any], environment: Mapping[str, str], *, anywhere: boo
     ours = [index for index, uplink in enumerate(uplinks) if isinstance(uplink, dict) and uplink.get("type") == OURS]
     found.table["uplinks"] = list(uplinks)
     for index in ours:
-        endpoint = uplinks[index].get("endpoint")
-        is_meant = endpoint == given[ENDPOINT] if ENDPOINT in given else len(ours) == 1
-        if is_meant or (endpoint is None and ENDPOINT in given):
-            _fill_one(found, index, given)
+        addresses = _addresses_of(uplinks[index])
+        # Without an address of its own, or with nothing but the one that is meant: a token goes to nobody else.
+        is_meant = all(one == given[ENDPOINT] for one in addresses) if ENDPOINT in given else len(ours) == 1
+        if is_meant:
+            _fill_one(found, index, given, but=(ENDPOINT,) if addresses else ())
     return found
 
 
-def _fill_one(found: Filled, index: int, given: Mapping[str, str]) -> None:
+def _addresses_of(uplink: dict[str, Any]) -> list[object]:
+    """Return where an uplink leads, as far as its table says, right or wrong."""
+    many = uplink.get("endpoints")
+    each = [one.get("url") if isinstance(one, dict) else one for one in many] if isinstance(many, list) else [many]
+    return [address for address in (uplink.get("endpoint"), *each) if address is not None]
+
+
+def _fill_one(found: Filled, index: int, given: Mapping[str, str], *, but: Collection[str]) -> None:
     uplink = dict(found.table["uplinks"][index])
     path = below("uplinks", index)
     taken = []
     for name, (keys, read) in _VARIABLES.items():
         # What is no table is for its own check to say.
         where = uplink if len(keys) == 1 else uplink.get(keys[0], {})
-        if name not in given or not isinstance(where, dict) or keys[-1] in where:
+        if name not in given or name in but or not isinstance(where, dict) or keys[-1] in where:
             continue
         try:
             value = read(given[name])

@@ -182,6 +182,31 @@ SECTIONS: Final[dict[str, list[Instrument]]] = {
         *_all(
             "counter", "uplink kind", tidegate_uplink_failures="Requests that are to be sent again, by what to do next."
         ),
+        *_all(
+            "gauge",
+            "uplink",
+            tidegate_uplink_attempt="Failures in a row, after each of which it waits.",
+            tidegate_uplink_retry_seconds="Time until it tries again.",
+        ),
+        *_all(
+            "counter",
+            "endpoint uplink",
+            tidegate_uplink_endpoint_requests="Requests that were begun with this receiver.",
+            tidegate_uplink_endpoint_bytes_sent="Bytes that were sent to it, headers included.",
+            tidegate_uplink_endpoint_failures="Requests to it that failed in a way that says something of it.",
+            tidegate_uplink_endpoint_opened="Times that it was left out since too many of them failed.",
+        ),
+        *_all(
+            "gauge",
+            "endpoint uplink",
+            tidegate_uplink_endpoint_rtt_seconds="Time from a request's end to its answer, lately.",
+            tidegate_uplink_endpoint_goodput_bytes_per_second="Bytes of requests that it takes in a second, lately.",
+        ),
+        *_all(
+            "gauge",
+            "endpoint state uplink",
+            tidegate_uplink_endpoint_state="1 for the state that it is in: closed is sent to, open is left out.",
+        ),
     ],
     "The process, as every exporter names it": [
         *_all(

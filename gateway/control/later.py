@@ -10,8 +10,6 @@ NOT_YET: Final = "is not in this version"
 
 LATER: Final = Later(
     keys={
-        "uplinks.endpoints": f'more than one endpoint {NOT_YET}; name one with endpoint = "https://…"',
-        "uplinks.balance": f"balancing over several endpoints {NOT_YET}; leave it out",
         "alerts": f"alerting {NOT_YET}; findings leave as OTLP logs, let the far side alert",
         "notifiers": f"notifying {NOT_YET}; findings leave as OTLP logs, let the far side notify",
         "opamp": f"OpAMP {NOT_YET}; leave the table out",

@@ -166,6 +166,9 @@ def _default(item: msgspec.structs.FieldInfo, *, sample: bool) -> str:
     value = item.default_factory() if item.default is msgspec.NODEFAULT else item.default
     if value is None:
         return _sample(item.type) if sample else ""
+    if value == "" and sample:
+        # What may be left out for something else has no default that anybody would write.
+        return SAMPLES.get(item.encode_name, _toml(value))
     if isinstance(value, msgspec.Struct):
         return "{}"
     return _toml(value)

@@ -47,11 +47,23 @@ UPLINK_NUMBERS: Final = {
     "delivered": "tidegate_delivered_readings",
     "held": "tidegate_held_readings",
     "maybe_twice": "tidegate_maybe_twice_readings",
+    "attempt": "tidegate_uplink_attempt",
+    "retry_in_s": "tidegate_uplink_retry_seconds",
 }
 UPLINK_TABLES: Final = {
     "held_by_class": ("class", "tidegate_held_by_class_readings"),
     "ledger": ("reason", "tidegate_ledger_readings"),
 }
+
+ENDPOINT_NUMBERS: Final = {
+    "requests": ("tidegate_uplink_endpoint_requests", 1),
+    "bytes_sent": ("tidegate_uplink_endpoint_bytes_sent", 1),
+    "failures": ("tidegate_uplink_endpoint_failures", 1),
+    "opened": ("tidegate_uplink_endpoint_opened", 1),
+    "rtt_ms": ("tidegate_uplink_endpoint_rtt_seconds", 0.001),
+    "goodput_bytes_s": ("tidegate_uplink_endpoint_goodput_bytes_per_second", 1),
+}
+ENDPOINT_STATES: Final = ("closed", "open", "half-open", "asked to wait")
 
 BUDGET_NUMBERS: Final = {
     "spent_bytes": "tidegate_uplink_budget_spent_bytes",
@@ -79,6 +91,7 @@ class MetricsPage:
         yield from _each("source", status.get("sources", {}), SOURCE_NUMBERS)
         yield from _each("uplink", status.get("uplinks", {}), UPLINK_NUMBERS)
         yield from _tables(status.get("uplinks", {}))
+        yield from _endpoints(status.get("uplinks", {}))
         yield from _budgets(status.get("uplinks", {}))
         yield from process_families()
 
@@ -114,6 +127,22 @@ def _tables(uplinks: dict[str, dict[str, Any]]) -> Iterator[Family]:
             for word, readings in status.get(key, {}).items()
         }
         yield family(name, values)
+
+
+def _endpoints(uplinks: dict[str, dict[str, Any]]) -> Iterator[Family]:
+    """Return how each receiver of each uplink is."""
+    every = [(name, one) for name, status in uplinks.items() for one in status.get("endpoints", ())]
+    for key, (name, unit) in ENDPOINT_NUMBERS.items():
+        values: dict[Labels, float] = {
+            (("endpoint", one["endpoint"]), ("uplink", uplink)): one[key] * unit for uplink, one in every
+        }
+        yield family(name, values)
+    states: dict[Labels, float] = {
+        (("endpoint", one["endpoint"]), ("state", state), ("uplink", uplink)): float(one["state"] == state)
+        for uplink, one in every
+        for state in ENDPOINT_STATES
+    }
+    yield family("tidegate_uplink_endpoint_state", states)
 
 
 def _budgets(uplinks: dict[str, dict[str, Any]]) -> Iterator[Family]:

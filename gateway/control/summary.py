@@ -253,8 +253,27 @@ def _uplink(uplink: dict[str, Any]) -> Iterator[str]:
         yield f"sent {amount(sent)} in {plural(uplink.get('requests', 0), 'request')} since the start"
     if budget := uplink.get("budget"):
         yield _budget(budget)
+    yield from _endpoints(uplink.get("endpoints", []))
     if retry := uplink.get("retry_in_s"):
         yield f"next try in {span(retry)}"
+
+
+def _endpoints(endpoints: list[dict[str, Any]]) -> Iterator[str]:
+    """Say how each of several receivers is; of one alone the uplink says all there is."""
+    for one in endpoints if len(endpoints) > 1 else ():
+        is_left_out = one.get("state") != "closed"
+        said = [f"{one.get('endpoint')}: {'is left out' if is_left_out else 'is well'}"]
+        if is_left_out:
+            said.append(
+                f"for {span(one['retry_in_s'])} more" if one.get("retry_in_s") else "tried with what is due next"
+            )
+        if held := one.get("held_back"):
+            said.append(f"{' and '.join(held)} held back from it")
+        if one.get("last_error") and (is_left_out or held):
+            said.append(one["last_error"])
+        elif one.get("requests"):
+            said.append(f"{plural(one['requests'], 'request')}, answered in {one.get('rtt_ms', 0)} ms")
+        yield f"{'! ' if is_left_out or held else ''}{', '.join(said)}"
 
 
 def _budget(budget: dict[str, Any]) -> str:

@@ -63,7 +63,8 @@ class TryLaterError(Exception):
     """The same segments may be taken later; wait at least `after_s` seconds (0: your own back-off).
 
     `answer_lost` is true when the far side may have taken them all the same, so that sending again may
-    double. It may be about these alone: others go first for `put_off_s` seconds.
+    double. It may be about these alone: others go first for `put_off_s` seconds. `at_once`: another way is there,
+    so that there is nothing to wait for.
     """
 
     def __init__(self, reason: str, after_s: float = 0.0, *, answer_lost: bool = False, put_off_s: float = 0.0) -> None:
@@ -71,6 +72,7 @@ class TryLaterError(Exception):
         self.after_s = after_s
         self.answer_lost = answer_lost
         self.put_off_s = put_off_s
+        self.at_once = False
 
 
 class RefusedError(Exception):

@@ -21,12 +21,12 @@ from gateway.core.clock import NS_PER_S
 from gateway.core.contracts import TryLaterError
 from gateway.store.policy import ALL
 from gateway.uplinks.clock_wait import ClockWait
+from gateway.uplinks.endpoints import Endpoints
 from gateway.uplinks.guards import HoldError
 from gateway.uplinks.outages import Outages
 from gateway.uplinks.pacing import Rounds
 from gateway.uplinks.parked import Parked
 from gateway.uplinks.requests import REJECTED, Hand, RequestBuilder, encoder_of
-from gateway.uplinks.senders import HttpSender
 from gateway.uplinks.sending import Ahead, NotBegunError, Sending
 from gateway.uplinks.spending import Spending
 from gateway.uplinks.state import Status, Tally
@@ -80,7 +80,8 @@ class Uplink:
         self._store = store
         self._clock = clock
         self._spending = Spending(settings, store=store, clock=clock)
-        self._wire = self._spending.around(seams.wire or HttpSender(settings, version=version, clock=clock))
+        wire = seams.wire or Endpoints.over_http(settings, version=version, clock=clock, random=random)
+        self._wire = self._spending.around(wire)
         encoder = encoder_of(
             settings.protocol, series=store.series, gateway_attributes=gateway_attributes, version=version
         )
@@ -140,7 +141,7 @@ class Uplink:
         """Return what `tidegate status` shows of this uplink, counted since the start."""
         return {
             "type": "otlp",
-            "endpoint": self._settings.endpoint,
+            **self._wire.told(),
             **self._status.told(now_ns=self._clock.monotonic_ns()),
             "attempt": self._outages.attempt,
             "held_back": self._outages.holding.told(),

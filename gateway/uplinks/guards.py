@@ -28,7 +28,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from gateway.core.contracts import RefusedError, TryLaterError
 
@@ -97,6 +97,8 @@ class NotYetError(TryLaterError):
 
 def wait_bound_s(error: TryLaterError, retry: RetrySettings) -> float:
     """Return how long to wait at most before the next attempt, where the far side did not ask for a time."""
+    if error.at_once:
+        return 0.0
     return float(retry.unreachable_max if isinstance(error, UnreachableError) else retry.max)
 
 
@@ -183,6 +185,10 @@ class Wire(Protocol):
         """Let go of connections."""
         ...
 
+    def told(self) -> dict[str, Any]:
+        """Return where it leads and how that is, as `tidegate status` shows it; called from the event loop."""
+        ...
+
 
 class MeteredWire(Wire, Protocol):
     """A wire that knows what it costs."""
@@ -190,6 +196,8 @@ class MeteredWire(Wire, Protocol):
     before_piece: Callable[[int], None]
     """Called in the thread before so many bytes of a body are written; what it raises ends the request."""
     piece_bytes_max: int
+    before_another: Callable[[], None]
+    """Called in the thread before a request goes to one more receiver; what it raises ends the request."""
 
     @property
     def wire_bytes(self) -> int:

@@ -8,7 +8,7 @@ is taken as it comes; where nothing is left the connection is cut. A rate is kep
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gateway.uplinks.guards import TooLargeError
 
@@ -50,8 +50,9 @@ class Metered:
     _paced_bytes: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        """Have a word with each piece of a body."""
+        """Have a word with each piece of a body, and with each connection that was not counted on."""
         self.wire.before_piece = self._before_piece
+        self.wire.before_another = self._before_another
         if self.rate is not None:
             self.wire.piece_bytes_max = max(PIECE_BYTES_MIN, int(self.rate * PIECE_S))
 
@@ -87,6 +88,10 @@ class Metered:
             cost += COST_OF_CONNECTION + COST_OF_HANDSHAKE * self.wire.is_encrypted
         return cost
 
+    def _before_another(self) -> None:
+        """Take what a connection to one more receiver costs at most, with what went to those before."""
+        self._pay(COST_OF_CONNECTION + COST_OF_HANDSHAKE * self.wire.is_encrypted)
+
     def _before_piece(self, piece_bytes: int) -> None:
         self._pay(piece_bytes)
         self._wait_for_turn()
@@ -121,6 +126,10 @@ class Metered:
     def bytes_sent(self) -> int:
         """Bodies and headers, as they left."""
         return self.wire.bytes_sent
+
+    def told(self) -> dict[str, Any]:
+        """Return where it leads and how that is."""
+        return self.wire.told()
 
     def open(self) -> None:
         """Take requests, again after `stop` too."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 import socket
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from gateway.codecs.otlp_answers import NoResponseError, read_response, read_status_message
@@ -93,8 +93,9 @@ _NO_TLS: Final = frozenset(("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PAC
 class HttpSender:
     """One road's HTTP side. See `Wire` for the contract."""
 
-    def __init__(self, settings: OtlpUplinkSettings, *, version: str, clock: Clock) -> None:
+    def __init__(self, settings: OtlpUplinkSettings, *, version: str, clock: Clock, endpoint: str = "") -> None:
         self.requests = 0
+        self._endpoint = endpoint or settings.endpoint
         self._settings = settings
         self._version = version
         self._clock = clock
@@ -104,7 +105,7 @@ class HttpSender:
         self._connection: HttpConnection | None = None
         self._bytes_before = 0
         self._headers: dict[str, str] = {}
-        self._path = urlsplit(settings.endpoint).path.rstrip("/")
+        self._path = urlsplit(self._endpoint).path.rstrip("/")
         self._socket: socket.socket | None = None
         self._written_ns: int | None = None
         # Since when a way is asked for, of a proxy or by TLS.
@@ -113,6 +114,8 @@ class HttpSender:
         self._opened_ns = self._used_ns = 0
         self.before_piece: Callable[[int], None] = lambda _: None
         self.piece_bytes_max = WRITTEN_AT_ONCE_BYTES
+        # Here there is one receiver alone.
+        self.before_another: Callable[[], None] = lambda: None
         self._wire_before = 0
         self._ended = threading.Event()
         self._is_aborted = False
@@ -145,7 +148,11 @@ class HttpSender:
     @property
     def is_encrypted(self) -> bool:
         """Whether a new connection begins with TLS."""
-        return urlsplit(self._settings.endpoint).scheme == "https"
+        return urlsplit(self._endpoint).scheme == "https"
+
+    def told(self) -> dict[str, Any]:
+        """Return where it leads."""
+        return {"endpoint": self._endpoint}
 
     def pause(self, seconds: float) -> None:
         """Wait, unless the request is ended meanwhile."""
@@ -224,7 +231,7 @@ class HttpSender:
     def _connect(self) -> HttpConnection:
         if self._connection is None:
             self._headers = self._read_headers()
-            endpoint, proxy = self._settings.endpoint, self._settings.proxy
+            endpoint, proxy = self._endpoint, self._settings.proxy
             self._connection = HttpConnection(
                 to=Address.of(endpoint),
                 timeout_s=self._timeout_s,
@@ -390,7 +397,7 @@ class HttpSender:
         return UnreachableError(f"no connection to {error.party}: {text}")
 
     def _host(self) -> str:
-        return Address.of(self._settings.endpoint).host
+        return Address.of(self._endpoint).host
 
 
 def _unpacked(response: Response) -> Response:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from typing import TYPE_CHECKING, Annotated, Final, Literal
-from urllib.parse import SplitResult, quote, urlsplit
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -13,6 +12,16 @@ from msgspec import Meta
 from gateway.core.checks import Checked, Problem, below, check
 from gateway.core.units import Duration, Rate, Size
 from gateway.net.secrets import Secret
+from gateway.uplinks.balance import FAILOVER, Kind
+from gateway.uplinks.endpoint_settings import (
+    BreakerSettings,
+    EndpointSettings,
+    check_address,
+    check_base,
+    is_loopback,
+    problems_of_endpoints,
+    warnings_of_endpoints,
+)
 from gateway.uplinks.retry import FULL_JITTER, Strategy
 
 if TYPE_CHECKING:
@@ -36,6 +45,7 @@ MONTH: Final = "month"
 ALLOWANCE_BYTES_MIN: Final = Size(64 * 1024)
 RATE_MIN: Final = Rate(300 / 8)
 
+_TIMES: Final = ("connect_timeout", "attempt_timeout", "operation_timeout", "connection_max_age", "connection_max_idle")
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 # A header with such a word in its name opens a door, and a config file is read by many.
@@ -133,7 +143,25 @@ class OtlpUplinkSettings(
             description="Base address, http:// or https://; /v1/metrics and the like are added to it. Left out it is "
             "OTEL_EXPORTER_OTLP_ENDPOINT, and others of OpenTelemetry's variables fill what else is left out."
         ),
-    ]
+    ] = ""
+    endpoints: Annotated[
+        tuple[str | EndpointSettings, ...],
+        Meta(
+            description='Several receivers of the same data instead of one: addresses, or tables like { url = "…", '
+            "weight = 2 }. They share headers, TLS and budget.",
+            max_length=8,
+        ),
+    ] = ()
+    balance: Annotated[
+        Kind,
+        Meta(
+            description="Which of several is sent to: the first that works; one after the other; each by its weight; "
+            "or the one that had requests outstanding for the shortest time."
+        ),
+    ] = FAILOVER
+    breaker: Annotated[BreakerSettings, Meta(description="When one of several is left out, and for how long.")] = (
+        BreakerSettings()
+    )
     protocol: Annotated[
         str,
         Meta(
@@ -174,6 +202,13 @@ class OtlpUplinkSettings(
         Meta(
             description="The longest that one attempt may take in all, however much moves. Without it only what stands "
             "still is given up."
+        ),
+    ] = None
+    operation_timeout: Annotated[
+        Duration | None,
+        Meta(
+            description="The longest that one request may take in all, over as many of several receivers as it is "
+            "tried at, one attempt each."
         ),
     ] = None
     connection_max_age: Annotated[
@@ -223,23 +258,34 @@ class OtlpUplinkSettings(
 
     @check("endpoint")
     def _endpoint_is_a_base_address(self) -> None:
-        url = _check_address(self.endpoint, schemes=("http", "https"))
-        if re.search(r"/v1/(metrics|logs|traces)/?$", url.path):
-            raise ValueError("this is the base address: leave out /v1/…, each signal adds its own")
+        if self.endpoint:
+            check_base(self.endpoint)
+
+    @check("endpoints")
+    def _endpoints_are_several(self) -> Iterator[Problem]:
+        yield from problems_of_endpoints(self.endpoints)
+
+    @check("endpoint", "endpoints")
+    def _there_is_one_way(self) -> Iterator[Problem]:
+        if self.endpoint and self.endpoints:
+            yield Problem("endpoints", "endpoint names one receiver already; give endpoint or endpoints")
+        elif not self.endpoint and not self.endpoints:
+            ways = 'endpoint = "https://…", or endpoints = ["https://…", …]; or set OTEL_EXPORTER_OTLP_ENDPOINT'
+            yield Problem("endpoint", f"is missing; write {ways}")
 
     @check("proxy")
     def _proxy_is_an_address(self) -> None:
         if self.proxy:
-            _check_address(self.proxy, schemes=("http",))
+            check_address(self.proxy, schemes=("http",))
 
     @check("timeout")
     def _timeout_is_possible(self) -> None:
         if not 0 < self.timeout <= TIMEOUT_S_MAX:
             raise ValueError(f"is {self.timeout}; it is over zero and at most {Duration(TIMEOUT_S_MAX)}")
 
-    @check("connect_timeout", "attempt_timeout", "connection_max_age", "connection_max_idle")
+    @check(*_TIMES)
     def _times_are_possible(self) -> Iterator[Problem]:
-        for name in ("connect_timeout", "attempt_timeout", "connection_max_age", "connection_max_idle"):
+        for name in _TIMES:
             value = getattr(self, name)
             if value is not None and not 0 < value <= TIMEOUT_S_MAX:
                 yield Problem(name, f"is {value}; it is over zero and at most {Duration(TIMEOUT_S_MAX)}")
@@ -266,49 +312,35 @@ class OtlpUplinkSettings(
             if what:
                 yield Problem(below("headers", name), what)
 
+    def targets(self) -> tuple[EndpointSettings, ...]:
+        """Return the receivers, of which there is at least one."""
+        given = self.endpoints or (self.endpoint,)
+        return tuple(EndpointSettings(url=one) if isinstance(one, str) else one for one in given)
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether it speaks TLS: with all of its receivers or with none."""
+        return urlsplit(self.targets()[0].url).scheme == "https"
+
     def warnings(self) -> list[str]:
         """Return what works and should be thought about, for `tidegate check`."""
-        url = urlsplit(self.endpoint)
-        found = []
-        if url.scheme == "http" and not _is_loopback(url.hostname or ""):
-            what = "headers and data" if self.headers else "data"
-            found.append(
-                f"endpoint: {self.endpoint} is not encrypted, {what} can be read on the way; "
-                "https:// would protect them"
-            )
-        if url.scheme == "http" and self.tls != TlsSettings():
-            found.append("tls: certificates are not used with an http:// endpoint")
-        return found
+        return [
+            *warnings_of_endpoints(
+                self.targets(), key="endpoints" if self.endpoints else "endpoint", balance=self.balance
+            ),
+            *self._warnings_of_plain(),
+        ]
 
-
-def _check_address(address: str, *, schemes: tuple[str, ...]) -> SplitResult:
-    before_path = re.split("[/?#]", address.partition("//")[2] or address, maxsplit=1)[0]
-    if "@" in before_path:
-        # Before all else, and the address itself is not repeated: the sentence ends up in logs.
-        raise ValueError("must not hold a user or password; write headers = { authorization = … }")
-    try:
-        url = urlsplit(address)
-        port = url.port
-    except ValueError as error:
-        raise ValueError(f"is not an address: {error}") from error
-    if url.scheme not in schemes or not url.hostname or port == 0:
-        wanted = " or ".join(f"{scheme}://host:port" for scheme in schemes)
-        raise ValueError(f"{address!r} is not an address like {wanted}")
-    if url.query or url.fragment or not address.isprintable() or " " in address:
-        raise ValueError("ends with its path: no ?, # or spaces; tokens go into headers")
-    if not address.isascii():
-        raise ValueError(f"has letters that no request can have{_in_ascii(url)}")
-    return url
-
-
-def _in_ascii(url: SplitResult) -> str:
-    """Say how an address is written that has other letters in its name or path; "" where it has no such form."""
-    try:
-        name = (url.hostname or "").encode("idna").decode()
-    except UnicodeError:
-        return ""
-    port = "" if url.port is None else f":{url.port}"
-    return f"; write {url.scheme}://{name}{port}{quote(url.path, safe='/%')}"
+    def _warnings_of_plain(self) -> Iterator[str]:
+        addresses = [one.url for one in self.targets() if urlsplit(one.url).scheme == "http"]
+        far = [address for address in addresses if not is_loopback(urlsplit(address).hostname or "")]
+        key = "endpoints" if self.endpoints else "endpoint"
+        if far:
+            what, are = "headers and data" if self.headers else "data", "is" if len(far) == 1 else "are"
+            bare = f"{', '.join(far)} {are} not encrypted"
+            yield f"{key}: {bare}, {what} can be read on the way; https:// would protect them"
+        if addresses and self.tls != TlsSettings():
+            yield f"tls: certificates are not used with an http:// {key.removesuffix('s')}"
 
 
 def _header_problem(name: str, value: object) -> str:
@@ -335,10 +367,3 @@ def is_header_name(name: str) -> bool:
 def is_header_value(value: str) -> bool:
     """Return whether `value` can stand in a header: no line ends, nothing outside Latin-1."""
     return _HEADER_VALUE.fullmatch(value) is not None
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")

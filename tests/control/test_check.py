@@ -254,9 +254,18 @@ def test_a_file_that_is_right_has_notes(tmp_path: Path) -> None:
         # Several addresses instead of the one; what else is missing is missing.
         (
             '[[uplinks]]\ntype = "otlp"\nendpoints = ["https://e:1"]\n',
+            ["uplinks[0].name: is missing; What status, metrics and the ledger call it."],
+        ),
+        # What is wrong with one of several is said with its place, and those that can be read are compared.
+        (
+            '[[uplinks]]\ntype = "otlp"\nname = "a"\nendpoints = ["https://e:1", { url = "e:2" }, 7, { weight = 0 }, '
+            '"https://E:1/"]\n',
             [
-                'uplinks[0].endpoints: more than one endpoint is not in this version; name one with endpoint = "https://…"',
-                "uplinks[0].name: is missing; What status, metrics and the ledger call it.",
+                "uplinks[0].endpoints[1].url: 'e:2' is not an address like http://host:port or https://host:port",
+                "uplinks[0].endpoints[2]: expected a text in quotes or a table { … }, got a whole number",
+                "uplinks[0].endpoints[3].weight: expected a whole number of at least 1, got 0",
+                "uplinks[0].endpoints[3].url: is missing; Base address, http:// or https://.",
+                "uplinks[0].endpoints[4]: is the same receiver as endpoints[0]; leave it out, or give that one a weight",
             ],
         ),
         # Two addresses that are none, two ports that are none: nothing to compare.

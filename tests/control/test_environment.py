@@ -87,6 +87,24 @@ def test_a_token_goes_to_nobody_else(variables) -> None:
     assert not alone.headers
 
 
+def test_a_token_goes_to_no_other_of_several_receivers(variables) -> None:
+    """They share their headers, so that one that is not meant keeps the token from all; alone, or as the only uplink's
+    without an address beside the token, they have it.
+    """
+    variables(**ALL)
+    among = f'endpoints = ["{ENDPOINT}", {{ url = "https://other.example" }}]'
+    both, alone = parse_config(uplinks(among, f'endpoints = ["{ENDPOINT}"]')).uplinks
+    assert (both.headers, both.endpoint, both.protocol) == ({}, "", "http/protobuf")
+    assert (list(alone.headers), alone.endpoint) == (["authorization", "X-Tenant"], "")
+
+
+def test_several_receivers_of_the_only_uplink_have_what_names_nobody(variables) -> None:
+    """Whoever sets a token and no address means whoever is configured."""
+    variables(OTEL_EXPORTER_OTLP_HEADERS="authorization=x")
+    (only,) = parse_config(uplinks('endpoints = ["https://one.example", "https://two.example"]')).uplinks
+    assert list(only.headers) == ["authorization"]
+
+
 def test_variables_without_an_endpoint_are_the_only_uplinks(variables) -> None:
     """Where there are two, nobody knows which is meant."""
     variables(OTEL_EXPORTER_OTLP_HEADERS="authorization=x")

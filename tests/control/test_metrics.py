@@ -148,3 +148,20 @@ def test_budgets_are_shown_by_window() -> None:
     assert found["tidegate_uplink_budget_spent_bytes", *labels] == 5
     assert found["tidegate_uplink_budget_max_bytes", *labels] == 9
     assert found["tidegate_uplink_wire_bytes_total", ("uplink", "cloud")] == 55
+
+
+def test_each_receiver_of_an_uplink_is_shown() -> None:
+    """With the state that it is in among all there are, so that an alert can be on each."""
+    one = {
+        "endpoint": "https://a:4318", "state": "open", "requests": 7, "bytes_sent": 900, "failures": 3, "opened": 1,
+        "rtt_ms": 250.0, "goodput_bytes_s": 8000, "last_error": "no connection",
+    }  # fmt: skip
+    found = samples(Telemetry(), {"uplinks": {"cloud": {"attempt": 2, "retry_in_s": 1.5, "endpoints": [one]}}})
+    whose = (("endpoint", "https://a:4318"), ("uplink", "cloud"))
+    assert found["tidegate_uplink_endpoint_requests_total", *whose] == 7
+    assert found["tidegate_uplink_endpoint_opened_total", *whose] == 1
+    assert found["tidegate_uplink_endpoint_rtt_seconds", *whose] == 0.25
+    assert found["tidegate_uplink_attempt", ("uplink", "cloud")] == 2
+    assert found["tidegate_uplink_retry_seconds", ("uplink", "cloud")] == 1.5
+    states = {key[2][1]: value for key, value in found.items() if key[0] == "tidegate_uplink_endpoint_state"}
+    assert states == {"closed": 0, "open": 1, "half-open": 0, "asked to wait": 0}

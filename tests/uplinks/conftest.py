@@ -316,6 +316,9 @@ class FakeWire:
     def close(self) -> None:
         pass
 
+    def told(self) -> dict[str, Any]:
+        return {"endpoint": "http://127.0.0.1:1"}
+
     def times(self) -> list[float]:
         return [at_s for at_s, _, _ in self.sent]
 

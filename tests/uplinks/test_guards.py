@@ -139,6 +139,13 @@ def test_where_no_connection_can_be_made_it_is_tried_again_sooner() -> None:
     assert wait_bound_s(TryLaterError("status 503"), retry) == 60
 
 
+def test_where_another_way_is_there_nothing_is_waited_for() -> None:
+    """Whatever was wrong with the first."""
+    error = TryLaterError("no answer", answer_lost=True)
+    error.at_once = True
+    assert wait_bound_s(error, RetrySettings()) == 0
+
+
 class ScriptedWire:
     """Answers by encoding: an error's status, or 0 for taken."""
 
