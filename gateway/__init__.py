@@ -18,6 +18,7 @@ bench/                      The performance suite: every number that is claimed 
   paho_peer.py              The peer for the subscriber: paho's own loop, acknowledging and doing nothing else
   processes.py              A gateway and a sink as children, and what the operating system says they cost
   report.py                 Runs the measurements, prints a table or JSON, and says which goals were missed
+  roads.py                  What uplinks cost each other, and how long their guards think
   segments.py               How fast segments are made and read, and how small they are: `tidegate bench --only segments`
   sink.py                   A counting OTLP/HTTP receiver: decompresses, counts data points without building one, answers 200
   suite.py                  What the suite measures, in order

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from gateway.bench import end_to_end, micro
+from gateway.bench import end_to_end, micro, roads
 from gateway.bench.report import Bench
 
 SUITE: Final = [
@@ -16,5 +16,7 @@ SUITE: Final = [
     Bench("flash", end_to_end.flash, "bytes to flash at 1,000 readings/s"),
     Bench("encode", micro.encode, "10,000 readings as OTLP"),
     Bench("wire", micro.on_the_wire, "bytes on the wire in minute batches"),
+    Bench("roads", roads.hanging, "three uplinks, one of which hangs"),
+    Bench("decisions", roads.decisions, "what breakers, waits and the choice of a receiver take"),
     Bench("segments", micro.shelf, "segments by themselves"),
 ]

@@ -126,7 +126,7 @@ class Endpoints:
     @property
     def is_connected(self) -> bool:
         """Whether the one that is first at the next request has a connection."""
-        return self._order(Signal.METRICS, self._now_s())[0].wire.is_connected
+        return self.order(Signal.METRICS)[0].wire.is_connected
 
     @property
     def is_encrypted(self) -> bool:
@@ -198,7 +198,7 @@ class Endpoints:
     def send(self, packed: Packed, /) -> Answer:
         """Send to whoever is first, and to the next one where nothing was taken; raise what all of them come to."""
         until, met = Deadline.after(self._whole_s), dict[int, TryLaterError]()
-        order = self._order(packed.signal, self._now_s())
+        order = self.order(packed.signal)
         self._avoided = None
         for one in self._all:
             one.wire.recycle()
@@ -216,8 +216,9 @@ class Endpoints:
         # Whose way is right, and who has not asked for a wait, decides when it is tried again.
         raise min(every, key=lambda error: (isinstance(error, HoldError), error.after_s, error not in met.values()))
 
-    def _order(self, signal: Signal, now_s: float) -> list[Endpoint]:
+    def order(self, signal: Signal) -> list[Endpoint]:
         """Return who is to be asked, in turn; never nobody, though it may be one that asks to wait."""
+        now_s = self._now_s()
         ready = [number for number, one in enumerate(self._all) if one.health.allows(signal, now_s)]
         order = [self._all[number] for number in self._balance.order(ready, now_s)]
         if self._avoided in order[:-1]:

@@ -2,6 +2,9 @@
 
 A daemon thread and not an executor's: an executor's threads are joined when the process ends, and a resolver
 without a network keeps one busy for half a minute. What such a thread was doing is in the store.
+
+This is the bulkhead between uplinks: whoever hangs holds up its own thread and its own request, and nobody else's. All
+of them together are bounded, since one that is stuck is left behind when its uplink starts anew.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ import asyncio
 import queue
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,14 +21,33 @@ if TYPE_CHECKING:
     from gateway.uplinks.guards import Wire
 
 
+# Twice as many as there may be uplinks, and some more.
+THREADS_MAX: Final = 40
+
+
+class TooManyThreadsError(Exception):
+    """So many threads are stuck that no other one is begun."""
+
+
 class Worker:
-    """Runs one call after the other; results come back to the event loop that asked."""
+    """Runs one call after the other; results come back to the event loop that asked.
+
+    Raises TooManyThreadsError where THREADS_MAX of them are alive, those that nobody waits for included.
+    """
+
+    _room: ClassVar[threading.BoundedSemaphore] = threading.BoundedSemaphore(THREADS_MAX)
 
     def __init__(self, name: str) -> None:
+        if not self._room.acquire(blocking=False):
+            raise TooManyThreadsError(f"{THREADS_MAX} threads of uplinks are busy or stuck; no other one is begun")
         self._calls: queue.SimpleQueue[tuple[asyncio.Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
         self._begun = self._ended = 0
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._room.release()
+            raise
 
     def submit(self, call: Callable[[], Any]) -> asyncio.Future[Any]:
         """Start `call`, after the one under way; the future has its result or error."""
@@ -43,6 +65,12 @@ class Worker:
         return True
 
     def _serve(self) -> None:
+        try:
+            self._take_turns()
+        finally:
+            self._room.release()
+
+    def _take_turns(self) -> None:
         while (item := self._calls.get()) is not None:
             future, call = item
             result: Any = None

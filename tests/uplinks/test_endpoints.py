@@ -485,8 +485,8 @@ def test_choosing_takes_no_time(balance: str) -> None:
     rounds = []
     for _ in range(20):
         began_ns = time.perf_counter_ns()
-        for k in range(100):
-            all_.endpoints._order(Signal.METRICS, float(k))
+        for _ in range(100):
+            all_.endpoints.order(Signal.METRICS)
         rounds.append((time.perf_counter_ns() - began_ns) / 100)
     assert min(rounds) < 20_000
 

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from gateway.uplinks.worker import Worker
+from gateway.uplinks.worker import THREADS_MAX, TooManyThreadsError, Worker
 
 
 async def test_results_and_errors_come_back() -> None:
@@ -56,3 +56,38 @@ def test_a_loop_that_is_gone_is_nobody_to_tell() -> None:
     go.set()
     worker._thread.join(5)
     assert not worker._thread.is_alive()
+
+
+async def test_threads_that_are_stuck_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uplinks that start anew again and again leave no more of them behind; when they come back there is room again."""
+    monkeypatch.setattr(Worker, "_room", threading.BoundedSemaphore(3))
+    go, stuck = threading.Event(), []
+    for _ in range(3):
+        worker = Worker("w")
+        worker.submit(go.wait).cancel()
+        assert not worker.close()
+        stuck.append(worker)
+    with pytest.raises(TooManyThreadsError, match="busy or stuck"):
+        Worker("w")
+    go.set()
+    for worker in stuck:
+        worker._thread.join(5)
+    for _ in range(10):
+        worker = Worker("w")
+        assert await worker.submit(lambda: 1) == 1
+        assert worker.close()
+    assert THREADS_MAX > 2 * 16
+
+
+async def test_a_thread_that_cannot_begin_takes_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system may be short of them for a while."""
+    monkeypatch.setattr(Worker, "_room", threading.BoundedSemaphore(1))
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as short:
+        short.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="new thread"):
+            Worker("w")
+    assert Worker("w").close()
