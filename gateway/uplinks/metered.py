@@ -45,7 +45,7 @@ class Metered:
     now_s: Callable[[], float] = field(kw_only=True)
     last_cost: int = field(default=0, init=False)
     _taken_bytes: int = field(default=0, init=False)
-    _before_bytes: int = field(default=0, init=False)
+    _settled_bytes: int = field(default=0, init=False)  # what the wire had cost when that was settled last
     _free_s: float = field(default=float("-inf"), init=False)  # when the line has carried all that went
     _paced_bytes: int = field(default=0, init=False)
 
@@ -53,19 +53,20 @@ class Metered:
         """Have a word with each piece of a body, and with each connection that was not counted on."""
         self.wire.before_piece = self._before_piece
         self.wire.before_another = self._before_another
+        self._settled_bytes = self.wire.wire_bytes
         if self.rate is not None:
             self.wire.piece_bytes_max = max(PIECE_BYTES_MIN, int(self.rate * PIECE_S))
 
     def send(self, packed: Packed, /) -> Answer:
         """Send as the wire does; raise OverBudgetError or UnwrittenError with nothing sent."""
-        self._before_bytes, self._paced_bytes = self.wire.wire_bytes, 0
+        self._paced_bytes = 0
         self._take(self.cost_of(packed), is_probe=packed.is_probe)
         try:
             # A connection costs too: its packets wait for their turn as pieces do.
             self._wait_for_turn()
             return self.wire.send(packed)
         finally:
-            self._settle(self.wire.wire_bytes - self._before_bytes)
+            self._settle()
 
     def _take(self, cost: int, *, is_probe: bool) -> None:
         self.last_cost = cost
@@ -75,7 +76,10 @@ class Metered:
             self.budget.take(cost, is_probe=is_probe)
             self._taken_bytes = cost
 
-    def _settle(self, spent_bytes: int) -> None:
+    def _settle(self) -> None:
+        """Have all of it paid that went since the last time: what hung up in between is in it."""
+        wire_bytes = self.wire.wire_bytes
+        spent_bytes, self._settled_bytes = wire_bytes - self._settled_bytes, wire_bytes
         if self.budget is not None:
             taken, self._taken_bytes = self._taken_bytes, 0
             self.budget.settle(taken, spent_bytes)
@@ -111,7 +115,7 @@ class Metered:
         """Take more where what went and what is still with the kernel is more than was taken for all of it."""
         if self.budget is None:
             return
-        spent = self.wire.wire_bytes - self._before_bytes + piece_bytes
+        spent = self.wire.wire_bytes - self._settled_bytes + piece_bytes
         if spent > self._taken_bytes:
             more = spent - self._taken_bytes + STEP_BYTES
             self.budget.take(more)
@@ -149,7 +153,5 @@ class Metered:
 
     def close(self) -> None:
         """Let go of connections; to close one costs too."""
-        before = self.wire.wire_bytes
         self.wire.close()
-        if self.budget is not None:
-            self.budget.settle(0, self.wire.wire_bytes - before)
+        self._settle()

@@ -234,6 +234,20 @@ def test_what_is_spent_is_no_less_than_a_judge_counts(make_real, otlp_sink) -> N
     assert 0.8 * (counts.up_wire + counts.down_wire) < spent(budget) < 1.5 * (counts.up_wire + counts.down_wire)
 
 
+def test_what_goes_between_two_requests_is_paid_with_the_next(make_real, otlp_sink) -> None:
+    """Who hangs up does so when nobody asks any more."""
+    budget = funded(10_000_000)
+    sender, link = make_real(budget)
+    otlp_sink.always = Behaviour(status=429)
+    for _ in range(6):
+        with pytest.raises(TryLaterError):
+            sender.send(noise(1000))
+        link.cut()
+        time.sleep(0.02)
+    sender.close()
+    assert spent(budget) == sender.wire.wire_bytes
+
+
 def test_a_handshake_that_fails_is_paid_too(authority, make_link, make_otlp_sink) -> None:
     """Who is not accepted has shown certificates by then, and does so at each attempt."""
     link = make_link(make_otlp_sink(identity=authority.issue()).address)
