@@ -261,16 +261,16 @@ def _uplink(uplink: dict[str, Any]) -> Iterator[str]:
 def _endpoints(endpoints: list[dict[str, Any]]) -> Iterator[str]:
     """Say how each of several receivers is; of one alone the uplink says all there is."""
     for one in endpoints if len(endpoints) > 1 else ():
-        is_left_out = one.get("state") != "closed"
-        said = [f"{one.get('endpoint')}: {'is left out' if is_left_out else 'is well'}"]
-        if is_left_out:
-            said.append(
-                f"for {span(one['retry_in_s'])} more" if one.get("retry_in_s") else "tried with what is due next"
-            )
-        if held := one.get("held_back"):
+        state, held, error = one.get("state"), one.get("held_back"), one.get("last_error")
+        is_left_out = state not in {"closed", "half-open"}
+        what = {"closed": "is well", "half-open": "was left out, and is tried when it is its turn"}
+        said = [f"{one.get('endpoint')}: {what.get(str(state), 'is left out')}"]
+        if is_left_out and one.get("retry_in_s"):
+            said.append(f"for {span(one['retry_in_s'])} more")
+        if held:
             said.append(f"{' and '.join(held)} held back from it")
-        if one.get("last_error") and (is_left_out or held):
-            said.append(one["last_error"])
+        if error and (held or state != "closed"):
+            said.append(error)
         elif one.get("requests"):
             said.append(f"{plural(one['requests'], 'request')}, answered in {one.get('rtt_ms', 0)} ms")
         yield f"{'! ' if is_left_out or held else ''}{', '.join(said)}"

@@ -124,6 +124,11 @@ class Breaker:
         """Take note that a request is over and says nothing of the other side."""
         self._under_way = max(0, self._under_way - 1)
 
+    def forgive(self, now_s: float) -> None:
+        """Have an open one tried again at once: what it failed by was not its own doing."""
+        self.until_s = min(self.until_s, now_s)
+        self._strikes = 0
+
     def _is_too_much(self, now_s: float) -> bool:
         if self.failures >= self.limits.failures:
             return True

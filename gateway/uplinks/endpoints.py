@@ -9,7 +9,8 @@ What a receiver may have taken is not sent to another in the same attempt: whoev
 told that another way is there, so that it need not wait (`TryLaterError.at_once`), and the next request goes that way.
 
 No byte goes to find out how a receiver is: one that was left out is tried with a request that is due anyway. Where
-none is left the one that is soonest to be tried again is asked at once: how often, is for whoever sends to decide.
+none is left the one that is soonest to be tried again is asked at once: how often, is for whoever sends to decide. When
+that one is back, what kept all of them away may be over, and each of the others is tried next.
 """
 
 from __future__ import annotations
@@ -93,6 +94,7 @@ class Endpoints:
         self._late: Endpoint | None = None
         self._avoided: Endpoint | None = None
         self._is_stopped = False
+        self._were_all_out = False
         self.before_another: Callable[[], None] = lambda: None
 
     @classmethod
@@ -157,6 +159,9 @@ class Endpoints:
         """Return who is sent to, and how each of them is."""
         now_s, current = self._now_s(), self._current
         each = [one.told(now_s, is_current=one is current) for one in self._all]
+        if len(each) == 1:
+            # When it is tried again is what the uplink itself says.
+            each[0]["retry_in_s"] = 0.0
         return {"endpoint": current.url, "endpoints": each}
 
     # From the event loop.
@@ -199,6 +204,7 @@ class Endpoints:
         """Send to whoever is first, and to the next one where nothing was taken; raise what all of them come to."""
         until, met = Deadline.after(self._whole_s), dict[int, TryLaterError]()
         order = self.order(packed.signal)
+        self._were_all_out |= all(one.health.breaker.state is not State.CLOSED for one in self._all)
         self._avoided = None
         for one in self._all:
             one.wire.recycle()
@@ -258,6 +264,10 @@ class Endpoints:
         health = one.health
         if not isinstance(answer, Exception):
             one.said.pop(packed.signal, None)
+            if self._were_all_out:
+                self._were_all_out = False
+                for other in self._all:
+                    other.health.breaker.forgive(now_s)
             wall_s = self._clock.wall_ns() // NS_PER_S
             health.answered(packed.signal, answer, size_bytes=len(packed.body), now_s=now_s, wall_s=wall_s)
         elif self._is_stopped:

@@ -99,6 +99,9 @@ class Health:
     def told(self, now_s: float) -> dict[str, Any]:
         """Return this as `tidegate status` shows it."""
         state, is_asked = self.breaker.state, self.is_asked(now_s)
+        if state is State.OPEN and self.breaker.allows(now_s):
+            # Its time is over; that it is tried is for a request that is due.
+            state = State.HALF_OPEN
         # A copy, since a thread may be at it.
         held = {signal.name.lower() for signal, until_s in dict(self.held_s).items() if now_s < until_s}
         until_s = max(self.asked_s, self.breaker.until_s if state is State.OPEN else now_s)

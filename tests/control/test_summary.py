@@ -454,12 +454,13 @@ def test_receivers_are_shown_where_they_are_several() -> None:
     """Who is left out stands out, with why and for how long; of one alone the uplink says all there is."""
     well = {"endpoint": "https://b", "state": "closed", "requests": 12, "rtt_ms": 80.5, "held_back": []}
     away = {"endpoint": "https://a", "state": "open", "retry_in_s": 7.5, "last_error": "no connection", "requests": 3}
-    due = {**away, "state": "half-open", "retry_in_s": 0.0}
+    due = {**away, "endpoint": "https://d", "state": "half-open", "retry_in_s": 0.0}
     odd = {"endpoint": "https://c", "state": "closed", "held_back": ["logs"], "last_error": "status 404"}
     text = render({"uplinks": {"cloud": {"endpoints": [away, well, due, odd]}}}, colour=False)
     text = " ".join(text.split())
     assert "! https://a: is left out, for 7.5 s more, no connection" in text
     assert "https://b: is well, 12 requests, answered in 80.5 ms" in text
-    assert "! https://a: is left out, tried with what is due next, no connection" in text
+    assert "https://d: was left out, and is tried when it is its turn, no connection" in text
+    assert "! https://d" not in text
     assert "! https://c: is well, logs held back from it, status 404" in text
     assert "is well" not in render({"uplinks": {"cloud": {"endpoints": [well]}}}, colour=False)

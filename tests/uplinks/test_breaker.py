@@ -124,6 +124,21 @@ def test_who_tries_while_it_is_open_is_its_probe() -> None:
     assert breaker.state is State.CLOSED
 
 
+def test_one_that_is_forgiven_is_tried_at_once() -> None:
+    """And if it fails then it is left out as at first; who was not left out is not touched."""
+    breaker = make()
+    fail(breaker, 0, times=3)
+    fail(breaker, breaker.until_s)
+    assert breaker.until_s > 20
+    breaker.forgive(15)
+    assert breaker.allows(15)
+    fail(breaker, 15)
+    assert breaker.until_s - 15 <= 20
+    well = make()
+    well.forgive(15)
+    assert (well.state, well.allows(0)) == (State.CLOSED, True)
+
+
 def test_what_ends_while_it_is_open_says_nothing_new() -> None:
     """Requests that were under way when it opened neither close it nor keep it open longer."""
     breaker = make()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import threading
@@ -10,9 +11,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gateway.core.clock import NS_PER_S, FakeClock, SystemClock
-from gateway.core.contracts import Signal, TryLaterError
+from gateway.core.contracts import RefusedError, Signal, TryLaterError
 from gateway.core.units import Duration
 from gateway.uplinks.budget import Budget, Moment, OverBudgetError
 from gateway.uplinks.endpoint_settings import BreakerSettings
@@ -125,14 +128,14 @@ class Group:
         return [one["state"] for one in self.endpoints.told()["endpoints"]]
 
 
-def group(*scripts: list, breaker: dict | None = None, **settings) -> Group:
+def group(*scripts: list, breaker: dict | None = None, **options) -> Group:
     clock = FakeClock()
     wires = [FakeWire(clock, list(script)) for script in scripts]
     made = OtlpUplinkSettings(
         name="cloud",
         endpoints=tuple(f"https://{chr(97 + k)}" for k in range(len(scripts))),
         breaker=BreakerSettings(**(breaker or {})),
-        **settings,
+        **options,
     )
     return Group(Endpoints(made, wires, clock=clock, random=random.Random(1)), wires, clock)
 
@@ -288,6 +291,24 @@ def test_what_is_about_the_data_or_this_side_is_nobody_elses(error: Exception) -
     assert (all_.counts(), all_.states()) == ([1, 0], ["closed", "closed"])
 
 
+def test_when_an_outage_of_all_is_over_each_of_them_is_tried() -> None:
+    """What kept them away was the line: the preferred one is not left out for minutes since it was tried in vain."""
+    all_ = group([], [])
+    for wire in all_.wires:
+        wire.always = away
+    for _ in range(400):
+        all_.fails(UnreachableError)
+        all_.wait(15)
+    told = all_.endpoints.told()["endpoints"]
+    assert max(one["retry_in_s"] for one in told) > 60
+    for wire in all_.wires:
+        wire.always = None
+    for _ in range(3):
+        all_.send()
+    assert all_.states() == ["closed", "half-open"]
+    assert all_.endpoints.told()["endpoint"] == "https://a"
+
+
 def test_a_server_that_fails_at_all_it_gets_is_left_out() -> None:
     """500 may be about the data: it is for whoever sends to part it. Three in a row are about the server."""
     all_ = group([StatusRefusedError("status 500", 500)] * 3, [])
@@ -301,8 +322,8 @@ def test_a_whole_operation_has_one_time() -> None:
     """Each attempt is handed what is left, and where nothing is left no other begins."""
     clock = SystemClock()
     wires = [FakeWire(FakeClock(), [away()]), FakeWire(FakeClock(), [away()])]
-    settings = OtlpUplinkSettings(name="c", endpoints=("https://a", "https://b"), operation_timeout=Duration(0.05))
-    both = Endpoints(settings, wires, clock=clock, random=random.Random(1))
+    made = OtlpUplinkSettings(name="c", endpoints=("https://a", "https://b"), operation_timeout=Duration(0.05))
+    both = Endpoints(made, wires, clock=clock, random=random.Random(1))
     with pytest.raises(UnreachableError):
         both.send(METRICS)
     assert wires[1].untils[0] < wires[0].untils[0] <= 0.05
@@ -478,6 +499,65 @@ def test_people_hear_of_a_change_once(caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
+def outcome(kind: str) -> Answer | Exception:
+    """Make one way in which a request ends."""
+    return {
+        "taken": lambda: Answer(seconds=0.1),
+        "away": away,
+        "lost": lost,
+        "broke": lambda: InTransitError("broke"),
+        "busy": lambda: TryLaterError("status 503"),
+        "asks": lambda: TryLaterError("status 429: asks to wait", 20.0),
+        "held": lambda: HoldError("status 404"),
+        "refused": lambda: StatusRefusedError("status 400", 400),
+        "fails": lambda: StatusRefusedError("status 500", 500),
+        "ours": lambda: NotYetError("over budget", 1.0),
+    }[kind]()
+
+
+GOES_ON = {"away", "busy", "asks", "held"}
+ENDS = st.sampled_from(["taken", "taken", *sorted(GOES_ON), "lost", "broke", "refused", "fails", "ours"])
+
+
+@given(
+    st.sampled_from(["failover", "round_robin", "weighted", "least_outstanding"]),
+    st.lists(st.tuples(st.lists(ENDS, min_size=3, max_size=3), st.floats(0, 30), st.booleans()), max_size=40),
+)
+@settings(deadline=None)
+def test_whatever_happens_a_request_ends_once(balance: str, rounds: list) -> None:
+    """It goes on only where nothing was taken, to nobody twice, and to nobody who asked to be left alone; whoever is
+    well is asked, and what comes back is what one of them said.
+    """
+    all_, asked_s = group([], [], [], balance=balance), [float("-inf")] * 3
+    for kinds, wait_s, is_log in rounds:
+        packed, now_s, ends = LOGS if is_log else METRICS, all_.clock.monotonic / NS_PER_S, []
+        for k, kind in enumerate(kinds):
+            all_.wires[k].always = lambda k=k, kind=kind, ends=ends: ends.append((k, kind)) or outcome(kind)
+        well = {k for k, one in enumerate(all_.endpoints._all) if one.health.allows(packed.signal, now_s)}
+        result: object = None
+        try:
+            all_.send(packed)
+        except (TryLaterError, StatusRefusedError) as error:
+            result = error
+        tried, met = [k for k, _ in ends], [kind for _, kind in ends]
+        assert len(set(tried)) == len(tried)
+        assert all(now_s >= asked_s[k] for k in tried)
+        assert set(tried) <= well if well else len(tried) <= 1
+        assert set(met[:-1]) <= GOES_ON
+        if result is None:
+            assert met[-1] == "taken"
+        elif isinstance(result, StatusRefusedError):
+            assert met[-1] in {"refused", "fails"}
+        else:
+            assert "taken" not in met
+            assert set(tried) == well or met[-1] not in GOES_ON or not well
+            assert result.answer_lost == ("lost" in met)
+            assert not (result.at_once and result.after_s)
+        for k, kind in ends:
+            asked_s[k] = now_s + 20 if kind == "asks" else asked_s[k]
+        all_.wait(wait_s)
+
+
 @pytest.mark.parametrize("balance", ["failover", "round_robin", "weighted", "least_outstanding"])
 def test_choosing_takes_no_time(balance: str) -> None:
     """Under 20 µs among three, the best of some rounds on a box that others use."""
@@ -498,9 +578,9 @@ def test_choosing_takes_no_time(balance: str) -> None:
 def connect(rigs):
     """Make receivers over HTTP: `connect(url, url, balance="weighted")`."""
 
-    def make(*urls: str, **settings) -> Endpoints:
-        settings = OtlpUplinkSettings(name="cloud", endpoints=urls, **{"timeout": Duration(2), **settings})
-        all_ = Endpoints.over_http(settings, version="0.1.0", clock=SystemClock(), random=random.Random(1))
+    def make(*urls: str, **options) -> Endpoints:
+        made = OtlpUplinkSettings(name="cloud", endpoints=urls, **{"timeout": Duration(2), **options})
+        all_ = Endpoints.over_http(made, version="0.1.0", clock=SystemClock(), random=random.Random(1))
         rigs.callback(all_.close)
         return all_
 
@@ -508,6 +588,33 @@ def connect(rigs):
 
 
 EMPTY = Packed(Signal.METRICS, b"", "")
+
+
+def test_a_budget_pays_for_all_receivers_as_a_judge_counts(make_otlp_sink, make_link, connect) -> None:
+    """Through failures, stand-ins and returns: what is settled is what went over both links."""
+    sinks = [make_otlp_sink(), make_otlp_sink()]
+    links = [make_link(sink.address) for sink in sinks]
+    both = connect(*(link.url for link in links), breaker=BreakerSettings(open_for=Duration(0.01)))
+    budget = Budget({"day": 10_000_000}, now=lambda: Moment("boot", 0.0, NOON, True))
+    budget.covers(5_000_000)
+    budget.plan()
+    budget.written()
+    paid = Metered(both, budget, rate=None, now_s=time.monotonic)
+    noise = random.Random(3).randbytes(40_000)
+    for k in range(24):
+        if k % 8 == 3:
+            links[0].down_for_good()
+        elif k % 8 == 6:
+            links[0].mode = Mode.UP
+        with contextlib.suppress(TryLaterError, RefusedError):
+            paid.send(Packed(Signal.METRICS, noise, ""))
+        time.sleep(0.01)
+    paid.close()
+    assert min(sink.totals.requests for sink in sinks) >= 6
+    spent, counts = budget.told()["per_day"]["spent_bytes"], [link.counts() for link in links]
+    assert spent == both.wire_bytes
+    assert sum(count.up + count.down for count in counts) < spent
+    assert spent < 1.5 * sum(count.up_wire + count.down_wire for count in counts)
 
 
 def test_real_receivers_stand_in_for_each_other(make_otlp_sink, make_link, connect) -> None:
