@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from gateway.codecs import zstd
 from gateway.core.contracts import Signal, TryLaterError
+from gateway.net.http import NEVER
 from gateway.uplinks.guards import NOT_TAKEN, Answer, InTransitError, Packed, Reply, TooLargeError, check_reply
 from hil.plant_model import read_points
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
+    from gateway.net.deadline import Deadline
     from hil.plant_model import Point
 
 T = TypeVar("T")
@@ -204,6 +206,53 @@ class BadRoad:
     def told(self) -> dict[str, Any]:
         """Nothing is known of where it leads."""
         return {}
+
+
+class Lane:
+    """One of several receivers at the end of one bad road: each request meets its own fate there."""
+
+    def __init__(self, road: BadRoad) -> None:
+        self._road = road
+        self.requests = self.bytes_sent = self.wire_bytes = self.head_bytes = 0
+        self.is_connected = self.is_encrypted = False
+        self.piece_bytes_max = BODY_BYTES_MAX
+        self.before_piece: Callable[[int], None] = lambda _: None
+        self.before_another: Callable[[], None] = lambda: None
+
+    def send(self, packed: Packed, /, *, until: Deadline = NEVER) -> Answer:  # noqa: ARG002  time is the road's
+        """Do as the dice say."""
+        self.requests += 1
+        self.bytes_sent += len(packed.body)
+        return self._road.send(packed)
+
+    def pause(self, seconds: float) -> None:
+        """Nobody is in a hurry here."""
+
+    def recycle(self) -> None:
+        """Nothing is held open."""
+
+    def told(self) -> dict[str, Any]:
+        """Nothing is known of where it leads."""
+        return {}
+
+    def open(self) -> None:
+        """Take requests."""
+        self._road.open()
+
+    def is_overdue(self) -> bool:
+        """Whether the answer should have been here by now."""
+        return self._road.is_overdue()
+
+    def abort(self) -> None:
+        """End the request under way."""
+        self._road.abort()
+
+    def stop(self) -> None:
+        """End the request under way and refuse further ones."""
+        self._road.stop()
+
+    def close(self) -> None:
+        """Nothing is held open."""
 
 
 class InlineWorker:

@@ -32,9 +32,10 @@ from gateway.store.database import SeriesBounds, Store, StoreSettings
 from gateway.store.reading import verify
 from gateway.store.recent import ORDER_SPARE
 from gateway.uplinks.delivery import Uplink
+from gateway.uplinks.endpoints import Endpoints
 from gateway.uplinks.settings import OtlpUplinkSettings, RetrySettings
 from gateway.uplinks.worker import Seams
-from hil.bad_road import BadRoad, InlineWorker, Weather
+from hil.bad_road import BadRoad, InlineWorker, Lane, Weather
 from hil.plant_model import FarSide, Message, Truth, mappings
 from hil.virtual_threads import Disk, inline_sqlite
 from hil.world_plan import HOUR_S, BoxClock, Plan, true_ns
@@ -42,6 +43,7 @@ from hil.world_plan import HOUR_S, BoxClock, Plan, true_ns
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from gateway.uplinks.guards import Wire
     from hil.plant_model import Point
 
 UPLINKS: Final = ("cloud", "archive")
@@ -75,8 +77,9 @@ class Run:
 class World:
     """One life of one gateway."""
 
-    def __init__(self, folder: Path, *, seed: int, hours: float) -> None:
+    def __init__(self, folder: Path, *, seed: int, hours: float, receivers: int = 1) -> None:
         self.seed = seed
+        self._receivers = receivers
         self.dice = Random(seed)
         self.plan = Plan.of(self.dice, hours=hours)
         self.truth = Truth(self.dice)
@@ -201,14 +204,18 @@ class World:
             unix_s=lambda: true_ns() // NS_PER_S,
         )
         run.roads[name] = road
+        settings = OtlpUplinkSettings(
+            name=name,
+            endpoints=tuple(f"http://127.0.0.1:{number + 1}" for number in range(self._receivers)),
+            batch_interval=Duration(self.dice.choice([0.0, 1.0, 60.0])),
+            batch_readings_max=self.dice.choice([100, 50_000]),
+            retry=RetrySettings(initial=Duration(1), max=Duration(60)),
+        )
+        wire: Wire = road
+        if self._receivers > 1:
+            wire = Endpoints(settings, [Lane(road) for _ in range(self._receivers)], clock=run.clock, random=self.dice)
         uplink = Uplink(
-            OtlpUplinkSettings(
-                name=name,
-                endpoint="http://127.0.0.1:1",
-                batch_interval=Duration(self.dice.choice([0.0, 1.0, 60.0])),
-                batch_readings_max=self.dice.choice([100, 50_000]),
-                retry=RetrySettings(initial=Duration(1), max=Duration(60)),
-            ),
+            settings,
             store=run.store,
             gateway_attributes=(("tidegate.gateway.id", "simulated"),),
             version="0",
@@ -216,7 +223,7 @@ class World:
             telemetry=telemetry,
             random=self.dice,
             seams=Seams(
-                wire=road,
+                wire=wire,
                 start_worker=lambda _: InlineWorker(road, self.dice),  # type: ignore[arg-type,return-value]
                 on_server_time=(lambda unix_s, _: _learn(run, unix_s)) if self.plan.learns_time else None,
             ),

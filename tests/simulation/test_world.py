@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def live(folder: Path, seed: int, *, hours: float) -> World:
+def live(folder: Path, seed: int, *, hours: float, receivers: int = 1) -> World:
     """Live through one seed and settle the accounts at the end."""
-    world = World(folder, seed=seed, hours=hours)
+    world = World(folder, seed=seed, hours=hours, receivers=receivers)
     try:
         run(world.live())
         settle(world)
@@ -52,6 +52,21 @@ GIVEN_UP = {"evicted_full", "expired_age", "refused", "rejected", "too_large", "
 def test_the_promises_hold_through_an_hour(tmp_path: Path, seed: int) -> None:
     """An hour of bad roads, full disks, wrong clocks and reboots, then calm: the accounts are settled."""
     live(tmp_path, seed, hours=0.6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20, 30))
+def test_the_promises_hold_with_several_receivers(tmp_path: Path, seed: int) -> None:
+    """What one of them may have taken and another one has is counted; nothing is lost between them."""
+    live(tmp_path, seed, hours=0.6, receivers=3)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seed", range(600, 700))
+def test_the_promises_hold_with_several_receivers_through_many_lives(tmp_path: Path, seed: int) -> None:
+    """The same for a hundred seeds and some hours each."""
+    live(tmp_path, seed, hours=3.0, receivers=3)
 
 
 @pytest.mark.nightly
