@@ -2,8 +2,11 @@
 
     packed → order (balance.py, health.py) → first ─ taken ──────────────────────────────→ answer
                                                │
-                                               ├─ nothing was taken ─→ the next one, in the same attempt
+                                               ├─ nothing was taken, or refused ─→ the next one, in the same attempt
                                                └─ nobody knows, or it broke under way ─→ back to whoever sends
+
+A refusal is about the data where all who can be asked agree. Where another one takes what was refused, it is held
+against the one that refused: a wrong port among several must not have data given up that the others take.
 
 What a receiver may have taken is not sent to another in the same attempt: whoever sends has to count it first. It is
 told that another way is there, so that it need not wait (`TryLaterError.at_once`), and the next request goes that way.
@@ -17,14 +20,22 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from gateway.core.clock import NS_PER_S
 from gateway.core.contracts import Signal, TryLaterError
 from gateway.net.deadline import Deadline
 from gateway.uplinks.balance import KINDS
 from gateway.uplinks.breaker import Breaker, State
-from gateway.uplinks.guards import HoldError, InTransitError, MeteredWire, NotYetError
+from gateway.uplinks.guards import (
+    ENCODING_STATUSES,
+    SERVER_ERROR,
+    HoldError,
+    InTransitError,
+    MeteredWire,
+    NotYetError,
+    StatusRefusedError,
+)
 from gateway.uplinks.health import Health
 from gateway.uplinks.senders import HttpSender
 
@@ -75,6 +86,9 @@ class Endpoint:
         }
 
 
+Met: TypeAlias = "tuple[Endpoint, TryLaterError | StatusRefusedError]"
+
+
 class Endpoints:
     """See `Wire` and `MeteredWire` for the contract. A request goes to one receiver after the other, in one thread."""
 
@@ -83,6 +97,7 @@ class Endpoints:
     ) -> None:
         self._name = settings.name
         self._clock = clock
+        self._falls_back = settings.compression == "auto"
         self._whole_s = None if settings.operation_timeout is None else float(settings.operation_timeout)
         limits = settings.breaker.limits()
         self._all = [
@@ -202,25 +217,63 @@ class Endpoints:
 
     def send(self, packed: Packed, /) -> Answer:
         """Send to whoever is first, and to the next one where nothing was taken; raise what all of them come to."""
-        until, met = Deadline.after(self._whole_s), dict[int, TryLaterError]()
+        until, met, refused = Deadline.after(self._whole_s), list[Met](), list[Met]()
         order = self.order(packed.signal)
         self._were_all_out |= all(one.health.breaker.state is not State.CLOSED for one in self._all)
         self._avoided = None
         for one in self._all:
             one.wire.recycle()
         for one in order:
-            if not one.health.is_asked(self._now_s()):
-                try:
-                    return self._send_to(one, packed, among=order, until=until, is_another=bool(met))
-                except TryLaterError as error:
-                    met[id(one)] = error
-                    if not self._may_go_on(error) or until.is_over:
-                        self._look_elsewhere(one, packed.signal, error)
-                        raise
+            if one.health.is_asked(self._now_s()) or (refused and until.is_over):
+                continue
+            try:
+                answer = self._send_to(one, packed, among=order, until=until, is_another=bool(met or refused))
+            except TryLaterError as error:
+                met.append((one, error))
+                if not self._may_go_on(error) or until.is_over:
+                    self._look_elsewhere(one, packed.signal, error)
+                    raise
+            except StatusRefusedError as error:
+                if not self._may_be_its_own(error, packed):
+                    raise
+                refused.append((one, error))
+            else:
+                self._blame(refused, packed.signal)
+                return answer
+        raise self._verdict(packed.signal, met, refused)
+
+    def _may_be_its_own(self, error: StatusRefusedError, packed: Packed) -> bool:
+        """Whether a refusal may be about a receiver and not about the data, so that another is to see them, too.
+
+        Who does not take zstd is offered gzip first.
+        """
+        is_packing = self._falls_back and packed.encoding == "zstd" and error.status in ENCODING_STATUSES
+        return len(self._all) > 1 and error.status < SERVER_ERROR and not is_packing and not self._is_stopped
+
+    def _blame(self, refused: list[Met], signal: Signal) -> None:
+        """Hold it against those who refused what another one has taken."""
         now_s = self._now_s()
-        every = [met.get(id(one)) or one.health.why_not(packed.signal, now_s) for one in self._all]
+        for one, error in refused:
+            one.health.blamed(error, now_s=now_s)
+            self._say(one, signal, now_s)
+
+    def _verdict(self, signal: Signal, met: list[Met], refused: list[Met]) -> Exception:
+        """Return what it comes to where nobody has taken it.
+
+        A refusal is one where all who could be asked agree. Whoever has refused what another took, or was not well,
+        says nothing of the data by itself: they are kept until somebody else can be asked.
+        """
+        now_s, asked = self._now_s(), [one for one, _ in (*met, *refused)]
+        others = [one for one in self._all if one not in asked]
+        do_agree = bool(refused) and not met and not any(one.health.allows(signal, now_s) for one in others)
+        if do_agree and (len(refused) > 1 or not refused[0][0].health.breaker.failures):
+            for one, _ in refused:
+                one.health.breaker.succeeded(now_s)
+            return refused[0][1]
+        waiting = [one.health.why_not(signal, now_s) for one in others]
+        errors = [error for _, error in met if isinstance(error, TryLaterError)]
         # Whose way is right, and who has not asked for a wait, decides when it is tried again.
-        raise min(every, key=lambda error: (isinstance(error, HoldError), error.after_s, error not in met.values()))
+        return min((*errors, *waiting), key=lambda error: (isinstance(error, HoldError), error.after_s))
 
     def order(self, signal: Signal) -> list[Endpoint]:
         """Return who is to be asked, in turn; never nobody, though it may be one that asks to wait."""

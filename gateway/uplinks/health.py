@@ -2,7 +2,8 @@
 
 | how a request ended                              | what it says                                                      |
 | ------------------------------------------------ | ----------------------------------------------------------------- |
-| taken, or refused as data (4xx, 413)             | it is well                                                        |
+| taken, or too large (413)                        | it is well                                                        |
+| refused (4xx)                                    | nothing yet: whether others refuse that, too, is for endpoints.py |
 | no connection, no answer, 502, 504, 500, 503 …   | it is not: the breaker counts                                     |
 | with a Retry-After                               | and nothing goes there before that is over                        |
 | the way is wrong (401, 404, a certificate …)     | this signal is held back from it for a while, and others are not  |
@@ -79,11 +80,12 @@ class Health:
 
     def failed(self, signal: Signal, error: Exception, *, now_s: float) -> None:
         """Take note of how a request ended that was not taken."""
-        is_failing = isinstance(error, StatusRefusedError) and error.status >= SERVER_ERROR
-        if isinstance(error, StatusRefusedError | TooLargeError) and not is_failing:
+        if isinstance(error, TooLargeError):
             self.breaker.succeeded(now_s)
             return
-        if isinstance(error, NotYetError) or not isinstance(error, TryLaterError | StatusRefusedError):
+        is_refused = isinstance(error, StatusRefusedError) and error.status < SERVER_ERROR
+        is_known = isinstance(error, TryLaterError | StatusRefusedError)
+        if is_refused or isinstance(error, NotYetError) or not is_known:
             self.breaker.left()
             return
         self.last_error = str(error)
@@ -95,6 +97,12 @@ class Health:
         self.breaker.failed(now_s)
         if isinstance(error, TryLaterError) and error.after_s > 0:
             self.asked_s = now_s + error.after_s
+
+    def blamed(self, error: Exception, *, now_s: float) -> None:
+        """Take note that it has refused what another one took."""
+        self.last_error = f"{error}; another one took it"
+        self.failures += 1
+        self.breaker.failed(now_s)
 
     def told(self, now_s: float) -> dict[str, Any]:
         """Return this as `tidegate status` shows it."""

@@ -281,14 +281,72 @@ def test_when_all_are_away_each_attempt_asks_one() -> None:
     assert sum(all_.counts()) == 40
 
 
-@pytest.mark.parametrize(
-    "error", [StatusRefusedError("status 400", 400), TooLargeError("413"), NotYetError("budget", 9)]
-)
+@pytest.mark.parametrize("error", [TooLargeError("413"), NotYetError("budget", 9)])
 def test_what_is_about_the_data_or_this_side_is_nobody_elses(error: Exception) -> None:
     """As with one receiver."""
     all_ = group([error], [])
     all_.fails(type(error))
     assert (all_.counts(), all_.states()) == ([1, 0], ["closed", "closed"])
+
+
+def refusal() -> StatusRefusedError:
+    return StatusRefusedError("status 400: bad name", 400)
+
+
+def test_a_refusal_is_one_where_all_agree() -> None:
+    """Then it is about the data, and says nothing against anybody."""
+    all_ = group([refusal()] * 5, [refusal()] * 5)
+    for _ in range(5):
+        assert all_.fails(StatusRefusedError).status == 400
+    assert (all_.counts(), all_.states()) == ([5, 5], ["closed", "closed"])
+
+
+def test_who_refuses_what_another_takes_is_left_out() -> None:
+    """A wrong port among several costs no data: it is shown three requests, and what is wrong with it is said."""
+    all_ = group([refusal()] * 9, [])
+    for _ in range(6):
+        all_.send()
+    assert (all_.counts(), all_.states()) == ([3, 6], ["open", "closed"])
+    assert all_.endpoints.told()["endpoints"][0]["last_error"] == "status 400: bad name; another one took it"
+
+
+def test_who_is_not_trusted_gives_nothing_up_alone() -> None:
+    """It refused what another took; while that one is away what it refuses is kept."""
+    all_ = group([refusal()] * 9, [Answer(seconds=0.1), away()])
+    all_.send()
+    error = all_.fails(UnreachableError)
+    assert not error.answer_lost
+    for _ in range(2):
+        all_.wires[1].script = [away()]
+        all_.wires[0].script = [refusal()]
+        all_.fails(UnreachableError)
+    # Only the one that refuses may be asked now: still nothing is given up for it.
+    assert all_.states()[1] == "open"
+    all_.wires[0].script = [refusal()]
+    all_.fails()
+    # When it takes something it is trusted again.
+    all_.wires[0].script = []
+    all_.send()
+    all_.wires[0].script = [refusal()]
+    all_.fails(StatusRefusedError)
+
+
+def test_who_takes_no_zstd_is_offered_gzip_first() -> None:
+    """That it is offered is for whoever compresses; another one is asked where the user wants zstd alone."""
+    packed = Packed(Signal.METRICS, b"metrics", "zstd")
+    auto = group([refusal()], [])
+    auto.fails(StatusRefusedError, packed)
+    assert auto.counts() == [1, 0]
+    fixed = group([refusal()], [], compression="zstd")
+    fixed.send(packed)
+    assert fixed.counts() == [1, 1]
+
+
+def test_one_receiver_alone_refuses_as_ever() -> None:
+    """Nobody else could be asked."""
+    alone = group([away(), refusal()])
+    alone.fails(UnreachableError)
+    alone.fails(StatusRefusedError)
 
 
 def test_when_an_outage_of_all_is_over_each_of_them_is_tried() -> None:
@@ -509,7 +567,7 @@ def outcome(kind: str) -> Answer | Exception:
         "busy": lambda: TryLaterError("status 503"),
         "asks": lambda: TryLaterError("status 429: asks to wait", 20.0),
         "held": lambda: HoldError("status 404"),
-        "refused": lambda: StatusRefusedError("status 400", 400),
+        "refused": lambda: StatusRefusedError("status 422", 422),
         "fails": lambda: StatusRefusedError("status 500", 500),
         "ours": lambda: NotYetError("over budget", 1.0),
     }[kind]()
@@ -543,14 +601,14 @@ def test_whatever_happens_a_request_ends_once(balance: str, rounds: list) -> Non
         assert len(set(tried)) == len(tried)
         assert all(now_s >= asked_s[k] for k in tried)
         assert set(tried) <= well if well else len(tried) <= 1
-        assert set(met[:-1]) <= GOES_ON
+        assert set(met[:-1]) <= {*GOES_ON, "refused"}
         if result is None:
             assert met[-1] == "taken"
         elif isinstance(result, StatusRefusedError):
-            assert met[-1] in {"refused", "fails"}
+            assert met[-1] == "fails" or set(met) == {"refused"}
         else:
             assert "taken" not in met
-            assert set(tried) == well or met[-1] not in GOES_ON or not well
+            assert set(tried) == well or met[-1] not in {*GOES_ON, "refused"} or not well
             assert result.answer_lost == ("lost" in met)
             assert not (result.at_once and result.after_s)
         for k, kind in ends:

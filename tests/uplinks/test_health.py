@@ -55,12 +55,22 @@ def test_who_fails_again_and_again_is_left_out(error: Exception) -> None:
     assert health.told(0)["state"] == "open"
 
 
-@pytest.mark.parametrize("error", [StatusRefusedError("status 400", 400), TooLargeError("status 413")])
-def test_who_says_no_to_data_is_well(error: Exception) -> None:
-    """It has read it."""
+def test_who_has_refused_what_another_took_is_not_well() -> None:
+    """A wrong port refuses whatever comes; by itself a refusal says nothing of it, good or bad."""
     health = make(failures=2)
     end(health, LOST)
-    end(health, error)
+    end(health, StatusRefusedError("status 400", 400))
+    assert (health.breaker.failures, health.last_error) == (1, str(LOST))
+    health.blamed(StatusRefusedError("status 400", 400), now_s=0)
+    assert not health.allows(Signal.METRICS, 0)
+    assert health.last_error == "status 400; another one took it"
+
+
+def test_who_wants_it_smaller_is_well() -> None:
+    """It has looked at it."""
+    health = make(failures=2)
+    end(health, LOST)
+    end(health, TooLargeError("status 413"))
     end(health, LOST)
     assert health.breaker.state is State.CLOSED
 

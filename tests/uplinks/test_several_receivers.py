@@ -249,6 +249,35 @@ async def test_a_slow_one_gets_less_by_least_outstanding(plant) -> None:
     here.check()
 
 
+@pytest.mark.parametrize("balance", ["failover", "round_robin"])
+async def test_a_wrong_port_among_them_costs_no_data(plant, balance: str) -> None:
+    """What it refuses the other takes: nothing is given up, and it is left out."""
+    here = await plant(retry=PATIENT, balance=balance)
+    here.sinks[0].always = Behaviour(status=400, message="what is this?")
+    for _ in range(10):
+        await here.accept(50)
+    assert await here.until_sent() < 5.0
+    account = here.account()
+    assert (account["ledger"], here.taken()) == ({}, [0, 500])
+    assert "what is this?; another one took it" in here.uplink.status()["endpoints"][0]["last_error"]
+    here.check()
+
+
+async def test_data_that_all_of_them_refuse_is_given_up_and_nothing_else(plant) -> None:
+    """As with one receiver: the guilty alone."""
+    here = await plant(balance="round_robin")
+    for sink in here.sinks:
+        sink.always = Behaviour(refuses=lambda reading: reading.metric == "n" and reading.value == 77, message="no 77")
+    for _ in range(6):
+        await here.accept(50)
+    await here.until_sent()
+    account = here.account()
+    assert account["ledger"] == {"refused": 1}
+    came = {reading.value for sink in here.sinks for reading in sink.readings()}
+    assert came == set(range(300)) - {77}
+    assert here.states() == ["closed", "closed"]
+
+
 async def test_a_wrong_path_at_one_of_them_holds_nothing_back(plant) -> None:
     """Its 404 is about it; the uplink holds nothing, and says where it is wrong."""
     here = await plant(retry=PATIENT)
