@@ -114,6 +114,7 @@ store/                      The shelf: what was accepted is kept here, in SQLite
   keeping.py                Housekeeping: who goes when the shelf is full or something too old, which boots nobody needs
   leases.py                 Leasing: what an uplink sends next, and what it has in hand
   membership.py             Who is configured: uplinks that come, go and come back, and what becomes of what is held for them
+  moments.py                Which segment was the next one at which moment, for the last minutes; and what lies around findings
   notebook.py               A few bytes of each uplink's own that are written with every commit: what it wants to know after a restart
   opening.py                Opening the shelf: what it holds is read, and brought in line with the uplinks and the boot of today
   pace.py                   When a commit is due: how long arrivals wait for others to share it
@@ -130,6 +131,7 @@ store/                      The shelf: what was accepted is kept here, in SQLite
   reckoning.py              The accounts after a salvage: how much is lost at least and at most, and how the books are balanced with that
   records.py                The words of the shelf: losses, leases, and where a segment stands
   room.py                   Room on the disk: what is used, what may be used, and who has to go
+  rows.py                   Rows of the shelf as leases want them: who reads them, how many fit, whether they are whole
   runs.py                   Runs: readings of one series with the same flags, side by side
   salvage.py                Salvage: a damaged database is moved aside, what can be read of it goes into a new one
   segments.py               Sealed batches: versioned header, compressed columns, checksum, hash of the one before

@@ -287,6 +287,7 @@ class Gateway:
         from gateway.uplinks.delivery import Uplink  # noqa: PLC0415  an HTTP client and TLS: only where used
         from gateway.uplinks.worker import Seams  # noqa: PLC0415  the same
 
+        store.evidence.keep(settings.name, float(settings.evidence))
         if settings.backlog_share is not None:
             store.share_backlog(settings.name, settings.backlog_share)
         return Uplink(

@@ -209,6 +209,8 @@ class Pipeline:
         if not findings:
             return None
         self._telemetry.count("tidegate_findings", len(findings))
+        # What led to it is to be there with it.
+        self._store.evidence.found()
         return self._as_logs(findings)
 
     def _as_logs(self, findings: list[Finding]) -> LogRecords | None:

@@ -47,6 +47,14 @@ class FakeStore:
     holders: list[Any] = field(default_factory=list)
     deferred: list[Any] | None = None
     refusing: bool = False
+    findings: int = 0
+
+    @property
+    def evidence(self) -> FakeStore:
+        return self
+
+    def found(self) -> None:
+        self.findings += 1
 
     def add_holder(self, holder) -> None:
         self.holders.append(holder)
@@ -263,6 +271,7 @@ async def test_a_finding_is_a_log_record_of_the_device_it_is_about() -> None:
     await steady_then_hot(pipeline)
     logs = [kept["logs"] for kept in store.kept if kept["logs"] is not None]
     assert len(logs) == 1
+    assert store.findings == 1
     record = LogRecord.FromString(logs[0].bodies[0])
     attributes = {item.key: item.value for item in record.attributes}
     assert attributes["tidegate.finding.metric"].string_value == "temp"

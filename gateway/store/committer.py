@@ -22,6 +22,7 @@ from gateway.store.drawer import Drawer, cut
 from gateway.store.forgetting import Forgetter
 from gateway.store.gathering import RETRY_S, Gathering
 from gateway.store.keeping import TEND_S, Keeper, full_and_refuse
+from gateway.store.moments import Moments
 from gateway.store.pace import Pace
 from gateway.store.pages import LOG_HEADER_BYTES
 from gateway.store.planning import encode_boot, make_change, next_state
@@ -137,6 +138,7 @@ class Committer:
         self._started_s: float | None = None
         self._tended_s = asyncio.get_running_loop().time()
         self._closing = self.is_damaged = False
+        self.moments = Moments(next_sequence=opened.state.sequence)
         self.newest: list[int] = []  # ids of the segments that the last commit wrote
 
     def look_at_clock(self) -> None:
@@ -474,13 +476,14 @@ class Committer:
             self._recent.remove(segment_id)
         self._recent.add((new.row, new.body, new.readable) for new in work.segments)
         self.newest = [new.row.id for new in work.segments]
+        self.moments.committed(asyncio.get_running_loop().time(), self.state.sequence)
         for name, desk in self._desks.items():
             # What only others had settled stays hidden where this one has settled it since.
             bit = self.accounts.shares[name].bit
             desk.gone([*(segment_id for segment_id, bits in work.done.items() if bits & bit), *work.removed])
             desk.written()
             if work.segments:
-                desk.arrived([new.row for new in work.segments])
+                desk.arrived([new.row for new in work.segments], now_s=self.moments.now_s)
         self.watchers.look()
         self._telemetry.count("tidegate_store_commits")
 

@@ -23,6 +23,7 @@ from gateway.store.committer import Committer, Surroundings
 from gateway.store.connection import DirectoryLock, close_keeping_log, share_cache
 from gateway.store.leases import Desk, Outlook
 from gateway.store.membership import account_of, removed_accounts
+from gateway.store.moments import Evidence
 from gateway.store.notebook import Notes
 from gateway.store.policy import ALL, LaneScheduler, Terms
 from gateway.store.recent import Recent, Row
@@ -110,6 +111,7 @@ class Store:
             started.writer, opened, around, desks=self._desks, recent=recent, registry=self._registry
         )
         self.notes = Notes(self._desks, opened.accounts)
+        self.evidence = Evidence(self._desks, self._committer.moments)
         self.settling = self._committer.settling
         self.settling.sent = None if self._frozen is None else self._frozen.sent
         self._task: asyncio.Task[None]

@@ -7,28 +7,31 @@ may be something, and reads on from there.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-from gateway.core.contracts import BootId, Priority, Signal
+from gateway.core.contracts import Priority, Signal
 from gateway.store.accounts import NOTE_BYTES_MAX, THINNED_SPANS_MAX
 from gateway.store.policy import ALL, Choice, Lane, LaneScheduler, Order, Terms
-from gateway.store.records import SHELVES, Lease, LeasedSegment, place, where_from
-from gateway.store.segments import SegmentError, check_link, read_header
+from gateway.store.records import SHELVES, Lease, place, where_from
+from gateway.store.rows import is_whole, leased, within
 from gateway.store.spans import Spans
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
-    from gateway.core.batch import Batch
     from gateway.store.allowance import Allowance
+    from gateway.store.moments import Moments
     from gateway.store.notebook import Notebook
     from gateway.store.recent import Recent, Row
+    from gateway.store.rows import Reader
 
 # Rows looked at in one query, and segments in one lease: SQLite's oldest limit of parameters is 999. How many are
 # looked at follows what the last leases took: each row that is looked at for nothing is a page read for nothing.
 LOOK_MAX: Final = 512
 LOOK_MIN: Final = 4
 PUT_OFF_MAX: Final = 2048
+# Stretches of evidence at once; of more the oldest goes in its turn, like all else.
+EVIDENCE_MAX: Final = 64
 # What is thinned is read in one go, for a step may be long; only what is left of it is sent.
 THIN_READINGS_MAX: Final = 1 << 18
 THIN_BYTES_MAX: Final = 1 << 20
@@ -58,21 +61,6 @@ class Outlook(NamedTuple):
     backlog_readings: int
     arrived: tuple[int, ...]
     backlog_share: float
-
-
-class Reader(Protocol):
-    """Reads segments from the disk."""
-
-    async def rows(self, start: int, end: int, *, lacking: int, limit: int, newest: bool) -> list[Row]:
-        """Return up to `limit` rows with start <= id < end whose `done` has none of the bits `lacking`.
-
-        From the oldest on, or with `newest` from the newest back.
-        """
-        ...
-
-    async def bodies(self, ids: Sequence[int]) -> dict[int, bytes]:
-        """Return the bodies of those of `ids` that are there."""
-        ...
 
 
 class Desk:
@@ -105,6 +93,9 @@ class Desk:
         self.keeps_up = False
         self.notebook: Notebook | None = None
         self.thinned = Spans(thinned, spans_max=THINNED_SPANS_MAX)  # of row ids
+        self.evidence = Spans(spans_max=EVIDENCE_MAX + 1)  # of sequences
+        self.evidence_s = 0.0  # how long before and after a finding
+        self._evidence_until_s = float("-inf")
         self._backlog_readings = self._thinned_readings = 0
         self._arrived = [0] * len(Priority)
         self.behind_bytes = 0  # what came in and was not leased since it keeps up
@@ -129,7 +120,7 @@ class Desk:
             self._next[Lane.BACKLOG, shelf] = 0
             self._next[Lane.LIVE, shelf] = live_from
             self._maybe[Lane.BACKLOG, shelf] = None
-            self._next[Lane.THINNED, shelf] = 0
+            self._next[Lane.THINNED, shelf] = self._next[Lane.EVIDENCE, shelf] = 0
             if self.thinned:
                 self._maybe[Lane.THINNED, shelf] = None
 
@@ -162,13 +153,33 @@ class Desk:
         spots = frozenset((lane, priority) for lane, (priority, signal) in self._maybe if signal not in self._held_back)
         return Outlook(spots, max(0, self._backlog_readings), tuple(self._arrived), self.scheduler.backlog_share)
 
-    def arrived(self, rows: Iterable[Row]) -> None:
-        """Take note of what a commit put on the shelf."""
+    def arrived(self, rows: Iterable[Row], *, now_s: float) -> None:
+        """Take note of what a commit has put on the shelf."""
         for row in rows:
-            priority, signal, _ = where_from(row.id)
+            priority, signal, sequence = where_from(row.id)
+            if now_s <= self._evidence_until_s:
+                self._add_evidence(sequence, sequence)
             self.behind_bytes += row.size_bytes
             self._arrived[priority] += row.readings
             self._may_have((Lane.LIVE, (priority, signal)))
+        self._changes += 1
+
+    def found(self, moments: Moments, *, now_s: float) -> None:
+        """Have what came in just before now, and what comes in just after, go first and whole: something was found."""
+        if not self.evidence_s:
+            return
+        self._evidence_until_s = now_s + self.evidence_s
+        self._add_evidence(moments.next_at(now_s - self.evidence_s), moments.next_sequence)
+
+    def _add_evidence(self, first: int, last: int) -> None:
+        self.evidence.add(first, max(first, last))
+        if len(self.evidence) > EVIDENCE_MAX:
+            begin, end = next(iter(self.evidence))
+            self.evidence.forget(first=begin, last=end)
+        for priority in Priority:
+            shelf: Shelf = (priority, Signal.METRICS)
+            self._next[Lane.EVIDENCE, shelf] = min(self._next[Lane.EVIDENCE, shelf], first)
+            self._may_have((Lane.EVIDENCE, shelf))
         self._changes += 1
 
     def _may_have(self, spot: Spot) -> None:
@@ -248,6 +259,10 @@ class Desk:
         spot: Spot = (Lane.THINNED if segment_id in self.thinned else lane, (priority, signal))
         self._next[spot] = min(self._next[spot], sequence)
         self._may_have(spot)
+        if signal is Signal.METRICS and sequence in self.evidence:
+            evidence: Spot = (Lane.EVIDENCE, (priority, signal))
+            self._next[evidence] = min(self._next[evidence], sequence)
+            self._may_have(evidence)
 
     def is_leased(self, segment_id: int) -> bool:
         """Whether somebody is sending it."""
@@ -297,6 +312,7 @@ class Desk:
         """Take note that nothing is held that is older."""
         for shelf in SHELVES:
             self.thinned.forget(first=place(*shelf, 0), last=place(*shelf, sequence) - 1)
+        self.evidence.forget(first=0, last=sequence - 1)
 
     async def lease(
         self, *, readings_max: int, bytes_max: int, may_wait: bool = True, terms: Terms = ALL
@@ -330,7 +346,12 @@ class Desk:
         for lane, (priority, signal) in self._maybe:
             if signal not in self._held_back and terms.may_take(lane, priority):
                 held[lane][priority] = 1
-        return self.scheduler.next(live=held[Lane.LIVE], backlog=held[Lane.BACKLOG], thinned=held[Lane.THINNED])
+        return self.scheduler.next(
+            live=held[Lane.LIVE],
+            backlog=held[Lane.BACKLOG],
+            thinned=held[Lane.THINNED],
+            evidence=held[Lane.EVIDENCE],
+        )
 
     async def _find(self, choice: Choice, readings_max: int, bytes_max: int, terms: Terms) -> Found | None:
         for spot in [*self._maybe]:
@@ -355,7 +376,7 @@ class Desk:
         """Return the oldest rows that fit in a lease."""
         while True:
             found = await self._look(spot, newest=False)
-            fitting = _within(found.rows, readings_max, bytes_max)
+            fitting = within(found.rows, readings_max, bytes_max)
             if len(fitting) < len(found.rows) or len(found.rows) < self._look_rows or self._look_rows == LOOK_MAX:
                 self._look_rows = min(LOOK_MAX, max(LOOK_MIN, 2 * len(fitting)))
                 return found._replace(rows=fitting)
@@ -396,7 +417,13 @@ class Desk:
         start = place(*shelf, self._next[spot])
         stop = place(*shelf, self.live_from if lane is Lane.BACKLOG else self._recent.end)
         stop = stop if before_id is None else min(stop, before_id)
-        if lane is Lane.THINNED:
+        if lane is Lane.EVIDENCE:
+            found = self.evidence.reaching(self._next[spot])
+            if newest:
+                found = self.evidence.beginning(stop - 1 - place(*shelf, 0))
+            span = None if found is None else (place(*shelf, found[0]), place(*shelf, found[1]))
+            start, stop = (start, start) if span is None else (max(start, span[0]), min(stop, span[1] + 1))
+        elif lane is Lane.THINNED:
             span = self.thinned.beginning(stop - 1) if newest else self.thinned.reaching(start)
             start, stop = (start, start) if span is None else (max(start, span[0]), min(stop, span[1] + 1))
         elif newest:
@@ -442,7 +469,7 @@ class Desk:
             finally:
                 self._taking = []
         segments = [
-            _leased(row, bodies[row.id], self._recent.readable(row.id))
+            leased(row, bodies[row.id], self._recent.readable(row.id))
             for row in rows
             if is_whole(row, bodies.get(row.id))
         ]
@@ -455,31 +482,3 @@ class Desk:
         if not segments:
             return None
         return Lease(self.name, lane, segments, signal, allowed_by, is_fresh, found.step_s, found.from_id)
-
-
-def _within(rows: list[Row], readings_max: int, bytes_max: int) -> list[Row]:
-    """Return as many of the first `rows` as fit, at least one."""
-    readings = size_bytes = 0
-    for count, row in enumerate(rows):
-        readings += row.readings
-        size_bytes += row.size_bytes
-        if count and (readings > readings_max or size_bytes > bytes_max):
-            return rows[:count]
-    return rows
-
-
-def is_whole(row: Row, body: bytes | None) -> bool:
-    """Whether a segment came back from the disk as it was written."""
-    if body is None:
-        return False
-    try:
-        header = read_header(body)
-        check_link(header.previous_hash, body)
-    except SegmentError:
-        return False
-    return (header.sequence, header.readings) == (where_from(row.id)[2], row.readings)
-
-
-def _leased(row: Row, body: bytes, readable: Batch | None) -> LeasedSegment:
-    priority, signal, sequence = where_from(row.id)
-    return LeasedSegment(sequence, BootId(row.boot), signal, priority, row.readings, body, readable)

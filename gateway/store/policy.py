@@ -24,11 +24,12 @@ _CLASS_NAMES: Final = tuple(priority.name.lower() for priority in Priority)
 
 
 class Lane(StrEnum):
-    """Whether data came in since the link is up, or before that, or was sent thinned already."""
+    """Whether data came in since the link is up, or before that, or was sent thinned already; or tells of a finding."""
 
     LIVE = "live"
     BACKLOG = "backlog"
     THINNED = "thinned"
+    EVIDENCE = "evidence"
 
 
 class Order(StrEnum):
@@ -39,6 +40,8 @@ class Order(StrEnum):
 
 
 _LANES: Final = tuple(Lane)
+# So many leases of evidence go one after the other while something else waits.
+EVIDENCE_RUN: Final = 3
 _NOTHING: Final = (0,) * len(_CLASSES)
 
 
@@ -61,6 +64,7 @@ class Terms:
         return self.step_s[_PLACE[lane]][priority]
 
 
+_SHARING: Final = {Lane.LIVE, Lane.BACKLOG}
 _PLACE: Final = {lane: index for index, lane in enumerate(_LANES)}
 ALL: Final = Terms()
 """No bounds at all."""
@@ -151,7 +155,8 @@ class LaneScheduler:
     before the others. From then on the live lane flows in order and the backlog, oldest first, has
     `backlog_share` of the bytes as long as both lanes hold something; a lane alone has all of the road.
     Within each lane the classes share by `weights`. A share of 0 sends backlog only while nothing live waits;
-    1, the other way round. What is there in thinned form already goes last, where nothing else waits.
+    1, the other way round. What is there in thinned form already goes last, where nothing else waits. What came in
+    around a finding goes before all else, but for each fourth lease, so that findings without end keep nobody waiting.
     """
 
     def __init__(self, *, backlog_share: float = 0.3, weights: Mapping[Priority, float] = CLASS_WEIGHTS) -> None:
@@ -164,6 +169,7 @@ class LaneScheduler:
         self._lanes = _Turns((1.0 - backlog_share, backlog_share))
         self._classes = tuple(_Turns(by_class) for _ in _LANES)
         self._bytes = [0, 0]
+        self._evidence_run = 0
         self._fresh_owed = [False] * len(_CLASSES)
         self._last: Choice | None = None
         self._why = "nothing has been asked for yet"
@@ -175,16 +181,27 @@ class LaneScheduler:
         self._passed_over: Priority | None = None
         self._bytes = [0, 0]
 
-    def next(self, *, live: Sequence[int], backlog: Sequence[int], thinned: Sequence[int] = _NOTHING) -> Choice | None:
+    def next(
+        self,
+        *,
+        live: Sequence[int],
+        backlog: Sequence[int],
+        thinned: Sequence[int] = _NOTHING,
+        evidence: Sequence[int] = _NOTHING,
+    ) -> Choice | None:
         """Return what to lease next, or None where nothing is held.
 
-        `live[k]`, `backlog[k]` and `thinned[k]` say what may be leased of class `Priority(k)` in that lane: bytes,
-        readings or truth; only whether it is 0 counts. Asking changes no share: `sent` does.
+        `live[k]` and so on say what may be leased of class `Priority(k)` in that lane: bytes, readings or truth; only
+        whether it is 0 counts. Asking changes no share: `sent` does.
         """
         has_live, has_backlog = any(live), any(backlog)
+        if any(evidence) and not (self._evidence_run >= EVIDENCE_RUN and (has_live or has_backlog)):
+            lane = _PLACE[Lane.EVIDENCE]
+            return self._decide(lane, self._classes[lane].next(evidence), Order.OLDEST, "evidence")
         if not (has_live or has_backlog):
             if any(thinned):
-                return self._decide(_PLACE[Lane.THINNED], self._classes[-1].next(thinned), Order.OLDEST, "whole")
+                lane = _PLACE[Lane.THINNED]
+                return self._decide(lane, self._classes[lane].next(thinned), Order.OLDEST, "whole")
             self._last, self._why = None, "nothing is held"
             return None
         if self._passed_over is not None:
@@ -208,7 +225,9 @@ class LaneScheduler:
         """Charge a lease to its lane and class, when it is made; a negative size gives it back on release."""
         self._charge(lane, priority, size_bytes)
         if size_bytes > 0:
-            self._fresh_owed[priority] = False
+            self._evidence_run = self._evidence_run + 1 if lane == Lane.EVIDENCE else 0
+            if lane != Lane.EVIDENCE:
+                self._fresh_owed[priority] = False
             self._passed_over = None
 
     def weighed(self, lane: Lane | str, priority: Priority, more_bytes: int) -> None:
@@ -221,7 +240,7 @@ class LaneScheduler:
     def _charge(self, lane: Lane | str, priority: Priority, size_bytes: int) -> None:
         index = _PLACE[Lane(lane)]
         self._classes[index].add(priority, size_bytes)
-        if lane != Lane.THINNED:
+        if lane in _SHARING:
             self._lanes.add(index, size_bytes)
             self._bytes[index] += size_bytes
 
@@ -244,6 +263,8 @@ class LaneScheduler:
             return f"The newest {what} goes first, because the link has just come up."
         if self._why == "alone":
             return f"The oldest {what} goes next, because the other lane is empty."
+        if self._why == "evidence":
+            return f"The {_CLASS_NAMES[choice.priority]} data from around a finding goes first, whole."
         if self._why == "whole":
             return (
                 f"The oldest {_CLASS_NAMES[choice.priority]} data that was sent thinned goes whole: nothing else waits."

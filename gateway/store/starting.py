@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from gateway.core.clock import Clock
     from gateway.store.evidence import LogLoss
     from gateway.store.frozen import Frozen
-    from gateway.store.leases import Reader
     from gateway.store.opening import Opened
     from gateway.store.room import Room
+    from gateway.store.rows import Reader
 
 log = logging.getLogger("tidegate.store")
 

@@ -315,7 +315,7 @@ class RequestBuilder:
     def open(self, hand: Hand) -> Sequence[Part]:
         """Fill `hand.parts` and return them; raise NoClockError, with nothing changed, while times are not known."""
         lease = hand.lease
-        is_backfill = lease.lane != "live"
+        is_backfill = lease.lane in {"backlog", "thinned"}
         rejected: dict[str, tuple[int, str]] = {}
         part: Part
         if lease.signal is Signal.LOGS:

@@ -34,6 +34,9 @@ NEWEST_SHARE: Final = 0.2
 RATE_SHARE: Final = 0.95
 # A class of which nothing came lately has such a part for what may come.
 IDLE_SHARE: Final = 0.05
+# What came in around findings has such a part, and so long's of it at once.
+EVIDENCE_SHARE: Final = 0.25
+EVIDENCE_BURST_S: Final = 3600.0
 # Less than this is not worth a request of the backlog's.
 SURPLUS_BYTES_MIN: Final = 16 * 1024
 LEAST_BYTES_S: Final = 0.01
@@ -130,6 +133,8 @@ class Scheduler:
     _allocated_s: float = float("-inf")
     _lanes: set[Lane] = field(default_factory=set)
     _backlog_free_s: float = float("-inf")
+    _evidence_bytes: float = 0.0  # spent, and not yet made up for
+    _evidence_s: float = 0.0
     _seen: tuple[int, ...] | None = None
     _seen_s: float = 0.0
     _since_s: float = 0.0
@@ -162,7 +167,12 @@ class Scheduler:
             self._live_wait_s(flow, part, now_s) for flow, part in zip(self.flows, allocation.classes, strict=True)
         ]
         backlog_s, thinned_s = self._later_wait_s(allocation, windows, now_s)
-        waits_s = {Lane.LIVE: live_s, Lane.BACKLOG: [backlog_s] * CLASSES, Lane.THINNED: [thinned_s] * CLASSES}
+        waits_s = {
+            Lane.LIVE: live_s,
+            Lane.BACKLOG: [backlog_s] * CLASSES,
+            Lane.THINNED: [thinned_s] * CLASSES,
+            Lane.EVIDENCE: [self._evidence_wait_s(allocation, now_s)] * CLASSES,
+        }
         may = tuple([tuple([wait_s <= 0.0 for wait_s in waits_s[lane]]) for lane in LANES])
         least_s = min([waits_s[lane][priority] for lane, priority in outlook.spots], default=0.0)
         return Decision(Terms(may, self._steps), min(least_s, WAIT_S_MAX), self.why)
@@ -194,7 +204,7 @@ class Scheduler:
                 # Nothing is thinned so that what was thinned before can go whole.
                 allocation = share_out(0)
         by_class = tuple(part.step_s for part in allocation.classes)
-        self._steps = (by_class, (allocation.backlog.step_s,) * CLASSES, (0.0,) * CLASSES)
+        self._steps = (by_class, (allocation.backlog.step_s,) * CLASSES, (0.0,) * CLASSES, (0.0,) * CLASSES)
         self.allocation, self.why = allocation, explain(allocation, windows)
 
     def _later_wait_s(self, allocation: Allocation, windows: Sequence[WindowLeft], now_s: float) -> tuple[float, float]:
@@ -207,6 +217,16 @@ class Scheduler:
         surplus = min([window.left_bytes - wanted_s * window.left_s for window in windows], default=NEVER_S)
         wait_s = 0.0 if surplus >= SURPLUS_BYTES_MIN else NEVER_S
         return wait_s, NEVER_S if Lane.BACKLOG in self._lanes else wait_s
+
+    def _evidence_wait_s(self, allocation: Allocation, now_s: float) -> float:
+        """Return in how many seconds evidence may go: what an hour's part of it allows at once, then by and by."""
+        part_s = max(LEAST_BYTES_S, EVIDENCE_SHARE * allocation.may_s)
+        return max(0.0, self._evidence_bytes / part_s - EVIDENCE_BURST_S - (now_s - self._evidence_s))
+
+    def _sent_evidence(self, wire_bytes: float, allocation: Allocation, now_s: float) -> None:
+        part_s = max(LEAST_BYTES_S, EVIDENCE_SHARE * allocation.may_s)
+        self._evidence_bytes = max(0.0, self._evidence_bytes - part_s * (now_s - self._evidence_s)) + wire_bytes
+        self._evidence_s = now_s
 
     @staticmethod
     def _live_wait_s(flow: Flow, part: Part, now_s: float) -> float:
@@ -224,6 +244,9 @@ class Scheduler:
             flow.thinned_s = now_s
         allocation = self.allocation
         if allocation is None:
+            return
+        if sent.lane == Lane.EVIDENCE:
+            self._sent_evidence(sent.wire_bytes, allocation, now_s)
             return
         if sent.lane != Lane.LIVE:
             if allocation.is_short:

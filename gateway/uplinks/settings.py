@@ -232,6 +232,10 @@ class OtlpUplinkSettings(
     request_bytes_max: Annotated[
         Size, Meta(description="Size of one request at most, before compression; larger ones are split.")
     ] = Size(REQUEST_BYTES_MAX)
+    evidence: Annotated[
+        Duration,
+        Meta(description="What came in so long before and after a finding goes first and whole; 0s: like all else."),
+    ] = Duration(60)
     backlog_share: Annotated[
         Annotated[float, Meta(ge=0, le=1)] | None,
         Meta(description="Its own `[store] backlog_share`: how much of what is sent is backlog while live data waits."),

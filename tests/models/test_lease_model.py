@@ -67,7 +67,7 @@ TERMS = st.one_of(
     st.builds(
         Terms,
         may=st.tuples(*[st.tuples(*[st.sampled_from([True, True, False])] * len(Priority))] * len(Lane)),
-        step_s=st.tuples(*[st.tuples(*[st.sampled_from([0.0, 60.0])] * len(Priority))] * 2, st.just((0.0,) * 3)),
+        step_s=st.tuples(*[st.tuples(*[st.sampled_from([0.0, 60.0])] * len(Priority))] * 2, *[st.just((0.0,) * 3)] * 2),
     ),
 )
 PUT_OFF_S = 1.5
@@ -598,7 +598,8 @@ class LeaseMachine(RuleBasedStateMachine):
         may_be_thinned = lease.signal is Signal.METRICS and not lease.is_fresh
         assert lease.step_s == may_be_thinned * road.terms.step_of(lease.lane, lease.segments[0].priority)
         road.leases.append(lease)
-        road.owed.discard(lease.segments[0].priority)
+        if lease.lane is not Lane.EVIDENCE:
+            road.owed.discard(lease.segments[0].priority)
         road.copies.update(got.keys())
         if road.was_mute or self._is_mute(name):
             road.unnoted += lease.readings
@@ -633,8 +634,15 @@ class LeaseMachine(RuleBasedStateMachine):
         road, (lane, shelf) = self.roads[name], spot
         free = road.free()
         assert set(got) <= {piece.sequence for piece in free}
-        of_shelf = [piece.sequence for piece in free if piece.shelf == shelf and road.lane(piece) is lane]
-        assert (order is Order.NEWEST) == (shelf[0] in road.owed and lane is not Lane.THINNED)
+        evidence = self.store._desks[name].evidence
+        of_shelf = [
+            piece.sequence
+            for piece in free
+            if piece.shelf == shelf
+            and (piece.sequence in evidence if lane is Lane.EVIDENCE else road.lane(piece) is lane)
+        ]
+        is_turn = lane not in {Lane.THINNED, Lane.EVIDENCE}
+        assert (order is Order.NEWEST) == (shelf[0] in road.owed and is_turn)
         assert got == (of_shelf[-1:] if order is Order.NEWEST else of_shelf[: len(got)])
         road.taking = set(got)
 
@@ -653,7 +661,7 @@ class LeaseMachine(RuleBasedStateMachine):
         road = self.roads[lease.uplink]
         road.leases.remove(lease)
         got = [segment.sequence for segment in lease.segments]
-        if fate == "thin" and lease.lane is not Lane.THINNED:
+        if fate == "thin" and lease.lane not in {Lane.THINNED, Lane.EVIDENCE}:
             readings = min(THIN_READINGS, lease.readings)
             self.store.thinned(lease, readings=readings)
             self.store.thinned(lease, readings=readings)
@@ -702,6 +710,13 @@ class LeaseMachine(RuleBasedStateMachine):
         if road.was_mute or self._is_mute(name):
             road.unnoted += readings
         self._look_ahead()
+
+    @rule(seconds=st.sampled_from([0.1, 5.0]))
+    def find(self, seconds) -> None:
+        """Something is found about what comes in just now: what came in so long before and after goes first."""
+        for name in UPLINKS:
+            self.store.evidence.keep(name, seconds)
+        self._act(self.store.evidence.found)
 
     @rule(name=NAMES, rests_s=st.sampled_from([0.0, 0.2, 5.0, 1000.0]), enough=st.sampled_from([0, 0, 50]))
     def turn(self, name, rests_s, enough) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections import deque
 
 import pytest
 
@@ -12,6 +13,7 @@ from gateway.core.contracts import FullError, Priority, Signal
 from gateway.core.units import Size
 from gateway.store import committer, disks
 from gateway.store.database import Loss, SetAside, StoreError
+from gateway.store.leases import EVIDENCE_MAX
 from gateway.store.policy import Terms
 from gateway.store.reading import verify
 from gateway.store.shelf import ShelfReader
@@ -526,7 +528,7 @@ async def test_a_road_that_says_twice_that_it_keeps_up_has_not_taken_more(shelve
 
 def thinning(step_s: float = 60.0) -> Terms:
     """All may go, and what came in or waits is thinned."""
-    return Terms(step_s=((step_s,) * 3, (step_s,) * 3, (0.0,) * 3))
+    return Terms(step_s=((step_s,) * 3, (step_s,) * 3, (0.0,) * 3, (0.0,) * 3))
 
 
 async def lease_thinned(store, *, readings_max: int = 1):
@@ -600,7 +602,7 @@ async def test_what_may_not_go_stays_and_is_known(shelves, numbers) -> None:
     """By lane and class; who asks for nothing of what is held still sees that there is something."""
     store = await shelves.open()
     put = await shelves.put(store, 5)
-    nothing = Terms(may=((True, False, True),) * 3)
+    nothing = Terms(may=((True, False, True),) * 4)
     assert await store.lease("cloud", readings_max=9, bytes_max=1 << 20, terms=nothing) is None
     assert store.has_some("cloud")
     outlook = store.outlook("cloud")
@@ -629,3 +631,52 @@ async def test_how_much_is_backlog_is_known(shelves) -> None:
     await shelves.put(store, 2)
     store.link_up("cloud")
     assert store.outlook("cloud").backlog_readings == 2
+
+
+async def test_what_came_in_around_a_finding_goes_first_and_whole(shelves, numbers) -> None:
+    """Though it was sent thinned, and though all else waits; what came long before or after goes in its turn."""
+    store = await shelves.open()
+    store.evidence.keep("cloud", 5.0)
+    moments = store._committer.moments
+    early = await shelves.put(store, 2)
+    before = await shelves.put(store, 3)
+    # As if the first had come a minute before.
+    moments._kept = deque([(moments.now_s - 60.0, moments.next_sequence - 1), (moments.now_s, moments.next_sequence)])
+    store.ack(await lease_thinned(store))
+    store.thinned(await lease_thinned(store), readings=1)
+    store.evidence.found()
+    after = await shelves.put(store, 4)
+    lease = await lease_thinned(store, readings_max=100)
+    assert (lease.lane, lease.step_s, numbers(lease)) == ("evidence", 0.0, after)
+    store.ack(lease)
+    store._desks["cloud"]._evidence_until_s = 0.0
+    late = await shelves.put(store, 1)
+    store.release(await shelves.lease(store), maybe_delivered=False)
+    store.evidence.found()
+    again = await lease_thinned(store, readings_max=100)
+    assert again.lane == "evidence"
+    store.release(again, maybe_delivered=False)
+    again = await lease_thinned(store, readings_max=100)
+    assert (again.lane, numbers(again)) == ("evidence", late)
+    store.ack(again)
+    whole = await lease_thinned(store, readings_max=100)
+    assert (whole.lane, numbers(whole)) == ("thinned", early)
+    store.ack(whole)
+    assert before
+    await store.append([])
+    shelves.check(store)
+
+
+async def test_evidence_is_bounded(shelves) -> None:
+    """Of very many findings the oldest go in their turn; what left the shelf is forgotten."""
+    store = await shelves.open()
+    desk = store._desks["cloud"]
+    store.evidence.found()
+    assert not desk.evidence
+    for k in range(EVIDENCE_MAX + 5):
+        desk._add_evidence(10 * k, 10 * k + 1)
+    assert len(desk.evidence) == EVIDENCE_MAX
+    assert next(iter(desk.evidence)) == (50, 51)
+    desk.let_go_below(10_000)
+    assert not desk.evidence
+    assert await shelves.lease(store) is None

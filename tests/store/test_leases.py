@@ -11,10 +11,10 @@ from gateway.core.batch import Batch
 from gateway.core.contracts import BootId, Priority, Signal
 from gateway.store import leases as leases_module
 from gateway.store.allowance import READINGS_MIN, Allowance
-from gateway.store.leases import LOOK_MAX, LOOK_MIN, Desk, is_whole
+from gateway.store.leases import LOOK_MAX, LOOK_MIN, Desk
 from gateway.store.policy import LaneScheduler
 from gateway.store.recent import READABLE_MAX, Recent, Row
-from gateway.store.records import place, where_from
+from gateway.store.records import place
 from gateway.store.segments import encode_metrics
 
 METRICS = (Priority.NORMAL, Signal.METRICS)
@@ -133,7 +133,7 @@ async def test_the_newest_that_did_not_arrive_is_still_the_first(reader, make_de
     assert sequences(await take(desk, readings_max=1)) == [1]
     desk.close(lease, settled=False)
     reader.put(4)
-    desk.arrived([came(METRICS)])
+    desk.arrived([came(METRICS)], now_s=0.0)
     lease = await take(desk)
     assert sequences(lease) == [4]
     desk.close(lease, settled=True)
@@ -237,9 +237,9 @@ async def test_what_comes_for_a_signal_that_is_held_back_wakes_nobody(reader, ma
     desk.hold(Signal.METRICS, 60.0)
     assert await take(desk) is None
     reader.put(1)
-    desk.arrived([came(METRICS)])
+    desk.arrived([came(METRICS)], now_s=0.0)
     assert not desk.has_some.is_set()
-    desk.arrived([came((Priority.NORMAL, Signal.LOGS))])
+    desk.arrived([came((Priority.NORMAL, Signal.LOGS))], now_s=0.0)
     assert desk.has_some.is_set()
 
 
@@ -278,7 +278,7 @@ async def test_live_segments_come_from_memory(reader, make_desk) -> None:
         number = place(*shelf, sequence)
         body = body_of(sequence)
         desk._recent.add([(Row(number, 1, 1, len(body)), body, None)])
-        desk.arrived([came(shelf)])
+        desk.arrived([came(shelf)], now_s=0.0)
     reads = reader.reads
     assert {sequences(await take(desk))[0], sequences(await take(desk))[0]} == {6, 7}
     assert reader.reads == reads
@@ -346,16 +346,6 @@ async def test_signals_of_a_class_take_turns(reader, make_desk) -> None:
     assert set(signals[:2]) == {Signal.LOGS, Signal.METRICS}
 
 
-def test_a_whole_segment_says_what_its_row_says() -> None:
-    """Number of readings and sequence included."""
-    body = body_of(4, 2)
-    assert is_whole(Row(place(*METRICS, 4), 2, 1, len(body)), body)
-    assert not is_whole(Row(place(*METRICS, 4), 3, 1, len(body)), body)
-    assert not is_whole(Row(place(*METRICS, 5), 2, 1, len(body)), body)
-    assert not is_whole(Row(place(*METRICS, 4), 2, 1, len(body)), None)
-    assert where_from(place(*METRICS, 4))[2] == 4
-
-
 async def test_no_more_is_looked_at_than_a_lease_takes(reader, make_desk) -> None:
     """Each row that is looked at for nothing is a page read for nothing; it follows what leases take."""
     desk = make_desk()
@@ -402,7 +392,7 @@ async def test_the_newest_is_found_in_memory(reader, make_desk) -> None:
     reader.rows = count
     for sequence in (9, 8, 7):
         desk.link_up(5)
-        desk.arrived([came(METRICS)])
+        desk.arrived([came(METRICS)], now_s=0.0)
         assert sequences(await take(desk)) == [sequence]
         assert bool(looked) is (sequence == 7)
 
@@ -415,7 +405,7 @@ async def test_shares_are_of_what_went_over_the_road(reader, make_desk) -> None:
         number = reader.put(100 + sequence)
         body = body_of(100 + sequence)
         desk._recent.add([(Row(number, 1, 1, len(body)), body, None)])
-        desk.arrived([came(METRICS)])
+        desk.arrived([came(METRICS)], now_s=0.0)
     lanes = []
     for _ in range(44):
         lease = await take(desk, readings_max=1)
@@ -431,7 +421,7 @@ async def test_how_far_it_is_behind(reader, make_desk) -> None:
     reader.put(1)
     number = reader.put(5)
     desk._recent.add([(Row(number, 1, 1, 10), body_of(5), None)])
-    desk.arrived([came(METRICS)])
+    desk.arrived([came(METRICS)], now_s=0.0)
     live = await take(desk)
     assert live.lane == "live"
     assert desk.behind_bytes == 500 - live.size_bytes
@@ -446,7 +436,7 @@ async def test_small_segments_stay_readable_for_a_while(make_desk) -> None:
     batch = Batch.of(1, [1], np.array([1]))
     for number in range(READABLE_MAX + 1):
         desk._recent.add([(Row(place(*METRICS, 1000 + number), 1, 1, 10), body_of(1000 + number), batch)])
-    desk.arrived([came(METRICS)])
+    desk.arrived([came(METRICS)], now_s=0.0)
     found = [await take(desk, readings_max=READABLE_MAX + 1)]
     found.append(await take(desk, readings_max=READABLE_MAX + 1))
     by_sequence = {segment.sequence: segment.readable for lease in found for segment in lease.segments}
@@ -483,7 +473,7 @@ async def test_a_segment_larger_than_all_is_allowed_by_the_next_commit(reader, m
     commit(desk)
     large = READINGS_MIN + 1
     desk._recent.add([(Row(place(*METRICS, 1000), large, 1, 1), body_of(1000, large), None)])
-    desk.arrived([came(METRICS)])
+    desk.arrived([came(METRICS)], now_s=0.0)
     waiting = asyncio.ensure_future(take(desk))
     await asyncio.sleep(0)
     assert commit(desk) == 2 * large
@@ -511,7 +501,7 @@ async def test_what_no_commit_has_brought_is_not_there(reader, make_desk) -> Non
     for sequence in (1000, 1001):
         reader.put(sequence)
         desk._recent.add([(Row(place(*METRICS, sequence), 1, 1, 1), body_of(sequence), None)])
-        desk.arrived([came(METRICS)])
+        desk.arrived([came(METRICS)], now_s=0.0)
         reader.put(sequence + 1)
         assert sequences(await take(desk)) == [sequence]
         assert await take(desk) is None

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.core.contracts import Priority
 from gateway.store.policy import ALL as NO_BOUNDS
-from gateway.store.policy import Choice, Lane, LaneScheduler, Order, Summary, Terms, choose_evictions
+from gateway.store.policy import EVIDENCE_RUN, Choice, Lane, LaneScheduler, Order, Summary, Terms, choose_evictions
 
 ALL = (1, 1, 1)
 NONE = (0, 0, 0)
@@ -351,3 +351,20 @@ def test_terms_are_by_lane_and_class() -> None:
     assert (terms.step_of(Lane.LIVE, Priority.NORMAL), terms.step_of(Lane.BACKLOG, Priority.BULK)) == (60.0, 30.0)
     assert all(NO_BOUNDS.may_take(lane, priority) for lane in Lane for priority in Priority)
     assert not any(NO_BOUNDS.step_of(lane, priority) for lane in Lane for priority in Priority)
+
+
+def test_evidence_goes_first_but_for_each_fourth_lease() -> None:
+    """Findings without end keep nobody waiting; what is fresh is owed still."""
+    scheduler = LaneScheduler()
+    taken = []
+    for _ in range(12):
+        choice = scheduler.next(live=ALL, backlog=NONE, evidence=(0, 1, 0))
+        taken.append(choice.lane)
+        scheduler.sent(choice.lane, choice.priority, 100)
+    assert taken == [*[Lane.EVIDENCE] * EVIDENCE_RUN, Lane.LIVE] * 3
+    choice = scheduler.next(live=NONE, backlog=NONE, thinned=ALL, evidence=(0, 1, 0))
+    assert choice == Choice(Lane.EVIDENCE, Priority.NORMAL, Order.OLDEST)
+    assert scheduler.explain() == "The normal data from around a finding goes first, whole."
+    scheduler = LaneScheduler()
+    scheduler.sent(Lane.EVIDENCE, Priority.CRITICAL, 100)
+    assert scheduler.next(live=ALL, backlog=NONE).order is Order.NEWEST

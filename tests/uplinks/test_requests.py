@@ -252,7 +252,7 @@ async def test_what_is_thinned_is_four_of_each_step(store, builder, monkeypatch)
         for series in (0, 1):
             batches.append(Batch.of(series, times, dice.normal(size=60)))
             store.add(batches[-1])
-    terms = Terms(step_s=((60.0,) * 3,) * 3)
+    terms = Terms(step_s=((60.0,) * 3,) * 4)
     hand = Hand(await store.lease("cloud", readings_max=1, bytes_max=1, terms=terms))
     assert (hand.lease.readings, hand.is_thinned) == (1200, True)
     builder.open(hand)

@@ -9,6 +9,8 @@ from gateway.store.leases import Outlook
 from gateway.store.policy import ALL, Lane
 from gateway.uplinks.allocation import REQUEST_BYTES
 from gateway.uplinks.scheduling import (
+    EVIDENCE_BURST_S,
+    EVIDENCE_SHARE,
     IDLE_SHARE,
     LOOK_S_MIN,
     SURPLUS_BYTES_MIN,
@@ -212,3 +214,23 @@ def test_the_plan_is_told() -> None:
     assert told["classes"]["normal"]["readings_s"] == 200.0
     assert told["may_bytes_s"] == round(12 * (1 << 20) / desk.left_s, 1)
     assert told["backlog"] == {"step_s": 0.0, "bytes_s": 0.0}
+
+
+def test_evidence_has_an_hours_part_at_once_and_then_its_own_pace() -> None:
+    """It goes whole over a link that else carries four readings a minute, and does not take all of it."""
+    desk = Desk(12 * (1 << 20))
+    evidence = (Lane.EVIDENCE, Priority.NORMAL)
+    desk.spots.add(evidence)
+    decision = desk.decide()
+    assert decision.terms.may_take(*evidence)
+    assert decision.terms.step_of(*evidence) == 0
+    part_s = EVIDENCE_SHARE * desk.scheduler.allocation.may_s
+    for _ in range(3):
+        desk.sent(part_s * EVIDENCE_BURST_S / 3 + 10, lane=Lane.EVIDENCE)
+    assert not desk.decide().terms.may_take(*evidence)
+    desk.pass_by(60.0)
+    assert desk.decide().terms.may_take(*evidence)
+    for _ in range(2):
+        desk.sent(part_s * 600, lane=Lane.EVIDENCE)
+    wait_s = desk.scheduler._evidence_wait_s(desk.scheduler.allocation, desk.now_s)
+    assert wait_s == pytest.approx(1200, rel=0.1)

@@ -1,0 +1,59 @@
+"""Rows of the shelf as leases want them: who reads them, how many fit, whether they are whole. Does no I/O."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from gateway.core.contracts import BootId
+from gateway.store.records import LeasedSegment, where_from
+from gateway.store.segments import SegmentError, check_link, read_header
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gateway.core.batch import Batch
+    from gateway.store.recent import Row
+
+
+class Reader(Protocol):
+    """Reads segments from the disk."""
+
+    async def rows(self, start: int, end: int, *, lacking: int, limit: int, newest: bool) -> list[Row]:
+        """Return up to `limit` rows with start <= id < end whose `done` has none of the bits `lacking`.
+
+        From the oldest on, or with `newest` from the newest back.
+        """
+        ...
+
+    async def bodies(self, ids: Sequence[int]) -> dict[int, bytes]:
+        """Return the bodies of those of `ids` that are there."""
+        ...
+
+
+def within(rows: list[Row], readings_max: int, bytes_max: int) -> list[Row]:
+    """Return as many of the first `rows` as fit, at least one."""
+    readings = size_bytes = 0
+    for count, row in enumerate(rows):
+        readings += row.readings
+        size_bytes += row.size_bytes
+        if count and (readings > readings_max or size_bytes > bytes_max):
+            return rows[:count]
+    return rows
+
+
+def is_whole(row: Row, body: bytes | None) -> bool:
+    """Whether a segment came back from the disk as it was written."""
+    if body is None:
+        return False
+    try:
+        header = read_header(body)
+        check_link(header.previous_hash, body)
+    except SegmentError:
+        return False
+    return (header.sequence, header.readings) == (where_from(row.id)[2], row.readings)
+
+
+def leased(row: Row, body: bytes, readable: Batch | None) -> LeasedSegment:
+    """Return a segment as an uplink gets it."""
+    priority, signal, sequence = where_from(row.id)
+    return LeasedSegment(sequence, BootId(row.boot), signal, priority, row.readings, body, readable)

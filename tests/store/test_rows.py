@@ -1,0 +1,46 @@
+"""A row is whole where its bytes are what was written; as many fit in a lease as its bounds allow."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gateway.core.batch import Batch
+from gateway.core.contracts import BootId, Priority, Signal
+from gateway.store.recent import Row
+from gateway.store.records import place
+from gateway.store.rows import is_whole, leased, within
+from gateway.store.segments import encode_metrics
+
+METRICS = (Priority.NORMAL, Signal.METRICS)
+
+
+def body_of(sequence: int, readings: int = 1) -> bytes:
+    batch = Batch.of(1, range(readings), np.arange(readings))
+    return encode_metrics(batch, sequence=sequence, boot=BootId(1), previous_hash=bytes(16))
+
+
+def test_a_whole_segment_says_what_its_row_says() -> None:
+    """Number of readings and sequence included."""
+    body = body_of(4, 2)
+    assert is_whole(Row(place(*METRICS, 4), 2, 1, len(body)), body)
+    assert not is_whole(Row(place(*METRICS, 4), 3, 1, len(body)), body)
+    assert not is_whole(Row(place(*METRICS, 5), 2, 1, len(body)), body)
+    assert not is_whole(Row(place(*METRICS, 4), 2, 1, len(body)), None)
+    assert where_from(place(*METRICS, 4))[2] == 4
+
+
+def test_one_fits_whatever_its_size() -> None:
+    """And then as many as both bounds allow."""
+    rows = [Row(place(*METRICS, k), 10, 1, 100) for k in range(1, 6)]
+    assert within(rows, 5, 5) == rows[:1]
+    assert within(rows, 30, 1000) == rows[:3]
+    assert within(rows, 1000, 250) == rows[:2]
+    assert within(rows, 1000, 1000) == rows
+    assert within([], 5, 5) == []
+
+
+def test_a_segment_knows_where_it_stands() -> None:
+    """By its row id."""
+    segment = leased(Row(place(*METRICS, 7), 3, 2, 9), b"body", None)
+    assert (segment.sequence, segment.boot, segment.priority, segment.signal) == (7, 2, *METRICS)
+    assert segment.id == place(*METRICS, 7)
