@@ -7,7 +7,7 @@ import numpy as np
 from gateway.core.batch import Batch
 from gateway.core.contracts import BootId, Priority, Signal
 from gateway.store.recent import Row
-from gateway.store.records import place
+from gateway.store.records import place, where_from
 from gateway.store.rows import is_whole, leased, within
 from gateway.store.segments import encode_metrics
 
