@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from gateway.core.contracts import Signal
+
 AttributeValue: TypeAlias = "str | bool | int | float"
 Attributes: TypeAlias = "tuple[tuple[str, AttributeValue], ...]"
 
@@ -243,6 +245,54 @@ class LogRecords:
             return cls(np.empty(0, np.uint32), np.empty(0, np.int64), ())
         return cls(
             np.concatenate([part.series for part in parts]),
+            np.concatenate([part.time_ns for part in parts]),
+            tuple(body for part in parts for body in part.bodies),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceRecords:
+    """Encoded ResourceMetrics, ResourceLogs or ResourceSpans messages of one signal, byte for byte as they came.
+
+    `counts[k]` is how many data points, log records or spans stand in `bodies[k]`, at least 1; `time_ns[k]` is the Unix
+    time at which it arrived, 0 where there was no clock. `len` counts what stands in all of them: that is what all
+    accounts go by.
+    """
+
+    signal: Signal
+    counts: npt.NDArray[np.int64]
+    time_ns: npt.NDArray[np.int64]
+    bodies: tuple[bytes, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse columns that don't belong together."""
+        assert len(self.counts) == len(self.time_ns) == len(self.bodies)
+        assert self.counts.dtype == self.time_ns.dtype == np.int64
+
+    def __len__(self) -> int:
+        return int(self.counts.sum())
+
+    @property
+    def series(self) -> npt.NDArray[np.uint32]:
+        """The numbers of all series in it: they bring their resources along and name none."""
+        return np.empty(0, np.uint32)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all messages."""
+        return sum(map(len, self.bodies))
+
+    def take(self, index: slice) -> ResourceRecords:
+        """Return some of the messages, in their order."""
+        return ResourceRecords(self.signal, self.counts[index], self.time_ns[index], self.bodies[index])
+
+    @classmethod
+    def join(cls, parts: Sequence[ResourceRecords]) -> ResourceRecords:
+        """Return all messages of `parts`, which are one or more of one signal, in their order."""
+        assert len({part.signal for part in parts}) == 1
+        return cls(
+            parts[0].signal,
+            np.concatenate([part.counts for part in parts]),
             np.concatenate([part.time_ns for part in parts]),
             tuple(body for part in parts for body in part.bodies),
         )

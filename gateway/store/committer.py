@@ -27,6 +27,7 @@ from gateway.store.pace import Pace
 from gateway.store.pages import LOG_HEADER_BYTES
 from gateway.store.planning import encode_boot, make_change, next_state
 from gateway.store.reached import Reached
+from gateway.store.segments import Form
 from gateway.store.settling import Settling
 from gateway.store.starting import is_damage, mark_suspect
 from gateway.store.trouble import Trouble
@@ -139,7 +140,7 @@ class Committer:
         self._tended_s = asyncio.get_running_loop().time()
         self._closing = self.is_damaged = False
         self.moments = Moments(next_sequence=opened.state.sequence)
-        self.newest: list[int] = []  # ids of the segments that the last commit wrote
+        self.newest: list[int] = []  # ids of the segments of columns that the last commit wrote
 
     def look_at_clock(self) -> None:
         """See whether the wall clock was set or confirmed; what is learnt goes to the disk soon."""
@@ -475,7 +476,7 @@ class Committer:
         for segment_id in work.removed:
             self._recent.remove(segment_id)
         self._recent.add((new.row, new.body, new.readable) for new in work.segments)
-        self.newest = [new.row.id for new in work.segments]
+        self.newest = [new.row.id for new in work.segments if new.form is Form.COLUMNS]
         self.moments.committed(asyncio.get_running_loop().time(), self.state.sequence)
         for name, desk in self._desks.items():
             # What only others had settled stays hidden where this one has settled it since.

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from gateway.core.batch import Batch, LogRecords, Series
+    from gateway.core.batch import Batch, LogRecords, ResourceRecords, Series
     from gateway.core.clock import Clock, Timeline
     from gateway.core.contracts import Priority, Signal
     from gateway.core.telemetry import Telemetry
@@ -217,6 +217,7 @@ class Store:
         pieces: Sequence[tuple[Priority, Batch]],
         *,
         logs: LogRecords | None = None,
+        records: Sequence[tuple[Priority, ResourceRecords]] = (),
         losses: Sequence[Loss] = (),
         set_aside: Sequence[SetAside] = (),
         is_last: bool = False,
@@ -226,7 +227,7 @@ class Store:
         With `is_last` the commit comes early: whoever sent this sends nothing more until it is answered.
         """
         gathering = self._committer.gathering
-        return gathering.append(pieces, logs=logs, losses=losses, set_aside=set_aside, is_last=is_last)
+        return gathering.append(pieces, logs=logs, records=records, losses=losses, set_aside=set_aside, is_last=is_last)
 
     def defer(self, come: Callable[[], None], *, is_last: bool = False) -> bool:
         """Have `come` called when the next commit begins, to `append` to it; False where that is to be done now."""
@@ -420,7 +421,7 @@ class Store:
 
     @property
     def newest_segments(self) -> list[int]:
-        """Row ids of what the last commit wrote: whoever returns from `append` finds there what was appended."""
+        """Row ids of the columns that the last commit wrote: whoever returns from `append` finds there his `pieces`."""
         return list(self._committer.newest)
 
     async def whereabouts(self, ids: Sequence[int]) -> dict[int, dict[str, str]]:

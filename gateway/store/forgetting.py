@@ -14,8 +14,7 @@ import numpy as np
 
 from gateway.core.batch import distinct
 from gateway.core.clock import NS_PER_S
-from gateway.core.contracts import Signal
-from gateway.store.segments import SegmentError, decode_logs, decode_metrics
+from gateway.store.segments import SegmentError, decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -70,7 +69,6 @@ class Forgetter:
     def refused(self, segments: Iterable[LeasedSegment]) -> None:
         """Let series of segments that are set aside count as used now: somebody has time to see them by their names."""
         for segment in segments:
-            decode = decode_logs if segment.signal is Signal.LOGS else decode_metrics
             with contextlib.suppress(SegmentError):
                 self._registry.touch(distinct(decode(segment.body).series), now_s=self._now_s)
 

@@ -12,12 +12,19 @@ from typing import TYPE_CHECKING, Final
 from gateway.core.contracts import FullError
 from gateway.store.drawer import Samples
 from gateway.store.waiting import RoomQueue
-from gateway.store.writer import READING_BYTES, SEGMENT_READINGS_MAX, Pending, press
+from gateway.store.writer import (
+    READING_BYTES,
+    SEGMENT_LOG_BYTES_MAX,
+    SEGMENT_READINGS_MAX,
+    Pending,
+    press,
+    press_apart,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from gateway.core.batch import Batch, LogRecords
+    from gateway.core.batch import Batch, LogRecords, ResourceRecords
     from gateway.core.contracts import Priority
     from gateway.core.telemetry import Telemetry
     from gateway.store.pace import Pace
@@ -81,27 +88,30 @@ class Gathering:
         pieces: Sequence[tuple[Priority, Batch]],
         *,
         logs: LogRecords | None,
+        records: Sequence[tuple[Priority, ResourceRecords]] = (),
         losses: Sequence[Loss],
         set_aside: Sequence[SetAside],
         is_last: bool = False,
     ) -> asyncio.Future[None]:
         """Queue for the next commit; raise FullError where there is no room to wait."""
-        readings = sum(len(batch) for _, batch in pieces)
+        readings, messages = sum(len(batch) for _, batch in pieces), sum(len(some) for _, some in records)
         pending = self.pending
         if self.is_closing:
             raise FullError("the gateway is stopping")
         if not self.has_room():
             raise self.full("pending", TOO_SLOW, self._pace.interval_s)
-        if self._is_refusing(readings):
+        if self._is_refusing(readings + messages):
             raise self._refusal()
         pending.pieces += [(priority, batch) for priority, batch in pieces if len(batch)]
         if logs is not None and len(logs):
             pending.logs.append(logs)
             pending.size_bytes += sum(map(len, logs.bodies))
+        if messages:
+            self._take_messages(pending, records)
         pending.losses += losses
         pending.set_aside.extend(self._samples.pick(set_aside, now_s=asyncio.get_running_loop().time()))
         pending.size_bytes += readings * READING_BYTES
-        pending.readings += readings
+        pending.readings += readings + messages
         pending.loose += readings
         if pending.loose + readings > SEGMENT_READINGS_MAX:
             self._press_ahead(pending)
@@ -126,6 +136,16 @@ class Gathering:
         self._coming.append(come)
         self._want(self._pace.wait_s(asyncio.get_running_loop().time(), is_last=is_last))
         return True
+
+    @staticmethod
+    def _take_messages(pending: Pending, records: Sequence[tuple[Priority, ResourceRecords]]) -> None:
+        pending.records += records
+        size_bytes = sum(some.size_bytes for _, some in records)
+        pending.size_bytes += size_bytes
+        pending.records_bytes += size_bytes
+        if pending.records_bytes >= SEGMENT_LOG_BYTES_MAX:
+            pending.parts += press_apart(pending.records)
+            pending.records, pending.records_bytes = [], 0
 
     def _press_ahead(self, pending: Pending) -> None:
         """Compress what fills a segment while the rest is still coming: the commit then takes as long as the disk."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import msgspec
 
 from gateway.core.clock import BootTimes, Timeline
-from gateway.core.contracts import BootId, Signal
+from gateway.core.contracts import BootId
 from gateway.store.accounts import DamagedStateError, State, decode_state
 from gateway.store.connection import APPLICATION_ID, DATABASE, PAGE_BYTES
 from gateway.store.files import check_file
@@ -25,14 +25,14 @@ from gateway.store.opening import decode_boot
 from gateway.store.pagefile import read_log_bytes
 from gateway.store.pages import HEADER_BYTES, LOG_HEADER_BYTES, TABLE_LEAF, children_of, read_log, rows_of
 from gateway.store.records import STATE_ID, Quarantined, SetAside, StoreError
-from gateway.store.segments import decode_logs, decode_metrics, read_header
+from gateway.store.segments import decode, read_header
 from gateway.store.series import decode_series, lost_series
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from gateway.core.batch import Batch, LogRecords, Series
+    from gateway.core.batch import Batch, LogRecords, ResourceRecords, Series
     from gateway.store.pages import Value
 
 _T = TypeVar("_T")
@@ -53,11 +53,9 @@ class Refused:
     readings: int
     body: bytes
 
-    def open(self) -> tuple[Batch | LogRecords, BootId]:
+    def open(self) -> tuple[Batch | LogRecords | ResourceRecords, BootId]:
         """Return what it holds and in which boot it was made; raise SegmentError."""
-        header = read_header(self.body)
-        decode = decode_logs if header.signal is Signal.LOGS else decode_metrics
-        return decode(self.body), header.boot
+        return decode(self.body), read_header(self.body).boot
 
 
 class Tables:

@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 
 from gateway.core.clock import BootTimes, Timeline
-from gateway.core.contracts import BootId, Priority, Signal
+from gateway.core.contracts import BootId, Priority
 from gateway.core.progress import no_progress
 from gateway.core.words import plural
 from gateway.store.accounts import NOBODY, Accounts, DamagedStateError, Entry, State, decode_state
@@ -34,7 +34,7 @@ from gateway.store.pagefile import PageFile, find
 from gateway.store.reached import read_reached
 from gateway.store.records import SEQUENCE_END, SHELVES, STATE_ID, LeasedSegment, StoreError, place, where_from
 from gateway.store.salvage import salvage_into
-from gateway.store.segments import SegmentError, decode_logs, decode_metrics, read_header, segment_hash
+from gateway.store.segments import SegmentError, decode, read_header, segment_hash
 from gateway.store.series import decode_series, lost_series
 from gateway.store.snapshots import Snapshot, stamp_of
 from gateway.store.starting import is_damage
@@ -438,7 +438,7 @@ def _wrong(row: HeldRow, *, before: tuple[int, bytes], known: set[int]) -> Itera
         return
     try:
         header = read_header(body)
-        columns = decode_metrics(body) if signal is Signal.METRICS else decode_logs(body)
+        columns = decode(body)
     except SegmentError as error:
         yield f"segment {sequence}: {error}"
         return

@@ -6,20 +6,24 @@ A segment is one row of the store and one unit of what is sent, kept and given u
 | ------ | ---- | --------------------------------------------------------------------------------------- |
 | 0      | 4    | magic, always b"TGS1"                                                                   |
 | 4      | 1    | version of the format, now 1                                                            |
-| 5      | 1    | signal: 0 metrics, 1 logs                                                               |
-| 6      | 2    | reserved, 0                                                                             |
+| 5      | 1    | signal: 0 metrics, 1 logs, 2 traces                                                     |
+| 6      | 2    | form of the contents: 0 columns of readings or log records, 1 OTLP messages             |
 | 8      | 8    | sequence, starts at 1                                                                   |
 | 16     | 4    | boot: whose monotonic clock unrepaired times are of; 0 unknown                          |
-| 20     | 4    | readings (or log records), at least 1                                                   |
+| 20     | 4    | readings (or log records, or spans), at least 1                                         |
 | 24     | 8    | earliest time as it stands in the column, ns: Unix or the boot's monotonic              |
 | 32     | 8    | latest time                                                                             |
 | 40     | 16   | hash of the segment before: BLAKE2b of all of its bytes; 16 zeros for the very first    |
 | 56     | 4    | bytes of the columns                                                                    |
 | 60     | 4    | bytes of the columns as compressed                                                      |
 | 64     | 4    | CRC-32 of all bytes but these four                                                      |
-| 68     |      | one zstd frame: the columns of store/columns, or for logs those below                   |
+| 68     |      | one zstd frame: the columns of store/columns, or those below                            |
 
 Columns of log records, as in store/integers: signed, series; signed, times; unsigned, lengths; the bodies.
+
+Of form 1, for all three signals, whole ResourceMetrics, ResourceLogs or ResourceSpans messages of
+opentelemetry-proto as somebody sent them: a varint, how many; unsigned, how many readings each holds; signed, Unix
+times of arrival (0: no clock); unsigned, lengths; the messages. What stands in them is not looked at here.
 
 Nothing that is read is believed: every length is bounded before anything of that length is made, and whatever
 does not fit raises SegmentError.
@@ -31,12 +35,13 @@ import hashlib
 import struct
 import zlib
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from gateway.codecs import zstd
-from gateway.core.batch import Batch, LogRecords, distinct
+from gateway.core.batch import Batch, LogRecords, ResourceRecords, distinct
 from gateway.core.contracts import BootId, Signal
 from gateway.store import columns, handful
 from gateway.store.integers import Reader, SegmentError, Writer
@@ -54,16 +59,20 @@ __all__ = [
     "HEADER_BYTES",
     "LOG_BYTES_MAX",
     "READINGS_MAX",
+    "Form",
     "Pressed",
     "SegmentError",
     "SegmentHeader",
     "check_link",
+    "decode",
     "decode_logs",
     "decode_metrics",
+    "decode_records",
     "encode_logs",
     "encode_metrics",
     "press_logs",
     "press_metrics",
+    "press_records",
     "read_header",
     "segment_hash",
 ]
@@ -81,7 +90,7 @@ FIRST_HASH: Final = bytes(HASH_BYTES)
 READINGS_MAX: Final = 1 << 18
 """Readings or log records in one segment. Decoded they take 21 bytes each, and while decoding some 60."""
 LOG_BYTES_MAX: Final = 16 << 20
-"""Bytes of all bodies of one segment of logs."""
+"""Bytes of all bodies of one segment of logs, or of OTLP messages."""
 
 # At worst runs of one reading each and nothing fits: 8 bytes each for series, flags, count, time, first, and
 # for an exception and its position.
@@ -92,6 +101,19 @@ _TRY_BYTES_MAX: Final = 1 << 14
 _LAYOUT: Final = struct.Struct("<4sBBHQIIqq16sII")
 _CRC: Final = struct.Struct("<I")
 assert _LAYOUT.size + _CRC.size == HEADER_BYTES
+
+
+class Form(IntEnum):
+    """What a segment is made of."""
+
+    COLUMNS = 0
+    MESSAGES = 1
+
+
+# Traces are kept as they came, and in no other way.
+_KNOWN: Final = frozenset(
+    {(Form.COLUMNS, Signal.METRICS), (Form.COLUMNS, Signal.LOGS), *((Form.MESSAGES, signal) for signal in Signal)}
+)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -108,6 +130,7 @@ class SegmentHeader:
     columns_bytes: int
     body_bytes: int
     crc32: int
+    form: Form = Form.COLUMNS
 
     def __repr__(self) -> str:
         return (
@@ -133,13 +156,24 @@ class Pressed:
     body: bytes
     series: npt.NDArray[np.uint32]
     readable: Batch | None = None
+    form: Form = Form.COLUMNS
 
     def seal(self, *, sequence: int, boot: BootId, previous_hash: bytes) -> bytes:
         """Return the segment at its place in the chain."""
         assert sequence >= 1, sequence
         assert len(previous_hash) == HASH_BYTES, previous_hash
         head = _LAYOUT.pack(
-            *(MAGIC, FORMAT_VERSION, self.signal, 0, sequence, boot, self.readings, self.first_ns, self.last_ns),
+            *(
+                MAGIC,
+                FORMAT_VERSION,
+                self.signal,
+                self.form,
+                sequence,
+                boot,
+                self.readings,
+                self.first_ns,
+                self.last_ns,
+            ),
             *(previous_hash, self.columns_bytes, len(self.body)),
         )
         return b"".join((head, _CRC.pack(zlib.crc32(self.body, zlib.crc32(head))), self.body))
@@ -185,23 +219,51 @@ def press_logs(records: LogRecords, *, level: int = LEVEL) -> Pressed:
     return Pressed(Signal.LOGS, len(records), *times, content_bytes, body, distinct(records.series))
 
 
+def press_records(records: ResourceRecords, *, level: int = LEVEL) -> Pressed:
+    """Compress OTLP messages of 1 to READINGS_MAX readings and LOG_BYTES_MAX bytes together, in their order."""
+    readings = len(records)
+    assert 1 <= readings <= READINGS_MAX, readings
+    assert records.counts.min() >= 1, "a message without a reading is nothing to keep"
+    assert records.size_bytes <= LOG_BYTES_MAX, "too many bytes of messages for one segment"
+    writer = Writer()
+    writer.varint(len(records.bodies))
+    writer.unsigned(records.counts.astype(np.uint64))
+    writer.signed(records.time_ns)
+    writer.unsigned(np.fromiter(map(len, records.bodies), np.uint64, len(records.bodies)))
+    writer.raw(b"".join(records.bodies))
+    times = int(records.time_ns.min()), int(records.time_ns.max())
+    body, content_bytes = _compress(writer.parts, level=level)
+    return Pressed(records.signal, readings, *times, content_bytes, body, records.series, form=Form.MESSAGES)
+
+
 def read_header(data: bytes) -> SegmentHeader:
     """Return what stands before the columns, without checking these; raise SegmentError."""
     if len(data) < HEADER_BYTES:
         raise SegmentError(f"a segment has at least {HEADER_BYTES} bytes, this has {len(data)}")
-    magic, version, signal, _, sequence, boot, readings, first, last, previous, size, stored = _LAYOUT.unpack_from(data)
+    fields = _LAYOUT.unpack_from(data)
+    magic, version, signal, form, sequence, boot, readings, first, last, previous, size, stored = fields
     if magic != MAGIC:
         raise SegmentError(f"not a segment: it begins with {magic!r} instead of {MAGIC!r}")
     if version != FORMAT_VERSION:
         raise SegmentError(f"this segment has format version {version}, and only {FORMAT_VERSION} is known here")
-    if signal not in {Signal.METRICS, Signal.LOGS}:
-        raise SegmentError(f"a segment of signal {signal} is not known here")
+    if (form, signal) not in _KNOWN:
+        raise SegmentError(f"a segment of signal {signal} is not known here in form {form}")
     if not 1 <= readings <= READINGS_MAX:
         raise SegmentError(f"a segment has 1 to {READINGS_MAX} readings, this says {readings}")
     if sequence < 1:
         raise SegmentError("the sequence of segments starts at 1, this says 0")
     (crc32,) = _CRC.unpack_from(data, _LAYOUT.size)
-    return SegmentHeader(Signal(signal), sequence, BootId(boot), readings, first, last, previous, size, stored, crc32)
+    return SegmentHeader(
+        *(Signal(signal), sequence, BootId(boot), readings, first, last, previous, size, stored, crc32, Form(form))
+    )
+
+
+def decode(data: bytes) -> Batch | LogRecords | ResourceRecords:
+    """Return what a segment holds, whatever that is; raise SegmentError for any damage."""
+    header = read_header(data)
+    if header.form is Form.MESSAGES:
+        return decode_records(data)
+    return decode_logs(data) if header.signal is Signal.LOGS else decode_metrics(data)
 
 
 def decode_metrics(data: bytes) -> Batch:
@@ -225,13 +287,34 @@ def decode_logs(data: bytes) -> LogRecords:
         raise SegmentError(f"the log records have more than {LOG_BYTES_MAX} bytes")
     bodies = bytes(reader.raw(int(lengths.sum())))
     reader.close()
+    return LogRecords(series.astype(np.uint32), time_ns, _cut(bodies, lengths))
+
+
+def decode_records(data: bytes) -> ResourceRecords:
+    """Return the OTLP messages of a segment in their order; raise SegmentError for any damage."""
+    header = read_header(data)
+    bytes_max = (header.readings + 1) * _COLUMN_BYTES_MAX + LOG_BYTES_MAX
+    reader = Reader(_unseal(data, header, header.signal, form=Form.MESSAGES, bytes_max=bytes_max))
+    messages = reader.varint()
+    if not 1 <= messages <= header.readings:
+        raise SegmentError(f"{header.readings} readings cannot stand in {messages} messages")
+    counts = reader.unsigned(messages)
+    # One by one first: their sum may be more than fits.
+    if counts.min() < 1 or counts.max() > READINGS_MAX or int(counts.sum()) != header.readings:
+        raise SegmentError(f"the messages do not hold the {header.readings} readings that the header says")
+    time_ns = reader.signed(messages)
+    lengths = reader.unsigned(messages)
+    if lengths.max() > LOG_BYTES_MAX or int(lengths.sum()) > LOG_BYTES_MAX:
+        raise SegmentError(f"the messages have more than {LOG_BYTES_MAX} bytes")
+    bodies = bytes(reader.raw(int(lengths.sum())))
+    reader.close()
+    return ResourceRecords(header.signal, counts.astype(np.int64), time_ns, _cut(bodies, lengths))
+
+
+def _cut(bodies: bytes, lengths: npt.NDArray[np.uint64]) -> tuple[bytes, ...]:
     ends = np.cumsum(lengths, dtype=np.int64).tolist()
     starts = [0, *ends[:-1]]
-    return LogRecords(
-        series.astype(np.uint32),
-        time_ns,
-        tuple(bodies[start:end] for start, end in zip(starts, ends, strict=True)),
-    )
+    return tuple(bodies[start:end] for start, end in zip(starts, ends, strict=True))
 
 
 def segment_hash(data: bytes) -> bytes:
@@ -281,10 +364,12 @@ def _check_whole(data: bytes, header: SegmentHeader) -> None:
         raise SegmentError(f"segment {header.sequence} is damaged: its checksum does not match")
 
 
-def _unseal(data: bytes, header: SegmentHeader, signal: Signal, *, bytes_max: int) -> bytes:
+def _unseal(data: bytes, header: SegmentHeader, signal: Signal, *, bytes_max: int, form: Form = Form.COLUMNS) -> bytes:
     """Check everything that can be checked before the columns are read; return them."""
     if header.signal is not signal:
         raise SegmentError(f"segment {header.sequence} holds {header.signal.name.lower()}, not {signal.name.lower()}")
+    if header.form is not form:
+        raise SegmentError(f"segment {header.sequence} holds {header.form.name.lower()}, not {form.name.lower()}")
     _check_whole(data, header)
     if header.columns_bytes > bytes_max:
         raise SegmentError(f"segment {header.sequence} says that it holds {header.columns_bytes} bytes of columns")

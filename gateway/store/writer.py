@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
-from gateway.core.batch import MONOTONIC, Batch, LogRecords, distinct
-from gateway.core.contracts import BootId, Priority
+from gateway.core.batch import MONOTONIC, Batch, LogRecords, ResourceRecords, distinct
+from gateway.core.contracts import BootId, Priority, Signal
 from gateway.store.connection import PAGE_BYTES, Steps, transact
 from gateway.store.drawer import NOTHING, Filing
 from gateway.store.recent import Row
 from gateway.store.records import DONE_BY_NOBODY, SEQUENCE_END, STATE_ID, place
-from gateway.store.segments import press_logs, press_metrics, segment_hash
+from gateway.store.segments import Form, press_logs, press_metrics, press_records, segment_hash
 
 if TYPE_CHECKING:
     import asyncio
@@ -60,12 +60,14 @@ class Pending:
     pieces: list[tuple[Priority, Batch]] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
     logs: list[LogRecords] = field(default_factory=list)
+    records: list[tuple[Priority, ResourceRecords]] = field(default_factory=list)
     losses: list[Loss] = field(default_factory=list)
     set_aside: list[SetAside] = field(default_factory=list)
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
     size_bytes: int = 0
     readings: int = 0
     loose: int = 0  # of these, in the pieces
+    records_bytes: int = 0  # of those in `records`
 
     def take_full(self, *, readings_max: int) -> list[tuple[Priority, list[Batch]]]:
         """Take out of the pieces what fills segments of `readings_max`, by priority; the rest stays.
@@ -83,6 +85,17 @@ class Pending:
             self.pieces += [(priority, batch) for batch in rest]
             found += [(priority, batches) for batches in parts]
         return found
+
+
+def press_apart(records: Sequence[tuple[Priority, ResourceRecords]]) -> Iterator[Part]:
+    """Compress OTLP messages: segments of one class and signal, of about SEGMENT_LOG_BYTES_MAX each, in their order."""
+    for priority in Priority:
+        for signal in Signal:
+            mine = [some for wanted, some in records if wanted is priority and some.signal is signal]
+            for some in _cut_records(ResourceRecords.join(mine)) if mine else []:
+                known = some.time_ns[some.time_ns != 0]
+                times = (int(known.min()), int(known.max())) if len(known) else (0, 0)
+                yield Part(priority, press_records(some), times)
 
 
 def press(priority: Priority, batches: Sequence[Batch], offset_ns: int | None) -> Part:
@@ -120,6 +133,7 @@ class NewSegment(NamedTuple):
     last_ns: int
     body: bytes
     readable: Batch | None = None
+    form: Form = Form.COLUMNS
 
 
 @dataclass(slots=True)
@@ -171,7 +185,7 @@ def seal(
         priority, pressed, times = part
         body = pressed.seal(sequence=sequence, boot=boot, previous_hash=chain)
         row = Row(place(priority, pressed.signal, sequence), pressed.readings, boot, len(body))
-        segments.append(NewSegment(row, *times, body, pressed.readable))
+        segments.append(NewSegment(row, *times, body, pressed.readable, pressed.form))
         series.append(pressed.series)
         chain = segment_hash(body)
         sequence += 1
@@ -182,6 +196,8 @@ def seal(
                 add(part)
         for batches in cut([piece for wanted, piece in pending.pieces if wanted is priority]):
             add(press(priority, batches, offset_ns))
+    for part in press_apart(pending.records):
+        add(part)
     for records in _cut(LogRecords.join(pending.logs)):
         pressed = press_logs(records)
         add(Part(LOG_PRIORITY, pressed, (pressed.first_ns, pressed.last_ns)))
@@ -245,6 +261,17 @@ def _cut(records: LogRecords) -> list[LogRecords]:
             parts.append(LogRecords(records.series[start:end], records.time_ns[start:end], records.bodies[start:end]))
             start, size_bytes = end, 0
     return parts
+
+
+def _cut_records(records: ResourceRecords) -> Iterator[ResourceRecords]:
+    """Cut OTLP messages where a segment has about SEGMENT_LOG_BYTES_MAX bytes or SEGMENT_READINGS_MAX readings."""
+    start = size_bytes = readings = 0
+    for end, (body, count) in enumerate(zip(records.bodies, records.counts.tolist(), strict=True), start=1):
+        size_bytes += len(body)
+        readings += count
+        if size_bytes >= SEGMENT_LOG_BYTES_MAX or readings >= SEGMENT_READINGS_MAX or end == len(records.bodies):
+            yield records.take(slice(start, end))
+            start, size_bytes, readings = end, 0, 0
 
 
 def time_range(batch: Batch, offset_ns: int | None) -> tuple[int, int]:

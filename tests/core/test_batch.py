@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.batch import DEVICE_TIME_REJECTED, MONOTONIC, Batch, LogRecords, Series, ValueKind, to_bits
+from gateway.core.batch import (
+    DEVICE_TIME_REJECTED,
+    MONOTONIC,
+    Batch,
+    LogRecords,
+    ResourceRecords,
+    Series,
+    ValueKind,
+    to_bits,
+)
+from gateway.core.contracts import Signal
 
 
 def test_the_dtype_of_the_values_gives_their_kind() -> None:
@@ -133,3 +143,15 @@ def test_log_records_are_joined_in_order() -> None:
     assert len(LogRecords.join([])) == 0
     with pytest.raises(AssertionError):
         LogRecords(one.series, one.time_ns, ())
+
+
+def test_what_came_as_otlp_counts_what_stands_in_it() -> None:
+    """Not the messages; columns of different lengths, and two signals together, are our mistake."""
+    one = ResourceRecords(Signal.LOGS, np.array([2, 3]), np.array([5, 6]), (b"ab", b"c"))
+    joined = ResourceRecords.join([one, one.take(slice(1, None))])
+    assert (len(joined), joined.bodies, joined.size_bytes) == (8, (b"ab", b"c", b"c"), 4)
+    assert (joined.time_ns.tolist(), joined.series.tolist()) == ([5, 6, 6], [])
+    with pytest.raises(AssertionError):
+        ResourceRecords(Signal.LOGS, one.counts, one.time_ns, ())
+    with pytest.raises(AssertionError):
+        ResourceRecords.join([one, ResourceRecords(Signal.TRACES, one.counts, one.time_ns, one.bodies)])

@@ -341,7 +341,7 @@ class LeaseMachine(RuleBasedStateMachine):
         state = decode_state(work.state)
         now_s = asyncio.get_running_loop().time()
         new = {}
-        for row, _, _, body, _ in work.segments:
+        for row, _, _, body, *_ in work.segments:
             priority, signal, sequence = where_from(row.id)
             new[sequence] = Piece(sequence, priority, signal, row.readings, body)
         gone = {where_from(segment_id)[2] for segment_id in work.removed}

@@ -14,13 +14,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
 
-from gateway.core.batch import Batch, LogRecords, Series
+from gateway.core.batch import Batch, LogRecords, ResourceRecords, Series
 from gateway.core.clock import NS_PER_S, FakeClock
 from gateway.core.contracts import Priority, Signal
 from gateway.core.telemetry import Telemetry
 from gateway.store.database import Loss, SeriesBounds, SetAside, Store, StoreSettings
 from gateway.store.reading import read_held, verify
-from gateway.store.segments import decode_logs, decode_metrics
+from gateway.store.segments import Form, decode_logs, decode_metrics, decode_records, read_header
 from gateway.store.writer import LOG_PRIORITY
 
 PRIORITIES = st.sampled_from(Priority)
@@ -28,14 +28,23 @@ UPLINKS = ("near", "far")
 
 
 def ids_of(segment) -> list[int]:
-    """Return which readings a segment holds: each has a number of its own as its value."""
+    """Return which readings a segment holds: each has a number of its own as its value, or its message the first."""
+    if read_header(segment.body).form is Form.MESSAGES:
+        records = decode_records(segment.body)
+        return [
+            int(body) + k
+            for body, count in zip(records.bodies, records.counts.tolist(), strict=True)
+            for k in range(count)
+        ]
     if segment.signal is Signal.LOGS:
         return [int(body) for body in decode_logs(segment.body).bodies]
     return decode_metrics(segment.body).bits.tolist()
 
 
 def names_of(segment, series) -> dict[int, str]:
-    """Return which series each reading is of, as `series` names its number."""
+    """Return which series each reading is of, as `series` names its number; those of OTLP messages have none."""
+    if read_header(segment.body).form is Form.MESSAGES:
+        return dict.fromkeys(ids_of(segment), "")
     if segment.signal is Signal.LOGS:
         records = decode_logs(segment.body)
         return {int(body): series(n).name for body, n in zip(records.bodies, records.series.tolist(), strict=True)}
@@ -114,10 +123,11 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(
         pieces=st.lists(st.tuples(PRIORITIES, st.integers(0, 20)), max_size=4),
         logs=st.integers(0, 2),
+        messages=st.lists(st.tuples(PRIORITIES, st.sampled_from(Signal), st.integers(1, 9)), max_size=3),
         malformed=st.integers(0, 2),
         metric=st.sampled_from("klmn"),
     )
-    def append(self, pieces, logs, malformed, metric) -> None:
+    def append(self, pieces, logs, messages, malformed, metric) -> None:
         series = self.store.resolve(Series((), metric))
         first_id = self.next_id
         batches, ids = [], []
@@ -132,11 +142,23 @@ class StoreMachine(RuleBasedStateMachine):
         self.classes.update(dict.fromkeys(ids[len(ids) - logs :], LOG_PRIORITY))
         self.next_id += logs
         self.names.update(dict.fromkeys(range(first_id, self.next_id), metric))
+        whole = []
+        for priority, signal, count in messages:
+            numbers = range(self.next_id, self.next_id + count)
+            body = str(self.next_id).encode()
+            whole.append(
+                (priority, ResourceRecords(signal, np.array([count]), np.array([self.clock.wall_ns()]), (body,)))
+            )
+            self.next_id += count
+            ids += numbers
+            self.names.update(dict.fromkeys(numbers, ""))
+            self.classes.update(dict.fromkeys(numbers, priority))
         records = LogRecords(np.full(logs, series, np.uint32), np.full(logs, self.clock.wall_ns()), bodies)
         self.run(
             self.bring_in(
                 batches,
                 logs=records,
+                records=whole,
                 losses=[Loss("syntax", malformed)] if malformed else [],
                 set_aside=[SetAside("s", b"t", b"{", "syntax", "no")] * malformed,
             )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from gateway.core.batch import Batch, LogRecords, Series
+from gateway.core.batch import Batch, LogRecords, ResourceRecords, Series
 from gateway.core.clock import FakeClock
 from gateway.core.contracts import Priority, Signal
 from gateway.core.telemetry import Telemetry
@@ -87,6 +87,11 @@ class Shelves:
         series = store.resolve(Series((), "", kind="log"))
         times = np.full(len(texts), self.clock.wall_ns(), np.int64)
         return LogRecords(np.full(len(texts), series, np.uint32), times, tuple(t.encode() for t in texts))
+
+    def messages(self, *bodies: bytes, signal: Signal = Signal.TRACES, count: int = 1) -> ResourceRecords:
+        """OTLP messages of so many readings each."""
+        columns = np.full(len(bodies), count, np.int64), np.full(len(bodies), self.clock.wall_ns(), np.int64)
+        return ResourceRecords(signal, *columns, bodies)
 
     async def lease(self, store: Store, uplink: str = "cloud", *, readings_max=1000, bytes_max=1 << 20) -> Lease | None:
         return await store.lease(uplink, readings_max=readings_max, bytes_max=bytes_max)

@@ -16,6 +16,8 @@ from gateway.store.database import Loss, SetAside, StoreError
 from gateway.store.leases import EVIDENCE_MAX
 from gateway.store.policy import Terms
 from gateway.store.reading import verify
+from gateway.store.records import where_from
+from gateway.store.segments import decode
 from gateway.store.shelf import ShelfReader
 from gateway.store.writer import SEGMENT_READINGS_MAX
 
@@ -77,6 +79,31 @@ async def test_logs_are_segments_of_their_own(shelves, numbers) -> None:
     first, second = await shelves.lease(store), await shelves.lease(store)
     assert {first.signal, second.signal} == {Signal.LOGS, Signal.METRICS}
     assert sorted(numbers(first) + numbers(second)) == [*put, 901, 902]
+
+
+async def test_otlp_messages_are_leased_as_they_came(shelves) -> None:
+    """Each signal by itself; what the mappings made of the same signal may stand in the same lease."""
+    store = await shelves.open()
+    numbers = await shelves.put(store, 2, records=[(Priority.NORMAL, shelves.messages(b"m", signal=Signal.METRICS))])
+    await store.append([], records=[(Priority.NORMAL, shelves.messages(b"s1", b"s2", count=3))])
+    found = {}
+    while (lease := await shelves.lease(store)) is not None:
+        found.setdefault(lease.signal, []).extend(decode(segment.body) for segment in lease.segments)
+        store.ack(lease)
+    columns, messages = sorted(found[Signal.METRICS], key=len, reverse=True)
+    assert (columns.bits.tolist(), messages.bodies) == (numbers, (b"m",))
+    (spans,) = found[Signal.TRACES]
+    assert (spans.bodies, len(spans)) == ((b"s1", b"s2"), 6)
+    assert store.accepted == 9
+    shelves.check(store)
+
+
+async def test_only_columns_can_be_traced_to_their_message(shelves) -> None:
+    """OTLP messages beside them came by another door."""
+    store = await shelves.open()
+    await shelves.put(store, 2, records=[(Priority.NORMAL, shelves.messages(b"m", signal=Signal.METRICS))])
+    (segment_id,) = store.newest_segments
+    assert where_from(segment_id) == (Priority.NORMAL, Signal.METRICS, 1)
 
 
 async def test_large_appends_become_several_segments(shelves) -> None:

@@ -7,8 +7,8 @@ import asyncio
 import numpy as np
 import pytest
 
-from gateway.core.batch import Batch
-from gateway.core.contracts import BootId, FullError, Priority
+from gateway.core.batch import Batch, ResourceRecords
+from gateway.core.contracts import BootId, FullError, Priority, Signal
 from gateway.core.telemetry import Telemetry
 from gateway.core.units import Size
 from gateway.store import gathering as module
@@ -129,6 +129,30 @@ async def test_what_fills_a_segment_is_pressed_ahead(make, monkeypatch) -> None:
     assert [new.row.readings for new in sealed.segments] == [10, 10, 3, 5]
     times = [decode_metrics(new.body).time_ns.tolist() for new in sealed.segments[:3]]
     assert [time for some in times for time in some] == list(range(23))
+
+
+async def test_otlp_messages_are_pressed_ahead_by_their_bytes(make, monkeypatch) -> None:
+    """They count for the bound of what waits as they came."""
+    monkeypatch.setattr(module, "SEGMENT_LOG_BYTES_MAX", 10)
+    gathering = make()
+    for body in (b"abcd", b"efg", b"hij", b"k"):
+        some = ResourceRecords(Signal.LOGS, np.array([2]), np.array([5]), (body,))
+        gathering.append([], logs=None, records=[(Priority.NORMAL, some)], losses=(), set_aside=())
+    assert gathering.waiting_bytes == 11
+    pending = gathering.take()
+    assert [part.pressed.readings for part in pending.parts] == [6]
+    assert [some.bodies for _, some in pending.records] == [(b"k",)]
+    assert (pending.records_bytes, pending.readings) == (1, 8)
+
+
+async def test_otlp_messages_are_refused_where_readings_are(make) -> None:
+    """A shelf that is full and refuses."""
+    gathering = make()
+    gathering.refused.append(FullError("the shelf is full", 7))
+    some = ResourceRecords(Signal.LOGS, np.array([2]), np.array([5]), (b"a",))
+    with pytest.raises(FullError, match="the shelf is full"):
+        gathering.append([], logs=None, records=[(Priority.NORMAL, some)], losses=(), set_aside=())
+    assert gathering.take().records == []
 
 
 async def test_a_piece_that_cannot_be_pressed_meets_the_commit(make, monkeypatch) -> None:

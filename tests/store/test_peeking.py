@@ -10,8 +10,9 @@ import random
 import numpy as np
 import pytest
 
-from gateway.core.batch import Batch, LogRecords, Series
+from gateway.core.batch import Batch, LogRecords, ResourceRecords, Series
 from gateway.core.clock import FakeClock
+from gateway.core.contracts import Priority
 from gateway.store import peeking
 from gateway.store.connection import DATABASE, PAGE_BYTES
 from gateway.store.pages import TABLE_INTERIOR
@@ -70,15 +71,17 @@ async def test_what_an_uplink_refused(shelves) -> None:
     store = await shelves.open()
     await shelves.put(store, 3)
     await store.append([], logs=shelves.logs(store, "7"))
+    await store.append([], records=[(Priority.NORMAL, shelves.messages(b"span"))])
     while (lease := await shelves.lease(store)) is not None:
         store.refuse(lease, "refused", "bad name")
     await shelves.put(store)
-    assert count(shelves, "refused") == 2
+    assert count(shelves, "refused") == 3
     await shelves.close()
     rows = peek(shelves.state_dir, lambda tables: newest_refused(tables, limit=9))
     opened = {type(what): what for _, row in rows for what, _ in [row.open()]}
     assert opened[Batch].bits.tolist() == [1, 2, 3]
     assert opened[LogRecords].bodies == (b"7",)
+    assert opened[ResourceRecords].bodies == (b"span",)
     assert {(row.uplink, row.reason, row.message) for _, row in rows} == {("cloud", "refused", "bad name")}
     number = int(opened[Batch].series[0])
     assert peek(shelves.state_dir, lambda tables: tables.series(number)).name == "m"

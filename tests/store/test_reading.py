@@ -9,7 +9,7 @@ import sqlite3
 import pytest
 
 from gateway.core.batch import Batch
-from gateway.core.contracts import Priority
+from gateway.core.contracts import Priority, Signal
 from gateway.store import reading
 from gateway.store.connection import DATABASE, PAGE_BYTES
 from gateway.store.database import Loss, StoreError
@@ -73,6 +73,17 @@ async def test_segments_come_in_order(shelves, filled, numbers) -> None:
         assert held.series(1).name == "m"
         assert held.series(99).name == "tidegate.lost_series"
         assert held.timeline.current.uuid == "boot-1"
+
+
+async def test_otlp_messages_are_verified_as_readings(shelves) -> None:
+    """And read back, in any order of signals."""
+    store = await shelves.open()
+    await shelves.put(store, 2, records=[(Priority.BULK, shelves.messages(b"one", b"two", count=4))])
+    await shelves.close()
+    report = verify(shelves.state_dir)
+    assert (report.problems, report.segments, report.readings) == ([], 2, 10)
+    with read_held(shelves.state_dir) as held:
+        assert [(segment.signal, segment.readings) for segment in held] == [(Signal.METRICS, 2), (Signal.TRACES, 8)]
 
 
 async def test_while_a_gateway_runs(shelves) -> None:

@@ -24,6 +24,7 @@ from gateway.store.reading import find, verify
 from gateway.store.reckoning import Missing
 from gateway.store.records import STATE_ID, StoreError, place
 from gateway.store.salvage import Salvaged
+from gateway.store.segments import decode
 
 DATABASE = "tidegate.db"
 
@@ -190,6 +191,19 @@ async def test_what_was_being_sent_is_counted_after_a_salvage_too(shelves) -> No
     store = await shelves.open()
     assert "salvaged" in store.events[0]
     assert store.status()["uplinks"]["cloud"]["maybe_twice"] == 3
+
+
+async def test_otlp_messages_are_salvaged_like_all_else(shelves) -> None:
+    """A shelf whose header is gone gives them back."""
+    store = await shelves.open()
+    await store.append([], records=[(Priority.NORMAL, shelves.messages(b"one", b"two", count=4))])
+    await shelves.close()
+    damage(shelves.state_dir / DATABASE, 0, bytes(100))
+    store = await shelves.open()
+    lease = await shelves.lease(store)
+    assert [decode(segment.body).bodies for segment in lease.segments] == [(b"one", b"two")]
+    assert (lease.signal, lease.readings) == (Signal.TRACES, 8)
+    shelves.check(store)
 
 
 async def test_the_state_row_is_found_in_the_log(shelves, crashed) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.codecs import zstd
-from gateway.core.batch import MONOTONIC, Batch, LogRecords
+from gateway.core.batch import MONOTONIC, Batch, LogRecords, ResourceRecords
 from gateway.core.contracts import BootId, Signal
 from gateway.store import columns
 from gateway.store.segments import (
@@ -23,14 +23,18 @@ from gateway.store.segments import (
     HEADER_BYTES,
     LOG_BYTES_MAX,
     READINGS_MAX,
+    Form,
     SegmentError,
     check_link,
+    decode,
     decode_logs,
     decode_metrics,
+    decode_records,
     encode_logs,
     encode_metrics,
     press_logs,
     press_metrics,
+    press_records,
     read_header,
     segment_hash,
 )
@@ -56,7 +60,13 @@ def resealed(data: bytes, *, content: bytes | None = None, **fields: int) -> byt
     if content is not None:
         body = zstd.compress(content)
         struct.pack_into("<II", head, 56, len(content), len(body))
-    places = {"signal": ("<B", 5), "sequence": ("<Q", 8), "readings": ("<I", 20), "columns_bytes": ("<I", 56)}
+    places = {
+        "signal": ("<B", 5),
+        "form": ("<H", 6),
+        "sequence": ("<Q", 8),
+        "readings": ("<I", 20),
+        "columns_bytes": ("<I", 56),
+    }
     for name, value in fields.items():
         struct.pack_into(places[name][0], head, places[name][1], value)
     struct.pack_into("<I", head, 64, zlib.crc32(body, zlib.crc32(head[:64])))
@@ -86,6 +96,18 @@ def logs(*bodies: bytes) -> LogRecords:
     """Return log records one nanosecond apart."""
     count = len(bodies)
     return LogRecords(np.arange(count, dtype=np.uint32), np.arange(count, dtype=np.int64) + T0, bodies)
+
+
+def messages(*bodies: bytes, signal: Signal = Signal.TRACES, counts: list[int] | None = None) -> ResourceRecords:
+    """Return OTLP messages of one reading each, or so many."""
+    count = len(bodies)
+    times = np.arange(count, dtype=np.int64) + T0
+    return ResourceRecords(signal, np.array(counts or [1] * count, np.int64), times, bodies)
+
+
+def sealed_messages(records: ResourceRecords) -> bytes:
+    """Press and seal."""
+    return press_records(records).seal(sequence=7, boot=BootId(3), previous_hash=bytes(range(16)))
 
 
 int64 = st.one_of(st.integers(-(2**63), 2**63 - 1), st.integers(-9, 9))
@@ -176,10 +198,7 @@ def test_malice_is_refused_or_harmless(data: st.DataObject) -> None:
 @given(st.binary(max_size=200), st.integers(1, READINGS_MAX))
 def test_any_columns_are_read_or_refused(content: bytes, readings: int) -> None:
     """Nothing but SegmentError comes out of bytes that never were columns."""
-    for whole, decode in (
-        (sealed(mixed()), decode_metrics),
-        (encode_logs(logs(b"a"), sequence=1, boot=BootId(1), previous_hash=FIRST_HASH), decode_logs),
-    ):
+    for whole in (sealed(mixed()), LOGS, MESSAGES):
         with contextlib.suppress(SegmentError):
             assert len(decode(resealed(whole, content=content, readings=readings))) == readings
 
@@ -192,6 +211,41 @@ def test_any_bytes_are_refused(data: bytes) -> None:
             decode_metrics(bytes_)
 
 
+@given(
+    st.lists(st.tuples(st.integers(1, 9), int64, st.binary(max_size=30)), min_size=1, max_size=30),
+    st.sampled_from(Signal),
+)
+def test_otlp_messages_come_back_as_they_came(records: list[tuple[int, int, bytes]], signal: Signal) -> None:
+    """Of all three signals, in their order, with how many readings each holds and when it came."""
+    counts, times, bodies = zip(*records, strict=True)
+    given_records = ResourceRecords(signal, np.array(counts, np.int64), np.array(times, np.int64), bodies)
+    data = sealed_messages(given_records)
+    header = read_header(data)
+    assert (header.signal, header.form, header.readings) == (signal, Form.MESSAGES, sum(counts))
+    assert (header.first_ns, header.last_ns) == (min(times), max(times))
+    read = decode(data)
+    assert isinstance(read, ResourceRecords)
+    assert (read.signal, read.counts.tolist(), read.time_ns.tolist()) == (signal, list(counts), list(times))
+    assert read.bodies == bodies
+
+
+def test_whatever_a_segment_holds_is_read_by_its_header() -> None:
+    """Columns as columns."""
+    assert isinstance(decode(METRICS), Batch)
+    assert isinstance(decode(LOGS), LogRecords)
+
+
+@given(st.data())
+def test_damaged_messages_are_refused(data: st.DataObject) -> None:
+    """Whatever is behind a right checksum: SegmentError or messages that add up."""
+    whole = sealed_messages(messages(b"one", b"two", b"three"))
+    content = bytearray(zstd.decompress(whole[HEADER_BYTES:], bytes_max=1 << 10))
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(SegmentError):
+        assert len(decode_records(resealed(whole, content=bytes(content)))) == 3
+
+
 def test_another_version_is_named() -> None:
     """A segment from the future says so instead of looking damaged."""
     data = bytearray(sealed(Batch.of(1, [1], np.array([1.0]))))
@@ -202,10 +256,11 @@ def test_another_version_is_named() -> None:
 
 METRICS = sealed(Batch.of(1, [1, 2], np.array([1.0, 2.0])))
 LOGS = encode_logs(logs(b"one", b"two"), sequence=1, boot=BootId(1), previous_hash=FIRST_HASH)
+MESSAGES = sealed_messages(messages(b"one", b"two"))
 
 
 @pytest.mark.parametrize(
-    ("decode", "data", "says"),
+    ("read", "data", "says"),
     [
         (decode_metrics, METRICS[:50], "at least 68 bytes, this has 50"),
         (decode_metrics, b"XXXX" + METRICS[4:], "not a segment: it begins with b'XXXX'"),
@@ -219,15 +274,28 @@ LOGS = encode_logs(logs(b"one", b"two"), sequence=1, boot=BootId(1), previous_ha
         (decode_metrics, resealed(METRICS, columns_bytes=150), "bytes of columns, not 150"),
         (decode_metrics, LOGS, "holds logs, not metrics"),
         (decode_logs, METRICS, "holds metrics, not logs"),
+        (decode_metrics, resealed(METRICS, form=2), "signal 0 is not known here in form 2"),
+        (decode_records, METRICS, "holds columns, not messages"),
+        (decode_logs, sealed_messages(messages(b"a", signal=Signal.LOGS)), "holds messages, not columns"),
+        (decode_records, resealed(MESSAGES, content=b"\x00"), "2 readings cannot stand in 0 messages"),
+        (decode_records, resealed(MESSAGES, content=b"\x03"), "2 readings cannot stand in 3 messages"),
+        (decode_records, resealed(MESSAGES, content=b"\x02\x01\x02\x00"), "do not hold the 2 readings"),
+        (decode_records, resealed(MESSAGES, content=b"\x02\x01\x02\x01"), "do not hold the 2 readings"),
+        (decode_records, resealed(MESSAGES, content=b"\x02\x08" + b"\xff" * 16), "do not hold the 2 readings"),
+        (
+            decode_records,
+            resealed(MESSAGES, content=b"\x02\x01\x01\x01\x00\x00\x00\x04" + b"\xff" * 8),
+            "more than 16777216 bytes",
+        ),
         (decode_logs, resealed(LOGS, content=b"\x00\x01\x01\x00\x01"), "series out of range"),
         (decode_logs, resealed(LOGS, content=bytes(6) + b"\x04" + b"\xff" * 8), "more than 16777216 bytes"),
         (decode_logs, resealed(LOGS, content=bytes(6) + b"\x08" + b"\x80" * 16), "more than 16777216 bytes"),
     ],
 )
-def test_what_is_wrong_is_said(decode: object, data: bytes, says: str) -> None:
+def test_what_is_wrong_is_said(read: object, data: bytes, says: str) -> None:
     """Each way of being wrong has its sentence."""
     with pytest.raises(SegmentError, match=says):
-        decode(data)
+        read(data)
 
 
 def test_segments_are_linked_by_their_hashes() -> None:
@@ -246,6 +314,10 @@ def test_segments_are_linked_by_their_hashes() -> None:
         lambda: sealed(Batch.empty()),
         lambda: sealed(Batch.of(1, [1], np.array([1.0])), sequence=0),
         lambda: sealed(Batch.of(1, [1], np.array([1.0])), previous_hash=b"short"),
+        lambda: press_records(messages()),
+        lambda: press_records(messages(b"a", b"b", counts=[2, 0])),
+        lambda: press_records(messages(b"a", counts=[READINGS_MAX + 1])),
+        lambda: press_records(messages(bytes(LOG_BYTES_MAX + 1))),
         lambda: encode_logs(logs(), sequence=1, boot=BootId(1), previous_hash=FIRST_HASH),
         lambda: encode_logs(logs(bytes(LOG_BYTES_MAX + 1)), sequence=1, boot=BootId(1), previous_hash=FIRST_HASH),
     ],
@@ -285,7 +357,11 @@ def test_segments_of_every_version_are_read(vector: dict[str, object]) -> None:
         vector["readings"],
     )
     assert segment_hash(data).hex() == vector["hash"]
-    if header.signal is Signal.LOGS:
+    if header.form is Form.MESSAGES:
+        records = decode_records(data)
+        assert [body.hex() for body in records.bodies] == vector["bodies"]
+        assert [records.counts.tolist(), records.time_ns.tolist()] == [vector["counts"], vector["times"]]
+    elif header.signal is Signal.LOGS:
         assert [body.hex() for body in decode_logs(data).bodies] == vector["bodies"]
     else:
         batch = decode_metrics(data)
@@ -325,6 +401,10 @@ def make_vectors() -> list[dict[str, object]]:
     records = logs(b"one", b"", b"three")
     data = encode_logs(records, sequence=99, boot=BootId(2), previous_hash=bytes(range(16)))
     made.append(("log records", data, {"bodies": [body.hex() for body in records.bodies]}))
+    whole = messages(b"one", b"", b"three", counts=[7, 1, 300])
+    data = press_records(whole).seal(sequence=100, boot=BootId(2), previous_hash=bytes(range(16)))
+    content = {"bodies": [body.hex() for body in whole.bodies], "counts": [7, 1, 300], "times": whole.time_ns.tolist()}
+    made.append(("messages of spans", data, content))
     return [
         {
             "name": f"version {FORMAT_VERSION}: {name}",

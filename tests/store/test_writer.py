@@ -7,18 +7,64 @@ import sqlite3
 import numpy as np
 import pytest
 
-from gateway.core.batch import MONOTONIC, Batch, LogRecords
+from gateway.core.batch import MONOTONIC, Batch, LogRecords, ResourceRecords
 from gateway.core.contracts import BootId, Priority, Signal
 from gateway.store import writer
 from gateway.store.connection import Guarded, Steps, open_writer
 from gateway.store.drawer import Filing
 from gateway.store.records import where_from
-from gateway.store.segments import FIRST_HASH, check_link, decode_logs, decode_metrics, segment_hash
+from gateway.store.segments import (
+    FIRST_HASH,
+    Form,
+    check_link,
+    decode_logs,
+    decode_metrics,
+    decode_records,
+    segment_hash,
+)
 from gateway.store.writer import Pending, Transaction, seal, time_range
 
 
 def logs(*texts: bytes) -> LogRecords:
     return LogRecords(np.ones(len(texts), np.uint32), np.arange(len(texts), dtype=np.int64) + 5, texts)
+
+
+def messages(*bodies: bytes, signal: Signal = Signal.TRACES, count: int = 1, time_ns: int = 5) -> ResourceRecords:
+    columns = np.full(len(bodies), count, np.int64), np.full(len(bodies), time_ns, np.int64)
+    return ResourceRecords(signal, *columns, bodies)
+
+
+def test_otlp_messages_are_segments_of_their_own() -> None:
+    """One for each class and signal, in the order in which they came; those without a clock say nothing of when."""
+    pending = Pending(
+        pieces=[(Priority.NORMAL, Batch.of(1, [3], np.array([1])))],
+        records=[
+            (Priority.NORMAL, messages(b"a", b"b")),
+            (Priority.NORMAL, messages(b"c", signal=Signal.METRICS, time_ns=0)),
+            (Priority.CRITICAL, messages(b"d", count=3)),
+            (Priority.NORMAL, messages(b"e", time_ns=0)),
+            (Priority.NORMAL, messages(b"f", time_ns=9)),
+        ],
+    )
+    sealed = seal(pending, sequence=7, previous_hash=FIRST_HASH, boot=BootId(2), offset_ns=None)
+    assert [(*where_from(new.row.id), new.row.readings, new.form) for new in sealed.segments] == [
+        (Priority.NORMAL, Signal.METRICS, 7, 1, Form.COLUMNS),
+        (Priority.CRITICAL, Signal.TRACES, 8, 3, Form.MESSAGES),
+        (Priority.NORMAL, Signal.METRICS, 9, 1, Form.MESSAGES),
+        (Priority.NORMAL, Signal.TRACES, 10, 4, Form.MESSAGES),
+    ]
+    assert decode_records(sealed.segments[3].body).bodies == (b"a", b"b", b"e", b"f")
+    assert [(new.first_ns, new.last_ns) for new in sealed.segments] == [(3, 3), (5, 5), (0, 0), (5, 9)]
+    assert sealed.series.tolist() == [1]
+
+
+def test_many_otlp_messages_are_cut_by_bytes_and_by_readings(monkeypatch) -> None:
+    """A segment is full where either is reached."""
+    monkeypatch.setattr(writer, "SEGMENT_LOG_BYTES_MAX", 4)
+    monkeypatch.setattr(writer, "SEGMENT_READINGS_MAX", 10)
+    by_bytes = [part.pressed.readings for part in writer.press_apart([(Priority.BULK, messages(*[b"ab"] * 5))])]
+    by_count = [part.pressed.readings for part in writer.press_apart([(Priority.BULK, messages(*[b""] * 5, count=5))])]
+    assert (by_bytes, by_count) == ([2, 2, 1], [10, 10, 5])
 
 
 def test_one_segment_for_each_priority_and_signal() -> None:
