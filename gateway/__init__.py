@@ -72,6 +72,8 @@ codecs/                     Words on the wire: bytes become columns and columns 
   otlp.py                   OTLP in protobuf: columns become requests without an object per point
   otlp_answers.py           What receivers answer to OTLP: what was not taken, a no that comes as success, an error's sentence
   otlp_json.py              OTLP as JSON: columns become text, for receivers that want it and for `tidegate export`
+  otlp_messages.py          OTLP messages that are passed on as they came: counted, cut and given attributes without being read
+  otlp_messages_json.py     OTLP messages that are passed on, as JSON and back, by the official classes
   paths.py                  Where in a document a value stands: paths like a.b[0].c
   payloads.py               Payloads become documents: JSON, CBOR, text, CSV, from bytes that anyone may have sent
   protobuf.py               Protobuf by hand: varints, tags and fields, written and read

@@ -34,14 +34,15 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import numpy as np
 
 from gateway.codecs import protobuf
+from gateway.codecs.otlp_messages import ResourceWriter, check
 from gateway.core.batch import KIND_MASK, Batch, ValueKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy.typing as npt
 
-    from gateway.core.batch import Attributes, AttributeValue, LogRecords, Series
+    from gateway.core.batch import Attributes, AttributeValue, LogRecords, ResourceRecords, Series
 
 SCOPE_NAME: Final = "tidegate"
 GATEWAY_PREFIX: Final = "tidegate."
@@ -407,18 +408,28 @@ def encode_logs_request(
     return b"".join(parts)
 
 
+def resource_writer(gateway_attributes: Attributes, marks: Marks) -> ResourceWriter:
+    """Return what gives OTLP messages the gateway's attributes, and those of `marks`: their scopes are not ours."""
+    attributes = (*gateway_attributes, *marks.attributes())
+    return ResourceWriter((key.encode(), encode_resource(((key, value),), ())) for key, value in attributes)
+
+
 class ProtobufEncoder:
     """Writes batches as ExportMetricsServiceRequest and records as ExportLogsServiceRequest. For one thread.
+
+    OTLP messages that are passed on become a request of their signal; `check` raises ValueError for those that cannot.
 
     What the arguments mean, and how batches are to be ordered, stands at `MetricsEncoder`.
     """
 
     empty = b""
+    check = staticmethod(check)
 
     def __init__(self, *, series: Callable[[int], Series], gateway_attributes: Attributes, version: str) -> None:
         self._series = series
         self._gateway_attributes = gateway_attributes
         self._version = version
+        self._writers: dict[Marks, ResourceWriter] = {}
         self.metrics = MetricsEncoder(series=series, gateway_attributes=gateway_attributes, version=version).encode
 
     def logs(self, records: LogRecords, marks: Marks = NO_MARKS) -> bytes:
@@ -430,3 +441,14 @@ class ProtobufEncoder:
             version=self._version,
             marks=marks,
         )
+
+    def records(self, records: ResourceRecords, marks: Marks = NO_MARKS) -> bytes:
+        """Return one request of OTLP messages."""
+        return b"".join(protobuf.delimited(1, body) for body in self.messages(records, marks))
+
+    def messages(self, records: ResourceRecords, marks: Marks) -> Iterator[bytes]:
+        """Return OTLP messages as they came, but for attributes that their resources did not have."""
+        writer = self._writers.get(marks)
+        if writer is None:
+            writer = self._writers[marks] = resource_writer(self._gateway_attributes, marks)
+        return (writer.add_to(body) for body in records.bodies)

@@ -24,7 +24,7 @@ import msgspec
 import numpy as np
 
 from gateway.codecs import protobuf
-from gateway.codecs.otlp import NO_MARKS, SCOPE_NAME, Marks, group_logs, merge_resource
+from gateway.codecs.otlp import NO_MARKS, SCOPE_NAME, Marks, ProtobufEncoder, group_logs, merge_resource
 from gateway.core.batch import KIND_MASK, Batch, ValueKind
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from gateway.core.batch import Attributes, AttributeValue, LogRecords, Series
+    from gateway.core.batch import Attributes, AttributeValue, LogRecords, ResourceRecords, Series
 
 Json: TypeAlias = "dict[str, Any]"
 Characters: TypeAlias = "npt.NDArray[np.uint8]"
@@ -86,6 +86,7 @@ class JsonEncoder:
         self._series = series
         self._gateway_attributes = gateway_attributes
         self._version = version
+        self._protobuf = ProtobufEncoder(series=series, gateway_attributes=gateway_attributes, version=version)
         self._plans: dict[int, _Plan] = {}
         self._plans_bytes = 0
 
@@ -118,6 +119,17 @@ class JsonEncoder:
             signal=b"Logs",
             items=b"logRecords",
         )
+
+    def records(self, records: ResourceRecords, marks: Marks = NO_MARKS) -> bytes:
+        """Return OTLP messages that are passed on as one request on one line, without what is not known here."""
+        from gateway.codecs.otlp_messages_json import to_json  # noqa: PLC0415  memory for who passes such on
+
+        return to_json(self._protobuf.messages(records, marks), records.signal)
+
+    def check(self, records: ResourceRecords) -> None:
+        """Raise ValueError for messages that cannot be passed on."""
+        self._protobuf.check(records)
+        self.records(records)
 
     def _request(
         self, tree: dict[Attributes, dict[tuple[str, Marks], list[bytes]]], *, signal: bytes, items: bytes

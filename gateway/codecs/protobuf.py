@@ -12,12 +12,18 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    Span: TypeAlias = "tuple[int, int, int, int, int]"
+
 Value: TypeAlias = "int | bytes"
 
 VARINT: Final = 0
 FIXED64: Final = 1
 LENGTH_DELIMITED: Final = 2
 FIXED32: Final = 5
+# A group and its end, gone from protobuf for a decade: only `spans` knows where one ends.
+GROUP: Final = 3
+GROUP_END: Final = 4
+GROUPS_DEPTH_MAX: Final = 100
 
 VARINT_BYTES_MAX: Final = 10
 _FIXED_BYTES: Final = {FIXED64: 8, FIXED32: 4}
@@ -119,15 +125,109 @@ def fields(data: bytes, *, is_cut: bool = False) -> Iterator[tuple[int, int, Val
         yield number, wire_type, value
 
 
+def spans(data: bytes, at: int = 0, end: int | None = None) -> Iterator[Span]:
+    """Yield (field number, wire type, where it begins, where its value starts, where it ends) of a message's fields.
+
+    Nothing is copied or read. Only length-delimited values are sure to start and end where that is said; of others the
+    whole field is. Raises ValueError where the bytes from `at` to `end` are no message.
+
+    >>> list(spans(bytes.fromhex("089601" "12026869")))
+    [(1, 0, 0, 1, 3), (2, 2, 3, 5, 7)]
+    """
+    stop = len(data) if end is None else end
+    while at < stop:
+        begin = at
+        key = data[at]
+        at += 1
+        if key > 0x7F:
+            key, at = _read_varint(data, begin)
+        number, wire_type = key >> 3, key & 7
+        if not number:
+            raise ValueError("field number 0 does not exist in protobuf")
+        start = at
+        if wire_type == LENGTH_DELIMITED:
+            # Most lengths have one byte or two; a call for each would be half of the time.
+            length = data[at] if at + 1 < stop else 0x80
+            if length < 0x80:
+                start += 1
+            elif at + 1 < stop and data[at + 1] < 0x80:
+                length, start = length & 0x7F | data[at + 1] << 7, at + 2
+            else:
+                length, start = _read_varint(data, at)
+            at = start + length
+        else:
+            at = _skip(data, at, wire_type, number)
+        if at > stop:
+            raise ValueError(f"a field ends {at - stop} bytes behind its message")
+        yield number, wire_type, begin, start, at
+
+
+def count(data: bytes, at: int, end: int, field: int) -> int:
+    """Return how many length-delimited fields of a small number there are, as `spans` would tell in four times as long.
+
+    >>> data = text(2, "hi") + integer(1, 5) + text(2, "")
+    >>> count(data, 0, len(data), 2)
+    2
+    """
+    wanted = field << 3 | LENGTH_DELIMITED
+    assert wanted < 0x80, field
+    found = 0
+    # So that two bytes can be looked at wherever there is one.
+    last = end - 2
+    while at < end:
+        if at < last and data[at] == wanted:
+            length = data[at + 1]
+            if length < 0x80:
+                at += 2 + length
+                found += 1
+                continue
+            if (high := data[at + 2]) < 0x80:
+                at += 3 + (length & 0x7F | high << 7)
+                found += 1
+                continue
+        number, kind, _, _, at = next(spans(data, at, end))
+        found += number == field and kind == LENGTH_DELIMITED
+    if at > end:
+        raise ValueError(f"a field ends {at - end} bytes behind its message")
+    return found
+
+
+def _skip(data: bytes, at: int, wire_type: int, number: int) -> int:
+    """Return where the value of a field ends that is not length-delimited."""
+    if wire_type == VARINT:
+        return _read_varint(data, at)[1]
+    if wire_type in _FIXED_BYTES:
+        return at + _FIXED_BYTES[wire_type]
+    if wire_type != GROUP:
+        raise ValueError(f"wire type {wire_type} is not used by protobuf 3")
+    groups = [number]
+    while groups:
+        key, at = _read_varint(data, at)
+        number, wire_type = key >> 3, key & 7
+        if wire_type == GROUP:
+            groups.append(number)
+        elif wire_type == GROUP_END:
+            if groups.pop() != number:
+                raise ValueError("a group that ends as another one")
+        elif wire_type == LENGTH_DELIMITED:
+            length, at = _read_varint(data, at)
+            at += length
+        else:
+            at = _skip(data, at, wire_type, number)
+        if len(groups) > GROUPS_DEPTH_MAX:
+            raise ValueError(f"more than {GROUPS_DEPTH_MAX} groups inside each other")
+    return at
+
+
 def messages(data: bytes, field: int) -> Iterator[bytes]:
-    """Yield what each occurrence of a string, bytes or message field holds; raise ValueError as `fields` does.
+    """Yield what each occurrence of a string, bytes or message field holds; raise ValueError as `spans` does.
 
     >>> list(messages(text(1, "a") + integer(2, 5) + text(1, "b"), 1))
     [b'a', b'b']
     """
-    for number, _, value in fields(data):
-        if number == field and isinstance(value, bytes):
-            yield value
+    for number, wire_type, _, start, stop in spans(data):
+        if number == field and wire_type == LENGTH_DELIMITED:
+            yield data[start:stop]
 
 
 def signed(value: int) -> int:

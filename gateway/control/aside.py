@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from gateway.codecs import protobuf
 from gateway.codecs.explain import iso_text
 from gateway.codecs.otlp import read_log_body
-from gateway.core.batch import KIND_MASK, MONOTONIC, Batch, ValueKind
+from gateway.codecs.otlp_messages import first_items
+from gateway.core.batch import KIND_MASK, MONOTONIC, Batch, ResourceRecords, ValueKind
 from gateway.core.clock import Quality
-from gateway.core.contracts import OVERSIZE
+from gateway.core.contracts import OVERSIZE, Signal
 from gateway.core.text import printable
 from gateway.core.words import plural
 from gateway.store.drawer import SET_ASIDE_BYTES_MAX
@@ -188,6 +190,8 @@ def _segment(number: int, row: Refused, tables: Tables, timeline: Timeline) -> d
         content, boot = row.open()
     except SegmentError as error:
         return found | {"problem": f"it cannot be read any more: {error}"}
+    if isinstance(content, ResourceRecords):
+        return found | _messages(content)
     series = [tables.series(one) for one in content.series[:READINGS_SHOWN].tolist()]
     quality = ""
     if isinstance(content, Batch):
@@ -202,6 +206,42 @@ def _segment(number: int, row: Refused, tables: Tables, timeline: Timeline) -> d
         "time_quality": quality,
         "examples": [{"time": _moment(ns), **example} for ns, example in zip(times, examples, strict=False)],
     }
+
+
+def _messages(records: ResourceRecords) -> dict[str, Any]:
+    """Return when OTLP messages arrived, and what the first log records say or metrics and spans are called."""
+    known = [ns for ns in records.time_ns.tolist() if ns]
+    examples: list[dict[str, Any]] = []
+    for ns, body in zip(records.time_ns.tolist(), records.bodies, strict=True):
+        left = READINGS_SHOWN - len(examples)
+        examples += [
+            {"time": _moment(ns or None), **_item(item, records.signal), "attributes": {}}
+            for item in (_items(body, left) if left else [])
+        ]
+    return {
+        "first": _moment(min(known, default=None)),
+        "last": _moment(max(known, default=None)),
+        "examples": examples,
+    }
+
+
+def _items(body: bytes, limit: int) -> list[bytes]:
+    try:
+        return first_items(body, limit)
+    except ValueError:
+        return []
+
+
+def _item(item: bytes, signal: Signal) -> dict[str, Any]:
+    if signal is Signal.LOGS:
+        return {"log": read_log_body(item)}
+    # Span.name and Metric.name.
+    field = 5 if signal is Signal.TRACES else 1
+    try:
+        name = next(protobuf.messages(item, field), b"").decode(errors="replace")
+    except ValueError:
+        name = ""
+    return {"span" if signal is Signal.TRACES else "metric": name}
 
 
 def _moment(ns: int | None) -> str:
@@ -260,6 +300,7 @@ def render_refused(found: dict[str, Any]) -> str:
 
 def _example(example: dict[str, Any]) -> str:
     unit = f" {example['unit']}" if example.get("unit") else ""
-    what = example["log"] if "log" in example else f"{example['metric']} = {example['value']}{unit}"
+    value = f" = {example['value']}{unit}" if "value" in example else ""
+    what = next(example[kind] for kind in ("log", "span", "metric") if kind in example) + value
     whose = ", ".join(f"{key}={value}" for key, value in example["attributes"].items())
     return f"{example['time'] or 'at an unknown time'}  {what}{f'  ({whose})' if whose else ''}"

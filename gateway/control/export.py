@@ -1,9 +1,9 @@
 """`tidegate export`: what is held, as OTLP JSON lines in a file. Must not change the store.
 
-A line is one ExportMetricsServiceRequest or ExportLogsServiceRequest, as the OpenTelemetry Collector's file
-exporter writes them and its otlpjsonfile receiver reads them. Segments come in the order in which they were
-accepted, one after the other, a large one in several lines, so that memory stays small whatever is held. Times
-are repaired as an uplink would do it, and everything says `tidegate.backfill`.
+A line is one ExportMetricsServiceRequest, ExportLogsServiceRequest or ExportTraceServiceRequest, as the OpenTelemetry
+Collector's file exporter writes them and its otlpjsonfile receiver reads them. Segments come in the order in which
+they were accepted, one after the other, a large one in several lines, so that memory stays small whatever is held.
+Times are repaired as an uplink would do it, and everything says `tidegate.backfill`.
 
 The file appears under its name when it is whole and on the medium; until then it has `.part` behind it.
 """
@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Final
 from gateway import __version__
 from gateway.codecs.otlp_json import JsonEncoder
 from gateway.core.clock import Quality
+from gateway.core.contracts import Signal
 from gateway.net.files import sync_folder
 from gateway.store.database import Lease, StoreError
 from gateway.store.policy import Lane
 from gateway.store.reading import DamagedShelfError, look_at_held
-from gateway.uplinks.requests import DAMAGED, TIME_LOST, Hand, MetricsPart, RequestBuilder
+from gateway.uplinks.requests import DAMAGED, TIME_LOST, Hand, MessagesPart, RequestBuilder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 # About 200 bytes of JSON each: a line of one or two megabytes, and some ten while it is made.
 LINE_READINGS_MAX: Final = 10_000
+# And of what came as OTLP, before it is JSON.
+LINE_BYTES_MAX: Final = 1 << 20
 
 
 @dataclass(slots=True)
@@ -45,6 +48,7 @@ class Exported:
     lines: int = 0
     readings: int = 0
     records: int = 0
+    spans: int = 0
     damaged: int = 0  # segments
     timeless: int = 0  # readings
     damage: str = ""
@@ -131,8 +135,10 @@ class _Lines:
         self._result.damaged += DAMAGED in hand.rejected
         self._result.timeless += hand.rejected.get(TIME_LOST, 0)
         for part in _cut(parts):
-            if isinstance(part, MetricsPart):
+            if part.signal is Signal.METRICS:
                 self._result.readings += len(part)
+            elif part.signal is Signal.TRACES:
+                self._result.spans += len(part)
             else:
                 self._result.records += len(part)
             self._result.lines += 1
@@ -144,7 +150,8 @@ def _cut(parts: Iterable[Part]) -> Iterator[Part]:
     waiting = list(parts)[::-1]
     while waiting:
         part = waiting.pop()
-        if len(part) > LINE_READINGS_MAX:
+        is_large = isinstance(part, MessagesPart) and part.records.size_bytes > LINE_BYTES_MAX and len(part) > 1
+        if len(part) > LINE_READINGS_MAX or is_large:
             waiting += reversed(part.halves())
         else:
             yield part

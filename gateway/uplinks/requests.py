@@ -14,12 +14,24 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar
 import numpy as np
 
 from gateway.codecs.otlp import NO_MARKS, Marks, ProtobufEncoder
-from gateway.core.batch import DEVICE_TIME_REJECTED, KIND_MASK, MONOTONIC, Batch, LogRecords
+from gateway.codecs.otlp_messages import halves
+from gateway.core.batch import DEVICE_TIME_REJECTED, KIND_MASK, MONOTONIC, Batch, LogRecords, ResourceRecords
 from gateway.core.clock import NS_PER_S, Quality
 from gateway.core.contracts import Signal
 from gateway.core.thinning import thin
 from gateway.core.words import plural
-from gateway.store.segments import HASH_BYTES, SegmentError, decode_logs, decode_metrics, press_logs, press_metrics
+from gateway.store.segments import (
+    HASH_BYTES,
+    Form,
+    SegmentError,
+    decode_logs,
+    decode_metrics,
+    decode_records,
+    press_logs,
+    press_metrics,
+    press_records,
+    read_header,
+)
 from gateway.uplinks.guards import TOO_LARGE_STATUS, NotYetError
 from gateway.uplinks.settings import HTTP_JSON
 
@@ -128,7 +140,28 @@ class LogsPart:
         return LogsPart(LogRecords(records.series[index], records.time_ns[index], records.bodies[index]), self.marks)
 
 
-Part: TypeAlias = "MetricsPart | LogsPart"
+@dataclass(slots=True)
+class MessagesPart:
+    """OTLP messages, as somebody sent them to this gateway, that may go in one request."""
+
+    records: ResourceRecords
+    marks: Marks
+
+    @property
+    def signal(self) -> Signal:
+        """What they are messages of."""
+        return self.records.signal
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def halves(self) -> tuple[MessagesPart, MessagesPart]:
+        """Return about the first and the second half of the readings, in their order."""
+        left, right = halves(self.records)
+        return MessagesPart(left, self.marks), MessagesPart(right, self.marks)
+
+
+Part: TypeAlias = "MetricsPart | LogsPart | MessagesPart"
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +272,8 @@ class Hand:
         for message, part in self.refused:
             if isinstance(part, LogsPart):
                 pieces.append((message, len(part), press_logs(part.records)))
+            elif isinstance(part, MessagesPart):
+                pieces.append((message, len(part), press_records(part.records)))
             else:
                 pieces += [(message, len(batch), press_metrics(batch)) for batch, _ in part.groups]
         return [
@@ -291,6 +326,14 @@ class Encoder(Protocol):
         """Return one request of log records."""
         ...
 
+    def records(self, records: ResourceRecords, marks: Marks, /) -> bytes:
+        """Return one request of OTLP messages that are passed on."""
+        ...
+
+    def check(self, records: ResourceRecords, /) -> None:
+        """Raise ValueError for messages of which no request can be made."""
+        ...
+
 
 def encoder_of(
     protocol: str, *, series: Callable[[int], Series], gateway_attributes: Attributes, version: str
@@ -316,26 +359,30 @@ class RequestBuilder:
         """Fill `hand.parts` and return them; raise NoClockError, with nothing changed, while times are not known."""
         lease = hand.lease
         is_backfill = lease.lane in {"backlog", "thinned"}
+        late = Marks(backfill=True) if is_backfill else NO_MARKS
         rejected: dict[str, tuple[int, str]] = {}
-        part: Part
-        if lease.signal is Signal.LOGS:
-            records = self._decode(lease.segments, lambda segment: decode_logs(segment.body), rejected)
-            marks = Marks(backfill=True) if is_backfill else NO_MARKS
-            part = LogsPart(LogRecords.join(found for _, found in records), marks)
-        else:
-            assert lease.signal is Signal.METRICS, lease.signal
-            by_word = self._thin(lease, rejected) if lease.step_s else self._by_word(lease.segments, rejected)
-            part = MetricsPart(
-                [
-                    (_merge(pieces), Marks(backfill=is_backfill, time_quality=word, diluted_s=int(lease.step_s)))
-                    for word, pieces in sorted(by_word.items())
-                ]
-            )
+        found: list[Part] = []
+        # What came as messages and what the mappings made stand on one shelf, and leave in requests of their own.
+        columns, messages = _by_form(lease.segments)
+        if messages:
+            records = self._decode(messages, self._messages_of, rejected)
+            found += [MessagesPart(ResourceRecords.join([some for _, some in records]), late)] if records else []
+        if columns and lease.signal is Signal.LOGS:
+            logs = self._decode(columns, lambda segment: decode_logs(segment.body), rejected)
+            found.append(LogsPart(LogRecords.join(some for _, some in logs), late))
+        elif columns:
+            step_s = lease.step_s
+            by_word = self._thin(columns, step_s, rejected) if step_s else self._by_word(columns, rejected)
+            groups = [
+                (_merge(pieces), Marks(backfill=is_backfill, time_quality=word, diluted_s=int(step_s)))
+                for word, pieces in sorted(by_word.items())
+            ]
+            found.append(MetricsPart(groups))
+            if self._counts_series:
+                hand.series = sum(len(batch.run_starts()) for batch, _ in groups)
         for reason, (readings, message) in rejected.items():
             hand.reject(readings, reason, message)
-        if self._counts_series and isinstance(part, MetricsPart):
-            hand.series = sum(len(batch.run_starts()) for batch, _ in part.groups)
-        parts = [part] if len(part) else []
+        parts = [part for part in found if len(part)]
         hand.parts = deque(parts)
         return parts
 
@@ -343,7 +390,17 @@ class RequestBuilder:
         """Return the request of a part."""
         if isinstance(part, MetricsPart):
             return self._encoder.metrics(part.groups)
+        if isinstance(part, MessagesPart):
+            return self._encoder.records(part.records, part.marks)
         return self._encoder.logs(part.records, part.marks)
+
+    def _messages_of(self, segment: LeasedSegment) -> ResourceRecords:
+        records = decode_records(segment.body)
+        try:
+            self._encoder.check(records)
+        except ValueError as error:
+            raise SegmentError(str(error)) from error
+        return records
 
     @staticmethod
     def _decode(
@@ -359,11 +416,13 @@ class RequestBuilder:
                 _add(rejected, DAMAGED, segment.readings, f"segment {segment.sequence}: {error}")
         return found
 
-    def _thin(self, lease: Lease, rejected: dict[str, tuple[int, str]]) -> dict[str, list[Batch]]:
-        """Return what stands for a lease, by marks: some segments at a time, since a step may be long."""
-        step_ns = int(lease.step_s * NS_PER_S)
+    def _thin(
+        self, segments: Sequence[LeasedSegment], step_s: float, rejected: dict[str, tuple[int, str]]
+    ) -> dict[str, list[Batch]]:
+        """Return what stands for segments, by marks: some of them at a time, since a step may be long."""
+        step_ns = int(step_s * NS_PER_S)
         thinned: dict[str, list[Batch]] = {}
-        for some in _portions(lease.segments):
+        for some in _portions(segments):
             for word, pieces in self._by_word(some, rejected).items():
                 kept = [*thinned.get(word, []), thin(Batch.join(pieces), step_ns)]
                 thinned[word] = [thin(Batch.join(kept), step_ns)] if len(kept) > THINNED_PIECES_MAX else kept
@@ -414,6 +473,19 @@ def _portions(segments: Sequence[LeasedSegment]) -> Iterator[list[LeasedSegment]
         portion.append(segment)
         readings += segment.readings
     yield portion
+
+
+def _by_form(segments: Sequence[LeasedSegment]) -> tuple[list[LeasedSegment], list[LeasedSegment]]:
+    """Return those of columns and those of OTLP messages; one that cannot be read is found out with the columns."""
+    columns: list[LeasedSegment] = []
+    messages: list[LeasedSegment] = []
+    for segment in segments:
+        try:
+            is_messages = segment.readable is None and read_header(segment.body).form is Form.MESSAGES
+        except SegmentError:
+            is_messages = False
+        (messages if is_messages else columns).append(segment)
+    return columns, messages
 
 
 def _columns_of(segment: LeasedSegment) -> Batch:

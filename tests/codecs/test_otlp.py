@@ -13,11 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 
 from gateway.codecs import otlp
-from gateway.codecs.otlp import NO_MARKS, Marks, MetricsEncoder
-from gateway.core.batch import Batch, LogRecords, Series, ValueKind
+from gateway.codecs.otlp import NO_MARKS, Marks, MetricsEncoder, ProtobufEncoder
+from gateway.core.batch import Batch, LogRecords, ResourceRecords, Series, ValueKind
+from gateway.core.contracts import Signal
 
 NOW_NS = 1_790_000_000 * 10**9
 GATEWAY = (("tidegate.gateway.id", "site-7"),)
@@ -387,3 +390,23 @@ def test_logs_go_by_resource_and_scope() -> None:
         ({"device.id": "a", **dict(GATEWAY)}, [("tidegate", late, ["1", "4"]), ("app", late, ["3"])]),
         ({"device.id": "b", **dict(GATEWAY)}, [("tidegate", late, ["2"])]),
     ]
+
+
+def test_messages_that_are_passed_on_become_a_request() -> None:
+    """As they came but for what their resources did not have; marks stand there too, since scopes are not ours."""
+    messages = []
+    for name in ("a", "b"):
+        message = ResourceSpans()
+        message.resource.attributes.add(key="service.name").value.string_value = name
+        message.scope_spans.add().spans.add(name=f"GET {name}")
+        messages.append(message)
+    bodies = tuple(message.SerializeToString() for message in messages)
+    records = ResourceRecords(Signal.TRACES, np.ones(2, np.int64), np.zeros(2, np.int64), bodies)
+    encoder = ProtobufEncoder(series=[].__getitem__, gateway_attributes=GATEWAY, version="0.1.0")
+    encoder.check(records)
+    for marks, more in ((NO_MARKS, {}), (Marks(backfill=True), {"tidegate.backfill": True})) * 2:
+        request = ExportTraceServiceRequest.FromString(encoder.records(records, marks))
+        for found, message in zip(request.resource_spans, messages, strict=True):
+            name = message.resource.attributes[0].value.string_value
+            assert attributes(found.resource.attributes) == {"service.name": name, **dict(GATEWAY), **more}
+            assert found.scope_spans == message.scope_spans

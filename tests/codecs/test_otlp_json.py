@@ -15,11 +15,13 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 
 from gateway.codecs import otlp, otlp_json, protobuf
 from gateway.codecs.otlp import NO_MARKS, Marks, ProtobufEncoder
 from gateway.codecs.otlp_json import JsonEncoder
-from gateway.core.batch import Batch, LogRecords, Series
+from gateway.core.batch import Batch, LogRecords, ResourceRecords, Series
+from gateway.core.contracts import Signal
 
 GATEWAY = (("tidegate.gateway.id", "site-7"),)
 SERIES = [
@@ -292,3 +294,30 @@ def test_a_lone_surrogate_is_replaced() -> None:
     odd = encoder([Series((("k", "a\ud800"),), "n\udfff")], gateway=())
     line = odd.metrics([(Batch.of(0, [1], np.ones(1)), NO_MARKS)])
     assert json.loads(line)["resourceMetrics"][0]["scopeMetrics"][0]["metrics"][0]["name"] == "n?"
+
+
+def test_messages_that_are_passed_on_say_the_same_as_the_protobuf() -> None:
+    """With hex ids, which protobuf's own JSON has not."""
+    message = ResourceSpans()
+    message.scope_spans.add().spans.add(name="GET", trace_id=bytes(range(16)))
+    records = ResourceRecords(
+        Signal.TRACES, np.ones(1, np.int64), np.zeros(1, np.int64), (message.SerializeToString(),)
+    )
+    encoder().check(records)
+    (found,) = json.loads(encoder().records(records, Marks(backfill=True)))["resourceSpans"]
+    assert found["scopeSpans"] == [{"spans": [{"name": "GET", "traceId": bytes(range(16)).hex()}]}]
+    late = {"key": "tidegate.backfill", "value": {"boolValue": True}}
+    assert found["resource"]["attributes"] == [
+        *({"key": key, "value": {"stringValue": value}} for key, value in GATEWAY),
+        late,
+    ]
+
+
+def test_what_cannot_be_passed_on_as_json_is_found_before() -> None:
+    """A message that is none; or one of other readings than is said."""
+    body = protobuf.delimited(2, protobuf.delimited(2, protobuf.delimited(5, b"\xff")))
+    records = ResourceRecords(Signal.TRACES, np.ones(1, np.int64), np.zeros(1, np.int64), (body,))
+    with pytest.raises(ValueError, match="not a message of traces"):
+        encoder().check(records)
+    with pytest.raises(ValueError, match="holds 1"):
+        encoder().check(ResourceRecords(Signal.TRACES, records.counts + 1, records.time_ns, records.bodies))

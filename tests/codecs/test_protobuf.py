@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from google.protobuf.internal import decoder, encoder, wire_format
 from hypothesis import given
@@ -83,3 +85,99 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
             assert number > 0
     except ValueError:
         pass
+
+
+def test_spans_are_the_fields_without_a_copy() -> None:
+    """The same fields, whatever their types and however long their lengths."""
+    message = b"".join(
+        (
+            protobuf.integer(1, 2**63),
+            protobuf.text(2, "a"),
+            protobuf.text(3, "b" * 200),
+            protobuf.text(400, "c" * 20_000),
+            protobuf.fixed64(5, 7),
+            protobuf.tag(6, protobuf.FIXED32) + bytes(4),
+            protobuf.text(7, ""),
+        )
+    )
+    spans = list(protobuf.spans(message))
+    fields = list(protobuf.fields(message))
+    assert [(number, wire_type) for number, wire_type, *_ in spans] == [(n, w) for n, w, _ in fields]
+    assert [message[start:stop] for _, wire_type, _, start, stop in spans if wire_type == 2] == [
+        value for _, wire_type, value in fields if wire_type == 2
+    ]
+    assert b"".join(message[begin:stop] for _, _, begin, _, stop in spans) == message
+    inside = list(protobuf.spans(b"xx" + message + b"yy", 2, 2 + len(message)))
+    assert [(*what, begin - 2, start - 2, stop - 2) for *what, begin, start, stop in inside] == spans
+
+
+def test_a_group_is_skipped_as_a_whole() -> None:
+    """Nothing writes them any more, and an unknown field of another age may be one."""
+    group = (
+        b"\x1b"
+        + protobuf.text(1, "x")
+        + b"\x23"
+        + protobuf.integer(3, 300)
+        + b"\x24"
+        + bytes([0x11])
+        + bytes(8)
+        + b"\x1c"
+    )
+    assert [(number, wire_type, begin, stop) for number, wire_type, begin, _, stop in protobuf.spans(group * 2)] == [
+        (3, protobuf.GROUP, 0, len(group)),
+        (3, protobuf.GROUP, len(group), 2 * len(group)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("message", "says"),
+    [
+        ("02 00", "field number 0"),
+        ("0f", "wire type 7 is not used"),
+        ("0c", "wire type 4 is not used"),
+        ("0a", "does not end"),
+        ("0a 05 61", "2|4 bytes behind"),
+        ("0a 85 01 61", "bytes behind"),
+        ("0a 85 81 01 61", "bytes behind"),
+        ("08", "does not end"),
+        ("09 00", "bytes behind"),
+        ("80", "does not end"),
+        ("0b 14", "ends as another one"),
+        ("0b 0a 7f", "does not end"),
+        ("0b" * 102, "100 groups inside each other"),
+        ("0b 0f", "wire type 7"),
+    ],
+)
+def test_what_is_no_message_has_no_spans(message: str, says: str) -> None:
+    """And no count."""
+    data = bytes.fromhex(message)
+    with pytest.raises(ValueError, match=says):
+        list(protobuf.spans(data))
+    with pytest.raises(ValueError, match=says):
+        protobuf.count(data, 0, len(data), 1)
+
+
+@given(st.lists(st.tuples(st.sampled_from([2, 3]), st.integers(0, 300)), max_size=20), st.integers(0, 9))
+def test_fields_are_counted_as_spans_would_tell(parts: list[tuple[int, int]], cut: int) -> None:
+    """Whatever stands between them, and wherever the message is cut."""
+    whole = b"".join(protobuf.delimited(number, bytes(size)) + protobuf.integer(2, size) for number, size in parts)
+    data = whole[: len(whole) - cut]
+    try:
+        expected = sum(number == 2 and wire_type == 2 for number, wire_type, *_ in protobuf.spans(data))
+    except ValueError:
+        with pytest.raises(ValueError):
+            protobuf.count(data, 0, len(data), 2)
+    else:
+        assert protobuf.count(data, 0, len(data), 2) == expected
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes_have_spans_or_none(data: bytes) -> None:
+    """Nothing but ValueError; what `fields` reads has them."""
+    try:
+        fields = list(protobuf.fields(data))
+    except ValueError:
+        with contextlib.suppress(ValueError):
+            list(protobuf.spans(data))
+    else:
+        assert [(n, w) for n, w, *_ in protobuf.spans(data)] == [(n, w) for n, w, _ in fields]

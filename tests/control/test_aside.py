@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from gateway.codecs import protobuf
 from gateway.codecs.mapping import Mapper
 from gateway.codecs.otlp import encode_log_record
 from gateway.control import aside
 from gateway.control.config import parse_config
-from gateway.core.batch import MONOTONIC, Batch, LogRecords, Series
+from gateway.core.batch import MONOTONIC, Batch, LogRecords, ResourceRecords, Series
 from gateway.core.clock import FakeClock
-from gateway.core.contracts import OVERSIZE, Arrivals, Lost, Priority
+from gateway.core.contracts import OVERSIZE, Arrivals, Lost, Priority, Signal
 from gateway.core.telemetry import Telemetry
 from gateway.pipeline import Pipeline
 from gateway.store.database import SetAside, Store, StoreError, StoreSettings
@@ -208,6 +209,36 @@ async def test_refused_log_records_are_shown_by_their_text(box: Box) -> None:
     await box.store.append([], logs=LogRecords(np.array([number], np.uint32), np.array([10**18]), (body,)))
     await box.refuse_all("refused", "no logs here")
     assert "  2001-09-09T01:46:40Z  door open  (device.id=d1)" in aside.render_refused(box.refused())
+
+
+async def test_refused_otlp_messages_are_shown_by_what_they_say(box: Box) -> None:
+    """Log records by their text, spans and metrics by their names; those that cannot be read by nothing."""
+    scope = {
+        Signal.LOGS: protobuf.delimited(5, protobuf.text(1, "door open")),
+        Signal.TRACES: protobuf.text(5, "GET /"),
+        Signal.METRICS: protobuf.text(1, "temp"),
+    }
+    for signal, item in scope.items():
+        body = protobuf.delimited(2, protobuf.delimited(2, item) + protobuf.delimited(2, b"\x0a\x09"))
+        bodies = (body, b"\x0a\x09")
+        records = ResourceRecords(signal, np.array([2, 1]), np.array([10**18, 0]), bodies)
+        await box.store.append([], records=[(Priority.NORMAL, records)])
+    await box.refuse_all("refused", "no")
+    shown = aside.render_refused(box.refused())
+    for what in ("door open", "GET /", "temp"):
+        assert f"  2001-09-09T01:46:40Z  {what}\n  2001-09-09T01:46:40Z  \n  … and 1 more" in shown
+    assert shown.count("3 readings from 2001-09-09T01:46:40Z to 2001-09-09T01:46:40Z") == 3
+
+
+async def test_no_more_otlp_messages_are_shown_than_of_all_else(box: Box) -> None:
+    """However many there are."""
+    bodies = tuple(protobuf.delimited(2, protobuf.delimited(2, protobuf.text(5, f"span {k}")) * 2) for k in range(9))
+    records = ResourceRecords(Signal.TRACES, np.full(9, 2), np.zeros(9, np.int64), bodies)
+    await box.store.append([], records=[(Priority.NORMAL, records)])
+    await box.refuse_all("refused", "no")
+    (segment,) = box.refused()["segments"]
+    assert [example["span"] for example in segment["examples"]] == ["span 0", "span 0", "span 1", "span 1", "span 2"]
+    assert "18 readings, nobody knows from when" in aside.render_refused(box.refused())
 
 
 async def test_without_a_clock_nobody_knows_from_when(box: Box) -> None:

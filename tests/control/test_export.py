@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from opentelemetry.proto.logs.v1.logs_pb2 import ResourceLogs
+from opentelemetry.proto.metrics.v1.metrics_pb2 import ResourceMetrics
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 
 from gateway.codecs.otlp import encode_log_record
 from gateway.control import export as export_module
 from gateway.control.export import Exported, export
-from gateway.core.batch import MONOTONIC, Batch, LogRecords, Series
+from gateway.core.batch import MONOTONIC, Batch, LogRecords, ResourceRecords, Series
 from gateway.core.clock import NS_PER_S, FakeClock
-from gateway.core.contracts import Priority
+from gateway.core.contracts import Priority, Signal
 from gateway.core.progress import no_progress
 from gateway.core.telemetry import Telemetry
 from gateway.store.database import Store, StoreError, StoreSettings
@@ -205,6 +208,34 @@ async def test_a_log_record_that_is_none_comes_out_as_its_bytes(tmp_path: Path) 
     result = export(tmp_path, tmp_path / "out", attributes=(), progress=no_progress)
     assert (result.lines, result.records, result.damaged) == (2, 2, 0)
     assert b'{"body":{"bytesValue":"Cv8="}}' in (tmp_path / "out").read_bytes()
+
+
+async def test_otlp_messages_leave_as_they_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All three signals, counted each by its name; large ones take several lines."""
+    monkeypatch.setattr(export_module, "LINE_BYTES_MAX", 400)
+    store = await open_store(tmp_path, FakeClock())
+    spans = ResourceSpans()
+    for k in range(30):
+        spans.scope_spans.add().spans.add(name=f"span {k}", span_id=bytes([k] * 8))
+    metrics, logs = ResourceMetrics(), ResourceLogs()
+    metrics.scope_metrics.add().metrics.add(name="m").gauge.data_points.add(as_int=1)
+    logs.scope_logs.add().log_records.add(severity_text="x" * 999)
+    for signal, count, message in ((Signal.TRACES, 30, spans), (Signal.METRICS, 1, metrics), (Signal.LOGS, 1, logs)):
+        body = message.SerializeToString()
+        records = ResourceRecords(signal, np.array([count]), np.array([WALL]), (body,))
+        await store.append([], records=[(Priority.NORMAL, records)])
+    await store.close()
+    result = export(tmp_path, tmp_path / "out", attributes=(("id", 1),), progress=no_progress)
+    assert (result.readings, result.records, result.spans) == (1, 1, 30)
+    assert result.lines == len(lines(tmp_path / "out")) > 3
+    found = [
+        span
+        for line in lines(tmp_path / "out")
+        for resource in line.get("resourceSpans", [])
+        for scope in resource["scopeSpans"]
+        for span in scope["spans"]
+    ]
+    assert [(span["name"], span["spanId"]) for span in found] == [(f"span {k}", f"{k:02x}" * 8) for k in range(30)]
 
 
 async def test_a_large_segment_takes_several_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

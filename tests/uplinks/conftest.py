@@ -13,13 +13,13 @@ import pytest
 
 from gateway.codecs import zstd
 from gateway.codecs.otlp import encode_log_record
-from gateway.core.batch import Batch, LogRecords, Series
+from gateway.core.batch import Batch, LogRecords, ResourceRecords, Series
 from gateway.core.clock import BootTimes, FakeClock, Timeline
 from gateway.core.contracts import BootId, Priority, Signal
 from gateway.core.telemetry import Telemetry
 from gateway.store.leases import Outlook
 from gateway.store.policy import ALL, Lane, Terms
-from gateway.store.segments import encode_logs, encode_metrics
+from gateway.store.segments import encode_logs, encode_metrics, press_records
 from gateway.uplinks.delivery import Uplink
 from gateway.uplinks.guards import Answer, Packed
 from gateway.uplinks.settings import OtlpUplinkSettings
@@ -114,7 +114,7 @@ class FakeStore:
 
     def add(
         self,
-        batch: Batch | LogRecords,
+        batch: Batch | LogRecords | ResourceRecords,
         *,
         lane: str = "live",
         boot: BootId = BOOT,
@@ -122,10 +122,14 @@ class FakeStore:
         priority: Priority = Priority.NORMAL,
     ) -> None:
         self._sequence += 1
-        is_metrics = isinstance(batch, Batch)
-        encode = encode_metrics if is_metrics else encode_logs
-        body = encode(batch, sequence=self._sequence, boot=boot, previous_hash=bytes(16)) if body is None else body
-        signal = Signal.METRICS if is_metrics else Signal.LOGS
+        place = {"sequence": self._sequence, "boot": boot, "previous_hash": bytes(16)}
+        if isinstance(batch, ResourceRecords):
+            signal, whole = batch.signal, press_records(batch).seal(**place)
+        elif isinstance(batch, Batch):
+            signal, whole = Signal.METRICS, encode_metrics(batch, **place)
+        else:
+            signal, whole = Signal.LOGS, encode_logs(batch, **place)
+        body = whole if body is None else body
         self.lanes[lane].append(Segment(self._sequence, boot, signal, priority, len(batch), body))
         self.accepted += len(batch)
         self.arrived[priority] += len(batch)

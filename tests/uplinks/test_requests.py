@@ -10,14 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.metrics.v1.metrics_pb2 import ResourceMetrics
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 
 from gateway.codecs.otlp import NO_MARKS, Marks, ProtobufEncoder
-from gateway.core.batch import DEVICE_TIME_REJECTED, MONOTONIC, Batch, Series
+from gateway.codecs.otlp_messages import PATHS, count
+from gateway.core.batch import DEVICE_TIME_REJECTED, MONOTONIC, Batch, ResourceRecords, Series
 from gateway.core.clock import NS_PER_S, WALL_FLOOR_NS, FakeClock, Quality, Sample
-from gateway.core.contracts import BootId
+from gateway.core.contracts import BootId, Signal
 from gateway.core.thinning import thin
 from gateway.store.policy import Terms
+from gateway.store.segments import decode
 from gateway.uplinks import requests
+from gateway.uplinks.guards import StatusRefusedError
 from gateway.uplinks.requests import Hand, MetricsPart, NoClockError, RequestBuilder
 from hil.otlp_readings import parse_logs, parse_metrics
 
@@ -273,3 +279,84 @@ async def test_series_are_counted_for_who_asks(store, make_readings) -> None:
         hand = Hand(await lease(store))
         RequestBuilder(timeline=store.timeline, encoder=encoder, counts_series=counts).open(hand)
         assert hand.series == expected
+
+
+def spans(*names: str, device: str = "d") -> bytes:
+    message = ResourceSpans()
+    message.resource.attributes.add(key="device.id").value.string_value = device
+    scope = message.scope_spans.add()
+    for name in names:
+        scope.spans.add(name=name)
+    return message.SerializeToString()
+
+
+def messages(*bodies: bytes, signal: Signal = Signal.TRACES, counts: list[int] | None = None) -> ResourceRecords:
+    found = [count(body, PATHS[signal]) for body in bodies] if counts is None else counts
+    return ResourceRecords(signal, np.array(found, np.int64), np.zeros(len(bodies), np.int64), bodies)
+
+
+def names_of(builder: RequestBuilder, *parts) -> list[str]:
+    return [
+        span.name
+        for part in parts
+        for resource in ExportTraceServiceRequest.FromString(builder.encode(part)).resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+    ]
+
+
+async def test_otlp_messages_of_one_lease_become_one_request(store, builder) -> None:
+    """In their order; halved down to single spans, each with its resource."""
+    store.add(messages(spans("a", "b"), spans("c")))
+    store.add(messages(spans("d", "e", "f")))
+    hand = Hand(await lease(store))
+    builder.open(hand)
+    (part,) = hand.parts
+    assert (part.signal, len(part)) == (Signal.TRACES, 6)
+    assert names_of(builder, part) == list("abcdef")
+    whole = [part]
+    while any(len(one) > 1 for one in whole):
+        whole = [half for one in whole for half in (one.halves() if len(one) > 1 else [one])]
+    assert names_of(builder, *whole) == list("abcdef")
+    assert all(b"device.id" in builder.encode(one) for one in whole)
+
+
+async def test_what_came_as_otlp_leaves_beside_what_the_mappings_made(store, builder, make_readings) -> None:
+    """A lease of one signal may hold both; late ones say so, each in its place."""
+    message = ResourceMetrics()
+    message.scope_metrics.add().metrics.add(name="m").gauge.data_points.add(as_int=7)
+    store.add(make_readings(3), lane="backlog")
+    store.add(messages(message.SerializeToString(), signal=Signal.METRICS), lane="backlog")
+    hand = Hand(await lease(store))
+    builder.open(hand)
+    sent = [ExportMetricsServiceRequest.FromString(builder.encode(part)).resource_metrics for part in hand.parts]
+    passed_on, mapped = sent
+    assert [len(part) for part in hand.parts] == [1, 3]
+    assert passed_on[0].scope_metrics == message.scope_metrics
+    assert [p.key for p in passed_on[0].resource.attributes] == ["tidegate.backfill"]
+    assert [p.key for p in mapped[0].scope_metrics[0].scope.attributes] == ["tidegate.backfill"]
+
+
+async def test_otlp_messages_that_are_damaged_are_counted(store, builder) -> None:
+    """Those of the other segments leave; a segment whose header is wrong is one too."""
+    store.add(messages(spans("a")))
+    store.add(messages(spans("c")), body=b"TGS1" + bytes(64))
+    store.add(messages(spans("b"), counts=[5]))
+    hand = Hand(await lease(store))
+    builder.open(hand)
+    assert names_of(builder, *hand.parts) == ["a"]
+    assert hand.rejected == {"damaged": 6}
+    assert hand.message.startswith("segment 2: this segment has format version 0")
+
+
+async def test_otlp_messages_that_were_given_up_can_be_looked_at(store, builder) -> None:
+    """As a segment, like all else."""
+    store.add(messages(spans("a", "b")))
+    hand = Hand(await lease(store))
+    builder.open(hand)
+    hand.split()
+    hand.doubt(StatusRefusedError("no", 400))
+    hand.give_up()
+    ((message, readings, body),) = hand.aside()
+    assert (message, readings) == ("no", 1)
+    assert [span.name for span in ResourceSpans.FromString(decode(body).bodies[0]).scope_spans[0].spans] == ["a"]
