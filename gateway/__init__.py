@@ -47,6 +47,10 @@ sources/                    Doors: bytes arrive here and are acknowledged only w
   mqtt_settings.py          Settings of an MQTT subscription, and what a broker's URL means
   mqtt_subscriptions.py     What our session at a broker is subscribed to, remembered across restarts
   mqtt_words.py             What a broker's answers and failures mean, in words for people
+  otlp.py                   The OTLP receiver: programs here and nearby send their metrics, logs and traces
+  otlp_auth.py              Who may send to the OTLP receiver: a token, a name with its password, or a certificate
+  otlp_counts.py            What the OTLP receiver counts: requests, readings by signal, bytes that are on their way
+  otlp_settings.py          Settings of the OTLP receiver, and its side of TLS
   paho_client.py            A paho client that takes bytes in bulk; the one place that touches paho's private parts
   portion.py                How much to read at a time, so that taking it in does not hold up everybody else
   refusals.py               What an MQTT source turned away, and why: counted by reason, the last of each in words, now and then in the log
@@ -55,12 +59,14 @@ sources/                    Doors: bytes arrive here and are acknowledged only w
   serial_port.py            Finds, opens and closes serial ports, and says why one cannot be opened
   serial_settings.py        How a serial line is set, and what it would make of bytes that someone shows it
   serial_watch.py           What a line's bytes say about its wiring: that it is silent, or brings nothing but noise
+  server_tls.py             The server's side of TLS for sources that others connect to: settings, and OpenSSL's context
   window.py                 Whether a sender has stopped because too many of its messages wait for their answer
 codecs/                     Words on the wire: bytes become columns and columns bytes
   apart.py                  Mapping apart what could not be mapped together, so that a mistake of ours costs one message
   arrays.py                 Arrays out of payloads become readings, with numpy calls per metric and not per array
   cbor_items.py             What a CBOR payload is made of, looked at without decoding it (RFC 8949, section 3)
   columns.py                Values out of many payloads become one typed column, exactly
+  content_encoding.py       Opens what a sender has compressed, piece by piece as it comes
   declared.py               A mapping whose metrics are listed: payloads to columns
   device_time.py            Devices' own times become columns, or arrival stands in for them and says so
   documents.py              Payloads of one mapping become lists of documents, each knowing whose it is
@@ -71,9 +77,11 @@ codecs/                     Words on the wire: bytes become columns and columns 
   mapping_settings.py       What can be set about mappings, and their limits
   otlp.py                   OTLP in protobuf: columns become requests without an object per point
   otlp_answers.py           What receivers answer to OTLP: what was not taken, a no that comes as success, an error's sentence
+  otlp_intake.py            A request that a program sends: is it well-formed, what can be kept of it
   otlp_json.py              OTLP as JSON: columns become text, for receivers that want it and for `tidegate export`
   otlp_messages.py          OTLP messages that are passed on as they came: counted, cut and given attributes without being read
   otlp_messages_json.py     OTLP messages that are passed on, as JSON and back, by the official classes
+  otlp_replies.py           What a receiver of OTLP answers, in protobuf or JSON: taken, taken in part, or why not
   paths.py                  Where in a document a value stands: paths like a.b[0].c
   payloads.py               Payloads become documents: JSON, CBOR, text, CSV, from bytes that anyone may have sent
   protobuf.py               Protobuf by hand: varints, tags and fields, written and read
@@ -211,7 +219,10 @@ net/                        Wires that everyone shares
   deadline.py               A moment by which something is over, handed down: who gets one never has more than is left
   files.py                  Small files that are written whole, and never through a link: what has a name of ours may not lead elsewhere
   http.py                   HTTP/1.1 as an uplink speaks it: one POST at a time over one kept connection
+  http_requests.py          What an HTTP/1.1 request is made of: its head, and its body as it comes
+  http_server.py            HTTP/1.1 as a receiver speaks it: requests with bodies over kept connections
   interfaces.py             Hears from the kernel that this box has a network again: a link that is up, an address, a route
+  listeners.py              Opens the sockets of a listener, and takes connections from them
   mqtt.py                   MQTT packets cut from a byte stream, PUBLISHes in bulk as columns
   mqtt_fields.py            What MQTT packets are made of: reason codes, errors, numbers, texts, properties
   mqtt_oversize.py          A PUBLISH that is larger than may be taken, while it is read past

@@ -272,6 +272,10 @@ class Gateway:
             from gateway.sources.mqtt_server import MqttServerSource  # noqa: PLC0415
 
             source: Part = MqttServerSource(settings, **shared)
+        elif kind == "OtlpSettings":
+            from gateway.sources.otlp import OtlpSource  # noqa: PLC0415
+
+            source = OtlpSource(settings, **shared | {"accept": self._pipeline.accept_messages})
         elif kind == "SerialSettings":
             from gateway.sources.serial import SerialSource  # noqa: PLC0415
 

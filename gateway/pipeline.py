@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from gateway.codecs.mapping import Mapper
     from gateway.core.batch import Attributes
     from gateway.core.clock import Clock
-    from gateway.core.contracts import Arrivals
+    from gateway.core.contracts import Arrivals, Messages
     from gateway.core.telemetry import Telemetry
     from gateway.detect.engine import Engine, Finding
     from gateway.store.database import Store
@@ -103,6 +103,23 @@ class Pipeline:
             prepared.noted.kept()
         self._telemetry.count("tidegate_messages_accepted", len(arrivals), source=arrivals.source)
         return Accepted(mapped.readings, mapped.malformed)
+
+    async def accept_messages(self, messages: Messages, /) -> None:
+        """Take OTLP messages as they are; return when they are on disk. The contract is `AcceptMessages`.
+
+        Nothing is mapped, and nothing is watched: detectors know series, and these name none.
+        """
+        await self._store.wait_for_room()
+        wall_ns = self._store.timeline.wall_from(messages.arrived_ns) or 0
+        records = replace(messages.records, time_ns=np.full(len(messages.records.bodies), wall_ns, np.int64))
+        await self._store.append(
+            [],
+            records=[(messages.priority, records)] if records.bodies else [],
+            losses=[Loss(reason, count, wall_ns, wall_ns) for reason, count in messages.dropped.items()],
+            # Whoever sends the next request on this connection has this one's answer first.
+            is_last=True,
+        )
+        self._telemetry.count("tidegate_messages_accepted", source=messages.source)
 
     def _put(self, arrivals: Arrivals) -> asyncio.Future[None]:
         """Map arrivals that were not, and hand them to the shelf; raise FullError."""

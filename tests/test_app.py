@@ -753,13 +753,14 @@ async def test_the_watchdog_hears_nothing_while_the_shelf_stands_still(
 
 
 async def test_every_kind_of_source_is_built(make: Callable[..., Gateway], tmp_path: Path) -> None:
-    """MQTT, MQTT server and serial, each with its own status, though nobody is there for them."""
+    """MQTT, MQTT server, serial and OTLP, each with its own status, though nobody is there for them."""
     toml = server(free_port())
     toml += '[[sources]]\ntype = "mqtt"\nname = "plant"\nurl = "mqtt://127.0.0.1:1"\ntopics = ["#"]\n'
     toml += f'[[sources]]\ntype = "serial"\nname = "line1"\nport = "{tmp_path}/none"\n'
+    toml += f'[[sources]]\ntype = "otlp"\nname = "local"\nhttp = "127.0.0.1:{free_port()}"\n'
     async with running(make(toml)) as gateway:
         sources: Any = gateway.status()["sources"]
-        assert set(sources) == {"direct", "plant", "line1"}
+        assert set(sources) == {"direct", "plant", "line1", "local"}
         assert all(source["state"] for source in sources.values())
         # Whatever is a number there is on /metrics too, under a name that says what it is.
         numbers = {key for source in sources.values() for key, value in source.items() if type(value) in {int, float}}

@@ -13,9 +13,9 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
 from gateway.codecs.mapping import Mapper, MappingSettings, default_mappings
 from gateway.codecs.mapping_settings import MetricSettings, TimeSettings
-from gateway.core.batch import Series
+from gateway.core.batch import ResourceRecords, Series
 from gateway.core.clock import NS_PER_S, FakeClock, Quality
-from gateway.core.contracts import Arrivals, FullError, Lost
+from gateway.core.contracts import Arrivals, FullError, Lost, Messages, Priority, Signal
 from gateway.core.telemetry import Telemetry
 from gateway.core.text import SENTENCE_CHARS_MAX
 from gateway.detect.engine import Engine
@@ -81,11 +81,20 @@ class FakeStore:
         self.deferred.append(come)
         return True
 
-    def append(self, pieces, *, logs=None, losses=(), set_aside=(), is_last=False) -> asyncio.Future[None]:
+    def append(self, pieces, *, logs=None, records=(), losses=(), set_aside=(), is_last=False) -> asyncio.Future[None]:
         if self.full or self.refusing:
             self.full -= not self.refusing
             raise FullError("the shelf is full", 2.0)
-        self.kept.append({"pieces": pieces, "logs": logs, "losses": losses, "set_aside": set_aside, "is_last": is_last})
+        self.kept.append(
+            {
+                "pieces": pieces,
+                "logs": logs,
+                "records": records,
+                "losses": losses,
+                "set_aside": set_aside,
+                "is_last": is_last,
+            }
+        )
         done = asyncio.get_running_loop().create_future()
         done.set_result(None)
         return done
@@ -471,3 +480,39 @@ async def test_who_has_gone_when_the_commit_begins_leaves_nothing() -> None:
     await asyncio.sleep(0)
     store.deferred.pop()()
     assert store.values == []
+
+
+def messages(*bodies: bytes, dropped: dict[str, int] | None = None) -> Messages:
+    counts = np.full(len(bodies), 3, np.int64)
+    records = ResourceRecords(Signal.TRACES, counts, np.zeros(len(bodies), np.int64), bodies)
+    return Messages("local", records, Priority.BULK, 1_000_000_000, dropped or {})
+
+
+@pytest.mark.parametrize("offset_ns", [1_790_000_000_000_000_000, None])
+async def test_otlp_messages_are_kept_as_they_came(offset_ns: int | None) -> None:
+    """With when they came, if there is a clock; what cannot be kept of their request is in the ledger."""
+    store = FakeStore(timeline=FakeTimeline(offset_ns))
+    pipeline, telemetry = build(store)
+    await pipeline.accept_messages(messages(b"a", b"b", dropped={"oversize": 2}))
+    (kept,) = store.kept
+    ((priority, records),) = kept["records"]
+    when_ns = 0 if offset_ns is None else offset_ns + 1_000_000_000
+    assert (priority, records.bodies, records.time_ns.tolist()) == (Priority.BULK, (b"a", b"b"), [when_ns] * 2)
+    assert [(loss.reason, loss.readings, loss.first_ns) for loss in kept["losses"]] == [("oversize", 2, when_ns)]
+    assert (kept["pieces"], kept["is_last"]) == ([], True)
+    assert telemetry.value("tidegate_messages_accepted", source="local") == 1
+
+
+async def test_a_request_of_which_nothing_can_be_kept_is_in_the_ledger() -> None:
+    """And nowhere else."""
+    store = FakeStore()
+    await build(store)[0].accept_messages(messages(dropped={"oversize": 2}))
+    assert (store.kept[0]["records"], store.kept[0]["losses"][0].readings) == ([], 2)
+
+
+async def test_a_full_shelf_pushes_back_on_programs_too() -> None:
+    """Nothing is counted as accepted."""
+    pipeline, telemetry = build(FakeStore(full=1))
+    with pytest.raises(FullError):
+        await pipeline.accept_messages(messages(b"a"))
+    assert telemetry.value("tidegate_messages_accepted", source="local") == 0

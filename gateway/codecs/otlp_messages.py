@@ -121,19 +121,14 @@ def cut_to_fit(body: bytes, path: Path, *, bytes_max: int, readings_max: int, be
     if len(body) <= bytes_max and (readings := count(body, path)) <= readings_max:
         return Pieces([Piece(readings, body)] if readings else [])
     wanted, deeper = path[0], path[1:]
-    beside: list[bytes] = []
-    branch: list[tuple[int, int, int, int]] = []
-    for number, wire_type, begin, start, stop in protobuf.spans(body):
-        if number in wanted and wire_type == protobuf.LENGTH_DELIMITED:
-            branch.append((number, begin, start, stop))
-        else:
-            beside.append(body[begin:stop])
-    head = b"".join(beside)
+    head = _beside(body, wanted)
     if len(head) > beside_bytes_max:
         return Pieces([], count(body, path))
     packing = _Packing(head, bytes_max=bytes_max, readings_max=readings_max)
     oversize = 0
-    for number, begin, start, stop in branch:
+    for number, wire_type, begin, start, stop in protobuf.spans(body):
+        if number not in wanted or wire_type != protobuf.LENGTH_DELIMITED:
+            continue
         readings = _count(body, start, stop, deeper) if deeper else 1
         if stop - begin <= bytes_max and readings <= readings_max:
             packing.add(readings, body[begin:stop])
@@ -146,6 +141,15 @@ def cut_to_fit(body: bytes, path: Path, *, bytes_max: int, readings_max: int, be
         else:
             oversize += 1
     return Pieces(packing.close(), oversize)
+
+
+def _beside(body: bytes, branch: frozenset[int]) -> bytes:
+    """Return all fields that are not of a branch."""
+    return b"".join(
+        body[begin:stop]
+        for number, wire_type, begin, _, stop in protobuf.spans(body)
+        if number not in branch or wire_type != protobuf.LENGTH_DELIMITED
+    )
 
 
 class _Packing:

@@ -192,6 +192,35 @@ def count(data: bytes, at: int, end: int, field: int) -> int:
     return found
 
 
+def runs(data: bytes, at: int, end: int, bytes_max: int) -> Iterator[tuple[int, int]]:
+    """Yield where runs of whole fields begin and end, as long as `bytes_max` allows; a longer field is one by itself.
+
+    >>> list(runs(text(2, "hi") * 3 + text(2, "longer"), 0, 20, 8))
+    [(0, 8), (8, 12), (12, 20)]
+    """
+    run = at
+    last = end - 2
+    while at < end:
+        begin, key = at, data[at]
+        if at < last and key < 0x80 and key & 7 == LENGTH_DELIMITED and key > 7 and data[at + 1] < 0x80:
+            at += 2 + data[at + 1]
+        elif at < last and key < 0x80 and key & 7 == LENGTH_DELIMITED and key > 7 and data[at + 2] < 0x80:
+            at += 3 + (data[at + 1] & 0x7F | data[at + 2] << 7)
+        else:
+            *_, at = next(spans(data, at, end))
+        if at > end:
+            raise ValueError(f"a field ends {at - end} bytes behind its message")
+        if at - run > bytes_max:
+            if begin > run:
+                yield run, begin
+            run = begin
+            if at - begin > bytes_max:
+                yield begin, at
+                run = at
+    if run < end:
+        yield run, end
+
+
 def _skip(data: bytes, at: int, wire_type: int, number: int) -> int:
     """Return where the value of a field ends that is not length-delimited."""
     if wire_type == VARINT:

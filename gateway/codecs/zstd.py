@@ -18,6 +18,9 @@ if TYPE_CHECKING or sys.version_info < (3, 14):
 else:  # pragma: no cover  the same names, on Python 3.14 and later
     from compression import zstd
 
+ZstdError = zstd.ZstdError
+ZstdDecompressor = zstd.ZstdDecompressor
+
 LEVEL: Final = 3
 HARD_LEVEL_MIN: Final = 13
 # RFC 8878 recommends that decoders take windows up to 8 MiB.
@@ -52,8 +55,7 @@ def decompress(data: bytes, *, bytes_max: int) -> bytes:
     >>> decompress(compress(b"tide" * 9), bytes_max=64)[:8]
     b'tidetide'
     """
-    options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: WINDOW_LOG_MAX}
-    reader = zstd.ZstdDecompressor(options=options)
+    reader = new_decompressor()
     try:
         content = reader.decompress(data, max_length=bytes_max + 1)
     except zstd.ZstdError as error:
@@ -63,6 +65,12 @@ def decompress(data: bytes, *, bytes_max: int) -> bytes:
     if not reader.eof or reader.unused_data:
         raise ValueError("a zstd frame that is cut, or has bytes behind it")
     return content
+
+
+def new_decompressor() -> ZstdDecompressor:
+    """Return what opens one frame, its window bounded; how much comes out of it is for the caller to bound."""
+    options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: WINDOW_LOG_MAX}
+    return ZstdDecompressor(options=options)
 
 
 def _compressor(level: int) -> zstd.ZstdCompressor:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from gateway.core.checks import Problem, below
-from gateway.sources import mqtt_server_settings, mqtt_settings
+from gateway.sources import mqtt_server_settings, mqtt_settings, otlp_settings
 from gateway.uplinks.settings import OtlpUplinkSettings
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ def _parts_with_tls(config: Any) -> Iterator[tuple[str, msgspec.Struct, Callable
         path = below("sources", index, "tls")
         if isinstance(source, mqtt_server_settings.MqttServerSettings) and source.tls is not None:
             yield path, source.tls, partial(mqtt_server_settings.tls_context, source)
+        elif isinstance(source, otlp_settings.OtlpSettings) and source.tls is not None:
+            yield path, source.tls, partial(otlp_settings.tls_context, source)
         elif isinstance(source, mqtt_settings.MqttSettings):
             yield path, source.tls, partial(mqtt_settings.tls_context, source.tls)
     for index, uplink in enumerate(getattr(config, "uplinks", ())):

@@ -16,6 +16,7 @@ import msgspec
 
 from gateway.core.units import Size
 from gateway.sources.mqtt_server_settings import CONNECTIONS_MAX, MqttServerSettings
+from gateway.sources.otlp_settings import OtlpSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +37,7 @@ TLS_SHARE: Final = 4
 STORE_BOUNDS: Final = {"pending_bytes": 256 << 10, "recent_bytes": 128 << 10}
 SOURCE_BOUNDS: Final = ("buffer_max", "in_flight_bytes_total", "pending_max")
 SOURCE_BOUND_MIN: Final = 64 << 10
+SOURCE_LARGEST: Final = ("packet_bytes_max", "frame_bytes_max", "request_bytes_max")
 
 
 class Fit(NamedTuple):
@@ -114,16 +116,14 @@ def _bound_tls(sources: Sequence[SourceSettings], profile: HardwareProfile) -> t
 
 def _tls_bytes(source: SourceSettings) -> int:
     """Return what the connections of clients may take where they come over TLS."""
-    if isinstance(source, MqttServerSettings) and source.tls is not None:
+    if isinstance(source, MqttServerSettings | OtlpSettings) and source.tls is not None:
         return (source.connections_max or CONNECTIONS_MAX) * TLS_CONNECTION_BYTES
     return 0
 
 
 def _scale_source(source: SourceSettings, share: float) -> SourceSettings:
-    """Scale what a source may hold, but so that its largest packet or frame still fits."""
-    floor = max(
-        SOURCE_BOUND_MIN, int(getattr(source, "packet_bytes_max", 0)), int(getattr(source, "frame_bytes_max", 0))
-    )
+    """Scale what a source may hold, but so that its largest packet, frame or request still fits."""
+    floor = max(SOURCE_BOUND_MIN, *(int(getattr(source, name, 0)) for name in SOURCE_LARGEST))
     bounds: dict[str, Any] = {
         name: _scaled(getattr(source, name), share, floor) for name in SOURCE_BOUNDS if hasattr(source, name)
     }

@@ -69,7 +69,7 @@ SECTIONS: Final[dict[str, list[Instrument]]] = {
         *_all(
             "counter",
             "source reason",
-            tidegate_source_refused="Messages, packets and connections that an MQTT source turned away.",
+            tidegate_source_refused="Messages, packets, requests and connections that a source turned away.",
         ),
         *_all("counter", "", tidegate_mapping_mistakes="Messages that a mistake in the gateway itself set aside."),
         *_all("counter", "", tidegate_findings="Readings that a detector found odd."),
@@ -91,6 +91,15 @@ SECTIONS: Final[dict[str, list[Instrument]]] = {
             tidegate_source_full="Times that messages found no room and were offered again.",
             tidegate_source_failed="Times that messages were not taken by a mistake in the gateway itself.",
         ),
+    ],
+    "Sources of type otlp": [
+        *_all(
+            "counter",
+            "source signal",
+            tidegate_otlp_requests="Requests that were read, kept or not.",
+            tidegate_otlp_readings="Data points, log records and spans that are on disk.",
+        ),
+        *_all("counter", "source", tidegate_otlp_pushed_back="Requests that found no room and may come again."),
     ],
     "Sources of type mqtt": [
         *_all(

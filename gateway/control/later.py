@@ -10,16 +10,13 @@ NOT_YET: Final = "is not in this version"
 
 LATER: Final = Later(
     keys={
+        "sources.grpc": f'OTLP over gRPC {NOT_YET}; give programs http = "127.0.0.1:4318" and OTLP over HTTP',
         "alerts": f"alerting {NOT_YET}; findings leave as OTLP logs, let the far side alert",
         "notifiers": f"notifying {NOT_YET}; findings leave as OTLP logs, let the far side notify",
         "opamp": f"OpAMP {NOT_YET}; leave the table out",
         "links": f"links with budgets {NOT_YET}; leave the table out",
     },
     values={
-        (
-            "sources.type",
-            "otlp",
-        ): f'the source type "otlp" {NOT_YET}; for now devices come by mqtt, mqtt_server or serial',
         ("sources.framing", "nmea"): f'the framing "nmea" {NOT_YET}; use "lines" and map the text',
         ("sources.framing", "modbus"): f'the framing "modbus" {NOT_YET}; use "cobs" or "lines"',
         **{

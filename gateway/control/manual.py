@@ -33,6 +33,7 @@ SAMPLES: Final = {
     "url": '"mqtt://127.0.0.1:1883"',
     "topics": '["plant/#"]',
     "listen": '"127.0.0.1:1884"',
+    "http": '"127.0.0.1:4318"',
     "port": '"/dev/serial/by-id/usb-…"',
     "endpoint": '"https://otel.example:4318"',
     "match": '"plant/{device}/climate"',

@@ -33,7 +33,10 @@ SOURCE_NUMBERS: Final = {
 }
 # And those that are counted under names of their own where they happen.
 SOURCE_NUMBERS_COUNTED: Final = frozenset(
-    {"connects", "connections", "on_disk", "opened", "put_off", "repeated", "unplugged"}
+    {
+        *("connects", "connections", "on_disk", "opened", "put_off", "repeated", "unplugged"),
+        *("data_points", "log_records", "spans", "pushed_back"),
+    }
 )
 STORE_NUMBERS: Final = {
     "used_bytes": "tidegate_store_used_bytes",

@@ -17,6 +17,7 @@ from gateway.control.settings import Config, SourceSettings
 from gateway.core.checks import Problem, below
 from gateway.sources.mqtt_server_settings import MqttServerSettings
 from gateway.sources.mqtt_settings import MqttSettings, subscriptions
+from gateway.sources.serial_settings import SerialSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,7 +107,8 @@ def _brought_by(source: SourceSettings) -> Iterator[tuple[tuple[str | int, ...],
         for n, (topic, _) in enumerate(subscriptions(source)):
             prefix_levels = PREFIX_LEVELS.get(topic.partition("/")[0], 0)
             texts.append((("topics", n), topic.split("/", prefix_levels)[-1]))
-    else:
+    elif isinstance(source, SerialSettings):
+        # What comes as OTLP has names already, and meets no mapping.
         texts.append((("framing",), source.name if source.framing == "lines" else f"{source.name}/#"))
     for steps, text in texts:
         try:

@@ -15,6 +15,7 @@ from gateway.net.addresses import is_loopback, split_address
 from gateway.net.secrets import Secret
 from gateway.sources.mqtt_server_settings import MqttServerSettings
 from gateway.sources.mqtt_settings import MqttSettings, parse_url
+from gateway.sources.otlp_settings import OtlpSettings
 from gateway.sources.serial_settings import SerialSettings
 from gateway.store.settings import StoreSettings
 from gateway.uplinks.settings import OtlpUplinkSettings
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from gateway.core.batch import Attributes
 
-SourceSettings: TypeAlias = MqttServerSettings | MqttSettings | SerialSettings
+SourceSettings: TypeAlias = MqttServerSettings | MqttSettings | SerialSettings | OtlpSettings
 UplinkSettings: TypeAlias = OtlpUplinkSettings
 
 STATE_DIR: Final = "/var/lib/tidegate"
@@ -208,6 +209,10 @@ def _bare_passwords(source: SourceSettings) -> Iterator[str]:
         if source.users and source.tls is None and not is_loopback(split_address(source.listen)[0]):
             where = f"unencrypted to {source.listen}"
             yield f"users: passwords travel {where}; give it tls = {{ cert_file = …, key_file = … }}"
+    elif isinstance(source, OtlpSettings):
+        if (source.users or source.token) and source.tls is None and not is_loopback(split_address(source.http)[0]):
+            what = "users: passwords travel" if source.users else "token: it travels"
+            yield f"{what} unencrypted to {source.http}; give it tls = {{ cert_file = …, key_file = … }}"
     elif isinstance(source, MqttSettings) and source.password is not None:
         broker = parse_url(source.url)
         if not broker.is_tls and not is_loopback(broker.host):

@@ -7,9 +7,7 @@ number of connections are bounded and odd bytes are answered rather than logged.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hmac
-import ipaddress
 import logging
 import re
 from http import HTTPStatus
@@ -22,7 +20,7 @@ from microdot import Response as BareResponse
 
 from gateway import __version__
 from gateway.control.metrics import MetricsPage
-from gateway.net.addresses import cannot_listen, split_address
+from gateway.net.addresses import cannot_listen, names_this_machine, split_address
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -190,7 +188,7 @@ class ControlServer:
                 return None
             self._count("status 401")
             return Response("a token is needed\n", 401, {**TEXT, "www-authenticate": "Bearer"})
-        if not is_address(request.headers.get("host", "")):
+        if not names_this_machine(request.headers.get("host", "")):
             self._count("status 421")
             return Response("ask by address, like http://127.0.0.1:8181\n", 421, TEXT)
         return None
@@ -329,21 +327,6 @@ def is_asked_elsewhere(headers: Mapping[str, str]) -> bool:
     origin = headers.get("Origin")
     is_foreign = origin is not None and origin.partition("://")[2].lower() != headers.get("Host", "").lower()
     return is_foreign or headers.get("Sec-Fetch-Site", "").lower() == "cross-site"
-
-
-def is_address(host: str) -> bool:
-    """Whether a Host header names this machine by address or as localhost, or is left out.
-
-    >>> is_address("127.0.0.1:8181"), is_address("[::1]"), is_address("evil.example")
-    (True, True, False)
-    """
-    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() and not host.endswith("]") else host
-    if name in {"", "localhost"}:
-        return True
-    with contextlib.suppress(ValueError):
-        ipaddress.ip_address(name.strip("[]"))
-        return True
-    return False
 
 
 class _Answer:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple, NewType, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from gateway.core.batch import ResourceRecords
+
 BootId = NewType("BootId", int)
 """A small number for one run of the kernel between two boots; the store keeps the table (0: not known)."""
 
@@ -150,4 +152,31 @@ class Accept(Protocol):
 
     async def __call__(self, arrivals: Arrivals, /) -> Accepted:
         """Take `arrivals`."""
+        ...
+
+
+@dataclass(slots=True)
+class Messages:
+    """OTLP messages of one signal that a program sent in one request, and that are kept as they came.
+
+    `records` are without a time: `arrived_ns` is the boot's monotonic clock, as with `Arrivals`. `dropped` are readings
+    of the same request that cannot be kept, by reason: they go to the ledger, and their sender is told.
+    """
+
+    source: str
+    records: ResourceRecords
+    priority: Priority
+    arrived_ns: int
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+
+class AcceptMessages(Protocol):
+    """The door for what needs no mapping.
+
+    Returns when the group commit that holds the messages has been fsynced. Raises FullError when there is no room: then
+    nothing of them was kept, and nothing may be said of them but that.
+    """
+
+    async def __call__(self, messages: Messages, /) -> None:
+        """Take `messages`."""
         ...

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import socket
 from typing import TYPE_CHECKING, Final
 
-from gateway.net.addresses import cannot_listen, split_address
+from gateway.net.listeners import accept_from, listen, stop_accepting
 from gateway.net.mqtt_fields import ReasonCode
 from gateway.sources.mqtt_server_admission import Limits
 from gateway.sources.mqtt_server_auth import Attempts, Authenticator
@@ -37,9 +36,6 @@ log = logging.getLogger("tidegate.mqtt_server")
 
 TICK_S: Final = 1.0
 STOP_S_MAX: Final = 5.0
-BACKLOG: Final = 256
-# No descriptors or memory left: accept nothing for so long.
-ACCEPT_PAUSE_S: Final = 1.0
 # Aliases spare a device on a metered link its topic; each is a topic's length of memory.
 TOPIC_ALIAS_MAX: Final = 16
 # How much of the bytes in flight may be packets that have begun and not ended.
@@ -55,7 +51,6 @@ CONNECTING_MIN: Final = 16
 WILLS_MIN: Final = 64
 # The kernel finds peers that are gone without a word, where MQTT's keep alive is off.
 TCP_KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
-_OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class MqttServerSource:
@@ -105,26 +100,22 @@ class MqttServerSource:
         listeners = await self._listen()
         self._hub.is_stopping = False
         self._state = "listening"
-        tasks = [
-            asyncio.create_task(self._accept_from(listener), name=f"{self.name}: accept") for listener in listeners
-        ]
+        accepting = {
+            listener: asyncio.create_task(accept_from(listener, self._admit, self._lack), name=f"{self.name}: accept")
+            for listener in listeners
+        }
         self.listening.set()
         try:
             while True:
                 await asyncio.sleep(TICK_S)
                 self._tick()
-                for task in tasks:
+                for task in accepting.values():
                     if task.done():
                         task.result()
         finally:
             self.listening.clear()
             self._state = "stopping"
-            for listener, task in zip(listeners, tasks, strict=True):
-                # First: asyncio stumbles over who comes in the moment between the end of its waiting and this.
-                asyncio.get_running_loop().remove_reader(listener)
-                listener.close()
-                task.cancel()
-            await asyncio.wait(tasks)
+            await stop_accepting(accepting)
             await self._stop()
             self._state = "stopped"
 
@@ -153,39 +144,16 @@ class MqttServerSource:
     # Beginning.
 
     async def _listen(self) -> list[socket.socket]:
-        host, port = split_address(self._settings.listen)
-        loop = asyncio.get_running_loop()
-        listeners: list[socket.socket] = []
         try:
-            # As bytes, where that will do: Python's tables for international names are half a megabyte.
-            name = host.encode() if host.isascii() else host
-            found = await loop.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            for family, _, _, _, address in dict.fromkeys(found):
-                listener = socket.create_server(address[:2], family=family, backlog=BACKLOG, reuse_port=False)
-                listener.setblocking(False)
-                listeners.append(listener)
+            listeners = await listen(self._settings.listen)
         except OSError as error:
-            for listener in listeners:
-                listener.close()
-            trouble = cannot_listen(self._settings.listen, error)
-            self._state, self._last_error = "failed", str(trouble.strerror)
-            raise trouble from error
+            self._state, self._last_error = "failed", str(error.strerror)
+            raise
         self.address = listeners[0].getsockname()[:2]
         return listeners
 
-    async def _accept_from(self, listener: socket.socket) -> None:
-        """Take connections: our own loop, since bounds want to be looked at before TLS begins."""
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connected, peer = await loop.sock_accept(listener)
-            except OSError as error:
-                # A client that is gone again is its own affair; no descriptors left is ours.
-                if error.errno in _OUT_OF_RESOURCES:
-                    self._refuse("out_of_resources", f"cannot take connections: {error.strerror}")
-                    await asyncio.sleep(ACCEPT_PAUSE_S)
-                continue
-            await self._admit(connected, str(peer[0]))
+    def _lack(self, what: str) -> None:
+        self._refuse("out_of_resources", what)
 
     async def _admit(self, connected: socket.socket, address: str) -> None:
         if not self._make_room():

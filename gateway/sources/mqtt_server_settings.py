@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
@@ -16,6 +15,7 @@ from gateway.core.units import Duration, Size
 from gateway.net.addresses import is_loopback, split_address
 from gateway.net.mqtt import PACKET_BYTES_MIN
 from gateway.sources.mqtt_server_auth import ANONYMOUS, MqttCertificate, MqttUser, wrong_patterns
+from gateway.sources.server_tls import ServerTls, server_context
 
 if TYPE_CHECKING:
     import ssl
@@ -23,19 +23,6 @@ if TYPE_CHECKING:
 
 # Where nothing else is said.
 CONNECTIONS_MAX: Final = 1000
-# What asyncio keeps ready for each TLS connection to read into, from its first byte on: a TLS record, and not sixteen.
-TLS_READ_BYTES: Final = 16 * 1024
-
-
-class MqttTls(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
-    """The server's own certificate, and whose clients' certificates it believes."""
-
-    cert_file: Annotated[str, Meta(description="The server's certificate and its chain, PEM.")]
-    key_file: Annotated[str, Meta(description="Its private key, PEM.")]
-    client_ca_file: Annotated[
-        str,
-        Meta(description="The authority whose client certificates are believed, PEM; without it none are."),
-    ] = ""
 
 
 class MqttServerSettings(
@@ -48,7 +35,7 @@ class MqttServerSettings(
         str, Meta(description="Address and port; beyond loopback users or certificates must be named.")
     ] = "127.0.0.1:1884"
     users: Annotated[tuple[MqttUser, ...], Meta(description="Who may publish, by name and password.")] = ()
-    tls: Annotated[MqttTls | None, Meta(description="TLS; without it passwords travel in the clear.")] = None
+    tls: Annotated[ServerTls | None, Meta(description="TLS; without it passwords travel in the clear.")] = None
     certificates: Annotated[
         tuple[MqttCertificate, ...],
         Meta(description="Who may publish, by client certificate; needs tls.client_ca_file."),
@@ -184,29 +171,7 @@ class MqttServerSettings(
 
 def tls_context(settings: MqttServerSettings) -> ssl.SSLContext:
     """Build the context; raise ValueError that names the file."""
-    import ssl  # noqa: PLC0415  only where it is used: net/tls.py
-    from asyncio.sslproto import SSLProtocol  # noqa: PLC0415  another one where ssl came later: net/tls.py
-
-    # No public name, and all of asyncio's TLS reads by it. Without it three hundred strangers who begin a handshake
-    # take 60 MB: the buffer is filled with zeros when it is made.
-    if hasattr(SSLProtocol, "max_size"):
-        SSLProtocol.max_size = TLS_READ_BYTES
-    tls = settings.tls
-    assert tls is not None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    files = [tls.cert_file, tls.key_file, *filter(None, [tls.client_ca_file])]
-    for name in files:
-        if not Path(name).is_file():
-            raise ValueError(f"tls: there is no file {name}")
-    try:
-        context.load_cert_chain(tls.cert_file, tls.key_file, password="")  # or OpenSSL asks for one on the terminal
-        if tls.client_ca_file:
-            context.load_verify_locations(tls.client_ca_file)
-    except OSError as error:
-        raise ValueError(f"tls: cannot use {', '.join(files)}: {getattr(error, 'reason', None) or error}") from error
-    if tls.client_ca_file:
-        # Where there are other ways in, a certificate is welcome and not asked for.
-        only_certificates = bool(settings.certificates) and not settings.users and not settings.lets_anyone_in
-        context.verify_mode = ssl.CERT_REQUIRED if only_certificates else ssl.CERT_OPTIONAL
-    return context
+    assert settings.tls is not None
+    # Where there are other ways in, a certificate is welcome and not asked for.
+    only_certificates = bool(settings.certificates) and not settings.users and not settings.lets_anyone_in
+    return server_context(settings.tls, only_certificates=only_certificates)

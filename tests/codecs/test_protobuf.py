@@ -181,3 +181,22 @@ def test_any_bytes_have_spans_or_none(data: bytes) -> None:
             list(protobuf.spans(data))
     else:
         assert [(n, w) for n, w, *_ in protobuf.spans(data)] == [(n, w) for n, w, _ in fields]
+
+
+@given(st.lists(st.tuples(st.sampled_from([1, 2, 30]), st.integers(0, 300)), max_size=20), st.integers(1, 400))
+def test_runs_are_whole_fields_one_behind_the_other(parts: list[tuple[int, int]], bytes_max: int) -> None:
+    """As long as is allowed; a longer field is one by itself; what is cut is no message."""
+    data = b"".join(protobuf.delimited(number, bytes(size)) + protobuf.integer(2, size) for number, size in parts)
+    found = list(protobuf.runs(data, 0, len(data), bytes_max))
+    assert [start for start, _ in found[1:]] == [stop for _, stop in found[:-1]]
+    assert (found[0][0], found[-1][1]) == (0, len(data)) if found else not data
+    spans = {(begin, stop) for _, _, begin, _, stop in protobuf.spans(data)}
+    ends = {stop for _, stop in spans}
+    for run in found:
+        assert run[1] in ends
+        assert run[1] - run[0] <= bytes_max or run in spans
+    if data:
+        with pytest.raises(ValueError):
+            list(protobuf.runs(data[:-1] + b"\x80", 0, len(data), bytes_max))
+    with pytest.raises(ValueError, match="behind its message"):
+        list(protobuf.runs(b"\x0a\x05abc", 0, 5, bytes_max))

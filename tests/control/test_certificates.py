@@ -75,6 +75,15 @@ def test_files_that_are_right_are_fine(look, files) -> None:
     assert look(sources=[plain, subscriber({}, url="mqtt://broker")], uplinks=[uplink({})]) == ([], [])
 
 
+def test_a_receivers_files_are_looked_at(look, files) -> None:
+    """As those of an MQTT server."""
+    receiver = {"type": "otlp", "name": "local"}
+    good, other = ({"cert_file": files["cert"], "key_file": files[key]} for key in ("key", "other"))
+    assert look(sources=[receiver, receiver | {"tls": good | {"client_ca_file": files["ca"]}}]) == ([], [])
+    (found,), _ = look(sources=[receiver | {"tls": other}])
+    assert found.startswith("sources[0].tls: ")
+
+
 def test_a_file_that_is_missing_is_a_problem(look, files) -> None:
     """Each of them, with the key that names it."""
     gone = {"cert_file": files["none"], "key_file": files["none"]}

@@ -67,6 +67,15 @@ def test_on_a_small_board_all_bounds_are_held_to_one_share() -> None:
     assert "64MiB of pi-zero-2w" in note
 
 
+def test_a_request_of_a_program_always_fits() -> None:
+    """However small the board: what one may have is not scaled, only how many there may be at once."""
+    receiver = '[[sources]]\ntype = "otlp"\nname = "o{n}"\nhttp = "127.0.0.1:{port}"\n'
+    fitted = fit(config_of(SERVER, BROKER, LINE, receiver, receiver, UPLINK), load("pi-zero-2w"))
+    source = fitted.config.sources[3]
+    assert fitted.share < 0.5
+    assert source.in_flight_bytes_total == source.request_bytes_max == 4 * MIB
+
+
 def test_what_tls_connections_would_take_is_said() -> None:
     """Where it is much for the board: there must be as many clients before it is taken, so nothing is scaled."""
     tls = SERVER + 'tls = {{ cert_file = "c", key_file = "k" }}\n'

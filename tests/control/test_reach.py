@@ -13,6 +13,7 @@ from gateway.control.reading import PROBLEMS_MAX, read_parts
 
 BROKER = '[[sources]]\ntype = "mqtt"\nname = "plant"\nurl = "mqtt://h"\ntopics = TOPICS\n'
 SERVER = '[[sources]]\ntype = "mqtt_server"\nname = "direct"\n'
+RECEIVER = '[[sources]]\ntype = "otlp"\nname = "local"\n'
 LINE = '[[sources]]\ntype = "serial"\nname = "line1"\nport = "/dev/ttyS0"\nframing = "FRAMING"\n'
 
 
@@ -44,6 +45,8 @@ def broker(*topics: str) -> str:
         LINE.replace("FRAMING", "cobs") + mapping("line1/{x}"),
         LINE.replace("FRAMING", "lines") + mapping("line1"),
         LINE.replace("FRAMING", "lines") + 'payload = "csv"\n' + broker("a") + mapping("a"),
+        RECEIVER,
+        RECEIVER + SERVER + mapping("a/{x}"),
     ],
 )
 def test_what_fits_is_not_mentioned(text: str) -> None:

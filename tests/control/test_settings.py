@@ -17,8 +17,10 @@ from gateway.core.checks import checks_of
 from gateway.core.units import Duration, Size
 from gateway.net.secrets import Secret
 from gateway.sources.mqtt_server_auth import MqttUser
-from gateway.sources.mqtt_server_settings import MqttServerSettings, MqttTls
+from gateway.sources.mqtt_server_settings import MqttServerSettings
 from gateway.sources.mqtt_settings import MqttSettings
+from gateway.sources.otlp_settings import OtlpSettings, OtlpUser
+from gateway.sources.server_tls import ServerTls
 from gateway.uplinks.settings import OtlpUplinkSettings, TlsSettings
 
 if TYPE_CHECKING:
@@ -132,7 +134,7 @@ def test_passwords_that_others_can_read_are_named() -> None:
     """Beyond loopback and without TLS, whoever sends them."""
     password = Secret(env="A")
     users = (MqttUser(name="pump", password=password, topics=("#",)),)
-    tls = MqttTls(cert_file="/c.pem", key_file="/k.pem")
+    tls = ServerTls(cert_file="/c.pem", key_file="/k.pem")
     sources = [
         MqttServerSettings(name="a", listen="0.0.0.0:1884", users=users),
         MqttServerSettings(name="b", listen="0.0.0.0:8883", users=users, tls=tls),
@@ -142,12 +144,18 @@ def test_passwords_that_others_can_read_are_named() -> None:
             for url in ("mqtt://broker", "ws://broker", "mqtts://broker", "mqtt://localhost")
         ),
         MqttSettings(name="h", url="mqtt://broker", topics=("#",)),
+        OtlpSettings(name="i", http="0.0.0.0:4318", token=password),
+        OtlpSettings(name="j", http="0.0.0.0:4318", users=(OtlpUser(name="app", password=password),)),
+        OtlpSettings(name="k", http="0.0.0.0:4318", token=password, tls=tls),
+        OtlpSettings(name="l", token=password),
     ]
     said = [warning for warning in Config(sources=tuple(sources)).warnings() if warning.startswith("sources")]
     assert said == [
         "sources[0].users: passwords travel unencrypted to 0.0.0.0:1884; give it tls = { cert_file = …, key_file = … }",
         "sources[3].password: it travels unencrypted to mqtt://broker; use mqtts:// or wss://",
         "sources[4].password: it travels unencrypted to ws://broker; use mqtts:// or wss://",
+        "sources[8].token: it travels unencrypted to 0.0.0.0:4318; give it tls = { cert_file = …, key_file = … }",
+        "sources[9].users: passwords travel unencrypted to 0.0.0.0:4318; give it tls = { cert_file = …, key_file = … }",
     ]
 
 

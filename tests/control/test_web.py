@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway.control.settings import ControlSettings
-from gateway.control.web import ControlServer, check_head, is_address
+from gateway.control.web import ControlServer, check_head
 from gateway.core.telemetry import Telemetry
 from gateway.core.units import Duration, Size
+from gateway.net.addresses import names_this_machine
 from gateway.net.secrets import Secret
 
 if TYPE_CHECKING:
@@ -439,8 +440,8 @@ async def test_a_taken_port_is_an_oserror(open_window) -> None:
 def test_addresses_are_told_from_names() -> None:
     """With port, without, IPv6 in brackets, left out."""
     good = ["127.0.0.1", "127.0.0.1:80", "[::1]", "[::1]:80", "localhost", "localhost:1", ""]
-    assert all(is_address(host) for host in good)
-    assert not any(is_address(host) for host in ["evil.example", "evil.example:80", "1.evil", "a:b"])
+    assert all(names_this_machine(host) for host in good)
+    assert not any(names_this_machine(host) for host in ["evil.example", "evil.example:80", "1.evil", "a:b"])
 
 
 def test_a_plain_head_has_no_problem() -> None:

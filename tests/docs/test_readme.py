@@ -43,7 +43,7 @@ def test_the_configuration_loads_and_its_examples_are_right() -> None:
         numbers = iter(range(1 << 20))
         assert Mapper(config.mappings, resolve=lambda *_, numbers=numbers: next(numbers)).check() == []
         assert config.warnings() == []
-    assert any(len(parse_config(text, offline=True).sources) == 3 for text in configs)
+    assert any(len(parse_config(text, offline=True).sources) == 4 for text in configs)
 
 
 def test_the_check_has_nothing_to_say_of_it_but_where_the_token_is(tmp_path: Path, monkeypatch) -> None:

@@ -24,7 +24,7 @@ from gateway.core.units import Duration
 from gateway.net.mqtt_packets import Will, connect_bytes, publish_bytes
 from gateway.net.secrets import Secret
 from gateway.sources.mqtt_server_auth import MqttCertificate, MqttUser
-from gateway.sources.mqtt_server_settings import MqttTls
+from gateway.sources.server_tls import ServerTls
 from hil.paho_device import talking, wait_for_all
 
 if TYPE_CHECKING:
@@ -368,7 +368,7 @@ async def test_sessions_are_bounded(mqtt_server) -> None:
 
 async def test_running_out_of_descriptors_is_waited_out(mqtt_server, monkeypatch) -> None:
     """The server stays and says so."""
-    monkeypatch.setattr("gateway.sources.mqtt_server.ACCEPT_PAUSE_S", 0.01)
+    monkeypatch.setattr("gateway.net.listeners.ACCEPT_PAUSE_S", 0.01)
     rig = await mqtt_server.start()
     loop = asyncio.get_running_loop()
     accept, failures = loop.sock_accept, [OSError(24, "Too many open files"), OSError(103, "aborted")]
@@ -535,7 +535,7 @@ def certificates(tmp_path_factory) -> Path:
 
 
 def tls_settings(folder: Path, **fields: object) -> dict[str, object]:
-    tls = MqttTls(
+    tls = ServerTls(
         cert_file=str(folder / "server.pem"), key_file=str(folder / "server.key"), client_ca_file=str(folder / "ca.pem")
     )
     entry = MqttCertificate(common_name="pump-7.plant", topics=("plant/%u/#",))

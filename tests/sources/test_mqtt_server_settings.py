@@ -11,7 +11,8 @@ from gateway.codecs.mapping_settings import MapLimits
 from gateway.core.units import Duration, Size
 from gateway.net.secrets import Secret
 from gateway.sources.mqtt_server_auth import MqttCertificate, MqttUser
-from gateway.sources.mqtt_server_settings import MqttServerSettings, MqttTls, tls_context
+from gateway.sources.mqtt_server_settings import MqttServerSettings, tls_context
+from gateway.sources.server_tls import ServerTls
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,7 +94,7 @@ def test_no_longer_topics_are_taken_than_a_mapping_takes() -> None:
 def test_files_that_are_missing_or_wrong_are_named(tmp_path: Path) -> None:
     """A gateway that cannot keep its promise of TLS does not start."""
     cert = tmp_path / "server.pem"
-    wanted = settings(tls=MqttTls(cert_file=str(cert), key_file=str(cert)))
+    wanted = settings(tls=ServerTls(cert_file=str(cert), key_file=str(cert)))
     with pytest.raises(ValueError, match=r"there is no file .*server\.pem"):
         tls_context(wanted)
     cert.write_text("no certificate")

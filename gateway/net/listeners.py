@@ -1,0 +1,71 @@
+"""Opens the sockets of a listener, and takes connections from them. Must not read a byte of any.
+
+asyncio's own server takes whoever comes, and begins TLS with them, before anybody can look how many there are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from typing import TYPE_CHECKING, Final
+
+from gateway.net.addresses import cannot_listen, split_address
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+BACKLOG: Final = 256
+# No descriptors or memory left: accept nothing for so long.
+ACCEPT_PAUSE_S: Final = 1.0
+_OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+async def listen(address: str) -> list[socket.socket]:
+    """Return sockets that listen on "HOST:PORT"; raise OSError that says what to do."""
+    host, port = split_address(address)
+    loop = asyncio.get_running_loop()
+    listeners: list[socket.socket] = []
+    try:
+        # As bytes, where that will do: Python's tables for international names are half a megabyte.
+        name = host.encode() if host.isascii() else host
+        found = await loop.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, _, _, _, where in dict.fromkeys(found):
+            listener = socket.create_server(where[:2], family=family, backlog=BACKLOG, reuse_port=False)
+            listener.setblocking(False)
+            listeners.append(listener)
+    except OSError as error:
+        for listener in listeners:
+            listener.close()
+        raise cannot_listen(address, error) from error
+    return listeners
+
+
+async def accept_from(
+    listener: socket.socket,
+    admit: Callable[[socket.socket, str], Awaitable[None]],
+    out_of_resources: Callable[[str], None],
+) -> None:
+    """Hand each connection, and its peer's address, to `admit`, until cancelled."""
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            connected, peer = await loop.sock_accept(listener)
+        except OSError as error:
+            # A client that is gone again is its own affair; no descriptors left is ours.
+            if error.errno in _OUT_OF_RESOURCES:
+                out_of_resources(f"cannot take connections: {error.strerror}")
+                await asyncio.sleep(ACCEPT_PAUSE_S)
+            continue
+        await admit(connected, str(peer[0]))
+
+
+async def stop_accepting(accepting: dict[socket.socket, asyncio.Task[None]]) -> None:
+    """Close listeners and end the tasks that take connections from them."""
+    for listener, task in accepting.items():
+        # First: asyncio stumbles over who comes in the moment between the end of its waiting and this.
+        asyncio.get_running_loop().remove_reader(listener)
+        listener.close()
+        task.cancel()
+    if accepting:
+        await asyncio.wait(accepting.values())
