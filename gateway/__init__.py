@@ -15,12 +15,14 @@ bench/                      The performance suite: every number that is claimed 
   end_to_end.py             A real gateway under load, from the devices' socket to a receiver's: what it takes, costs and leaves behind
   load.py                   A cheap load: QoS 1 PUBLISHes from prebuilt bytes over a few connections, PUBACKs counted by their length
   micro.py                  The parts of the data path by themselves: encoding, wire, segments
+  otlp.py                   OTLP in, through the shelf and out again: log records and spans of programs, in requests of a thousand
+  otlp_load.py              A program that sends OTLP: requests of a thousand log records or spans, made once and sent again and again
   paho_peer.py              The peer for the subscriber: paho's own loop, acknowledging and doing nothing else
   processes.py              A gateway and a sink as children, and what the operating system says they cost
   report.py                 Runs the measurements, prints a table or JSON, and says which goals were missed
   roads.py                  What uplinks cost each other, and how long their guards think
   segments.py               How fast segments are made and read, and how small they are: `tidegate bench --only segments`
-  sink.py                   A counting OTLP/HTTP receiver: decompresses, counts data points without building one, answers 200
+  sink.py                   A counting OTLP/HTTP receiver: decompresses, counts readings without building one, answers 200
   suite.py                  What the suite measures, in order
   wire.py                   How many bytes a reading takes on the wire: a minute of 20 devices with 5 metrics at 1 Hz, in one request
 app.py                      Assembly: build each part, run all in one place, stop in order, feed the watchdog

@@ -148,10 +148,16 @@ class Steady:
 
 
 def run_steadily(
-    shop: Workshop, gateway: GatewayUnderTest, sink: SinkUnderTest, *, seconds: float, load: Sequence[str]
+    shop: Workshop,
+    gateway: GatewayUnderTest,
+    sink: SinkUnderTest,
+    *,
+    seconds: float,
+    load: Sequence[str],
+    module: str = "gateway.bench.load",
 ) -> Steady:
     """Run a load somewhat longer than `seconds` and look at both ends once it flows."""
-    command = [sys.executable, "-m", "gateway.bench.load", *load, "--seconds", str(seconds + 2 * SETTLE_S)]
+    command = [sys.executable, "-m", module, *load, "--seconds", str(seconds + 2 * SETTLE_S)]
     child = Child(*command, pipe=True)
     shop.add(child)
     began = gateway.status()["accepted"]

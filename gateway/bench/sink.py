@@ -1,4 +1,4 @@
-"""A counting OTLP/HTTP receiver: decompresses, counts data points without building one, answers 200.
+"""A counting OTLP/HTTP receiver: decompresses, counts readings without building one, answers 200.
 
 `python -m gateway.bench.sink --port N` prints its port, then serves until it is ended; GET / answers with the counts
 as JSON. Must not be taken for a collector: it keeps nothing.
@@ -13,6 +13,7 @@ import time
 import zlib
 from typing import TYPE_CHECKING, Final
 
+from gateway.codecs.protobuf import count
 from gateway.codecs.zstd import decompress
 from gateway.core.clock import NS_PER_S, SystemClock
 
@@ -90,6 +91,16 @@ def count_points(data: bytes) -> int:
     return points
 
 
+def count_records(data: bytes) -> int:
+    """Return how many log records or spans an export request holds."""
+    return sum(
+        count(data, at, end, 2)
+        for _, start, stop in fields(data, 0, len(data))
+        for tag, at, end in fields(data, start, stop)
+        if tag == 0x12
+    )
+
+
 def newest_ns(data: bytes) -> int:
     """Return the newest time in a request, taking the last plain point of each column to be its newest."""
     newest = 0
@@ -121,7 +132,9 @@ class Counts:
             body = decompress(body, bytes_max=BODY_BYTES_MAX)
         elif encoding == "gzip":
             body = zlib.decompress(body, wbits=31)
-        if path == "/v1/metrics":
+        if path != "/v1/metrics":
+            self.points += count_records(body)
+        else:
             points = count_points(body)
             self.points += points
             if points and not self.first_s:

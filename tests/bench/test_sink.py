@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
-from gateway.bench.sink import count_points
+from gateway.bench.sink import count_points, count_records
 
 if TYPE_CHECKING:
     from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
@@ -38,6 +39,20 @@ def request_of(shape: list[list[tuple[int, bool]]]) -> ExportMetricsServiceReque
 def test_points_are_counted_as_the_parser_counts(shape: list[list[tuple[int, bool]]]) -> None:
     """With and without attributes, gauges and sums, empty ones too."""
     assert count_points(request_of(shape).SerializeToString()) == sum(n for metrics in shape for n, _ in metrics)
+
+
+@given(st.lists(st.lists(st.integers(0, 20), max_size=3), max_size=3))
+def test_records_are_counted_as_the_parser_counts(shape: list[list[int]]) -> None:
+    """Of every scope of every resource."""
+    request = ExportLogsServiceRequest()
+    for scopes in shape:
+        message = request.resource_logs.add()
+        message.resource.attributes.add(key="k").value.string_value = "v"
+        for records in scopes:
+            scope = message.scope_logs.add()
+            for k in range(records):
+                scope.log_records.add(time_unix_nano=k)
+    assert count_records(request.SerializeToString()) == sum(map(sum, shape))
 
 
 def test_a_sink_counts_what_it_is_sent() -> None:

@@ -1,0 +1,115 @@
+"""A program that sends OTLP: requests of a thousand log records or spans, made once and sent again and again.
+
+`python -m gateway.bench.otlp_load --port N --signal logs --seconds S` prints as JSON how many were answered with 200.
+Must not be taken for a client library: a request that is not taken is counted and not sent again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import socket
+import threading
+import time
+from typing import Final
+
+from gateway.codecs import protobuf
+from gateway.codecs.otlp import NO_MARKS, encode_log_record, encode_resource, encode_scope
+from gateway.core.clock import SystemClock
+
+CLOCK: Final = SystemClock()
+RECORDS: Final = 1000
+CONNECTIONS: Final = 16
+PATHS: Final = {"logs": "/v1/logs", "traces": "/v1/traces"}
+
+
+def log_record(number: int, now_ns: int) -> bytes:
+    """Return a record as a web service writes one for each request that it answers."""
+    return encode_log_record(
+        time_ns=now_ns + number * 1_000_003,
+        observed_ns=now_ns + number * 1_000_003 + 51_000,
+        severity_number=9,
+        severity_text="INFO",
+        body=f"GET /api/v1/items/{number * 7919 % 10_007} answered 200 in {number * 31 % 97} ms",
+        attributes=(
+            ("http.request.method", "GET"),
+            ("http.response.status_code", 200),
+            ("thread.name", f"worker-{number % 8}"),
+        ),
+    )
+
+
+def span(number: int, now_ns: int) -> bytes:
+    """Return a span of such a request, in a trace of its own."""
+    ids = hashlib.blake2b(str(number).encode(), digest_size=24).digest()
+    start_ns = now_ns + number * 1_000_003
+    attribute = protobuf.text(1, "http.route") + protobuf.delimited(2, protobuf.text(1, "/api/v1/items/{id}"))
+    return b"".join(
+        (
+            protobuf.delimited(1, ids[:16]),
+            protobuf.delimited(2, ids[16:]),
+            protobuf.text(5, "GET /api/v1/items/{id}"),
+            protobuf.integer(6, 2),
+            protobuf.fixed64(7, start_ns),
+            protobuf.fixed64(8, start_ns + number * 31 % 97 * 1_000_000),
+            protobuf.delimited(9, attribute),
+            protobuf.delimited(9, protobuf.text(1, "item") + protobuf.delimited(2, protobuf.integer(3, number))),
+        )
+    )
+
+
+def make_request(signal: str, port: int) -> bytes:
+    """Return a whole HTTP request with RECORDS of one program."""
+    now_ns = CLOCK.wall_ns()
+    make = span if signal == "traces" else log_record
+    items = b"".join(protobuf.delimited(2, make(number, now_ns)) for number in range(RECORDS))
+    resource = encode_resource((("service.name", "items"), ("service.instance.id", "items-1")), ())
+    scope = protobuf.delimited(1, encode_scope("items.web", NO_MARKS, version=""))
+    body = protobuf.delimited(1, protobuf.delimited(1, resource) + protobuf.delimited(2, scope + items))
+    head = f"POST {PATHS[signal]} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/x-protobuf\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+class Load:
+    """Connections that each send the same request, one after the other's answer, until the time is over."""
+
+    def __init__(self, port: int, request: bytes, *, seconds: float) -> None:
+        self.taken = self.refused = 0
+        self._lock = threading.Lock()
+        self._port = port
+        self._request = request
+        self._until_s = time.monotonic() + seconds
+
+    def run(self) -> None:
+        """Send over CONNECTIONS at once; return when all are answered."""
+        threads = [threading.Thread(target=self._send) for _ in range(CONNECTIONS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _send(self) -> None:
+        with socket.create_connection(("127.0.0.1", self._port), timeout=60) as connection:
+            while time.monotonic() < self._until_s:
+                connection.sendall(self._request)
+                is_taken = connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+                with self._lock:
+                    self.taken += is_taken
+                    self.refused += not is_taken
+
+
+def main() -> None:
+    """Run the load that the command line asks for."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--signal", choices=PATHS, default="logs")
+    parser.add_argument("--seconds", type=float, default=8.0)
+    arguments = parser.parse_args()
+    load = Load(arguments.port, make_request(arguments.signal, arguments.port), seconds=arguments.seconds)
+    load.run()
+    print(json.dumps({"acknowledged": load.taken * RECORDS, "refused": load.refused}), flush=True)  # noqa: T201  the parent reads it
+
+
+if __name__ == "__main__":
+    main()
