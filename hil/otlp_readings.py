@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from google.protobuf import json_format
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
     ExportLogsServiceRequest,
     ExportLogsServiceResponse,
@@ -15,7 +16,10 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
     ExportMetricsServiceResponse,
 )
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,6 +27,16 @@ if TYPE_CHECKING:
 Value: TypeAlias = "str | bool | int | float | bytes | tuple[Any, ...] | None"
 Pairs: TypeAlias = "tuple[tuple[str, Value], ...]"
 OWN = "tidegate."
+REQUESTS: dict[str, type[Message]] = {
+    "metrics": ExportMetricsServiceRequest,
+    "logs": ExportLogsServiceRequest,
+    "traces": ExportTraceServiceRequest,
+}
+RESPONSES: dict[str, type[Message]] = {
+    "metrics": ExportMetricsServiceResponse,
+    "logs": ExportLogsServiceResponse,
+    "traces": ExportTraceServiceResponse,
+}
 
 
 class Reading(NamedTuple):
@@ -62,7 +76,8 @@ def parse_metrics(body: bytes) -> list[Reading]:
         resource = _pairs(resource_metrics.resource.attributes)
         for scope_metrics in resource_metrics.scope_metrics:
             for metric in scope_metrics.metrics:
-                for point in getattr(metric, metric.WhichOneof("data") or "gauge").data_points:
+                kind = metric.WhichOneof("data")
+                for point in getattr(metric, kind).data_points if kind in {"gauge", "sum"} else ():
                     value = point.as_int if point.WhichOneof("value") == "as_int" else point.as_double
                     found.append(Reading(resource, metric.name, _pairs(point.attributes), point.time_unix_nano, value))
     return found
@@ -110,13 +125,25 @@ def answer_for(signal: str, status: int, rejected: int, message: str) -> bytes:
 def json_to_protobuf(signal: str, body: bytes) -> bytes:
     """Return an Export*ServiceRequest in JSON as protobuf; ValueError for what is none.
 
-    By the official parser, which takes trace and span ids for base64: they are not to be had from here.
+    By the official parser, which takes trace and span ids for base64: they are written so for it.
     """
-    request = {"metrics": ExportMetricsServiceRequest, "logs": ExportLogsServiceRequest}[signal]()
+    request = REQUESTS[signal]()
     try:
-        return bytes(json_format.Parse(body, request).SerializeToString())
+        found = json.loads(body)
+        _ids_as_base64(found)
+        return bytes(json_format.ParseDict(found, request).SerializeToString())
     except json_format.ParseError as error:
         raise ValueError(str(error)) from error
+
+
+def _ids_as_base64(found: Any) -> None:
+    """Write hex ids as base64, wherever a field has the name of one."""
+    items = found.items() if isinstance(found, dict) else enumerate(found)
+    for key, value in items:
+        if key in {"traceId", "spanId", "parentSpanId"}:
+            found[key] = base64.b64encode(bytes.fromhex(value)).decode()
+        elif isinstance(value, dict | list):
+            _ids_as_base64(value)
 
 
 def json_answer_for(signal: str, status: int, rejected: int, message: str) -> bytes:
@@ -124,7 +151,7 @@ def json_answer_for(signal: str, status: int, rejected: int, message: str) -> by
     body = answer_for(signal, status, rejected, message)
     if status >= 300:
         return json.dumps({"code": 3, "message": body[2:].decode(errors="replace")}).encode()
-    response = {"metrics": ExportMetricsServiceResponse, "logs": ExportLogsServiceResponse}[signal]()
+    response = RESPONSES[signal]()
     response.ParseFromString(body)
     return str(json_format.MessageToJson(response)).encode()
 
