@@ -9,6 +9,7 @@ time: any run of a message's fields is a message of the same kind.
 from __future__ import annotations
 
 import codecs
+from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -39,6 +40,7 @@ DEPTH_MAX: Final = 100
 MESSAGE_BYTES_MAX: Final = 1 << 20
 MESSAGE_READINGS_MAX: Final = 1 << 16
 READINGS_MAX: Final = 1 << 17
+MESSAGES_MAX: Final = 1 << 14
 BESIDE_BYTES_MAX: Final = 64 * 1024
 
 
@@ -61,18 +63,24 @@ class Taken:
 def open_request(body: bytes, signal: Signal) -> Taken:
     """Return what can be kept of an export request in protobuf; raise ValueError where it is not well-formed.
 
-    Raises TooManyError for more readings than anybody has to send at once: of two bytes each they would be millions.
+    Raises TooManyError for more readings or resources than anybody has to send at once: of two bytes each they would
+    be millions.
 
     Fields of the request itself beside its messages are of no version so far, and would have nowhere to stand.
     """
     path = PATHS[signal]
-    readings = [count(message, path) for message in protobuf.messages(body, 1)]
+    if (messages := protobuf.count(body, 0, len(body), 1)) > MESSAGES_MAX:
+        raise TooManyError(f"{messages} resources in one request; at most {MESSAGES_MAX} are taken")
+    readings = array("L", (count(message, path) for message in protobuf.messages(body, 1)))
     if sum(readings) > READINGS_MAX:
         raise TooManyError(f"{sum(readings)} in one request; at most {READINGS_MAX} are taken")
     _read(_DESCRIPTORS[signal], body, 0, len(body), DEPTH_MAX)
     taken = Taken()
     for message, holds in zip(protobuf.messages(body, 1), readings, strict=True):
-        if 0 < holds <= MESSAGE_READINGS_MAX and len(message) <= MESSAGE_BYTES_MAX:
+        if not holds:
+            # There is nothing in it that anybody would account for.
+            continue
+        if holds <= MESSAGE_READINGS_MAX and len(message) <= MESSAGE_BYTES_MAX:
             taken.bodies.append(message)
             taken.counts.append(holds)
             continue

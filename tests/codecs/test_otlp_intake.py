@@ -139,6 +139,9 @@ def test_two_bytes_that_stand_for_a_record_are_not_taken_by_the_million() -> Non
         with pytest.raises(TooManyError, match="1048576 in one request; at most 131072"):
             open_request(body, Signal.LOGS)
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
+        with pytest.raises(TooManyError, match="1048576 resources in one request; at most 16384"):
+            open_request(b"\x0a\x00" * (1 << 20), Signal.LOGS)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:
         tracemalloc.stop()
 
