@@ -423,6 +423,7 @@ class ProtobufEncoder:
     """
 
     empty = b""
+    messages_bytes_max = 1 << 30
     check = staticmethod(check)
 
     def __init__(self, *, series: Callable[[int], Series], gateway_attributes: Attributes, version: str) -> None:

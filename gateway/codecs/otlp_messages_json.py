@@ -77,14 +77,17 @@ def _small(body: bytes, path: Path) -> Iterator[bytes]:
 
 
 def _message_to_json(body: bytes, signal: Signal) -> bytes:
-    message = MESSAGES[signal]()
-    try:
-        message.ParseFromString(body)
-        found = json_format.MessageToDict(message, use_integers_for_enums=True)
-    except (DecodeError, json_format.Error, ValueError, RecursionError) as error:
-        raise ValueError(f"not a message of {signal.name.lower()}: {error}") from error
+    found = json_format.MessageToDict(read_message(body, signal), use_integers_for_enums=True)
     _change_ids(found, _to_hex)
     return msgspec.json.encode(found)
+
+
+def read_message(body: bytes, signal: Signal) -> Message:
+    """Return what the official classes make of a message; raise ValueError where it is none."""
+    try:
+        return MESSAGES[signal].FromString(body)
+    except DecodeError as error:
+        raise ValueError(f"not a message of {signal.name.lower()}: {error}") from error
 
 
 def from_json(text: bytes, signal: Signal) -> bytes:

@@ -22,7 +22,7 @@ from gateway.net.files import sync_folder
 from gateway.store.database import Lease, StoreError
 from gateway.store.policy import Lane
 from gateway.store.reading import DamagedShelfError, look_at_held
-from gateway.uplinks.requests import DAMAGED, TIME_LOST, Hand, MessagesPart, RequestBuilder
+from gateway.uplinks.requests import DAMAGED, TIME_LOST, Hand, RequestBuilder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 # About 200 bytes of JSON each: a line of one or two megabytes, and some ten while it is made.
 LINE_READINGS_MAX: Final = 10_000
-# And of what came as OTLP, before it is JSON.
-LINE_BYTES_MAX: Final = 1 << 20
 
 
 @dataclass(slots=True)
@@ -150,8 +148,7 @@ def _cut(parts: Iterable[Part]) -> Iterator[Part]:
     waiting = list(parts)[::-1]
     while waiting:
         part = waiting.pop()
-        is_large = isinstance(part, MessagesPart) and part.records.size_bytes > LINE_BYTES_MAX and len(part) > 1
-        if len(part) > LINE_READINGS_MAX or is_large:
+        if len(part) > LINE_READINGS_MAX:
             waiting += reversed(part.halves())
         else:
             yield part

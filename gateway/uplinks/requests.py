@@ -317,6 +317,8 @@ class Encoder(Protocol):
 
     empty: bytes
     """A request that asks for nothing."""
+    messages_bytes_max: int
+    """Bytes of OTLP messages in one request at most, where there is more than one reading."""
 
     def metrics(self, groups: Groups, /) -> bytes:
         """Return one request of readings, in order of series and kind."""
@@ -366,7 +368,9 @@ class RequestBuilder:
         columns, messages = _by_form(lease.segments)
         if messages:
             records = self._decode(messages, self._messages_of, rejected)
-            found += [MessagesPart(ResourceRecords.join([some for _, some in records]), late)] if records else []
+            if records:
+                part = MessagesPart(ResourceRecords.join([some for _, some in records]), late)
+                found += _small(part, self._encoder.messages_bytes_max)
         if columns and lease.signal is Signal.LOGS:
             logs = self._decode(columns, lambda segment: decode_logs(segment.body), rejected)
             found.append(LogsPart(LogRecords.join(some for _, some in logs), late))
@@ -473,6 +477,15 @@ def _portions(segments: Sequence[LeasedSegment]) -> Iterator[list[LeasedSegment]
         portion.append(segment)
         readings += segment.readings
     yield portion
+
+
+def _small(part: MessagesPart, bytes_max: int) -> Iterator[MessagesPart]:
+    """Cut a part until each piece is small enough, in their order."""
+    if part.records.size_bytes <= bytes_max or len(part) == 1:
+        yield part
+    else:
+        for half in part.halves():
+            yield from _small(half, bytes_max)
 
 
 def _by_form(segments: Sequence[LeasedSegment]) -> tuple[list[LeasedSegment], list[LeasedSegment]]:

@@ -16,6 +16,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import ResourceMetrics
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 
 from gateway.codecs.otlp import encode_log_record
+from gateway.codecs.otlp_json import JsonEncoder
 from gateway.control import export as export_module
 from gateway.control.export import Exported, export
 from gateway.core.batch import MONOTONIC, Batch, LogRecords, ResourceRecords, Series
@@ -212,7 +213,7 @@ async def test_a_log_record_that_is_none_comes_out_as_its_bytes(tmp_path: Path) 
 
 async def test_otlp_messages_leave_as_they_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All three signals, counted each by its name; large ones take several lines."""
-    monkeypatch.setattr(export_module, "LINE_BYTES_MAX", 400)
+    monkeypatch.setattr(JsonEncoder, "messages_bytes_max", 400)
     store = await open_store(tmp_path, FakeClock())
     spans = ResourceSpans()
     for k in range(30):

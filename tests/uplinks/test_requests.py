@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, deque
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import ResourceMetrics
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 
 from gateway.codecs.otlp import NO_MARKS, Marks, ProtobufEncoder
+from gateway.codecs.otlp_json import JsonEncoder
 from gateway.codecs.otlp_messages import PATHS, count
 from gateway.core.batch import DEVICE_TIME_REJECTED, MONOTONIC, Batch, ResourceRecords, Series
 from gateway.core.clock import NS_PER_S, WALL_FLOOR_NS, FakeClock, Quality, Sample
@@ -319,6 +321,21 @@ async def test_otlp_messages_of_one_lease_become_one_request(store, builder) -> 
         whole = [half for one in whole for half in (one.halves() if len(one) > 1 else [one])]
     assert names_of(builder, *whole) == list("abcdef")
     assert all(b"device.id" in builder.encode(one) for one in whole)
+
+
+async def test_as_json_little_is_written_in_one_go(store) -> None:
+    """It takes long, and everybody else in the event loop waits."""
+    encoder = JsonEncoder(series=store.series, gateway_attributes=(), version="1")
+    encoder.messages_bytes_max = 50
+    builder = RequestBuilder(timeline=store.timeline, encoder=encoder)
+    store.add(messages(spans(*"abcdefghij"), spans("x" * 500)))
+    hand = Hand(await lease(store))
+    builder.open(hand)
+    assert len(hand.parts) == 3
+    assert sum(map(len, hand.parts)) == 11
+    bodies = [json.loads(builder.encode(part))["resourceSpans"] for part in hand.parts]
+    names = [s["name"] for body in bodies for r in body for scope in r["scopeSpans"] for s in scope["spans"]]
+    assert names == [*"abcdefghij", "x" * 500]
 
 
 async def test_what_came_as_otlp_leaves_beside_what_the_mappings_made(store, builder, make_readings) -> None:
