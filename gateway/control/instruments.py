@@ -82,7 +82,8 @@ SECTIONS: Final[dict[str, list[Instrument]]] = {
             "gauge",
             "source",
             tidegate_source_clients="Clients that are connected.",
-            tidegate_source_connections="Open connections, those that have not said who they are included.",
+            tidegate_source_connections="Open connections, those that have not said who they are included; of sources "
+            "of type otlp too.",
             tidegate_source_sessions="Sessions that are remembered, of clients that are connected or may come back.",
         ),
         *_all(

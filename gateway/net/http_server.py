@@ -74,6 +74,10 @@ class Handler(Protocol):
         """Hear of a connection that ended without an answer."""
         ...
 
+    def connections_changed(self, count: int) -> None:
+        """Hear how many connections there are."""
+        ...
+
 
 class HttpServer:
     """One listener. `serve` answers until it is cancelled; `address` says where, once `listening` is set."""
@@ -144,12 +148,14 @@ class HttpServer:
             self._connections.discard(oldest)
         task = asyncio.create_task(self._meet(connected, peer), name=f"{self._name}: {peer}")
         self._connections.add(task)
+        self._handler.connections_changed(len(self._connections))
         task.add_done_callback(self._leave)
         await asyncio.sleep(0)  # begun, it closes its socket however it ends
 
     def _leave(self, task: asyncio.Task[None]) -> None:
         self._connections.discard(task)
         self._idle.pop(task, None)
+        self._handler.connections_changed(len(self._connections))
 
     async def _meet(self, connected: socket.socket, peer: str) -> None:
         loop = asyncio.get_running_loop()

@@ -98,7 +98,7 @@ class OtlpSource:
 
     async def run(self) -> None:
         """Serve until cancelled; then answer what is under way, within STOP_S_MAX, and close."""
-        self._state = "listening"
+        self._state, self._last_error = "listening", ""
         try:
             await self._server.serve(stop_s=STOP_S_MAX)
         except OSError as error:
@@ -187,6 +187,10 @@ class OtlpSource:
     def turned_away(self, reason: str, why: str) -> None:
         """Count a connection that ended without an answer."""
         self._refusals.note(reason, why)
+
+    def connections_changed(self, count: int) -> None:
+        """Show how many connections there are."""
+        self._counts.connected(count)
 
     # What it does.
 

@@ -63,6 +63,10 @@ class Counts:
         finally:
             self.in_flight_bytes -= held.size_bytes
 
+    def connected(self, count: int) -> None:
+        """Show how many connections there are."""
+        self._telemetry.gauge("tidegate_source_connections", count, source=self._source)
+
     def came(self, signal: Signal) -> None:
         """Count a request whose head was right."""
         self._requests += 1

@@ -53,6 +53,9 @@ class Echo:
     def turned_away(self, reason: str, why: str) -> None:
         self.away.append(reason)
 
+    def connections_changed(self, count: int) -> None:
+        self.count = count
+
 
 class Client:
     """One connection."""
@@ -233,7 +236,7 @@ async def test_idle_connections_make_room(serve) -> None:
     fourth = await serve.connect()
     with contextlib.suppress(ConnectionResetError):
         assert await fourth.end() == b""
-    assert (handler.away, server.connections) == (["connections_max"] * 2, 2)
+    assert (handler.away, server.connections, handler.count) == (["connections_max"] * 2, 2, 2)
     handler.go_on.set()
     assert (await third.answer())[0] == (await second.answer())[0] == 200
 

@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import random
+import subprocess
 import sys
 from collections import Counter
 from importlib.util import find_spec
@@ -236,8 +237,6 @@ def test_what_is_held_can_be_carried_away(place, otlp_sink: OtlpSink, tmp_path: 
     child.terminate()
     assert site.verify()[0] == 0
     out = tmp_path / "held.jsonl"
-    import subprocess
-
     command = [sys.executable, "-m", "gateway", "export", "--state-dir", str(site.state_dir), "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "5 readings and 2 log records and 1 span in" in done.stdout
@@ -245,6 +244,48 @@ def test_what_is_held_can_be_carried_away(place, otlp_sink: OtlpSink, tmp_path: 
     assert lists == {"resourceMetrics", "resourceLogs", "resourceSpans"}
     assert "00010203-" not in out.read_text()
     assert bytes(range(16)).hex() in out.read_text()
+
+
+@pytest.mark.slow
+def test_a_receiver_without_traces_holds_nobody_else_back(place, otlp_sink: OtlpSink) -> None:
+    """Its 404 is about their path alone; they leave when it has one."""
+    otlp_sink.always = Behaviour(knows_not="traces")
+    site = place()
+    child = site.start()
+    sent = everything()
+    for name, body in sent.items():
+        assert site.send(name, body)[0] == 200
+    wait_until(lambda: site.account().held == 1, "all but the span to leave")
+    assert "/v1/traces" in site.status()["uplinks"]["cloud"]["held_back"]["traces"]
+    otlp_sink.always = Behaviour()
+    # A wrong path is looked at again after a minute; a new start looks at once.
+    child.terminate()
+    child = site.start()
+    account = site.drain()
+    assert (account.delivered, account.gap, account.ledger) == (8, 0, {})
+    assert messages_of("traces", *bodies_of(otlp_sink, "traces")) == messages_of("traces", sent["traces"])
+    child.terminate()
+
+
+@pytest.mark.slow
+def test_one_point_that_is_refused_takes_no_other_with_it(place, otlp_sink: OtlpSink) -> None:
+    """Of one message with a hundred: it is found, in the ledger, and shown by its name."""
+    request = ExportMetricsServiceRequest()
+    metric = request.resource_metrics.add().scope_metrics.add().metrics.add(name="level")
+    for k in range(100):
+        metric.gauge.data_points.add(as_int=k, time_unix_nano=k + 1)
+    otlp_sink.always = Behaviour(refuses=lambda reading: reading.value == 13, message="no thirteen")
+    site = place()
+    child = site.start()
+    assert site.send("metrics", request.SerializeToString())[0] == 200
+    account = site.drain()
+    assert (account.delivered, account.ledger, account.gap) == (99, {"refused": 1}, 0)
+    assert sorted(int(reading.value) for reading in otlp_sink.readings()) == [k for k in range(100) if k != 13]
+    child.terminate()
+    command = [sys.executable, "-m", "gateway", "quarantine", "--refused", "--state-dir", str(site.state_dir)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "no thirteen" in shown
+    assert "level" in shown
 
 
 def sdk_is_here() -> bool:

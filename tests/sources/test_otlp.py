@@ -134,6 +134,10 @@ async def test_what_is_taken_is_kept_as_it_came(make) -> None:
     assert (status["received"], status["acknowledged"], status["log_records"], status["spans"]) == (2, 2, 4, 0)
     assert (status["state"], status["in_flight_bytes"], status["refused"]) == ("listening", 0, {})
     assert site.telemetry.value("tidegate_otlp_readings", source="local", signal="logs") == 4
+    while status["connections"]:
+        await asyncio.sleep(0)
+        status = site.status
+    assert site.telemetry.value("tidegate_source_connections", source="local") == 0
 
 
 @pytest.mark.parametrize("path", ["/v1/metrics", "/v1/traces", "/v1/logs?x=1"])
