@@ -56,11 +56,7 @@ def _count(body: bytes, at: int, end: int, path: Path) -> int:
     if not deeper:
         (number,) = wanted
         return protobuf.count(body, at, end, number)
-    return sum(
-        _count(body, start, stop, deeper)
-        for number, wire_type, _, start, stop in protobuf.spans(body, at, end)
-        if number in wanted and wire_type == protobuf.LENGTH_DELIMITED
-    )
+    return sum(_count(body, start, stop, deeper) for start, stop in protobuf.inside(body, at, end, wanted))
 
 
 def cut(body: bytes, path: Path, readings: int) -> tuple[bytes, bytes]:
@@ -121,8 +117,8 @@ def cut_to_fit(body: bytes, path: Path, *, bytes_max: int, readings_max: int, be
     if len(body) <= bytes_max and (readings := count(body, path)) <= readings_max:
         return Pieces([Piece(readings, body)] if readings else [])
     wanted, deeper = path[0], path[1:]
-    head = _beside(body, wanted)
-    if len(head) > beside_bytes_max:
+    head = _beside(body, wanted, bytes_max=beside_bytes_max)
+    if head is None:
         return Pieces([], count(body, path))
     packing = _Packing(head, bytes_max=bytes_max, readings_max=readings_max)
     oversize = 0
@@ -130,6 +126,9 @@ def cut_to_fit(body: bytes, path: Path, *, bytes_max: int, readings_max: int, be
         if number not in wanted or wire_type != protobuf.LENGTH_DELIMITED:
             continue
         readings = _count(body, start, stop, deeper) if deeper else 1
+        if not readings:
+            # Of a scope without a record nobody knows by then whose piece it should be in.
+            continue
         if stop - begin <= bytes_max and readings <= readings_max:
             packing.add(readings, body[begin:stop])
         elif deeper:
@@ -143,13 +142,17 @@ def cut_to_fit(body: bytes, path: Path, *, bytes_max: int, readings_max: int, be
     return Pieces(packing.close(), oversize)
 
 
-def _beside(body: bytes, branch: frozenset[int]) -> bytes:
-    """Return all fields that are not of a branch."""
-    return b"".join(
-        body[begin:stop]
-        for number, wire_type, begin, _, stop in protobuf.spans(body)
-        if number not in branch or wire_type != protobuf.LENGTH_DELIMITED
-    )
+def _beside(body: bytes, branch: frozenset[int], *, bytes_max: int) -> bytes | None:
+    """Return all fields that are not of a branch; None where they are too much, which is seen before they are held."""
+    found: list[bytes] = []
+    size_bytes = 0
+    for number, wire_type, begin, _, stop in protobuf.spans(body):
+        if number not in branch or wire_type != protobuf.LENGTH_DELIMITED:
+            size_bytes += stop - begin
+            if size_bytes > bytes_max:
+                return None
+            found.append(body[begin:stop])
+    return b"".join(found)
 
 
 class _Packing:

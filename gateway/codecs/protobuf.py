@@ -192,6 +192,29 @@ def count(data: bytes, at: int, end: int, field: int) -> int:
     return found
 
 
+def inside(data: bytes, at: int, end: int, numbers: frozenset[int]) -> Iterator[tuple[int, int]]:
+    """Yield where the values of length-delimited fields of these numbers start and end, as `spans` would tell.
+
+    >>> list(inside(text(2, "hi") + integer(1, 5) + text(3, "") + text(2, "x"), 0, 11, frozenset({2, 3})))
+    [(2, 4), (8, 8), (10, 11)]
+    """
+    last = end - 2
+    while at < end:
+        key = data[at]
+        if at < last and 7 < key < 0x80 and key & 7 == LENGTH_DELIMITED and (length := data[at + 1]) < 0x80:
+            number, kind, start = key >> 3, LENGTH_DELIMITED, at + 2
+            at = start + length
+            if at > end:
+                raise ValueError(f"a field ends {at - end} bytes behind its message")
+        elif at < last and 7 < key < 0x80 and key & 7 == VARINT and data[at + 1] < 0x80:
+            at += 2
+            continue
+        else:
+            number, kind, _, start, at = next(spans(data, at, end))
+        if kind == LENGTH_DELIMITED and number in numbers:
+            yield start, at
+
+
 def runs(data: bytes, at: int, end: int, bytes_max: int) -> Iterator[tuple[int, int]]:
     """Yield where runs of whole fields begin and end, as long as `bytes_max` allows; a longer field is one by itself.
 
@@ -206,6 +229,8 @@ def runs(data: bytes, at: int, end: int, bytes_max: int) -> Iterator[tuple[int, 
             at += 2 + data[at + 1]
         elif at < last and key < 0x80 and key & 7 == LENGTH_DELIMITED and key > 7 and data[at + 2] < 0x80:
             at += 3 + (data[at + 1] & 0x7F | data[at + 2] << 7)
+        elif at < last and 7 < key < 0x80 and key & 7 == VARINT and data[at + 1] < 0x80:
+            at += 2
         else:
             *_, at = next(spans(data, at, end))
         if at > end:

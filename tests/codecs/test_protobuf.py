@@ -155,6 +155,8 @@ def test_what_is_no_message_has_no_spans(message: str, says: str) -> None:
         list(protobuf.spans(data))
     with pytest.raises(ValueError, match=says):
         protobuf.count(data, 0, len(data), 1)
+    with pytest.raises(ValueError, match=says):
+        list(protobuf.inside(data, 0, len(data), frozenset({1})))
 
 
 @given(st.lists(st.tuples(st.sampled_from([2, 3]), st.integers(0, 300)), max_size=20), st.integers(0, 9))
@@ -167,8 +169,12 @@ def test_fields_are_counted_as_spans_would_tell(parts: list[tuple[int, int]], cu
     except ValueError:
         with pytest.raises(ValueError):
             protobuf.count(data, 0, len(data), 2)
+        with pytest.raises(ValueError):
+            list(protobuf.inside(data, 0, len(data), frozenset({2})))
     else:
         assert protobuf.count(data, 0, len(data), 2) == expected
+        values = [(start, stop) for number, kind, _, start, stop in protobuf.spans(data) if (number, kind) == (2, 2)]
+        assert list(protobuf.inside(data, 0, len(data), frozenset({2}))) == values
 
 
 @given(st.binary(max_size=40))

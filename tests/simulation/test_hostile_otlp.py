@@ -98,6 +98,8 @@ def bombs() -> Iterator[tuple[bytes, dict[str, str], set[int]]]:
     yield wrapped(protobuf.delimited(2, b"\x32\x00" * (2 * MIB - 99))), PROTOBUF, {200}
     yield wrapped(protobuf.delimited(2, protobuf.delimited(5, b"\x2a\x00" * MIB))), PROTOBUF, {200}
     yield protobuf.delimited(1, b"\x0a\x00" * (2 * MIB - 99)), PROTOBUF, {200}
+    yield protobuf.delimited(1, b"\x08\x00" * (2 * MIB - 99) + b"\x12\x02\x12\x00"), PROTOBUF, {200}
+    yield protobuf.delimited(1, b"\x12\x00" * (2 * MIB - 99) + b"\x12\x02\x12\x00"), PROTOBUF, {200}
     yield protobuf.delimited(1, b"") * (2 * MIB - 99), PROTOBUF, {413}
     yield nested(5000), PROTOBUF, {400}
     yield b"\xff" * (4 * MIB), PROTOBUF, {400}
