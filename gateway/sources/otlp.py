@@ -25,7 +25,7 @@ from gateway.net.addresses import names_this_machine
 from gateway.net.http_requests import RequestError
 from gateway.net.http_server import Answer, HttpLimits, HttpServer
 from gateway.sources.mqtt_server_auth import Attempts
-from gateway.sources.otlp_auth import Doorkeeper
+from gateway.sources.otlp_auth import Doorkeeper, claimed_name
 from gateway.sources.otlp_counts import Counts
 from gateway.sources.otlp_settings import tls_context
 from gateway.sources.refusals import Refusals
@@ -199,17 +199,17 @@ class OtlpSource:
         if self._doorkeeper.lets_anyone_in and not names_this_machine(request.headers.get("host", "")):
             # A page in a browser on this machine may have made its own name point here.
             raise RequestError(421, "bad_host", "without a token only who asks by address is answered")
-        loop = asyncio.get_running_loop()
-        if self._attempts.is_held(request.peer, "", now_s=loop.time()):
+        loop, name = asyncio.get_running_loop(), claimed_name(request)
+        if self._attempts.is_held(request.peer, name, now_s=loop.time()):
             raise RequestError(429, "too_many_guesses", "too many wrong tokens or passwords", after_s=GUESSING_S)
         if self._doorkeeper.knows(request):
             return
-        wait_s = self._attempts.failed(request.peer, "", now_s=loop.time())
+        wait_s = self._attempts.failed(request.peer, name, now_s=loop.time())
         if wait_s:
             try:
                 await asyncio.sleep(wait_s)
             finally:
-                self._attempts.answered(request.peer, "")
+                self._attempts.answered(request.peer, name)
         raise RequestError(401, "not_authorized", "a token, a name and password or a certificate is needed")
 
     async def _open(self, body: bytes, signal: Signal, kind: str) -> Taken:

@@ -37,21 +37,34 @@ class Doorkeeper:
         """Whether whoever sends this may."""
         if self.lets_anyone_in or (self._trusts_certificates and request.has_certificate):
             return True
-        scheme, _, shown = request.headers.get("authorization", "").partition(" ")
-        if len(shown) > HEADER_CHARS_MAX:
-            return False
-        if scheme.lower() == "bearer" and self._token is not None:
-            return hmac.compare_digest(self._token, self._digest(shown.strip().encode()))
-        return scheme.lower() == "basic" and self._knows_user(shown.strip())
-
-    def _knows_user(self, shown: str) -> bool:
-        try:
-            name, colon, password = base64.b64decode(shown, validate=True).partition(b":")
-            expected = self._users.get(name.decode(), self._nobody)
-        except (binascii.Error, ValueError):
+        scheme, shown = _shown(request)
+        if scheme == "bearer" and self._token is not None:
+            return hmac.compare_digest(self._token, self._digest(shown.encode()))
+        found = _name_and_password(shown) if scheme == "basic" else None
+        if found is None:
             return False
         # A name that nobody has takes as long as a wrong password.
-        return hmac.compare_digest(expected, self._digest(password)) and bool(colon)
+        return hmac.compare_digest(self._users.get(found[0], self._nobody), self._digest(found[1]))
 
     def _digest(self, secret: bytes) -> bytes:
         return hmac.digest(self._key, secret, "sha256")
+
+
+def claimed_name(request: Request) -> str:
+    """Return who a request says it is from, "" where it shows no name: guesses are counted by it."""
+    scheme, shown = _shown(request)
+    found = _name_and_password(shown) if scheme == "basic" else None
+    return "" if found is None else found[0]
+
+
+def _shown(request: Request) -> tuple[str, str]:
+    scheme, _, shown = request.headers.get("authorization", "").partition(" ")
+    return scheme.lower(), shown.strip() if len(shown) <= HEADER_CHARS_MAX else ""
+
+
+def _name_and_password(shown: str) -> tuple[str, bytes] | None:
+    try:
+        name, colon, password = base64.b64decode(shown, validate=True).partition(b":")
+        return (name.decode(), password) if colon else None
+    except (binascii.Error, ValueError):
+        return None

@@ -130,6 +130,17 @@ def test_what_is_too_large_for_a_piece_is_counted() -> None:
     assert deep.oversize + sum(piece.readings for piece in deep.kept) == 8
 
 
+def test_scopes_without_a_record_are_on_no_piece() -> None:
+    """Where a message is cut; one that is whole has them."""
+    empty = protobuf.delimited(2, protobuf.delimited(1, protobuf.text(1, "quiet")))
+    path = PATHS[Signal.LOGS]
+    whole = cut_to_fit(logs("a", "b") + empty, path, **ROOMY)
+    assert whole.kept[0].body.endswith(empty)
+    pieces = cut_to_fit(logs("a", "b") + empty * 9, path, **ROOMY | {"bytes_max": 120})
+    assert [texts(piece.body) for piece in pieces.kept] == [["a", "b"]]
+    assert empty not in pieces.kept[0].body
+
+
 def test_a_message_without_a_reading_is_none_to_keep() -> None:
     """There is nothing in it that anybody accounts for."""
     assert cut_to_fit(logs(), PATHS[Signal.LOGS], **ROOMY) == ([], 0)

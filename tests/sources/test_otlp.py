@@ -311,14 +311,17 @@ async def test_who_may_send_shows_it(make, monkeypatch, tmp_path) -> None:
 
 
 async def test_who_guesses_often_is_not_listened_to(make, monkeypatch, tmp_path) -> None:
-    """For a while: whoever has the right token from the same address waits as well."""
+    """For a while: whoever has the right token from the same address waits as well, but nobody with a name."""
     monkeypatch.setattr(mqtt_server_auth, "WAITING_PER_ADDRESS_MAX", 0)
     (tmp_path / "token").write_text("secret")
-    site = await make(token=Secret(file=str(tmp_path / "token")))
+    secret = Secret(file=str(tmp_path / "token"))
+    site = await make(token=secret, users=(OtlpUser(name="anna", password=secret),))
     assert (await site.send(logs("a"), Authorization="Bearer wrong"))[0] == 401
     answer = await site.send(logs("a"), Authorization="Bearer secret")
     assert (answer[0], answer[2]["retry-after"]) == (429, "5")
     assert (site.status["state"], site.status["refused"]) == ("listening", {"not_authorized": 1, "too_many_guesses": 1})
+    named = "Basic " + base64.b64encode(b"anna:secret").decode()
+    assert (await site.send(logs("a"), Authorization=named))[0] == 200
 
 
 async def test_a_certificate_lets_in(make, tmp_path) -> None:
