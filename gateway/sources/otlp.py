@@ -221,7 +221,8 @@ class OtlpSource:
         except TooManyError as error:
             raise RequestError(413, "too_large", f"{error}; send smaller requests") from error
         except ValueError as error:
-            raise RequestError(400, "malformed", str(error)) from error
+            what = f"this is no request of {signal.name.lower()} in {'JSON' if kind == JSON else 'protobuf'}: {error}"
+            raise RequestError(400, "malformed", what) from error
 
     async def _run(
         self, work: Callable[[bytes, Signal], Taken], body: bytes, signal: Signal, *, here_bytes_max: int
