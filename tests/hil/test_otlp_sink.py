@@ -20,6 +20,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
     ExportMetricsServiceResponse,
 )
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from hil.children import python
 from hil.otlp_count import count_points, count_records
@@ -159,6 +160,23 @@ def test_what_is_not_otlp_is_refused(make_otlp_sink, mode: str, body: bytes, enc
     assert post(sink, body, encoding=encoding)[0] == 400
     assert post(sink, request([1.0]))[0] == 200
     assert sink.totals.readings == 1
+
+
+def test_traces_are_taken_as_json_too(otlp_sink) -> None:
+    """With hex ids, as OTLP has them; metrics of other kinds than gauges and sums are no readings."""
+    span = {"name": "GET", "traceId": bytes(range(16)).hex(), "spanId": bytes(8).hex()}
+    histogram = {"name": "h", "histogram": {"dataPoints": [{"timeUnixNano": "5"}]}}
+    for path, body in (
+        ("/v1/traces", {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}),
+        ("/v1/metrics", {"resourceMetrics": [{"scopeMetrics": [{"metrics": [histogram]}]}]}),
+    ):
+        asked = urllib.request.Request(otlp_sink.url + path, json.dumps(body).encode(), method="POST")
+        asked.add_header("Content-Type", "application/json")
+        with urllib.request.urlopen(asked, timeout=10) as answer:
+            assert json.load(answer) == {}
+    traces = ExportTraceServiceRequest.FromString(otlp_sink.requests[0].body)
+    assert traces.resource_spans[0].scope_spans[0].spans[0].trace_id == bytes(range(16))
+    assert (otlp_sink.readings(), otlp_sink.totals.records) == ({}, 1)
 
 
 def test_unknown_paths_are_404(otlp_sink) -> None:
