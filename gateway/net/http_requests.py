@@ -15,6 +15,8 @@ HEADERS_MAX: Final = 64
 # Of a chunk's size and its extensions, and of each line of what may follow the last chunk.
 LINE_BYTES_MAX: Final = 1024
 TRAILERS_MAX: Final = 16
+# When a client that had to make room may come again.
+GIVEN_UP_S: Final = 1.0
 _DIGITS_MAX: Final = 15
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,12})[ \t]*(?:;[^\r\n]*)?\r?\n")
@@ -132,6 +134,8 @@ class Body:
         self._bytes_max = bytes_max
         self._within_s = within_s
         self._until_s = float("inf")
+        self._waiting: asyncio.Timeout | None = None
+        self._has_given_up = False
         self._left: int | None = 0  # of the body, or of a chunk; None before a chunk's size
         self._is_chunked = False
         self._is_over = True
@@ -150,23 +154,36 @@ class Body:
         """From now on it may take so long to come."""
         self._until_s = asyncio.get_running_loop().time() + self._within_s
 
+    def give_up(self) -> None:
+        """Do not wait for it any longer: `read` raises RequestError."""
+        self._has_given_up = True
+        self._until_s = asyncio.get_running_loop().time()
+        if self._waiting is not None:
+            self._waiting.reschedule(self._until_s)
+
     async def read(self) -> bytes:
         """Return what has come of it, b"" at its end; raise RequestError."""
         if self._is_over:
             return b""
         self.has_begun = True
         try:
-            async with asyncio.timeout_at(self._until_s):
+            async with asyncio.timeout_at(self._until_s) as self._waiting:
                 data = await (self._read_chunked() if self._is_chunked else self._read_some())
         except TimeoutError:
             self.is_lost = True
-            raise RequestError(408, "too_slow", f"not all of it came in {self._within_s:g} s", is_end=True) from None
+            if self._has_given_up:
+                why = "it came too slowly, and made room for others"
+                raise RequestError(503, "made_room", why, after_s=GIVEN_UP_S, is_end=True) from None
+            why = f"not all of it came in {self._within_s:g} s"
+            raise RequestError(408, "too_slow", why, is_end=True) from None
         except asyncio.IncompleteReadError:
             self.is_lost = True
             raise
         except (asyncio.LimitOverrunError, ValueError) as error:
             self.is_lost = True
             raise _bad(f"a chunk that is none: {error}") from error
+        finally:
+            self._waiting = None
         self._size_bytes += len(data)
         if self._size_bytes > self._bytes_max:
             raise self._too_large()

@@ -69,7 +69,12 @@ class OtlpSource:
             now_s=lambda: asyncio.get_running_loop().time(),
             log=logging.getLogger("tidegate.otlp"),
         )
-        self._counts = Counts(settings.name, telemetry=telemetry, bytes_max=int(settings.in_flight_bytes_total))
+        self._counts = Counts(
+            settings.name,
+            telemetry=telemetry,
+            bytes_max=int(settings.in_flight_bytes_total),
+            now_s=lambda: asyncio.get_running_loop().time(),
+        )
         self._opening = asyncio.Lock()
         self._state = "stopped"
         self._last_error = ""
@@ -144,7 +149,7 @@ class OtlpSource:
         arrived_ns = self._clock.monotonic_ns()
         signal, kind = SIGNALS[request.path], _kind_of(request)
         self._counts.came(signal)
-        with self._counts.hold(request.length or 0) as held:
+        with self._counts.hold(body.give_up) as held:
             data = bytearray()
             opener = Opener(_encoding_of(request))
             try:
@@ -157,6 +162,7 @@ class OtlpSource:
                 opener.close()
             except ValueError as error:
                 raise RequestError(400, "malformed", str(error)) from error
+            held.has_come()
             whole = bytes(data)
             del data
             taken = await self._open(whole, signal, kind)

@@ -171,6 +171,20 @@ async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
         assert (caught.value.status, body.is_lost) == (408, True)
 
 
+async def test_a_body_may_be_given_up_while_it_is_waited_for() -> None:
+    """Or before that."""
+    for waits in (True, False):
+        body = body_of(b"", length=5, ends=False)
+        body._until_s = asyncio.get_running_loop().time() + 60
+        task = asyncio.create_task(body.read())
+        if waits:
+            await asyncio.sleep(0)
+        body.give_up()
+        with pytest.raises(RequestError, match="made room for others") as caught:
+            await task
+        assert (caught.value.status, caught.value.after_s, body.is_lost) == (503, 1.0, True)
+
+
 @given(st.binary(max_size=60))
 def test_any_chunks_end_or_are_refused(data: bytes) -> None:
     """Nothing but these."""

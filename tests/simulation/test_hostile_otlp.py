@@ -179,6 +179,9 @@ def test_who_attacks_the_wire_does_not_disturb_the_honest(site: Place, otlp_sink
                         stream.sendall(b"1\r\nx\r\n")
                 time.sleep(0.1)
             assert len(honest.taken) > before + 3
+        with silent(site.otlp, 4, head + b"Content-Length: 4000000\r\n\r\n" + bytes(3_900_000)):
+            before = len(honest.taken)
+            wait_until(lambda: len(honest.taken) > before + 3, "the honest to be heard")
     refused = settle(site, child, honest, otlp_sink)
     assert {"connections_max", "cut", "bad_request", "too_slow"} <= refused.keys(), refused
 

@@ -256,6 +256,7 @@ def test_a_receiver_without_traces_holds_nobody_else_back(place, otlp_sink: Otlp
     for name, body in sent.items():
         assert site.send(name, body)[0] == 200
     wait_until(lambda: site.account().held == 1, "all but the span to leave")
+    wait_until(lambda: "traces" in site.status()["uplinks"]["cloud"]["held_back"], "the span to be held back")
     assert "/v1/traces" in site.status()["uplinks"]["cloud"]["held_back"]["traces"]
     otlp_sink.always = Behaviour()
     # A wrong path is looked at again after a minute; a new start looks at once.

@@ -21,7 +21,7 @@ from gateway.core.contracts import FullError, Messages, Priority, Signal
 from gateway.core.telemetry import Telemetry
 from gateway.core.units import Duration, Size
 from gateway.net.secrets import Secret
-from gateway.sources import mqtt_server_auth
+from gateway.sources import mqtt_server_auth, otlp_counts
 from gateway.sources import otlp as module
 from gateway.sources.otlp import OtlpSource
 from gateway.sources.otlp_settings import OtlpSettings, OtlpUser
@@ -276,7 +276,7 @@ async def test_a_full_store_pushes_back(make) -> None:
 
 
 async def test_too_much_at_once_is_pushed_back(make) -> None:
-    """By what requests say of themselves, and by what comes out of them; what is under way is not disturbed."""
+    """By what has come of requests, and by what comes out of them; what is under way is not disturbed."""
     site = await make(request_bytes_max=Size(16 << 10), in_flight_bytes_total=Size(20 << 10))
     site.door.may_commit.clear()
     first = asyncio.create_task(site.send(logs("x" * 15_000)))
@@ -287,6 +287,28 @@ async def test_too_much_at_once_is_pushed_back(make) -> None:
     site.door.may_commit.set()
     assert (await first)[0] == 200
     assert (site.status["in_flight_bytes"], site.status["pushed_back"]) == (0, 2)
+
+
+async def test_who_stands_still_makes_room(make, monkeypatch) -> None:
+    """Half a request that does not go on keeps nobody out for long, however large it says that it is."""
+    monkeypatch.setattr(otlp_counts, "STALLED_S", 0.0)
+    site = await make(request_bytes_max=Size(16 << 10), in_flight_bytes_total=Size(20 << 10))
+    stalled = []
+    for _ in range(2):
+        reader, writer = await asyncio.open_connection(*site.source.address)
+        writer.write(b"POST /v1/logs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-protobuf\r\n")
+        writer.write(b"Content-Length: 16000\r\n\r\n" + bytes(10_000))
+        stalled.append((reader, writer))
+    while site.status["in_flight_bytes"] < 20_000:
+        await asyncio.sleep(0)
+    assert (await site.send(logs("x" * 2000)))[0] == 503
+    for reader, writer in stalled:
+        answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nRetry-After: 1\r\n" in answer
+        writer.close()
+    assert (await site.send(logs("x" * 2000)))[0] == 200
+    assert site.status["in_flight_bytes"] == 0
 
 
 async def test_who_may_send_shows_it(make, monkeypatch, tmp_path) -> None:
