@@ -155,6 +155,7 @@ store/                      The shelf: what was accepted is kept here, in SQLite
   spans.py                  Spans of numbers that do not meet: a few pairs of first and last
   starting.py               Starting, whatever the last power cut left behind: salvage a shelf that is not whole, say why it cannot be opened
   survey.py                 Which pages of a damaged file are in use: the tree of each table leads to them, or nothing says that they are free
+  thinnable.py              Which segments may be thinned together: those of columns
   times.py                  The time column of a segment: steps, shared or ranked times
   triage.py                 What of a damaged shelf is kept where the disk has no room for all of it: the most important first, then the newest
   trouble.py                What keeps the shelf from writing: a sentence for the status, said in the log when it begins and when it ends
@@ -178,6 +179,7 @@ uplinks/                    Roads: what is held leaves here, fresh first, and is
   outages.py                Whether a way is one just now: what failed, since when, and how long to wait for it
   pacing.py                 How much to send at once and how hard to compress it: decisions from what was measured
   parked.py                 Leases of which a part was taken, and whose rest has to wait while others go
+  parts.py                  Parts of a lease: what may go in one request, of each kind, and how it is halved
   requests.py               From a lease to request bodies: decode, repair times, mark, encode, split
   retry.py                  How long to wait after failures: four schedules, and who counts along one of them
   scheduling.py             What an uplink with a budget may send just now, and why: measured, then decided by `allocate`

@@ -432,11 +432,7 @@ def run_export(options: argparse.Namespace) -> int:
         raise CommandError(str(error), FOUND) from error
     except OSError as error:
         raise CommandError(f"cannot write {options.out}: {error.strerror}") from error
-    spans = f" and {plural(result.spans, 'span')}" if result.spans else ""
-    print(
-        f"{plural(result.readings, 'reading')} and {plural(result.records, 'log record')}{spans} "
-        f"in {options.out} ({plural(result.lines, 'line')} of OTLP JSON)"
-    )
+    print(f"{result.counted()} in {options.out} ({plural(result.lines, 'line')} of OTLP JSON)")
     if not attributes:
         print("tidegate: these lines do not say which gateway they are from; its -c FILE would", file=sys.stderr)
     for problem in result.left_out():

@@ -18,6 +18,7 @@ from gateway import __version__
 from gateway.codecs.otlp_json import JsonEncoder
 from gateway.core.clock import Quality
 from gateway.core.contracts import Signal
+from gateway.core.words import plural
 from gateway.net.files import sync_folder
 from gateway.store.database import Lease, StoreError
 from gateway.store.policy import Lane
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from gateway.core.progress import Progress
     from gateway.store.reading import Held
     from gateway.store.records import LeasedSegment
-    from gateway.uplinks.requests import Part
+    from gateway.uplinks.parts import Part
 
 # About 200 bytes of JSON each: a line of one or two megabytes, and some ten while it is made.
 LINE_READINGS_MAX: Final = 10_000
@@ -51,6 +52,11 @@ class Exported:
     timeless: int = 0  # readings
     damage: str = ""
     unreadable: str = ""
+
+    def counted(self) -> str:
+        """Return what is in the file."""
+        spans = f" and {plural(self.spans, 'span')}" if self.spans else ""
+        return f"{plural(self.readings, 'reading')} and {plural(self.records, 'log record')}{spans}"
 
     def left_out(self) -> list[str]:
         """Return sentences about what is held and not in the file."""

@@ -27,7 +27,6 @@ from gateway.store.pace import Pace
 from gateway.store.pages import LOG_HEADER_BYTES
 from gateway.store.planning import encode_boot, make_change, next_state
 from gateway.store.reached import Reached
-from gateway.store.segments import Form
 from gateway.store.settling import Settling
 from gateway.store.starting import is_damage, mark_suspect
 from gateway.store.trouble import Trouble
@@ -476,7 +475,7 @@ class Committer:
         for segment_id in work.removed:
             self._recent.remove(segment_id)
         self._recent.add((new.row, new.body, new.readable) for new in work.segments)
-        self.newest = [new.row.id for new in work.segments if new.form is Form.COLUMNS]
+        self.newest = [new.row.id for new in work.segments if new.is_columns]
         self.moments.committed(asyncio.get_running_loop().time(), self.state.sequence)
         for name, desk in self._desks.items():
             # What only others had settled stays hidden where this one has settled it since.

@@ -15,6 +15,7 @@ from gateway.store.policy import ALL, Choice, Lane, LaneScheduler, Order, Terms
 from gateway.store.records import SHELVES, Lease, place, where_from
 from gateway.store.rows import is_whole, leased, within
 from gateway.store.spans import Spans
+from gateway.store.thinnable import thinned_together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -481,4 +482,10 @@ class Desk:
             self._damaged(self.name, lost)
         if not segments:
             return None
-        return Lease(self.name, lane, segments, signal, allowed_by, is_fresh, found.step_s, found.from_id)
+        step_s = found.step_s
+        if step_s:
+            count, step_s = thinned_together(segments, step_s)
+            segments, rest = segments[:count], segments[count:]
+            self.allowance.give_back(sum(segment.readings for segment in rest), allowed_by)
+            self.show(segment.id for segment in rest)
+        return Lease(self.name, lane, segments, signal, allowed_by, is_fresh, step_s, found.from_id)

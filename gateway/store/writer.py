@@ -135,6 +135,11 @@ class NewSegment(NamedTuple):
     readable: Batch | None = None
     form: Form = Form.COLUMNS
 
+    @property
+    def is_columns(self) -> bool:
+        """Whether the mappings made it, and not somebody who sent OTLP."""
+        return self.form is Form.COLUMNS
+
 
 @dataclass(slots=True)
 class Transaction:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import numpy as np
 
 from gateway.codecs.otlp import NO_MARKS, Marks, ProtobufEncoder
-from gateway.codecs.otlp_messages import halves
 from gateway.core.batch import DEVICE_TIME_REJECTED, KIND_MASK, MONOTONIC, Batch, LogRecords, ResourceRecords
 from gateway.core.clock import NS_PER_S, Quality
 from gateway.core.contracts import Signal
@@ -33,6 +32,7 @@ from gateway.store.segments import (
     read_header,
 )
 from gateway.uplinks.guards import TOO_LARGE_STATUS, NotYetError
+from gateway.uplinks.parts import Closed, LogsPart, MessagesPart, MetricsPart, small_parts
 from gateway.uplinks.settings import HTTP_JSON
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from gateway.store.database import Lease, LeasedSegment
     from gateway.store.segments import Pressed
     from gateway.uplinks.guards import StatusRefusedError
+    from gateway.uplinks.parts import Groups, Part
 
-Groups: TypeAlias = "list[tuple[Batch, Marks]]"
 _T = TypeVar("_T")
 
 # Reasons in the ledger.
@@ -92,86 +92,6 @@ class Repair(Protocol):
     def repair(self, monotonic_ns: npt.NDArray[np.int64], boot: BootId) -> tuple[npt.NDArray[np.int64], Quality]:
         """Return Unix times for moments of `boot`, and how good they are."""
         ...
-
-
-@dataclass(slots=True)
-class MetricsPart:
-    """Readings that may go in one request."""
-
-    groups: Groups
-    signal: Signal = Signal.METRICS
-
-    def __len__(self) -> int:
-        return sum(len(batch) for batch, _ in self.groups)
-
-    def halves(self) -> tuple[MetricsPart, MetricsPart]:
-        """Return the first and the second half of the readings, in their order."""
-        left: Groups = []
-        right: Groups = []
-        room = len(self) // 2
-        for batch, marks in self.groups:
-            cut = min(room, len(batch))
-            room -= cut
-            if cut:
-                left.append((batch.take(slice(0, cut)), marks))
-            if cut < len(batch):
-                right.append((batch.take(slice(cut, None)), marks))
-        return MetricsPart(left), MetricsPart(right)
-
-
-@dataclass(slots=True)
-class LogsPart:
-    """Log records that may go in one request."""
-
-    records: LogRecords
-    marks: Marks
-    signal: Signal = Signal.LOGS
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def halves(self) -> tuple[LogsPart, LogsPart]:
-        """Return the first and the second half of the records, in their order."""
-        half = len(self) // 2
-        return self._cut(slice(0, half)), self._cut(slice(half, None))
-
-    def _cut(self, index: slice) -> LogsPart:
-        records = self.records
-        return LogsPart(LogRecords(records.series[index], records.time_ns[index], records.bodies[index]), self.marks)
-
-
-@dataclass(slots=True)
-class MessagesPart:
-    """OTLP messages, as somebody sent them to this gateway, that may go in one request."""
-
-    records: ResourceRecords
-    marks: Marks
-
-    @property
-    def signal(self) -> Signal:
-        """What they are messages of."""
-        return self.records.signal
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def halves(self) -> tuple[MessagesPart, MessagesPart]:
-        """Return about the first and the second half of the readings, in their order."""
-        left, right = halves(self.records)
-        return MessagesPart(left, self.marks), MessagesPart(right, self.marks)
-
-
-Part: TypeAlias = "MetricsPart | LogsPart | MessagesPart"
-
-
-@dataclass(frozen=True, slots=True)
-class Closed:
-    """A whole lease whose request is made: it is opened again in the rare case that it is needed once more."""
-
-    readings: int
-
-    def __len__(self) -> int:
-        return self.readings
 
 
 @dataclass(slots=True)
@@ -370,7 +290,7 @@ class RequestBuilder:
             records = self._decode(messages, self._messages_of, rejected)
             if records:
                 part = MessagesPart(ResourceRecords.join([some for _, some in records]), late)
-                found += _small(part, self._encoder.messages_bytes_max)
+                found += small_parts(part, self._encoder.messages_bytes_max)
         if columns and lease.signal is Signal.LOGS:
             logs = self._decode(columns, lambda segment: decode_logs(segment.body), rejected)
             found.append(LogsPart(LogRecords.join(some for _, some in logs), late))
@@ -477,15 +397,6 @@ def _portions(segments: Sequence[LeasedSegment]) -> Iterator[list[LeasedSegment]
         portion.append(segment)
         readings += segment.readings
     yield portion
-
-
-def _small(part: MessagesPart, bytes_max: int) -> Iterator[MessagesPart]:
-    """Cut a part until each piece is small enough, in their order."""
-    if part.records.size_bytes <= bytes_max or len(part) == 1:
-        yield part
-    else:
-        for half in part.halves():
-            yield from _small(half, bytes_max)
 
 
 def _by_form(segments: Sequence[LeasedSegment]) -> tuple[list[LeasedSegment], list[LeasedSegment]]:

@@ -27,7 +27,8 @@ from gateway.uplinks.guards import (
     TooLargeError,
 )
 from gateway.uplinks.pacing import FAST_LEVEL, REQUEST_S, BatchSize, Effort
-from gateway.uplinks.requests import REJECTED, Closed
+from gateway.uplinks.parts import Closed
+from gateway.uplinks.requests import REJECTED
 from gateway.uplinks.verdicts import PARTS_MAX, SHOWN_MAX, Verdicts
 
 if TYPE_CHECKING:

@@ -590,6 +590,35 @@ async def test_what_was_sent_thinned_is_held_and_goes_last(shelves, numbers) -> 
     shelves.check(store)
 
 
+async def test_otlp_messages_are_never_thinned(shelves, numbers) -> None:
+    """Nobody knows which of their points stand for the others: each goes whole, by itself, in its turn."""
+    store = await shelves.open()
+
+    async def put_message(body: bytes) -> None:
+        await store.append([], records=[(Priority.NORMAL, shelves.messages(body, signal=Signal.METRICS, count=3))])
+
+    first = await shelves.put(store, 2)
+    await put_message(b"one")
+    await put_message(b"two")
+    last = await shelves.put(store, 2)
+    # The newest goes first and whole, whatever it is.
+    await shelves.put(store, 1)
+    store.ack(await lease_thinned(store))
+    found = []
+    while (lease := await lease_thinned(store)) is not None and lease.lane != "thinned":
+        found.append((lease.step_s, [decode(segment.body) for segment in lease.segments]))
+        if lease.step_s:
+            store.thinned(lease, readings=lease.readings)
+        else:
+            store.ack(lease)
+    assert [(step_s, len(contents)) for step_s, contents in found] == [(60.0, 1), (0.0, 1), (0.0, 1), (60.0, 1)]
+    assert [contents[0].bodies for step_s, contents in found if not step_s] == [(b"one",), (b"two",)]
+    assert [contents[0].bits.tolist() for step_s, contents in found if step_s] == [first, last]
+    store.ack(lease)
+    assert [*numbers(lease), *await shelves.drain(store)] == [*first, *last]
+    shelves.check(store)
+
+
 async def test_a_restart_knows_what_was_sent_thinned(shelves, numbers) -> None:
     """It is in the row that every commit writes; what was not is backlog and goes before it."""
     store = await shelves.open()

@@ -8,14 +8,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import ResourceMetrics
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 
-from gateway.codecs.otlp import NO_MARKS, Marks, ProtobufEncoder
+from gateway.codecs.otlp import ProtobufEncoder
 from gateway.codecs.otlp_json import JsonEncoder
 from gateway.codecs.otlp_messages import PATHS, count
 from gateway.core.batch import DEVICE_TIME_REJECTED, MONOTONIC, Batch, ResourceRecords, Series
@@ -26,7 +24,7 @@ from gateway.store.policy import Terms
 from gateway.store.segments import decode
 from gateway.uplinks import requests
 from gateway.uplinks.guards import StatusRefusedError
-from gateway.uplinks.requests import Hand, MetricsPart, NoClockError, RequestBuilder
+from gateway.uplinks.requests import Hand, NoClockError, RequestBuilder
 from hil.otlp_readings import parse_logs, parse_metrics
 
 STAMPED = MONOTONIC
@@ -204,27 +202,6 @@ async def test_a_damaged_segment_does_not_block(store, builder, make_readings) -
     hand = Hand(await lease(store))
     builder.open(hand)
     assert (list(hand.parts), hand.rejected) == ([], {"damaged": 2})
-
-
-@given(st.lists(st.integers(0, 9), max_size=5), st.data())
-def test_halves_hold_everything_in_order(lengths: list[int], data) -> None:
-    """A part of at least two readings is cut into two that are not empty and lose nothing."""
-    marks = data.draw(st.lists(st.sampled_from([NO_MARKS, Marks(backfill=True)]), min_size=5, max_size=5))
-    groups = [
-        (Batch.of(0, np.arange(length) + 100 * k, np.zeros(length)), mark)
-        for k, (length, mark) in enumerate(zip(lengths, marks, strict=False))
-    ]
-    part = MetricsPart(groups)
-    if len(part) < 2:
-        return
-    left, right = part.halves()
-    assert abs(len(left) - len(right)) <= 1
-    assert len(left) > 0
-
-    def rows(part: MetricsPart) -> list:
-        return [(time_ns, marks) for batch, marks in part.groups for time_ns in batch.time_ns.tolist()]
-
-    assert rows(left) + rows(right) == rows(part)
 
 
 async def test_log_records_are_halved_too(store, builder, make_records) -> None:

@@ -14,7 +14,8 @@ from gateway.core.units import Duration
 from gateway.uplinks import sending as sending_module
 from gateway.uplinks.guards import Answer, Request, TooLargeError
 from gateway.uplinks.pacing import FAST_LEVEL, HARD_LEVEL
-from gateway.uplinks.requests import Closed, Hand, RequestBuilder
+from gateway.uplinks.parts import Closed
+from gateway.uplinks.requests import Hand, RequestBuilder
 from gateway.uplinks.sending import NotBegunError, Sending
 from gateway.uplinks.settings import OtlpUplinkSettings
 from gateway.uplinks.worker import Worker
