@@ -373,8 +373,8 @@ class Committer:
         # New series and what is set aside take room too, but never make anybody go by themselves.
         size_bytes = sealed.size_bytes
         if size_bytes:
-            size_bytes += self._registry.unsaved_bytes + sum(len(body) for *_, body in self.settling.refusing)
-            size_bytes += sum(len(what.payload) for what in pending.set_aside)
+            size_bytes += self._registry.unsaved_bytes + self.refused.growth_bytes(self.settling.refusing)
+            size_bytes += self.quarantine.growth_bytes([cut(what) for what in pending.set_aside])
         found = await self._keeper.find_victims(size_bytes, self.settling.done)
         # From here to the transaction all is one step of the event loop: nobody acks or leases in between.
         # While victims were looked for, somebody may have begun to send one: it stays, or it would be both

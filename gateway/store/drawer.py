@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from gateway.store.records import SetAside
 
@@ -54,6 +54,14 @@ class Drawer:
             size_bytes -= size
             first_kept = number + 1
         return Filing([row for row in rows if row[0] >= first_kept], first_kept)
+
+    def growth_bytes(self, values: Collection[tuple[Any, ...]]) -> int:
+        """Return by how much filing `values` makes it larger: what finds no place in it takes no room."""
+        if not values:
+            return 0
+        filing = self.plan(0, values)
+        going = sum(size for number, size in self._rows if number < filing.first_kept)
+        return max(0, sum(map(_size, filing.rows)) - going)
 
     def done(self, filing: Filing) -> None:
         """Take note that the commit with `filing` is on disk."""

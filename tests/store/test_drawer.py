@@ -68,3 +68,16 @@ def test_kinds_are_bounded() -> None:
     for k in range(3 * KINDS_MAX):
         samples.pick(aside(1, reason=f"r{k}"), now_s=0)
     assert len(samples._kinds) <= KINDS_MAX
+
+
+def test_it_grows_by_what_finds_a_place_in_it() -> None:
+    """What is set aside lets nobody go for room that it will not take."""
+    drawer = Drawer([(1, 700), (2, 100)], bytes_max=1000)
+    assert drawer.growth_bytes([]) == 0
+    assert drawer.growth_bytes([(b"x" * 50,)]) == 50 + ROW_BYTES
+    assert drawer.growth_bytes([(b"x" * 50_000,)]) == 0
+    filing = drawer.plan(0, [(b"x" * 500,)])
+    assert filing.first_kept == 2
+    assert drawer.growth_bytes([(b"x" * 500,)]) == 0
+    drawer.done(filing)
+    assert drawer.size_bytes == 100 + 500 + ROW_BYTES
