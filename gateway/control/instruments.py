@@ -167,6 +167,7 @@ SECTIONS: Final[dict[str, list[Instrument]]] = {
             "uplink",
             tidegate_delivered_readings="Readings that the far side has.",
             tidegate_maybe_twice_readings="Readings that were perhaps delivered twice; never fewer than were.",
+            tidegate_thinned_readings="Readings sent in place of more that are held: each may come twice, too.",
         ),
         *_all("gauge", "uplink", tidegate_held_readings="Readings still to be delivered."),
         *_all(
@@ -174,6 +175,11 @@ SECTIONS: Final[dict[str, list[Instrument]]] = {
             "uplink window",
             tidegate_uplink_budget_spent_bytes="Bytes on the wire in this hour, day or month that has a budget.",
             tidegate_uplink_budget_max_bytes="Bytes on the wire that the budget allows in it.",
+        ),
+        *_all(
+            "gauge",
+            "class uplink",
+            tidegate_uplink_thinning_step_seconds="Of each series four readings go for so long; 0: all do.",
         ),
         *_all("counter", "uplink", tidegate_uplink_wire_bytes="Bytes on the wire of an uplink that is limited."),
         *_all("gauge", "uplink class", tidegate_held_by_class_readings="Readings still to be delivered, by class."),

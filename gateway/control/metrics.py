@@ -50,6 +50,7 @@ UPLINK_NUMBERS: Final = {
     "delivered": "tidegate_delivered_readings",
     "held": "tidegate_held_readings",
     "maybe_twice": "tidegate_maybe_twice_readings",
+    "thinned": "tidegate_thinned_readings",
     "attempt": "tidegate_uplink_attempt",
     "retry_in_s": "tidegate_uplink_retry_seconds",
 }
@@ -156,11 +157,17 @@ def _budgets(uplinks: dict[str, dict[str, Any]]) -> Iterator[Family]:
             (("uplink", uplink), ("window", window.removeprefix("per_"))): numbers[key]
             for uplink, budget in budgets.items()
             for window, numbers in budget.items()
-            if isinstance(numbers, dict)
+            if window.startswith("per_")
         }
         yield family(name, values)
     wire: dict[Labels, float] = {(("uplink", uplink),): budget["wire_bytes"] for uplink, budget in budgets.items()}
     yield family("tidegate_uplink_wire_bytes", wire)
+    steps: dict[Labels, float] = {
+        (("class", word), ("uplink", uplink)): part["step_s"]
+        for uplink, budget in budgets.items()
+        for word, part in budget.get("plan", {}).get("classes", {}).items()
+    }
+    yield family("tidegate_uplink_thinning_step_seconds", steps)
 
 
 def _is_number(value: object) -> bool:

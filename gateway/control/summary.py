@@ -253,6 +253,9 @@ def _uplink(uplink: dict[str, Any]) -> Iterator[str]:
         yield f"sent {amount(sent)} in {plural(uplink.get('requests', 0), 'request')} since the start"
     if budget := uplink.get("budget"):
         yield _budget(budget)
+        yield from _plan(budget.get("plan", {}), said=uplink.get("reason"))
+    if thinned := uplink.get("thinned"):
+        yield f"sent thinned {plural(thinned, 'reading')}; those they stand for are held until there is room"
     yield from _endpoints(uplink.get("endpoints", []))
     if retry := uplink.get("retry_in_s"):
         yield f"next try in {span(retry)}"
@@ -278,7 +281,7 @@ def _endpoints(endpoints: list[dict[str, Any]]) -> Iterator[str]:
 
 def _budget(budget: dict[str, Any]) -> str:
     """Say what the link may carry, and how much of it is spent."""
-    windows = {key.removeprefix("per_"): value for key, value in budget.items() if isinstance(value, dict)}
+    windows = {key.removeprefix("per_"): value for key, value in budget.items() if key.startswith("per_")}
     said = [
         f"{amount(spent['spent_bytes'])} of {amount(spent['limit_bytes'])} this {window}"
         + ("" if spent["ends_in_s"] is None else f", which ends in {span(spent['ends_in_s'])}")
@@ -287,6 +290,13 @@ def _budget(budget: dict[str, Any]) -> str:
     if rate := budget.get("rate_bit_s"):
         said.append(f"at most {Rate(rate / 8)}")
     return f"budget: {'; '.join(said)}"
+
+
+def _plan(plan: dict[str, Any], *, said: str | None) -> Iterator[str]:
+    """Say what goes of what comes in, and why, unless that is said; where not all of it goes whole it stands out."""
+    if plan.get("why") and plan["why"] != said:
+        is_thinning = any(part.get("step_s") for part in plan.get("classes", {}).values())
+        yield f"{'! ' if is_thinning else ''}plan: {plan['why']}"
 
 
 def _removed(uplink: dict[str, Any]) -> Iterator[str]:

@@ -300,9 +300,9 @@ def explain(allocation: Allocation, windows: Sequence[WindowLeft]) -> str:
     left = "the rate"
     if tightest is not None:
         left = f"what is left of the {tightest.name}, which lasts for {span(round(tightest.left_s))}"
-    steps = " and ".join(
-        f"of {name} readings four for each {span(round(part.step_s))}"
+    steps = ", ".join(
+        f"{name} readings thinned to four a series in {span(round(part.step_s))}"
         for part, name in zip(allocation.classes, CLASS_NAMES, strict=True)
         if part.step_s
     )
-    return f"{steps or 'less often and more at once'}, to fit {left}"
+    return f"{steps or 'all goes whole, less often and more at once'}, to fit {left}"

@@ -10,7 +10,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.control.instruments import INSTRUMENTS
 from gateway.control.metrics import MetricsPage
+from gateway.core.contracts import Priority
 from gateway.core.telemetry import Telemetry
+from gateway.store.leases import Outlook
+from gateway.store.policy import Lane
+from gateway.uplinks.scheduling import Scheduler, WindowLeft
 
 STATUS = {
     "accepted": 12,
@@ -148,6 +152,22 @@ def test_budgets_are_shown_by_window() -> None:
     assert found["tidegate_uplink_budget_spent_bytes", *labels] == 5
     assert found["tidegate_uplink_budget_max_bytes", *labels] == 9
     assert found["tidegate_uplink_wire_bytes_total", ("uplink", "cloud")] == 55
+
+
+def test_thinning_is_shown_by_class() -> None:
+    """As the scheduler tells it: at which step, and how many readings left thinned."""
+    scheduler = Scheduler(1.0)
+    for now_s, arrived in ((0.0, 0), (100.0, 20_000)):
+        outlook = Outlook(frozenset({(Lane.LIVE, Priority.NORMAL)}), 0, (arrived // 1000, arrived, 0), 0.3)
+        scheduler.decide(now_s, windows=[WindowLeft("day", 12e6, 86_400.0)], rate=None, outlook=outlook)
+    budget = {"per_day": {"limit_bytes": 9, "spent_bytes": 5, "ends_in_s": 7}, "wire_bytes": 5}
+    budget["plan"] = scheduler.told()
+    found = samples(Telemetry(), {"uplinks": {"cloud": {"budget": budget, "thinned": 17}}})
+    steps = {key[1][1]: value for key, value in found.items() if key[0] == "tidegate_uplink_thinning_step_seconds"}
+    assert steps == {"critical": 0, "normal": scheduler.allocation.classes[Priority.NORMAL].step_s}
+    assert steps["normal"] > 0
+    assert found["tidegate_thinned_readings_total", ("uplink", "cloud")] == 17
+    assert found["tidegate_uplink_budget_spent_bytes", ("uplink", "cloud"), ("window", "day")] == 5
 
 
 def test_each_receiver_of_an_uplink_is_shown() -> None:

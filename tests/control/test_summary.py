@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway.control.summary import BOLD, NOT_FOR_IT, ON_PURPOSE, fetch_status, render
+from gateway.core.contracts import Priority
 from gateway.reporter import NO_LOSSES
+from gateway.store.leases import Outlook
+from gateway.store.policy import Lane
+from gateway.uplinks.scheduling import Scheduler, WindowLeft
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -448,6 +452,31 @@ def test_a_budget_is_shown_with_what_is_spent_of_it() -> None:
     assert "budget: 5 MiB of 20 MiB this day, which ends in 2 h; 0 B of 400 MiB this month; at most 64kbit/s" in (
         " ".join(text.split())
     )
+
+
+def test_what_a_budget_lets_go_is_said_in_a_sentence() -> None:
+    """As the scheduler tells it: that readings are thinned stands out, and how many left for all of them."""
+    scheduler = Scheduler(1.0)
+    windows = [WindowLeft("day", 1e6, 86_400.0)]
+    for now_s, arrived in ((0.0, 0), (100.0, 20_000)):
+        outlook = Outlook(frozenset({(Lane.LIVE, Priority.NORMAL)}), 0, (0, arrived, 0), 0.3)
+        scheduler.decide(now_s, windows=windows, rate=None, outlook=outlook)
+    budget = {"per_day": {"limit_bytes": 1 << 20, "spent_bytes": 0, "ends_in_s": 7200}, "plan": scheduler.told()}
+    uplink = {**STATUS["uplinks"]["cloud"], "budget": budget, "thinned": 1234}
+
+    def shown(**more: Any) -> str:
+        return " ".join(render({**STATUS, "uplinks": {"cloud": {**uplink, **more}}}, colour=False).split())
+
+    text = shown(state="sending")
+    assert "budget: 0 B of 1 MiB this day, which ends in 2 h ! plan: normal readings thinned to four" in text
+    assert "sent thinned 1,234 readings; those they stand for are held until there is room" in text
+    text = shown(state="pacing", reason=scheduler.why)
+    assert text.count("normal readings thinned to four") == 1
+    assert "sent thinned" not in shown(thinned=0)
+    scheduler = Scheduler(1.0)
+    scheduler.decide(0.0, windows=[WindowLeft("day", 1e9, 86_400.0)], rate=None, outlook=outlook)
+    assert "! plan" not in shown(budget={**budget, "plan": scheduler.told()})
+    assert "plan: all that comes in fits" in shown(budget={**budget, "plan": scheduler.told()})
 
 
 def test_receivers_are_shown_where_they_are_several() -> None:

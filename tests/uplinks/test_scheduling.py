@@ -98,7 +98,8 @@ def test_what_does_not_fit_is_thinned_and_paced() -> None:
     assert not decision.terms.may_take(*THINNED)
     assert decision.wait_s == 0
     assert (
-        decision.why == "of normal readings four for each 1 min, to fit what is left of the day, which lasts for 24 h"
+        decision.why
+        == "normal readings thinned to four a series in 1 min, to fit what is left of the day, which lasts for 24 h"
     )
     desk.sent(5000.0, step_s=60.0, left=800)
     decision = desk.decide()
@@ -165,7 +166,7 @@ def test_a_rate_alone_thins_too() -> None:
     desk = Desk(0, rate=150.0)
     decision = desk.decide()
     assert decision.terms.step_of(*LIVE) == 60.0
-    assert decision.why == "of normal readings four for each 1 min, to fit the rate"
+    assert decision.why == "normal readings thinned to four a series in 1 min, to fit the rate"
     desk = Desk(0, rate=1e6)
     desk.spots.add(BACKLOG)
     assert desk.decide().terms.may_take(*BACKLOG)

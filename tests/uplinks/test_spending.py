@@ -383,7 +383,7 @@ def test_what_does_not_fit_is_thinned_and_kept(make) -> None:
         status = way.uplink.status()
         plan = status["budget"]["plan"]
         assert plan["classes"]["normal"]["step_s"] > 0
-        assert plan["why"].startswith("of normal readings four for each")
+        assert plan["why"].startswith("normal readings thinned to four a series in ")
         # Half of the day is left, and a third of that is gone.
         assert 0.8 * 300_000 / 3 < way.link.wire_bytes < 1.2 * 300_000 / 3
         # Whatever is held in full is there in its thinned form, but for the last step.
