@@ -362,12 +362,13 @@ class Desk:
             order = OTHER_END[choice.order] if signal in self._other_end else choice.order
             # What is newest is one segment, and the first that somebody sees.
             step_s = terms.step_of(lane, priority) if signal is Signal.METRICS and order is Order.OLDEST else 0.0
+            most = terms.most_of(lane, priority, is_thinned=step_s > 0)
             if order is Order.NEWEST:
                 found = await self._look(spot, newest=True)
             elif step_s:
-                found = await self._look_for(spot, THIN_READINGS_MAX, THIN_BYTES_MAX)
+                found = await self._look_for(spot, min(most, THIN_READINGS_MAX), THIN_BYTES_MAX)
             else:
-                found = await self._look_for(spot, readings_max, bytes_max)
+                found = await self._look_for(spot, min(most, readings_max), bytes_max)
             if found.rows:
                 return found._replace(order=order, step_s=step_s)
             self._maybe.pop(spot, None)

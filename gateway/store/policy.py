@@ -43,17 +43,20 @@ _LANES: Final = tuple(Lane)
 # So many leases of evidence go one after the other while something else waits.
 EVIDENCE_RUN: Final = 3
 _NOTHING: Final = (0,) * len(_CLASSES)
+NO_BOUND: Final = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What one lease may take, by lane and class: whether anything, and at which step readings are to be thinned.
+    """What one lease may take, by lane and class: whether anything, at which step it is to be thinned, and how much.
 
-    A step of 0 is all of them; what was sent thinned is never thinned again.
+    A step of 0 is all of them; what was sent thinned is never thinned again. One segment is taken whatever its size.
     """
 
     may: tuple[tuple[bool, ...], ...] = ((True,) * len(_CLASSES),) * len(_LANES)
     step_s: tuple[tuple[float, ...], ...] = ((0.0,) * len(_CLASSES),) * len(_LANES)
+    readings_max: tuple[tuple[int, ...], ...] = ((NO_BOUND,) * len(_CLASSES),) * len(_LANES)  # of what goes whole
+    thinned_max: tuple[tuple[int, ...], ...] = ((NO_BOUND,) * len(_CLASSES),) * len(_LANES)  # and of what is thinned
 
     def may_take(self, lane: Lane, priority: Priority) -> bool:
         """Whether anything of a class may be leased in a lane."""
@@ -62,6 +65,10 @@ class Terms:
     def step_of(self, lane: Lane, priority: Priority) -> float:
         """Return at which step of so many seconds it is thinned, 0 where it goes whole."""
         return self.step_s[_PLACE[lane]][priority]
+
+    def most_of(self, lane: Lane, priority: Priority, *, is_thinned: bool) -> int:
+        """Return how many readings one lease may take, which are thinned or go whole."""
+        return (self.thinned_max if is_thinned else self.readings_max)[_PLACE[lane]][priority]
 
 
 _SHARING: Final = {Lane.LIVE, Lane.BACKLOG}

@@ -8,12 +8,12 @@ Seconds are of one steady clock, bytes those on the wire.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from gateway.core.contracts import Priority
 from gateway.core.words import span
-from gateway.store.policy import ALL, Lane, Terms
+from gateway.store.policy import ALL, NO_BOUND, Lane, Terms
 from gateway.uplinks.allocation import REQUEST_BYTES, SAFETY, Allocation, Need, Part, allocate
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ REQUEST_BYTES_MIN: Final = 200.0
 MEMORY_S: Final = 300.0
 LOOK_S_MIN: Final = 5.0
 NEWEST_SHARE: Final = 0.2
+# Until so much time was looked at, nothing seems to come in, or little, from devices that have something to say each
+# minute: what is left over then is not the backlog's.
+KNOWN_S: Final = 60.0
 # Of a rate that is set so much is for what is planned.
 RATE_SHARE: Final = 0.95
 # A class of which nothing came lately has such a part for what may come.
@@ -37,6 +40,10 @@ IDLE_SHARE: Final = 0.05
 # What came in around findings has such a part, and so long's of it at once.
 EVIDENCE_SHARE: Final = 0.25
 EVIDENCE_BURST_S: Final = 3600.0
+# One request may cost what its class's part is in so long, or the backlog's: a larger one would keep its class, and
+# near a window's end all others, from sending for as long as it takes to be paid. Very small ones are not worth it.
+LEASE_S: Final = 300.0
+LEASE_REQUESTS: Final = 4.0
 # Less than this is not worth a request of the backlog's.
 SURPLUS_BYTES_MIN: Final = 16 * 1024
 LEAST_BYTES_S: Final = 0.01
@@ -44,6 +51,7 @@ LEAST_BYTES_S: Final = 0.01
 WAIT_S_MAX: Final = 60.0
 NEVER_S: Final = float("inf")
 LANES: Final = tuple(Lane)
+Most: TypeAlias = tuple[tuple[int, ...], ...]
 CLASSES: Final = len(Priority)
 CLASS_NAMES: Final = tuple(priority.name.lower() for priority in Priority)
 
@@ -138,6 +146,7 @@ class Scheduler:
     _seen: tuple[int, ...] | None = None
     _seen_s: float = 0.0
     _since_s: float = 0.0
+    _is_known: bool = False  # what comes in
 
     def observe(self, arrived: Sequence[int], now_s: float) -> None:
         """Take note how many readings came in of each class so far."""
@@ -175,7 +184,59 @@ class Scheduler:
         }
         may = tuple([tuple([wait_s <= 0.0 for wait_s in waits_s[lane]]) for lane in LANES])
         least_s = min([waits_s[lane][priority] for lane, priority in outlook.spots], default=0.0)
-        return Decision(Terms(may, self._steps), min(least_s, WAIT_S_MAX), self.why)
+        terms = Terms(may, self._steps, *self._most(allocation, windows))
+        return Decision(terms, min(least_s, WAIT_S_MAX), self.why)
+
+    def _most(self, allocation: Allocation, windows: Sequence[WindowLeft]) -> tuple[Most, Most]:
+        """Return how many readings one lease may take by lane and class: of what goes whole, and of what is thinned."""
+        is_paced = self._is_paced(allocation)
+        later_bytes = LEASE_S * (allocation.backlog.bytes_s or 0.0) if is_paced else self._surplus(allocation, windows)
+        live_bytes = [
+            LEASE_S * (allocation.may_s if part.bytes_s is None else _share(part, allocation))
+            for part in allocation.classes
+        ]
+        evidence_bytes = EVIDENCE_SHARE * allocation.may_s * EVIDENCE_BURST_S
+        by_lane = (live_bytes, *([size_bytes] * CLASSES for size_bytes in (later_bytes, later_bytes, evidence_bytes)))
+        whole = tuple(
+            [
+                tuple([self._whole_in(size, flow) for size, flow in zip(sizes, self.flows, strict=True)])
+                for sizes in by_lane
+            ]
+        )
+        thinned = tuple(
+            [
+                tuple([self._thinned_in(*what) for what in zip(sizes, self.flows, steps_s, strict=True)])
+                for sizes, steps_s in zip(by_lane, self._steps, strict=True)
+            ]
+        )
+        return whole, thinned
+
+    def _is_paced(self, allocation: Allocation) -> bool:
+        """Whether the backlog has a share, and not all that is left over."""
+        return allocation.is_short or not self._is_known
+
+    def _for_readings(self, size_bytes: float) -> float:
+        """Return what is left of so many bytes for readings; very small requests are not worth their cost."""
+        return max(size_bytes - self.request_bytes, (LEASE_REQUESTS - 1) * self.request_bytes)
+
+    def _whole_in(self, size_bytes: float, flow: Flow) -> int:
+        """Return how many readings go for so many bytes."""
+        return NO_BOUND if size_bytes == NEVER_S else max(1, int(self._for_readings(size_bytes) / flow.whole_bytes))
+
+    def _thinned_in(self, size_bytes: float, flow: Flow, step_s: float) -> int:
+        """Return of how many readings what stands for them goes for so many bytes; those of a whole step at least."""
+        if size_bytes == NEVER_S or not step_s:
+            return NO_BOUND
+        points = self._for_readings(size_bytes) / flow.thinned_bytes
+        need = flow.need(self.request_bytes)
+        left_s = need.points_s(step_s)
+        return max(1, int(max(points * need.readings_s / left_s, step_s * need.readings_s) if left_s else points))
+
+    @staticmethod
+    def _surplus(allocation: Allocation, windows: Sequence[WindowLeft]) -> float:
+        """Return how many bytes are left over where all fits."""
+        wanted_s = SAFETY * allocation.wanted_s
+        return min([window.left_bytes - wanted_s * window.left_s for window in windows], default=NEVER_S)
 
     def _allocate(self, windows: Sequence[WindowLeft], rate: float | None, outlook: Outlook) -> None:
         may_s = [window.left_bytes / max(1.0, window.left_s) for window in windows]
@@ -196,6 +257,7 @@ class Scheduler:
                 before=before,
             )
 
+        self._is_known = self._allocated_s - self._since_s >= KNOWN_S
         if Lane.BACKLOG in self._lanes:
             allocation = share_out(max(1, outlook.backlog_readings))
         else:
@@ -203,19 +265,20 @@ class Scheduler:
             if allocation.is_thinning:
                 # Nothing is thinned so that what was thinned before can go whole.
                 allocation = share_out(0)
+        if not (self._is_known or allocation.is_short):
+            bytes_s = outlook.backlog_share * allocation.may_s
+            allocation = replace(allocation, backlog=Part(bytes_s, allocation.backlog.step_s))
         by_class = tuple(part.step_s for part in allocation.classes)
         self._steps = (by_class, (allocation.backlog.step_s,) * CLASSES, (0.0,) * CLASSES, (0.0,) * CLASSES)
         self.allocation, self.why = allocation, explain(allocation, windows)
 
     def _later_wait_s(self, allocation: Allocation, windows: Sequence[WindowLeft], now_s: float) -> tuple[float, float]:
         """Return in how many seconds backlog may go, and what was sent thinned."""
-        if allocation.is_short:
+        if self._is_paced(allocation):
             wait_s = max(0.0, self._backlog_free_s - now_s)
             has_share = Lane.BACKLOG not in self._lanes and allocation.backlog.bytes_s
             return wait_s, wait_s if has_share else NEVER_S
-        wanted_s = SAFETY * allocation.wanted_s
-        surplus = min([window.left_bytes - wanted_s * window.left_s for window in windows], default=NEVER_S)
-        wait_s = 0.0 if surplus >= SURPLUS_BYTES_MIN else NEVER_S
+        wait_s = 0.0 if self._surplus(allocation, windows) >= SURPLUS_BYTES_MIN else NEVER_S
         return wait_s, NEVER_S if Lane.BACKLOG in self._lanes else wait_s
 
     def _evidence_wait_s(self, allocation: Allocation, now_s: float) -> float:
@@ -241,7 +304,9 @@ class Scheduler:
         flow = self.flows[sent.priority]
         self.request_bytes = flow.cost(sent, self.request_bytes)
         if sent.step_s and sent.lane == Lane.LIVE:
-            flow.thinned_s = now_s
+            # One that could not take all there is has no whole step to wait for.
+            covered_s = sent.held / flow.readings_s if flow.readings_s else sent.step_s
+            flow.thinned_s = now_s - max(0.0, sent.step_s - covered_s)
         allocation = self.allocation
         if allocation is None:
             return
@@ -249,14 +314,13 @@ class Scheduler:
             self._sent_evidence(sent.wire_bytes, allocation, now_s)
             return
         if sent.lane != Lane.LIVE:
-            if allocation.is_short:
+            if self._is_paced(allocation):
                 bytes_s = max(LEAST_BYTES_S, allocation.backlog.bytes_s or 0.0)
                 self._backlog_free_s = max(self._backlog_free_s, now_s) + sent.wire_bytes / bytes_s
             return
         part = allocation.classes[sent.priority]
         if part.bytes_s is not None:
-            bytes_s = max(LEAST_BYTES_S, part.bytes_s, IDLE_SHARE * allocation.may_s)
-            flow.free_s = max(flow.free_s, now_s) + sent.wire_bytes / bytes_s
+            flow.free_s = max(flow.free_s, now_s) + sent.wire_bytes / _share(part, allocation)
 
     def begin_window(self) -> None:
         """Take note that a new window has begun: what was spent in the one before is no reason to wait."""
@@ -290,6 +354,11 @@ class Scheduler:
                 "bytes_s": round(allocation.backlog.bytes_s or 0.0, 1),
             },
         }
+
+
+def _share(part: Part, allocation: Allocation) -> float:
+    """Return what a class may spend in bytes a second, where it has a bound."""
+    return max(LEAST_BYTES_S, part.bytes_s or 0.0, IDLE_SHARE * allocation.may_s)
 
 
 def explain(allocation: Allocation, windows: Sequence[WindowLeft]) -> str:

@@ -667,6 +667,23 @@ async def test_what_may_not_go_stays_and_is_known(shelves, numbers) -> None:
     assert numbers(await shelves.lease(store)) == put
 
 
+async def test_no_lease_takes_more_than_its_terms_say(shelves) -> None:
+    """Of what goes whole and of what is thinned; of larger segments one."""
+    store = await shelves.open()
+    for _ in range(8):
+        await shelves.put(store, 5)
+    store.ack(await shelves.lease(store))
+    steps = ((60.0,) * 3, (0.0,) * 3, (0.0,) * 3, (0.0,) * 3)
+    for terms, readings in (
+        (Terms(readings_max=((12,) * 3,) * 4), 10),
+        (Terms(step_s=steps, readings_max=((1,) * 3,) * 4, thinned_max=((17,) * 3,) * 4), 15),
+        (Terms(readings_max=((1,) * 3,) * 4), 5),
+    ):
+        lease = await store.lease("cloud", readings_max=100, bytes_max=1 << 20, terms=terms)
+        assert lease.readings == readings
+        store.ack(lease)
+
+
 async def test_how_much_is_backlog_is_known(shelves) -> None:
     """What was sent thinned is none."""
     store = await shelves.open()

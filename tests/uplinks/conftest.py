@@ -182,10 +182,11 @@ class FakeStore:
             step_s = (
                 terms.step_of(Lane(lane), shelf[0].priority) if shelf and shelf[0].signal is Signal.METRICS else 0.0
             )
-            readings_max, bytes_max = (1 << 18, 1 << 20) if step_s else (readings_max, bytes_max)
+            most, bytes_max = (1 << 18, 1 << 20) if step_s else (readings_max, bytes_max)
+            most = min(most, terms.most_of(Lane(lane), shelf[0].priority, is_thinned=step_s > 0)) if shelf else most
             for segment in shelf:
                 readings, size_bytes = (sum(s.readings for s in taken), sum(len(s.body) for s in taken))
-                fits = readings + segment.readings <= readings_max and size_bytes + len(segment.body) <= bytes_max
+                fits = readings + segment.readings <= most and size_bytes + len(segment.body) <= bytes_max
                 if not taken or fits:
                     taken.append(segment)
                     self.lanes[lane].remove(segment)

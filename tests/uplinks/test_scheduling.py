@@ -6,12 +6,15 @@ import pytest
 
 from gateway.core.contracts import Priority
 from gateway.store.leases import Outlook
-from gateway.store.policy import ALL, Lane
+from gateway.store.policy import ALL, NO_BOUND, Lane
 from gateway.uplinks.allocation import REQUEST_BYTES
 from gateway.uplinks.scheduling import (
     EVIDENCE_BURST_S,
     EVIDENCE_SHARE,
     IDLE_SHARE,
+    KNOWN_S,
+    LEASE_REQUESTS,
+    LEASE_S,
     LOOK_S_MIN,
     SURPLUS_BYTES_MIN,
     WAIT_S_MAX,
@@ -39,6 +42,7 @@ class Desk:
         self.arrived = [0.0, 0.0, 0.0]
         self.readings_s = readings_s
         self.spots = {LIVE}
+        self.backlog = 5000
         self.decide()
         self.pass_by(100.0)
 
@@ -49,12 +53,14 @@ class Desk:
 
     def decide(self) -> Decision:
         windows = [] if self.rate else [WindowLeft("day", self.left_bytes, self.left_s)]
-        outlook = Outlook(frozenset(self.spots), 5000, tuple(map(int, self.arrived)), 0.3)
+        outlook = Outlook(frozenset(self.spots), self.backlog, tuple(map(int, self.arrived)), 0.3)
         return self.scheduler.decide(self.now_s, windows=windows, rate=self.rate, outlook=outlook)
 
-    def sent(self, wire_bytes: float, *, lane=Lane.LIVE, priority=Priority.NORMAL, step_s=0.0, left=1000) -> None:
+    def sent(
+        self, wire_bytes: float, *, lane=Lane.LIVE, priority=Priority.NORMAL, step_s=0.0, held=1000, left=1000
+    ) -> None:
         self.left_bytes -= wire_bytes
-        self.scheduler.sent(Sent(lane, priority, 1000, left, 200, step_s, wire_bytes), self.now_s)
+        self.scheduler.sent(Sent(lane, priority, held, left, 200, step_s, wire_bytes), self.now_s)
 
 
 def test_without_an_end_nothing_is_kept() -> None:
@@ -101,7 +107,7 @@ def test_what_does_not_fit_is_thinned_and_paced() -> None:
         decision.why
         == "normal readings thinned to four a series in 1 min, to fit what is left of the day, which lasts for 24 h"
     )
-    desk.sent(5000.0, step_s=60.0, left=800)
+    desk.sent(5000.0, step_s=60.0, held=12_000, left=800)
     decision = desk.decide()
     assert not decision.terms.may_take(*LIVE)
     assert decision.wait_s == 60.0
@@ -115,6 +121,76 @@ def test_what_does_not_fit_is_thinned_and_paced() -> None:
     assert desk.decide().wait_s == pytest.approx(min(WAIT_S_MAX, 50_000 / may_s - 60.1))
     desk.scheduler.begin_window()
     assert desk.decide().terms.may_take(*LIVE)
+
+
+def test_what_could_not_take_a_whole_step_does_not_wait_for_one() -> None:
+    """A lease of many small segments covers less: the rest of the step goes as soon as it is paid for."""
+    desk = Desk(12 * (1 << 20))
+    desk.decide()
+    desk.sent(100.0, step_s=60.0, held=4000, left=0)
+    desk.pass_by(19.9)
+    assert not desk.decide().terms.may_take(*LIVE)
+    desk.pass_by(0.2)
+    assert desk.decide().terms.may_take(*LIVE)
+
+
+def test_no_request_takes_what_others_need() -> None:
+    """One costs what its part is in five minutes at most, live or not, thinned or whole; a whole step's at least."""
+    desk = Desk(12 * (1 << 20))
+    desk.spots.add(BACKLOG)
+    terms = desk.decide().terms
+    allocation = desk.scheduler.allocation
+    part = allocation.classes[Priority.NORMAL]
+    live = terms.most_of(*LIVE, is_thinned=False)
+    assert live * 2.5 + REQUEST_BYTES == pytest.approx(LEASE_S * part.bytes_s, rel=0.01)
+    assert terms.most_of(*BACKLOG, is_thinned=False) * 2.5 + REQUEST_BYTES == pytest.approx(
+        LEASE_S * allocation.backlog.bytes_s, rel=0.01
+    )
+    points_s = 4 * 200 / part.step_s
+    assert terms.most_of(*LIVE, is_thinned=True) / 200 * points_s * 6.0 + REQUEST_BYTES == pytest.approx(
+        LEASE_S * part.bytes_s, rel=0.01
+    )
+    desk.left_bytes, desk.backlog = 1e5, 50_000_000
+    desk.pass_by(LOOK_S_MIN)
+    terms = desk.decide().terms
+    assert desk.scheduler.allocation.classes[Priority.NORMAL].step_s == 900.0
+    assert terms.most_of(*LIVE, is_thinned=True) >= 900 * 195
+    assert terms.most_of(*LIVE, is_thinned=False) == int((LEASE_REQUESTS - 1) * REQUEST_BYTES / 2.5)
+    # Nothing came of it, and thinning is no help: each is one that is left.
+    critical = (Lane.BACKLOG, Priority.CRITICAL)
+    assert terms.most_of(*critical, is_thinned=True) == int((LEASE_REQUESTS - 1) * REQUEST_BYTES / 6.0)
+
+
+def test_what_is_left_over_bounds_the_backlog_where_all_fits() -> None:
+    """And live data costs no more at once than what may be spent in five minutes."""
+    desk = Desk(300e6)
+    desk.spots.add(BACKLOG)
+    terms = desk.decide().terms
+    allocation = desk.scheduler.allocation
+    surplus = desk.left_bytes - 1.1 * allocation.wanted_s * desk.left_s
+    assert terms.most_of(*BACKLOG, is_thinned=False) * 2.5 + REQUEST_BYTES == pytest.approx(surplus, rel=0.01)
+    assert terms.most_of(*LIVE, is_thinned=False) * 2.5 + REQUEST_BYTES == pytest.approx(
+        LEASE_S * allocation.may_s, rel=0.01
+    )
+    desk = Desk(0, rate=1e6)
+    assert desk.decide().terms.most_of(*BACKLOG, is_thinned=False) == NO_BOUND
+
+
+def test_a_start_does_not_give_the_backlog_all_that_is_left() -> None:
+    """Nothing came in yet, so all seems to be left over: for a minute the backlog has its share alone."""
+    scheduler = Scheduler(1.0)
+    outlook = Outlook(frozenset({BACKLOG}), 100_000, (0, 0, 0), 0.3)
+
+    def decide(now_s: float) -> Decision:
+        return scheduler.decide(now_s, windows=[WindowLeft("hour", 100_000.0, 1800.0)], rate=None, outlook=outlook)
+
+    terms = decide(0.0).terms
+    assert terms.may_take(*BACKLOG)
+    assert terms.most_of(*BACKLOG, is_thinned=False) * 2.5 <= LEASE_S * 0.3 * 100_000 / 1800
+    scheduler.sent(Sent(Lane.BACKLOG, Priority.NORMAL, 2000, 2000, 200, 0.0, 5000.0), 0.0)
+    assert not decide(10.0).terms.may_take(*BACKLOG)
+    assert decide(10.0).wait_s > 0
+    assert decide(KNOWN_S + 1.0).terms.may_take(*BACKLOG)
 
 
 def test_a_class_of_which_nothing_came_lately_has_a_little() -> None:

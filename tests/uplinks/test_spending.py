@@ -26,6 +26,7 @@ from gateway.uplinks.settings import BudgetSettings, OtlpUplinkSettings
 from gateway.uplinks.spending import SMALL_BYTES
 from gateway.uplinks.worker import Seams
 from hil import virtual_time
+from hil.otlp_readings import parse_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -418,3 +419,33 @@ def test_what_was_thinned_goes_whole_when_the_road_is_free(make) -> None:
             assert window != "day" or size <= 400_000
 
     in_virtual_time(days())
+
+
+def test_no_request_keeps_what_is_fresh_for_an_hour(make, monkeypatch) -> None:
+    """While a backlog waits for room, no lease of it costs what live data needs until the hour ends."""
+    monkeypatch.setattr(delivery, "PACE_LOOK_S", 30.0)
+
+    async def hours() -> None:
+        way = make(per_hour=Size(64 * 1024))
+        loop, dice, latest_s, seen, late_s = asyncio.get_running_loop(), random.Random(3), 0.0, 0, 0.0
+        task = way.start()
+        for k in range(4 * 120):
+            way.store.add(Batch.join([ten_seconds(loop.time(), dice) for _ in range(18)]))
+            await asyncio.sleep(30)
+            readings = [r for _, _, body in way.wire.sent[seen:] for r in parse_metrics(body)]
+            seen = len(way.wire.sent)
+            latest_s = max([latest_s, *(r.time_ns / NS_PER_S - NOON_S for r in readings)])
+            late_s = max(late_s, loop.time() - latest_s)
+            if k == 60:
+                # An outage is over.
+                way.store.link_up("cloud")
+                for _ in range(300):
+                    way.store.add(Batch.join([ten_seconds(0.0, dice) for _ in range(10)]), lane="backlog")
+        assert late_s < 900
+        used = [size for (window, _), size in way.link.left.items() if window == "hour"]
+        assert max(used) <= 64 * 1024
+        assert min(used[:4]) > 0.66 * 64 * 1024
+        await way.stop(task)
+        way.store.check()
+
+    in_virtual_time(hours())
