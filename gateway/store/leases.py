@@ -13,7 +13,7 @@ from gateway.core.contracts import Priority, Signal
 from gateway.store.accounts import NOTE_BYTES_MAX, THINNED_SPANS_MAX
 from gateway.store.policy import ALL, Choice, Lane, LaneScheduler, Order, Terms
 from gateway.store.records import SHELVES, Lease, place, where_from
-from gateway.store.rows import is_whole, leased, within
+from gateway.store.rows import is_whole, leased, side_by_side, within
 from gateway.store.spans import Spans
 from gateway.store.thinnable import thinned_together
 
@@ -367,6 +367,8 @@ class Desk:
                 found = await self._look(spot, newest=True)
             elif step_s:
                 found = await self._look_for(spot, min(most, THIN_READINGS_MAX), THIN_BYTES_MAX)
+                rows, from_id = side_by_side(found.rows, found.from_id, away=(*self._leased, *self._put_off))
+                found = found._replace(rows=rows, from_id=from_id)
             else:
                 found = await self._look_for(spot, min(most, readings_max), bytes_max)
             if found.rows:

@@ -9,7 +9,7 @@ from gateway.store.records import LeasedSegment, where_from
 from gateway.store.segments import SegmentError, check_link, read_header
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from gateway.core.batch import Batch
     from gateway.store.recent import Row
@@ -39,6 +39,20 @@ def within(rows: list[Row], readings_max: int, bytes_max: int) -> list[Row]:
         if count and (readings > readings_max or size_bytes > bytes_max):
             return rows[:count]
     return rows
+
+
+def side_by_side(rows: list[Row], from_id: int, *, away: Iterable[int]) -> tuple[list[Row], int]:
+    """Return the first of `rows` up to what is `away`, on its way or put off, and from where on there is nothing else.
+
+    What is thinned is remembered as one span: it must hold nothing that stays behind.
+    """
+    if not rows:
+        return rows, from_id
+    first_id, last_id = rows[0].id, rows[-1].id
+    away = [number for number in away if from_id <= number <= last_id]
+    end_id = min([number for number in away if number > first_id], default=last_id + 1)
+    behind = [number + 1 for number in away if number < first_id]
+    return [row for row in rows if row.id < end_id], max([from_id, *behind])
 
 
 def is_whole(row: Row, body: bytes | None) -> bool:

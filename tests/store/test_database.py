@@ -667,6 +667,23 @@ async def test_what_may_not_go_stays_and_is_known(shelves, numbers) -> None:
     assert numbers(await shelves.lease(store)) == put
 
 
+async def test_what_is_put_off_is_not_thinned_by_its_neighbours(shelves, numbers) -> None:
+    """What made a server fail waits; what is sent thinned meanwhile, before and behind it, does not stand for it."""
+    store = await shelves.open()
+    put = [await shelves.put(store, 5) for _ in range(5)]
+    store.ack(await lease_thinned(store))
+    first = await shelves.lease(store, readings_max=5)
+    failed = await shelves.lease(store, readings_max=5)
+    store.release(failed, maybe_delivered=False, put_off_s=60.0)
+    store.release(first, maybe_delivered=False)
+    for expected in (put[0], [*put[2], *put[3]]):
+        lease = await lease_thinned(store)
+        assert (lease.step_s, numbers(lease)) == (60.0, expected)
+        store.thinned(lease, readings=1)
+    assert [*(await store.whereabouts([segment.id for segment in failed.segments])).values()] == [{"cloud": "held"}]
+    shelves.check(store)
+
+
 async def test_no_lease_takes_more_than_its_terms_say(shelves) -> None:
     """Of what goes whole and of what is thinned; of larger segments one."""
     store = await shelves.open()

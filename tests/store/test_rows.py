@@ -8,7 +8,7 @@ from gateway.core.batch import Batch
 from gateway.core.contracts import BootId, Priority, Signal
 from gateway.store.recent import Row
 from gateway.store.records import place, where_from
-from gateway.store.rows import is_whole, leased, within
+from gateway.store.rows import is_whole, leased, side_by_side, within
 from gateway.store.segments import encode_metrics
 
 METRICS = (Priority.NORMAL, Signal.METRICS)
@@ -44,3 +44,13 @@ def test_a_segment_knows_where_it_stands() -> None:
     segment = leased(Row(place(*METRICS, 7), 3, 2, 9), b"body", None)
     assert (segment.sequence, segment.boot, segment.priority, segment.signal) == (7, 2, *METRICS)
     assert segment.id == place(*METRICS, 7)
+
+
+def test_side_by_side_lies_what_has_nothing_in_between() -> None:
+    """Up to the first that is on its way or put off, from behind the last of them before it on."""
+    rows = [Row(place(*METRICS, k), 10, 1, 100) for k in (3, 4, 8)]
+    ids = [place(*METRICS, k) for k in range(10)]
+    assert side_by_side([], 5, away=ids) == ([], 5)
+    assert side_by_side(rows, ids[1], away=[]) == (rows, ids[1])
+    assert side_by_side(rows, ids[1], away=[ids[0], ids[9]]) == (rows, ids[1])
+    assert side_by_side(rows, ids[1], away=[ids[1], ids[6], ids[7]]) == (rows[:2], ids[2])
