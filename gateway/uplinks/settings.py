@@ -241,7 +241,8 @@ class OtlpUplinkSettings(
         Meta(description="Its own `[store] backlog_share`: how much of what is sent is backlog while live data waits."),
     ] = None
     budget: Annotated[
-        BudgetSettings, Meta(description="What the link may carry; what finds no room in it waits for the next window.")
+        BudgetSettings,
+        Meta(description="What the link may carry; what finds no room in it is thinned, and goes whole when there is."),
     ] = BudgetSettings()
     tls: Annotated[TlsSettings, Meta(description="Certificates, for https:// endpoints.")] = TlsSettings()
     proxy: Annotated[
