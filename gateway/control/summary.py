@@ -255,7 +255,7 @@ def _uplink(uplink: dict[str, Any]) -> Iterator[str]:
         yield _budget(budget)
         yield from _plan(budget.get("plan", {}), said=uplink.get("reason"))
     if thinned := uplink.get("thinned"):
-        yield f"sent thinned {plural(thinned, 'reading')}; those they stand for are held until there is room"
+        yield f"sent thinned {plural(thinned, 'reading')} in place of more, which go whole when there is room"
     yield from _endpoints(uplink.get("endpoints", []))
     if retry := uplink.get("retry_in_s"):
         yield f"next try in {span(retry)}"

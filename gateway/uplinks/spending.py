@@ -82,6 +82,11 @@ class Spending:
         """Return what may be leased now, and else how long to wait and why; None where nothing limits it."""
         if self._scheduler is None:
             return None
+        if not self._store.unleased(self._name):
+            # The store knows without looking where there may be something. If there is nothing, let it look.
+            from gateway.uplinks.scheduling import Decision  # noqa: PLC0415  the same
+
+            return Decision()
         windows = [] if self._budget is None else self._budget.windows()
         for window in windows:
             if window.left_s > self._ends_s.get(window.name, float("inf")):

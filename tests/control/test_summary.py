@@ -469,7 +469,7 @@ def test_what_a_budget_lets_go_is_said_in_a_sentence() -> None:
 
     text = shown(state="sending")
     assert "budget: 0 B of 1 MiB this day, which ends in 2 h ! plan: normal readings thinned to four" in text
-    assert "sent thinned 1,234 readings; those they stand for are held until there is room" in text
+    assert "sent thinned 1,234 readings in place of more, which go whole when there is room" in text
     text = shown(state="pacing", reason=scheduler.why)
     assert text.count("normal readings thinned to four") == 1
     assert "sent thinned" not in shown(thinned=0)

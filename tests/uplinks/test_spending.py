@@ -22,6 +22,7 @@ from gateway.uplinks import delivery
 from gateway.uplinks.budget import start_of
 from gateway.uplinks.delivery import Uplink
 from gateway.uplinks.guards import Answer, TryLaterError
+from gateway.uplinks.scheduling import Decision, Scheduler
 from gateway.uplinks.settings import BudgetSettings, OtlpUplinkSettings
 from gateway.uplinks.spending import SMALL_BYTES
 from gateway.uplinks.worker import Seams
@@ -419,6 +420,25 @@ def test_what_was_thinned_goes_whole_when_the_road_is_free(make) -> None:
             assert window != "day" or size <= 400_000
 
     in_virtual_time(days())
+
+
+def test_who_holds_nothing_is_idle(make, make_readings, monkeypatch) -> None:
+    """Where there may be something is known sooner than where there is: nobody waits for the turn of nothing."""
+    monkeypatch.setattr(Scheduler, "decide", lambda *_, **__: Decision(wait_s=60.0, why="later"))
+
+    async def go() -> None:
+        way = make(per_hour=Size(64 * 1024))
+        way.store.link_up("cloud")
+        way.store._held.set()
+        task = way.start()
+        await asyncio.sleep(5)
+        assert way.uplink.status()["state"] == "idle"
+        add(way.store, 10, make_readings)
+        await asyncio.sleep(5)
+        assert way.uplink.status()["state"] == "pacing"
+        await way.stop(task)
+
+    in_virtual_time(go())
 
 
 def test_no_request_keeps_what_is_fresh_for_an_hour(make, monkeypatch) -> None:
