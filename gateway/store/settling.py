@@ -77,6 +77,8 @@ class Settling:
         if desk.thin(lease):
             share.thinned = [*desk.thinned]
             share.thinned_readings += readings
+            # The same may come a third time: not before a commit has counted these.
+            desk.allowance.doubt()
             self.count_maybe_twice(lease.uplink, readings)
 
     def refuse(self, lease: Lease, reason: str, message: str) -> None:

@@ -549,9 +549,11 @@ class LeaseMachine(RuleBasedStateMachine):
 
         async def work() -> None:
             self.roads[name].terms = terms
-            for readings_max in sizes:
-                await self._lease(name, readings_max=readings_max, bytes_max=bytes_max, may_wait=may_wait)
-            self.roads[name].terms = ANYTHING
+            try:
+                for readings_max in sizes:
+                    await self._lease(name, readings_max=readings_max, bytes_max=bytes_max, may_wait=may_wait)
+            finally:
+                self.roads[name].terms = ANYTHING
 
         if not self._is_busy(name):
             self._ask(commits)
