@@ -272,8 +272,8 @@ class Endpoints:
             return refused[0][1]
         waiting = [one.health.why_not(signal, now_s) for one in others]
         errors = [error for _, error in met if isinstance(error, TryLaterError)]
-        # Whose way is right, and who has not asked for a wait, decides when it is tried again.
-        return min((*errors, *waiting), key=lambda error: (isinstance(error, HoldError), error.after_s))
+        # Whoever may take it soonest decides when it is tried again: who is to be waited for longer hides nobody.
+        return min((*errors, *waiting), key=lambda error: (error.after_s, isinstance(error, HoldError)))
 
     def order(self, signal: Signal) -> list[Endpoint]:
         """Return who is to be asked, in turn; never nobody, though it may be one that asks to wait."""

@@ -241,6 +241,15 @@ def test_who_asks_to_wait_keeps_nobody_from_an_attempt_elsewhere() -> None:
     assert all_.fails(UnreachableError).after_s == 0
 
 
+def test_who_asks_for_an_hour_hides_no_wrong_way_elsewhere() -> None:
+    """That one may be put right within the hour: its signal is held back for a minute, and nobody waits longer."""
+    all_ = group([TryLaterError("status 503: asks to wait 3600 s", 3600.0)], [HoldError("status 404")])
+    assert all_.fails(HoldError).after_s == 60
+    all_.wait(61)
+    all_.send()
+    assert all_.counts() == [1, 2]
+
+
 def test_a_wrong_way_holds_back_its_signal_there_alone() -> None:
     """Whose path for logs is wrong still gets the metrics; where it is wrong everywhere the signal is held back."""
     all_ = group([HoldError("status 404")], [])
