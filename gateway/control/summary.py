@@ -267,16 +267,16 @@ def _endpoints(endpoints: list[dict[str, Any]]) -> Iterator[str]:
         state, held, error = one.get("state"), one.get("held_back"), one.get("last_error")
         is_left_out = state not in {"closed", "half-open"}
         what = {"closed": "is well", "half-open": "was left out, and is tried when it is its turn"}
-        said = [f"{one.get('endpoint')}: {what.get(str(state), 'is left out')}"]
+        said = [] if held and state == "closed" else [what.get(str(state), "is left out")]
         if is_left_out and one.get("retry_in_s"):
             said.append(f"for {span(one['retry_in_s'])} more")
         if held:
-            said.append(f"{' and '.join(held)} held back from it")
+            said.append(f"{' and '.join(held)} are held back from it")
         if error and (held or state != "closed"):
             said.append(error)
         elif one.get("requests"):
             said.append(f"{plural(one['requests'], 'request')}, answered in {one.get('rtt_ms', 0)} ms")
-        yield f"{'! ' if is_left_out or held else ''}{', '.join(said)}"
+        yield f"{'! ' if is_left_out or held else ''}{one.get('endpoint')}: {', '.join(said)}"
 
 
 def _budget(budget: dict[str, Any]) -> str:

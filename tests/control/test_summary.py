@@ -491,5 +491,5 @@ def test_receivers_are_shown_where_they_are_several() -> None:
     assert "https://b: is well, 12 requests, answered in 80.5 ms" in text
     assert "https://d: was left out, and is tried when it is its turn, no connection" in text
     assert "! https://d" not in text
-    assert "! https://c: is well, logs held back from it, status 404" in text
+    assert "! https://c: logs are held back from it, status 404" in text
     assert "is well" not in render({"uplinks": {"cloud": {"endpoints": [well]}}}, colour=False)
