@@ -228,6 +228,28 @@ def build(config: Config) -> Gateway:
     return Gateway(config, profile, clock=SystemClock())
 
 
+class Soon:
+    """The handler of a signal: has the event loop act on it, once for all that came by then.
+
+    A loop's own handlers go through a pipe that a few hundred signals fill: a SIGTERM behind as many SIGHUPs is lost.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, act: Callable[[], None]) -> None:
+        self._loop = loop
+        self._act = act
+        self._is_due = False
+
+    def __call__(self, *_: object) -> None:
+        """Take one signal."""
+        if not self._is_due:
+            self._is_due = True
+            self._loop.call_soon_threadsafe(self._do)
+
+    def _do(self) -> None:
+        self._is_due = False
+        self._act()
+
+
 class Daemon:
     """One gateway after another, each with the configuration of its day."""
 
@@ -252,11 +274,12 @@ class Daemon:
     async def run(self) -> None:
         """Serve until a signal ends it; raise what keeps a gateway from starting."""
         loop = asyncio.get_running_loop()
+        stop, numbers = Soon(loop, self.stop), (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        before = {number: signal.getsignal(number) for number in numbers}
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
-        before, hangup = signal.getsignal(signal.SIGHUP), hear_hangups()
-        # Not by the loop, which gives signals their default back when it is closed.
-        hangup.act = lambda: loop.call_soon_threadsafe(self.reload)
+            signal.signal(number, stop)
+        hangup = hear_hangups()
+        hangup.act = Soon(loop, self.reload)
         try:
             if hangup.came:
                 self.reload()
@@ -264,7 +287,8 @@ class Daemon:
             await self._live_on()
         finally:
             hangup.act = None
-            signal.signal(signal.SIGHUP, before)
+            for number in numbers:
+                signal.signal(number, before[number])
 
     async def _live_on(self) -> None:
         while not self._is_ending:

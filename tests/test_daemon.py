@@ -136,6 +136,21 @@ async def test_a_signal_ends_it(number: signal.Signals, hear) -> None:
     assert hear() == ["STOPPING=1"]
 
 
+async def test_the_end_is_heard_behind_any_number_of_hangups(hear, caplog: pytest.LogCaptureFixture) -> None:
+    """Those that came together are one reload, and no pipe is full of them."""
+    caplog.set_level(logging.INFO)
+    desk = Desk(next_one="second")
+    task = asyncio.create_task(desk.daemon.run())
+    await desk.until_lives("first")
+    for _ in range(5000):
+        os.kill(os.getpid(), signal.SIGHUP)
+    os.kill(os.getpid(), signal.SIGTERM)
+    async with asyncio.timeout(WAIT_S):
+        await task
+    assert hear() == ["RELOADING=1", "STOPPING=1"]
+    assert (caplog.messages.count("reloading"), desk.lives) == (1, ["first"])
+
+
 async def test_a_good_reload_starts_anew(hear, caplog: pytest.LogCaptureFixture) -> None:
     """With the new configuration; systemd hears RELOADING and not STOPPING, which would get us killed."""
     desk = Desk(next_one="second")
