@@ -67,8 +67,9 @@ class Behaviour:
     `takes` says whether the data count as received: by default when the status is 2xx and the body was read,
     so a cut after reading is the lost answer that makes duplicates. `rejected` and `message` make a partial
     success; `answer` replaces the answer's body with these bytes. `refuse_encoding` answers 400 to that
-    Content-Encoding and takes all else; `refuses` says of which metric readings a request may not hold one, and
-    `knows_not` names a signal whose path answers 404. `takes_type` is the one content type it takes.
+    Content-Encoding and takes all else; `refuses` says of which metric readings a request may not hold one, which is
+    answered with `refuses_with`, and `knows_not` names a signal whose path answers 404. `takes_type` is the one content
+    type it takes.
     """
 
     status: int = 200
@@ -82,6 +83,7 @@ class Behaviour:
     content_type: str = PROTOBUF
     refuse_encoding: str = ""
     refuses: Callable[[Reading], bool] | None = None
+    refuses_with: int = 400
     knows_not: str = ""
     takes_type: str = ""
 
@@ -358,7 +360,7 @@ class _Handler(BaseHTTPRequestHandler):
                 body = json_to_protobuf(request.signal, body)
             refuses = behaviour.refuses if request.signal == "metrics" else None
             if refuses is not None and any(map(refuses, parse_metrics(body))):
-                return 400, behaviour.message
+                return behaviour.refuses_with, behaviour.message
             self.server.sink.take(request, body)
         except (ValueError, OSError, EOFError, zlib.error, zstd.ZstdError) as error:
             return 400, f"not OTLP: {error}"

@@ -9,7 +9,7 @@ A refusal is about the data where all who can be asked agree. Where another one 
 against the one that refused: a wrong port among several must not have data given up that the others take.
 
 What a receiver may have taken is not sent to another in the same attempt: whoever sends has to count it first. It is
-told that another way is there, so that it need not wait (`TryLaterError.at_once`), and the next request goes that way.
+told that another way is there, so that it need not wait (`at_once`), and the next request goes that way.
 
 No byte goes to find out how a receiver is: one that was left out is tried with a request that is due anyway. Where
 none is left the one that is soonest to be tried again is asked at once: how often, is for whoever sends to decide. When
@@ -235,6 +235,8 @@ class Endpoints:
                     raise
             except StatusRefusedError as error:
                 if not self._may_be_its_own(error, packed):
+                    if error.status >= SERVER_ERROR:
+                        self._look_elsewhere(one, packed.signal, error)
                     raise
                 refused.append((one, error))
             else:
@@ -348,8 +350,8 @@ class Endpoints:
         is_theirs = not isinstance(error, NotYetError | InTransitError)
         return is_theirs and not error.answer_lost and not self._is_stopped
 
-    def _look_elsewhere(self, one: Endpoint, signal: Signal, error: TryLaterError) -> None:
-        """Say that what `one` has not answered may be sent again at once where another one is well."""
+    def _look_elsewhere(self, one: Endpoint, signal: Signal, error: TryLaterError | StatusRefusedError) -> None:
+        """Say that what `one` has not answered, or failed at, may be sent again at once where another one is well."""
         if isinstance(error, NotYetError) or self._is_stopped:
             return
         self._avoided, now_s = one, self._now_s()

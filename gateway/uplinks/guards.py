@@ -112,6 +112,7 @@ class StatusRefusedError(RefusedError):
     def __init__(self, reason: str, status: int) -> None:
         super().__init__(reason)
         self.status = status
+        self.at_once = False  # whether another receiver may be asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,8 +311,9 @@ class Compressing:
     answer an unknown encoding with 400, 415 and sometimes 500; afterwards only 400 and 415 do. Who answers gzip
     with 415 is offered it plain. It stays with what is taken, and offers the better one again after an hour, then two,
     then less and less often: what refused it may have been a bad moment, or is replaced by now, and until the next
-    restart may be a year of larger bills. A refusal that persists is about the data, but for 415, which never is: that
-    is held.
+    restart may be a year of larger bills. A server's own error goes to another receiver once, where there is one that
+    is well: what one of them fails at the other may take. A refusal that persists is about the data, but for 415, which
+    never is: that is held.
     """
 
     wire: Wire
@@ -340,7 +342,8 @@ class Compressing:
             try:
                 answer = self._send_as(request, encoding)
             except StatusRefusedError as error:
-                following = self._instead_of(encoding, error.status)
+                is_elsewhere = error.at_once and not self.failures
+                following = encoding if is_elsewhere else self._instead_of(encoding, error.status)
                 if following is None and error.status == MEDIA_TYPE_STATUS:
                     raise HoldError(
                         f"{error}: not taken in any encoding; correct endpoint, protocol or compression"

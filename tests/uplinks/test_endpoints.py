@@ -377,12 +377,21 @@ def test_when_an_outage_of_all_is_over_each_of_them_is_tried() -> None:
 
 
 def test_a_server_that_fails_at_all_it_gets_is_left_out() -> None:
-    """500 may be about the data: it is for whoever sends to part it. Three in a row are about the server."""
+    """500 may be about the data, and the next one is asked once that is counted. Three in a row are about the server."""
     all_ = group([StatusRefusedError("status 500", 500)] * 3, [])
     for _ in range(3):
-        all_.fails(StatusRefusedError)
+        assert all_.fails(StatusRefusedError).at_once
+        all_.send()
     all_.send()
-    assert all_.counts() == [3, 1]
+    assert all_.counts() == [3, 4]
+
+
+def test_a_failure_at_all_of_them_is_nobodys() -> None:
+    """Then whoever sends has to part it, and no other one is left."""
+    all_ = group([StatusRefusedError("status 500", 500)], [StatusRefusedError("status 500", 500)])
+    assert all_.fails(StatusRefusedError).at_once
+    assert not all_.fails(StatusRefusedError).at_once
+    assert all_.counts() == [1, 1]
 
 
 def test_a_whole_operation_has_one_time() -> None:

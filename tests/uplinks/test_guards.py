@@ -168,6 +168,30 @@ def compressing(wire: ScriptedWire, mode: str = "auto", now_s: Callable[[], floa
 REQUEST = Request(Signal.METRICS, b"body", 1)
 
 
+def test_a_servers_own_error_goes_to_another_one_once() -> None:
+    """As it was, and counted; whoever has no other is asked as ever."""
+    outcomes: list[bool] = [True, True]
+    sent: list[str] = []
+
+    def send(packed: Packed) -> Answer:
+        sent.append(packed.encoding)
+        if not outcomes:
+            return Answer()
+        error = StatusRefusedError("status 500", 500)
+        error.at_once = outcomes.pop()
+        raise error
+
+    wire = ScriptedWire()
+    wire.send = send
+    sender = compressing(wire, "zstd")
+    with pytest.raises(StatusRefusedError):
+        sender.send(REQUEST)
+    assert (sent, sender.failures) == (["zstd"] * 2, 1)
+    outcomes.append(True)
+    sender.send(REQUEST)
+    assert (sent, sender.failures) == (["zstd"] * 4, 1)
+
+
 @pytest.mark.parametrize("status", [400, 415, 500])
 def test_a_receiver_without_zstd_gets_gzip_and_loses_nothing(status: int) -> None:
     """The same body goes again as gzip at once, and the next ones as gzip from the start."""

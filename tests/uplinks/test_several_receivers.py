@@ -278,6 +278,18 @@ async def test_data_that_all_of_them_refuse_is_given_up_and_nothing_else(plant) 
     assert here.states() == ["closed", "closed"]
 
 
+@pytest.mark.parametrize("balance", ["failover", "round_robin"])
+async def test_data_that_makes_one_of_them_fail_goes_to_the_other(plant, balance: str) -> None:
+    """At once and counted: nothing is given up that another one takes, and it is not waited for."""
+    here = await plant(retry=PATIENT, balance=balance)
+    here.sinks[0].always = Behaviour(refuses=lambda reading: reading.value == 77, refuses_with=500)
+    for _ in range(6):
+        await here.accept(50)
+    assert await here.until_sent() < 1.5
+    assert here.account()["ledger"] == {}
+    here.check()
+
+
 async def test_a_wrong_path_at_one_of_them_holds_nothing_back(plant) -> None:
     """Its 404 is about it; the uplink holds nothing, and says where it is wrong."""
     here = await plant(retry=PATIENT)
