@@ -65,8 +65,8 @@ class TryLaterError(Exception):
     """The same segments may be taken later; wait at least `after_s` seconds (0: your own back-off).
 
     `answer_lost` is true when the far side may have taken them all the same, so that sending again may
-    double. It may be about these alone: others go first for `put_off_s` seconds. `at_once`: another way is there,
-    so that there is nothing to wait for.
+    double. It may be about these alone: others go first for `put_off_s` seconds. `at_once`: there is another way,
+    or others can go this one, so that there is nothing to wait for.
     """
 
     def __init__(self, reason: str, after_s: float = 0.0, *, answer_lost: bool = False, put_off_s: float = 0.0) -> None:

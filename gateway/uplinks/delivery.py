@@ -279,6 +279,7 @@ class Uplink:
                 await self._watch(flight.answer)
                 landing, flight = flight, None
                 answer = self._land(hand, landing)
+                self._outages.heard(answer)
                 self._note_speed(is_quick=answer is not None and answer.seconds < QUICK_S)
                 if answer is None:
                     self._bring_back_ahead()
@@ -427,8 +428,7 @@ class Uplink:
             waiting = hand.lease.readings if hand.parts is None else sum(map(len, hand.parts))
             if readings := hand.delivered + maybe_delivered * waiting:
                 self._store.note_maybe_twice(hand.lease, readings)
-        may_have = maybe_delivered and not hand.is_thinned
-        self._store.release(hand.lease, maybe_delivered=may_have, put_off_s=put_off_s)
+        self._store.release(hand.lease, maybe_delivered=maybe_delivered and not hand.is_thinned, put_off_s=put_off_s)
 
     def _settle(self, hand: Hand) -> None:
         """Tell the store what became of the whole lease."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from gateway.core.contracts import Signal, TryLaterError
-    from gateway.uplinks.guards import HoldError
+    from gateway.uplinks.guards import Answer, HoldError
     from gateway.uplinks.pacing import BatchSize
     from gateway.uplinks.settings import RetrySettings
     from gateway.uplinks.state import Status, Tally
@@ -52,6 +52,8 @@ class Outages:
         self.is_down = True
         self._size.failed(readings, in_transit=isinstance(error, InTransitError | PassedOnError))
         self._tally.failed("throttled" if error.after_s else "later")
+        if error.at_once:
+            return 0.0
         return self.backoff.failed(error.after_s, bound_s=wait_bound_s(error, self._retry))
 
     def held(self, error: HoldError, signal: Signal, *, now_s: float) -> float:
@@ -62,6 +64,14 @@ class Outages:
         self._status.last_error = reason
         self._tally.failed("hold")
         return self.holding.hold(signal, reason, after_s=error.after_s, now_s=now_s)
+
+    def heard(self, answer: Answer | None) -> None:
+        """Take note of the answer to a part of a lease, None where it was not taken: one ends a row of failures.
+
+        A lease that waits for its last part is settled much later, and the others are not to wait for that.
+        """
+        if answer is not None:
+            self.backoff.succeeded()
 
     def answered(self, signal: Signal) -> bool:
         """Take note that the far side takes what it is sent, or says why not; return whether it had been away."""

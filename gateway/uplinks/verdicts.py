@@ -51,6 +51,7 @@ class Met:
 
     taken: int
     failures: int = 0
+    last_taken: int = -1  # and by when it failed last
 
 
 class Verdicts:
@@ -82,11 +83,17 @@ class Verdicts:
             return
         met.failures += 1
         if met.failures < TRIES_MAX:
-            # It may have taken all of it before it failed. And it may be this data: the others are not to wait for it.
-            put_off_s = min(PUT_OFF_S_MAX, PUT_OFF_S * 2 ** (met.failures - 1))
-            raise TryLaterError(reason, answer_lost=True, put_off_s=put_off_s)
+            # It may have taken all of it before it failed. And it may be this data: the others are not to wait for it,
+            # not at all where the road has taken some of them since this one failed last.
+            error = TryLaterError(reason, answer_lost=True, put_off_s=self._put_off_s(met))
+            error.at_once, met.last_taken = self._taken > met.last_taken >= 0, self._taken
+            raise error
         if met.failures == TRIES_MAX:
             met.taken = self._taken
+
+    @staticmethod
+    def _put_off_s(met: Met) -> float:
+        return min(PUT_OFF_S_MAX, PUT_OFF_S * float(2 ** (met.failures - 1)))
 
     def refusals_max(self, first_id: int) -> int:
         """Return how many requests of a lease are refused in a row until it seems that no part of it is taken."""

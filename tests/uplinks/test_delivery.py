@@ -410,6 +410,22 @@ def test_a_part_that_makes_the_server_fail_keeps_nobody_waiting(make_road, make_
     run(main())
 
 
+def test_parts_that_make_the_server_fail_in_each_of_some_leases_keep_nobody_waiting(make_road, make_readings) -> None:
+    """That other parts are taken shows that the road is one, long before any of these leases is settled."""
+
+    async def main() -> None:
+        road = make_road(compression="zstd", batch_readings_max=100)
+        road.wire.judge = refusing(*(1000 * k + 150 for k in range(6)), status=500)
+        task = await road.start(0.1)
+        for k in range(6):
+            road.store.add(make_readings(1000, start=1000 * k))
+            await asyncio.sleep(8)
+            assert road.uplink.status()["in_hand_taken"] >= 850 * (k + 1)
+        await road.stop(task)
+
+    run(main())
+
+
 def test_data_that_is_put_off_makes_no_small_requests(make_road, make_readings) -> None:
     """It is held, and fills no request: what is fresh is sent together as ever."""
 

@@ -10,7 +10,7 @@ import pytest
 from gateway.core.contracts import Signal, TryLaterError
 from gateway.core.telemetry import Telemetry
 from gateway.core.units import Duration
-from gateway.uplinks.guards import HoldError, InTransitError, NotYetError, UnreachableError
+from gateway.uplinks.guards import Answer, HoldError, InTransitError, NotYetError, UnreachableError
 from gateway.uplinks.outages import Outages
 from gateway.uplinks.pacing import READINGS_START, BatchSize
 from gateway.uplinks.settings import RetrySettings
@@ -62,6 +62,24 @@ def test_waits_grow_and_end_with_the_first_answer(way, caplog) -> None:
     assert not way.outages.answered(Signal.METRICS)
     assert (way.outages.attempt, way.outages.is_down) == (0, False)
     assert [record.message for record in caplog.records] == ["uplink cloud: status 503", "uplink cloud: is back"]
+
+
+def test_a_part_that_is_taken_ends_a_row_of_failures(way) -> None:
+    """A refusal of one says nothing of that."""
+    for _ in range(9):
+        way.outages.failed(TryLaterError("status 500"), 5000)
+    way.outages.heard(None)
+    assert way.outages.attempt == 9
+    way.outages.heard(Answer())
+    assert way.outages.failed(TryLaterError("status 500"), 5000) <= 1
+
+
+def test_where_others_go_meanwhile_nobody_waits(way) -> None:
+    """And however often that was, the next wait is not longer for it."""
+    error = TryLaterError("status 500", answer_lost=True, put_off_s=2.0)
+    error.at_once = True
+    assert [way.outages.failed(error, 5000) for _ in range(9)] == [0.0] * 9
+    assert (way.outages.attempt, way.failures) == (0, {"later": 9})
 
 
 def test_who_cannot_be_reached_is_tried_sooner(way) -> None:

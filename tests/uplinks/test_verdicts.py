@@ -125,3 +125,18 @@ def test_refusals_are_no_failures_of_the_server(verdicts) -> None:
     verdicts.took()
     meet(verdicts, 500)
     conclude(verdicts, 500)
+
+
+def test_nobody_waits_where_others_are_taken_while_the_same_data_fails(verdicts) -> None:
+    """A server that takes nothing in between is waited for: it may fail at all."""
+
+    def met() -> bool:
+        with pytest.raises(TryLaterError) as caught:
+            verdicts.met("status 500", status=500, first_id=1)
+        return caught.value.at_once
+
+    assert not met()
+    assert not met()
+    verdicts.took()
+    assert met()
+    assert not met()
