@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from gateway.uplinks.requests import Hand
     from gateway.uplinks.state import Holding
 
-# Leases that are put off; each may be a request in size. Of more at once it is not about the data of each.
-PUT_OFF_MAX: Final = 8
+# Leases that are put off, and the readings that are left of them, 21 bytes each. Of more at once it is not about the
+# data of each.
+PUT_OFF_MAX: Final = 32
+PUT_OFF_READINGS_MAX: Final = 256 * 1024
 
 
 class Parked:
@@ -28,6 +30,7 @@ class Parked:
         self._holding = holding
         self._held: dict[Signal, Hand] = {}  # with their signals: one of each
         self._put_off: list[tuple[float, Hand]] = []
+        self._is_others_turn = False
 
     def __iter__(self) -> Iterator[Hand]:
         yield from self._held.values()
@@ -38,9 +41,11 @@ class Parked:
         return self._held.setdefault(hand.lease.signal, hand) is hand
 
     def put_off(self, hand: Hand, *, until_s: float) -> bool:
-        """Keep `hand` until then; return False where there are too many."""
-        if len(self._put_off) >= PUT_OFF_MAX:
+        """Keep `hand` until then, others have their turn first; return False where there are too many."""
+        readings = sum(_readings(other) for other in (hand, *(other for _, other in self._put_off)))
+        if self._put_off and (len(self._put_off) >= PUT_OFF_MAX or readings > PUT_OFF_READINGS_MAX):
             return False
+        self._is_others_turn = True
         self._put_off.append((until_s, hand))
         return True
 
@@ -49,8 +54,12 @@ class Parked:
         return bool(self._due(now_s))
 
     def pop_due(self, now_s: float) -> Hand | None:
-        """Return one to go on with, None where there is none."""
-        due = self._due(now_s)
+        """Return one to go on with, None where there is none, or where one was put off since the last time.
+
+        Of many that fail again and again there is always one that is due.
+        """
+        is_others_turn, self._is_others_turn = self._is_others_turn, False
+        due = [] if is_others_turn else self._due(now_s)
         return self._remove(due[0]) if due else None
 
     def pop(self) -> Hand | None:
@@ -72,3 +81,7 @@ class Parked:
         self._held = {signal: other for signal, other in self._held.items() if other is not hand}
         self._put_off = [(until_s, other) for until_s, other in self._put_off if other is not hand]
         return hand
+
+
+def _readings(hand: Hand) -> int:
+    return sum(map(len, hand.parts or ()))

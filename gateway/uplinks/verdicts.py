@@ -51,7 +51,6 @@ class Met:
 
     taken: int
     failures: int = 0
-    last_taken: int = -1  # and by when it failed last
 
 
 class Verdicts:
@@ -84,9 +83,9 @@ class Verdicts:
         met.failures += 1
         if met.failures < TRIES_MAX:
             # It may have taken all of it before it failed. And it may be this data: the others are not to wait for it,
-            # not at all where the road has taken some of them since this one failed last.
+            # not at all where the road has taken some of them since this one failed first.
             error = TryLaterError(reason, answer_lost=True, put_off_s=self._put_off_s(met))
-            error.at_once, met.last_taken = self._taken > met.last_taken >= 0, self._taken
+            error.at_once = self._taken > met.taken
             raise error
         if met.failures == TRIES_MAX:
             met.taken = self._taken
