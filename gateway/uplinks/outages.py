@@ -46,15 +46,18 @@ class Outages:
         if isinstance(error, NotYetError):
             return error.after_s
         reason = str(error)
-        if reason != self._status.last_error or not self.is_down:
+        # It may be about this data alone: whether it is, the next request shows, and that one is not to wait.
+        is_alone = error.put_off_s > 0 and not (self.is_down or self.backoff.failures)
+        if reason != self._status.last_error or not (self.is_down or is_alone):
             log.warning("uplink %s: %s", self._uplink, reason)
         self._status.last_error = reason
-        self.is_down = True
+        self.is_down = not is_alone
         self._size.failed(readings, in_transit=isinstance(error, InTransitError | PassedOnError))
         self._tally.failed("throttled" if error.after_s else "later")
         if error.at_once:
             return 0.0
-        return self.backoff.failed(error.after_s, bound_s=wait_bound_s(error, self._retry))
+        wait_s = self.backoff.failed(error.after_s, bound_s=wait_bound_s(error, self._retry))
+        return 0.0 if is_alone else wait_s
 
     def held(self, error: HoldError, signal: Signal, *, now_s: float) -> float:
         """Take note that the way of a signal is wrong; return for how long it is held back, in seconds."""

@@ -112,3 +112,15 @@ def test_a_signal_whose_way_is_wrong_is_held_by_itself(way, caplog) -> None:
     assert len(caplog.records) == 1
     assert not way.outages.answered(Signal.METRICS)
     assert way.outages.answered(Signal.LOGS)
+
+
+def test_what_may_be_about_the_data_alone_makes_nobody_wait(way) -> None:
+    """Once: who fails at the next request too fails at all of them, until something was taken."""
+    poison = TryLaterError("status 500", answer_lost=True, put_off_s=2.0)
+    assert way.outages.failed(poison, 100) == 0
+    assert not way.outages.is_down
+    waits_s = [way.outages.failed(poison, 100) for _ in range(20)]
+    assert all(wait_s > 0 for wait_s in waits_s)
+    assert way.outages.is_down
+    way.outages.answered(Signal.METRICS)
+    assert way.outages.failed(poison, 100) == 0
