@@ -26,6 +26,9 @@ GROUP_END: Final = 4
 GROUPS_DEPTH_MAX: Final = 100
 
 VARINT_BYTES_MAX: Final = 10
+# A field's number with its wire type.
+KEY_MAX: Final = 2**32 - 1
+KEY_BYTES_MAX: Final = 5
 _FIXED_BYTES: Final = {FIXED64: 8, FIXED32: 4}
 _UINT64_MASK: Final = 2**64 - 1
 # One byte covers nearly every length and tag that is written, so those come from a table.
@@ -106,7 +109,7 @@ def fields(data: bytes, *, is_cut: bool = False) -> Iterator[tuple[int, int, Val
     """
     at = 0
     while at < len(data):
-        key, at = _read_varint(data, at)
+        key, at = _read_key(data, at)
         number, wire_type = key >> 3, key & 7
         if not number:
             raise ValueError("field number 0 does not exist in protobuf")
@@ -140,7 +143,7 @@ def spans(data: bytes, at: int = 0, end: int | None = None) -> Iterator[Span]:
         key = data[at]
         at += 1
         if key > 0x7F:
-            key, at = _read_varint(data, begin)
+            key, at = _read_key(data, begin)
         number, wire_type = key >> 3, key & 7
         if not number:
             raise ValueError("field number 0 does not exist in protobuf")
@@ -256,7 +259,7 @@ def _skip(data: bytes, at: int, wire_type: int, number: int) -> int:
         raise ValueError(f"wire type {wire_type} is not used by protobuf 3")
     groups = [number]
     while groups:
-        key, at = _read_varint(data, at)
+        key, at = _read_key(data, at)
         number, wire_type = key >> 3, key & 7
         if wire_type == GROUP:
             groups.append(number)
@@ -297,6 +300,14 @@ def _read(data: bytes, at: int, length: int) -> bytes:
     if length > len(data) - at:
         raise ValueError(f"a field of {length} bytes has only {len(data) - at} left")
     return data[at : at + length]
+
+
+def _read_key(data: bytes, at: int) -> tuple[int, int]:
+    """Read a field's number and wire type, which have 32 bits together, and where its value starts."""
+    key, end = _read_varint(data, at)
+    if key > KEY_MAX or end - at > KEY_BYTES_MAX:
+        raise ValueError("a field number of more than 29 bits does not exist in protobuf")
+    return key, end
 
 
 def _read_varint(data: bytes, at: int) -> tuple[int, int]:

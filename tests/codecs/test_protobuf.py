@@ -206,3 +206,13 @@ def test_runs_are_whole_fields_one_behind_the_other(parts: list[tuple[int, int]]
             list(protobuf.runs(data[:-1] + b"\x80", 0, len(data), bytes_max))
     with pytest.raises(ValueError, match="behind its message"):
         list(protobuf.runs(b"\x0a\x05abc", 0, 5, bytes_max))
+
+
+@pytest.mark.parametrize("key", ["ed80808010", "8a808080a000", "8a80808080 00"])
+def test_a_field_number_has_29_bits(key: str) -> None:
+    """The official classes take no larger one, nor one in more bytes than that takes."""
+    data = bytes.fromhex(key) + bytes(9)
+    for read in (protobuf.fields, protobuf.spans):
+        with pytest.raises(ValueError, match="more than 29 bits"):
+            list(read(data))
+    assert next(protobuf.spans(protobuf.tag(2**29 - 1, protobuf.FIXED64) + bytes(8)))[0] == 2**29 - 1
