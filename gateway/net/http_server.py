@@ -11,15 +11,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import socket
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from gateway.net.http_requests import Body, Request, RequestError, read_head
-from gateway.net.listeners import accept_from, listen, stop_accepting
+from gateway.net.listeners import accept_from, listen, make_ready, stop_accepting
 
 if TYPE_CHECKING:
+    import socket
     import ssl
     from collections.abc import Callable
 
@@ -31,8 +31,6 @@ READ_BYTES: Final = 64 * 1024
 # How long, and how much, a client that was refused is listened to, so that it hears why before its connection ends.
 LINGER_S: Final = 2.0
 LINGER_BYTES_MAX: Final = 8 << 20
-# The kernel finds peers that are gone without a word.
-TCP_KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
 
 
 class HttpLimits(NamedTuple):
@@ -167,10 +165,7 @@ class HttpServer:
         protocol = asyncio.StreamReaderProtocol(reader)
         is_handed_over = False
         try:
-            connected.setblocking(False)
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for option, value in TCP_KEEPALIVE:
-                connected.setsockopt(socket.IPPROTO_TCP, option, value)
+            make_ready(connected)
             is_handed_over = True  # from here on a transport owns the socket and closes it
             transport, _ = await loop.connect_accepted_socket(
                 lambda: protocol,

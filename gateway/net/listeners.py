@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 BACKLOG: Final = 256
 # No descriptors or memory left: accept nothing for so long.
 ACCEPT_PAUSE_S: Final = 1.0
+# The kernel finds peers that are gone without a word.
+TCP_KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
 _OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -58,6 +60,14 @@ async def accept_from(
                 await asyncio.sleep(ACCEPT_PAUSE_S)
             continue
         await admit(connected, str(peer[0]))
+
+
+def make_ready(connected: socket.socket) -> None:
+    """Make a connection fit for the event loop, and have the kernel find out when its client is gone."""
+    connected.setblocking(False)
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in TCP_KEEPALIVE:
+        connected.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 async def stop_accepting(accepting: dict[socket.socket, asyncio.Task[None]]) -> None:

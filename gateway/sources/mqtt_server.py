@@ -11,10 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import socket
 from typing import TYPE_CHECKING, Final
 
-from gateway.net.listeners import accept_from, listen, stop_accepting
+from gateway.net.listeners import accept_from, listen, make_ready, stop_accepting
 from gateway.net.mqtt_fields import ReasonCode
 from gateway.sources.mqtt_server_admission import Limits
 from gateway.sources.mqtt_server_auth import Attempts, Authenticator
@@ -27,6 +26,8 @@ from gateway.sources.mqtt_server_settings import CONNECTIONS_MAX, tls_context
 from gateway.sources.refusals import Refusals
 
 if TYPE_CHECKING:
+    import socket
+
     from gateway.core.clock import Clock
     from gateway.core.contracts import Accept
     from gateway.core.telemetry import Telemetry
@@ -49,8 +50,6 @@ CONNECTING_SHARE: Final = 4
 CONNECTING_MIN: Final = 16
 # How many wills may be on their way to the disk, however few connections there may be.
 WILLS_MIN: Final = 64
-# The kernel finds peers that are gone without a word, where MQTT's keep alive is off.
-TCP_KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
 
 
 class MqttServerSource:
@@ -205,10 +204,7 @@ class MqttServerSource:
     async def _welcome(self, connected: socket.socket, address: str) -> None:
         is_handed_over = False
         try:
-            connected.setblocking(False)
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for option, value in TCP_KEEPALIVE:
-                connected.setsockopt(socket.IPPROTO_TCP, option, value)
+            make_ready(connected)
             is_handed_over = True  # from here on a transport owns the socket and closes it
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: Connection(self._hub, address=address),

@@ -20,7 +20,7 @@ CLASS_WEIGHTS: Final[Mapping[Priority, int]] = {Priority.CRITICAL: 16, Priority.
 # Tags are integers of this many steps per byte and weight of one: exact, however long they grow.
 _STEPS: Final = 1 << 20
 _CLASSES: Final = tuple(Priority)
-_CLASS_NAMES: Final = tuple(priority.name.lower() for priority in Priority)
+CLASS_NAMES: Final = tuple(priority.name.lower() for priority in Priority)
 
 
 class Lane(StrEnum):
@@ -265,16 +265,16 @@ class LaneScheduler:
         choice = self._last
         if choice is None:
             return f"{self._why[0].upper()}{self._why[1:]}."
-        what = f"{_CLASS_NAMES[choice.priority]} data of the {choice.lane} lane"
+        what = f"{CLASS_NAMES[choice.priority]} data of the {choice.lane} lane"
         if self._why == "fresh":
             return f"The newest {what} goes first, because the link has just come up."
         if self._why == "alone":
             return f"The oldest {what} goes next, because the other lane is empty."
         if self._why == "evidence":
-            return f"The {_CLASS_NAMES[choice.priority]} data from around a finding goes first, whole."
+            return f"The {CLASS_NAMES[choice.priority]} data from around a finding goes first, whole."
         if self._why == "whole":
             return (
-                f"The oldest {_CLASS_NAMES[choice.priority]} data that was sent thinned goes whole: nothing else waits."
+                f"The oldest {CLASS_NAMES[choice.priority]} data that was sent thinned goes whole: nothing else waits."
             )
         total = sum(self._bytes)
         share = 100.0 * self._bytes[1] / total if total > 0 else 0.0

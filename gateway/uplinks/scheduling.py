@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from gateway.core.contracts import Priority
 from gateway.core.words import span
-from gateway.store.policy import ALL, NO_BOUND, Lane, Terms
+from gateway.store.policy import ALL, CLASS_NAMES, NO_BOUND, Lane, Terms
 from gateway.uplinks.allocation import REQUEST_BYTES, SAFETY, Allocation, Need, Part, allocate
 
 if TYPE_CHECKING:
@@ -53,7 +53,6 @@ NEVER_S: Final = float("inf")
 LANES: Final = tuple(Lane)
 Most: TypeAlias = tuple[tuple[int, ...], ...]
 CLASSES: Final = len(Priority)
-CLASS_NAMES: Final = tuple(priority.name.lower() for priority in Priority)
 
 
 class WindowLeft(NamedTuple):
@@ -283,12 +282,13 @@ class Scheduler:
 
     def _evidence_wait_s(self, allocation: Allocation, now_s: float) -> float:
         """Return in how many seconds evidence may go: what an hour's part of it allows at once, then by and by."""
-        part_s = max(LEAST_BYTES_S, EVIDENCE_SHARE * allocation.may_s)
-        return max(0.0, self._evidence_bytes / part_s - EVIDENCE_BURST_S - (now_s - self._evidence_s))
+        return max(
+            0.0, self._evidence_bytes / _evidence_share(allocation) - EVIDENCE_BURST_S - (now_s - self._evidence_s)
+        )
 
     def _sent_evidence(self, wire_bytes: float, allocation: Allocation, now_s: float) -> None:
-        part_s = max(LEAST_BYTES_S, EVIDENCE_SHARE * allocation.may_s)
-        self._evidence_bytes = max(0.0, self._evidence_bytes - part_s * (now_s - self._evidence_s)) + wire_bytes
+        made_up_bytes = _evidence_share(allocation) * (now_s - self._evidence_s)
+        self._evidence_bytes = max(0.0, self._evidence_bytes - made_up_bytes) + wire_bytes
         self._evidence_s = now_s
 
     @staticmethod
@@ -359,6 +359,11 @@ class Scheduler:
 def _share(part: Part, allocation: Allocation) -> float:
     """Return what a class may spend in bytes a second, where it has a bound."""
     return max(LEAST_BYTES_S, part.bytes_s or 0.0, IDLE_SHARE * allocation.may_s)
+
+
+def _evidence_share(allocation: Allocation) -> float:
+    """Return what evidence may spend in bytes a second."""
+    return max(LEAST_BYTES_S, EVIDENCE_SHARE * allocation.may_s)
 
 
 def explain(allocation: Allocation, windows: Sequence[WindowLeft]) -> str:

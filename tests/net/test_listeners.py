@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from gateway.net import listeners
-from gateway.net.listeners import accept_from, listen, stop_accepting
+from gateway.net.listeners import TCP_KEEPALIVE, accept_from, listen, make_ready, stop_accepting
 
 
 async def test_who_comes_is_handed_over() -> None:
@@ -81,3 +81,12 @@ async def test_without_descriptors_nobody_is_taken_for_a_while(monkeypatch: pyte
     assert said == ["cannot take connections: Too many open files"]
     await stop_accepting({listener: task})
     await stop_accepting({})
+
+
+def test_the_kernel_looks_after_a_connection_that_is_made_ready() -> None:
+    """It blocks nobody, and a peer that is gone without a word is found out."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as client:
+        make_ready(client)
+        assert not client.getblocking()
+        assert client.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert [client.getsockopt(socket.IPPROTO_TCP, option) for option, _ in TCP_KEEPALIVE] == [60, 15, 4]
