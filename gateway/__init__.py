@@ -57,9 +57,11 @@ sources/                    Doors: bytes arrive here and are acknowledged only w
   portion.py                How much to read at a time, so that taking it in does not hold up everybody else
   refusals.py               What an MQTT source turned away, and why: counted by reason, the last of each in words, now and then in the log
   serial.py                 The serial door: frames or lines from a port that may come and go
+  serial_explain.py         What a serial line would make of bytes that someone shows it
   serial_link.py            An open serial port on the event loop: buffers in, answers out, bounded
+  serial_names.py           How a serial port is named and set; what of it can be known without looking for one
   serial_port.py            Finds, opens and closes serial ports, and says why one cannot be opened
-  serial_settings.py        How a serial line is set, and what it would make of bytes that someone shows it
+  serial_settings.py        How a serial line is set
   serial_watch.py           What a line's bytes say about its wiring: that it is silent, or brings nothing but noise
   server_tls.py             The server's side of TLS for sources that others connect to: settings, and OpenSSL's context
   window.py                 Whether a sender has stopped because too many of its messages wait for their answer

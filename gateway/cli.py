@@ -295,7 +295,8 @@ def _messages(options: argparse.Namespace, config: Config) -> tuple[str | None, 
 
 def _unframe(config: Config, name: str, data: bytes) -> Iterator[tuple[str, bytes]]:
     """Cut what a line carried into messages, as the source of that name would."""
-    from gateway.sources.serial_settings import SerialSettings, explain_bytes  # noqa: PLC0415  only this command
+    from gateway.sources.serial_explain import explain_bytes  # noqa: PLC0415  only this command
+    from gateway.sources.serial_settings import SerialSettings  # noqa: PLC0415  the same
 
     lines = {source.name: source for source in config.sources if isinstance(source, SerialSettings)}
     if name not in lines:

@@ -24,7 +24,7 @@ from gateway.core.text import sentence
 from gateway.sources import serial_port
 from gateway.sources.serial_link import SerialLink
 from gateway.sources.serial_port import PortError
-from gateway.sources.serial_settings import REOPEN_S_MAX, SerialSettings, explain_bytes
+from gateway.sources.serial_settings import REOPEN_S_MAX, SerialSettings
 from gateway.sources.serial_watch import LineWatch
 from gateway.sources.window import Window
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from gateway.core.telemetry import Telemetry
     from gateway.sources.serial_port import Port
 
-__all__ = ["SerialSettings", "SerialSource", "explain_bytes"]
+__all__ = ["SerialSettings", "SerialSource"]
 
 log = logging.getLogger("tidegate.serial")
 

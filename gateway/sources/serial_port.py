@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from gateway.sources.serial_names import USB_PREFIX, parse_usb
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-USB_PREFIX: Final = "usb:"
+    from gateway.sources.serial_names import PortOptions
+
 PSEUDO_PREFIX: Final = "/dev/pts/"
-USB_SHAPE: Final = '"usb:VID:PID" or "usb:VID:PID:SERIAL", with VID and PID in hexadecimal, like "usb:2e8a:0005"'
 
 # linux/serial.h: struct serial_icounter_struct is cts, dsr, rng, dcd, rx, tx, frame, overrun, parity, brk,
 # buf_overrun and nine reserved, all int.
@@ -40,18 +42,6 @@ class PortError(OSError):
     def __init__(self, message: str, *, is_missing: bool = False) -> None:
         super().__init__(message)
         self.is_missing = is_missing
-
-
-@dataclass(frozen=True, slots=True)
-class PortOptions:
-    """How a line is set; the words of the settings."""
-
-    baud: int
-    parity: str
-    stopbits: int
-    bytesize: int
-    rtscts: bool
-    xonxoff: bool
 
 
 @dataclass(slots=True)
@@ -72,17 +62,6 @@ class Port:
 
 # Ports that were left open for who comes next in this process, by their paths.
 _left_open: dict[str, Port] = {}
-
-
-def check_name(port: str) -> None:
-    """Raise ValueError for a name that can never be found."""
-    if port.startswith(USB_PREFIX):
-        _parse_usb(port)
-    elif not port.startswith("/"):
-        raise ValueError(
-            f'{port!r} is neither a path like "/dev/serial/by-id/usb-…" nor {USB_SHAPE}; '
-            "`ls -l /dev/serial/by-id` shows what is there"
-        )
 
 
 def find(port: str) -> str:
@@ -250,15 +229,6 @@ def _group_of(path: str) -> str:
     return "dialout" if name == "root" else name
 
 
-def _parse_usb(port: str) -> tuple[int, int, str]:
-    parts = port.removeprefix(USB_PREFIX).split(":", 2)
-    try:
-        vendor, product = (int(part, 16) for part in parts[:2])
-    except ValueError:
-        raise ValueError(f"port {port!r} is not {USB_SHAPE}") from None
-    return vendor, product, parts[2] if len(parts) > 2 else ""
-
-
 def _find_usb(port: str) -> list[str]:
     from serial.tools import list_ports  # noqa: PLC0415  only where ports are named by USB ids
 
@@ -267,7 +237,7 @@ def _find_usb(port: str) -> list[str]:
 
 def pick_usb(port: str, infos: Iterable[Any]) -> list[str]:
     """Return the devices among pyserial's `infos` that have the ids of `port`."""
-    vendor, product, serial_number = _parse_usb(port)
+    vendor, product, serial_number = parse_usb(port)
     return sorted(
         info.device
         for info in infos

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from gateway.core.clock import NS_PER_S
+from gateway.net.files import sync_folder
 from gateway.store.disks import free_bytes
 from gateway.store.files import DATABASE
 
@@ -23,6 +24,7 @@ ASIDE_MAX: Final = 2
 DAMAGED_NAME: Final = f"{DATABASE}.damaged-"
 # A new database that is whole, while the old one makes way for it: the rest of its name is that of the old one.
 READY_NAME: Final = f"{DATABASE}.ready-"
+BESIDE: Final = ("-wal", "-shm", "")
 
 
 def aside_name(state_dir: Path, wall_ns: int) -> str:
@@ -77,3 +79,34 @@ def interrupted(path: Path) -> str:
     return (
         f"{path} was being salvaged when that was interrupted; start the gateway, which goes on" if is_half_done else ""
     )
+
+
+def set_log_aside(state_dir: Path, *, wall_ns: int) -> str:
+    """Move a log that does not belong to the database out of SQLite's way; return its new name; raise OSError."""
+    name = f"{aside_name(state_dir, wall_ns)}-log"
+    (state_dir / f"{DATABASE}-wal").replace(state_dir / name)
+    keep_few(state_dir, newest=name)
+    return name
+
+
+def take_back(state_dir: Path) -> None:
+    """Undo an exchange of files that a power cut or a kill has interrupted; raise OSError.
+
+    Half of it done, the log is no longer beside its database, or there is none: a start would find next to nothing. So
+    what was moved aside comes back, and is salvaged from the beginning.
+    """
+    path = state_dir / DATABASE
+    for ready in state_dir.glob(f"{READY_NAME}*"):
+        aside = ready.with_name(ready.name.replace(READY_NAME, DAMAGED_NAME))
+        # Where both are there, somebody has put another in the place of the one that went.
+        if aside.exists() != path.exists():
+            move(aside, path)
+        sync_folder(state_dir)
+        ready.unlink()
+
+
+def move(path: Path, to: Path) -> None:
+    """Move a database and what lies beside it, itself last."""
+    for suffix in BESIDE:
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).replace(to.with_name(to.name + suffix))

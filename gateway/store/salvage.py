@@ -19,7 +19,7 @@ from gateway.core.clock import WALL_FLOOR_NS, BootTimes, Quality, Sample
 from gateway.core.contracts import BootId
 from gateway.core.words import plural
 from gateway.net.files import sync_folder
-from gateway.store.asides import DAMAGED_NAME, READY_NAME, aside_name, keep_few, make_room, remove
+from gateway.store.asides import DAMAGED_NAME, READY_NAME, aside_name, keep_few, make_room, move, remove
 from gateway.store.connection import APPLICATION_ID, DATABASE, PAGE_BYTES, schemas
 from gateway.store.disks import free_bytes
 from gateway.store.filling import Filling
@@ -46,7 +46,6 @@ SAMPLES_MAX: Final = 256
 ACCOUNTS_BYTES: Final = 32 << 10
 NEW: Final = f"{DATABASE}.new"
 BLOCK_BYTES: Final = 512  # stat(2), st_blocks
-BESIDE: Final = ("-wal", "-shm", "")
 
 
 @dataclass(slots=True)
@@ -84,14 +83,6 @@ class Salvaged:
         return text if self.is_complete else text + "; the disk has no room for the rest of what it holds"
 
 
-def set_log_aside(state_dir: Path, *, wall_ns: int) -> str:
-    """Move a log that does not belong to the database out of SQLite's way; return its new name; raise OSError."""
-    name = f"{aside_name(state_dir, wall_ns)}-log"
-    (state_dir / f"{DATABASE}-wal").replace(state_dir / name)
-    keep_few(state_dir, newest=name)
-    return name
-
-
 def salvage(state_dir: Path, *, wall_ns: int) -> Salvaged:
     """Move the database in `state_dir` aside and put a new one in its place; raise OSError or sqlite3.Error."""
     path = state_dir / DATABASE
@@ -104,33 +95,10 @@ def salvage(state_dir: Path, *, wall_ns: int) -> Salvaged:
     ready = state_dir / result.aside.replace(DAMAGED_NAME, READY_NAME)
     new.replace(ready)
     sync_folder(state_dir)
-    _move(path, state_dir / result.aside)
+    move(path, state_dir / result.aside)
     ready.replace(path)
     keep_few(state_dir, newest=result.aside)
     return result
-
-
-def take_back(state_dir: Path) -> None:
-    """Undo an exchange of files that a power cut or a kill has interrupted; raise OSError.
-
-    Half of it done, the log is no longer beside its database, or there is none: a start would find next to nothing. So
-    what was moved aside comes back, and is salvaged from the beginning.
-    """
-    path = state_dir / DATABASE
-    for ready in state_dir.glob(f"{READY_NAME}*"):
-        aside = ready.with_name(ready.name.replace(READY_NAME, DAMAGED_NAME))
-        # Where both are there, somebody has put another in the place of the one that went.
-        if aside.exists() != path.exists():
-            _move(aside, path)
-        sync_folder(state_dir)
-        ready.unlink()
-
-
-def _move(path: Path, to: Path) -> None:
-    """Move a database and what lies beside it, itself last."""
-    for suffix in BESIDE:
-        with contextlib.suppress(FileNotFoundError):
-            path.with_name(path.name + suffix).replace(to.with_name(to.name + suffix))
 
 
 def _bytes_on_disk(path: Path) -> int:

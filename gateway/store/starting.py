@@ -20,6 +20,7 @@ import msgspec
 from gateway.net.files import write_file
 from gateway.store import disks
 from gateway.store.accounts import DamagedStateError
+from gateway.store.asides import set_log_aside, take_back
 from gateway.store.connection import DATABASE, PAGE_BYTES, close_keeping_log, count_pages, open_reader, open_writer
 from gateway.store.evidence import SUSPECT, DamagedError, look
 from gateway.store.opening import check_rows, fetch, note_closed, read_shelf, read_state
@@ -27,7 +28,6 @@ from gateway.store.pages import TreeError
 from gateway.store.planning import DAMAGED
 from gateway.store.reached import forget_reached
 from gateway.store.records import StoreError
-from gateway.store.salvage import salvage, set_log_aside, take_back
 from gateway.store.shelf import ShelfReader
 from gateway.store.unwritten import forget, write_down
 
@@ -181,6 +181,8 @@ class Starter:
     async def _salvage(self, why: str) -> None:
         if self._events:
             raise StoreError(f"{self._path} cannot be salvaged ({why}); move it elsewhere and start again")
+        from gateway.store.salvage import salvage  # noqa: PLC0415  a third of a megabyte, hardly ever needed
+
         log.error("%s is damaged (%s); salvaging it", self._path, why)
         self._room.drop_ballast()
         try:

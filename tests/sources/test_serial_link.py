@@ -10,7 +10,8 @@ import pytest
 
 from gateway.sources import serial_link, serial_port
 from gateway.sources.serial_link import UNSENT_BYTES_MAX, SerialLink
-from gateway.sources.serial_port import PortOptions, open_port
+from gateway.sources.serial_names import PortOptions
+from gateway.sources.serial_port import open_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

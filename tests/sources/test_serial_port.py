@@ -15,7 +15,8 @@ import pytest
 from serial.tools import list_ports
 
 from gateway.sources import serial_port
-from gateway.sources.serial_port import PortError, PortOptions, find, open_port
+from gateway.sources.serial_names import PortOptions
+from gateway.sources.serial_port import PortError, find, open_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,19 +91,6 @@ def test_a_port_in_a_folder_that_is_not_ours_is_named(monkeypatch: pytest.Monkey
     with pytest.raises(PortError, match=r"see whether /locked/tty is there; .* into each folder above it") as caught:
         find("/locked/tty")
     assert not caught.value.is_missing
-
-
-@pytest.mark.parametrize("name", ["usb:2e8a", "usb:xyz:1", "usb::", "ttyUSB0", "COM3", ""])
-def test_a_name_that_can_never_be_found_is_refused(name: str) -> None:
-    """With what would be right."""
-    with pytest.raises(ValueError, match="usb:VID:PID"):
-        serial_port.check_name(name)
-
-
-@pytest.mark.parametrize("name", ["/dev/ttyUSB0", "/dev/ttyACM*", "usb:2e8a:0005", "usb:2e8a:0005:E6:61"])
-def test_a_name_that_can_be_found_is_fine(name: str) -> None:
-    """A serial number may hold colons."""
-    serial_port.check_name(name)
 
 
 @pytest.mark.parametrize(

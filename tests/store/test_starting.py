@@ -9,7 +9,7 @@ import sqlite3
 
 import pytest
 
-from gateway.store import starting
+from gateway.store import salvage, starting
 from gateway.store.connection import DATABASE
 from gateway.store.database import StoreError
 from gateway.store.starting import SUSPECT, is_damage, mark_suspect
@@ -74,7 +74,7 @@ async def test_a_salvage_that_fails_says_so(shelves, monkeypatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(starting, "salvage", fail)
+    monkeypatch.setattr(salvage, "salvage", fail)
     with pytest.raises(StoreError, match=r"is damaged \(why\), and salvaging it failed: .*free some room"):
         await shelves.open()
 
