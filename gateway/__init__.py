@@ -190,6 +190,7 @@ uplinks/                    Roads: what is held leaves here, fresh first, and is
   settings.py               What can be said of an uplink in the config, and what is refused by name
   spending.py               An uplink's budget beside its wire, store and clock: what pays, what decides what goes, and waits
   state.py                  What an uplink knows of itself: what people ask about it, what it counts, which signals it holds back
+  terms.py                  What every kind of uplink has in its settings: what delivery asks of them
   verdicts.py               Whether what was refused is given up: a refusal may be about the data, or about a road that takes nothing
   waits.py                  What an uplink waits for after a failure: time, a network, a clock, a commit, the next window
   worker.py                 One thread for an uplink's blocking work: compress and send

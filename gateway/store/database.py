@@ -110,7 +110,7 @@ class Store:
         self._committer = Committer(
             started.writer, opened, around, desks=self._desks, recent=recent, registry=self._registry
         )
-        self.notes = Notes(self._desks, opened.accounts)
+        self.notes = Notes(self._desks, opened.accounts, is_sure=not opened.was_mended)
         self.evidence = Evidence(self._desks, self._committer.moments)
         self.settling = self._committer.settling
         self.settling.sent = None if self._frozen is None else self._frozen.sent

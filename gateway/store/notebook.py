@@ -29,13 +29,19 @@ class Notebook(Protocol):
 class Notes:
     """The notes of all uplinks."""
 
-    def __init__(self, desks: Mapping[str, Desk], accounts: Accounts) -> None:
+    def __init__(self, desks: Mapping[str, Desk], accounts: Accounts, *, is_sure: bool = True) -> None:
+        # Whether they are of the last commit that there was: a salvage, or a log that was cut, may have lost that.
+        self.is_sure = is_sure
         self._desks = desks
         self._accounts = accounts
 
     def last(self, uplink: str) -> bytes:
         """Return what was written last before this start, nothing where nothing ever was."""
         return self._accounts.shares[uplink].note
+
+    def delivered(self, uplink: str) -> int:
+        """Return how many readings it has delivered by now, in all: in `plan` those that the commit knows of."""
+        return self._accounts.shares[uplink].delivered
 
     def keep(self, uplink: str, notebook: Notebook) -> None:
         """From now on have each commit write what `notebook` says."""

@@ -64,6 +64,7 @@ class Opened:
     was_clean: bool
     events: list[str] = field(default_factory=list)
     forgotten: set[str] = field(default_factory=set)  # uplinks whose share was let go by an earlier start
+    was_mended: bool = False  # whether commits may be missing: it was salvaged, or its log was cut
     is_littered: bool = False  # whether the shelf may hold what nobody wants any more
     lost: dict[tuple[str, str], int] = field(default_factory=dict)  # readings that this start put into the ledger
 

@@ -140,6 +140,7 @@ class Starter:
         if self._loss is not None:
             self._events.append(self._loss.sentence(opened.timeline, self._clock.monotonic_ns(), aside=self._aside))
         opened.events[:0] = self._events
+        opened.was_mended = bool(self._events)
         opened.lost |= self._lost
         return started
 

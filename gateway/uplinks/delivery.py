@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from gateway.core.clock import NS_PER_S
 from gateway.core.contracts import TryLaterError
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from gateway.store.database import Lease, Store
     from gateway.uplinks.guards import Answer
     from gateway.uplinks.sending import Flight
-    from gateway.uplinks.settings import OtlpUplinkSettings
+    from gateway.uplinks.terms import Terms
 
 log = logging.getLogger("tidegate.uplinks")
 
@@ -61,11 +61,11 @@ TURN_S: Final = 0.003
 
 
 class Uplink:
-    """One road to an OTLP receiver. `run` delivers until cancelled; it may be run again after it failed."""
+    """One road upstream. `run` delivers until cancelled; it may be run again after it failed."""
 
     def __init__(
         self,
-        settings: OtlpUplinkSettings,
+        settings: Terms,
         *,
         store: Store,
         gateway_attributes: Attributes,
@@ -80,7 +80,7 @@ class Uplink:
         self._store = store
         self._clock = clock
         self._spending = Spending(settings, store=store, clock=clock)
-        wire = seams.wire or Endpoints.over_http(settings, version=version, clock=clock, random=random)
+        wire = seams.wire or Endpoints.over_http(cast("Any", settings), version=version, clock=clock, random=random)
         self._wire = self._spending.around(wire)
         encoder = encoder_of(
             settings.protocol, series=store.series, gateway_attributes=gateway_attributes, version=version

@@ -140,13 +140,18 @@ class Packed:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A request was taken, except for `rejected` readings that must never be sent again."""
+    """A request was taken, except for `rejected` readings that must never be sent again.
+
+    `on_settled` is called in the event loop when nothing is left of the lease that it belongs to, in the step in which
+    the store hears the same: what a wire notes by it goes with what the next commit knows to be delivered.
+    """
 
     rejected: int = 0
     message: str = ""
     seconds: float = 0.0
     rtt_s: float = 0.0
     server_time_s: int | None = None
+    on_settled: Callable[[], None] | None = None
 
 
 class Wire(Protocol):

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from gateway.core.clock import Clock
     from gateway.uplinks.guards import Answer, Wire
     from gateway.uplinks.requests import Hand, RequestBuilder
-    from gateway.uplinks.settings import OtlpUplinkSettings
+    from gateway.uplinks.terms import Terms
     from gateway.uplinks.worker import Worker
 
 GZIP_LEVEL: Final = 6
@@ -74,7 +74,7 @@ class Sending:
 
     def __init__(
         self,
-        settings: OtlpUplinkSettings,
+        settings: Terms,
         *,
         wire: Wire,
         builder: RequestBuilder,
@@ -170,6 +170,8 @@ class Sending:
             hand.refusals = 0
             if not hand.parts:
                 hand.give_up()
+                if answer.on_settled is not None:
+                    answer.on_settled()
         return answer
 
     def _refused(self, hand: Hand, request: Request, error: StatusRefusedError) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gateway.uplinks.metered import Metered
     from gateway.uplinks.requests import Hand
     from gateway.uplinks.scheduling import Decision, Scheduler
-    from gateway.uplinks.settings import OtlpUplinkSettings
+    from gateway.uplinks.terms import Terms
 
 log = logging.getLogger("tidegate.uplinks")
 
@@ -34,7 +34,7 @@ ASK_S: Final = 3600.0
 class Spending:
     """What one uplink may spend. Without a budget all of it does nothing, and what would is not even loaded."""
 
-    def __init__(self, settings: OtlpUplinkSettings, *, store: Store, clock: Clock) -> None:
+    def __init__(self, settings: Terms, *, store: Store, clock: Clock) -> None:
         self._name = settings.name
         self._settings = settings.budget
         self._interval = settings.batch_interval

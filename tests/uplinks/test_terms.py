@@ -1,0 +1,21 @@
+"""What all kinds of uplinks have in common is in each of their settings classes."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.uplinks.settings import OtlpUplinkSettings
+from gateway.uplinks.terms import Terms
+
+NAMES = sorted(name for name in vars(Terms) if not name.startswith("_"))
+
+
+def test_there_are_terms() -> None:
+    """The list below is not empty by mistake."""
+    assert {"name", "protocol", "retry"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("settings", [OtlpUplinkSettings(name="cloud", endpoint="http://localhost")])
+def test_every_kind_has_them(settings: object) -> None:
+    """Delivery asks for all of them, whatever carries the requests."""
+    assert [name for name in NAMES if not hasattr(settings, name)] == []
