@@ -49,8 +49,8 @@ PATTERNS_SHOWN: Final = 8
 class Mapped:
     """What arrivals became.
 
-    `pieces` holds one batch for each priority there is. `malformed` says what is lost, by payload, reason and
-    sentence, with a count: its length says nothing of how many readings that are.
+    `pieces` holds one batch for each priority and origin there is. `malformed` says what is lost, by payload, reason
+    and sentence, with a count: its length says nothing of how many readings that are.
     """
 
     pieces: list[tuple[Priority, Batch]] = field(default_factory=list)
@@ -62,13 +62,20 @@ class Mapper:
     """All mappings of a gateway. The first in order that matches a topic takes the message.
 
     `resolve` gives a series, brought by an owner, its number, or None where there are too many. Not thread-safe; one
-    for all sources.
+    for all sources. `origins` has a number for each mapping that is told apart in what comes out, 0 for others.
     """
 
     def __init__(
-        self, mappings: Sequence[MappingSettings], *, resolve: Resolve, limits: MapLimits | None = None
+        self,
+        mappings: Sequence[MappingSettings],
+        *,
+        resolve: Resolve,
+        limits: MapLimits | None = None,
+        origins: Sequence[int] = (),
     ) -> None:
         self.mappings = tuple(mappings)
+        # What nobody maps has an origin too: that of nothing.
+        self._origins = [*(origins or [0] * len(self.mappings)), 0, 0, 0]
         self.limits = limits or MapLimits()
         self._patterns = [Pattern(mapping.match) for mapping in self.mappings]
         self._plans: list[Plan] = [_plan(mapping, resolve, self.limits) for mapping in self.mappings]
@@ -96,9 +103,11 @@ class Mapper:
             whole = np.delete(work.positions, [lost.at for lost in arrivals.lost])
             work, plans = work.take(whole), plans[whole]
         if len(plans) and (plans == plans[0]).all():
+            output.origin = self._origins[int(plans[0])]
             self._plans[int(plans[0])].map(work)
         else:
             for number in distinct(plans).tolist():
+                output.origin = self._origins[number]
                 self._plans[number].map(work.take(np.flatnonzero(plans == number)))
         self._routes.note(slots, arrivals.arrived_ns)
         if self._routes.is_over:

@@ -51,11 +51,14 @@ class Topic:
 
 
 class Output:
-    """What one `map` makes: columns by priority, and what is lost, `lost` readings in all."""
+    """What one `map` makes: columns by priority and origin, and what is lost, `lost` readings in all.
+
+    What is added is of `origin`, a number for the mapping that works just now, or 0.
+    """
 
     def __init__(self) -> None:
-        self.lost = 0
-        self._columns: dict[Priority, tuple[list[Any], list[Any], list[Any], list[Any]]] = {}
+        self.lost = self.origin = 0
+        self._columns: dict[tuple[Priority, int], tuple[list[Any], list[Any], list[Any], list[Any]]] = {}
         # Readings by payload, reason and sentence, and how many sentences there are by payload and reason.
         self._lost: dict[tuple[int, str, str], int] = {}
         self._sentences: dict[tuple[int, str], int] = {}
@@ -87,23 +90,23 @@ class Output:
     ) -> None:
         """Take readings, all columns of one length (flags and kinds may be one for all)."""
         flags = times.flags | kinds
-        columns = self._columns.get(priority)
+        columns = self._columns.get((priority, self.origin))
         if columns is None:
-            columns = self._columns[priority] = ([], [], [], [])
+            columns = self._columns[priority, self.origin] = ([], [], [], [])
         columns[0].append(series)
         columns[1].append(times.ns)
         columns[2].append(bits)
         columns[3].append(flags)
 
     def pieces(self) -> list[tuple[Priority, Batch]]:
-        """Return one batch for each priority that has readings, most important first."""
+        """Return one batch for each priority and origin that has readings, most important first."""
         pieces: list[tuple[Priority, Batch]] = []
-        for priority in sorted(self._columns):
-            all_series, all_times, all_bits, all_flags = self._columns[priority]
+        for priority, origin in sorted(self._columns):
+            all_series, all_times, all_bits, all_flags = self._columns[priority, origin]
             series, times, bits = map(np.concatenate, (all_series, all_times, all_bits))
             flags = _join_flags(all_flags, [len(part) for part in all_bits])
             if len(series):
-                pieces.append((priority, Batch(series.astype(np.uint32), times, bits, flags)))
+                pieces.append((priority, Batch(series.astype(np.uint32), times, bits, flags, origin)))
         return pieces
 
 

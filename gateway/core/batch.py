@@ -63,12 +63,15 @@ class Batch:
     | time_ns | int64  | Unix time, or the boot's monotonic time where flags has MONOTONIC              |
     | bits    | int64  | the value: an integer, 0/1, or the IEEE bits of a double (`bits.view(float64)`) |
     | flags   | uint8  | ValueKind in the low two bits, MONOTONIC, DEVICE_TIME_REJECTED                 |
+
+    `origin` is a number for what made all of them, where somebody tells that apart; 0: nobody does.
     """
 
     series: npt.NDArray[np.uint32]
     time_ns: npt.NDArray[np.int64]
     bits: npt.NDArray[np.int64]
     flags: npt.NDArray[np.uint8]
+    origin: int = 0
 
     def __post_init__(self) -> None:
         """Refuse columns that don't belong together; that is our mistake, never the world's."""
@@ -111,21 +114,23 @@ class Batch:
 
     @classmethod
     def join(cls, batches: Sequence[Batch]) -> Batch:
-        """Return all readings of `batches`, in their order."""
+        """Return all readings of `batches`, which are of one origin, in their order."""
         if len(batches) == 1:
             return batches[0]
         if not batches:
             return cls.empty()
+        assert len({batch.origin for batch in batches}) == 1
         return cls(
             np.concatenate([batch.series for batch in batches]),
             np.concatenate([batch.time_ns for batch in batches]),
             np.concatenate([batch.bits for batch in batches]),
             np.concatenate([batch.flags for batch in batches]),
+            batches[0].origin,
         )
 
     def take(self, index: npt.NDArray[np.intp] | npt.NDArray[np.bool_] | slice) -> Batch:
         """Return the readings that `index` picks, in its order."""
-        return Batch(self.series[index], self.time_ns[index], self.bits[index], self.flags[index])
+        return Batch(self.series[index], self.time_ns[index], self.bits[index], self.flags[index], self.origin)
 
     def sorted(self) -> Batch:
         """Return the readings by series, then flags, then time; equal ones keep their order.
@@ -223,12 +228,13 @@ class LogRecords:
     """Encoded OTLP LogRecord messages with their stream and time.
 
     `series[k]` names the resource and scope (a Series of kind "log"), `time_ns[k]` is Unix time and
-    stands in `bodies[k]` too; a record that leaves carries both.
+    stands in `bodies[k]` too; a record that leaves carries both. `origin` is as in `Batch`.
     """
 
     series: npt.NDArray[np.uint32]
     time_ns: npt.NDArray[np.int64]
     bodies: tuple[bytes, ...]
+    origin: int = 0
 
     def __post_init__(self) -> None:
         """Refuse columns that don't belong together."""
@@ -239,14 +245,16 @@ class LogRecords:
 
     @classmethod
     def join(cls, records: Iterable[LogRecords]) -> LogRecords:
-        """Return all of `records`, in their order."""
+        """Return all of `records`, which are of one origin, in their order."""
         parts = list(records)
         if not parts:
             return cls(np.empty(0, np.uint32), np.empty(0, np.int64), ())
+        assert len({part.origin for part in parts}) == 1
         return cls(
             np.concatenate([part.series for part in parts]),
             np.concatenate([part.time_ns for part in parts]),
             tuple(body for part in parts for body in part.bodies),
+            parts[0].origin,
         )
 
 

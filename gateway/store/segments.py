@@ -5,7 +5,7 @@ A segment is one row of the store and one unit of what is sent, kept and given u
 | offset | size | field                                                                                   |
 | ------ | ---- | --------------------------------------------------------------------------------------- |
 | 0      | 4    | magic, always b"TGS1"                                                                   |
-| 4      | 1    | version of the format, now 1                                                            |
+| 4      | 1    | version of the format: 1, or 2 where an origin is told                                  |
 | 5      | 1    | signal: 0 metrics, 1 logs, 2 traces                                                     |
 | 6      | 2    | form of the contents: 0 columns of readings or log records, 1 OTLP messages             |
 | 8      | 8    | sequence, starts at 1                                                                   |
@@ -18,6 +18,9 @@ A segment is one row of the store and one unit of what is sent, kept and given u
 | 60     | 4    | bytes of the columns as compressed                                                      |
 | 64     | 4    | CRC-32 of all bytes but these four                                                      |
 | 68     |      | one zstd frame: the columns of store/columns, or those below                            |
+
+In version 2 the origin stands in 4 bytes more before the CRC: a number for what made the readings (store/taking). Only
+segments of which it is told have that version.
 
 Columns of log records, as in store/integers: signed, series; signed, times; unsigned, lengths; the bodies.
 
@@ -57,7 +60,9 @@ __all__ = [
     "FIRST_HASH",
     "FORMAT_VERSION",
     "HEADER_BYTES",
+    "HEADER_BYTES_MAX",
     "LOG_BYTES_MAX",
+    "ORIGIN_VERSION",
     "READINGS_MAX",
     "Form",
     "Pressed",
@@ -78,12 +83,16 @@ __all__ = [
 ]
 
 FORMAT_VERSION: Final = 1
+ORIGIN_VERSION: Final = 2
+"""What has an origin: whoever knows none reads the rest as ever."""
 MAGIC: Final = b"TGS1"
 LEVEL: Final = 1
 """What is left after the columns is mostly noise. On the batches of gateway/bench/segments.py levels 2 to 12 make most
 segments 3 to 8 % larger, and 15 and more make them up to 8 % smaller in 2 to 10 times the time: of what a commit costs
 the card, less than 1 %. So no board has a reason for another."""
 HEADER_BYTES: Final = 68
+HEADER_BYTES_MAX: Final = 72
+"""With an origin."""
 HASH_BYTES: Final = 16
 FIRST_HASH: Final = bytes(HASH_BYTES)
 """What stands for the hash of the segment before the very first one."""
@@ -100,6 +109,7 @@ _PART_BYTES_MIN: Final = 256
 _TRY_BYTES_MAX: Final = 1 << 14
 _LAYOUT: Final = struct.Struct("<4sBBHQIIqq16sII")
 _CRC: Final = struct.Struct("<I")
+_ORIGIN: Final = struct.Struct("<I")
 assert _LAYOUT.size + _CRC.size == HEADER_BYTES
 
 
@@ -131,11 +141,17 @@ class SegmentHeader:
     body_bytes: int
     crc32: int
     form: Form = Form.COLUMNS
+    origin: int = 0
+
+    @property
+    def header_bytes(self) -> int:
+        """How long this header is."""
+        return HEADER_BYTES_MAX if self.origin else HEADER_BYTES
 
     def __repr__(self) -> str:
         return (
             f"<segment {self.sequence}: {self.readings} {self.signal.name.lower()} of boot {self.boot}, "
-            f"{self.first_ns} to {self.last_ns} ns, {HEADER_BYTES + self.body_bytes} bytes, "
+            f"{self.first_ns} to {self.last_ns} ns, {self.header_bytes + self.body_bytes} bytes, "
             f"after {self.previous_hash.hex()[:8]}>"
         )
 
@@ -157,6 +173,7 @@ class Pressed:
     series: npt.NDArray[np.uint32]
     readable: Batch | None = None
     form: Form = Form.COLUMNS
+    origin: int = 0
 
     def seal(self, *, sequence: int, boot: BootId, previous_hash: bytes) -> bytes:
         """Return the segment at its place in the chain."""
@@ -165,7 +182,7 @@ class Pressed:
         head = _LAYOUT.pack(
             *(
                 MAGIC,
-                FORMAT_VERSION,
+                ORIGIN_VERSION if self.origin else FORMAT_VERSION,
                 self.signal,
                 self.form,
                 sequence,
@@ -176,6 +193,8 @@ class Pressed:
             ),
             *(previous_hash, self.columns_bytes, len(self.body)),
         )
+        if self.origin:
+            head += _ORIGIN.pack(self.origin)
         return b"".join((head, _CRC.pack(zlib.crc32(self.body, zlib.crc32(head))), self.body))
 
 
@@ -188,11 +207,13 @@ def press_metrics(batch: Batch, *, level: int = LEVEL) -> Pressed:
         series = np.array(few.series, np.uint32)
         times = few.first_ns, few.last_ns
         ordered = batch.take(np.array(few.order))
-        return Pressed(Signal.METRICS, len(batch), *times, len(few.content), body, series, ordered)
+        size = len(few.content)
+        return Pressed(Signal.METRICS, len(batch), *times, size, body, series, ordered, origin=batch.origin)
     batch = batch.sorted()
     times = int(batch.time_ns.min()), int(batch.time_ns.max())
     body, content_bytes = _compress(columns.encode(batch), level=level)
-    return Pressed(Signal.METRICS, len(batch), *times, content_bytes, body, distinct(batch.series, is_ordered=True))
+    series = distinct(batch.series, is_ordered=True)
+    return Pressed(Signal.METRICS, len(batch), *times, content_bytes, body, series, origin=batch.origin)
 
 
 def encode_metrics(batch: Batch, *, sequence: int, boot: BootId, previous_hash: bytes, level: int = LEVEL) -> bytes:
@@ -216,7 +237,8 @@ def press_logs(records: LogRecords, *, level: int = LEVEL) -> Pressed:
     writer.raw(b"".join(records.bodies))
     times = int(records.time_ns.min()), int(records.time_ns.max())
     body, content_bytes = _compress(writer.parts, level=level)
-    return Pressed(Signal.LOGS, len(records), *times, content_bytes, body, distinct(records.series))
+    series = distinct(records.series)
+    return Pressed(Signal.LOGS, len(records), *times, content_bytes, body, series, origin=records.origin)
 
 
 def press_records(records: ResourceRecords, *, level: int = LEVEL) -> Pressed:
@@ -244,8 +266,8 @@ def read_header(data: bytes) -> SegmentHeader:
     magic, version, signal, form, sequence, boot, readings, first, last, previous, size, stored = fields
     if magic != MAGIC:
         raise SegmentError(f"not a segment: it begins with {magic!r} instead of {MAGIC!r}")
-    if version != FORMAT_VERSION:
-        raise SegmentError(f"this segment has format version {version}, and only {FORMAT_VERSION} is known here")
+    if version not in {FORMAT_VERSION, ORIGIN_VERSION}:
+        raise SegmentError(f"this segment has format version {version}, and only 1 and 2 are known here")
     if (form, signal) not in _KNOWN:
         raise SegmentError(f"a segment of signal {signal} is not known here in form {form}")
     if not 1 <= readings <= READINGS_MAX:
@@ -253,8 +275,16 @@ def read_header(data: bytes) -> SegmentHeader:
     if sequence < 1:
         raise SegmentError("the sequence of segments starts at 1, this says 0")
     (crc32,) = _CRC.unpack_from(data, _LAYOUT.size)
+    origin = 0
+    if version == ORIGIN_VERSION:
+        if len(data) < HEADER_BYTES_MAX:
+            raise SegmentError(f"a segment with an origin has at least {HEADER_BYTES_MAX} bytes, this has {len(data)}")
+        origin, (crc32,) = crc32, _CRC.unpack_from(data, HEADER_BYTES)
+        if not origin:
+            raise SegmentError("this segment is to tell its origin, and tells none")
     return SegmentHeader(
-        *(Signal(signal), sequence, BootId(boot), readings, first, last, previous, size, stored, crc32, Form(form))
+        *(Signal(signal), sequence, BootId(boot), readings, first, last, previous, size, stored, crc32, Form(form)),
+        origin=origin,
     )
 
 
@@ -356,11 +386,12 @@ def _compress(parts: Sequence[Part], *, level: int) -> tuple[bytes, int]:
 
 
 def _check_whole(data: bytes, header: SegmentHeader) -> None:
-    promised = HEADER_BYTES + header.body_bytes
+    start = header.header_bytes
+    promised = start + header.body_bytes
     if len(data) != promised:
         raise SegmentError(f"segment {header.sequence} has {len(data)} bytes where its header says {promised}")
     view = memoryview(data)
-    if zlib.crc32(view[HEADER_BYTES:], zlib.crc32(view[: _LAYOUT.size])) != header.crc32:
+    if zlib.crc32(view[start:], zlib.crc32(view[: start - _CRC.size])) != header.crc32:
         raise SegmentError(f"segment {header.sequence} is damaged: its checksum does not match")
 
 
@@ -374,7 +405,7 @@ def _unseal(data: bytes, header: SegmentHeader, signal: Signal, *, bytes_max: in
     if header.columns_bytes > bytes_max:
         raise SegmentError(f"segment {header.sequence} says that it holds {header.columns_bytes} bytes of columns")
     try:
-        content = zstd.decompress(data[HEADER_BYTES:], bytes_max=header.columns_bytes)
+        content = zstd.decompress(data[header.header_bytes :], bytes_max=header.columns_bytes)
     except ValueError as error:
         raise SegmentError(f"segment {header.sequence} cannot be decompressed: {error}") from error
     if len(content) != header.columns_bytes:

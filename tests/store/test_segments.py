@@ -6,6 +6,7 @@ import contextlib
 import json
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,9 @@ from gateway.store.segments import (
     FIRST_HASH,
     FORMAT_VERSION,
     HEADER_BYTES,
+    HEADER_BYTES_MAX,
     LOG_BYTES_MAX,
+    ORIGIN_VERSION,
     READINGS_MAX,
     Form,
     SegmentError,
@@ -249,8 +252,10 @@ def test_damaged_messages_are_refused(data: st.DataObject) -> None:
 def test_another_version_is_named() -> None:
     """A segment from the future says so instead of looking damaged."""
     data = bytearray(sealed(Batch.of(1, [1], np.array([1.0]))))
-    data[4] = 2
-    with pytest.raises(SegmentError, match=f"format version 2, and only {FORMAT_VERSION} is known"):
+    data[4] = 3
+    with pytest.raises(
+        SegmentError, match=f"format version 3, and only {FORMAT_VERSION} and {ORIGIN_VERSION} are known"
+    ):
         decode_metrics(bytes(data))
 
 
@@ -326,6 +331,54 @@ def test_what_must_never_be_stored_is_our_mistake(wrong: object) -> None:
     """Empty and oversize segments, and those without a place in the chain, trip an assertion."""
     with pytest.raises(AssertionError):
         wrong()
+
+
+def apart(kind: str, origin: int = 77) -> bytes:
+    """Return a segment that tells its origin."""
+    place = {"sequence": 7, "boot": BootId(2), "previous_hash": bytes(range(16))}
+    if kind == "logs":
+        return encode_logs(replace(logs(b"a", b"bb"), origin=origin), **place)
+    batch = mixed() if kind == "many" else Batch.of(1, [T0], np.array([20.5]))
+    return encode_metrics(replace(batch, origin=origin), **place)
+
+
+@pytest.mark.parametrize("kind", ["many", "few", "logs"])
+@pytest.mark.parametrize("origin", [1, 77, 2**32 - 1])
+def test_an_origin_is_told_in_four_bytes(kind: str, origin: int) -> None:
+    """All else is as it is without."""
+    data, plain = apart(kind, origin), apart(kind, 0)
+    assert (read_header(data).origin, read_header(plain).origin) == (origin, 0)
+    assert (data[4], plain[4]) == (ORIGIN_VERSION, FORMAT_VERSION)
+    assert data[HEADER_BYTES_MAX:] == plain[HEADER_BYTES:]
+    assert replace(read_header(data), origin=0, crc32=0) == replace(read_header(plain), crc32=0)
+    assert f"{len(data)} bytes" in repr(read_header(data))
+    check_link(bytes(range(16)), data)
+    if kind == "logs":
+        assert decode_logs(data).bodies == (b"a", b"bb")
+    else:
+        assert same(decode_metrics(data), decode_metrics(plain))
+
+
+@given(st.data())
+def test_no_damage_to_what_tells_its_origin_passes(data: st.DataObject) -> None:
+    """Neither in the header nor behind it; a cut one neither."""
+    whole = apart("few")
+    at = data.draw(st.integers(0, len(whole) - 1))
+    damaged = bytearray(whole)
+    damaged[at] ^= data.draw(st.integers(1, 255))
+    for wrong in (bytes(damaged), whole[:at], whole + b"x"):
+        with pytest.raises(SegmentError):
+            decode(wrong)
+
+
+def test_an_origin_that_is_to_be_told_is_one() -> None:
+    """0 is what nobody tells apart, and that has the other version."""
+    whole = bytearray(apart("few"))
+    whole[HEADER_BYTES - 4 : HEADER_BYTES] = bytes(4)
+    with pytest.raises(SegmentError, match="tells none"):
+        read_header(bytes(whole))
+    with pytest.raises(SegmentError, match="at least 72 bytes"):
+        read_header(apart("few")[: HEADER_BYTES + 2])
 
 
 def test_small_segments_are_small() -> None:
@@ -405,9 +458,12 @@ def make_vectors() -> list[dict[str, object]]:
     data = press_records(whole).seal(sequence=100, boot=BootId(2), previous_hash=bytes(range(16)))
     content = {"bodies": [body.hex() for body in whole.bodies], "counts": [7, 1, 300], "times": whole.time_ns.tolist()}
     made.append(("messages of spans", data, content))
+    data = apart("few")
+    read = decode_metrics(data)
+    made.append(("an origin", data, {"columns": {column: getattr(read, column).tolist() for column in COLUMNS}}))
     return [
         {
-            "name": f"version {FORMAT_VERSION}: {name}",
+            "name": f"version {data[4]}: {name}",
             "sequence": read_header(data).sequence,
             "boot": 2,
             "readings": read_header(data).readings,
