@@ -106,10 +106,11 @@ detect/                     Watchers: columns in, scores out
   settings.py               What can be set about watchers
   statistics.py             Detectors without a model, for many series at once: z-score, quartiles
 store/                      The shelf: what was accepted is kept here, in SQLite, until every uplink has it
-  accounts.py               Counting: accepted = delivered + held + ledger for each uplink, and the state row it is kept in
+  accounts.py               Counting: accepted = delivered + held + ledger + left_out for each uplink, in the state row
   allowance.py              Allowance: how many readings an uplink may lease before the next commit, as the state row on the disk says it
   asides.py                 Files that were set aside for a person to look at: how they are called, how many are kept, which make way
   asking.py                 Answers about single segments and payloads, over the connection that cannot write
+  closing.py                Closing a store: what this process forgets is said, or noted where the next one finds it
   columns.py                Readings as bytes: run directory, time column, value column, before compression
   committer.py              The one who writes: gathers what waits, makes room, commits, and lets it take effect
   connection.py             SQLite as the shelf uses it: directory lock, pragmas, numbered schema files
@@ -127,6 +128,7 @@ store/                      The shelf: what was accepted is kept here, in SQLite
   integers.py               Integers in few bytes: differences, common divisors, byte planes
   keeping.py                Housekeeping: who goes when the shelf is full or something too old, which boots nobody needs
   leases.py                 Leasing: what an uplink sends next, and what it has in hand
+  leaving.py                What is held for an uplink that it takes no more, or never did, is left out: looked for at a start, once
   membership.py             Who is configured: uplinks that come, go and come back, and what becomes of what is held for them
   moments.py                Which segment was the next one at which moment, for the last minutes; and what lies around findings
   notebook.py               A few bytes of each uplink's own that are written with every commit: what it wants to know after a restart
@@ -155,12 +157,16 @@ store/                      The shelf: what was accepted is kept here, in SQLite
   shelf.py                  Reading segments for leases, over a connection that cannot write
   snapshots.py              A copy of a shelf that may be in use, as of one moment, made without a lock
   spans.py                  Spans of numbers that do not meet: a few pairs of first and last
+  spots.py                  Where an uplink looks for what it sends next: spots, and which stretch of one it looks at
   starting.py               Starting, whatever the last power cut left behind: salvage a shelf that is not whole, say why it cannot be opened
+  surroundings.py           What a store is given from outside
   survey.py                 Which pages of a damaged file are in use: the tree of each table leads to them, or nothing says that they are free
+  taking.py                 What an uplink takes: which classes, which signals, what which mappings make
   thinnable.py              Which segments may be thinned together: those of columns
   times.py                  The time column of a segment: steps, shared or ranked times
   triage.py                 What of a damaged shelf is kept where the disk has no room for all of it: the most important first, then the newest
   trouble.py                What keeps the shelf from writing: a sentence for the status, said in the log when it begins and when it ends
+  unwanted.py               What no uplink takes, on a full shelf: nobody misses it, so it makes room before anything that is still to be sent
   unwritten.py              What left while nothing could be written: noted beside the disk, so that the next process does not send it again
   uses.py                   When each series was used last, and which of them may be forgotten: columns and choices
   values.py                 The value column of a segment: every value an integer in few bits
@@ -220,6 +226,7 @@ control/                    Windows: people and servers look in here
   settings.py               The whole configuration as one class, composed of the rooms' own
   sizing.py                 How long a disk and a link last: the arithmetic behind `tidegate size`
   summary.py                `tidegate status` for people: fetch the running gateway's status and lay it out
+  taken.py                  Which uplink takes what of all that can come in: what `check` says of it, and what the store and the mapper are told
   web.py                    The window over HTTP: /healthz, /readyz, /metrics, /status, /trace
 net/                        Wires that everyone shares
   addresses.py              Where to listen, as people write it

@@ -20,6 +20,7 @@ from gateway.control.backlog import look_for_old_shelf
 from gateway.control.draining import Draining
 from gateway.control.fitting import fit
 from gateway.control.footprint import Footprint
+from gateway.control.taken import origins_of, takes_of
 from gateway.core.clock import NS_PER_S, Quality, Sample, is_plausible
 from gateway.core.telemetry import Telemetry
 from gateway.core.text import harmless
@@ -167,6 +168,7 @@ class Gateway:
                 series=SeriesBounds(self._series_bytes, config.owners(), float(config.gateway.series_idle)),
                 board=BoardLimits(log_bytes_max=self.profile.wal_bytes, cache_bytes=self.profile.cache_bytes),
                 notes_dir=runtime_directory(),
+                takes=takes_of(config.uplinks),
             )
         finally:
             patience.cancel()
@@ -242,7 +244,8 @@ class Gateway:
         limits = MapLimits(
             routes_bytes_max=min(MapLimits().routes_bytes_max, self._series_bytes), leaves_bytes_max=self._series_bytes
         )
-        mapper = Mapper(config.effective_mappings(), resolve=store.resolve, limits=limits)
+        mappings = config.effective_mappings()
+        mapper = Mapper(mappings, resolve=store.resolve, limits=limits, origins=origins_of(mappings, config.uplinks))
         engine = None
         if config.detectors:
             from gateway.detect.engine import Engine  # noqa: PLC0415  only where something is watched

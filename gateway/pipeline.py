@@ -26,7 +26,7 @@ from gateway.core.text import sentence
 from gateway.store.database import Loss, SetAside
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -59,7 +59,7 @@ class Prepared:
     mapped: Mapped
     losses: list[Loss]
     set_aside: list[SetAside]
-    logs: LogRecords | None
+    logs: Sequence[LogRecords]
     noted: Noted | None = None
 
 
@@ -162,8 +162,7 @@ class Pipeline:
         """Return the numbers that stand in what is under way."""
         for prepared in self._under_way:
             yield from (batch.series for _, batch in prepared.mapped.pieces)
-            if prepared.logs is not None:
-                yield prepared.logs.series
+            yield from (records.series for records in prepared.logs)
 
     def forget_series(self, numbers: npt.NDArray[np.uint32]) -> None:
         """Let go of these numbers, distinct and in order, wherever they are remembered."""
@@ -219,18 +218,23 @@ class Pipeline:
             for index, (reason, message) in first.items()
         ]
 
-    def _watch(self, mapped: Mapped) -> LogRecords | None:
+    def _watch(self, mapped: Mapped) -> Sequence[LogRecords]:
         if self.engine is None:
-            return None
-        findings = [finding for _, batch in mapped.pieces for finding in self.engine.watch(batch)]
-        if not findings:
-            return None
-        self._telemetry.count("tidegate_findings", len(findings))
+            return ()
+        found: dict[int, list[Finding]] = {}
+        for _, batch in mapped.pieces:
+            if findings := self.engine.watch(batch):
+                # Who does not get the readings does not get what was found in them.
+                found.setdefault(batch.origin, []).extend(findings)
+        if not found:
+            return ()
+        self._telemetry.count("tidegate_findings", sum(map(len, found.values())))
         # What led to it is to be there with it.
         self._store.evidence.found()
-        return self._as_logs(findings)
+        logs = [self._as_logs(findings, origin) for origin, findings in found.items()]
+        return [records for records in logs if len(records)]
 
-    def _as_logs(self, findings: list[Finding]) -> LogRecords | None:
+    def _as_logs(self, findings: list[Finding], origin: int) -> LogRecords:
         """Return the findings as log records of the device that they are about."""
         numbers: list[int] = []
         times: list[int] = []
@@ -258,9 +262,7 @@ class Pipeline:
                     attributes=_finding_attributes(finding, about),
                 )
             )
-        if not bodies:
-            return None
-        return LogRecords(np.array(numbers, np.uint32), np.array(times, np.int64), tuple(bodies))
+        return LogRecords(np.array(numbers, np.uint32), np.array(times, np.int64), tuple(bodies), origin)
 
 
 def _finding_attributes(finding: Finding, about: Series) -> Attributes:

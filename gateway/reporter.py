@@ -85,7 +85,7 @@ class Numbers:
         return replace(self, uplinks=uplinks)
 
     def points(self) -> Iterator[Point]:
-        """Return all of it as metrics; for each uplink accepted = delivered + held + ledger."""
+        """Return all of it as metrics; for each uplink accepted = delivered + held + ledger + left_out."""
         yield Point("tidegate.accepted.readings", "{reading}", "sum", (), self.accepted)
         yield Point("tidegate.quarantined", "{payload}", "gauge", (), self.quarantined)
         yield Point("tidegate.store.used", "By", "gauge", (), self.used_bytes)
@@ -93,6 +93,8 @@ class Numbers:
             whose: Attributes = (("tidegate.uplink", name),)
             yield Point("tidegate.delivered.readings", "{reading}", "sum", whose, uplink["delivered"])
             yield Point("tidegate.held.readings", "{reading}", "gauge", whose, uplink["held"])
+            if uplink["left_out"]:
+                yield Point("tidegate.left_out.readings", "{reading}", "sum", whose, uplink["left_out"])
             yield Point("tidegate.maybe_twice.readings", "{reading}", "sum", whose, uplink["maybe_twice"])
         for (name, reason), readings in self.ledger().items():
             why = printable(reason, REASON_CHARS_MAX)
@@ -132,7 +134,7 @@ class Memory:
         is_ours = {*NO_LOSSES, EVICTED} if now.others == self.said.others else NO_LOSSES
         ledger = uplink["ledger"]
         gained = sum(total - before.get(reason, 0) for reason, total in ledger.items() if reason not in is_ours)
-        if gained <= 0 and uplink["delivered"] + sum(ledger.values()) >= self._accepted_behind:
+        if gained <= 0 and uplink["delivered"] + sum(ledger.values()) + uplink["left_out"] >= self._accepted_behind:
             self._settled.add(name)
         return gained > (0 if name in self._settled else self._ours)
 
@@ -232,7 +234,7 @@ class Reporter:
         )
         numbers = np.full(len(bodies), number, np.uint32)
         times = np.full(len(bodies), time_ns, np.int64)
-        await self._store.append([], logs=LogRecords(numbers, times, bodies))
+        await self._store.append([], logs=LogRecords(numbers, times, bodies, self._store.own_origin))
         return len(bodies)
 
     # Metrics.
@@ -254,6 +256,7 @@ class Reporter:
                 values.append(point.value)
         # Normal like most readings: of one class with what else is committed now, they share its segment.
         batch = Batch.of(numbers, monotonic_ns, np.array(values, np.int64), flags=MONOTONIC)
+        batch = replace(batch, origin=self._store.own_origin)
         try:
             await self._store.append([(Priority.NORMAL, batch)])
         except FullError:

@@ -271,7 +271,7 @@ class Tracer:
         found: dict[str, dict[str, Any]] = {}
         for segment_id in note.segments:
             for uplink, word in places.get(segment_id, {}).items():
-                state: dict[str, Any] = {"state": word, "is_settled": word in {"settled", "gone"}}
+                state: dict[str, Any] = {"state": word, "is_settled": word in {"settled", "gone", "left_out"}}
                 if (fate := self._fates.get(segment_id, {}).get(uplink)) is not None:
                     after_s = _seconds(fate[1] - note.arrived_ns)
                     state = {"state": fate[0], "is_settled": True, "after_s": after_s}

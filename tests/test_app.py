@@ -27,7 +27,7 @@ from gateway.control.metrics import SOURCE_NUMBERS, SOURCE_NUMBERS_COUNTED
 from gateway.control.profiles import load as load_profile
 from gateway.core.batch import Batch, Series
 from gateway.core.clock import NS_PER_S, FakeClock, Quality, SystemClock
-from gateway.core.contracts import Priority
+from gateway.core.contracts import Arrivals, Priority
 from gateway.daemon import LineFormatter
 from gateway.net.mqtt_packets import connect_bytes, publish_bytes
 from gateway.net.ports import free_port
@@ -161,7 +161,7 @@ async def test_from_a_device_to_the_collector(make: Callable[..., Gateway], otlp
 STATUS_KEYS = {
     "": "version gateway hw_profile uptime_s healthy restarts config_refused accepted uplinks store clock events memory "
     "flash detectors sources",
-    "uplinks.cloud": "delivered held held_by_class ledger maybe_twice leased losses type endpoint state reason retry_in_s "
+    "uplinks.cloud": "delivered held held_by_class ledger left_out maybe_twice leased losses type endpoint state reason retry_in_s "
     "last_error last_success_unix_s readings_sent readings_rejected rtt_ms attempt held_back requests bytes_sent "
     "in_hand_taken compression batch_readings last_success_age_s backlog_eta_s backlog_change_per_s",
     "store": "used_bytes max_bytes pending_bytes quarantined refused commits trouble series max_series series_bytes "
@@ -541,6 +541,38 @@ async def test_a_shelf_that_stands_still_ends_the_gateway(
     assert not gateway.is_healthy()
     with pytest.raises(StillError, match="the disk does not answer; ending"):
         await task
+
+
+async def test_an_uplink_gets_only_what_its_mapping_makes(make: Callable[..., Gateway], otlp_sink: OtlpSink) -> None:
+    """With what was found in it; another one that is down holds all of it, and what it says of itself comes too."""
+    mappings = "".join(
+        f'[[mappings]]\nname = "{name}"\nmatch = "{name}/{{device}}"\nfields = "*"\nclass = "{word}"\n'
+        f'resource = {{ "device.id" = "{name}-{{device}}" }}\n'
+        for name, word in (("boiler", "critical"), ("wave", "bulk"))
+    )
+    detector = '[[detectors]]\ntype = "zscore"\nmatch = { metric = "t" }\nwarmup = 20\n'
+    vendor = uplink(otlp_sink.url).replace("cloud", "vendor") + 'mappings = ["boiler"]\n'
+    toml = server(free_port()) + mappings + detector + uplink(f"http://127.0.0.1:{free_port()}") + vendor
+    async with running(make(toml, report_interval="100ms")) as gateway:
+        assert gateway._pipeline is not None
+        for k in range(61):
+            payload = b'{"t": %d.%d}' % (20 if k < 60 else 95, k % 10)
+            topics = [b"boiler/1", b"wave/2"]
+            await gateway._pipeline.accept(Arrivals("direct", topics, [payload] * 2, gateway._clock.monotonic_ns()))
+        await until(lambda: gateway.status()["uplinks"]["vendor"]["held"] == 0)  # type: ignore[index]
+        await until(lambda: any(one.metric.startswith("tidegate.") for one in otlp_sink.readings()))
+        status: Any = gateway.status()
+        for account in status["uplinks"].values():
+            known = account["delivered"] + account["held"] + sum(account["ledger"].values())
+            assert status["accepted"] == known + account["left_out"]
+        assert status["uplinks"]["vendor"]["left_out"] == 62
+        assert status["uplinks"]["vendor"]["takes"]["mappings"] == ["boiler"]
+        assert status["uplinks"]["cloud"]["left_out"] == status["uplinks"]["cloud"]["delivered"] == 0
+    of_devices = [one for one in otlp_sink.readings() if one.metric == "t"]
+    assert len(of_devices) == 61
+    assert {one.device for one in of_devices} == {"boiler-1"}
+    (finding,) = [line for line in otlp_sink.logs() if "tidegate.finding.metric" in dict(line.attributes)]
+    assert dict(finding.resource)["device.id"] == "boiler-1"
 
 
 async def test_an_uplink_that_is_configured_no_more_is_in_the_status(make: Callable[..., Gateway]) -> None:

@@ -278,7 +278,7 @@ async def test_a_finding_is_a_log_record_of_the_device_it_is_about() -> None:
     store = FakeStore()
     pipeline, telemetry = build(store, watch=True)
     await steady_then_hot(pipeline)
-    logs = [kept["logs"] for kept in store.kept if kept["logs"] is not None]
+    logs = [records for kept in store.kept for records in kept["logs"]]
     assert len(logs) == 1
     assert store.findings == 1
     record = LogRecord.FromString(logs[0].bodies[0])
@@ -296,12 +296,27 @@ async def test_a_finding_is_a_log_record_of_the_device_it_is_about() -> None:
     assert telemetry.value("tidegate_findings") == 1
 
 
+async def test_what_is_found_is_of_the_mapping_that_made_the_readings() -> None:
+    """So that an uplink which does not take these does not get what was found in them."""
+    store = FakeStore()
+    pipeline, _ = build(store, watch=True)
+    mappings = [MappingSettings(match=f"{name}/#", resource={"id": "{topic}"}, fields="*") for name in ("plant", "lab")]
+    pipeline.mapper = Mapper(mappings, resolve=store.resolve, origins=[7, 0])
+    for k in range(61):
+        payload = b'{"temp": %d.%d}' % (20 if k < 60 else 95, k % 10)
+        both = Arrivals("direct", [b"plant/d1", b"lab/d2"], [payload] * 2, 1_000_000_000 * (k + 1))
+        await pipeline.accept(both)
+    found = [records for kept in store.kept for records in kept["logs"]]
+    assert sorted((records.origin, len(records)) for records in found) == [(0, 1), (7, 1)]
+    assert {batch.origin for kept in store.kept for _, batch in kept["pieces"]} == {0, 7}
+
+
 async def test_a_finding_without_a_clock_has_the_time_it_was_seen() -> None:
     """The best that there is, until the wall clock is known."""
     store = FakeStore(timeline=FakeTimeline(offset_ns=None))
     pipeline, _ = build(store, watch=True)
     await steady_then_hot(pipeline)
-    (logs,) = [kept["logs"] for kept in store.kept if kept["logs"] is not None]
+    (logs,) = [records for kept in store.kept for records in kept["logs"]]
     assert logs.time_ns[0] == FakeClock().wall_ns()
 
 
@@ -311,7 +326,7 @@ async def test_a_finding_with_no_series_left_is_counted() -> None:
     pipeline, telemetry = build(store, watch=True)
     await steady_then_hot(pipeline)
     assert store.values[-1] == 95.0
-    assert all(kept["logs"] is None for kept in store.kept)
+    assert all(not kept["logs"] for kept in store.kept)
     assert telemetry.value("tidegate_findings_lost", reason="max_series") == 1
 
 

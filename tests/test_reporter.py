@@ -378,7 +378,13 @@ def test_what_made_room_for_our_own_records_is_no_news(others: int, is_news: boo
     """One record may push out a segment of thousands: as long as nobody else brought anything, it was ours that did."""
 
     def numbers(others: int, evicted: int) -> Numbers:
-        account: Any = {"delivered": 0, "held": 50, "maybe_twice": 0, "ledger": {"evicted_full": evicted}}
+        account: Any = {
+            "delivered": 0,
+            "held": 50,
+            "left_out": 0,
+            "maybe_twice": 0,
+            "ledger": {"evicted_full": evicted},
+        }
         return Numbers(accepted=others + 1, others=others, quarantined=0, used_bytes=0, uplinks={"cloud": account})
 
     memory = Memory(numbers(100, 0))

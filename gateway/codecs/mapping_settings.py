@@ -196,6 +196,10 @@ class MappingSettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fiel
             min_length=1,
         ),
     ]
+    name: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=NAME_LENGTH_MAX)] | None,
+        Meta(description="What uplinks call it that take only what some mappings make; several may have one name."),
+    ] = None
     source: Annotated[str | None, Meta(description="Only messages of the source of this name.")] = None
     payload: Annotated[Format, Meta(description="What the payload is written in; auto looks at the bytes.")] = "auto"
     columns: Annotated[

@@ -17,6 +17,7 @@ from gateway.control.certificates import look_at_certificates
 from gateway.control.fitting import fit
 from gateway.control.reach import look_at_topics
 from gateway.control.reading import PROBLEMS_MAX
+from gateway.control.taken import not_taken
 from gateway.core.checks import Problem, below, parts
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def check(path: Path) -> Findings:
         *_not_here([*draft.not_here, *not_here]),
         *whole.warnings(),
         *map(str, reach.notes[:PROBLEMS_MAX]),
+        *map(str, islice(not_taken(whole), PROBLEMS_MAX)),
         *config.look_at_disk(whole),
         *fit(whole, profile).notes(profile),
     ]

@@ -23,6 +23,7 @@ from gateway.control.environment import fill
 from gateway.control.later import LATER
 from gateway.control.reading import Reading, read, read_parts, walk_settings
 from gateway.control.settings import Config, ControlSettings
+from gateway.control.taken import unknown_mappings
 from gateway.core.checks import Problem, below, parts
 from gateway.core.words import amount
 from gateway.net.addresses import split_address
@@ -139,6 +140,7 @@ def _parse(text: str, *, name: str, offline: bool, to_run: bool) -> Draft:
     table, found, notes = fill(_table(text, name=name), os.environ, anywhere=offline)
     reading = read_parts(table, Config, later=LATER)
     found += [*_check_names(reading), *_check_addresses(reading), *_check_ports(reading), *_check_sessions(reading)]
+    found += unknown_mappings(reading)
     not_here: list[Problem] = []
     if not offline:
         found += [*_check_secrets(reading, not_here), *_check_state_dir(reading, to_run=to_run)]

@@ -23,6 +23,7 @@ WANTED: Final = ("id", "messages", "left_s", "is_over")
 _WORDS: Final = {
     "held": "held",
     "sending": "being sent",
+    "left_out": "not for this uplink: its classes, signals or mappings do not take it",
     "settled": "not to be sent any more; the ledger in `tidegate status` says why",
     "gone": "let go; the ledger in `tidegate status` says why",
 }

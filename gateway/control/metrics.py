@@ -49,6 +49,7 @@ STORE_NUMBERS: Final = {
 UPLINK_NUMBERS: Final = {
     "delivered": "tidegate_delivered_readings",
     "held": "tidegate_held_readings",
+    "left_out": "tidegate_left_out_readings",
     "maybe_twice": "tidegate_maybe_twice_readings",
     "thinned": "tidegate_thinned_readings",
     "attempt": "tidegate_uplink_attempt",

@@ -239,6 +239,8 @@ def _source(source: dict[str, Any]) -> Iterator[str]:
 def _uplink(uplink: dict[str, Any]) -> Iterator[str]:
     if uplink.get("endpoint"):
         yield f"to {uplink['endpoint']}"
+    if takes := uplink.get("takes"):
+        yield _takes(takes)
     if uplink.get("removed"):
         yield from _removed(uplink)
         return
@@ -299,6 +301,17 @@ def _plan(plan: dict[str, Any], *, said: str | None) -> Iterator[str]:
         yield f"{'! ' if is_thinning else ''}plan: {plan['why']}"
 
 
+def _takes(takes: dict[str, Any]) -> str:
+    """Say what an uplink takes, which is not all there is."""
+    kinds = f"{_listed(takes.get('signals'))} of {_listed(takes.get('classes'))} class"
+    mappings = takes.get("mappings")
+    return f"takes {kinds}" + (f", from the mappings {_listed(mappings)} alone" if mappings is not None else " alone")
+
+
+def _listed(words: list[str] | None) -> str:
+    return " and ".join(words or [])
+
+
 def _removed(uplink: dict[str, Any]) -> Iterator[str]:
     """Say what is held for an uplink that is configured no more, if anything is, and until when."""
     left = uplink.get("let_go_in_s")
@@ -319,6 +332,8 @@ def _ledger(uplink: dict[str, Any]) -> str:
     text = f"lost {sum(lost.values()):,}" + (f" ({_reasons(lost)})" if lost else "")
     if dropped := ledger.get(ON_PURPOSE):
         text += f", dropped on purpose {dropped:,}"
+    if left_out := uplink.get("left_out"):
+        text += f", left out {left_out:,}"
     if others := sum(ledger.get(reason, 0) for reason in NOT_FOR_IT):
         text += f", from before or while it was not configured {others:,}"
     return text

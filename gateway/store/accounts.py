@@ -1,4 +1,4 @@
-"""Counting: accepted = delivered + held + ledger for each uplink, and the state row it is kept in. Does no I/O."""
+"""Counting: accepted = delivered + held + ledger + left_out for each uplink, in the state row. Does no I/O."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from gateway.core.contracts import Priority
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from gateway.store.spots import Shelf
+    from gateway.store.taking import Takes
 
 STATE_MAGIC: Final = b"TGs1"
 HASH_BYTES: Final = 16
@@ -73,6 +76,9 @@ class Share(msgspec.Struct, array_like=True):
     # What was sent in thinned form: first and last row id of what lies side by side, and how many readings that made.
     thinned: list[tuple[int, int]] = []
     thinned_readings: int = 0
+    # What it does not take (store/taking), and the number of what it takes: nothing else is held for it on the disk.
+    left_out: int = 0
+    takes: int = 0
 
     def hold(self, readings: int, *, priority: Priority) -> None:
         """Hold so many more of a class, or fewer, if negative; the classes make up what is held, whatever comes."""
@@ -125,7 +131,7 @@ class State(msgspec.Struct, array_like=True):
         """Whether these numbers can be of our making: a checksum is soon made."""
         numbers = [self.commit, self.accepted, self.boot_last_ns, self.log_bytes]
         for share in self.shares:
-            numbers += [share.delivered, share.held, share.maybe_twice, share.allowed]
+            numbers += [share.delivered, share.held, share.maybe_twice, share.allowed, share.left_out, share.takes]
             numbers += [share.thinned_readings, *(row_id for span in share.leased + share.thinned for row_id in span)]
             if share.removal is not None:
                 numbers += [share.removal.boot, share.removal.at_ns, share.removal.sequence, share.removal.accepted]
@@ -199,10 +205,15 @@ class Change:
     accepted: int = 0
     held: dict[tuple[str, Priority], int] = field(default_factory=dict)
     lost: list[tuple[str, str, Entry]] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
 
     def add_held(self, name: str, readings: int, *, priority: Priority) -> None:
         """Hold `readings` of a class more (or fewer, if negative) for one uplink."""
         self.held[name, priority] = self.held.get((name, priority), 0) + readings
+
+    def leave_out(self, name: str, readings: int) -> None:
+        """Note that one uplink does not take so many that came."""
+        self.left_out[name] = self.left_out.get(name, 0) + readings
 
     def lose(self, name: str, reason: str, entry: Entry) -> None:
         """Put a line into one uplink's ledger."""
@@ -210,10 +221,11 @@ class Change:
 
 
 class Accounts:
-    """The live accounts of all uplinks. Every method keeps accepted = delivered + held + ledger for each."""
+    """The live accounts of all uplinks. Every method keeps accepted = delivered + held + ledger + left_out for each."""
 
     def __init__(self, shares: Iterable[Share], ledger: dict[tuple[str, str], Entry], *, accepted: int) -> None:
         self.accepted = accepted
+        self.takes: dict[int, Takes] = {}  # by bit, of those that leave out something
         self.shares = {share.name: share for share in shares}
         self.ledger = ledger
         assert self.shares
@@ -241,6 +253,16 @@ class Accounts:
         for share in self.configured:
             bits |= share.bit
         return bits
+
+    @property
+    def may_be_unwanted(self) -> bool:
+        """Whether something may have come that no uplink takes."""
+        return min((share.left_out for share in self.configured), default=0) > 0
+
+    def takes_none_of(self, shelf: Shelf) -> bool:
+        """Whether no uplink that there is takes anything of a class and signal."""
+        bits = sum(bit for bit, takes in self.takes.items() if not takes.has_shelf(shelf))
+        return bits > 0 and not self.active & ~bits
 
     def needed(self, sequence: int) -> int:
         """Return the bits of all who want a segment: one whose `done` has them all may go."""
@@ -279,6 +301,13 @@ class Accounts:
         if lost and lost_readings:
             self.lose(name, *lost)
 
+    def leave_out(self, name: str, readings: int, *, priority: Priority) -> None:
+        """Take note that an uplink takes `readings` of a class no more that were held for it."""
+        share = self.shares[name]
+        readings = min(readings, share.held)
+        share.hold(-readings, priority=priority)
+        share.left_out += readings
+
     def apply(self, change: Change) -> None:
         """Take what a commit brought."""
         self.accepted += change.accepted
@@ -286,6 +315,8 @@ class Accounts:
             self.shares[name].hold(readings, priority=priority)
         for name, reason, entry in change.lost:
             self.lose(name, reason, entry)
+        for name, readings in change.left_out.items():
+            self.shares[name].left_out += readings
 
     def lost(self, name: str) -> dict[str, Entry]:
         """Return one uplink's ledger by reason.
@@ -306,7 +337,7 @@ class Accounts:
         return sum(max(share.delivered - before.get(share.name, 0), 0) for share in self.configured)
 
     def gap(self, name: str) -> int:
-        """Return accepted - delivered - held - ledger: 0, or the account is wrong."""
+        """Return accepted - delivered - held - ledger - left_out: 0, or the account is wrong."""
         share = self.shares[name]
         lost = sum(entry.readings for entry in self.lost(name).values())
-        return self.accepted - share.delivered - share.held - lost
+        return self.accepted - share.delivered - share.held - lost - share.left_out

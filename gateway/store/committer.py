@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import sqlite3
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from gateway.core.contracts import BootId, FullError
@@ -35,19 +34,14 @@ from gateway.store.waiting import Watchers
 from gateway.store.writer import Pending, Transaction, answer, seal, write
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import aiosqlite
 
-    from gateway.core.clock import Clock
-    from gateway.core.telemetry import Telemetry
     from gateway.store.accounts import Accounts, State
     from gateway.store.leases import Desk
     from gateway.store.opening import Opened
     from gateway.store.recent import Recent
-    from gateway.store.room import Room
-    from gateway.store.series import SeriesBounds, SeriesRegistry
-    from gateway.store.settings import StoreSettings
+    from gateway.store.series import SeriesRegistry
+    from gateway.store.surroundings import Surroundings
     from gateway.store.unwritten import Unwritten
     from gateway.store.writer import Sealed
 
@@ -65,21 +59,6 @@ DRAWER_SHARE: Final = 8
 """What is set aside takes an eighth of the shelf at most, however much of it there may be by the settings."""
 STUCK_S: Final = 60.0
 """How long a commit may take until the store no longer counts as moving: worn cards stall for many seconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What a store is given from outside."""
-
-    settings: StoreSettings
-    room: Room
-    clock: Clock
-    telemetry: Telemetry
-    max_series: int
-    series: SeriesBounds
-    commit_interval_s: float
-    closed: str = ""  # why nothing is taken until the next start
-    note_path: Path | None = None  # outlives this process: there is noted what could not be written
 
 
 class Committer:
@@ -361,6 +340,7 @@ class Committer:
             previous_hash=self.state.previous_hash,
             boot=self.timeline.current.boot,
             offset_ns=self._offset_ns(),
+            takes=self.accounts.takes,
         )
 
     def _offset_ns(self) -> int | None:
@@ -470,11 +450,10 @@ class Committer:
             self._keeper.forget_before = BootId(0)
         self.quarantine.done(work.quarantine)
         self.refused.done(work.refused)
-        for segment_id, bits in work.done.items():
-            self._recent.settle(segment_id, bits, all_of=work.active)
-        for segment_id in work.removed:
-            self._recent.remove(segment_id)
-        self._recent.add((new.row, new.body, new.readable) for new in work.segments)
+        self._recent.leave(work.done, work.removed, all_of=work.active)
+        fresh = ((new.row, new.body, new.readable) for new in work.segments)
+        left_out = {new.row.id: new.left_out for new in work.segments if new.left_out}
+        self._recent.add(fresh, left_out=left_out, all_of=work.active)
         self.newest = [new.row.id for new in work.segments if new.is_columns]
         self.moments.committed(asyncio.get_running_loop().time(), self.state.sequence)
         for name, desk in self._desks.items():
@@ -482,8 +461,8 @@ class Committer:
             bit = self.accounts.shares[name].bit
             desk.gone([*(segment_id for segment_id, bits in work.done.items() if bits & bit), *work.removed])
             desk.written()
-            if work.segments:
-                desk.arrived([new.row for new in work.segments], now_s=self.moments.now_s)
+            if taken := [new.row for new in work.segments if not new.left_out & bit]:
+                desk.arrived(taken, now_s=self.moments.now_s)
         self.watchers.look()
         self._telemetry.count("tidegate_store_commits")
 

@@ -16,13 +16,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from gateway.core.clock import NS_PER_S
-from gateway.store import asking
+from gateway.store import asking, closing
 from gateway.store.accounts import NOBODY
 from gateway.store.allowance import Allowance
-from gateway.store.committer import Committer, Surroundings
-from gateway.store.connection import DirectoryLock, close_keeping_log, share_cache
-from gateway.store.leases import Desk, Outlook
-from gateway.store.membership import account_of, removed_accounts
+from gateway.store.committer import Committer
+from gateway.store.connection import DirectoryLock, share_cache
+from gateway.store.leases import Desk
+from gateway.store.leaving import Leaving
 from gateway.store.moments import Evidence
 from gateway.store.notebook import Notes
 from gateway.store.policy import ALL, LaneScheduler, Terms
@@ -32,10 +32,12 @@ from gateway.store.room import Room
 from gateway.store.series import SeriesBounds, SeriesRegistry
 from gateway.store.settings import ANY_BOARD, BoardLimits, StoreSettings
 from gateway.store.starting import Started, Starter, is_damage
-from gateway.store.unwritten import leave, path_of
+from gateway.store.surroundings import Surroundings
+from gateway.store.taking import ANY, EVERYTHING, OWN, Takes
+from gateway.store.unwritten import path_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from gateway.core.batch import Batch, LogRecords, ResourceRecords, Series
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from gateway.core.contracts import Priority, Signal
     from gateway.core.telemetry import Telemetry
     from gateway.store.forgetting import Holder
+    from gateway.store.spots import Outlook
 
 __all__ = [
     "BoardLimits",
@@ -61,6 +64,7 @@ log = logging.getLogger("tidegate.store")
 
 EVENTS_MAX: Final = 32
 OPENINGS_MAX: Final = 2
+NO_BOUNDS: Final[Mapping[str, Takes]] = {}
 SERIES_SHARE: Final = 8
 """What series take in memory is at most so much of the shelf's size: on the disk less than twice as much."""
 
@@ -73,7 +77,7 @@ class Store:
         self.timeline: Timeline = opened.timeline
         self.events = opened.events[-EVENTS_MAX:]
         self.lost_at_start = opened.lost
-        self._connection, self._reader = started.writer, started.reading
+        self._connection, self._reader, self._shelf = started.writer, started.reading, started.reader
         self._frozen = started.frozen
         self._around = around
         self._lock = lock
@@ -100,6 +104,7 @@ class Store:
                 damaged=self._settle_damaged,
                 allowance=Allowance(self._ask),
                 thinned=share.thinned,
+                takes=around.takes.get(share.name, EVERYTHING),
             )
             for share in opened.accounts.configured
             if share.name != NOBODY
@@ -110,6 +115,9 @@ class Store:
         self._committer = Committer(
             started.writer, opened, around, desks=self._desks, recent=recent, registry=self._registry
         )
+        for name, takes in around.takes.items():
+            if takes.number:
+                opened.accounts.takes[opened.accounts.shares[name].bit] = takes
         self.notes = Notes(self._desks, opened.accounts, is_sure=not opened.was_mended)
         self.evidence = Evidence(self._desks, self._committer.moments)
         self.settling = self._committer.settling
@@ -130,12 +138,14 @@ class Store:
         series: SeriesBounds | None = None,
         board: BoardLimits = ANY_BOARD,
         notes_dir: Path | None = None,
+        takes: Mapping[str, Takes] = NO_BOUNDS,
     ) -> Store:
         """Open the shelf in `state_dir`, a new one where there is none; raise StoreError that says what to do.
 
         A damaged one is salvaged: what can be read is kept, the rest is set aside in a file that `events` name. One
         that cannot be written is read, so that what it holds can be sent; `is_frozen` says so. What was sent by then
-        is noted in `notes_dir`, a folder that outlives the process, at the end.
+        is noted in `notes_dir`, a folder that outlives the process, at the end. `takes` says of uplinks what they take
+        (store/taking): of what is held for them no more than that stays so.
         """
         series = series or SeriesBounds()
         # They stand twice on the disk: on a small shelf they must not crowd out what is to be sent.
@@ -166,9 +176,11 @@ class Store:
                     commit_interval_s,
                     closed=started.closed,
                     note_path=note_path,
+                    takes=takes,
                 )
                 store = cls(started, around, lock=lock)
                 await store._committer.begin()
+                await store._leave_out()
                 undo.pop_all()
             if not store.is_damaged:
                 break
@@ -178,6 +190,20 @@ class Store:
             log.warning("%s", event)
         store._task = asyncio.create_task(store._committer.run(), name="store commits")
         return store
+
+    async def _leave_out(self) -> None:
+        """Take from what is held for uplinks what they do not take."""
+        committer, takes = self._committer, {name: desk.takes for name, desk in self._desks.items()}
+        leaving = Leaving(committer.accounts, reader=self._shelf, settling=self.settling, commit=committer.commit)
+        found = await leaving.leave(takes, before=committer.next_sequence)
+        for name, readings in found.items():
+            self.events.append(f"{name} takes less than it was given: {readings} readings held for it are left out")
+            self.link_up(name)
+
+    @property
+    def own_origin(self) -> int:
+        """What the gateway's own numbers and records are of: told apart where an uplink takes only some mappings."""
+        return OWN if any(one.origins is not None for one in self._committer.accounts.takes.values()) else ANY
 
     def resolve(self, series: Series, owner: str = "", *, is_own: bool = False) -> int | None:
         """Return the number of `series`, a new one where it is new; None where there is no room for it.
@@ -216,7 +242,7 @@ class Store:
         self,
         pieces: Sequence[tuple[Priority, Batch]],
         *,
-        logs: LogRecords | None = None,
+        logs: LogRecords | Sequence[LogRecords] | None = None,
         records: Sequence[tuple[Priority, ResourceRecords]] = (),
         losses: Sequence[Loss] = (),
         set_aside: Sequence[SetAside] = (),
@@ -401,11 +427,7 @@ class Store:
         frozen, presence = self._frozen, self._committer.trouble.presence
         if frozen is not None:
             return await asyncio.to_thread(frozen.can_be_written, self._around.room)
-        return self.is_closed and presence is not None and presence.may_begin_anew(self._held)
-
-    @property
-    def _held(self) -> int:
-        return max((share.held for share in self._committer.accounts.configured), default=0)
+        return self.is_closed and presence is not None and presence.may_begin_anew(closing.held_by(self._committer))
 
     def look_at_files(self) -> None:
         """See whether the files that are open are still in their places; each commit looks too."""
@@ -425,9 +447,10 @@ class Store:
         return list(self._committer.newest)
 
     async def whereabouts(self, ids: Sequence[int]) -> dict[int, dict[str, str]]:
-        """Say where segments (not many) are now, for each uplink: held, sending, thinned, settled, or gone."""
+        """Say where segments (few) are now, for each uplink: held, sending, thinned, settled, left_out, or gone."""
         shares = self._committer.accounts.shares
-        return await asking.whereabouts(self._reader, ids, desks=self._desks, shares=shares)
+        origins_of = self._shelf.origins
+        return await asking.whereabouts(self._reader, ids, desks=self._desks, shares=shares, origins_of=origins_of)
 
     async def quarantined(self, *, limit: int = 20) -> list[Quarantined]:
         """Return the last payloads of which not all could be used, the newest first."""
@@ -438,16 +461,14 @@ class Store:
         accounts = self._committer.accounts
         return {
             "accepted": accounts.accepted,
-            "uplinks": {
-                **{name: account_of(accounts, name, leased=desk.leased_readings) for name, desk in self._desks.items()},
-                **removed_accounts(
-                    accounts,
-                    self._forgotten,
-                    self.timeline,
-                    grace_s=float(self._around.settings.uplink_grace),
-                    now_ns=self._around.clock.monotonic_ns,
-                ),
-            },
+            "uplinks": asking.accounts_of(
+                accounts,
+                self._desks,
+                self.timeline,
+                forgotten=self._forgotten,
+                grace_s=float(self._around.settings.uplink_grace),
+                now_ns=self._around.clock.monotonic_ns,
+            ),
             "store": self._committer.status() | self._registry.status() | {"read_only": self.is_frozen},
             "clock": {
                 "quality": self.timeline.quality.name.lower(),
@@ -457,42 +478,16 @@ class Store:
             "events": list(self.events),
         }
 
+    async def _end(self) -> None:
+        await closing.end(self._committer, self._connection, self._reader, self._frozen)
+
     async def close(self) -> None:
         """Commit what is pending and close. Whoever appends later gets a FullError."""
         self._committer.stop()
         try:
             await self._task
             await self._committer.commit(last=True)
-            await self._write_down()
+            await closing.write_down(self._committer, self._frozen, self._around)
         finally:
             await self._end()
             self._lock.close()
-
-    async def _write_down(self) -> None:
-        """Say what is forgotten with this process; bring it to the disk where that can be written again."""
-        frozen, note_path = self._frozen, self._around.note_path
-        unsaved = self._committer.accounts.delivered_since(self._committer.state.shares)
-        notes = self._committer.unwritten() if self.settling.done else []
-        if frozen is not None:
-            why = await frozen.write_down(self._around.room)
-            unsaved = sum(frozen.sent.values()) if why else 0
-            notes = await frozen.unwritten() if unsaved else []
-        is_noted = bool(notes) and leave(note_path, notes)
-        presence = self._committer.trouble.presence
-        if presence is not None and self._held and not presence.has_database:
-            log.error("%d readings that were not sent are in the file that was taken away, or gone with it", self._held)
-        if unsaved:
-            then = f"that is noted in {note_path} until the next boot" if is_noted else "they are sent again"
-            log.warning("%d readings were sent and that could not be written down: %s", unsaved, then)
-
-    async def _end(self) -> None:
-        presence = self._committer.trouble.presence
-        with contextlib.nullcontext() if presence is None else presence.spare_others():
-            if self._committer.state.clean:
-                await self._reader.close()
-                await self._connection.close()
-            else:
-                # The next start is to find what the state on the disk says: a log.
-                await close_keeping_log(self._connection, self._reader)
-        if self._frozen is not None:
-            await self._frozen.close()

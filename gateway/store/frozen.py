@@ -27,6 +27,7 @@ from gateway.store.pagefile import PageFile
 from gateway.store.pages import heads_of, last_value, leaves_of, rows_of
 from gateway.store.recent import Row
 from gateway.store.records import SEQUENCE_END, SHELVES, STATE_ID, StoreError, place
+from gateway.store.rows import origin_in
 from gateway.store.unwritten import note_of
 
 if TYPE_CHECKING:
@@ -243,6 +244,10 @@ class FrozenReader:
             list(ids),
         )
         return await asyncio.to_thread(self._bodies, rows)
+
+    async def origins(self, ids: Sequence[int]) -> dict[int, int]:
+        """Return what each segment's header says of what made it."""
+        return {row_id: origin_in(body) for row_id, body in (await self.bodies(ids)).items()}
 
     def _bodies(self, rows: Iterable[Any]) -> dict[int, bytes]:
         bodies = ((row_id, self._frozen.body(where)) for row_id, where in rows)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from gateway.core.batch import LogRecords
 from gateway.core.contracts import FullError
 from gateway.store.drawer import Samples
 from gateway.store.waiting import RoomQueue
@@ -24,7 +25,7 @@ from gateway.store.writer import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from gateway.core.batch import Batch, LogRecords, ResourceRecords
+    from gateway.core.batch import Batch, ResourceRecords
     from gateway.core.contracts import Priority
     from gateway.core.telemetry import Telemetry
     from gateway.store.pace import Pace
@@ -87,7 +88,7 @@ class Gathering:
         self,
         pieces: Sequence[tuple[Priority, Batch]],
         *,
-        logs: LogRecords | None,
+        logs: LogRecords | Sequence[LogRecords] | None,
         records: Sequence[tuple[Priority, ResourceRecords]] = (),
         losses: Sequence[Loss],
         set_aside: Sequence[SetAside],
@@ -103,9 +104,10 @@ class Gathering:
         if self._is_refusing(readings + messages):
             raise self._refusal()
         pending.pieces += [(priority, batch) for priority, batch in pieces if len(batch)]
-        if logs is not None and len(logs):
-            pending.logs.append(logs)
-            pending.size_bytes += sum(map(len, logs.bodies))
+        for some in [logs] if isinstance(logs, LogRecords) else logs or ():
+            if len(some):
+                pending.logs.append(some)
+                pending.size_bytes += sum(map(len, some.bodies))
         if messages:
             self._take_messages(pending, records)
         pending.losses += losses

@@ -15,16 +15,17 @@ from gateway.store.membership import Leftovers, let_go_overdue
 from gateway.store.planning import EVICTED, EXPIRED
 from gateway.store.records import SEQUENCE_END, where_from
 from gateway.store.room import find_evictions, find_expired, find_heads, find_settled
+from gateway.store.unwanted import Unwanted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import aiosqlite
 
-    from gateway.store.committer import Surroundings
     from gateway.store.leases import Desk
     from gateway.store.opening import Opened
     from gateway.store.room import Candidate, Room
+    from gateway.store.surroundings import Surroundings
 
 log = logging.getLogger("tidegate.store")
 
@@ -43,8 +44,10 @@ class Keeper:
         # The sequence of the oldest segment at the last look, None for an empty shelf.
         self.oldest: int | None = None
         self._accounts = opened.accounts
-        self._leftovers = Leftovers(connection, opened.accounts, is_littered=opened.is_littered)
-        self._litter = Leftovers(connection, opened.accounts, is_littered=opened.is_littered)
+        littered_before = opened.state.sequence if opened.is_littered else 0
+        self._leftovers = Leftovers(connection, opened.accounts, littered_before=littered_before)
+        self._unwanted = Unwanted(connection, opened.accounts)
+        self._litter = Leftovers(connection, opened.accounts, littered_before=littered_before)
         self._connection = connection
         self._room = around.room
         self._timeline = opened.timeline
@@ -61,7 +64,7 @@ class Keeper:
     @property
     def has_leftovers(self) -> bool:
         """Whether something may be there that no configured uplink needs, and that makes way for what comes."""
-        return not self._leftovers.is_done or self._leftovers.may_be_more
+        return not self._leftovers.is_done or self._leftovers.may_be_more or self._unwanted.may_be_some
 
     async def find_victims(
         self, incoming_bytes: int, done: Mapping[int, int] = NOTHING_DONE
@@ -86,11 +89,12 @@ class Keeper:
             return segment_id not in victims and segment_id not in leaving and self.may_go(segment_id)
 
         self._leftovers.look_again()
-        for row in await self._leftovers.spare(bytes_over=over, may_go=may_go):
-            victims[row.id] = (EVICTED, row)
-            over -= row.size_bytes
-        if over <= 0:
-            return list(victims.values())
+        for some in (self._unwanted, self._leftovers):
+            for row in await some.spare(bytes_over=over, may_go=may_go):
+                victims[row.id] = (EVICTED, row)
+                over -= row.size_bytes
+            if over <= 0:
+                return list(victims.values())
         if self._settings.when_full == "refuse":
             # They stay, since nothing comes: they are found again by the next who asks.
             self._leftovers.rewind()

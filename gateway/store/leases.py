@@ -7,7 +7,7 @@ may be something, and reads on from there.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 from gateway.core.contracts import Priority, Signal
 from gateway.store.accounts import NOTE_BYTES_MAX, THINNED_SPANS_MAX
@@ -15,6 +15,8 @@ from gateway.store.policy import ALL, Choice, Lane, LaneScheduler, Order, Terms
 from gateway.store.records import SHELVES, Lease, place, where_from
 from gateway.store.rows import is_whole, leased, side_by_side, within
 from gateway.store.spans import Spans
+from gateway.store.spots import Found, Outlook, Spot, next_stretch
+from gateway.store.taking import EVERYTHING
 from gateway.store.thinnable import thinned_together
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from gateway.store.notebook import Notebook
     from gateway.store.recent import Recent, Row
     from gateway.store.rows import Reader
+    from gateway.store.taking import Takes
 
 # Rows looked at in one query, and segments in one lease: SQLite's oldest limit of parameters is 999. How many are
 # looked at follows what the last leases took: each row that is looked at for nothing is a page read for nothing.
@@ -37,31 +40,6 @@ EVIDENCE_MAX: Final = 64
 THIN_READINGS_MAX: Final = 1 << 18
 THIN_BYTES_MAX: Final = 1 << 20
 OTHER_END: Final = {Order.NEWEST: Order.OLDEST, Order.OLDEST: Order.NEWEST}
-
-Shelf: TypeAlias = tuple[Priority, Signal]
-Spot: TypeAlias = tuple[Lane, Shelf]
-
-
-class Found(NamedTuple):
-    """Rows of one shelf and lane that may be leased, which were looked for from `from_id` on."""
-
-    rows: list[Row]
-    from_id: int
-    spot: Spot
-    order: Order = Order.OLDEST
-    step_s: float = 0.0
-
-
-class Outlook(NamedTuple):
-    """What may be held for an uplink: where, how much of it is backlog, and how much came in so far of each class.
-
-    What was sent thinned is no backlog. What was let go unsent since the link is up is still counted as some.
-    """
-
-    spots: frozenset[tuple[Lane, Priority]]
-    backlog_readings: int
-    arrived: tuple[int, ...]
-    backlog_share: float
 
 
 class Desk:
@@ -84,8 +62,11 @@ class Desk:
         damaged: Callable[[str, list[Row]], None],
         allowance: Allowance,
         thinned: Iterable[tuple[int, int]] = (),
+        takes: Takes = EVERYTHING,
     ) -> None:
         self.name = name
+        self.takes = takes
+        self._shelves = [shelf for shelf in SHELVES if takes.has_shelf(shelf)]
         self.allowance = allowance
         self.live_from = live_from
         self.leases: dict[int, Lease] = {}
@@ -117,7 +98,7 @@ class Desk:
         self._other_end: set[Signal] = set()
         self._next: dict[Spot, int] = {}
         self._maybe: dict[Spot, None] = {}  # in the order in which shelves of one class take turns
-        for shelf in reversed(SHELVES):
+        for shelf in reversed(self._shelves):
             self._next[Lane.BACKLOG, shelf] = 0
             self._next[Lane.LIVE, shelf] = live_from
             self._maybe[Lane.BACKLOG, shelf] = None
@@ -155,7 +136,7 @@ class Desk:
         return Outlook(spots, max(0, self._backlog_readings), tuple(self._arrived), self.scheduler.backlog_share)
 
     def arrived(self, rows: Iterable[Row], *, now_s: float) -> None:
-        """Take note of what a commit has put on the shelf."""
+        """Take note of what a commit has put on the shelf, of all that it takes."""
         for row in rows:
             priority, signal, sequence = where_from(row.id)
             if now_s <= self._evidence_until_s:
@@ -177,8 +158,9 @@ class Desk:
         if len(self.evidence) > EVIDENCE_MAX:
             begin, end = next(iter(self.evidence))
             self.evidence.forget(first=begin, last=end)
-        for priority in Priority:
-            shelf: Shelf = (priority, Signal.METRICS)
+        for shelf in self._shelves:
+            if shelf[1] is not Signal.METRICS:
+                continue
             self._next[Lane.EVIDENCE, shelf] = min(self._next[Lane.EVIDENCE, shelf], first)
             self._may_have((Lane.EVIDENCE, shelf))
         self._changes += 1
@@ -194,7 +176,7 @@ class Desk:
         self.live_from = sequence
         self._backlog_readings = held - self._thinned_readings
         self.scheduler.link_up()
-        for shelf in SHELVES:
+        for shelf in self._shelves:
             self._next[Lane.LIVE, shelf] = sequence
             self._maybe.pop((Lane.LIVE, shelf), None)
             self._maybe[Lane.BACKLOG, shelf] = None
@@ -413,7 +395,7 @@ class Desk:
         return Found([], 0, spot)
 
     def _window(self, spot: Spot, *, before_id: int | None, newest: bool) -> tuple[int, int] | None:
-        """Return the next row ids to look among, from one up to another; None where there are none left.
+        """Return what `next_stretch` does.
 
         From where looking stands on, or with `newest` from `before_id` back, where that is given.
         """
@@ -421,28 +403,8 @@ class Desk:
         start = place(*shelf, self._next[spot])
         stop = place(*shelf, self.live_from if lane is Lane.BACKLOG else self._recent.end)
         stop = stop if before_id is None else min(stop, before_id)
-        if lane is Lane.EVIDENCE:
-            found = self.evidence.reaching(self._next[spot])
-            if newest:
-                found = self.evidence.beginning(stop - 1 - place(*shelf, 0))
-            span = None if found is None else (place(*shelf, found[0]), place(*shelf, found[1]))
-            start, stop = (start, start) if span is None else (max(start, span[0]), min(stop, span[1] + 1))
-        elif lane is Lane.THINNED:
-            span = self.thinned.beginning(stop - 1) if newest else self.thinned.reaching(start)
-            start, stop = (start, start) if span is None else (max(start, span[0]), min(stop, span[1] + 1))
-        elif newest:
-            while (span := self.thinned.beginning(stop - 1)) is not None and span[1] >= start:
-                if span[1] < stop - 1:
-                    start = span[1] + 1
-                    break
-                stop = span[0]
-        else:
-            while (span := self.thinned.reaching(start)) is not None and span[0] < stop:
-                if span[0] > start:
-                    stop = span[0]
-                    break
-                start = span[1] + 1
-        return (start, stop) if start < stop else None
+        spans = {"evidence": self.evidence, "thinned": self.thinned}
+        return next_stretch(spot, start, stop, newest=newest, **spans)
 
     def _free(self, rows: list[Row]) -> list[Row]:
         """Return those that nobody is sending, that are not about to go, and that are not put off."""

@@ -17,7 +17,7 @@ from gateway.core.contracts import Priority
 from gateway.core.words import plural, span
 from gateway.store.accounts import NOBODY, SLOTS_MAX, UPLINK_REMOVED, WHILE_REMOVED, Entry, Removal, Share, Stage
 from gateway.store.planning import BEFORE
-from gateway.store.records import SEQUENCE_BITS, SEQUENCE_END, SHELVES, STATE_ID, StoreError, place
+from gateway.store.records import SEQUENCE_BITS, SEQUENCE_END, SHELVES, STATE_ID, StoreError, place, where_from
 from gateway.store.room import age_of, find_unneeded, merge_signals
 
 if TYPE_CHECKING:
@@ -124,6 +124,8 @@ async def _come_back(connection: aiosqlite.Connection, opened: Opened, share: Sh
     ):
         share.hold(readings, priority=priority)
     share.removal = None
+    # What came meanwhile was not looked at for what it takes.
+    share.takes = 0
     if (gone := accounts.gap(share.name)) > 0:
         accounts.lose(share.name, WHILE_REMOVED, Entry(gone))
     if share.held:
@@ -187,11 +189,11 @@ class Leftovers:
     Each shelf is walked once, oldest first, some at a time; `rewind` begins anew.
     """
 
-    def __init__(self, connection: aiosqlite.Connection, accounts: Accounts, *, is_littered: bool = False) -> None:
+    def __init__(self, connection: aiosqlite.Connection, accounts: Accounts, *, littered_before: int = 0) -> None:
         self._connection = connection
         self._accounts = accounts
-        # What was held while no uplink was configured may be of any age; else it is older than a removal.
-        self._is_littered = is_littered
+        # What was held while no uplink was configured is older than this start, all else older than a removal.
+        self._littered_before = littered_before
         self._found_litter = False
         self._next: dict[int, int] = {}
         # How many readings were settled by the last look, and by the one before: of those the disk knows.
@@ -230,7 +232,7 @@ class Leftovers:
             for share in self._accounts.shares.values()
             if share.removal is not None and (share.held or share.removal.stage is Stage.LET_GO)
         ]
-        return SEQUENCE_END if self._is_littered else max(removals, default=0)
+        return max([self._littered_before, *removals])
 
     async def next(self) -> list[Candidate]:
         """Return the next of them, LOOK_MAX for each signal at most; none when all have been seen."""
@@ -273,17 +275,22 @@ class Leftovers:
         """Return the next of them that nobody wants at all: to let them go changes no account."""
         if self.is_done:
             return []
-        litter = [row for row in await self.next() if not self._accounts.needed(row.sequence) & ~row.done]
+        litter = [row for row in await self.next() if self._is_litter(row)]
         self._found_litter |= bool(litter)
         if self.is_done and self._found_litter:
             # The commit that lets them go may fail: only a walk that finds none is the last.
             self.rewind()
         elif self.is_done:
-            self._is_littered = False
+            self._littered_before = 0
             for share in self._accounts.shares.values():
                 if share.removal is not None and share.removal.stage is Stage.LET_GO:
                     share.removal = msgspec.structs.replace(share.removal, stage=Stage.SWEPT)
         return litter
+
+    def _is_litter(self, row: Candidate) -> bool:
+        """Whether nobody needs a segment any more; what no uplink takes stays for whoever comes (store/unwanted)."""
+        is_done = not self._accounts.needed(row.sequence) & ~row.done
+        return is_done and not self._accounts.takes_none_of(where_from(row.id)[:2])
 
 
 def account_of(accounts: Accounts, name: str, *, leased: int = 0) -> UplinkStatus:
@@ -297,6 +304,7 @@ def account_of(accounts: Accounts, name: str, *, leased: int = 0) -> UplinkStatu
         "maybe_twice": share.maybe_twice,
         "thinned": share.thinned_readings,
         "leased": leased,
+        "left_out": share.left_out,
         "losses": [{"reason": reason, **entry._asdict()} for reason, entry in lost.items()],
     }
 

@@ -37,12 +37,15 @@ def make_change(
     timeline: Timeline,
     now_ns: int,
 ) -> Change:
-    """Return what a commit adds to the accounts: what comes for every uplink, what goes for those who lack it."""
+    """Return what a commit adds to the accounts: what comes for who takes it, what goes for who lacks it."""
     change = Change(accepted=sealed.readings)
     for segment in sealed.segments:
         priority = where_from(segment.row.id)[0]
         for share in accounts.configured:
-            change.add_held(share.name, segment.row.readings, priority=priority)
+            if segment.left_out & share.bit:
+                change.leave_out(share.name, segment.row.readings)
+            else:
+                change.add_held(share.name, segment.row.readings, priority=priority)
     for loss in losses:
         change.accepted += loss.readings
         for share in accounts.configured:

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from gateway.store.records import where_from
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from gateway.core.batch import Batch
 
 # Small segments whose columns stay at hand: a road that keeps up sends them within seconds. 3 KB each at most.
 READABLE_MAX: Final = 64
 ORDER_SPARE: Final = 256
+EVERYBODY: Final[Mapping[int, int]] = {}
 
 
 class Row(NamedTuple):
@@ -55,12 +56,24 @@ class Recent:
         self._kept: dict[int, Kept] = {}
         self._readable: deque[int] = deque()
 
-    def add(self, segments: Iterable[tuple[Row, bytes, Batch | None]]) -> None:
-        """Take what a commit has written, in order of sequence; the last of those that are readable stay so."""
+    def add(
+        self,
+        segments: Iterable[tuple[Row, bytes, Batch | None]],
+        *,
+        left_out: Mapping[int, int] = EVERYBODY,
+        all_of: int = 0,
+    ) -> None:
+        """Take what a commit has written, in order of sequence; the last of those that are readable stay so.
+
+        `left_out` has by row id the bits of uplinks that do not take it; what none of `all_of` takes nobody asks for.
+        """
         for row, body, readable in segments:
-            self._kept[row.id] = Kept(row, body, readable)
-            self._order.append(row.id)
             self.end = where_from(row.id)[2] + 1
+            done = left_out.get(row.id, 0)
+            if done and done & all_of == all_of:
+                continue
+            self._kept[row.id] = Kept(row, body, readable, done)
+            self._order.append(row.id)
             self.size_bytes += len(body)
             if readable is not None:
                 self._readable.append(row.id)
@@ -83,6 +96,13 @@ class Recent:
         kept = self._kept.pop(segment_id, None)
         if kept is not None:
             self.size_bytes -= len(kept.body)
+
+    def leave(self, done: Mapping[int, int], removed: Iterable[int], *, all_of: int) -> None:
+        """Take note of what a commit has settled, by row id with the bits of who needs it no more, and let go."""
+        for segment_id, bits in done.items():
+            self.settle(segment_id, bits, all_of=all_of)
+        for segment_id in removed:
+            self.remove(segment_id)
 
     def settle(self, segment_id: int, bits: int, *, all_of: int) -> None:
         """Take note that these uplinks need it no more; without the last of `all_of` it is gone."""

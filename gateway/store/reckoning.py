@@ -3,7 +3,7 @@
 The state row says how much was held for each uplink and of which class. What was found where it belongs is held still;
 what was found elsewhere may be, or was delivered once and is back: that is what lies between the two numbers. The
 ledger takes all that may be lost, and as much of what may be back counts as possibly sent twice, so that accepted =
-delivered + held + ledger whatever is true. Must not decide what is kept: that is store/filling's.
+delivered + held + ledger + left_out whatever is true. Must not decide what is kept: that is store/filling's.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def _find_missing(connection: sqlite3.Connection, known: Known, state: State) ->
         least = sum(max(held - found, 0) for held, found, _ in pairs[share.name]) if is_newest else 0
         most = sum(max(held - sure, 0) for held, _, sure in pairs[share.name])
         accepted = state.accepted if share.removal is None else share.removal.accepted
-        most = min(most + doubted, share.held, accepted - sum(there[share.name].found))
+        most = min(most + doubted, share.held, accepted - share.left_out - sum(there[share.name].found))
         missing[share.name] = Missing(least, max(least, most))
     return missing
 
@@ -211,6 +211,8 @@ def _balance(connection: sqlite3.Connection, known: Known, state: State, result:
         back = max(sum(there.found) - share.held + most, 0)
         share.delivered -= min(back, share.delivered)
         share.maybe_twice += back
+        # Of what is back nobody knows whether it takes that: the next start looks.
+        share.takes = 0
         share.hold_just(there.found)
         lost = _settle_ledger(accounts, share, most, is_newest=result.is_newest)
         result.lost[name] = Missing(min(least, lost), lost)
@@ -225,7 +227,7 @@ def _settle_ledger(accounts: Accounts, share: Share, lost: int, *, is_newest: bo
     """Have the ledger say what the account leaves for it; return how much of that is lost by this damage."""
     name = share.name
     accepted = accounts.accepted if share.removal is None else share.removal.accepted
-    rest = accepted - share.delivered - share.held - lost
+    rest = accepted - share.delivered - share.held - share.left_out - lost
     over = sum(entry.readings for (owner, _), entry in accounts.ledger.items() if owner == name) - rest
     if over > 0 and not is_newest:
         # What has gone into it after those counters may be what is missing.

@@ -128,7 +128,7 @@ class Lease:
 
 
 class UplinkStatus(TypedDict):
-    """One uplink's account, in readings: accepted = delivered + held + sum(ledger)."""
+    """One uplink's account, in readings: accepted = delivered + held + sum(ledger) + left_out."""
 
     delivered: int
     held: int
@@ -137,8 +137,10 @@ class UplinkStatus(TypedDict):
     maybe_twice: int
     thinned: int  # sent so far for readings that are still held then; each is in `maybe_twice` too
     leased: int
+    left_out: int  # what it does not take: of a class or signal, or made by a mapping, that it was not given
     losses: list[dict[str, object]]
     removed: NotRequired[bool]  # it is configured no more
+    takes: NotRequired[dict[str, list[str] | None]]  # by classes, signals, mappings, where that is not all there is
     let_go_in_s: NotRequired[int]  # what is held for it is kept for so long, should it come back
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from gateway.core.contracts import BootId
 from gateway.store.records import LeasedSegment, where_from
 from gateway.store.segments import SegmentError, check_link, read_header
+from gateway.store.taking import ANY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -27,6 +28,10 @@ class Reader(Protocol):
 
     async def bodies(self, ids: Sequence[int]) -> dict[int, bytes]:
         """Return the bodies of those of `ids` that are there."""
+        ...
+
+    async def origins(self, ids: Sequence[int]) -> dict[int, int]:
+        """Return what each segment's header says of what made it; of one that cannot be read, ANY."""
         ...
 
 
@@ -65,6 +70,14 @@ def is_whole(row: Row, body: bytes | None) -> bool:
     except SegmentError:
         return False
     return (header.sequence, header.readings) == (where_from(row.id)[2], row.readings)
+
+
+def origin_in(head: bytes) -> int:
+    """Return the origin that the beginning of a segment tells, ANY where it is none."""
+    try:
+        return read_header(head).origin
+    except SegmentError:
+        return ANY
 
 
 def leased(row: Row, body: bytes, readable: Batch | None) -> LeasedSegment:

@@ -94,6 +94,14 @@ class Settling:
         if desk.close(lease, settled=False, maybe_delivered=maybe_delivered) and maybe_delivered:
             self.count_maybe_twice(lease.uplink, lease.readings)
 
+    def leave_out(self, name: str, rows: Iterable[Row]) -> None:
+        """Take note that an uplink takes segments no more that are held for it."""
+        bit = self._accounts.shares[name].bit
+        for row in rows:
+            self._accounts.leave_out(name, row.readings, priority=where_from(row.id)[0])
+            self._desks[name].hide([row.id])
+            self.done[row.id] = self.done.get(row.id, 0) | bit
+
     def _settle(self, lease: Lease, lost: int, reason: str, aside: Sequence[tuple[str, int, bytes]]) -> None:
         """Take note that an uplink needs these segments no more; keep what was refused for a person to look at."""
         if aside:

@@ -18,10 +18,11 @@ from gateway.store.drawer import NOTHING, Filing
 from gateway.store.recent import Row
 from gateway.store.records import DONE_BY_NOBODY, SEQUENCE_END, STATE_ID, place
 from gateway.store.segments import Form, press_logs, press_metrics, press_records, segment_hash
+from gateway.store.taking import left_out
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import aiosqlite
     import numpy.typing as npt
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from gateway.store.accounts import Entry
     from gateway.store.records import Loss, SetAside
     from gateway.store.segments import Pressed
+    from gateway.store.taking import Takes
 
     Numbers: TypeAlias = npt.NDArray[np.uint32]
 
@@ -43,6 +45,7 @@ ROW_BYTES: Final = 64
 # A page of a row that has several ends with the number of the next.
 PAGE_ROOM_BYTES: Final = PAGE_BYTES - 4
 READING_BYTES: Final = 21
+EVERYBODY: Final[Mapping[int, Takes]] = {}
 
 
 class Part(NamedTuple):
@@ -70,21 +73,28 @@ class Pending:
     records_bytes: int = 0  # of those in `records`
 
     def take_full(self, *, readings_max: int) -> list[tuple[Priority, list[Batch]]]:
-        """Take out of the pieces what fills segments of `readings_max`, by priority; the rest stays.
+        """Take out of the pieces what fills segments of `readings_max`, by priority and origin; the rest stays.
 
         They are not joined yet: whoever brought them keeps them until they are on the disk, and a copy that waits
         would be memory for nothing.
         """
         found: list[tuple[Priority, list[Batch]]] = []
-        for priority in Priority:
-            mine = [batch for wanted, batch in self.pieces if wanted is priority]
+        for (priority, origin), mine in sorted(by_origin(self.pieces).items()):
             parts, rest = _fill(mine, readings_max)
             if not parts:
                 continue
-            self.pieces = [piece for piece in self.pieces if piece[0] is not priority]
+            self.pieces = [piece for piece in self.pieces if (piece[0], piece[1].origin) != (priority, origin)]
             self.pieces += [(priority, batch) for batch in rest]
             found += [(priority, batches) for batches in parts]
         return found
+
+
+def by_origin(pieces: Iterable[tuple[Priority, Batch]]) -> dict[tuple[Priority, int], list[Batch]]:
+    """Return the batches of each priority and origin that there are, in their order: they share no segment."""
+    found: dict[tuple[Priority, int], list[Batch]] = {}
+    for priority, batch in pieces:
+        found.setdefault((priority, batch.origin), []).append(batch)
+    return found
 
 
 def press_apart(records: Sequence[tuple[Priority, ResourceRecords]]) -> Iterator[Part]:
@@ -134,6 +144,7 @@ class NewSegment(NamedTuple):
     body: bytes
     readable: Batch | None = None
     form: Form = Form.COLUMNS
+    left_out: int = 0  # the bits of those that do not take it
 
     @property
     def is_columns(self) -> bool:
@@ -175,11 +186,12 @@ def seal(
     previous_hash: bytes,
     boot: BootId,
     offset_ns: int | None,
+    takes: Mapping[int, Takes] = EVERYBODY,
 ) -> Sealed:
-    """Encode what is pending: one segment for each priority and signal, large ones cut, what was pressed ahead first.
+    """Encode what is pending: one segment for each priority, signal and origin, large ones cut, what was pressed first.
 
-    `offset_ns` is what Unix time is ahead of this boot's monotonic clock, None where no clock is known.
-    Pure.
+    `offset_ns` is what Unix time is ahead of this boot's monotonic clock, None where no clock is known. `takes` has by
+    bit what those uplinks take that leave out something. Pure.
     """
     segments: list[NewSegment] = []
     series: list[Numbers] = []
@@ -190,7 +202,8 @@ def seal(
         priority, pressed, times = part
         body = pressed.seal(sequence=sequence, boot=boot, previous_hash=chain)
         row = Row(place(priority, pressed.signal, sequence), pressed.readings, boot, len(body))
-        segments.append(NewSegment(row, *times, body, pressed.readable, pressed.form))
+        bits = left_out(takes, (priority, pressed.signal), pressed.origin) if takes else 0
+        segments.append(NewSegment(row, *times, body, pressed.readable, pressed.form, bits))
         series.append(pressed.series)
         chain = segment_hash(body)
         sequence += 1
@@ -199,13 +212,16 @@ def seal(
         for part in pending.parts:
             if part.priority is priority:
                 add(part)
-        for batches in cut([piece for wanted, piece in pending.pieces if wanted is priority]):
-            add(press(priority, batches, offset_ns))
+        mine = by_origin(piece for piece in pending.pieces if piece[0] is priority)
+        for _, some in sorted(mine.items()):
+            for batches in cut(some):
+                add(press(priority, batches, offset_ns))
     for part in press_apart(pending.records):
         add(part)
-    for records in _cut(LogRecords.join(pending.logs)):
-        pressed = press_logs(records)
-        add(Part(LOG_PRIORITY, pressed, (pressed.first_ns, pressed.last_ns)))
+    for origin in sorted({some.origin for some in pending.logs}):
+        for records in _cut(LogRecords.join(some for some in pending.logs if some.origin == origin)):
+            pressed = press_logs(records)
+            add(Part(LOG_PRIORITY, pressed, (pressed.first_ns, pressed.last_ns)))
     return Sealed(segments, sequence, chain, series[0] if len(series) == 1 else _all_of(series))
 
 
@@ -263,7 +279,8 @@ def _cut(records: LogRecords) -> list[LogRecords]:
     for end, body in enumerate(records.bodies, start=1):
         size_bytes += len(body)
         if size_bytes >= SEGMENT_LOG_BYTES_MAX or end == len(records):
-            parts.append(LogRecords(records.series[start:end], records.time_ns[start:end], records.bodies[start:end]))
+            columns = records.series[start:end], records.time_ns[start:end], records.bodies[start:end]
+            parts.append(LogRecords(*columns, records.origin))
             start, size_bytes = end, 0
     return parts
 
@@ -328,7 +345,10 @@ def _write_shelf(steps: Steps, work: Transaction) -> None:
         steps.add(
             "INSERT INTO shelf VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             *(
-                (new.row.id, DONE_BY_NOBODY, new.row.readings, boot, stored_ns, new.first_ns, new.last_ns, new.body)
+                (
+                    *(new.row.id, DONE_BY_NOBODY | new.left_out, new.row.readings),
+                    *(boot, stored_ns, new.first_ns, new.last_ns, new.body),
+                )
                 for new in work.segments
             ),
         )

@@ -19,7 +19,7 @@ from gateway.uplinks.allocation import REQUEST_BYTES, SAFETY, Allocation, Need, 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gateway.store.leases import Outlook
+    from gateway.store.spots import Outlook
 
 # Until something was sent: what a reading costs whole and thinned (gateway/bench/wire.py).
 WHOLE_BYTES: Final = 2.5

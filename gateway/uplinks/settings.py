@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Compression = Literal["auto", "zstd", "gzip", "none"]
+Class = Literal["critical", "normal", "bulk"]
+SignalName = Literal["metrics", "logs", "traces"]
 
 HTTP_PROTOBUF: Final = "http/protobuf"
 HTTP_JSON: Final = "http/json"
@@ -37,6 +39,7 @@ REQUEST_BYTES_MAX: Final = 4 * 1024 * 1024 - 64 * 1024
 BATCH_READINGS_MAX: Final = 24_576
 # Kernels count a socket's waits in a few bytes, and who waits longer waits for nothing.
 TIMEOUT_S_MAX: Final = 86_400
+MAPPINGS_MAX: Final = 64
 # The windows of a budget.
 HOUR: Final = "hour"
 DAY: Final = "day"
@@ -236,6 +239,25 @@ class OtlpUplinkSettings(
         Duration,
         Meta(description="What came in so long before and after a finding goes first and whole; 0s: like all else."),
     ] = Duration(60)
+    classes: Annotated[
+        Annotated[tuple[Class, ...], Meta(min_length=1)] | None,
+        Meta(description='The classes that it takes, like ["critical"]; without it all of them.'),
+    ] = None
+    signals: Annotated[
+        Annotated[tuple[SignalName, ...], Meta(min_length=1)] | None,
+        Meta(
+            description='The signals that it takes, like ["logs", "traces"]; without it all. Findings are logs, of '
+            "class critical."
+        ),
+    ] = None
+    mappings: Annotated[
+        Annotated[tuple[str, ...], Meta(min_length=1, max_length=MAPPINGS_MAX)] | None,
+        Meta(
+            description="The mappings whose readings it takes, by their `name`, with what was found in these; without "
+            "it all, and what no mapping makes. The gateway's own numbers and its ledger come to every uplink. Each "
+            "mapping that is named has segments of its own, which costs the card one more with each commit."
+        ),
+    ] = None
     backlog_share: Annotated[
         Annotated[float, Meta(ge=0, le=1)] | None,
         Meta(description="Its own `[store] backlog_share`: how much of what is sent is backlog while live data waits."),

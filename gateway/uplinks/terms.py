@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gateway.core.units import Duration, Size
     from gateway.uplinks.settings import BudgetSettings, RetrySettings
 
@@ -20,6 +22,21 @@ class Terms(Protocol):
     @property
     def name(self) -> str:
         """What status, metrics and the ledger call it."""
+        ...
+
+    @property
+    def classes(self) -> Sequence[str] | None:
+        """The classes that it takes; None: all."""
+        ...
+
+    @property
+    def signals(self) -> Sequence[str] | None:
+        """The signals that it takes; None: all."""
+        ...
+
+    @property
+    def mappings(self) -> Sequence[str] | None:
+        """The mappings whose readings it takes; None: all, and what no mapping makes."""
         ...
 
     @property

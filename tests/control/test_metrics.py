@@ -12,8 +12,8 @@ from gateway.control.instruments import INSTRUMENTS
 from gateway.control.metrics import MetricsPage
 from gateway.core.contracts import Priority
 from gateway.core.telemetry import Telemetry
-from gateway.store.leases import Outlook
 from gateway.store.policy import Lane
+from gateway.store.spots import Outlook
 from gateway.uplinks.scheduling import Scheduler, WindowLeft
 
 STATUS = {

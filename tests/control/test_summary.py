@@ -13,8 +13,8 @@ import pytest
 from gateway.control.summary import BOLD, NOT_FOR_IT, ON_PURPOSE, fetch_status, render
 from gateway.core.contracts import Priority
 from gateway.reporter import NO_LOSSES
-from gateway.store.leases import Outlook
 from gateway.store.policy import Lane
+from gateway.store.spots import Outlook
 from gateway.uplinks.scheduling import Scheduler, WindowLeft
 
 if TYPE_CHECKING:
@@ -493,3 +493,15 @@ def test_receivers_are_shown_where_they_are_several() -> None:
     assert "! https://d" not in text
     assert "! https://c: logs are held back from it, status 404" in text
     assert "is well" not in render({"uplinks": {"cloud": {"endpoints": [well]}}}, colour=False)
+
+
+def test_an_uplink_that_takes_only_some_says_what() -> None:
+    """And how much of what came in that leaves out."""
+    takes = {"classes": ["critical"], "signals": ["metrics", "logs"], "mappings": None}
+    uplink = {"state": "ok", "delivered": 5, "held": 0, "ledger": {}, "left_out": 1234, "takes": takes}
+    text = render({**STATUS, "uplinks": {"cloud": uplink}}, colour=False)
+    assert "takes metrics and logs of critical class alone" in text
+    assert "delivered 5, held 0, lost 0, left out 1,234" in text
+    by_mapping = {"classes": ["critical", "normal", "bulk"], "signals": ["metrics"], "mappings": ["boiler", "pump"]}
+    text = " ".join(render({**STATUS, "uplinks": {"cloud": uplink | {"takes": by_mapping}}}, colour=False).split())
+    assert "from the mappings boiler and pump alone" in text

@@ -13,7 +13,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
@@ -40,21 +40,42 @@ from gateway.store.policy import Lane, Order, Terms
 from gateway.store.reading import verify
 from gateway.store.records import where_from
 from gateway.store.room import Room
-from gateway.store.segments import decode_logs, decode_metrics
+from gateway.store.segments import decode_logs, decode_metrics, read_header
+from gateway.store.settling import Settling
 from gateway.store.shelf import ShelfReader
+from gateway.store.taking import ANY, EVERYTHING, origin_of, taking
 from hil.virtual_threads import Disk, InlineLoop, inline_sqlite
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from gateway.store.database import Lease
+    from gateway.store.taking import Takes
     from gateway.store.writer import Transaction
 
 UPLINKS = ("near", "far")
 NAMES = st.sampled_from(UPLINKS)
 ALL = frozenset(Priority)
 # No segment has more readings than twice what is always allowed.
-PIECES = st.lists(st.tuples(st.sampled_from(Priority), st.sampled_from([1, 4, 7, 10])), min_size=1, max_size=4)
+ORIGINS = (ANY, origin_of("x"), origin_of("y"))
+PIECES = st.lists(
+    st.tuples(st.sampled_from(Priority), st.sampled_from([1, 4, 7, 10]), st.sampled_from(ORIGINS)),
+    min_size=1,
+    max_size=4,
+)
+# What an uplink takes from the next start on; None: what it took.
+TAKES = st.sampled_from(
+    [
+        *[None] * 4,
+        *[EVERYTHING] * 3,
+        taking(classes=["critical", "normal"]),
+        taking(classes=["bulk"]),
+        taking(signals=["logs"]),
+        taking(signals=["metrics"], classes=["normal"]),
+        taking(mappings=["x"]),
+        taking(mappings=["x", "y"], signals=["metrics"]),
+    ]
+)
 ALLOWED_MIN, ALLOWED_MAX = 20, 80
 LEASED_MAX = 40
 SIZES = st.sampled_from([1, 5, 15, LEASED_MAX])
@@ -101,6 +122,9 @@ class Piece:
     readings: int
     body: bytes
 
+    def is_for(self, takes: Takes) -> bool:
+        return takes.has(self.shelf, read_header(self.body).origin)
+
     @property
     def shelf(self) -> tuple[Priority, Signal]:
         return self.priority, self.signal
@@ -116,6 +140,7 @@ class Found:
 
     held: dict[int, Piece] = field(default_factory=dict)
     delivered: int = 0
+    left_out: int = 0
     lost: Counter[str] = field(default_factory=Counter)
     said: int = 0
     in_hand: int = 0
@@ -135,6 +160,7 @@ class Road:
     live_from: int = 0
     held: dict[int, Piece] = field(default_factory=dict)
     delivered: int = 0
+    left_out: int = 0
     lost: Counter[str] = field(default_factory=Counter)
     leases: list[Lease] = field(default_factory=list)
     taking: set[int] = field(default_factory=set)
@@ -230,11 +256,13 @@ class LeaseMachine(RuleBasedStateMachine):
         patch.setattr(Room, "keep_ballast", lambda _: None)
         self._look_at_taking(patch)
         self._look_at_waiting(patch)
+        self._look_at_leaving(patch)
         self._slow_down_reading(patch)
         self.clock = FakeClock()
         self.places = 0
         self.state_dir = self._place()
         self.roads = {name: Road() for name in UPLINKS}
+        self.takes = dict.fromkeys(UPLINKS, EVERYTHING)
         self.pieces: dict[int, Piece] = {}
         self.there: set[int] = set()  # readings by number
         self.next_id = 1
@@ -245,6 +273,7 @@ class LeaseMachine(RuleBasedStateMachine):
         self.flying = 0
         self.fates: deque[tuple[str, float]] = deque()
         self.is_broken = self.was_broken = self.is_over = False
+        self.next_takes: dict[str, Takes] = {}
         self.failures = self.commits = 0
         self.squeeze = 0
         self.copy_in_commit = ""
@@ -276,11 +305,14 @@ class LeaseMachine(RuleBasedStateMachine):
             max_series=100,
             telemetry=Telemetry(),
             commit_interval_s=INTERVAL_S,
+            takes=self.takes,
         )
         self.is_over = False
         self.requests = 0
         for road in self.roads.values():
             road.live_from = self.store._committer.next_sequence
+        for name, takes in self.takes.items():
+            self._check(all(piece.is_for(takes) for piece in self.roads[name].held.values()), f"{name} holds too much")
 
     def teardown(self) -> None:
         try:
@@ -350,7 +382,9 @@ class LeaseMachine(RuleBasedStateMachine):
             name, road = share.name, self.roads[share.name]
             self._check(not gone & (road.leased | road.taking), f"{name}: what is being sent is let go")
             road.hidden |= gone & road.held.keys()
-            held = {sequence: piece for sequence, piece in road.held.items() if sequence not in gone} | new
+            taken, others = self._apart(name, new)
+            held = {sequence: piece for sequence, piece in road.held.items() if sequence not in gone} | taken
+            self._check(share.left_out == road.left_out + others, f"{name}: the row says another left_out")
             road.going = Counter()
             for sequence in gone & road.held.keys():
                 piece = road.held[sequence]
@@ -361,10 +395,17 @@ class LeaseMachine(RuleBasedStateMachine):
             if self.store is not None:
                 self._check(share.maybe_twice == self.said(name), f"{name}: the row says another maybe_twice")
             said = share.maybe_twice
-            found[name] = Found(held, road.delivered, lost, said, road.in_hand(), share.allowed, [*road.thinned])
+            found[name] = Found(
+                held, road.delivered, share.left_out, lost, said, road.in_hand(), share.allowed, [*road.thinned]
+            )
             allowed = [0] if is_resting else range(ALLOWED_MIN, max(ALLOWED_MAX, 2 * LEASED_MAX) + 1)
             self._check(share.allowed in allowed, f"{name} is allowed {share.allowed}, rests: {is_resting}")
         return new, (state.accepted, found), {name: road.unnoted for name, road in self.roads.items()}
+
+    def _apart(self, name: str, new: dict[int, Piece]) -> tuple[dict[int, Piece], int]:
+        """Return what of the new pieces an uplink takes, and how many readings it does not."""
+        taken = {sequence: piece for sequence, piece in new.items() if piece.is_for(self.takes[name])}
+        return taken, total(new.values()) - total(taken.values())
 
     def _fail(self, fate: str) -> None:
         self.failures += 1
@@ -403,7 +444,9 @@ class LeaseMachine(RuleBasedStateMachine):
             for sequence in gone & road.held.keys():
                 del road.held[sequence]
             road.hidden -= gone
-            road.held |= new
+            taken, others = self._apart(name, new)
+            road.held |= taken
+            road.left_out += others
             road.was_mute |= self._is_mute(name)
 
     def _check(self, is_right: object, sentence: str) -> None:
@@ -439,30 +482,37 @@ class LeaseMachine(RuleBasedStateMachine):
     def begin(self, batches, speed) -> None:
         self.disk.slow_s, self.read_s = speed
         for pieces in batches:
-            self.append(pieces, 1, 0, is_last=True)
+            self.append(pieces, 1, ANY, 0, is_last=True)
             self._wait(1.0)
 
-    @rule(pieces=PIECES, logs=st.integers(0, 2), squeeze=st.sampled_from([0, 0, 300, 3000]), is_last=st.booleans())
-    def append(self, pieces, logs, squeeze, is_last) -> None:
+    @rule(
+        pieces=PIECES,
+        logs=st.integers(0, 2),
+        origin=st.sampled_from(ORIGINS),
+        squeeze=st.sampled_from([0, 0, 300, 3000]),
+        is_last=st.booleans(),
+    )
+    def append(self, pieces, logs, origin, squeeze, is_last) -> None:
         """Bring something, for which others may have to go; one after the other."""
         if self.door is None or self.door.done():
             if self.door is not None:
                 self.door.result()
             self.squeeze = squeeze
-            self.door = self._start(self._append(pieces, logs, is_last=is_last))
+            self.door = self._start(self._append(pieces, logs, origin, is_last=is_last))
 
-    async def _append(self, pieces, logs: int, *, is_last: bool) -> None:
+    async def _append(self, pieces, logs: int, origin: int, *, is_last: bool) -> None:
         failures = self.failures
         first = self.next_id
         series = self.store.resolve(Series((), "m"))
         now_ns = self.clock.wall_ns()
         batches = []
-        for priority, count in pieces:
-            batches.append((priority, Batch.of(series, now_ns, np.arange(self.next_id, self.next_id + count))))
+        for priority, count, made_by in pieces:
+            batch = Batch.of(series, now_ns, np.arange(self.next_id, self.next_id + count))
+            batches.append((priority, replace(batch, origin=made_by)))
             self.next_id += count
         bodies = tuple(b"%d" % k for k in range(self.next_id, self.next_id + logs))
         self.next_id += logs
-        records = LogRecords(np.full(logs, series, np.uint32), np.full(logs, now_ns), bodies)
+        records = LogRecords(np.full(logs, series, np.uint32), np.full(logs, now_ns), bodies, origin)
         ids = set(range(first, self.next_id))
         try:
             await self.store.append(batches, logs=records, is_last=is_last)
@@ -618,6 +668,19 @@ class LeaseMachine(RuleBasedStateMachine):
             return await take(desk, found, **words)
 
         patch.setattr(Desk, "_take", look_and_take)
+
+    def _look_at_leaving(self, patch: pytest.MonkeyPatch) -> None:
+        """Follow what is left out at a start, and hold it against what the uplink takes."""
+        leave_out = Settling.leave_out
+
+        def look_and_leave(settling, name, rows):
+            for sequence in [where_from(row.id)[2] for row in rows]:
+                piece = self.roads[name].held.pop(sequence)
+                self._check(not piece.is_for(self.takes[name]), f"{name}: something is left out that it takes")
+                self.roads[name].left_out += piece.readings
+            leave_out(settling, name, rows)
+
+        patch.setattr(Settling, "leave_out", look_and_leave)
 
     def _look_at_waiting(self, patch: pytest.MonkeyPatch) -> None:
         """Count for how many commits that succeed somebody waits."""
@@ -780,10 +843,12 @@ class LeaseMachine(RuleBasedStateMachine):
         ),
         after_s=st.sampled_from([0.0, 0.01, 0.05, STALL_S]),
         speed=SPEEDS,
+        takes=st.tuples(TAKES, TAKES),
     )
-    def end(self, how, after_s, speed) -> None:
-        """Close it; or kill it at any moment, and maybe the next one in its first commit."""
+    def end(self, how, after_s, speed, takes) -> None:
+        """Close it; or kill it at any moment, and maybe the next one in its first commit; the next takes something else."""
         self.disk.slow_s, self.read_s = speed
+        self.next_takes = {name: one for name, one in zip(UPLINKS, takes, strict=True) if one is not None}
         if how == "in order":
             self.run(self._restart())
             return
@@ -812,12 +877,14 @@ class LeaseMachine(RuleBasedStateMachine):
         self.door, self.ghost = None, None
         self.found = found
         self.accepted, accounts = found
+        self.takes |= self.next_takes
         for name, left in accounts.items():
             road = self.roads[name]
             self.pieces |= left.held
             self.roads[name] = Road(
                 held=dict(left.held),
                 delivered=left.delivered,
+                left_out=left.left_out,
                 lost=left.lost.copy(),
                 copies=road.copies,
                 extra=road.extra,
@@ -868,7 +935,9 @@ class LeaseMachine(RuleBasedStateMachine):
             assert account["leased"] == sum(lease.readings for lease in road.leases)
             assert account["delivered"] == road.delivered
             assert lost + Counter(evicted=evicted) == +road.lost
-            assert self.accepted == account["delivered"] + account["held"] + sum(account["ledger"].values())
+            assert account["left_out"] == road.left_out
+            known = account["delivered"] + account["held"] + sum(account["ledger"].values())
+            assert self.accepted == known + account["left_out"]
             doubled = road.doubled(self.pieces, road.held.keys() - road.leased)
             assert doubled <= account["maybe_twice"], f"{name}: {doubled} doubled, {account['maybe_twice']} said"
 

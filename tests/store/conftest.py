@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import sqlite3
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from gateway.core.telemetry import Telemetry
 from gateway.store import committer, frozen, starting
 from gateway.store.database import Lease, Store, StoreSettings
 from gateway.store.segments import decode_logs, decode_metrics
+from gateway.store.taking import ANY, origin_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -36,7 +38,15 @@ class Shelves:
         self._open: list[Store] = []
 
     async def open(
-        self, *, uplinks=("cloud",), commit_interval_s=0.0, max_series=100, series=None, state_dir=None, **settings: Any
+        self,
+        *,
+        uplinks=("cloud",),
+        takes=None,
+        commit_interval_s=0.0,
+        max_series=100,
+        series=None,
+        state_dir=None,
+        **settings: Any,
     ) -> Store:
         store = await Store.open(
             state_dir=state_dir or self.state_dir,
@@ -48,6 +58,7 @@ class Shelves:
             telemetry=self.telemetry,
             commit_interval_s=commit_interval_s,
             notes_dir=self.notes_dir,
+            takes=takes or {},
         )
         self._open.append(store)
         return store
@@ -67,11 +78,12 @@ class Shelves:
         return Batch.of(series, self.clock.wall_ns(), np.array(numbers, np.int64))
 
     async def put(
-        self, store: Store, count: int = 1, *, priority: Priority = Priority.NORMAL, **more: Any
+        self, store: Store, count: int = 1, *, priority: Priority = Priority.NORMAL, made_by: str = "", **more: Any
     ) -> list[int]:
-        """Append readings and return their numbers."""
+        """Append readings, which the mapping of some name may have made, and return their numbers."""
         numbers = self.numbers(count)
-        await store.append([(priority, self.batch(store, numbers))], **more)
+        batch = replace(self.batch(store, numbers), origin=origin_of(made_by) if made_by else ANY)
+        await store.append([(priority, batch)], **more)
         return numbers
 
     async def put_noise(self, store: Store, size_bytes: int, *, priority: Priority = Priority.NORMAL) -> int:
@@ -114,7 +126,8 @@ class Shelves:
         status = store.status()
         for name, uplink in status["uplinks"].items():
             assert sum(self.by_class(store, name)) == uplink["held"]
-            assert status["accepted"] == uplink["delivered"] + uplink["held"] + sum(uplink["ledger"].values())
+            known = uplink["delivered"] + uplink["held"] + sum(uplink["ledger"].values())
+            assert status["accepted"] == known + uplink["left_out"]
 
 
 def numbers_in(lease: Lease) -> list[int]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.contracts import Priority
+from gateway.core.contracts import Priority, Signal
 from gateway.store.accounts import (
     REASONS_MAX,
     STATE_MAGIC,
@@ -23,6 +23,7 @@ from gateway.store.accounts import (
     decode_state,
     encode_state,
 )
+from gateway.store.taking import taking
 
 
 def test_the_state_row_survives() -> None:
@@ -121,12 +122,12 @@ def test_what_is_let_go_is_held_in_no_class() -> None:
 
 
 def test_a_state_row_of_an_earlier_version_is_read() -> None:
-    """It ends before what is held by class, before a note, and before what was sent thinned."""
+    """It ends before what is held by class, a note, what was sent thinned, and what is left out."""
     state = State(
         7, 10, 3, b"h" * 16, 2, 99, False, 5, [Share("a", 1, 5, 4, 1, [(3, 9)], None, 7, (1, 2, 1))], {"a": 1}
     )
     fields = msgspec.msgpack.decode(encode_state(state)[8:])
-    assert [fields[8][0].pop() for _ in range(4)] == [0, [], b"", [1, 2, 1]]
+    assert [fields[8][0].pop() for _ in range(6)] == [0, 0, 0, [], b"", [1, 2, 1]]
     body = msgspec.msgpack.encode(fields)
     read = decode_state(STATE_MAGIC + zlib.crc32(body).to_bytes(4, "little") + body)
     assert read.shares == [Share("a", 1, 5, 4, 1, [(3, 9)], None, 7, (0, 0, 0))]
@@ -139,3 +140,33 @@ def test_the_ledger_has_a_bounded_number_of_reasons() -> None:
         accounts.lose("a", f"reason {number}", Entry(1))
     assert len(accounts.ledger) == REASONS_MAX
     assert accounts.lost("a")["other"].readings == 11
+
+
+def test_what_is_left_out_is_no_loss() -> None:
+    """It is held no more, or never was, and the account adds up; a row may say more than is held."""
+    accounts = Accounts([Share("a", 1), Share("b", 2)], {}, accepted=0)
+    change = Change(accepted=9)
+    change.add_held("a", 9, priority=Priority.NORMAL)
+    change.leave_out("b", 4)
+    change.leave_out("b", 5)
+    accounts.apply(change)
+    assert not accounts.may_be_unwanted
+    accounts.leave_out("a", 7, priority=Priority.NORMAL)
+    assert [(share.held, share.left_out) for share in accounts.shares.values()] == [(2, 7), (0, 9)]
+    accounts.leave_out("a", 5, priority=Priority.NORMAL)
+    assert accounts.shares["a"].left_out == 9
+    assert [accounts.gap(name) for name in "ab"] == [0, 0]
+    assert accounts.may_be_unwanted
+    assert accounts.ledger == {}
+
+
+def test_a_shelf_that_nobody_takes_is_known() -> None:
+    """Of all uplinks that are configured none takes anything of that class and signal."""
+    accounts = Accounts([Share("a", 1), Share("b", 2)], {}, accepted=0)
+    bulk, normal = ((priority, Signal.METRICS) for priority in (Priority.BULK, Priority.NORMAL))
+    assert not accounts.takes_none_of(bulk)
+    accounts.takes = {2: taking(classes=["normal"])}
+    assert not accounts.takes_none_of(bulk)
+    accounts.takes[4] = taking(classes=["critical", "normal"])
+    assert accounts.takes_none_of(bulk)
+    assert not accounts.takes_none_of(normal)

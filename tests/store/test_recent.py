@@ -40,3 +40,17 @@ def test_what_left_behind_one_that_stays_is_forgotten() -> None:
             recent.remove(row.id)
     assert len(recent._order) <= ORDER_SPARE + 2
     assert recent.rows(0, SEQUENCE_END << 4, lacking=1, limit=10, newest=False) == rows[:1]
+
+
+def test_what_an_uplink_does_not_take_is_not_its_own() -> None:
+    """And what nobody takes is not kept at hand at all; the end is behind it all the same."""
+    recent = Recent(bytes_max=1 << 20, floor=1)
+    rows = [Row(place(*METRICS, sequence), 1, 1, 10) for sequence in (1, 2, 3)]
+    recent.add([(row, b"body", None) for row in rows], left_out={rows[0].id: 2, rows[2].id: 6}, all_of=6)
+    every = {"limit": 10, "newest": False}
+    assert recent.rows(0, SEQUENCE_END << 4, lacking=2, **every) == [rows[1]]
+    assert recent.rows(0, SEQUENCE_END << 4, lacking=4, **every) == rows[:2]
+    assert recent.body(rows[2].id) is None
+    assert recent.end == 4
+    recent.leave({rows[0].id: 4}, [rows[1].id], all_of=6)
+    assert recent.size_bytes == 0

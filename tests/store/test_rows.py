@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from gateway.core.batch import Batch
 from gateway.core.contracts import BootId, Priority, Signal
 from gateway.store.recent import Row
 from gateway.store.records import place, where_from
-from gateway.store.rows import is_whole, leased, side_by_side, within
-from gateway.store.segments import encode_metrics
+from gateway.store.rows import is_whole, leased, origin_in, side_by_side, within
+from gateway.store.segments import HEADER_BYTES_MAX, encode_metrics
+from gateway.store.taking import ANY
 
 METRICS = (Priority.NORMAL, Signal.METRICS)
 
@@ -54,3 +57,10 @@ def test_side_by_side_lies_what_has_nothing_in_between() -> None:
     assert side_by_side(rows, ids[1], away=[]) == (rows, ids[1])
     assert side_by_side(rows, ids[1], away=[ids[0], ids[9]]) == (rows, ids[1])
     assert side_by_side(rows, ids[1], away=[ids[1], ids[6], ids[7]]) == (rows[:2], ids[2])
+
+
+def test_what_is_no_segment_is_of_nobody_in_particular() -> None:
+    """Whoever takes only what some mappings make does not get it."""
+    batch = replace(Batch.of(1, [1], np.array([1])), origin=9)
+    body = encode_metrics(batch, sequence=1, boot=BootId(1), previous_hash=bytes(16))
+    assert [origin_in(head) for head in (body, body[:HEADER_BYTES_MAX], body[:20], b"")] == [9, 9, ANY, ANY]

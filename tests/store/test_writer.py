@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,9 +21,11 @@ from gateway.store.segments import (
     decode_logs,
     decode_metrics,
     decode_records,
+    read_header,
     segment_hash,
 )
-from gateway.store.writer import Pending, Transaction, seal, time_range
+from gateway.store.taking import Takes, taking
+from gateway.store.writer import Pending, Transaction, press, seal, time_range
 
 
 def logs(*texts: bytes) -> LogRecords:
@@ -132,6 +135,35 @@ def test_nothing_pending_is_no_segment() -> None:
     """The chain stays where it is."""
     sealed = seal(Pending(), sequence=7, previous_hash=b"h" * 16, boot=BootId(2), offset_ns=None)
     assert (sealed.segments, sealed.sequence, sealed.previous_hash) == ([], 7, b"h" * 16)
+
+
+def test_what_is_told_apart_shares_no_segment(monkeypatch) -> None:
+    """Neither readings nor records, pressed ahead or not; nor does what is cut lose its origin."""
+    monkeypatch.setattr(writer, "SEGMENT_LOG_BYTES_MAX", 3)
+    some = [replace(Batch.of(1, [k], np.array([k])), origin=k % 2 * 7) for k in range(4)]
+    pending = Pending(
+        pieces=[(Priority.NORMAL, batch) for batch in some] + [(Priority.BULK, some[1])],
+        logs=[logs(b"aa"), replace(logs(b"bb", b"cc", b"dd"), origin=7)],
+    )
+    full = pending.take_full(readings_max=2)
+    assert [(priority, [int(batch.bits[0]) for batch in batches]) for priority, batches in full] == [
+        (Priority.NORMAL, [0, 2]),
+        (Priority.NORMAL, [1, 3]),
+    ]
+    pending.parts = [press(*full[1], None)]
+    pending.pieces += [(Priority.NORMAL, batch) for batch in full[0][1]]
+    takes = {4: taking(classes=["bulk"]), 8: Takes(mappings=frozenset())}
+    place = {"sequence": 1, "previous_hash": FIRST_HASH, "boot": BootId(2), "offset_ns": None}
+    sealed = seal(pending, **place, takes=takes)
+    found = [(where_from(new.row.id)[:2], read_header(new.body).origin, new.left_out) for new in sealed.segments]
+    assert found == [
+        ((Priority.NORMAL, Signal.METRICS), 7, 12),
+        ((Priority.NORMAL, Signal.METRICS), 0, 12),
+        ((Priority.BULK, Signal.METRICS), 7, 8),
+        ((Priority.CRITICAL, Signal.LOGS), 0, 12),
+        ((Priority.CRITICAL, Signal.LOGS), 7, 12),
+        ((Priority.CRITICAL, Signal.LOGS), 7, 12),
+    ]
 
 
 def test_many_log_records_are_cut(monkeypatch) -> None:

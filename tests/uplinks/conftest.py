@@ -17,9 +17,9 @@ from gateway.core.batch import Batch, LogRecords, ResourceRecords, Series
 from gateway.core.clock import BootTimes, FakeClock, Timeline
 from gateway.core.contracts import BootId, Priority, Signal
 from gateway.core.telemetry import Telemetry
-from gateway.store.leases import Outlook
 from gateway.store.policy import ALL, Lane, Terms
 from gateway.store.segments import encode_logs, encode_metrics, press_records
+from gateway.store.spots import Outlook
 from gateway.uplinks.delivery import Uplink
 from gateway.uplinks.guards import Answer, Packed
 from gateway.uplinks.settings import OtlpUplinkSettings

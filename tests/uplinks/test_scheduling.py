@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.contracts import Priority
-from gateway.store.leases import Outlook
 from gateway.store.policy import ALL, NO_BOUND, Lane
+from gateway.store.spots import Outlook
 from gateway.uplinks.allocation import REQUEST_BYTES
 from gateway.uplinks.scheduling import (
     EVIDENCE_BURST_S,
