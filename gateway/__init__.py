@@ -181,6 +181,11 @@ uplinks/                    Roads: what is held leaves here, fresh first, and is
   delivery.py               Delivery: lease, send, and let go only of what the far side has
   endpoint_settings.py      What can be said of receivers in the config: their addresses, weights, and when one is left out
   endpoints.py              Several receivers as one: a wire of wires, each with its own connection, breaker and health
+  file_folder.py            A directory on a stick that may not be there: opened anew for each record, and never written to below a mount point
+  file_note.py              What an uplink of files notes with every commit: up to where its files hold what counts as delivered
+  file_records.py           Requests as records of a file: each is whole by itself, and a reader finds where the next one begins
+  file_settings.py          What can be said of an uplink that writes files, on a stick or a share, in the config
+  file_wire.py              A wire to files: each request is a record that is on the medium before it counts as taken
   guards.py                 What to do after each answer: fine, later, hold, split, refuse
   health.py                 How one receiver of an uplink is: whether it may be asked, and what is known of it
   metered.py                A sender that holds a sender: nothing leaves that is not paid, nor faster than it may
@@ -225,6 +230,7 @@ control/                    Windows: people and servers look in here
   reading.py                Reads tables into settings classes and finds every problem at once
   settings.py               The whole configuration as one class, composed of the rooms' own
   sizing.py                 How long a disk and a link last: the arithmetic behind `tidegate size`
+  sticks.py                 Looks at where uplinks of files would write: whether that is the disk they are meant for
   summary.py                `tidegate status` for people: fetch the running gateway's status and lay it out
   taken.py                  Which uplink takes what of all that can come in: what `check` says of it, and what the store and the mapper are told
   web.py                    The window over HTTP: /healthz, /readyz, /metrics, /status, /trace

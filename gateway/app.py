@@ -297,6 +297,12 @@ class Gateway:
         store.evidence.keep(settings.name, float(settings.evidence))
         if settings.backlog_share is not None:
             store.share_backlog(settings.name, settings.backlog_share)
+        seams = Seams(on_server_time=self._learn_time)
+        if type(settings).__name__ == "FileUplinkSettings":
+            from gateway.uplinks.file_wire import FileWire  # noqa: PLC0415  the same
+
+            shared: dict[str, Any] = {"notes": store.notes, "clock": self._clock, "random": self._random}
+            seams = Seams(wire=FileWire(settings, gateway_id=self.config.gateway.id, **shared))
         return Uplink(
             settings,
             store=store,
@@ -305,7 +311,7 @@ class Gateway:
             clock=self._clock,
             telemetry=self.telemetry,
             random=self._random,
-            seams=Seams(on_server_time=self._learn_time),
+            seams=seams,
         )
 
     def _learn_time(self, server_time_s: int, rtt_s: float) -> None:

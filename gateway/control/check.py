@@ -17,6 +17,7 @@ from gateway.control.certificates import look_at_certificates
 from gateway.control.fitting import fit
 from gateway.control.reach import look_at_topics
 from gateway.control.reading import PROBLEMS_MAX
+from gateway.control.sticks import look_at_sticks
 from gateway.control.taken import not_taken
 from gateway.core.checks import Problem, below, parts
 
@@ -61,6 +62,7 @@ def check(path: Path) -> Findings:
         *map(str, reach.notes[:PROBLEMS_MAX]),
         *map(str, islice(not_taken(whole), PROBLEMS_MAX)),
         *config.look_at_disk(whole),
+        *look_at_sticks(whole),
         *fit(whole, profile).notes(profile),
     ]
     return Findings(whole, profile.name, notes)

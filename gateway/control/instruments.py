@@ -224,6 +224,21 @@ SECTIONS: Final[dict[str, list[Instrument]]] = {
             "endpoint state uplink",
             tidegate_uplink_endpoint_state="1 for the state that it is in: closed is sent to, open is left out.",
         ),
+        *_all(
+            "gauge",
+            "uplink",
+            tidegate_uplink_files="Files of an uplink of type file on its disk, when that was seen last.",
+            tidegate_uplink_files_bytes="What they take there.",
+            tidegate_uplink_files_free_bytes="What else that disk has room for.",
+            tidegate_uplink_files_writing_seconds="For how long the record under way is being written.",
+        ),
+        *_all(
+            "counter",
+            "uplink",
+            tidegate_uplink_files_deleted="Files that were deleted to make room for the next.",
+            tidegate_uplink_files_deleted_bytes="What was in them.",
+            tidegate_uplink_files_cut_bytes="What was cut off after a restart, since it was sent again.",
+        ),
     ],
     "The process, as every exporter names it": [
         *_all(

@@ -54,6 +54,13 @@ UPLINK_NUMBERS: Final = {
     "thinned": "tidegate_thinned_readings",
     "attempt": "tidegate_uplink_attempt",
     "retry_in_s": "tidegate_uplink_retry_seconds",
+    "files": "tidegate_uplink_files",
+    "files_bytes": "tidegate_uplink_files_bytes",
+    "free_bytes": "tidegate_uplink_files_free_bytes",
+    "files_deleted": "tidegate_uplink_files_deleted",
+    "bytes_deleted": "tidegate_uplink_files_deleted_bytes",
+    "bytes_cut": "tidegate_uplink_files_cut_bytes",
+    "writing_s": "tidegate_uplink_files_writing_seconds",
 }
 UPLINK_TABLES: Final = {
     "held_by_class": ("class", "tidegate_held_by_class_readings"),

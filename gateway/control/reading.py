@@ -249,7 +249,7 @@ class _Walk:
             if len(self.problems) >= PROBLEMS_MAX:
                 return made
             place = below(path, key)
-            later = self._later.keys.get(_bare(place))
+            later = self._later.keys.get(_bare(place)) or getattr(struct, "NOT_HERE", {}).get(key)
             if later is not None:
                 self._note(place, later)
                 planned.append(key)

@@ -18,6 +18,7 @@ from gateway.sources.mqtt_settings import MqttSettings, parse_url
 from gateway.sources.otlp_settings import OtlpSettings
 from gateway.sources.serial_settings import SerialSettings
 from gateway.store.settings import StoreSettings
+from gateway.uplinks.file_settings import FileUplinkSettings
 from gateway.uplinks.settings import OtlpUplinkSettings
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from gateway.core.batch import Attributes
 
 SourceSettings: TypeAlias = MqttServerSettings | MqttSettings | SerialSettings | OtlpSettings
-UplinkSettings: TypeAlias = OtlpUplinkSettings
+UplinkSettings: TypeAlias = OtlpUplinkSettings | FileUplinkSettings
 
 STATE_DIR: Final = "/var/lib/tidegate"
 SERIES_IDLE_MIN: Final = Duration(3600)

@@ -37,6 +37,8 @@ CLOCK_MISSING: Final = (
     "the time is not known since this boot: readings with no time of their own are kept until it is; "
     "check the time server, or the clock's battery"
 )
+# A medium that takes so long for one record is worn out, or on its way out of its slot.
+SLOW_WRITE_S: Final = 5.0
 BOLD, RED, GREEN, YELLOW, PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m"
 
 
@@ -237,8 +239,8 @@ def _source(source: dict[str, Any]) -> Iterator[str]:
 
 
 def _uplink(uplink: dict[str, Any]) -> Iterator[str]:
-    if uplink.get("endpoint"):
-        yield f"to {uplink['endpoint']}"
+    if where := uplink.get("endpoint") or uplink.get("directory"):
+        yield f"to {where}"
     if takes := uplink.get("takes"):
         yield _takes(takes)
     if uplink.get("removed"):
@@ -259,6 +261,7 @@ def _uplink(uplink: dict[str, Any]) -> Iterator[str]:
     if thinned := uplink.get("thinned"):
         yield f"sent thinned {plural(thinned, 'reading')} in place of more, which go whole when there is room"
     yield from _endpoints(uplink.get("endpoints", []))
+    yield from _files(uplink)
     if retry := uplink.get("retry_in_s"):
         yield f"next try in {span(retry)}"
 
@@ -279,6 +282,19 @@ def _endpoints(endpoints: list[dict[str, Any]]) -> Iterator[str]:
         elif one.get("requests"):
             said.append(f"{plural(one['requests'], 'request')}, answered in {one.get('rtt_ms', 0)} ms")
         yield f"{'! ' if is_left_out or held else ''}{one.get('endpoint')}: {', '.join(said)}"
+
+
+def _files(uplink: dict[str, Any]) -> Iterator[str]:
+    """Say what an uplink of files has there, what was deleted to make room, and whether it is stuck."""
+    if uplink.get("files"):
+        most = uplink.get("files_bytes_max")
+        of = f" of {amount(most)}" if most else ""
+        there = f"{plural(uplink['files'], 'file')}, {amount(uplink.get('files_bytes', 0))}{of}"
+        yield f"{there}; {amount(uplink.get('free_bytes', 0))} free on that disk"
+    if deleted := uplink.get("files_deleted"):
+        yield f"! {plural(deleted, 'file')} deleted to make room, {amount(uplink.get('bytes_deleted', 0))}"
+    if uplink.get("writing_s", 0) >= SLOW_WRITE_S:
+        yield f"! the disk takes long: one record for {span(uplink['writing_s'])} by now"
 
 
 def _budget(budget: dict[str, Any]) -> str:

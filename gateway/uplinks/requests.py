@@ -33,7 +33,7 @@ from gateway.store.segments import (
 )
 from gateway.uplinks.guards import TOO_LARGE_STATUS, NotYetError
 from gateway.uplinks.parts import Closed, LogsPart, MessagesPart, MetricsPart, small_parts
-from gateway.uplinks.settings import HTTP_JSON
+from gateway.uplinks.settings import HTTP_JSON, HTTP_PROTOBUF
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -261,6 +261,12 @@ def encoder_of(
     protocol: str, *, series: Callable[[int], Series], gateway_attributes: Attributes, version: str
 ) -> Encoder:
     """Return what writes requests as `protocol` wants them."""
+    if protocol.startswith("file/"):
+        from gateway.uplinks.file_records import FILE_JSON, FRAMES, RecordEncoder  # noqa: PLC0415  for who has files
+
+        http = HTTP_JSON if protocol == FILE_JSON else HTTP_PROTOBUF
+        inner = encoder_of(http, series=series, gateway_attributes=gateway_attributes, version=version)
+        return RecordEncoder(inner, FRAMES[protocol])
     if protocol == HTTP_JSON:
         from gateway.codecs.otlp_json import JsonEncoder  # noqa: PLC0415  memory for those who want it
 

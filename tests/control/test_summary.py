@@ -44,6 +44,21 @@ STATUS: dict[str, Any] = {
 }
 
 
+def test_an_uplink_of_files_says_what_is_there() -> None:
+    """Where, how much and how much more; what was deleted, and a disk that is stuck."""
+    stick = {"state": "sending", "directory": "/media/stick", "files": 3, "files_bytes": 3 << 20, "free_bytes": 1 << 30}
+    quiet = render({"uplinks": {"stick": stick}}, colour=False)
+    assert "to /media/stick" in quiet
+    assert "3 files, 3 MiB; 1 GiB free on that disk" in quiet
+    more = {"files_bytes_max": 4 << 20, "files_deleted": 1, "bytes_deleted": 1 << 20, "writing_s": 31.0}
+    loud = render({"uplinks": {"stick": stick | more}}, colour=False)
+    assert "3 MiB of 4 MiB" in loud
+    assert "1 file deleted to make room, 1 MiB" in loud
+    assert "one record for 31 s by now" in loud
+    assert "deleted" not in quiet
+    assert "takes long" not in quiet
+
+
 @pytest.fixture
 def serve() -> Iterator[Callable[[int, bytes], str]]:
     """Answer every request with one status and body; return the URL."""

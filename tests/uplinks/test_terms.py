@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.uplinks.file_settings import FileUplinkSettings
 from gateway.uplinks.settings import OtlpUplinkSettings
 from gateway.uplinks.terms import Terms
 
@@ -15,7 +16,13 @@ def test_there_are_terms() -> None:
     assert {"name", "protocol", "retry"} <= set(NAMES)
 
 
-@pytest.mark.parametrize("settings", [OtlpUplinkSettings(name="cloud", endpoint="http://localhost")])
+KINDS = [
+    OtlpUplinkSettings(name="cloud", endpoint="http://localhost"),
+    FileUplinkSettings(name="stick", directory="/media/stick"),
+]
+
+
+@pytest.mark.parametrize("settings", KINDS)
 def test_every_kind_has_them(settings: object) -> None:
     """Delivery asks for all of them, whatever carries the requests."""
     assert [name for name in NAMES if not hasattr(settings, name)] == []

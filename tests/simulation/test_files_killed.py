@@ -1,0 +1,178 @@
+"""A real gateway that writes files, killed and cut off at random moments: what it acknowledged is in them, and once."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway.control.summary import fetch_status
+from gateway.net.files import sync_folder
+from gateway.net.ports import free_port
+from hil.children import Child, python, wait_until
+from hil.otlp_files import readings_in
+from hil.publisher import Publisher
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from hil.power_cut import PowerCutRig
+
+CONFIG = """\
+[gateway]
+id = "killed"
+state_dir = {state}
+[[sources]]
+type = "mqtt_server"
+name = "direct"
+listen = "127.0.0.1:{mqtt}"
+[[mappings]]
+match = "plant/{{device}}/count"
+payload = "json"
+resource = {{ "device.id" = "{{device}}" }}
+metrics = [ {{ field = "n", name = "n", type = "int" }} ]
+[store]
+commit_interval = "20ms"
+[[uplinks]]
+type = "file"
+name = "stick"
+directory = {stick}
+format = "{format}"
+compression = "{compression}"
+rotate_bytes = "64KiB"
+batch_interval = "20ms"
+[uplinks.retry]
+initial = "50ms"
+max = "200ms"
+[control]
+listen = "127.0.0.1:{control}"
+"""
+
+
+class Bench:
+    """One gateway that is started again and again on the same ports, state and stick."""
+
+    def __init__(self, folder: Path, stick: Path, make_child: Callable[..., Child], *, kind: str, packing: str) -> None:
+        self.mqtt, control = free_port(), free_port()
+        self.url = f"http://127.0.0.1:{control}"
+        self.stick = stick
+        self._make_child = make_child
+        self.config = folder / "tidegate.toml"
+        text = CONFIG.format(
+            state=json.dumps(str(folder / "state")),
+            stick=json.dumps(str(stick)),
+            mqtt=self.mqtt,
+            control=control,
+            format=kind,
+            compression=packing,
+        )
+        self.config.write_text(text, encoding="utf-8")
+
+    def start(self) -> Child:
+        child = self._make_child(python("-m", "gateway", "run", "-c", self.config, "--log-level", "warning"))
+        wait_until(lambda: self.answers() or not child.is_running, "the gateway to be ready")
+        assert child.is_running, child.tail()
+        return child
+
+    def answers(self) -> bool:
+        try:
+            self.status()
+        except (OSError, ValueError):
+            return False
+        return True
+
+    def status(self) -> dict:
+        return fetch_status(self.url, token="", timeout_s=5)
+
+    def finish(self, acknowledged: set[int]) -> Counter[int]:
+        """Let it write all that is held, hold it to account, and return how often each number is in the files."""
+        child = self.start()
+        wait_until(lambda: self.status()["uplinks"]["stick"]["held"] == 0, "everything to be written", within_s=60)
+        status = self.status()
+        account = status["uplinks"]["stick"]
+        assert child.terminate(within_s=15) == 0
+        assert status["accepted"] == account["delivered"] + sum(account["ledger"].values())
+        found: Counter[int] = Counter()
+        for reading, times in readings_in(self.stick).items():
+            found[int(reading.value)] += times
+        assert acknowledged - found.keys() == set(), f"{len(acknowledged - found.keys())} acknowledged are missing"
+        twice = sum(times - 1 for times in found.values())
+        assert twice <= account["maybe_twice"]
+        return found
+
+
+def kill_again_and_again(bench: Bench, *, rounds: int, seed: int) -> None:
+    """Kill it `rounds` times at random moments: nothing is missing, nothing is there twice."""
+    dice = random.Random(seed)
+    bench.stick.mkdir(exist_ok=True)
+    with Publisher(port=bench.mqtt) as publisher:
+        for _ in range(rounds):
+            child = bench.start()
+            time.sleep(dice.uniform(0.02, 0.5))
+            child.kill()
+    found = bench.finish(publisher.acknowledged)
+    assert len(publisher.acknowledged) > rounds, "nothing was tested"
+    assert {number: times for number, times in found.items() if times > 1} == {}, f"seed {seed}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "packing"), [("json", "none"), ("protobuf", "zstd")])
+def test_after_kills_each_is_there_once(
+    tmp_path: Path, make_child: Callable[..., Child], kind: str, packing: str
+) -> None:
+    """Five kills, with text and with bytes."""
+    bench = Bench(tmp_path, tmp_path / "stick", make_child, kind=kind, packing=packing)
+    kill_again_and_again(bench, rounds=5, seed=20)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("seed", range(20))
+def test_after_hundreds_of_kills_each_is_there_once(
+    tmp_path: Path, make_child: Callable[..., Child], seed: int
+) -> None:
+    """Twenty times twenty-five kills."""
+    kind, packing = [("json", "none"), ("json", "gzip"), ("protobuf", "none"), ("protobuf", "zstd")][seed % 4]
+    kill_again_and_again(
+        Bench(tmp_path, tmp_path / "stick", make_child, kind=kind, packing=packing), rounds=25, seed=seed
+    )
+
+
+def cut_again_and_again(bench: Bench, rig: PowerCutRig, *, rounds: int, seed: int) -> None:
+    """Cut the power of the gateway and its stick `rounds` times; the card keeps what it was told to keep."""
+    dice = random.Random(seed)
+    bench.stick.mkdir()
+    # The folder is the person's, who has it on the stick long before.
+    sync_folder(rig.path)
+    with Publisher(port=bench.mqtt) as publisher:
+        for _ in range(rounds):
+            child = bench.start()
+            time.sleep(dice.uniform(0.05, 0.4))
+            rig.cut(child.process)
+    found = bench.finish(publisher.acknowledged)
+    rig.check()
+    assert {number: times for number, times in found.items() if times > 1} == {}, f"seed {seed}"
+
+
+@pytest.mark.slow
+def test_after_power_cuts_each_is_there_once(
+    tmp_path: Path, power_cut: PowerCutRig, make_child: Callable[..., Child]
+) -> None:
+    """The stick is an ext4 that forgets what was not synced; three cuts."""
+    bench = Bench(tmp_path, power_cut.path / "out", make_child, kind="json", packing="none")
+    cut_again_and_again(bench, power_cut, rounds=3, seed=7)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("seed", range(10))
+def test_after_many_power_cuts_each_is_there_once(
+    tmp_path: Path, power_cut: PowerCutRig, make_child: Callable[..., Child], seed: int
+) -> None:
+    """Ten times twenty."""
+    packing = ("none", "zstd")[seed % 2]
+    bench = Bench(tmp_path, power_cut.path / "out", make_child, kind="json", packing=packing)
+    cut_again_and_again(bench, power_cut, rounds=20, seed=seed)
