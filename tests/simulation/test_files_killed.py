@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from hil.disks import LoopDisk
     from hil.power_cut import PowerCutRig
 
 CONFIG = """\
@@ -42,6 +43,7 @@ commit_interval = "20ms"
 type = "file"
 name = "stick"
 directory = {stick}
+{more}
 format = "{format}"
 compression = "{compression}"
 rotate_bytes = "64KiB"
@@ -57,7 +59,16 @@ listen = "127.0.0.1:{control}"
 class Bench:
     """One gateway that is started again and again on the same ports, state and stick."""
 
-    def __init__(self, folder: Path, stick: Path, make_child: Callable[..., Child], *, kind: str, packing: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        stick: Path,
+        make_child: Callable[..., Child],
+        *,
+        kind: str = "json",
+        packing: str = "none",
+        more: str = "",
+    ) -> None:
         self.mqtt, control = free_port(), free_port()
         self.url = f"http://127.0.0.1:{control}"
         self.stick = stick
@@ -68,6 +79,7 @@ class Bench:
             stick=json.dumps(str(stick)),
             mqtt=self.mqtt,
             control=control,
+            more=more,
             format=kind,
             compression=packing,
         )
@@ -176,3 +188,64 @@ def test_after_many_power_cuts_each_is_there_once(
     packing = ("none", "zstd")[seed % 2]
     bench = Bench(tmp_path, power_cut.path / "out", make_child, kind="json", packing=packing)
     cut_again_and_again(bench, power_cut, rounds=20, seed=seed)
+
+
+def trouble(disk: LoopDisk, dice: random.Random) -> None:
+    """Do to a stick what happens to sticks, for a moment, and have it be well again."""
+    what = dice.choice(["full", "pulled", "unmounted", "worn"])
+    if what == "full":
+        disk.fill(leave_bytes=16 * 1024)
+        time.sleep(dice.uniform(0.1, 0.4))
+        disk.free()
+        return
+    if what == "pulled":
+        disk.shut_down()
+    elif what == "worn":
+        disk.go_read_only()
+    time.sleep(dice.uniform(0.1, 0.4))
+    disk.unmount()
+    time.sleep(dice.uniform(0.1, 0.4))
+    assert list(disk.path.iterdir()) == [], "something was written below the mount point"
+    disk.mount()
+
+
+def plague(bench: Bench, disk: LoopDisk, *, rounds: int, seed: int) -> None:
+    """Let a gateway run while its stick is filled, pulled, unmounted and turned read-only, now and then killed."""
+    dice = random.Random(seed)
+    with Publisher(port=bench.mqtt) as publisher:
+        child = bench.start()
+        for _ in range(rounds):
+            time.sleep(dice.uniform(0.1, 0.3))
+            trouble(disk, dice)
+            if dice.random() < 0.3:
+                child.kill()
+                child = bench.start()
+        publisher.stop()
+        status = bench.status()
+        account = status["uplinks"]["stick"]
+        assert status["accepted"] == account["delivered"] + account["held"] + sum(account["ledger"].values())
+        assert "Traceback" not in child.output
+        child.kill()
+    found = bench.finish(publisher.acknowledged)
+    assert len(publisher.acknowledged) > rounds
+    assert {number: times for number, times in found.items() if times > 1} == {}, f"seed {seed}"
+
+
+@pytest.mark.slow
+def test_a_stick_that_comes_and_goes_has_each_once(
+    tmp_path: Path, loop_disk: LoopDisk, make_child: Callable[..., Child]
+) -> None:
+    """Six times something happens to it, in a gateway that is killed in between."""
+    more = f"mount_point = {json.dumps(str(loop_disk.path))}"
+    plague(Bench(tmp_path, loop_disk.path / "out", make_child, more=more), loop_disk, rounds=6, seed=11)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("seed", range(10))
+def test_a_stick_that_comes_and_goes_often_has_each_once(
+    tmp_path: Path, loop_disk: LoopDisk, make_child: Callable[..., Child], seed: int
+) -> None:
+    """Ten times forty."""
+    more = f"mount_point = {json.dumps(str(loop_disk.path))}"
+    bench = Bench(tmp_path, loop_disk.path / "out", make_child, packing=("none", "zstd")[seed % 2], more=more)
+    plague(bench, loop_disk, rounds=40, seed=seed)
