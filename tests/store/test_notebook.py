@@ -9,6 +9,7 @@ import pytest
 from gateway.core.contracts import FullError
 from gateway.store import committer as committer_module
 from gateway.store.accounts import NOTE_BYTES_MAX, DamagedStateError, Share, State, decode_state, encode_state
+from gateway.store.starting import mark_suspect
 
 
 class Counting:
@@ -100,3 +101,21 @@ def test_a_state_with_a_note_that_nobody_wrote_is_damaged() -> None:
     assert decode_state(encode_state(good)) == good
     with pytest.raises(DamagedStateError):
         decode_state(encode_state(State(shares=[Share("cloud", 1, note=bytes(NOTE_BYTES_MAX + 1))])))
+
+
+async def test_a_note_says_whether_it_can_be_of_an_older_commit(shelves) -> None:
+    """After a salvage or a log that was cut; at a start like any other it is of the last one, and so is the count."""
+    store = await shelves.open()
+    await shelves.put(store)
+    lease = await store.lease("cloud", readings_max=100, bytes_max=10_000)
+    store.ack(lease)
+    assert store.notes.delivered("cloud") == lease.readings > 0
+    await shelves.close()
+    store = await shelves.open()
+    assert store.notes.is_sure
+    assert store.notes.delivered("cloud") == lease.readings
+    await shelves.close()
+    mark_suspect(shelves.state_dir, "a test")
+    store = await shelves.open()
+    assert not store.notes.is_sure
+    assert "was damaged" in store.events[0]

@@ -14,10 +14,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
-from gateway.core.batch import Batch, Series
+from gateway.codecs.otlp import encode_log_record
+from gateway.control.export import export
+from gateway.core.batch import Batch, LogRecords, ResourceRecords, Series
 from gateway.core.clock import NS_PER_S, FakeClock, SystemClock
 from gateway.core.contracts import Priority, Signal, TryLaterError
+from gateway.core.progress import no_progress
 from gateway.core.telemetry import Telemetry
 from gateway.core.units import Duration, Size
 from gateway.store.database import Store, StoreSettings
@@ -29,7 +34,8 @@ from gateway.uplinks.file_wire import FileWire
 from gateway.uplinks.guards import Packed
 from gateway.uplinks.settings import RetrySettings
 from gateway.uplinks.worker import Seams
-from hil.otlp_files import files_in, readings_in
+from hil.otlp_files import files_in, readings_in, requests_in, signal_of
+from hil.otlp_readings import json_to_protobuf, parse_logs, parse_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -531,6 +537,48 @@ async def test_all_of_it_is_in_the_files_once(tmp_path, kind, compression) -> No
     found = readings_in(stick)
     assert sorted(int(reading.value) for reading in found.elements()) == list(range(4000))
     assert (account["delivered"], account["held"], account["maybe_twice"]) == (4000, 0, 0)
+
+
+async def test_the_files_hold_what_export_writes(tmp_path) -> None:
+    """Readings, log records and spans of programs: the same data by both ways, in the same words but for the marks."""
+    stick, lines, span = tmp_path / "stick", [], Span(name="x", trace_id=b"t" * 16, span_id=b"s" * 8)
+
+    async def work(store: Store, uplink: Uplink) -> None:
+        await add(store, 0, 300)
+        log, now_ns = store.resolve(Series((("device.id", "a"),), "", kind="log")), CLOCK.wall_ns()
+        body = encode_log_record(
+            time_ns=now_ns, observed_ns=0, severity_number=9, severity_text="", body="said", attributes=()
+        )
+        await store.append([], logs=LogRecords(np.array([log], np.uint32), np.array([now_ns]), (body,)))
+        spans = ResourceSpans(scope_spans=[ScopeSpans(spans=[span])]).SerializeToString()
+        traces = ResourceRecords(Signal.TRACES, np.array([1]), np.array([1]), (spans,))
+        await store.append([], records=[(Priority.NORMAL, traces)])
+        await until(lambda: held(store) == 302)
+        out = tmp_path / "held.jsonl"
+        attributes = (("tidegate.gateway.id", "site-7"),)
+        await asyncio.to_thread(export, tmp_path / "state", out, attributes=attributes, progress=no_progress)
+        lines.extend(out.read_bytes().splitlines())
+        stick.mkdir()
+        await until(lambda: not held(store))
+
+    await run_through(tmp_path, stick, work)
+    word = {b"resourceMetrics": "metrics", b"resourceLogs": "logs", b"resourceSpans": "traces"}
+    exported = {signal: [line for line in lines if key in line] for key, signal in word.items()}
+    assert sum(map(len, exported.values())) == len(lines) == 3
+    written = {signal_of(path): list(requests_in(path)) for path in files_in(stick)}
+    for signal, parse in (("metrics", parse_metrics), ("logs", parse_logs), ("traces", _spans)):
+        from_export = [one for line in exported[signal] for one in parse(json_to_protobuf(signal, line))]
+        from_files = [one for request in written[signal] for one in parse(request)]
+        assert from_export == from_files != []
+
+
+def _spans(request: bytes) -> list:
+    return [
+        one
+        for resource in ExportTraceServiceRequest.FromString(request).resource_spans
+        for scope in resource.scope_spans
+        for one in scope.spans
+    ]
 
 
 async def test_a_pulled_stick_is_counted_and_the_rest_goes_on_another(tmp_path, monkeypatch) -> None:
