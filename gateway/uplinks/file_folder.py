@@ -157,6 +157,7 @@ def _enter(folder: int, part: str) -> int:
         os.mkdir(part, FOLDER_MODE, dir_fd=folder)
         os.fsync(folder)
         inner = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+        _set_mode(inner, FOLDER_MODE)
     os.close(folder)
     return inner
 
@@ -177,7 +178,18 @@ def open_file(folder: int, name: str, *, is_new: bool) -> int:
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name)
+    if is_new:
+        _set_mode(file, MODE)
     return file
+
+
+def _set_mode(handle: int, mode: int) -> None:
+    """Give what is handed over its mode whatever the umask: that of the service keeps all to itself.
+
+    FAT has no modes but those that it was mounted with.
+    """
+    with contextlib.suppress(OSError):
+        os.fchmod(handle, mode)
 
 
 def write_at(file: int, offset: int, data: bytes) -> None:

@@ -85,15 +85,23 @@ def test_all_is_written_where_a_disk_takes_a_part_at_a_time(tmp_path, folder, mo
     write_at(file, 8, b"ij")
     os.close(file)
     assert (tmp_path / "x").read_bytes() == b"abcdefghij"
-    assert (tmp_path / "x").stat().st_mode & 0o777 == 0o640 & ~_umask()
     with pytest.raises(FileExistsError):
         open_file(folder, "x", is_new=True)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+@pytest.mark.parametrize("umask", [0o077, 0])
+def test_who_gets_the_stick_may_read_it(tmp_path, folder, make_small_disk, umask) -> None:
+    """Owner and group, whatever the umask of the service is; nobody else, and nobody runs anything."""
+    disk = make_small_disk(1 << 20)
+    before = os.umask(umask)
+    try:
+        os.close(open_file(folder, "x", is_new=True))
+        with Place(str(disk.path / "a" / "b"), str(disk.path)).open():
+            pass
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x").stat().st_mode & 0o7777 == 0o640
+    assert (disk.path / "a" / "b").stat().st_mode & 0o7777 == 0o750
 
 
 def test_a_link_to_the_stick_is_its_owners_way(tmp_path) -> None:

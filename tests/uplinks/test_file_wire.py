@@ -8,6 +8,7 @@ import errno
 import os
 import random
 import stat
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ from gateway.core.progress import no_progress
 from gateway.core.telemetry import Telemetry
 from gateway.core.units import Duration, Size
 from gateway.store.database import Store, StoreSettings
-from gateway.uplinks import file_folder, file_wire
+from gateway.uplinks import delivery, file_folder, file_wire
 from gateway.uplinks.delivery import Uplink
 from gateway.uplinks.file_folder import AbsentError, FullError
 from gateway.uplinks.file_settings import FileUplinkSettings
@@ -601,4 +602,33 @@ async def test_a_pulled_stick_is_counted_and_the_rest_goes_on_another(tmp_path, 
     values = sorted(int(reading.value) for reading in found.elements())
     assert set(values) == set(range(200))
     assert len(values) - 200 <= account["maybe_twice"]
+    assert account["maybe_twice"] >= 100
+
+
+async def test_a_stick_that_hangs_holds_up_nobody_else(tmp_path, monkeypatch) -> None:
+    """Readings are accepted meanwhile, status says for how long it writes, and a stop does not wait for it."""
+    monkeypatch.setattr(delivery, "FINISH_S", 0.05)
+    monkeypatch.setattr(delivery, "ABORT_S", 0.05)
+    goes_on, real = threading.Event(), file_wire.write_at
+
+    def hang(file: int, offset: int, data: bytes) -> None:
+        goes_on.wait(30)
+        real(file, offset, data)
+
+    monkeypatch.setattr(file_wire, "write_at", hang)
+
+    async def work(store: Store, uplink: Uplink) -> None:
+        await add(store, 0, 100)
+        await until(lambda: uplink.status()["writing_s"] > 0)
+        async with asyncio.timeout(5):
+            for k in range(1, 20):
+                await add(store, 100 * k, 100)
+        assert held(store) == 2000
+
+    try:
+        account = await run_through(tmp_path, tmp_path, work)
+    finally:
+        goes_on.set()
+    # Nobody knows whether that record was written in the end.
+    assert (account["delivered"], account["held"]) == (0, 2000)
     assert account["maybe_twice"] >= 100
