@@ -179,6 +179,7 @@ uplinks/                    Roads: what is held leaves here, fresh first, and is
   budget.py                 Budgets: how many bytes may go over a link in an hour, a day and a month, and how many went
   clock_wait.py             Waiting for a clock: what is held has no right times yet, and a receiver's answer may bring one
   delivery.py               Delivery: lease, send, and let go only of what the far side has
+  endings.py                What becomes of a lease in hand: settled, given back, put off, or held with its signal
   endpoint_settings.py      What can be said of receivers in the config: their addresses, weights, and when one is left out
   endpoints.py              Several receivers as one: a wire of wires, each with its own connection, breaker and health
   file_folder.py            A directory on a stick that may not be there: opened anew for each record, and never written to below a mount point
@@ -191,7 +192,7 @@ uplinks/                    Roads: what is held leaves here, fresh first, and is
   metered.py                A sender that holds a sender: nothing leaves that is not paid, nor faster than it may
   outages.py                Whether a way is one just now: what failed, since when, and how long to wait for it
   pacing.py                 How much to send at once and how hard to compress it: decisions from what was measured
-  parked.py                 Leases of which a part was taken, and whose rest has to wait while others go
+  parked.py                 Leases in hand whose rest has to wait while others go
   parts.py                  Parts of a lease: what may go in one request, of each kind, and how it is halved
   requests.py               From a lease to request bodies: decode, repair times, mark, encode, split
   retry.py                  How long to wait after failures: four schedules, and who counts along one of them
@@ -202,8 +203,10 @@ uplinks/                    Roads: what is held leaves here, fresh first, and is
   spending.py               An uplink's budget beside its wire, store and clock: what pays, what decides what goes, and waits
   state.py                  What an uplink knows of itself: what people ask about it, what it counts, which signals it holds back
   terms.py                  What every kind of uplink has in its settings: what delivery asks of them
+  turns.py                  Whose turn it is: what is in the store, or in hand and waits
   verdicts.py               Whether what was refused is given up: a refusal may be about the data, or about a road that takes nothing
   waits.py                  What an uplink waits for after a failure: time, a network, a clock, a commit, the next window
+  watching.py               Waiting for an answer: cut one that is overdue, know whether answers come at once
   worker.py                 One thread for an uplink's blocking work: compress and send
 control/                    Windows: people and servers look in here
   aside.py                  `tidegate quarantine`: what was set aside, for people and for programs

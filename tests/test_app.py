@@ -162,7 +162,7 @@ STATUS_KEYS = {
     "": "version gateway hw_profile uptime_s healthy restarts config_refused accepted uplinks store clock events memory "
     "flash detectors sources",
     "uplinks.cloud": "delivered held held_by_class ledger left_out maybe_twice leased losses type endpoint state reason retry_in_s "
-    "last_error last_success_unix_s readings_sent readings_rejected rtt_ms attempt held_back requests bytes_sent "
+    "last_error last_success_unix_s readings_sent readings_rejected rtt_ms attempt held_back put_off requests bytes_sent "
     "in_hand_taken compression batch_readings last_success_age_s backlog_eta_s backlog_change_per_s",
     "store": "used_bytes max_bytes pending_bytes quarantined refused commits trouble series max_series series_bytes "
     "max_series_bytes series_refused series_forgotten series_lost read_only state_dir when_full",

@@ -204,6 +204,13 @@ SECTIONS: Final[dict[str, list[Instrument]]] = {
             "uplink",
             tidegate_uplink_attempt="Failures in a row, after each of which it waits.",
             tidegate_uplink_retry_seconds="Time until it tries again.",
+            tidegate_uplink_put_off_leases="Leases in hand that a receiver failed at (500) and that are put off.",
+            tidegate_uplink_put_off_readings="Readings of them that it has not taken.",
+        ),
+        *_all(
+            "counter",
+            "uplink",
+            tidegate_uplink_put_off_overflows="Times that there was no room for one more of them.",
         ),
         *_all(
             "counter",

@@ -62,6 +62,11 @@ UPLINK_NUMBERS: Final = {
     "bytes_cut": "tidegate_uplink_files_cut_bytes",
     "writing_s": "tidegate_uplink_files_writing_seconds",
 }
+PUT_OFF_NUMBERS: Final = {
+    "leases": "tidegate_uplink_put_off_leases",
+    "readings": "tidegate_uplink_put_off_readings",
+    "overflowed": "tidegate_uplink_put_off_overflows",
+}
 UPLINK_TABLES: Final = {
     "held_by_class": ("class", "tidegate_held_by_class_readings"),
     "ledger": ("reason", "tidegate_ledger_readings"),
@@ -102,6 +107,8 @@ class MetricsPage:
         yield from _whole(status)
         yield from _each("source", status.get("sources", {}), SOURCE_NUMBERS)
         yield from _each("uplink", status.get("uplinks", {}), UPLINK_NUMBERS)
+        put_off = {name: uplink.get("put_off", {}) for name, uplink in status.get("uplinks", {}).items()}
+        yield from _each("uplink", put_off, PUT_OFF_NUMBERS)
         yield from _tables(status.get("uplinks", {}))
         yield from _endpoints(status.get("uplinks", {}))
         yield from _budgets(status.get("uplinks", {}))

@@ -251,6 +251,9 @@ def _uplink(uplink: dict[str, Any]) -> Iterator[str]:
     for signal, reason in uplink.get("held_back", {}).items():
         if reason != uplink.get("reason"):
             yield f"! {signal} are held back: {reason}"
+    if leases := uplink.get("put_off", {}).get("leases"):
+        left = plural(uplink["put_off"].get("readings", 0), "reading")
+        yield f"! the receiver fails at {left} of {plural(leases, 'request')}: others go first, they are tried again"
     if uplink.get("maybe_twice"):
         yield f"possibly sent twice {uplink['maybe_twice']:,}"
     if sent := uplink.get("bytes_sent"):

@@ -25,6 +25,8 @@ EXPIRED: Final = "expired_age"
 DILUTED: Final = "diluted"
 DAMAGED: Final = "damaged"
 BEFORE: Final = "before_uplink"
+# Leases that stand each by itself in the state row, which is to fit its page; of more the nearest stand as one.
+LEASED_SPANS_MAX: Final = 32
 
 
 def make_change(
@@ -80,7 +82,7 @@ def next_state(
     """
     for name, desk in desks.items():
         share = after.shares[name]
-        share.leased = desk.spans
+        share.leased = _few(desk.spans)
         share.allowed = allowed[name]
         share.note = desk.note(share.note, is_last=not log_bytes)
         share.thinned = [*desk.thinned]
@@ -97,6 +99,11 @@ def next_state(
         slots=state.slots,
         log_bytes=log_bytes,
     )
+
+
+def _few(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return so many spans at most that hold all of these: a process that dies leaves what lies in them in doubt."""
+    return [*Spans(spans, spans_max=LEASED_SPANS_MAX)] if len(spans) > LEASED_SPANS_MAX else spans
 
 
 def encode_boot(times: BootTimes) -> tuple[int, str, bytes]:

@@ -21,17 +21,19 @@ from gateway.core.clock import NS_PER_S
 from gateway.core.contracts import TryLaterError
 from gateway.store.policy import ALL
 from gateway.uplinks.clock_wait import ClockWait
+from gateway.uplinks.endings import Endings
 from gateway.uplinks.endpoints import Endpoints
 from gateway.uplinks.guards import HoldError
 from gateway.uplinks.outages import Outages
 from gateway.uplinks.pacing import Rounds
 from gateway.uplinks.parked import Parked
-from gateway.uplinks.requests import REJECTED, Hand, RequestBuilder, encoder_of
+from gateway.uplinks.requests import Hand, RequestBuilder, encoder_of
 from gateway.uplinks.sending import Ahead, NotBegunError, Sending
 from gateway.uplinks.spending import Spending
 from gateway.uplinks.state import Status, Tally
-from gateway.uplinks.verdicts import NothingTakenError
+from gateway.uplinks.turns import Turns
 from gateway.uplinks.waits import Waits
+from gateway.uplinks.watching import QUICK_S, Watching
 from gateway.uplinks.worker import NO_SEAMS, Seams
 
 if TYPE_CHECKING:
@@ -47,17 +49,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tidegate.uplinks")
 
-WATCH_S: Final = 1.0
 FINISH_S: Final = 5.0
 ABORT_S: Final = 1.0
 # The store said that there is something, and there was not: others hold it, or it was let go meanwhile.
 EMPTY_WAIT_S: Final = 0.25
-# Requests that are answered sooner than this leave the next one no time to be made ready.
-QUICK_S: Final = 0.1
 # So often it is looked what may be spent, where nothing is.
 PACE_LOOK_S: Final = 5.0
-# How long everybody else in the event loop waits for us at most while answers are there as soon as we look.
-TURN_S: Final = 0.003
+# So soon at the earliest it is looked again whether something that was put off may go.
+LOOK_S: Final = 0.01
 
 
 class Uplink:
@@ -96,11 +95,10 @@ class Uplink:
             settings.name, settings.retry, random=random, size=self._size, status=self._status, tally=self._tally
         )
         self._parked = Parked(self._outages.holding)
-        self._is_quick = False
-        self._turned_s = float("-inf")
+        self._watching = Watching(self._wire, on_speed=self._on_speed)
         self._rounds = Rounds(float(settings.batch_interval))
         self._clock_wait = ClockWait(
-            store=store, sending=self._sending, on_server_time=seams.on_server_time, watch=self._watch
+            store=store, sending=self._sending, on_server_time=seams.on_server_time, watch=self._watching.watch
         )
         self._waits = Waits(
             settings.name,
@@ -111,6 +109,16 @@ class Uplink:
             clock_wait=self._clock_wait,
             say=self._say,
         )
+        self._endings = Endings(
+            settings.name,
+            store=store,
+            clock=clock,
+            outages=self._outages,
+            parked=self._parked,
+            waits=self._waits,
+            say=self._say,
+        )
+        self._turns = Turns(sending=self._sending, parked=self._parked, outages=self._outages, endings=self._endings)
         self._terms = ALL
         self._hand: Hand | None = None
         self._ahead: Ahead | None = None
@@ -127,9 +135,8 @@ class Uplink:
             raise
         finally:
             self._bring_back_ahead(may_have=True)
-            while (hand := self._parked.pop()) is not None:
-                self._store.release(hand.lease, maybe_delivered=True)
-            self._note_speed(is_quick=False)
+            self._endings.give_back_all()
+            self._watching.note_speed(is_quick=False)
             self._sending.close()
             self._say("stopped")
 
@@ -145,6 +152,7 @@ class Uplink:
             **self._status.told(now_ns=self._clock.monotonic_ns()),
             "attempt": self._outages.attempt,
             "held_back": self._outages.holding.told(),
+            "put_off": self._parked.told(),
             "requests": self._wire.requests,
             "bytes_sent": self._wire.bytes_sent,
             # Of leases in hand, which are settled as a whole: what a slow road has taken of a large one so far.
@@ -159,12 +167,13 @@ class Uplink:
             if self._ahead is None:
                 if not self._store.has_some(self.name) and not self._parked.has_due(_now_s()):
                     self._say_idle()
-                    self._note_speed(is_quick=False)
+                    self._watching.note_speed(is_quick=False)
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(self._parked.left_s(_now_s())):
                             await self._store.wait_held(self.name)
                     self._rounds.end()
-                await self._combine()
+                if not await self._combine():
+                    continue
                 await self._spending.prepare()
                 if await self._is_kept():
                     continue
@@ -172,24 +181,36 @@ class Uplink:
                 self._say_idle()
                 await asyncio.sleep(EMPTY_WAIT_S)
 
-    async def _combine(self) -> None:
-        """Between two rounds let fresh data gather, unless what is held fills half a request already."""
+    async def _combine(self) -> bool:
+        """Between two rounds let fresh data gather, unless what is held fills half a request already.
+
+        Nobody waits meanwhile, so that what was put off has its turn. Returns whether a round has begun.
+        """
         if not self._rounds.is_over:
-            return
+            return True
         left_s = self._rounds.left_s(_now_s())
+        # What is held back or put off counts as held, and fills no request.
+        may_fill = not (self._outages.holding.reasons or self._store.put_off_s(self.name))
+        is_gap = left_s > 0 and not (may_fill and self._is_much_held())
+        if is_gap and (hand := self._parked.pop_due(_now_s())) is not None:
+            await self._deliver(hand)
+            return False
         if left_s > 0:
             self._say("combining")
-            # What is held back or put off counts as held, and fills no request.
-            may_fill = not (self._outages.holding.reasons or self._store.put_off_s(self.name))
-            if not (may_fill and self._is_much_held()):
+            if is_gap:
                 # Nobody is to wait for a road that itself waits for more.
-                self._note_speed(is_quick=False)
+                self._watching.note_speed(is_quick=False)
             self._store.rest(self.name, left_s)
-            enough = (self._size.readings + 1) // 2
+            enough = (self._size.readings + 1) // 2 + self._parked.leased_readings
+            due_s = self._parked.left_s(_now_s())
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left_s):
+                async with asyncio.timeout(left_s if due_s is None else min(left_s, max(due_s, LOOK_S))):
                     await (self._store.wait_for_readings(self.name, enough) if may_fill else asyncio.sleep(left_s))
+                    left_s = 0.0
+            if self._rounds.left_s(_now_s()) > 0 and left_s > 0:
+                return False
         self._rounds.begin(_now_s())
+        return True
 
     async def _is_kept(self) -> bool:
         """Wait a little where what may be spent lets nothing go that is held; return whether it did."""
@@ -207,13 +228,8 @@ class Uplink:
 
     async def _deliver_next(self) -> Lease | None:
         """Lease what is to go next and deliver it; return it, or None where there was nothing."""
-        if self._ahead is not None:
-            hand = self._ahead.hand
-        elif (parked := self._parked.pop_due(_now_s())) is not None:
-            hand = parked
-        elif (lease := await self._lease_next()) is not None:
-            hand = Hand(lease)
-        else:
+        hand = await self._turns.next(self._lease_next) if self._ahead is None else self._ahead.hand
+        if hand is None:
             return None
         await self._deliver(hand)
         return hand.lease
@@ -229,40 +245,48 @@ class Uplink:
 
     async def _deliver(self, hand: Hand) -> None:
         self._hand = hand
+        began_s, is_suspect = _now_s(), hand.is_suspect
         try:
             await self._bring_to_end(hand)
         finally:
             self._hand = None
             self._spending.charge(hand)
+            if is_suspect:
+                self._parked.tried(_now_s() - began_s, now_s=_now_s())
 
     async def _bring_to_end(self, hand: Hand) -> None:
         """Settle `hand`, or give it back, or park it; return when the next may be tried."""
-        lease = hand.lease
         while True:
             error = await self._attempt(hand)
+            if error is None and hand.parts:
+                if await self._endings.pause(hand):
+                    return
+                continue
             if error is None:
-                self._settle(hand)
+                self._endings.settle(hand)
                 return
             if isinstance(error, HoldError):
-                self._hold(error, hand)
+                self._endings.hold(error, hand)
                 return
             wait_s = self._outages.failed(error, hand.next_readings)
-            if not hand.is_begun or hand.is_thinned:
-                self._give_back(hand, maybe_delivered=error.answer_lost, put_off_s=error.put_off_s)
+            may_park = error.put_off_s > 0 and not hand.is_thinned
+            is_parked = may_park and not self._outages.is_down and self._parked.finds_room()
+            if not is_parked and (not hand.is_begun or hand.is_thinned):
+                self._endings.give_back(hand, maybe_delivered=error.answer_lost, put_off_s=error.put_off_s)
                 await self._waits.until_again(error, wait_s)
                 return
             try:
                 if error.answer_lost and hand.parts:
                     # It is sent again from the hand: the store hears of it in no other way.
-                    await self._store.count_maybe_twice(lease, hand.next_readings)
+                    await self._store.count_maybe_twice(hand.lease, hand.next_readings)
                 await self._waits.until_again(error, wait_s)
             except asyncio.CancelledError:
                 # Some of it was taken, and the store knows leases only whole.
-                self._store.release(lease, maybe_delivered=True)
+                self._store.release(hand.lease, maybe_delivered=True)
                 raise
-            if error.put_off_s > 0 and self._parked.put_off(hand, until_s=_now_s() + error.put_off_s):
+            if may_park:
                 # What made a server fail waits by itself: others are sent meanwhile, if they can be.
-                hand.put_last()
+                self._endings.put_off(hand, error.put_off_s)
                 return
 
     async def _attempt(self, hand: Hand) -> TryLaterError | None:
@@ -273,21 +297,23 @@ class Uplink:
             if self._ahead is not None:
                 (_, flight), self._ahead = self._ahead, None
             else:
+                if self._outages.wants_proof and self._parked.has_room:
+                    self._sending.lead(hand)
                 flight = self._begin(hand)
             while flight is not None:
                 await self._look_ahead(hand, flight)
-                await self._watch(flight.answer)
+                await self._watching.watch(flight.answer)
                 landing, flight = flight, None
                 answer = self._land(hand, landing)
-                self._outages.heard(answer)
-                self._note_speed(is_quick=answer is not None and answer.seconds < QUICK_S)
+                self._hear(answer, hand)
+                self._watching.heard(answer)
                 if answer is None:
                     self._bring_back_ahead()
-                if self._ahead is not None:
+                if self._ahead is not None or (hand.pause_s is not None and not hand.is_thinned):
                     break
                 flight = self._begin(hand)
         except TryLaterError as error:
-            self._note_speed(is_quick=False)
+            self._watching.note_speed(is_quick=False)
             self._bring_back_ahead()
             return error
         except asyncio.CancelledError:
@@ -302,6 +328,12 @@ class Uplink:
             self._tally.carry(self._wire)
         return None
 
+    def _hear(self, answer: Answer | None, hand: Hand) -> None:
+        was_down = self._outages.is_down and answer is not None
+        self._outages.heard(answer)
+        if was_down and self._outages.answered(hand.lease.signal):
+            self._store.link_up(self.name)
+
     def _land(self, hand: Hand, flight: Flight) -> Answer | None:
         try:
             return self._sending.land(hand, flight)
@@ -311,7 +343,7 @@ class Uplink:
                 self._store.note_maybe_twice(hand.lease, readings)
 
     def _begin(self, hand: Hand, *, behind: Flight | None = None) -> Flight | None:
-        return self._sending.begin(hand, behind=behind, in_haste=self._is_quick and self._is_much_held())
+        return self._sending.begin(hand, behind=behind, in_haste=self._watching.is_quick and self._is_much_held())
 
     def _is_much_held(self) -> bool:
         return self._store.unleased(self.name) * 2 >= self._size.readings
@@ -322,17 +354,21 @@ class Uplink:
         The thread then takes it up without waiting for its turn in the loop, which under a flood is long in coming.
         """
         is_right = (
-            self._is_quick
+            self._watching.is_quick
             and not self._outages.is_down
             and not self._spending.is_bound
             and not self._waits.is_stopping
             and self._ahead is None
+            and not hand.is_suspect
         )
         is_long = hand.is_split or self._size.toll.expected_s(flight.request.readings) >= QUICK_S
-        if not is_right or is_long or self._parked.has_due(_now_s()) or not self._is_much_held():
+        if not is_right or is_long or self._turns.is_parked_next() or not self._is_much_held():
             return
         # Nobody waits for a commit here: the answer to the one under way may be there before that.
         if (lease := await self._lease_next(may_wait=False)) is None:
+            return
+        if self._sending.has_failed(lease):
+            self._endings.put_off_unseen(lease)
             return
         following = Hand(lease)
         try:
@@ -344,7 +380,7 @@ class Uplink:
                 return
             raise
         if behind is None:
-            self._settle(following)
+            self._endings.settle(following)
         else:
             self._ahead = Ahead(following, behind)
 
@@ -354,25 +390,7 @@ class Uplink:
         if ahead is not None:
             ahead.flight.wanted = False
             ahead.flight.answer.cancel()
-            self._give_back(ahead.hand, maybe_delivered=may_have)
-
-    async def _watch(self, answer: asyncio.Future[Answer]) -> None:
-        """Return when there is an answer; others have their turn now and then even if there is one at once."""
-        if answer.done() and _now_s() - self._turned_s < TURN_S:
-            return
-        if answer.done():
-            await asyncio.sleep(0)
-        while not answer.done():
-            await asyncio.wait({answer}, timeout=QUICK_S if self._is_quick else WATCH_S)
-            self._note_speed(is_quick=self._is_quick and answer.done())
-            if not answer.done() and self._wire.is_overdue():
-                self._wire.abort()
-        self._turned_s = _now_s()
-
-    def _note_speed(self, *, is_quick: bool) -> None:
-        if is_quick != self._is_quick:
-            self._is_quick = is_quick
-            self._store.keeps_up(self.name, keeps_up=is_quick)
+            self._endings.give_back(ahead.hand, maybe_delivered=may_have)
 
     async def _leave(self, hand: Hand, flight: Flight | None) -> None:
         """Bring to its end what is under way; what was answered in time counts, the rest goes back."""
@@ -386,7 +404,7 @@ class Uplink:
         may_have = False
         try:
             # A lease that was cut in parts is not left half sent without need.
-            while flight is not None and hand.is_split and flight.answer.done():
+            while flight is not None and hand.is_split and flight.answer.done() and not hand.is_suspect:
                 landing, flight = flight, None
                 self._land(hand, landing)
                 flight = self._sending.begin(hand)
@@ -417,54 +435,9 @@ class Uplink:
             except NotBegunError:
                 pass
         if hand.parts is None or hand.parts:
-            self._give_back(hand, maybe_delivered=may_have or (hand.is_begun and not hand.is_thinned))
+            self._endings.give_back(hand, maybe_delivered=may_have or (hand.is_begun and not hand.is_thinned))
         else:
-            self._settle(hand)
-
-    def _give_back(self, hand: Hand, *, maybe_delivered: bool, put_off_s: float = 0.0) -> None:
-        """Have a lease sent again, and say how much of it may be there already."""
-        if hand.is_thinned:
-            # Of what stands for a lease nobody has more than that.
-            waiting = hand.lease.readings if hand.parts is None else sum(map(len, hand.parts))
-            if readings := hand.delivered + maybe_delivered * waiting:
-                self._store.note_maybe_twice(hand.lease, readings)
-        self._store.release(hand.lease, maybe_delivered=maybe_delivered and not hand.is_thinned, put_off_s=put_off_s)
-
-    def _settle(self, hand: Hand) -> None:
-        """Tell the store what became of the whole lease."""
-        assert not hand.parts
-        assert not hand.doubted
-        if hand.is_begun:
-            self._answered(hand)
-        if hand.is_thinned:
-            # What was refused of it, or cannot be read, is counted when the rest goes.
-            self._store.thinned(hand.lease, readings=hand.delivered)
-            return
-        if hand.message and hand.rejected and self._status.is_news(hand.message, _now_s()):
-            log.warning("uplink %s: %s", self.name, hand.verdict())
-        if hand.lost and not hand.delivered and REJECTED not in hand.rejected:
-            self._store.refuse(hand.lease, hand.reason(), hand.message)
-        else:
-            self._store.ack(hand.lease, rejected=hand.lost, reason=hand.reason() or REJECTED, aside=hand.aside())
-
-    def _answered(self, hand: Hand) -> None:
-        """Note that the far side is there and takes what it is sent, or says why not."""
-        self._status.answered(hand, now_ns=self._clock.wall_ns())
-        self._tally.sent(hand.delivered)
-        if self._outages.answered(hand.lease.signal) or self._waits.lacked_clock:
-            self._waits.lacked_clock = False
-            self._store.link_up(self.name)
-        self._clock_wait.answered(hand.server_time_s, hand.rtt_s)
-
-    def _hold(self, error: HoldError, hand: Hand) -> None:
-        """Keep a signal back whose way is wrong, and go on with the other."""
-        signal = hand.lease.signal
-        wait_s = self._outages.held(error, signal, now_s=_now_s())
-        self._say("holding", str(error), wait_s)
-        self._store.hold(self.name, signal, wait_s)
-        may_go_on = hand.is_begun and not hand.is_thinned and not isinstance(error, NothingTakenError)
-        if not (may_go_on and self._parked.hold(hand)):
-            self._give_back(hand, maybe_delivered=hand.is_taken and not hand.is_thinned)
+            self._endings.settle(hand)
 
     async def _flush(self) -> None:
         """At the end, where the link is up: send what is fresh for a moment. The rest is kept anyway."""
@@ -479,6 +452,9 @@ class Uplink:
                         return
         except TimeoutError:
             log.info("uplink %s: stopped with data held", self.name)
+
+    def _on_speed(self, is_quick: bool) -> None:  # noqa: FBT001  there is nothing else to hear
+        self._store.keeps_up(self.name, keeps_up=is_quick)
 
     def _say_idle(self) -> None:
         """Say that nothing can be sent just now, and why where something is held back."""

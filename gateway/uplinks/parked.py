@@ -1,12 +1,15 @@
-"""Leases of which a part was taken, and whose rest has to wait while others go. Must not send, lease or wait itself.
+"""Leases in hand whose rest has to wait while others go. Must not send, lease or wait itself.
 
 The store knows leases only whole: one that is begun and given back would be sent twice in part. So it stays in hand,
-for as long as its signal is held back, or until the data in it that made a server fail may be tried again.
+for as long as its signal is held back, or until the data in it that made a server fail may be tried again. Such tries
+have a share of the time where anything else waits, and all of it where nothing does: however much there is of what a
+server fails at, what is fresh is fresh.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
 
 from gateway.uplinks.state import CLOCK_STEP_S
 
@@ -17,64 +20,98 @@ if TYPE_CHECKING:
     from gateway.uplinks.requests import Hand
     from gateway.uplinks.state import Holding
 
-# Leases that are put off, and the readings that are left of them, 21 bytes each. Of more at once it is not about the
-# data of each.
-PUT_OFF_MAX: Final = 32
-PUT_OFF_READINGS_MAX: Final = 256 * 1024
+# Leases that are put off, and the memory for what is left of them and for what stands for them on the disk.
+PUT_OFF_MAX: Final = 128
+PUT_OFF_BYTES_MAX: Final = 6 << 20
+READING_BYTES: Final = 21
+# Which part of the time goes into tries of what a server failed at while others wait.
+TRIES_SHARE: Final = 0.2
 
 
 class Parked:
-    """What one uplink has begun and cannot go on with. Seconds are of one steady clock."""
+    """What one uplink has in hand and cannot go on with. Seconds are of one steady clock."""
 
     def __init__(self, holding: Holding) -> None:
+        self.overflowed = 0  # how often there was no room since the start
         self._holding = holding
         self._held: dict[Signal, Hand] = {}  # with their signals: one of each
         self._put_off: list[tuple[float, Hand]] = []
-        self._is_others_turn = False
+        self._others_until_s = float("-inf")
 
     def __iter__(self) -> Iterator[Hand]:
         yield from self._held.values()
         yield from (hand for _, hand in self._put_off)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more may be put off."""
+        sizes = (_size_bytes(hand) for _, hand in self._put_off)
+        return len(self._put_off) < PUT_OFF_MAX and sum(sizes) < PUT_OFF_BYTES_MAX
+
+    @property
+    def leased_readings(self) -> int:
+        """How many readings their leases are of, of which most may be taken."""
+        return sum(hand.lease.readings for hand in self)
+
+    def finds_room(self) -> bool:
+        """Return whether there is room for one that comes now; that there is none is counted."""
+        has_room = self.has_room
+        self.overflowed += not has_room
+        return has_room
 
     def hold(self, hand: Hand) -> bool:
         """Keep `hand` until its signal is no longer held back; return False where there is one of it already."""
         return self._held.setdefault(hand.lease.signal, hand) is hand
 
     def put_off(self, hand: Hand, *, until_s: float) -> bool:
-        """Keep `hand` until then, others have their turn first; return False where there are too many."""
-        readings = sum(_readings(other) for other in (hand, *(other for _, other in self._put_off)))
-        if self._put_off and (len(self._put_off) >= PUT_OFF_MAX or readings > PUT_OFF_READINGS_MAX):
+        """Keep `hand` until then; return False where there are too many."""
+        if not self.finds_room():
             return False
-        self._is_others_turn = True
+        # What its columns are stands in the bodies, too.
+        hand.lease.segments = [replace(segment, readable=None) for segment in hand.lease.segments]
         self._put_off.append((until_s, hand))
         return True
+
+    def tried(self, seconds: float, *, now_s: float) -> None:
+        """Take note that a try of what a server failed at took so long: others have theirs now, if there are any."""
+        self._others_until_s = now_s + seconds * (1 / TRIES_SHARE - 1)
+
+    def is_turn(self, now_s: float) -> bool:
+        """Whether what was put off may be tried though others wait."""
+        return now_s >= self._others_until_s
 
     def has_due(self, now_s: float) -> bool:
         """Whether there is one to go on with."""
         return bool(self._due(now_s))
 
-    def pop_due(self, now_s: float) -> Hand | None:
-        """Return one to go on with, None where there is none, or where one was put off since the last time.
-
-        Of many that fail again and again there is always one that is due.
-        """
-        is_others_turn, self._is_others_turn = self._is_others_turn, False
-        due = [] if is_others_turn else self._due(now_s)
-        return self._remove(due[0]) if due else None
+    def pop_due(self, now_s: float, *, may_be_suspect: bool = True) -> Hand | None:
+        """Return one to go on with, None where there is none; one that a server failed at only if that is asked for."""
+        due = (hand for hand in self._due(now_s) if may_be_suspect or not hand.is_suspect)
+        return next((self._remove(hand) for hand in due), None)
 
     def pop(self) -> Hand | None:
         """Return any of them, None where there is none."""
         return next((self._remove(hand) for hand in self), None)
 
     def left_s(self, now_s: float) -> float | None:
-        """Return in how many seconds the next of those that are put off is due, None where none is."""
-        return min((max(0.0, until_s - now_s) for until_s, _ in self._put_off), default=None)
+        """Return in how many seconds the next of those that are put off is due, None where none will be."""
+        waiting = [until_s for until_s, hand in self._put_off if not self._holding.is_held(hand.lease.signal, now_s)]
+        return max(0.0, min(waiting) - now_s) if waiting else None
+
+    def told(self) -> dict[str, Any]:
+        """Return what is put off, as `tidegate status` shows it."""
+        return {
+            "leases": len(self._put_off),
+            "readings": sum(_readings(hand) for _, hand in self._put_off),
+            "overflowed": self.overflowed,
+        }
 
     def _due(self, now_s: float) -> list[Hand]:
+        """Return them, the one that has been due for longest first."""
         may_go = self._holding.over(self._held, now_s)
-        put_off = [hand for until_s, hand in self._put_off if now_s >= until_s - CLOCK_STEP_S]
+        put_off = sorted((item for item in self._put_off if now_s >= item[0] - CLOCK_STEP_S), key=_until_s)
         return [self._held[signal] for signal in may_go] + [
-            hand for hand in put_off if not self._holding.is_held(hand.lease.signal, now_s)
+            hand for _, hand in put_off if not self._holding.is_held(hand.lease.signal, now_s)
         ]
 
     def _remove(self, hand: Hand) -> Hand:
@@ -83,5 +120,13 @@ class Parked:
         return hand
 
 
+def _until_s(item: tuple[float, Hand]) -> float:
+    return item[0]
+
+
 def _readings(hand: Hand) -> int:
     return sum(map(len, hand.parts or ()))
+
+
+def _size_bytes(hand: Hand) -> int:
+    return hand.lease.size_bytes + READING_BYTES * _readings(hand)

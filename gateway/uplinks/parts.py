@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from gateway.codecs.otlp_messages import halves
-from gateway.core.batch import LogRecords
+from gateway.core.batch import LogRecords, ResourceRecords
 from gateway.core.contracts import Signal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gateway.codecs.otlp import Marks
-    from gateway.core.batch import Batch, ResourceRecords
+    from gateway.core.batch import Batch
 
 Groups: TypeAlias = "list[tuple[Batch, Marks]]"
 
@@ -33,9 +33,13 @@ class MetricsPart:
 
     def halves(self) -> tuple[MetricsPart, MetricsPart]:
         """Return the first and the second half of the readings, in their order."""
+        return self.cut(len(self) // 2)
+
+    def cut(self, readings: int) -> tuple[MetricsPart, MetricsPart]:
+        """Return the first `readings` and the rest, in their order."""
         left: Groups = []
         right: Groups = []
-        room = len(self) // 2
+        room = readings
         for batch, marks in self.groups:
             cut = min(room, len(batch))
             room -= cut
@@ -59,10 +63,13 @@ class LogsPart:
 
     def halves(self) -> tuple[LogsPart, LogsPart]:
         """Return the first and the second half of the records, in their order."""
-        half = len(self) // 2
-        return self._cut(slice(0, half)), self._cut(slice(half, None))
+        return self.cut(len(self) // 2)
 
-    def _cut(self, index: slice) -> LogsPart:
+    def cut(self, readings: int) -> tuple[LogsPart, LogsPart]:
+        """Return the first `readings` records and the rest, in their order."""
+        return self._take(slice(0, readings)), self._take(slice(readings, None))
+
+    def _take(self, index: slice) -> LogsPart:
         records = self.records
         return LogsPart(LogRecords(records.series[index], records.time_ns[index], records.bodies[index]), self.marks)
 
@@ -86,6 +93,14 @@ class MessagesPart:
         """Return about the first and the second half of the readings, in their order."""
         left, right = halves(self.records)
         return MessagesPart(left, self.marks), MessagesPart(right, self.marks)
+
+    def cut(self, readings: int) -> tuple[MessagesPart, MessagesPart]:
+        """Return the first `readings`, or fewer, and the rest, in their order."""
+        left, right = self.halves()
+        while len(left) > readings:
+            left, more = left.halves()
+            right = MessagesPart(ResourceRecords.join([more.records, right.records]), self.marks)
+        return left, right
 
 
 Part: TypeAlias = "MetricsPart | LogsPart | MessagesPart"

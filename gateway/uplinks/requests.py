@@ -31,9 +31,10 @@ from gateway.store.segments import (
     press_records,
     read_header,
 )
-from gateway.uplinks.guards import TOO_LARGE_STATUS, NotYetError
+from gateway.uplinks.guards import SERVER_ERROR, TOO_LARGE_STATUS, NotYetError
 from gateway.uplinks.parts import Closed, LogsPart, MessagesPart, MetricsPart, small_parts
 from gateway.uplinks.settings import HTTP_JSON, HTTP_PROTOBUF
+from gateway.uplinks.verdicts import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -109,6 +110,12 @@ class Hand:
     doubted: list[tuple[StatusRefusedError, Part]] = field(default_factory=list)  # and perhaps not to be given up
     refusals: int = 0  # since a part of it was taken
     maybe_taken: int = 0  # by a server that failed, and sent again; not counted yet
+    stage: Stage = Stage.WHOLE
+    failed: int = 0  # parts that a server failed at and that stand last, since all others were sent
+    cuts: int = 0  # how often it was halved for that
+    is_suspect: bool = False  # a server failed at all that is left
+    pause_s: float | None = None  # others have their turn now, for so long at least
+    trouble: str = ""  # what a server failed with last
     series: int = 0  # in the parts, where that was looked at
 
     @property
@@ -162,6 +169,16 @@ class Hand:
         while len(self.parts[0]) > readings_max:
             self.part(random)
 
+    def lead(self, random: Random, *, readings_max: int) -> None:
+        """Have so many readings at most go first and by themselves, from one end or the other."""
+        part = self._pop()
+        assert self.parts is not None
+        if isinstance(part, MessagesPart) or random.randrange(2):
+            few, rest = part.cut(readings_max)
+        else:
+            rest, few = part.cut(len(part) - readings_max)
+        self.parts.extendleft((rest, few))
+
     def doubt(self, error: StatusRefusedError) -> None:
         """Lay the first part aside until it is known whether the road takes anything."""
         self.doubted.append((error, self._pop()))
@@ -173,7 +190,14 @@ class Hand:
         self.doubted = []
 
     def give_up(self) -> None:
-        """Count what was laid aside as never to be delivered."""
+        """Count what was laid aside as never to be delivered, but for what a server failed at and may take yet."""
+        if self.stage is Stage.CUT and not self.is_thinned:
+            failed = [(error, part) for error, part in self.doubted if error.status >= SERVER_ERROR]
+            self.doubted = [(error, part) for error, part in self.doubted if error.status < SERVER_ERROR]
+            if failed:
+                assert self.parts is not None
+                self.parts.extend(part for _, part in failed)
+                self.stage = Stage.ALONE
         for error, part in self.doubted:
             self.reject(len(part), TOO_LARGE if error.status == TOO_LARGE_STATUS else REFUSED, str(error))
         self.refused += [(str(error), part) for error, part in self.doubted]
@@ -207,10 +231,15 @@ class Hand:
         assert self.parts is not None
         self.parts.extendleft(reversed(halves))
 
-    def put_last(self) -> None:
-        """Have the first part sent after all others."""
+    def put_last(self) -> bool:
+        """Have the first part, which a server failed at, sent after all others; return whether others are left."""
         assert self.parts
         self.parts.rotate(-1)
+        self.failed += 1
+        if self.failed < len(self.parts):
+            return True
+        self.failed, self.is_suspect = 0, True
+        return False
 
     def close(self) -> None:
         """Let go of what was made of the lease, where it can be made again as it was: it is the most memory of all."""

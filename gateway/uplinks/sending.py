@@ -29,7 +29,7 @@ from gateway.uplinks.guards import (
 from gateway.uplinks.pacing import FAST_LEVEL, REQUEST_S, BatchSize, Effort
 from gateway.uplinks.parts import Closed
 from gateway.uplinks.requests import REJECTED
-from gateway.uplinks.verdicts import PARTS_MAX, SHOWN_MAX, Verdicts
+from gateway.uplinks.verdicts import CUTS_MAX, PARTS_MAX, SHOWN_MAX, Stage, Verdicts
 
 if TYPE_CHECKING:
     import asyncio
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from gateway.core.clock import Clock
+    from gateway.store.database import Lease
     from gateway.uplinks.guards import Answer, Wire
     from gateway.uplinks.requests import Hand, RequestBuilder
     from gateway.uplinks.terms import Terms
@@ -102,7 +103,7 @@ class Sending:
         self._worker: Worker | None = None
         self._turn = 0
         # That logs are taken says nothing of a path for metrics that is none.
-        self._verdicts: defaultdict[Signal, Verdicts] = defaultdict(Verdicts)
+        self._verdicts: defaultdict[Signal, Verdicts] = defaultdict(lambda: Verdicts(random))
 
     def open(self) -> None:
         """Start the thread."""
@@ -162,28 +163,41 @@ class Sending:
                 return None
             self._refused(hand, request, StatusRefusedError(str(error), TOO_LARGE_STATUS))
         except StatusRefusedError as error:
-            self._refused(hand, request, error)
+            if error.status >= SERVER_ERROR:
+                self._failed(hand, request, error)
+            else:
+                self._refused(hand, request, error)
         else:
             self._took(hand, request, answer)
             hand.lease.sent_bytes += flight.size_bytes
             hand.parts.popleft()
             hand.refusals = 0
-            if not hand.parts:
-                hand.give_up()
-                if answer.on_settled is not None:
-                    answer.on_settled()
+            self._end_parts(hand)
+            if not hand.parts and answer.on_settled is not None:
+                answer.on_settled()
         return answer
+
+    def has_failed(self, lease: Lease) -> bool:
+        """Whether a server failed at a lease before."""
+        return self._verdicts[lease.signal].has_failed(lease.segments[0].id)
+
+    def lead(self, hand: Hand) -> None:
+        """Have a small part of `hand` go first: whether the road takes anything is then known at little cost."""
+        if hand.stage is not Stage.WHOLE or hand.is_thinned:
+            return
+        self._open(hand)
+        least = _least(hand)
+        if hand.parts and len(hand.parts[0]) > least:
+            hand.lead(self._random, readings_max=least)
 
     def _refused(self, hand: Hand, request: Request, error: StatusRefusedError) -> None:
         """Have it sent in parts, and give up those that are refused by themselves; raise what to do instead."""
         verdicts, first_id = self._verdicts[request.signal], hand.lease.segments[0].id
-        verdicts.met(str(error), status=error.status, first_id=first_id, is_begun=hand.is_taken)
+        verdicts.refused(first_id=first_id, is_begun=hand.is_taken)
         self._open(hand)
         assert hand.parts
         hand.refusals += 1
-        if error.status >= SERVER_ERROR:
-            hand.maybe_taken += request.readings
-        refusals_max, least = verdicts.refusals_max(first_id), max(1, hand.lease.readings // PARTS_MAX)
+        refusals_max, least = verdicts.refusals_max(first_id), _least(hand)
         if request.readings <= least:
             hand.doubt(error)
         elif refusals_max == SHOWN_MAX:
@@ -194,12 +208,44 @@ class Sending:
             return
         parts = len(hand.parts) + len(hand.doubted)
         try:
-            verdicts.conclude(str(error), status=error.status, first_id=first_id, parts=parts)
+            verdicts.conclude(str(error), first_id=first_id, parts=parts)
         except HoldError:
             # Nothing is known of them: they are still to be sent.
             hand.take_back()
             raise
-        hand.give_up()
+        if hand.stage is not Stage.CUT:
+            hand.give_up()
+        self._end_parts(hand)
+
+    def _failed(self, hand: Hand, request: Request, error: StatusRefusedError) -> None:
+        """Have what a server failed at sent in parts, or later, or given up; raise what to do instead."""
+        verdicts = self._verdicts[request.signal]
+        hand.stage = verdicts.failed(str(error), hand.stage, first_id=hand.lease.segments[0].id)
+        self._open(hand)
+        hand.maybe_taken += request.readings
+        hand.trouble, hand.is_suspect, hand.pause_s = str(error), True, 0.0
+        if hand.stage is Stage.ALONE:
+            # One stands for all of them.
+            hand.put_last()
+            hand.pause_s = verdicts.put_off_s(hand.lease.segments[0].id)
+        elif hand.stage is Stage.CUT and request.readings > (1 if hand.cuts < CUTS_MAX else _least(hand)):
+            hand.cuts += 1
+            hand.part(self._random)
+        else:
+            hand.doubt(error)
+        self._end_parts(hand)
+
+    def _end_parts(self, hand: Hand) -> None:
+        """Where no other part is left, give up those that were laid aside, or have them sent by themselves, later."""
+        verdicts, first_id = self._verdicts[hand.lease.signal], hand.lease.segments[0].id
+        if not hand.parts:
+            hand.give_up()
+            if hand.parts:
+                hand.pause_s = verdicts.put_off_s(first_id)
+            else:
+                verdicts.forget(first_id)
+        elif hand.stage is Stage.CUT and hand.pause_s is None:
+            hand.pause_s = 0.0
 
     def _next(self, hand: Hand, *, in_haste: bool) -> Request | None:
         self._open(hand)
@@ -208,6 +254,11 @@ class Sending:
             part = hand.parts[0]
             assert not isinstance(part, Closed)
             readings = len(part)
+            if hand.is_suspect and hand.stage is Stage.WHOLE and self._is_about_data(hand):
+                hand.stage = Stage.CUT
+                if readings > _least(hand):
+                    hand.part(self._random)
+                    continue
             # One stored segment may be larger than what this link should be given at once.
             if readings > self.size.readings:
                 hand.split()
@@ -220,6 +271,9 @@ class Sending:
             hand.close()
             return Request(part.signal, body, readings, in_haste)
         return None
+
+    def _is_about_data(self, hand: Hand) -> bool:
+        return self._verdicts[hand.lease.signal].is_about_data(hand.lease.segments[0].id)
 
     def _open(self, hand: Hand) -> None:
         if hand.parts is None or (hand.parts and isinstance(hand.parts[0], Closed)):
@@ -239,7 +293,7 @@ class Sending:
             flight.failures, flight.size_bytes = self._sender.failures, self._sender.size_bytes
 
     def _took(self, hand: Hand, request: Request, answer: Answer) -> None:
-        self._verdicts[request.signal].took()
+        self._verdicts[request.signal].took(hand.stage)
         rejected = min(answer.rejected, request.readings)
         hand.delivered += request.readings - rejected
         hand.reject(rejected, REJECTED, answer.message)
@@ -262,3 +316,8 @@ class Sending:
         packed = zstd.compress(body, level=level)
         self._effort.spent(len(body), level, (self._clock.monotonic_ns() - started_ns) / NS_PER_S)
         return packed
+
+
+def _least(hand: Hand) -> int:
+    """Return how small a part of a lease is not cut any further."""
+    return max(1, hand.lease.readings // PARTS_MAX)

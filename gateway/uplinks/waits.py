@@ -53,7 +53,7 @@ class Waits:
         self._wire = wire
         self._size = size
         self._spending = spending
-        self._clock_wait = clock_wait
+        self.clock_wait = clock_wait
         self._say = say
 
     def begin(self) -> None:
@@ -73,7 +73,7 @@ class Waits:
             await (self.network.sleep(wait_s) if is_quiet else asyncio.sleep(wait_s))
 
     async def _for_clock(self, error: NoClockError, wait_s: float) -> None:
-        self.lacked_clock = not await self._may_probe(self._clock_wait.wait(error, wait_s, say=self._say))
+        self.lacked_clock = not await self._may_probe(self.clock_wait.wait(error, wait_s, say=self._say))
         # Whatever kept the road closed, what is freshest goes first when it opens.
         if not self.lacked_clock:
             self._store.link_up(self._uplink)
@@ -88,7 +88,7 @@ class Waits:
             # Nobody waits for the next window with that.
             self.is_shut = True
         else:
-            await self._may_probe(self._spending.wait(error, say=self._say, ask=self._clock_wait.probe))
+            await self._may_probe(self._spending.wait(error, say=self._say, ask=self.clock_wait.probe))
 
     async def _may_probe(self, waiting: Coroutine[Any, Any, _T]) -> _T:
         """Return what `waiting` does."""

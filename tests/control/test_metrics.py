@@ -185,3 +185,12 @@ def test_each_receiver_of_an_uplink_is_shown() -> None:
     assert found["tidegate_uplink_retry_seconds", ("uplink", "cloud")] == 1.5
     states = {key[2][1]: value for key, value in found.items() if key[0] == "tidegate_uplink_endpoint_state"}
     assert states == {"closed": 0, "open": 1, "half-open": 0, "asked to wait": 0}
+
+
+def test_what_is_put_off_is_shown() -> None:
+    """And how often there was no room for more of it; an uplink that says nothing of it has none."""
+    put_off = {"leases": 2, "readings": 5, "overflowed": 1}
+    found = samples(Telemetry(), {"uplinks": {"cloud": {"put_off": put_off}, "odd": {}}})
+    assert found["tidegate_uplink_put_off_leases", ("uplink", "cloud")] == 2
+    assert found["tidegate_uplink_put_off_readings", ("uplink", "cloud")] == 5
+    assert found["tidegate_uplink_put_off_overflows_total", ("uplink", "cloud")] == 1

@@ -336,6 +336,13 @@ def test_a_signal_that_is_held_back_is_told_beside_what_flows() -> None:
     assert "are held back" not in render(STATUS | {"uplinks": {"cloud": uplink}}, colour=False)
 
 
+def test_what_a_receiver_fails_at_is_told() -> None:
+    """Else nobody knows why so much is held though all that is fresh arrives."""
+    text = uplink_text(state="idle", held=300, put_off={"leases": 1, "readings": 2, "overflowed": 0})
+    assert "! the receiver fails at 2 readings of 1 request: others go first, they are tried again" in text
+    assert "fails at" not in uplink_text(state="idle", put_off={"leases": 0, "readings": 0, "overflowed": 0})
+
+
 def test_a_backlog_has_an_end_or_grows() -> None:
     """With how quickly; what a slow road has taken of a large lease is told."""
     text = uplink_text(

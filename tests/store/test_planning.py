@@ -6,7 +6,7 @@ from gateway.core.clock import BootTimes, Quality, Sample, Timeline
 from gateway.core.contracts import Priority, Signal
 from gateway.store.accounts import Accounts, Entry, Removal, Share, State
 from gateway.store.opening import decode_boot
-from gateway.store.planning import encode_boot, make_change
+from gateway.store.planning import LEASED_SPANS_MAX, encode_boot, make_change, next_state
 from gateway.store.recent import Row
 from gateway.store.records import Loss, place
 from gateway.store.room import Candidate
@@ -109,3 +109,35 @@ def test_a_boot_can_be_read_back() -> None:
     times = BootTimes(3, "uuid", 50, [Sample(1, 2, Quality.SYNCED), Sample(5, -6, Quality.UNKNOWN)])
     assert decode_boot(*encode_boot(times), state=State()) == times
     assert decode_boot(*encode_boot(times), state=State(boot=3, boot_last_ns=99)).last_ns == 99
+
+
+class FullDesk:
+    """A desk with many leases in hand."""
+
+    def __init__(self, spans: list[tuple[int, int]]) -> None:
+        self.spans = spans
+        self.thinned: list[tuple[int, int]] = []
+
+    def note(self, before: bytes, *, is_last: bool) -> bytes:
+        return before
+
+
+def test_many_leases_stand_together_in_the_state_row() -> None:
+    """It has to fit a page: of many leases the nearest stand as one, with what lies between them."""
+    few = [(10 * k, 10 * k + 3) for k in range(LEASED_SPANS_MAX)]
+    many = [(10 * k, 10 * k + 3) for k in range(4 * LEASED_SPANS_MAX)]
+    for spans, kept in ((few, few), (many, None)):
+        state = next_state(
+            State(),
+            Accounts([Share("cloud", 1)], {}, accepted=0),
+            sealed=Sealed([], 1, bytes(16)),
+            timeline=timeline(),
+            desks={"cloud": FullDesk(spans)},
+            series_next=1,
+            log_bytes=1,
+            allowed={"cloud": 0},
+        )
+        leased = state.shares[0].leased
+        assert kept is None or leased == kept
+        assert len(leased) == LEASED_SPANS_MAX
+        assert all(any(first <= a and b <= last for first, last in leased) for a, b in spans)

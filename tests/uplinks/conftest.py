@@ -61,6 +61,10 @@ class FakeLease:
     step_s: float = 0.0
     sent_bytes: int = 0
 
+    @property
+    def size_bytes(self) -> int:
+        return sum(len(segment.body) for segment in self.segments)
+
 
 class FakeNotes:
     """What a notebook says is written the moment that somebody waits for it."""

@@ -31,7 +31,7 @@ from gateway.uplinks.guards import (
     UnreachableError,
 )
 from gateway.uplinks.settings import OtlpUplinkSettings, RetrySettings
-from gateway.uplinks.verdicts import PARTS_MAX
+from gateway.uplinks.verdicts import PARTS_MAX, TRIES_MAX
 from hil.link_proxy import Mode
 from hil.otlp_readings import parse_metrics
 from hil.otlp_sink import Behaviour
@@ -381,7 +381,10 @@ def test_data_that_makes_the_server_fail_keeps_nobody_waiting(make_road, make_re
             assert road.store.delivered >= 5 * (k - 1)
         await asyncio.sleep(300)
         assert (road.store.delivered, road.store.ledger) == (599, {"refused": 1})
-        assert road.store.maybe_twice >= 5 * 7
+        tries = [body for _, _, body in road.wire.sent if any(r.value == 3 for r in parse_metrics(body))]
+        # The whole, halves of it, and the reading by itself: each may have been taken before the server failed.
+        assert road.store.maybe_twice >= sum(len(parse_metrics(body)) for body in tries[:-1])
+        assert TRIES_MAX <= len(tries) <= TRIES_MAX + 3
         await road.stop(task)
 
     run(main())
@@ -395,16 +398,15 @@ def test_a_part_that_makes_the_server_fail_keeps_nobody_waiting(make_road, make_
         road.wire.judge = refusing(150, status=500)
         road.store.add(make_readings(1000))
         task = await road.start(20)
-        assert 850 < road.uplink.status()["in_hand_taken"] < 1000
+        assert road.uplink.status()["in_hand_taken"] == 999
+        assert road.uplink.status()["put_off"] == {"leases": 1, "readings": 1, "overflowed": 0}
         for k in range(1, 120):
             road.store.add(make_readings(5, start=1000 * k))
             await asyncio.sleep(4)
             assert road.store.delivered >= 5 * (k - 1)
         await asyncio.sleep(300)
-        lost = road.store.ledger["refused"]
-        assert 1 <= lost <= 1000 // PARTS_MAX + 1
-        assert road.store.delivered == 1000 + 5 * 119 - lost
-        assert road.store.maybe_twice >= 50 * 7
+        assert road.store.ledger == {"refused": 1}
+        assert road.store.delivered == 1000 + 5 * 119 - 1
         await road.stop(task)
 
     run(main())
@@ -440,8 +442,10 @@ def test_data_that_is_put_off_makes_no_small_requests(make_road, make_readings) 
         for k in range(100):
             road.store.add(make_readings(5, start=4000 + 5 * k))
             await asyncio.sleep(1)
-        taken = [len(parse_metrics(body)) for _, _, body in road.wire.sent]
-        assert sum(size < 100 for size in taken) < 10
+        taken = [parse_metrics(body) for _, _, body in road.wire.sent]
+        fresh = [len(readings) for readings in taken if readings[0].value >= 4000]
+        assert len(fresh) <= 6
+        assert sum(fresh) >= 400
         await road.stop(task)
 
     run(main())

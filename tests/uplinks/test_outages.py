@@ -11,7 +11,7 @@ from gateway.core.contracts import Signal, TryLaterError
 from gateway.core.telemetry import Telemetry
 from gateway.core.units import Duration
 from gateway.uplinks.guards import Answer, HoldError, InTransitError, NotYetError, UnreachableError
-from gateway.uplinks.outages import Outages
+from gateway.uplinks.outages import ALONE_MAX, WHOLE_MAX, Outages
 from gateway.uplinks.pacing import READINGS_START, BatchSize
 from gateway.uplinks.settings import RetrySettings
 from gateway.uplinks.state import Status, Tally
@@ -115,12 +115,33 @@ def test_a_signal_whose_way_is_wrong_is_held_by_itself(way, caplog) -> None:
 
 
 def test_what_may_be_about_the_data_alone_makes_nobody_wait(way) -> None:
-    """Once: who fails at the next request too fails at all of them, until something was taken."""
+    """A few times: who fails at the next requests too fails at all of them, until something was taken."""
     poison = TryLaterError("status 500", answer_lost=True, put_off_s=2.0)
-    assert way.outages.failed(poison, 100) == 0
-    assert not way.outages.is_down
-    waits_s = [way.outages.failed(poison, 100) for _ in range(20)]
-    assert all(wait_s > 0 for wait_s in waits_s)
-    assert way.outages.is_down
-    way.outages.answered(Signal.METRICS)
-    assert way.outages.failed(poison, 100) == 0
+    for _ in range(2):
+        size = way.size.limit
+        for k in range(ALONE_MAX):
+            assert not way.outages.is_down
+            assert way.outages.wants_proof == (k >= WHOLE_MAX)
+            assert way.outages.failed(poison, 100) == 0
+            assert way.outages.is_in_doubt
+        assert way.size.limit == size
+        waits_s = [way.outages.failed(poison, 100) for _ in range(20)]
+        assert all(wait_s > 0 for wait_s in waits_s)
+        assert way.outages.is_down
+        way.outages.answered(Signal.METRICS)
+        assert not way.outages.is_in_doubt
+
+
+def test_what_throttles_says_nothing_of_data(way) -> None:
+    """And where it fails for what is in a request after that, it may still be the server."""
+    assert way.outages.failed(TryLaterError("status 429", 1.0), 100) >= 1
+    assert not way.outages.is_in_doubt
+    assert way.outages.failed(TryLaterError("status 500", answer_lost=True, put_off_s=2.0), 100) > 0
+    assert way.outages.is_in_doubt
+
+
+def test_a_part_that_fails_says_nothing_of_the_way(way) -> None:
+    """It is counted, and shown."""
+    way.outages.failed_at_part("status 500")
+    assert (way.outages.is_down, way.outages.is_in_doubt, way.outages.attempt) == (False, False, 0)
+    assert (way.status.last_error, way.failures) == ("status 500", {"later": 1})

@@ -66,3 +66,28 @@ def test_messages_are_cut_until_each_piece_is_small_enough() -> None:
 def test_what_is_closed_still_counts() -> None:
     """Its readings are those of the lease."""
     assert len(Closed(7)) == 7
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.data())
+def test_a_few_are_cut_from_the_rest(lengths: list[int], data) -> None:
+    """So many of columns and of log records; of messages as many or fewer, and always one. Nothing is lost."""
+    few = data.draw(st.integers(1, max(1, sum(lengths) - 1)))
+    total = sum(lengths)
+    if total < 2:
+        return
+    groups = [(Batch.of(0, np.arange(n) + 100 * k, np.zeros(n)), NO_MARKS) for k, n in enumerate(lengths)]
+    left, right = MetricsPart(groups).cut(few)
+    assert (len(left), len(right)) == (few, total - few)
+    records = LogRecords(np.zeros(total, np.uint32), np.arange(total), tuple(b"%d" % k for k in range(total)))
+    first, rest = LogsPart(records, NO_MARKS).cut(few)
+    assert (first.records.bodies, rest.records.bodies) == (records.bodies[:few], records.bodies[few:])
+    bodies = []
+    for length in lengths:
+        message = ResourceSpans()
+        for k in range(length):
+            message.scope_spans.add().spans.add(name=f"{k}")
+        bodies.append(message.SerializeToString())
+    messages = ResourceRecords(Signal.TRACES, np.array(lengths), np.zeros(len(lengths), np.int64), tuple(bodies))
+    head, tail = MessagesPart(messages, NO_MARKS).cut(few)
+    assert 1 <= len(head) <= few
+    assert len(head) + len(tail) == total

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, deque
+from random import Random
 from types import SimpleNamespace
 
 import numpy as np
@@ -25,6 +26,7 @@ from gateway.store.segments import decode
 from gateway.uplinks import requests
 from gateway.uplinks.guards import StatusRefusedError
 from gateway.uplinks.requests import Hand, NoClockError, RequestBuilder
+from gateway.uplinks.verdicts import Stage
 from hil.otlp_readings import parse_logs, parse_metrics
 
 STAMPED = MONOTONIC
@@ -354,3 +356,46 @@ async def test_otlp_messages_that_were_given_up_can_be_looked_at(store, builder)
     ((message, readings, body),) = hand.aside()
     assert (message, readings) == ("no", 1)
     assert [span.name for span in ResourceSpans.FromString(decode(body).bodies[0]).scope_spans[0].spans] == ["a"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_a_few_readings_may_go_first(store, builder, make_readings, seed: int) -> None:
+    """From one of two places, so that a guilty one does not hide all others; nothing is lost by it."""
+    store.add(make_readings(100))
+    hand = Hand(await lease(store))
+    builder.open(hand)
+    hand.lead(Random(seed), readings_max=3)
+    assert len(hand.parts[0]) == 3
+    times = sorted(t for part in hand.parts for batch, _ in part.groups for t in batch.time_ns.tolist())
+    assert len(times) == len(set(times)) == 100
+    hand.lead(Random(seed), readings_max=3)
+    assert 1 <= len(hand.parts[0]) <= 3
+    assert sum(map(len, hand.parts)) == 100
+
+
+async def test_what_a_server_failed_at_is_not_given_up_with_what_it_refused(store, builder, make_readings) -> None:
+    """While the lease is cut: by itself it may be taken yet."""
+    store.add(make_readings(4))
+    hand = Hand(await lease(store), stage=Stage.CUT)
+    builder.open(hand)
+    hand.split()
+    hand.doubt(StatusRefusedError("status 400", 400))
+    hand.doubt(StatusRefusedError("status 500", 500))
+    hand.give_up()
+    assert (hand.stage, hand.rejected, [len(part) for part in hand.parts]) == (Stage.ALONE, {"refused": 2}, [2])
+    hand.stage = Stage.LAST
+    hand.doubt(StatusRefusedError("status 500", 500))
+    hand.give_up()
+    assert (hand.rejected, len(hand.parts)) == ({"refused": 4}, 0)
+
+
+async def test_what_was_put_last_comes_after_all_others(store, builder, make_readings) -> None:
+    """When it failed at all of them each is suspect."""
+    store.add(make_readings(4))
+    hand = Hand(await lease(store))
+    builder.open(hand)
+    hand.split()
+    assert hand.put_last()
+    assert not hand.is_suspect
+    assert not hand.put_last()
+    assert hand.is_suspect

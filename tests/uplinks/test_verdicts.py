@@ -2,141 +2,203 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
 from gateway.core.contracts import TryLaterError
 from gateway.uplinks.guards import HoldError
 from gateway.uplinks.verdicts import (
+    DOUBT_MAX,
     LEASES_KEPT,
+    PUT_OFF_LEAST,
+    PUT_OFF_S,
+    PUT_OFF_S_MAX,
     REFUSALS_MAX,
     REFUSED_MAX,
+    ROW_MAX,
     SHOWN_MAX,
+    TRIES_IN_DOUBT_MAX,
     TRIES_MAX,
     NothingTakenError,
+    Stage,
     Verdicts,
 )
 
 
 @pytest.fixture
 def verdicts() -> Verdicts:
-    return Verdicts()
+    return Verdicts(Random(1))
 
 
-def meet(verdicts: Verdicts, status: int, first_id: int = 1) -> None:
-    verdicts.met(f"status {status}", status=status, first_id=first_id)
+def refuse(verdicts: Verdicts, first_id: int = 1) -> None:
+    verdicts.refused(first_id=first_id)
 
 
-def conclude(verdicts: Verdicts, status: int, first_id: int = 1, *, parts: int = 1) -> None:
-    verdicts.conclude(f"status {status}", status=status, first_id=first_id, parts=parts)
+def conclude(verdicts: Verdicts, first_id: int = 1, *, parts: int = 1) -> None:
+    verdicts.conclude("status 400", first_id=first_id, parts=parts)
 
 
-def fail(verdicts: Verdicts, first_id: int = 1) -> None:
-    """Meet a server's own error until the data counts as its cause."""
-    for _ in range(TRIES_MAX - 1):
-        with pytest.raises(TryLaterError) as caught:
-            meet(verdicts, 500, first_id)
-        assert caught.value.answer_lost
-        assert not isinstance(caught.value, HoldError)
-    meet(verdicts, 500, first_id)
+def fail(verdicts: Verdicts, stage: Stage = Stage.WHOLE, first_id: int = 1) -> Stage:
+    return verdicts.failed("status 500", stage, first_id=first_id)
+
+
+def put_off(verdicts: Verdicts, stage: Stage = Stage.WHOLE, first_id: int = 1) -> float:
+    """Return for how long what a server failed at is put off."""
+    with pytest.raises(TryLaterError, match="status 500") as caught:
+        fail(verdicts, stage, first_id)
+    assert caught.value.answer_lost
+    assert not isinstance(caught.value, HoldError)
+    return caught.value.put_off_s
 
 
 def test_a_few_parts_are_given_up_though_nothing_is_taken(verdicts) -> None:
     """After some of these the road is shut: little is shown to it, and nothing given up, until something is taken."""
     for first_id in range(REFUSED_MAX):
-        meet(verdicts, 400, first_id)
+        refuse(verdicts, first_id)
         assert verdicts.refusals_max(first_id) == REFUSALS_MAX
-        conclude(verdicts, 400, first_id, parts=REFUSED_MAX)
+        conclude(verdicts, first_id, parts=REFUSED_MAX)
     for first_id in range(10):
-        meet(verdicts, 400, first_id)
+        refuse(verdicts, first_id)
         assert verdicts.refusals_max(first_id) == SHOWN_MAX
         with pytest.raises(NothingTakenError, match="status 400; nothing was taken since then") as caught:
-            conclude(verdicts, 400, first_id)
+            conclude(verdicts, first_id)
         assert caught.value.after_s == 0
     verdicts.took()
-    meet(verdicts, 400, 0)
+    refuse(verdicts, 0)
     assert verdicts.refusals_max(0) == REFUSALS_MAX
-    conclude(verdicts, 400, 0, parts=100)
+    conclude(verdicts, 0, parts=100)
 
 
 def test_a_lease_of_which_a_part_was_taken_is_refused_for_its_data(verdicts) -> None:
     """A server's own error says less: it may have begun after that."""
     verdicts.took()
-    verdicts.met("status 400", status=400, first_id=1, is_begun=True)
-    conclude(verdicts, 400, parts=100)
-    for _ in range(TRIES_MAX - 1):
-        with pytest.raises(TryLaterError):
-            verdicts.met("status 500", status=500, first_id=2, is_begun=True)
-    verdicts.met("status 500", status=500, first_id=2, is_begun=True)
-    with pytest.raises(NothingTakenError):
-        conclude(verdicts, 500, 2)
+    verdicts.refused(first_id=1, is_begun=True)
+    conclude(verdicts, parts=100)
+    put_off(verdicts, first_id=2)
+    assert not verdicts.is_about_data(2)
 
 
 def test_many_parts_are_not_given_up_where_nothing_is_taken(verdicts) -> None:
     """A road that takes no part of a lease may be the wrong one."""
-    meet(verdicts, 400)
+    refuse(verdicts)
     with pytest.raises(HoldError):
-        conclude(verdicts, 400, parts=REFUSED_MAX + 1)
-    meet(verdicts, 400)
+        conclude(verdicts, parts=REFUSED_MAX + 1)
+    refuse(verdicts)
     verdicts.took()
-    meet(verdicts, 400)
-    conclude(verdicts, 400, parts=REFUSED_MAX + 1)
+    refuse(verdicts)
+    conclude(verdicts, parts=REFUSED_MAX + 1)
 
 
 def test_what_was_taken_before_says_nothing(verdicts) -> None:
     """It was before the first refusal."""
     verdicts.took()
-    meet(verdicts, 400)
+    refuse(verdicts)
     assert not verdicts.is_about_data(1)
     verdicts.took()
     assert verdicts.is_about_data(1)
     assert not verdicts.is_about_data(2)
 
 
-def test_a_servers_own_error_is_tried_again_and_again(verdicts) -> None:
-    """The same data that meets it each time is its cause only if something else was taken meanwhile."""
-    fail(verdicts)
-    with pytest.raises(HoldError):
-        conclude(verdicts, 500)
-    meet(verdicts, 500)
+def test_while_nothing_is_taken_a_lease_stays_whole(verdicts) -> None:
+    """However often the server fails: that is an outage, and says nothing of any data."""
+    for _ in range(100):
+        put_off(verdicts)
     verdicts.took()
-    conclude(verdicts, 500)
-    with pytest.raises(TryLaterError):
-        meet(verdicts, 500)
+    assert fail(verdicts) is Stage.CUT
+    assert fail(verdicts, Stage.ALONE) is Stage.ALONE
+
+
+def test_what_fails_when_others_were_taken_is_cut(verdicts) -> None:
+    """Not the first time: what is over in a moment costs one more request, and not many small ones."""
+    verdicts.took()
+    put_off(verdicts)
+    verdicts.took()
+    assert verdicts.has_failed(1)
+    assert not verdicts.has_failed(2)
+    assert fail(verdicts) is Stage.CUT
+    assert fail(verdicts, Stage.CUT) is Stage.CUT
+
+
+def test_parts_that_fail_in_a_row_are_put_off(verdicts) -> None:
+    """It may be the server; one that takes anything in between is none that fails."""
+    put_off(verdicts)
+    verdicts.took()
+    for _ in range(3):
+        for _ in range(ROW_MAX):
+            assert fail(verdicts, Stage.CUT) is Stage.CUT
+        put_off(verdicts, Stage.CUT)
+        put_off(verdicts, Stage.CUT)
+        verdicts.took()
+
+
+def test_what_is_left_alone_is_given_up_at_the_last_of_many_tries(verdicts) -> None:
+    """Whether others were taken meanwhile, or there were none."""
+    put_off(verdicts)
+    for k in range(TRIES_MAX - 2):
+        if k % 2:
+            verdicts.took()
+        assert fail(verdicts, Stage.ALONE) is Stage.ALONE
+    assert fail(verdicts, Stage.ALONE) is Stage.LAST
+    assert fail(verdicts, Stage.LAST) is Stage.LAST
+
+
+def test_a_server_that_fails_at_random_is_given_more_tries(verdicts) -> None:
+    """Where it takes some of what it had failed at by itself; no longer than that lasts."""
+    put_off(verdicts)
+    for _ in range(TRIES_MAX + 4):
+        verdicts.took(Stage.ALONE)
+        assert fail(verdicts, Stage.ALONE) is Stage.ALONE
+    tries = TRIES_MAX + 5
+    while fail(verdicts, Stage.ALONE) is Stage.ALONE:
+        tries += 1
+    assert tries + 1 == TRIES_IN_DOUBT_MAX
+    put_off(verdicts, first_id=2)
+    for _ in range(DOUBT_MAX):
+        fail(verdicts, Stage.ALONE, first_id=3)
+    for _ in range(TRIES_MAX - 2):
+        assert fail(verdicts, Stage.ALONE, first_id=2) is Stage.ALONE
+    assert fail(verdicts, Stage.ALONE, first_id=2) is Stage.LAST
+
+
+def test_no_try_counts_while_others_fail(verdicts) -> None:
+    """However long that lasts; it does again when one of them was taken."""
+    put_off(verdicts)
+    for other in range(50):
+        put_off(verdicts, first_id=100 + other)
+        assert fail(verdicts, Stage.ALONE) is Stage.ALONE
+    for other in range(TRIES_MAX - 2):
+        put_off(verdicts, first_id=200 + other)
+        verdicts.took()
+        assert fail(verdicts, Stage.ALONE) is Stage.ALONE
+    assert fail(verdicts, Stage.ALONE) is Stage.LAST
+
+
+def test_others_go_first_for_longer_each_time(verdicts) -> None:
+    """At random a bit less, so that what failed together is not tried together; up to a minute."""
+    waits_s = [put_off(verdicts) for _ in range(20)]
+    assert PUT_OFF_LEAST * PUT_OFF_S <= waits_s[0] <= PUT_OFF_S
+    assert PUT_OFF_LEAST * 4 * PUT_OFF_S <= waits_s[2] <= 4 * PUT_OFF_S
+    assert all(PUT_OFF_LEAST * PUT_OFF_S_MAX <= wait_s <= PUT_OFF_S_MAX for wait_s in waits_s[5:])
+    assert len(set(waits_s)) == 20
 
 
 def test_of_much_that_failed_little_is_remembered(verdicts) -> None:
-    """The oldest is forgotten: it is tried as often again."""
+    """The oldest is forgotten: it is tried as often again. So is what is settled."""
     for first_id in range(LEASES_KEPT + 1):
-        with pytest.raises(TryLaterError):
-            meet(verdicts, 500, first_id)
-    fail(verdicts, 0)
+        put_off(verdicts, first_id=first_id)
+    verdicts.took()
+    put_off(verdicts, first_id=0)
+    assert verdicts.has_failed(LEASES_KEPT)
+    verdicts.forget(LEASES_KEPT)
+    assert not verdicts.has_failed(LEASES_KEPT)
 
 
 def test_refusals_are_no_failures_of_the_server(verdicts) -> None:
-    """And who is tried again because it failed must take something after that."""
-    verdicts.met("status 400", status=400, first_id=1)
+    """Data that was refused may still make it fail, and is then put off like others."""
+    refuse(verdicts)
     verdicts.took()
     for _ in range(20):
-        meet(verdicts, 400)
-    fail(verdicts)
-    assert not verdicts.is_about_data(1)
-    with pytest.raises(NothingTakenError):
-        conclude(verdicts, 500)
-    verdicts.took()
-    meet(verdicts, 500)
-    conclude(verdicts, 500)
-
-
-def test_nobody_waits_where_others_are_taken_while_the_same_data_fails(verdicts) -> None:
-    """A server that has taken nothing since is waited for: it may fail at all."""
-
-    def met() -> bool:
-        with pytest.raises(TryLaterError) as caught:
-            verdicts.met("status 500", status=500, first_id=1)
-        return caught.value.at_once
-
-    assert not met()
-    assert not met()
-    verdicts.took()
-    assert met()
-    assert met()
+        refuse(verdicts)
+    assert not verdicts.has_failed(1)
+    put_off(verdicts)
