@@ -11,6 +11,8 @@ simulator/                  A plant on this desk: fake devices that knock on the
   desk.py                   What stands on the demo's desk: a config, a real gateway as a child process, and someone who tells the story
   plant.py                  Fake devices: MQTT clients and one on a serial line
 bench/                      The performance suite: every number that is claimed is printed by it
+  client.py                 A program with a client inside: what a call takes, how many readings go through, what memory it adds
+  client_load.py            A program with a client inside: sends single readings, then arrays, and prints as JSON what that took
   encoding.py               How quickly batches become OTLP requests: P50 and P99 of 10,000 readings in runs of several lengths
   end_to_end.py             A real gateway under load, from the devices' socket to a receiver's: what it takes, costs and leaves behind
   load.py                   A cheap load: QoS 1 PUBLISHes from prebuilt bytes over a few connections, PUBACKs counted by their length
@@ -25,6 +27,17 @@ bench/                      The performance suite: every number that is claimed 
   sink.py                   A counting OTLP/HTTP receiver: decompresses, counts readings without building one, answers 200
   suite.py                  What the suite measures, in order
   wire.py                   How many bytes a reading takes on the wire: a minute of 20 devices with 5 metrics at 1 Hz, in one request
+client/                     A client: a gateway inside a Python program, so that what the program measures is stored first and forwarded then
+  client.py                 The client as a program sees it: send, flush, drain, shut down
+  assembly.py               From what a program says to a gateway's configuration
+  buffer.py                 What a program has sent and the shelf has not yet: columns that any thread adds to, bounded, and taken all at once
+  door.py                   The door of a program that has its gateway inside: what threads have put into the buffer goes to the shelf from here
+  doorway.py                Where a program and the gateways in its process meet: each gateway gets a door to the one buffer
+  errors.py                 What can be wrong with a client itself
+  exporters.py              OpenTelemetry's SDK for Python over a client: its exporters, for whoever instruments a program with it
+  records.py                Log records and spans of a program as OTLP messages
+  runner.py                 The thread in which a client's gateway lives, from its start to its end
+  values.py                 What programs give as times, values and attributes, made into columns' types or refused by name
 app.py                      Assembly: build each part, run all in one place, stop in order, feed the watchdog
 pipeline.py                 The data path on one screen: arrive, decode, map, detect, append
 reporter.py                 Says what was lost, in the log here and upstream, and sends the gateway's own numbers
@@ -266,7 +279,25 @@ core/                       Ground: the words that every room speaks
   thinning.py               Thinning: of each series and step of time the first, least, greatest and last reading stand for all
   units.py                  Durations, sizes and rates as people write them
   words.py                  Numbers for people: sizes, time spans, and how many of what
+parts.py                    What the assembly asks of its parts, and of a program that has a gateway inside of it
 supervision.py              Keeps parts running: one that fails is started again, one that does not stop keeps nobody waiting
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gateway.client import Client
+
 __version__ = "0.1.0"
+__all__ = ["Client", "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    """Bring the client when somebody asks for it: whoever runs a gateway has no use for it, and it is memory."""
+    if name == "Client":
+        from gateway.client import Client  # noqa: PLC0415  see above
+
+        return Client
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,7 +12,7 @@ import logging
 import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 from gateway import __version__
 from gateway.codecs.mapping import MapLimits, Mapper
@@ -27,7 +27,8 @@ from gateway.core.text import harmless
 from gateway.core.words import plural
 from gateway.net.files import read_file, replace_file
 from gateway.net.interfaces import NetworkWatch
-from gateway.net.systemd import ask_for_patience, notify, runtime_directory
+from gateway.net.systemd import ask_for_patience, keep_quiet, notify, runtime_directory
+from gateway.parts import Listener, NetworkUser
 from gateway.pipeline import Pipeline
 from gateway.reporter import Reporter
 from gateway.store.database import BoardLimits, SeriesBounds, Store
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from gateway.control.profiles import HardwareProfile
     from gateway.core.clock import Clock
     from gateway.detect.engine import Engine
+    from gateway.parts import Part, Program
     from gateway.store.records import UplinkStatus
     from gateway.tracing import Tracer
 
@@ -68,40 +70,18 @@ class StillError(Exception):
     """The shelf stands still and only a new start helps; the message says why."""
 
 
-class Part(Protocol):
-    """A source or an uplink."""
-
-    name: str
-
-    async def run(self) -> None:
-        """Serve until cancelled."""
-        ...
-
-    def status(self) -> dict[str, object]:
-        """Say how it is."""
-        ...
-
-
-@runtime_checkable
-class Listener(Protocol):
-    """A part that says when it listens."""
-
-    listening: asyncio.Event
-
-
-@runtime_checkable
-class NetworkUser(Protocol):
-    """A part that may be waiting for a network."""
-
-    def network_up(self) -> None:
-        """Take note that there may be one again."""
-        ...
-
-
 class Gateway:
     """One gateway from one config. `run` returns after a clean stop."""
 
-    def __init__(self, config: Config, profile: HardwareProfile, *, clock: Clock, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        profile: HardwareProfile,
+        *,
+        clock: Clock,
+        seed: int | None = None,
+        program: Program | None = None,
+    ) -> None:
         self._fit = fit(config, profile)
         self.config = self._fit.config
         self.profile = profile
@@ -111,7 +91,10 @@ class Gateway:
             base_interval_s=self._commit_interval_s,
             bounds_bytes=self._fit.bounds_bytes,
             telemetry=self.telemetry,
+            is_shared=program is not None,
         )
+        self._program = program
+        self._notify = notify if program is None else keep_quiet
         self.ready = asyncio.Event()
         self._clock = clock
         self._random = random.Random(seed)  # noqa: S311  jitter, not a secret
@@ -154,8 +137,9 @@ class Gateway:
 
     async def _open_store(self) -> Store:
         config = self.config
-        await asyncio.to_thread(look_for_old_shelf, Path(config.gateway.state_dir))
-        patience = asyncio.create_task(ask_for_patience(), name="patience")
+        if self._program is None:
+            await asyncio.to_thread(look_for_old_shelf, Path(config.gateway.state_dir))
+        patience = asyncio.create_task(ask_for_patience(self._notify), name="patience")
         try:
             return await Store.open(
                 state_dir=Path(config.gateway.state_dir),
@@ -193,6 +177,8 @@ class Gateway:
             for source in self.config.sources:
                 what = f"source {source.name}"
                 self._sources.append(self._build_source(source))
+            if self._program is not None:
+                self._sources.append(self._program.door(self._pipeline, store))
             what = "control"
             self._control = self._build_control()
         except (OSError, ValueError, ImportError) as error:
@@ -213,7 +199,7 @@ class Gateway:
             await self._wait_open()
             if not self._stopping.is_set():
                 self.ready.set()
-                notify("READY=1\nSTATUS=running")
+                self._notify("READY=1\nSTATUS=running")
                 parts = f"{plural(len(doors), 'source')}, {plural(len(roads), 'uplink')}"
                 log.info("running: %s, state in %s", parts, self.config.gateway.state_dir)
             await self._stopping.wait()
@@ -373,7 +359,7 @@ class Gateway:
                 measured_ns = now_ns
                 self._measure(now_ns)
             if self.is_alive():
-                notify("WATCHDOG=1")
+                self._notify("WATCHDOG=1")
             self._watch_shelf()
             self._look_at_backlogs(now_ns / NS_PER_S)
             if self._store.is_closed and now_ns - thawed_ns >= THAW_LOOK_S * NS_PER_S:
@@ -436,9 +422,17 @@ class Gateway:
         path = Path(self.config.gateway.state_dir) / DETECTOR_STATE_FILE
         try:
             await asyncio.to_thread(replace_file, path, self._pipeline.engine.save())
+        except RuntimeError:
+            log.warning("detector state not saved in %s: the interpreter ends, and begins no threads any more", path)
         except OSError as error:
             # The detectors learn again; nothing that was accepted depends on this file.
             log.warning("detector state not saved in %s: %s", path, error.strerror)
+
+    def held(self) -> dict[str, int]:
+        """Return how many readings are held for each uplink that is configured."""
+        assert self._store is not None
+        accounts = self._store.status()["uplinks"]
+        return {uplink.name: accounts[uplink.name]["held"] for uplink in self._uplinks}
 
     def is_healthy(self) -> bool:
         """Whether the data path moves: it is alive, and what comes can be written. Not whether anyone listens."""

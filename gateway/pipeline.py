@@ -30,10 +30,11 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from gateway.codecs.device_time import Moment
     from gateway.codecs.mapping import Mapper
-    from gateway.core.batch import Attributes
+    from gateway.core.batch import Attributes, Batch, ResourceRecords
     from gateway.core.clock import Clock
-    from gateway.core.contracts import Arrivals, Messages
+    from gateway.core.contracts import Arrivals, Messages, Priority
     from gateway.core.telemetry import Telemetry
     from gateway.detect.engine import Engine, Finding
     from gateway.store.database import Store
@@ -120,6 +121,29 @@ class Pipeline:
             is_last=True,
         )
         self._telemetry.count("tidegate_messages_accepted", source=messages.source)
+
+    def moment(self, arrived_ns: int) -> Moment:
+        """Return between which times readings that arrived then are believed to have been taken."""
+        return self.mapper.moment(arrived_ns, self._latest_ns(self._store.timeline.wall_from(arrived_ns)))
+
+    def prepare_pieces(self, pieces: list[tuple[Priority, Batch]], losses: list[Loss]) -> Prepared:
+        """Watch readings that need no mapping; what comes back is for `put_prepared`, as often as it takes."""
+        mapped = Mapped(pieces, readings=sum(len(batch) for _, batch in pieces))
+        prepared = Prepared(mapped, losses, [], self._watch(mapped))
+        self._under_way.add(prepared)
+        return prepared
+
+    def put_prepared(
+        self, prepared: Prepared, *, records: Sequence[tuple[Priority, ResourceRecords]] = (), is_last: bool = False
+    ) -> asyncio.Future[None]:
+        """Hand `prepared` and OTLP messages to the shelf as one; as `Store.append` does, raise FullError or later."""
+        return self._store.append(
+            prepared.mapped.pieces,
+            logs=prepared.logs,
+            records=records,
+            losses=prepared.losses,
+            is_last=is_last,
+        )
 
     def _put(self, arrivals: Arrivals) -> asyncio.Future[None]:
         """Map arrivals that were not, and hand them to the shelf; raise FullError."""

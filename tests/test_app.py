@@ -816,3 +816,54 @@ async def test_a_line_with_the_wrong_baud_rate_does_not_fill_the_quarantine(
         status = gateway.status()
         assert 0 < status["store"]["quarantined"] <= 20
         assert "115200 baud" in status["sources"]["line1"]["advice"]
+
+
+async def test_what_is_learnt_is_not_saved_where_no_thread_begins_any_more(
+    make: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """As in a program whose interpreter ends: that is said, and the store is closed all the same."""
+
+    async def refuse(work: Callable[..., object], *arguments: object) -> object:
+        raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+    async with running(make('[[detectors]]\nmatch = { metric = "temp" }\ntype = "zscore"\n')):
+        monkeypatch.setattr(app.asyncio, "to_thread", refuse)
+    assert "begins no threads any more" in caplog.text
+    assert not (tmp_path / "state" / "detectors.state").exists()
+
+
+class Guest:
+    """A program with a gateway inside."""
+
+    name = "guest"
+
+    def __init__(self) -> None:
+        self.was_cancelled = False
+
+    def door(self, pipeline: object, store: object) -> Guest:
+        return self
+
+    async def run(self) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.was_cancelled = True
+
+    def status(self) -> dict[str, object]:
+        return {"state": "open"}
+
+
+async def test_a_program_has_its_own_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a source as any other; and what another gateway on this box holds is not asked for."""
+
+    def ask(_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(app, "look_for_old_shelf", ask)
+    config = parse_config(f"[gateway]\nstate_dir = {json.dumps(str(tmp_path / 'state'))}\n")
+    guest: Any = Guest()
+    gateway = Gateway(config, load_profile("x86-64"), clock=SystemClock(), program=guest)
+    async with running(gateway):
+        assert gateway.status()["sources"] == {"guest": {"state": "open"}}
+        assert gateway.held() == {}
+    assert guest.was_cancelled

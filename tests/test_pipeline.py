@@ -13,14 +13,15 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
 from gateway.codecs.mapping import Mapper, MappingSettings, default_mappings
 from gateway.codecs.mapping_settings import MetricSettings, TimeSettings
-from gateway.core.batch import ResourceRecords, Series
-from gateway.core.clock import NS_PER_S, FakeClock, Quality
+from gateway.core.batch import Batch, ResourceRecords, Series
+from gateway.core.clock import NS_PER_S, WALL_CEILING_NS, FakeClock, Quality
 from gateway.core.contracts import Arrivals, FullError, Lost, Messages, Priority, Signal
 from gateway.core.telemetry import Telemetry
 from gateway.core.text import SENTENCE_CHARS_MAX
 from gateway.detect.engine import Engine
 from gateway.detect.settings import Match, ZScoreSettings
 from gateway.pipeline import FEW_BYTES, FEW_MESSAGES, Pipeline
+from gateway.store.records import Loss
 
 
 @dataclass
@@ -531,3 +532,39 @@ async def test_a_full_shelf_pushes_back_on_programs_too() -> None:
     with pytest.raises(FullError):
         await pipeline.accept_messages(messages(b"a"))
     assert telemetry.value("tidegate_messages_accepted", source="local") == 0
+
+
+async def test_what_needs_no_mapping_is_watched_once_and_kept_with_what_comes_beside_it() -> None:
+    """However often it is put; as long as it waits its series are in use."""
+    store = FakeStore()
+    pipeline, _ = build(store, watch=True)
+    number = store.resolve(Series((("device.id", "d1"),), "temp"), "client")
+    values = np.array([20.0 + k % 5 for k in range(60)] + [500.0])
+    batch = Batch.of(number, np.arange(61) * NS_PER_S + 1_790_000_000 * NS_PER_S, values)
+    prepared = pipeline.prepare_pieces([(Priority.BULK, batch)], [Loss("no_room", 3)])
+    assert next(numbers.tolist() for numbers in pipeline.series_in_use()) == [number] * 61
+    assert store.findings == 1
+    store.full = 2
+    messages = ResourceRecords(Signal.LOGS, np.array([1]), np.array([0]), (b"x",))
+    for _ in range(2):
+        with pytest.raises(FullError):
+            pipeline.put_prepared(prepared, records=[(Priority.NORMAL, messages)])
+    await pipeline.put_prepared(prepared, records=[(Priority.NORMAL, messages)], is_last=True)
+    (kept,) = store.kept
+    assert (kept["pieces"], kept["is_last"]) == ([(Priority.BULK, batch)], True)
+    assert len(kept["logs"]) == 1
+    assert [loss.readings for loss in kept["losses"]] == [3]
+    assert store.findings == 1
+
+
+def test_between_which_times_a_reading_is_believed() -> None:
+    """The same as with devices: a little ahead of a clock that is right, far ahead of one that may be wrong."""
+    store = FakeStore()
+    pipeline, _ = build(store)
+    arrived_ns = 5 * NS_PER_S
+    moment = pipeline.moment(arrived_ns)
+    store.timeline.quality = Quality.UNSYNCED
+    assert moment.arrived_ns == arrived_ns
+    assert moment.ceiling_ns < pipeline.moment(arrived_ns).ceiling_ns
+    store.timeline.offset_ns = None
+    assert pipeline.moment(arrived_ns).ceiling_ns == WALL_CEILING_NS

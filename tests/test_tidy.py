@@ -27,6 +27,7 @@ FLOW = [
     "daemon",
     "simulator",
     "bench",
+    "client",
     "app",
     "pipeline",
     "reporter",
@@ -137,10 +138,10 @@ def rewrite_map() -> None:
     """Put the map into gateway/__init__.py."""
     path = PACKAGE / "__init__.py"
     text = path.read_text(encoding="utf-8")
-    version = re.search(r'^__version__ = ".*"$', text, re.MULTILINE)
-    assert version is not None
+    _, _, code = text.partition('\n"""\n')
+    assert "__version__" in code
     head = "Tidegate: a store-and-forward telemetry gateway. Start reading at pipeline.py."
-    path.write_text(f'"""{head}\n\n{drawn_map()}\n"""\n\n{version[0]}\n', encoding="utf-8")
+    path.write_text(f'"""{head}\n\n{drawn_map()}\n"""\n{code}', encoding="utf-8")
 
 
 if __name__ == "__main__":

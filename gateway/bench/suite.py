@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from gateway.bench import end_to_end, micro, otlp, roads
+from gateway.bench import client, end_to_end, micro, otlp, roads
 from gateway.bench.report import Bench
 
 SUITE: Final = [
@@ -13,6 +13,7 @@ SUITE: Final = [
     Bench("batched", end_to_end.batched, "CBOR arrays of 800 readings, to OTLP"),
     Bench("backlog", end_to_end.backlog, "ten million readings held, then the link comes"),
     Bench("otlp", otlp.through, "log records and spans of programs, in and out as OTLP"),
+    Bench("client", client.calls, "a Python program with a client inside"),
     Bench("idle", end_to_end.idle, "CPU at 100 readings/s"),
     Bench("flash", end_to_end.flash, "bytes to flash at 1,000 readings/s"),
     Bench("encode", micro.encode, "10,000 readings as OTLP"),

@@ -94,7 +94,7 @@ class Mapper:
             return Mapped()
         slots = self._find_routes(arrivals)
         plans, rows = self._routes.plans[slots], self._routes.rows[slots]
-        moment = self._moment(arrivals.arrived_ns, wall_ns)
+        moment = self.moment(arrivals.arrived_ns, wall_ns)
         owners = Owners(arrivals.source, arrivals.users)
         work = Work(arrivals.payloads, np.arange(len(rows)), rows, moment, owners, output)
         if arrivals.lost:
@@ -144,7 +144,8 @@ class Mapper:
                 tried.append((number, pattern.why_not(topic)))
         return None, tried
 
-    def _moment(self, arrived_ns: int, wall_ns: int | None) -> Moment:
+    def moment(self, arrived_ns: int, wall_ns: int | None) -> Moment:
+        """Return between which times what arrives now is believed; `wall_ns` is the time of day, if known."""
         # A clock that stands before this software was made was never set.
         if wall_ns is None or not is_plausible(wall_ns):
             return Moment(arrived_ns, self.limits.device_time_min, WALL_CEILING_NS)

@@ -35,7 +35,19 @@ from gateway.store.files import DATABASE
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["Config", "ConfigError", "Draft", "draft", "example", "load", "load_control", "parse_config", "schema"]
+__all__ = [
+    "Config",
+    "ConfigError",
+    "Draft",
+    "draft",
+    "example",
+    "load",
+    "load_control",
+    "parse_config",
+    "parse_table",
+    "read_table",
+    "schema",
+]
 
 CONFIG_BYTES_MAX: Final = 1024 * 1024
 MACHINE_ID_PATHS: Final = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
@@ -110,6 +122,16 @@ def load_control(path: Path) -> ControlSettings | None:
     return found.control
 
 
+def read_table(path: Path) -> dict[str, Any]:
+    """Return the tables of the file at `path`, not looked at any further; raise ConfigError where it is no TOML."""
+    return _table(_text(path), name=str(path))
+
+
+def parse_table(table: dict[str, Any]) -> Config:
+    """Read a configuration that a program brings, to run it here; raise ConfigError with all of its problems."""
+    return _finish(_parse_table(table, offline=False, to_run=True))
+
+
 def _text(path: Path) -> str:
     try:
         with path.open("rb") as file:
@@ -137,7 +159,11 @@ def _finish(draft: Draft) -> Config:
 
 
 def _parse(text: str, *, name: str, offline: bool, to_run: bool) -> Draft:
-    table, found, notes = fill(_table(text, name=name), os.environ, anywhere=offline)
+    return _parse_table(_table(text, name=name), offline=offline, to_run=to_run)
+
+
+def _parse_table(given: dict[str, Any], *, offline: bool, to_run: bool) -> Draft:
+    table, found, notes = fill(given, os.environ, anywhere=offline)
     reading = read_parts(table, Config, later=LATER)
     found += [*_check_names(reading), *_check_addresses(reading), *_check_ports(reading), *_check_sessions(reading)]
     found += unknown_mappings(reading)

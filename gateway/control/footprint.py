@@ -94,9 +94,13 @@ class Footprint:
         base_interval_s: float,
         bounds_bytes: int,
         telemetry: Telemetry,
+        is_shared: bool = False,
         read_written: Callable[[], int | None] = read_written_bytes,
         read_rss: Callable[[], int | None] = read_rss_bytes,
     ) -> None:
+        if is_shared:
+            # What of this process is ours nobody can tell.
+            read_written = read_rss = _unknown
         self._profile = profile
         self._telemetry = telemetry
         self._bounds_bytes = bounds_bytes
@@ -184,6 +188,10 @@ class Footprint:
             f"{amount(int(self._profile.memory_max))}; lower [store] pending_bytes or the sources' bounds in bytes, "
             'or write a profile with a larger memory_max (docs/CONFIGURATION.md, "A hardware profile")'
         )
+
+
+def _unknown() -> None:
+    """Say that it is not known."""
 
 
 def _rounded(value: float | None, digits: int) -> float | int | None:

@@ -7,7 +7,10 @@ import contextlib
 import os
 import socket
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # A damaged shelf is salvaged at the start, which takes its time: systemd is asked for more of it again and again.
 PATIENCE_S: Final = 10.0
@@ -24,6 +27,10 @@ def notify(message: str) -> None:
         channel.sendto(message.encode(), address)
 
 
+def keep_quiet(_message: str) -> None:
+    """Tell systemd nothing: the service is somebody else's, and whether that is alive is not for us to say."""
+
+
 def runtime_directory() -> Path | None:
     """Return the folder in memory that systemd has made for this service, None elsewhere."""
     # There may be several, separated by colons.
@@ -31,8 +38,8 @@ def runtime_directory() -> Path | None:
     return Path(name) if name else None
 
 
-async def ask_for_patience() -> None:
+async def ask_for_patience(tell: Callable[[str], None] = notify) -> None:
     """Ask for more time to start, again and again until cancelled."""
     while True:
-        notify(f"EXTEND_TIMEOUT_USEC={int(PATIENCE_S * 3e6)}\nWATCHDOG=1\nSTATUS=opening the store")
+        tell(f"EXTEND_TIMEOUT_USEC={int(PATIENCE_S * 3e6)}\nWATCHDOG=1\nSTATUS=opening the store")
         await asyncio.sleep(PATIENCE_S)

@@ -6,10 +6,12 @@ Flash is written by pages that a commit touches, so the page size is chosen by m
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import functools
 import os
 import sqlite3
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, unquote
@@ -107,8 +109,29 @@ class Steps(str):
         self.statements.append((sql, rows))
 
 
+_connections: weakref.WeakSet[Transacting] = weakref.WeakSet()
+_locks: weakref.WeakSet[DirectoryLock] = weakref.WeakSet()
+
+
+def leave_to_parent() -> None:
+    """In a process that was forked off: leave every shelf that is open to the parent, whose it is; never undone.
+
+    SQLite in the child believes to have locks that only the parent has: closing a connection here, which garbage
+    collection would do, moves the parent's log under its feet. So they stay as they are for as long as this process
+    lives. The lock on a directory is the parent's alone: as long as a child has it too it would outlive the parent.
+    """
+    for connection in list(_connections):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+    for lock in list(_locks):
+        lock.close()
+
+
 class Transacting(sqlite3.Connection):
     """A connection that knows `Steps`."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        _connections.add(self)
 
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
         """Run one statement, or all of a transaction; one that fails leaves nothing."""
@@ -201,6 +224,7 @@ class DirectoryLock:
         with contextlib.suppress(OSError):
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+        _locks.add(self)
 
     def _open(self, state_dir: Path) -> int:
         try:
@@ -216,6 +240,7 @@ class DirectoryLock:
 
     def close(self) -> None:
         """Let the next one in."""
+        _locks.discard(self)
         os.close(self._file)
 
 

@@ -477,3 +477,18 @@ def test_two_sessions_of_one_name_at_one_broker_are_refused() -> None:
         'sources[1].client_id: "gw" is the session of sources[0] at this broker; give each its own, or leave it out'
     )
     parse_config(subscribers(("mqtt://a", "gw"), ("mqtt://b", "gw"), ("mqtt://a", ""), ("mqtt://a", "")), offline=True)
+
+
+def test_a_program_may_bring_the_tables_itself(tmp_path) -> None:
+    """Of a file or of its own: checked as any other configuration, and its dict is left as it was."""
+    path = tmp_path / "tidegate.toml"
+    path.write_text('[gateway]\nstate_dir = "relative"\n[store]\nmax_age = "5"\n', encoding="utf-8")
+    tables = module.read_table(path)
+    assert tables == {"gateway": {"state_dir": "relative"}, "store": {"max_age": "5"}}
+    with pytest.raises(ConfigError) as caught:
+        module.parse_table(tables)
+    assert len(caught.value.problems) == 2
+    good = {"gateway": {"state_dir": str(tmp_path)}, "store": {"max_age": "5d"}}
+    assert float(module.parse_table(good).store.max_age) == 5 * 86_400
+    with pytest.raises(ConfigError, match="there is no such file"):
+        module.read_table(tmp_path / "other.toml")

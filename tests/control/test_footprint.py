@@ -187,3 +187,13 @@ def test_what_the_service_may_use_goes_before_the_profile() -> None:
     profile = load("x86-64")
     assert within(profile, None) == within(profile, 1 << 40) == profile
     assert within(profile, 96 * MIB).memory_max == int(96 * MIB * 0.9)
+
+
+def test_of_a_process_that_others_share_nothing_is_known() -> None:
+    """What is ours of it nobody can tell: no warning, and no commit that waits for it."""
+    footprint = Footprint(load("x86-64"), base_interval_s=1.0, bounds_bytes=0, telemetry=Telemetry(), is_shared=True)
+    pace = footprint.look(100.0, readings=5)
+    assert pace.interval_s == 1.0
+    status = footprint.status()
+    assert (status["memory"]["rss_bytes"], status["flash"]["written_bytes"]) == (None, None)
+    assert (status["memory"]["advice"], status["flash"]["advice"]) == ("", "")

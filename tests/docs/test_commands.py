@@ -81,6 +81,7 @@ class Place(NamedTuple):
         new = self.folder / "new.toml" if typed[0] == "init" else self.folder / "tidegate.toml"
         names = {
             "/etc/tidegate/tidegate.toml": str(new), "/var/lib/tidegate": str(self.state_dir),
+            "/var/lib/pump-monitor": str(self.state_dir),
             "http://127.0.0.1:8181": self.url, "FILE": str(new),
         }  # fmt: skip
         return [names.get(word, word) for word in typed]

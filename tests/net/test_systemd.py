@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.net import systemd
-from gateway.net.systemd import ask_for_patience, notify, runtime_directory
+from gateway.net.systemd import ask_for_patience, keep_quiet, notify, runtime_directory
 
 
 def test_notify_speaks_to_abstract_sockets_and_forgives_dead_ones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,3 +50,14 @@ async def test_patience_is_asked_for_again_and_again(tmp_path, monkeypatch: pyte
             heard = [await loop.sock_recv(listener, 1000) for _ in range(2)]
         task.cancel()
     assert heard[0].startswith(b"EXTEND_TIMEOUT_USEC=30000\n")
+
+
+def test_who_is_part_of_a_program_keeps_quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is the program's service."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+        heard.bind(str(tmp_path / "notify"))
+        heard.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        keep_quiet("READY=1")
+        with pytest.raises(BlockingIOError):
+            heard.recv(100)

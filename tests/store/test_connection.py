@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import sys
+import weakref
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,6 +22,9 @@ from gateway.store.connection import (
     share_cache,
 )
 from gateway.store.records import StoreError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 async def opened(path):
@@ -187,3 +193,22 @@ def test_a_directory_that_cannot_be_written(tmp_path, monkeypatch, code, sentenc
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(StoreError, match=sentence):
         DirectoryLock(tmp_path)
+
+
+async def test_a_process_that_was_forked_off_leaves_all_of_it_to_its_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lets go of the lock, which would else outlive the parent, and never of a connection, which would be closed."""
+    monkeypatch.setattr(connection, "_connections", weakref.WeakSet())
+    monkeypatch.setattr(connection, "_locks", weakref.WeakSet())
+    lock = connection.DirectoryLock(tmp_path)
+    opened = connection.Transacting(":memory:")
+    before = sys.getrefcount(opened)
+    connection.leave_to_parent()
+    assert sys.getrefcount(opened) == before + 1
+    opened.execute("SELECT 1")
+    again = connection.DirectoryLock(tmp_path)
+    assert lock not in connection._locks
+    again.close()
+    connection.leave_to_parent()
+    opened.close()
