@@ -102,6 +102,18 @@ SECTIONS: Final[dict[str, list[Instrument]]] = {
         ),
         *_all("counter", "source", tidegate_otlp_pushed_back="Requests that found no room and may come again."),
     ],
+    "A Python program with a client": [
+        *_all("gauge", "source", tidegate_client_waiting_readings="Readings that were sent and are not on disk yet."),
+        *_all(
+            "counter",
+            "source",
+            tidegate_client_data_points="Data points that were handed to the store.",
+            tidegate_client_log_records="Log records that were handed to the store.",
+            tidegate_client_spans="Spans that were handed to the store.",
+            tidegate_client_pushed_back="Calls that found no room.",
+            tidegate_client_dropped_readings="Readings that were dropped then, as the program wants it.",
+        ),
+    ],
     "Sources of type mqtt": [
         *_all(
             "counter",

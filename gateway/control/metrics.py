@@ -38,6 +38,16 @@ SOURCE_NUMBERS_COUNTED: Final = frozenset(
         *("data_points", "log_records", "spans", "pushed_back"),
     }
 )
+# Of a program with a client, whose numbers have the words of other sources and another meaning.
+CLIENT: Final = "client"
+CLIENT_NUMBERS: Final = {
+    "waiting": "tidegate_client_waiting_readings",
+    "data_points": "tidegate_client_data_points",
+    "log_records": "tidegate_client_log_records",
+    "spans": "tidegate_client_spans",
+    "pushed_back": "tidegate_client_pushed_back",
+    "dropped": "tidegate_client_dropped_readings",
+}
 STORE_NUMBERS: Final = {
     "used_bytes": "tidegate_store_used_bytes",
     "max_bytes": "tidegate_store_max_bytes",
@@ -105,7 +115,10 @@ class MetricsPage:
         yield from with_meaning(self._telemetry.families())
         status = self._status()
         yield from _whole(status)
-        yield from _each("source", status.get("sources", {}), SOURCE_NUMBERS)
+        sources = status.get("sources", {})
+        yield from _each("source", sources, SOURCE_NUMBERS)
+        clients = {name: source for name, source in sources.items() if source.get("type") == CLIENT}
+        yield from _each("source", clients, CLIENT_NUMBERS)
         yield from _each("uplink", status.get("uplinks", {}), UPLINK_NUMBERS)
         put_off = {name: uplink.get("put_off", {}) for name, uplink in status.get("uplinks", {}).items()}
         yield from _each("uplink", put_off, PUT_OFF_NUMBERS)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 STATUS_BYTES_MAX: Final = 4 * 1024 * 1024
 WIDTH: Final = 79
 # What says that a part does its work; everything else deserves a second look.
-GOOD_STATES: Final = frozenset({"connected", "listening", "reading", "idle", "sending", "combining"})
+GOOD_STATES: Final = frozenset({"connected", "listening", "open", "reading", "idle", "sending", "combining"})
 # Of a source even when they are nothing: that is what one looks for when nothing arrives.
 ALWAYS: Final = frozenset({"clients", "received", "acknowledged"})
 # Above this share of its bound a shelf lets go of what is oldest: each commit makes a little more room than it needs.

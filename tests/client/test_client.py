@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from gateway import Client, cli
 from gateway.client import ClientError, FullError, buffer
 from gateway.control.config import ConfigError
+from gateway.control.metrics import CLIENT_NUMBERS
 from gateway.control.summary import fetch_status
 from gateway.core.contracts import Signal
 from gateway.net.ports import free_port
@@ -725,7 +727,13 @@ def test_the_commands_work_on_its_directory(
     url = f"http://127.0.0.1:{port}"
     wait_until(lambda: answers(url), "the window to open")
     assert cli.main(["status", "--url", url]) == 0
-    assert "client" in capsys.readouterr().out
+    assert "  client: open\n" in capsys.readouterr().out
+    with urllib.request.urlopen(f"{url}/metrics") as answer:
+        page = answer.read().decode()
+    numbers = {key for key, value in client.status()["sources"]["client"].items() if type(value) is int}
+    assert numbers == CLIENT_NUMBERS.keys() | {"bytes_pending"}
+    assert all(f"{name}" in page for name in CLIENT_NUMBERS.values())
+    assert 'tidegate_client_spans_total{source="client"} 1' in page
     there, here = fetch_status(url, token="", timeout_s=5), client.status()
     assert there.keys() == here.keys()
     assert there["uplinks"]["cloud"].keys() == here["uplinks"]["cloud"].keys()

@@ -50,6 +50,7 @@ def test_what_is_declared_comes_from_somewhere() -> None:
     from_calls = counted()
     from_status = {
         *metrics.SOURCE_NUMBERS.values(),
+        *metrics.CLIENT_NUMBERS.values(),
         *metrics.STORE_NUMBERS.values(),
         *metrics.UPLINK_NUMBERS.values(),
         *(name for _, name in metrics.UPLINK_TABLES.values()),
