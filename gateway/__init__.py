@@ -200,6 +200,7 @@ uplinks/                    Roads: what is held leaves here, fresh first, and is
   file_records.py           Requests as records of a file: each is whole by itself, and a reader finds where the next one begins
   file_settings.py          What can be said of an uplink that writes files, on a stick or a share, in the config
   file_wire.py              A wire to files: each request is a record that is on the medium before it counts as taken
+  free.py                   Free hours: when of a day what goes over a link costs nothing, as a tariff has it at night
   guards.py                 What to do after each answer: fine, later, hold, split, refuse
   health.py                 How one receiver of an uplink is: whether it may be asked, and what is known of it
   metered.py                A sender that holds a sender: nothing leaves that is not paid, nor faster than it may

@@ -194,7 +194,12 @@ SECTIONS: Final[dict[str, list[Instrument]]] = {
             "class uplink",
             tidegate_uplink_thinning_step_seconds="Of each series four readings go for so long; 0: all do.",
         ),
-        *_all("counter", "uplink", tidegate_uplink_wire_bytes="Bytes on the wire of an uplink that is limited."),
+        *_all(
+            "counter",
+            "uplink",
+            tidegate_uplink_wire_bytes="Bytes on the wire of an uplink that is limited.",
+            tidegate_uplink_free_bytes="Bytes on the wire that went in free hours and count against no allowance.",
+        ),
         *_all("gauge", "uplink class", tidegate_held_by_class_readings="Readings still to be delivered, by class."),
         *_all(
             "counter",

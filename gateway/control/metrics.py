@@ -190,6 +190,10 @@ def _budgets(uplinks: dict[str, dict[str, Any]]) -> Iterator[Family]:
         yield family(name, values)
     wire: dict[Labels, float] = {(("uplink", uplink),): budget["wire_bytes"] for uplink, budget in budgets.items()}
     yield family("tidegate_uplink_wire_bytes", wire)
+    free: dict[Labels, float] = {
+        (("uplink", uplink),): budget["free"]["spent_bytes"] for uplink, budget in budgets.items() if "free" in budget
+    }
+    yield family("tidegate_uplink_free_bytes", free)
     steps: dict[Labels, float] = {
         (("class", word), ("uplink", uplink)): part["step_s"]
         for uplink, budget in budgets.items()

@@ -308,9 +308,20 @@ def _budget(budget: dict[str, Any]) -> str:
         + ("" if spent["ends_in_s"] is None else f", which ends in {span(spent['ends_in_s'])}")
         for window, spent in windows.items()
     ]
+    if free := budget.get("free"):
+        said.append(_free(free))
     if rate := budget.get("rate_bit_s"):
         said.append(f"at most {Rate(rate / 8)}")
     return f"budget: {'; '.join(said)}"
+
+
+def _free(free: dict[str, Any]) -> str:
+    """Say whether what goes is free just now, and how much went so."""
+    spent = f"{amount(free.get('spent_bytes', 0))} went free"
+    if free.get("is_free"):
+        return f"free for another {span(free.get('ends_in_s') or 0)}, {spent} so far"
+    begins_in_s = free.get("begins_in_s")
+    return f"free again in {span(begins_in_s)}, {spent}" if begins_in_s is not None else spent
 
 
 def _plan(plan: dict[str, Any], *, said: str | None) -> Iterator[str]:

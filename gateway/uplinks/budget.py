@@ -13,7 +13,9 @@ that dies leaves all of that as spent; one that stops in order gives it back.
 | jumps backwards                                 | stays spent, when it comes back from there too                    |
 | is not known                                    | stays spent, until nothing went for as long as the window lasts   |
 
-Windows are those of UTC. A month may begin on another day than its first, as bills do. Where no time server stands
+Windows are those of UTC. A month may begin on another day than its first, as bills do. In free hours (uplinks/free)
+what goes is counted by itself and in no window; but for their last minutes, so that no request that began in them is
+still under way when they end. One that is all the same pays from then on, or is cut off. Where no time server stands
 behind the clock, a little of each window is kept for requests that ask a receiver for the time: one that is spent
 would else never be known to have ended.
 """
@@ -29,6 +31,7 @@ import msgspec
 
 from gateway.core.units import Size
 from gateway.core.words import span
+from gateway.uplinks.free import FreeHours
 from gateway.uplinks.guards import NotYetError
 from gateway.uplinks.scheduling import WindowLeft
 from gateway.uplinks.settings import DAY, HOUR, MONTH
@@ -48,8 +51,11 @@ UNKNOWN_WAIT_S: Final = 60.0
 # What is kept for asking for the time, of a window's limit and at most: a request with its connection takes a sixth.
 PROBES_SHARE: Final = 32
 PROBES_BYTES_MAX: Final = 96 * 1024
+# What begins so shortly before free hours end is not free: on a slow line it may take longer.
+EDGE_S: Final = 120.0
 LENGTH_S_MAX: Final = {HOUR: 3600.0, DAY: 86_400.0, MONTH: 31 * 86_400.0}
 COUNT_MAX: Final = 1 << 62
+NEVER_FREE: Final = FreeHours()
 
 
 class OverBudgetError(NotYetError):
@@ -96,6 +102,7 @@ class Note(msgspec.Struct, array_like=True):
     ahead_bytes: int = 0
     windows: list[Spent] = []
     looked: Moment | None = None
+    free_bytes: int = 0  # that went in free hours, ever
 
 
 def start_of(window: str, wall_s: float, *, month_begins: int = 1) -> int:
@@ -158,7 +165,11 @@ def decode_note(data: bytes) -> Note | None:
         note = msgspec.msgpack.decode(data, type=Note)
     except msgspec.DecodeError:
         return None
-    numbers = [note.ahead_bytes, *(n for one in note.windows for n in (one.start_s, one.spent_bytes, one.sure_s))]
+    numbers = [
+        note.ahead_bytes,
+        note.free_bytes,
+        *(n for one in note.windows for n in (one.start_s, one.spent_bytes, one.sure_s)),
+    ]
     return note if all(0 <= number <= COUNT_MAX for number in numbers) else None
 
 
@@ -186,9 +197,17 @@ class Budget:
     """One uplink's budget. `take` and `settle` are for its thread, the rest for the event loop; each has its moment."""
 
     def __init__(
-        self, limits: dict[str, int], *, now: Callable[[], Moment], note: bytes = b"", month_begins: int = 1
+        self,
+        limits: dict[str, int],
+        *,
+        now: Callable[[], Moment],
+        note: bytes = b"",
+        month_begins: int = 1,
+        free: FreeHours = NEVER_FREE,
     ) -> None:
         self._now = now
+        self._free = free
+        self._free_taken_bytes = 0  # by requests under way that began in free hours
         self._month_begins = month_begins
         self._lock = threading.Lock()
         self._taken_bytes = 0  # by requests under way
@@ -197,6 +216,7 @@ class Budget:
         self._plans: list[_Plan] = []
         known = decode_note(note) or Note()
         self._looked = known.looked
+        self._free_bytes = known.free_bytes
         spent = {one.window: one for one in known.windows}
         self._windows = [Window(limit, spent.get(window, Spent(window))) for window, limit in limits.items()]
         # What a process that died may have spent of it, nobody knows.
@@ -220,13 +240,30 @@ class Budget:
         """
         with self._lock:
             self._look()
-            if (lacking := self._lacking(size_bytes, is_probe=is_probe)) is not None:
-                raise lacking
-            if not self._covers(size_bytes):
-                self._wanted_bytes = max(self._wanted_bytes, size_bytes)
-                raise UnwrittenError
-            self._spend(size_bytes)
-            self._taken_bytes += size_bytes
+            if self._free_left_s() > EDGE_S:
+                self._free_taken_bytes += size_bytes
+            else:
+                self._take(size_bytes, is_probe=is_probe)
+
+    def _take(self, size_bytes: int, *, is_probe: bool = False) -> None:
+        if (lacking := self._lacking(size_bytes, is_probe=is_probe)) is not None:
+            raise lacking
+        if not self._covers(size_bytes):
+            self._wanted_bytes = max(self._wanted_bytes, size_bytes)
+            raise UnwrittenError
+        self._spend(size_bytes)
+        self._taken_bytes += size_bytes
+
+    def go_on(self, spent_bytes: int) -> None:
+        """Go on with a request that has cost so much by now: what was free and is no more is taken, as by `take`."""
+        with self._lock:
+            if self._free_taken_bytes > spent_bytes and not self._free_left_s():
+                self._take(self._free_taken_bytes - spent_bytes)
+                self._free_taken_bytes = spent_bytes
+
+    def _free_left_s(self) -> float:
+        now = self._now()
+        return self._free.left_s(now.wall_s, is_sure=now.is_sure)
 
     @property
     def largest_bytes(self) -> int:
@@ -239,8 +276,12 @@ class Budget:
         """Take note what a request really cost for which `taken_bytes` had been taken."""
         with self._lock:
             self._look()
+            free_taken_bytes, self._free_taken_bytes = self._free_taken_bytes, 0
+            free_bytes = min(free_taken_bytes, spent_bytes)
+            self._free_bytes += free_bytes
+            taken_bytes -= free_taken_bytes
             self._taken_bytes -= taken_bytes
-            self._spend(spent_bytes - taken_bytes)
+            self._spend(spent_bytes - free_bytes - taken_bytes)
 
     def _spend(self, size_bytes: int) -> None:
         self._quiet_since_s = self._now().steady_s
@@ -253,7 +294,7 @@ class Budget:
         """Return why so much cannot be spent now and when it can, None if it can."""
         with self._lock:
             self._look()
-            return self._lacking(size_bytes)
+            return None if self._free_left_s() > EDGE_S else self._lacking(size_bytes)
 
     def _lacking(self, size_bytes: int, *, is_probe: bool = False) -> OverBudgetError | None:
         left = [(self._left(window, is_probe=is_probe), window) for window in self._windows]
@@ -273,9 +314,14 @@ class Budget:
         return max(0, window.left_bytes - kept_bytes)
 
     def _over(self, window: Window, size_bytes: int, *, left_bytes: int) -> OverBudgetError:
-        after_s = window.end_in_s(self._now().wall_s)
+        now = self._now()
+        after_s = window.end_in_s(now.wall_s)
+        free_in_s = self._free.begin_in_s(now.wall_s, is_sure=now.is_sure)
+        is_sooner = free_in_s is not None and (after_s is None or free_in_s < after_s)
         what = f"the budget of {Size(window.limit_bytes)} per {window.spent.window} is spent"
         then = "no clock says when the next begins" if after_s is None else f"the next begins in {span(round(after_s))}"
+        if is_sooner and free_in_s is not None:
+            after_s, then = free_in_s, f"free hours begin in {span(round(free_in_s))}"
         return OverBudgetError(
             f"{what}, and {then}" if after_s is None else f"{what}; {then}",
             UNKNOWN_WAIT_S if after_s is None else max(1.0, after_s),
@@ -337,7 +383,8 @@ class Budget:
             if self._plans:
                 self._plans = [_Plan(min(plan.left_bytes for plan in self._plans))]
             self._plans.append(_Plan(ahead))
-            return msgspec.msgpack.encode(Note(ahead, [window.spent for window in self._windows], self._looked))
+            windows = [window.spent for window in self._windows]
+            return msgspec.msgpack.encode(Note(ahead, windows, self._looked, self._free_bytes))
 
     def written(self) -> None:
         """Take note that what was planned last is on the disk."""
@@ -350,7 +397,7 @@ class Budget:
     def covers(self, size_bytes: int) -> bool:
         """Whether a note on the disk covers so much; if not, the next one does, as far as there is so much left."""
         with self._lock:
-            if self._covers(size_bytes):
+            if self._covers(size_bytes) or self._free_left_s() > EDGE_S:
                 return True
             self._wanted_bytes = max(self._wanted_bytes, size_bytes)
             return False
@@ -364,9 +411,11 @@ class Budget:
             self._is_mute = True
 
     def windows(self) -> list[WindowLeft]:
-        """Return what is left of those windows whose end is known."""
+        """Return what is left of those windows whose end is known; in free hours none of them binds."""
         with self._lock:
             self._look()
+            if self._free_left_s() > EDGE_S:
+                return []
             wall_s = self._now().wall_s
             return [
                 WindowLeft(window.spent.window, self._left(window, is_probe=False), end_in_s)
@@ -379,7 +428,7 @@ class Budget:
         with self._lock:
             self._look()
             wall_s = self._now().wall_s
-            return {
+            told: dict[str, dict[str, object]] = {
                 f"per_{window.spent.window}": {
                     "limit_bytes": window.limit_bytes,
                     "spent_bytes": window.spent.spent_bytes,
@@ -387,3 +436,19 @@ class Budget:
                 }
                 for window in self._windows
             }
+            return told | self._free_told()
+
+    def _free_told(self) -> dict[str, dict[str, object]]:
+        if not self._free.hours:
+            return {}
+        now = self._now()
+        begin_in_s = self._free.begin_in_s(now.wall_s, is_sure=now.is_sure)
+        left_s = self._free_left_s()
+        return {
+            "free": {
+                "is_free": left_s > EDGE_S,
+                "ends_in_s": round(left_s) if left_s else None,
+                "begins_in_s": None if left_s or begin_in_s is None else round(begin_in_s),
+                "spent_bytes": self._free_bytes,
+            }
+        }

@@ -115,7 +115,9 @@ class Metered:
         """Take more where what went and what is still with the kernel is more than was taken for all of it."""
         if self.budget is None:
             return
-        spent = self.wire.wire_bytes - self._settled_bytes + piece_bytes
+        spent = self.wire.wire_bytes - self._settled_bytes
+        self.budget.go_on(spent)
+        spent += piece_bytes
         if spent > self._taken_bytes:
             more = spent - self._taken_bytes + STEP_BYTES
             self.budget.take(more)

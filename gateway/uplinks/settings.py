@@ -22,6 +22,7 @@ from gateway.uplinks.endpoint_settings import (
     problems_of_endpoints,
     warnings_of_endpoints,
 )
+from gateway.uplinks.free import FreeHours, read_hours
 from gateway.uplinks.retry import FULL_JITTER, Strategy
 
 if TYPE_CHECKING:
@@ -115,6 +116,15 @@ class BudgetSettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_field
     month_begins: Annotated[
         int, Meta(description="The day on which a month begins, as the bill has it.", ge=1, le=28)
     ] = 1
+    free: Annotated[
+        tuple[str, ...],
+        Meta(
+            description='Hours of each day in which what goes counts against no allowance, like "22:00-06:00" in UTC '
+            'or "22:00-06:00 local" in this box\'s time zone. Only while a time server stands behind the clock; '
+            "`rate` holds then too.",
+            max_length=8,
+        ),
+    ] = ()
 
     @check("rate")
     def _rate_is_one(self) -> None:
@@ -127,6 +137,23 @@ class BudgetSettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_field
         for name, size in given.items():
             if size is not None and size < ALLOWANCE_BYTES_MIN:
                 yield Problem(name, f'is {size}; one request with its connection needs "{ALLOWANCE_BYTES_MIN}"')
+
+    @check("free")
+    def _free_hours_are_hours(self) -> Iterator[Problem]:
+        for index, text in enumerate(self.free):
+            try:
+                read_hours(text)
+            except ValueError as error:
+                yield Problem(below("free", index), str(error))
+
+    @check("free", "per_hour", "per_day", "per_month")
+    def _free_hours_are_free_of_something(self) -> None:
+        if self.free and not self.allowances():
+            raise ValueError("there is no allowance that they would be free of; add per_hour, per_day or per_month")
+
+    def free_hours(self) -> FreeHours:
+        """Return when what goes is free."""
+        return FreeHours(tuple(map(read_hours, self.free)))
 
     def allowances(self) -> dict[str, int]:
         """Return the limits of those windows that have one."""

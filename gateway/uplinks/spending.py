@@ -54,6 +54,7 @@ class Spending:
                 now=self._moment,
                 note=store.notes.last(settings.name),
                 month_begins=settings.budget.month_begins,
+                free=settings.budget.free_hours(),
             )
             store.notes.keep(settings.name, self._budget)
 

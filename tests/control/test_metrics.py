@@ -152,6 +152,10 @@ def test_budgets_are_shown_by_window() -> None:
     assert found["tidegate_uplink_budget_spent_bytes", *labels] == 5
     assert found["tidegate_uplink_budget_max_bytes", *labels] == 9
     assert found["tidegate_uplink_wire_bytes_total", ("uplink", "cloud")] == 55
+    assert not any(name == "tidegate_uplink_free_bytes_total" for name, *_ in found)
+    budget["free"] = {"is_free": False, "ends_in_s": None, "begins_in_s": 9, "spent_bytes": 33}
+    found = samples(Telemetry(), {"uplinks": {"cloud": {"budget": budget}}})
+    assert found["tidegate_uplink_free_bytes_total", ("uplink", "cloud")] == 33
 
 
 def test_thinning_is_shown_by_class() -> None:

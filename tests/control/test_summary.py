@@ -527,3 +527,24 @@ def test_an_uplink_that_takes_only_some_says_what() -> None:
     by_mapping = {"classes": ["critical", "normal", "bulk"], "signals": ["metrics"], "mappings": ["boiler", "pump"]}
     text = " ".join(render({**STATUS, "uplinks": {"cloud": uplink | {"takes": by_mapping}}}, colour=False).split())
     assert "from the mappings boiler and pump alone" in text
+
+
+@pytest.mark.parametrize(
+    ("free", "said"),
+    [
+        (
+            {"is_free": True, "ends_in_s": 7200, "begins_in_s": None, "spent_bytes": 3 << 20},
+            "free for another 2 h, 3 MiB went free so far",
+        ),
+        (
+            {"is_free": False, "ends_in_s": None, "begins_in_s": 3600, "spent_bytes": 0},
+            "free again in 1 h, 0 B went free",
+        ),
+        ({"is_free": False, "ends_in_s": None, "begins_in_s": None, "spent_bytes": 9}, "; 9 B went free"),
+    ],
+)
+def test_free_hours_are_said_beside_what_is_spent(free: dict[str, object], said: str) -> None:
+    """Whether it is free, and how much went so; without a clock nobody knows when it will be."""
+    budget = {"per_day": {"limit_bytes": 20 << 20, "spent_bytes": 5 << 20, "ends_in_s": 7200}, "free": free}
+    uplinks = {"cloud": {**STATUS["uplinks"]["cloud"], "budget": budget}}
+    assert said in " ".join(render({**STATUS, "uplinks": uplinks}, colour=False).split())

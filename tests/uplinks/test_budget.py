@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from gateway.uplinks.budget import (
     AHEAD_BYTES_MAX,
     AHEAD_BYTES_MIN,
+    EDGE_S,
     PROBES_SHARE,
     UNKNOWN_WAIT_S,
     Budget,
@@ -25,6 +26,7 @@ from gateway.uplinks.budget import (
     end_of,
     start_of,
 )
+from gateway.uplinks.free import FreeHours, read_hours
 from gateway.uplinks.settings import DAY, HOUR, MONTH
 
 # Noon of a day in the middle of a month.
@@ -388,16 +390,107 @@ def test_a_clock_that_stays_astray_brings_no_day_sooner(time) -> None:
     assert spent(budget, DAY) == 0
 
 
+# Of the days of `Time`, which begins at noon.
+NIGHT = FreeHours((read_hours("22:00-06:00"),))
+
+
+def test_what_goes_in_free_hours_is_in_no_window(time) -> None:
+    """It is counted by itself, over restarts too; what goes before and after is counted as ever."""
+    budget = opened(time, free=NIGHT)
+    spend(budget, 1_000_000)
+    with pytest.raises(OverBudgetError):
+        budget.take(1)
+    time.pass_by(10 * 3600)
+    budget.take(5_000_000)
+    assert budget.windows() == []
+    assert budget.lacking(5_000_000) is None
+    assert budget.covers(5_000_000)
+    budget.settle(5_000_000, 4_000_000)
+    assert (spent(budget, HOUR), spent(budget, DAY)) == (0, 1_000_000)
+    told = budget.told()["free"]
+    assert told == {"is_free": True, "ends_in_s": 8 * 3600, "begins_in_s": None, "spent_bytes": 4_000_000}
+    note = commit(budget, is_last=True)
+    time.pass_by(9 * 3600)
+    budget = opened(time, note=note, free=NIGHT)
+    assert budget.told()["free"] == {
+        "is_free": False,
+        "ends_in_s": None,
+        "begins_in_s": 15 * 3600,
+        "spent_bytes": 4_000_000,
+    }
+    spend(budget, 70_000)
+    assert (spent(budget, HOUR), budget.told()["free"]["spent_bytes"]) == (70_000, 4_000_000)
+    assert len(budget.windows()) == 2
+
+
+def test_who_waits_is_told_of_the_free_hours(time) -> None:
+    """Where they begin before the next window does."""
+    time.pass_by(9.75 * 3600)
+    budget = opened(time, {DAY: 1_000_000}, free=NIGHT)
+    spend(budget, 1_000_000)
+    with pytest.raises(OverBudgetError, match="is spent; free hours begin in 15 min") as caught:
+        budget.take(1)
+    assert (caught.value.after_s, caught.value.is_end_known) == (900, True)
+    time.is_sure = False
+    assert "the next begins in" in str(budget.lacking(1))
+
+
+def test_a_clock_that_is_not_right_makes_nothing_free(time) -> None:
+    """Neither one that nobody stands behind nor none at all."""
+    budget = opened(time, free=NIGHT)
+    spend(budget, 900_000)
+    time.is_sure = False
+    time.pass_by(11 * 3600)
+    budget.told()
+    assert not budget.told()["free"]["is_free"]
+    spend(budget, 70_000)
+    assert (spent(budget, HOUR), budget.told()["free"]["spent_bytes"]) == (70_000, 0)
+    time.wall_s = None
+    assert budget.told()["free"] == {"is_free": False, "ends_in_s": None, "begins_in_s": None, "spent_bytes": 0}
+
+
+def test_what_begins_at_the_very_end_is_not_free(time) -> None:
+    """It may take until after that."""
+    time.pass_by(18 * 3600 - EDGE_S)
+    budget = opened(time, free=NIGHT)
+    budget.take(10_000)
+    budget.settle(10_000, 9_000)
+    assert (spent(budget, HOUR), budget.told()["free"]["spent_bytes"]) == (9_000, 0)
+    assert budget.told()["free"]["is_free"] is False
+
+
+def test_what_is_under_way_when_they_end_pays_from_there(time) -> None:
+    """What went by then was free; the rest is taken, or the request ends there."""
+    time.pass_by(18 * 3600 - EDGE_S - 1)
+    budget = opened(time, free=NIGHT)
+    budget.take(50_000)
+    budget.go_on(10_000)
+    time.pass_by(EDGE_S + 1)
+    budget.go_on(30_000)
+    assert spent(budget, HOUR) == 20_000
+    budget.go_on(40_000)
+    assert spent(budget, HOUR) == 20_000
+    budget.settle(50_000, 45_000)
+    assert (spent(budget, HOUR), budget.told()["free"]["spent_bytes"]) == (15_000, 30_000)
+    time.pass_by(16 * 3600)
+    budget = opened(time, {DAY: 100_000}, free=NIGHT)
+    budget.take(500_000)
+    time.pass_by(8 * 3600)
+    with pytest.raises(OverBudgetError):
+        budget.go_on(100_000)
+
+
 class BudgetMachine(RuleBasedStateMachine):
     """Requests, commits that succeed or fail, kills, and time: counted from outside, in true hours and days."""
 
     limits: ClassVar = {HOUR: 300_000, DAY: 800_000, MONTH: 3_000_000}
+    free = FreeHours()
 
     @initialize()
     def begin(self) -> None:
         self.time = Time()
         self.on_disk = [b""]  # of these notes one is
-        self.budget = Budget(self.limits, now=self.time)
+        self.budget = Budget(self.limits, now=self.time, free=self.free)
         self.under_way: int | None = None
         self.sent: Counter = Counter()
 
@@ -444,7 +537,7 @@ class BudgetMachine(RuleBasedStateMachine):
         self.under_way = None
         self.on_disk = [self.on_disk[which % len(self.on_disk)]]
         self.time.pass_by(1)
-        self.budget = Budget(self.limits, now=self.time, note=self.on_disk[0])
+        self.budget = Budget(self.limits, now=self.time, note=self.on_disk[0], free=self.free)
 
     @rule(minutes=st.integers(1, 600))
     def wait(self, minutes: int) -> None:
@@ -465,5 +558,64 @@ class BudgetMachine(RuleBasedStateMachine):
             assert size <= self.limits[window]
 
 
-BudgetMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+class FreeBudgetMachine(BudgetMachine):
+    """The same with free hours: what truly goes in these is in no window, whatever the clock says, and all else is."""
+
+    free = FreeHours((read_hours("22:00-06:00"), read_hours("12:30-13:00")))
+
+    def send(self, size_bytes: int) -> None:
+        assert self.time.wall_s is not None
+        if not self.free.left_s(self.time.wall_s, is_sure=True):
+            super().send(size_bytes)
+
+    @rule(minutes=st.integers(1, 600))
+    def wait(self, minutes: int) -> None:
+        """What is under way ends before; how that goes on is below."""
+        self.settle(1.0)
+        super().wait(minutes)
+
+    @rule(minutes=st.integers(0, 40), share=st.floats(0, 1))
+    def go_on_slowly(self, minutes: int, share: float) -> None:
+        """A request takes its time; if it may not go on it ends there."""
+        if self.under_way is None:
+            return
+        first = int(self.under_way * share)
+        self.send(first)
+        self.time.pass_by(60 * minutes)
+        try:
+            self.budget.go_on(first)
+        except (OverBudgetError, UnwrittenError):
+            self.budget.settle(self.under_way, first)
+        else:
+            rest = self.under_way - first
+            self.send(rest)
+            self.budget.settle(self.under_way, self.under_way)
+        self.under_way = None
+
+    @rule(size=st.integers(50_000, 290_000), share=st.floats(0, 1), requests=st.integers(0, 12))
+    def cross(self, size: int, share: float, requests: int) -> None:
+        """A large request is under way when the night ends, and then it is a day like any other."""
+        self.settle(1.0)
+        assert self.time.wall_s is not None
+        self.time.pass_by(self.free.begin_in_s(self.time.wall_s, is_sure=True) or 0)
+        self.time.pass_by(self.free.left_s(self.time.wall_s, is_sure=True) - EDGE_S - 1)
+        self.take(size)
+        self.commit("written")
+        self.go_on_slowly(3, share)
+        self.go_on(requests)
+
+    @rule(hours=st.integers(1, 30))
+    def astray(self, hours: int) -> None:
+        """A clock that nobody stands behind says that it is night: that makes nothing free."""
+        self.time.is_sure = False
+        self.time.wall_s += 3600 * hours
+        assert not self.budget.told()["free"]["is_free"]
+        self.time.wall_s -= 3600 * hours
+        self.time.is_sure = True
+
+
+BudgetMachine.TestCase.settings = FreeBudgetMachine.TestCase.settings = settings(
+    max_examples=150, stateful_step_count=60, deadline=None
+)
 TestBudget = BudgetMachine.TestCase
+TestFreeBudget = FreeBudgetMachine.TestCase

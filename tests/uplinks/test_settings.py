@@ -166,3 +166,21 @@ def test_a_password_in_an_address_is_not_shown(key: str, address: str) -> None:
     with pytest.raises(ValueError, match=f"^{key}: must not hold a user or password") as caught:
         OtlpUplinkSettings(name="cloud", **{"endpoint": "https://h", key: address})
     assert "s3cret" not in str(caught.value)
+
+
+def test_free_hours_are_hours_of_a_budget() -> None:
+    """Each that is none is said by its place; and they have to be free of something."""
+    budget = read('budget = { per_day = "1MiB", free = ["22:00-06:00", "12:00-13:00 local"] }').budget
+    assert [hours.is_local for hours in budget.free_hours().hours] == [False, True]
+    assert BudgetSettings().free_hours().hours == ()
+    with pytest.raises(ValueError, match=r'free\[1\]: "noon" are no hours; write "22:00-06:00"'):
+        BudgetSettings(per_day=Size(1 << 20), free=("22:00-06:00", "noon"))
+    with pytest.raises(ValueError, match="free: there is no allowance that they would be free of"):
+        BudgetSettings(rate=Rate(8000), free=("22:00-06:00",))
+
+
+def test_what_an_uplink_takes_is_read_in_words() -> None:
+    """Left out it is all."""
+    found = read('classes = ["critical"]\nsignals = ["logs", "traces"]\nmappings = ["a"]')
+    assert (found.classes, found.signals, found.mappings) == (("critical",), ("logs", "traces"), ("a",))
+    assert (make().classes, make().signals, make().mappings) == (None, None, None)

@@ -123,10 +123,10 @@ class Metered:
 def make(make_store, make_road):
     """Make one: `make(per_day=Size(…))`."""
 
-    def build(*script, wall: int = NOON_S * NS_PER_S, **budget) -> Metered:
-        clock = LoopClock()
+    def build(*script, wall: int = NOON_S * NS_PER_S, synced: bool = True, **budget) -> Metered:
+        clock = LoopClock(synced=synced)
         parts = make_road(*script)
-        store = make_store(FakeClock(wall=wall))
+        store = make_store(FakeClock(wall=wall, synced=synced))
         store.clock = clock
         settings = OtlpUplinkSettings(name="cloud", endpoint="http://127.0.0.1:1", budget=BudgetSettings(**budget))
         return Metered(
@@ -418,6 +418,36 @@ def test_what_was_thinned_goes_whole_when_the_road_is_free(make) -> None:
         await way.stop(task)
         for (window, _), size in way.link.left.items():
             assert window != "day" or size <= 400_000
+
+    in_virtual_time(days())
+
+
+@pytest.mark.parametrize("is_sure", [True, False])
+def test_what_was_thinned_goes_whole_at_night(make, is_sure) -> None:
+    """The day's allowance is kept to the byte, and what is free is counted beside it; not by a clock that may be wrong."""
+
+    async def days() -> None:
+        way = make(per_day=Size(200_000), free=("22:00-06:00",), synced=is_sure)
+        dice = random.Random(3)
+        task = way.start()
+        for _ in range(10 * 360 - 60):
+            way.store.add(ten_seconds(asyncio.get_running_loop().time(), dice, series=0))
+            await asyncio.sleep(10)
+        by_day, held = way.link.wire_bytes, way.store.held
+        assert held > 10_000
+        assert way.store.thinned_readings
+        assert way.link.left["day", NOON_S - 43_200] == by_day <= 200_000
+        await asyncio.sleep(2 * HOUR_S)
+        status = way.uplink.status()["budget"]
+        if is_sure:
+            assert way.store.held == 0
+            assert status["free"]["is_free"]
+            assert status["free"]["spent_bytes"] == pytest.approx(way.link.wire_bytes - by_day, abs=9000)
+            assert way.link.wire_bytes > 200_000
+        else:
+            assert way.store.held > held / 2
+            assert (status["free"]["is_free"], status["free"]["spent_bytes"]) == (False, 0)
+        await way.stop(task)
 
     in_virtual_time(days())
 
