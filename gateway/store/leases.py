@@ -238,6 +238,9 @@ class Desk:
 
     def _look_again(self, segment_id: int) -> None:
         priority, signal, sequence = where_from(segment_id)
+        if not self.takes.has_shelf((priority, signal)):
+            # It was to be let go, and is not its own.
+            return
         lane = Lane.LIVE if sequence >= self.live_from else Lane.BACKLOG
         spot: Spot = (Lane.THINNED if segment_id in self.thinned else lane, (priority, signal))
         self._next[spot] = min(self._next[spot], sequence)

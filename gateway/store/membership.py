@@ -218,7 +218,7 @@ class Leftovers:
 
     def _settled_by_now(self) -> int:
         accounts = self._accounts
-        return sum(accounts.accepted - share.held for share in accounts.configured)
+        return sum(accounts.accepted - share.held - share.left_out for share in accounts.configured)
 
     @property
     def is_done(self) -> bool:

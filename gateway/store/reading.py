@@ -466,6 +466,8 @@ def _verify_accounts(held: Held, counted: dict[str, list[int]], report: VerifyRe
         lost = sum(entry.readings for entry in accounts.lost(name).values())
         if name != NOBODY:
             report.uplinks[name] = {"delivered": share.delivered, "held": share.held, "ledger": lost}
+            if share.left_out:
+                report.uplinks[name]["left_out"] = share.left_out
             if share.removal is not None:
                 report.uplinks[name]["removed"] = True
         there = counted[name]
@@ -474,4 +476,4 @@ def _verify_accounts(held: Held, counted: dict[str, list[int]], report: VerifyRe
         elif sum(share.held_by_class) == share.held and there != list(share.held_by_class):
             report.problem(f"{who}: by class {list(share.held_by_class)} readings should be held, {there} are")
         if gap := accounts.gap(name):
-            report.problem(f"{who}: accepted - delivered - held - ledger is {gap}, not 0")
+            report.problem(f"{who}: accepted - delivered - held - ledger - left_out is {gap}, not 0")

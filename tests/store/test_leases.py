@@ -12,10 +12,11 @@ from gateway.core.contracts import BootId, Priority, Signal
 from gateway.store import leases as leases_module
 from gateway.store.allowance import READINGS_MIN, Allowance
 from gateway.store.leases import LOOK_MAX, LOOK_MIN, Desk
-from gateway.store.policy import LaneScheduler
+from gateway.store.policy import Lane, LaneScheduler
 from gateway.store.recent import READABLE_MAX, Recent, Row
 from gateway.store.records import place
 from gateway.store.segments import encode_metrics
+from gateway.store.taking import EVERYTHING, taking
 
 METRICS = (Priority.NORMAL, Signal.METRICS)
 
@@ -69,7 +70,7 @@ def reader():
 
 @pytest.fixture
 def make_desk(reader):
-    def make(*, live_from=1000, floor=1000, bytes_max=1 << 20, is_free=True):
+    def make(*, live_from=1000, floor=1000, bytes_max=1 << 20, is_free=True, takes=EVERYTHING):
         desk = Desk(
             "a",
             bit=2,
@@ -79,6 +80,7 @@ def make_desk(reader):
             scheduler=LaneScheduler(backlog_share=0.5),
             damaged=lambda name, rows: desk.lost.extend(row.id for row in rows),
             allowance=Allowance(lambda: desk.asks.append(desk.allowance.left)),
+            takes=takes,
         )
         if is_free:
             desk.allowance.mute()
@@ -109,6 +111,25 @@ async def test_the_newest_first_then_the_oldest(reader, make_desk) -> None:
     assert sequences(await take(desk)) == [5, 6]
     assert await take(desk) is None
     assert not desk.has_some.is_set()
+
+
+async def test_what_is_not_taken_is_looked_for_nowhere(reader, make_desk) -> None:
+    """Not when the link comes up, nor around a finding, nor when what was to make room stays after all."""
+    desk = make_desk(takes=taking(classes=["critical"], signals=["metrics", "logs"]))
+    desk.evidence_s = 60.0
+    others = [reader.put(sequence, shelf=(priority, Signal.METRICS)) for sequence, priority in enumerate(Priority, 1)]
+    desk.hide(others)
+    desk.show(others[1:])
+    desk.link_up(1, held=1)
+    desk._add_evidence(1, 9)
+    assert {(lane, shelf) for lane, shelf in desk._maybe} == {
+        (Lane.BACKLOG, (Priority.CRITICAL, Signal.METRICS)),
+        (Lane.BACKLOG, (Priority.CRITICAL, Signal.LOGS)),
+        (Lane.EVIDENCE, (Priority.CRITICAL, Signal.METRICS)),
+    }
+    desk.show(others[:1])
+    assert sequences(await take(desk)) == [1]
+    assert await take(desk) is None
 
 
 async def test_what_comes_back_is_leased_again(reader, make_desk) -> None:

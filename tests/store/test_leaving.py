@@ -297,6 +297,18 @@ async def test_a_salvaged_shelf_gives_only_what_is_taken(shelves) -> None:
     assert store.status()["uplinks"]["some"]["left_out"] >= 15
 
 
+async def test_who_checks_the_disk_finds_it_counted(shelves) -> None:
+    """The account adds up for whoever reads it there, whether all is taken or not."""
+    store = await shelves.open(uplinks=BOTH, takes={"some": taking(classes=["critical"])})
+    await shelves.put(store, 5)
+    await shelves.put(store, 2, priority=CRITICAL, made_by="x")
+    await shelves.close()
+    report = verify(shelves.state_dir)
+    assert report.problems == []
+    assert report.uplinks["some"] == {"delivered": 0, "held": 2, "ledger": 0, "left_out": 5}
+    assert report.uplinks["all"] == {"delivered": 0, "held": 7, "ledger": 0}
+
+
 @pytest.mark.parametrize("kind", ["class", "mapping"])
 async def test_where_it_is_says_that_it_is_left_out(shelves, kind) -> None:
     """For whoever follows a message: not sent, and nothing to wait for."""

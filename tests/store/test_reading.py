@@ -137,7 +137,7 @@ def test_no_shelf_is_an_error(tmp_path) -> None:
             f"UPDATE shelf SET id = id + {1 << SEQUENCE_BITS} WHERE id >> {SEQUENCE_BITS} = 8",
             "cloud: by class [15, 14, 12] readings should be held, [1, 28, 12] are",
         ),
-        ("DELETE FROM ledger", "cloud: accepted - delivered - held - ledger is 3, not 0"),
+        ("DELETE FROM ledger", "cloud: accepted - delivered - held - ledger - left_out is 3, not 0"),
         ("UPDATE series SET body = x'00' WHERE number = 1", "series 1 in series: a series' checksum does not match"),
         (
             "UPDATE shelf SET body = x'00' WHERE id = {state}",

@@ -123,7 +123,7 @@ async def test_a_commit_that_fails_finds_it_again(shelves, failing) -> None:
         await fill(shelves, store, NORMAL)
     failing.errors = [OSError("no"), OSError("no")]
     for _ in range(2):
-        with pytest.raises(FullError):
+        with pytest.raises(FullError, match=r"^nothing can be written: no; commit failed"):
             await fill(shelves, store, NORMAL)
     for _ in range(8):
         await fill(shelves, store, NORMAL)
