@@ -65,6 +65,9 @@ async def accept_from(
 def make_ready(connected: socket.socket) -> None:
     """Make a connection fit for the event loop, and have the kernel find out when its client is gone."""
     connected.setblocking(False)
+    # asyncio does so itself only where a socket names its protocol, and one that was accepted does not: an answer
+    # behind another few bytes would wait for the client's delayed acknowledgement.
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in TCP_KEEPALIVE:
         connected.setsockopt(socket.IPPROTO_TCP, option, value)

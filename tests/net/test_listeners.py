@@ -83,6 +83,25 @@ async def test_without_descriptors_nobody_is_taken_for_a_while(monkeypatch: pyte
     await stop_accepting({})
 
 
+async def test_an_answer_behind_another_does_not_wait() -> None:
+    """What asyncio sets by itself it does not set for a socket that was accepted."""
+    (listener,) = await listen("127.0.0.1:0")
+    met: asyncio.Queue[socket.socket] = asyncio.Queue()
+
+    async def admit(connected: socket.socket, _: str) -> None:
+        make_ready(connected)
+        await met.put(connected)
+
+    task = asyncio.create_task(accept_from(listener, admit, pytest.fail))
+    with socket.create_connection(listener.getsockname()):
+        connected = await met.get()
+        transport, _ = await asyncio.get_running_loop().connect_accepted_socket(asyncio.Protocol, connected)
+        found = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        transport.abort()
+    await stop_accepting({listener: task})
+    assert found
+
+
 def test_the_kernel_looks_after_a_connection_that_is_made_ready() -> None:
     """It blocks nobody, and a peer that is gone without a word is found out."""
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as client:
