@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from gateway.codecs import zstd
 from gateway.core.contracts import Signal, TryLaterError
-from gateway.net.http import NEVER
+from gateway.net.line import NEVER
 from gateway.uplinks.guards import NOT_TAKEN, Answer, InTransitError, Packed, Reply, TooLargeError, check_reply
 from hil.plant_model import read_points
 

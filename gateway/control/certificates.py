@@ -67,6 +67,6 @@ def _parts_with_tls(config: Any) -> Iterator[tuple[str, msgspec.Struct, Callable
 
 
 def _uplink_context(uplink: OtlpUplinkSettings) -> object:
-    from gateway.uplinks.senders import tls_context  # noqa: PLC0415  an HTTP client, only where it is used
+    from gateway.uplinks.wires import tls_context  # noqa: PLC0415  an HTTP client, only where it is used
 
     return tls_context(uplink.tls)

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway.net.deadline import Deadline
-from gateway.net.http import (
+from gateway.net.http import HttpConnection
+from gateway.net.line import (
     Address,
     BrokenError,
     ConnectError,
     ConnectTimeoutError,
-    HttpConnection,
     OverdueError,
     ProxyRefusedError,
     StalledError,
