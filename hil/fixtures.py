@@ -6,6 +6,7 @@ In CI (`CI=true`) a missing broker or openssl fails instead: nothing is skipped 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,6 +26,8 @@ from hil.serial_lines import SerialLine
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
     from pathlib import Path
+
+    from hil.grpc_sink import GrpcSink
 
 T = TypeVar("T")
 
@@ -73,6 +76,22 @@ def otlp_sink(rigs: contextlib.ExitStack) -> OtlpSink:
 def make_otlp_sink(rigs: contextlib.ExitStack) -> Callable[..., OtlpSink]:
     """Make more receivers: `make_otlp_sink(mode="count")`."""
     return lambda **options: rigs.enter_context(OtlpSink(**options))
+
+
+@pytest.fixture
+def make_grpc_sink(rigs: contextlib.ExitStack) -> Callable[..., GrpcSink]:
+    """Make OTLP/gRPC receivers: `make_grpc_sink(identity=…)`."""
+    why = "" if importlib.util.find_spec("grpc") else "grpcio is not installed (pip install grpcio)"
+    skip_because(why, can_be_installed=True)
+    from hil.grpc_sink import GrpcSink  # noqa: PLC0415  only where grpcio is
+
+    return lambda **options: rigs.enter_context(GrpcSink(**options))
+
+
+@pytest.fixture
+def grpc_sink(make_grpc_sink: Callable[..., GrpcSink]) -> GrpcSink:
+    """Give an OTLP/gRPC receiver that keeps what it gets."""
+    return make_grpc_sink()
 
 
 @pytest.fixture

@@ -182,7 +182,7 @@ def decisions(quick: bool) -> Iterator[Result]:  # noqa: FBT001  the suite's one
     settings = OtlpUplinkSettings(
         name="bench", endpoints=("http://127.0.0.1:1", "http://127.0.0.1:2", "http://127.0.0.1:3"), balance="weighted"
     )
-    three = Endpoints.over_http(settings, version="bench", clock=CLOCK, random=dice)
+    three = Endpoints.of(settings, version="bench", clock=CLOCK, random=dice)
     yield _figure("who of three receivers is next", lambda _: three.order(Signal.METRICS), rounds)
 
 

@@ -79,7 +79,7 @@ class Uplink:
         self._store = store
         self._clock = clock
         self._spending = Spending(settings, store=store, clock=clock)
-        wire = seams.wire or Endpoints.over_http(cast("Any", settings), version=version, clock=clock, random=random)
+        wire = seams.wire or Endpoints.of(cast("Any", settings), version=version, clock=clock, random=random)
         self._wire = self._spending.around(wire)
         encoder = encoder_of(
             settings.protocol, series=store.series, gateway_attributes=gateway_attributes, version=version

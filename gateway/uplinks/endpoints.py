@@ -38,6 +38,7 @@ from gateway.uplinks.guards import (
 )
 from gateway.uplinks.health import Health
 from gateway.uplinks.senders import HttpSender
+from gateway.uplinks.settings import GRPC
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -113,9 +114,14 @@ class Endpoints:
         self.before_another: Callable[[], None] = lambda: None
 
     @classmethod
-    def over_http(cls, settings: OtlpUplinkSettings, *, version: str, clock: Clock, random: Random) -> Endpoints:
+    def of(cls, settings: OtlpUplinkSettings, *, version: str, clock: Clock, random: Random) -> Endpoints:
         """Return the receivers of an uplink, each with a connection of its own."""
-        wires = [HttpSender(settings, endpoint=one.url, version=version, clock=clock) for one in settings.targets()]
+        sender: Callable[..., EndpointWire] = HttpSender
+        if settings.protocol == GRPC:
+            from gateway.uplinks.grpc_sender import GrpcSender  # noqa: PLC0415  HTTP/2, only where it is used
+
+            sender = GrpcSender
+        wires = [sender(settings, endpoint=one.url, version=version, clock=clock) for one in settings.targets()]
         return cls(settings, wires, clock=clock, random=random)
 
     # What each of them has, together.

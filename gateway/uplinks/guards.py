@@ -328,6 +328,7 @@ class Compressing:
     is_zstd_proven: bool = False
     failures: int = 0  # so often the last request met a server's own error before it was sent again
     size_bytes: int = 0  # of the last body, as it left
+    first: str = "zstd"  # what "auto" begins with
     encoding: str = field(init=False)
     _again_s: float = OFFER_AGAIN_S  # how long it stays with less than the best
     _again_at_s: float = 0.0
@@ -338,7 +339,7 @@ class Compressing:
 
     @property
     def _best(self) -> str:
-        return {"auto": "zstd", "none": ""}.get(self.mode, self.mode)
+        return {"auto": self.first, "none": ""}.get(self.mode, self.mode)
 
     def send(self, request: Request) -> Answer:
         """Send as `Wire.send` does."""

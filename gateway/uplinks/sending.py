@@ -29,6 +29,7 @@ from gateway.uplinks.guards import (
 from gateway.uplinks.pacing import FAST_LEVEL, REQUEST_S, BatchSize, Effort
 from gateway.uplinks.parts import Closed
 from gateway.uplinks.requests import REJECTED
+from gateway.uplinks.settings import GRPC
 from gateway.uplinks.verdicts import CUTS_MAX, PARTS_MAX, SHOWN_MAX, Stage, Verdicts
 
 if TYPE_CHECKING:
@@ -95,7 +96,12 @@ class Sending:
         self._random = random
         self._effort = Effort()
         self._sender = Compressing(
-            wire, self._compress, settings.compression, now_s=lambda: clock.monotonic_ns() / NS_PER_S
+            wire,
+            self._compress,
+            settings.compression,
+            now_s=lambda: clock.monotonic_ns() / NS_PER_S,
+            # gRPC's receivers know gzip, and hardly any of them zstd.
+            first="gzip" if settings.protocol == GRPC else "zstd",
         )
         self._wire = wire
         self._name = settings.name

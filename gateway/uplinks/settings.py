@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
-from gateway.core.checks import Checked, Problem, below, check
+from gateway.core.checks import Checked, Problem, below, check, parts
 from gateway.core.units import Duration, Rate, Size
 from gateway.net.secrets import Secret
 from gateway.uplinks.balance import FAILOVER, Kind
@@ -26,7 +26,7 @@ from gateway.uplinks.free import FreeHours, read_hours
 from gateway.uplinks.retry import FULL_JITTER, Strategy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 Compression = Literal["auto", "zstd", "gzip", "none"]
 Class = Literal["critical", "normal", "bulk"]
@@ -34,7 +34,11 @@ SignalName = Literal["metrics", "logs", "traces"]
 
 HTTP_PROTOBUF: Final = "http/protobuf"
 HTTP_JSON: Final = "http/json"
-PROTOCOLS: Final = (HTTP_PROTOBUF, HTTP_JSON)
+GRPC: Final = "grpc"
+PROTOCOLS: Final = (HTTP_PROTOBUF, HTTP_JSON, GRPC)
+# The ports that OTLP has by custom.
+HTTP_PORT: Final = 4318
+GRPC_PORT: Final = 4317
 # Receivers take 4 MiB by custom (it is gRPC's default); what stands around the points stays below the rest.
 REQUEST_BYTES_MAX: Final = 4 * 1024 * 1024 - 64 * 1024
 BATCH_READINGS_MAX: Final = 24_576
@@ -56,8 +60,10 @@ _HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _SECRET_WORDS: Final = ("auth", "token", "key", "secret", "password", "cookie", "credential", "signature")
 # What the sender writes itself.
 _OWN_HEADERS: Final = frozenset(
-    ("content-type", "content-encoding", "content-length", "transfer-encoding", "host", "connection")
+    ("content-type", "content-encoding", "content-length", "transfer-encoding", "host", "connection", "te")
 )
+# Names of gRPC's own.
+_GRPC_HEADERS: Final = "grpc-"
 
 
 class TlsSettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
@@ -170,7 +176,8 @@ class OtlpUplinkSettings(
     endpoint: Annotated[
         str,
         Meta(
-            description="Base address, http:// or https://; /v1/metrics and the like are added to it. Left out it is "
+            description="Base address, http:// or https://; /v1/metrics and the like are added to it. For gRPC it is "
+            "a host with its port (mostly 4317), which has no path. Left out it is "
             "OTEL_EXPORTER_OTLP_ENDPOINT, and others of OpenTelemetry's variables fill what else is left out."
         ),
     ] = ""
@@ -195,15 +202,16 @@ class OtlpUplinkSettings(
     protocol: Annotated[
         str,
         Meta(
-            description='How OTLP is spoken: "http/protobuf", or "http/json" for who takes nothing else; that costs '
-            "half a microsecond more a reading, and mostly more bytes."
+            description='How OTLP is spoken: "http/protobuf", "grpc" (`pip install tidegate[grpc]`), or "http/json" '
+            "for who takes nothing else; that costs half a microsecond more a reading, and mostly more bytes."
         ),
     ] = HTTP_PROTOBUF
     compression: Annotated[
         Compression,
         Meta(
             description='"auto" is zstd, gzip where that is refused, none where both are. '
-            "zstd is offered again now and then."
+            'zstd is offered again now and then. Over gRPC, whose receivers mostly know no zstd, "auto" is gzip and '
+            'none where that is refused; "zstd" is for those that know it.'
         ),
     ] = "auto"
     headers: Annotated[
@@ -310,6 +318,18 @@ class OtlpUplinkSettings(
             known = " or ".join(f'"{name}"' for name in PROTOCOLS)
             raise ValueError(f"{self.protocol!r} is not in this version; write {known}")
 
+    @check("protocol", "endpoint", "endpoints")
+    def _grpc_has_no_path(self) -> Iterator[Problem]:
+        for path, address in _addresses(self.endpoint, self.endpoints) if self.protocol == GRPC else ():
+            if urlsplit(address).path.strip("/"):
+                yield Problem(path, "has a path, for which gRPC has no use; write scheme, host and port alone")
+
+    @check("protocol", "headers")
+    def _grpc_headers_are_its_own(self) -> Iterator[Problem]:
+        for name in self.headers if self.protocol == GRPC else ():
+            if name.lower().startswith(_GRPC_HEADERS):
+                yield Problem(below("headers", name), f"{name} is gRPC's own; leave it out")
+
     @check("endpoint")
     def _endpoint_is_a_base_address(self) -> None:
         if self.endpoint:
@@ -383,7 +403,15 @@ class OtlpUplinkSettings(
                 self.targets(), key="endpoints" if self.endpoints else "endpoint", balance=self.balance
             ),
             *self._warnings_of_plain(),
+            *self._warnings_of_ports(),
         ]
+
+    def _warnings_of_ports(self) -> Iterator[str]:
+        is_grpc = self.protocol == GRPC
+        for path, address in _addresses(self.endpoint, self.endpoints):
+            if urlsplit(address).port == (HTTP_PORT if is_grpc else GRPC_PORT):
+                theirs, ours = ("HTTP", "gRPC's is 4317") if is_grpc else ("gRPC", "that over HTTP is 4318")
+                yield f'{path}: {address} has the port of OTLP over {theirs}, and this is "{self.protocol}"; {ours}'
 
     def _warnings_of_plain(self) -> Iterator[str]:
         addresses = [one.url for one in self.targets() if urlsplit(one.url).scheme == "http"]
@@ -395,6 +423,17 @@ class OtlpUplinkSettings(
             yield f"{key}: {bare}, {what} can be read on the way; https:// would protect them"
         if addresses and self.tls != TlsSettings():
             yield f"tls: certificates are not used with an http:// {key.removesuffix('s')}"
+
+
+def _addresses(endpoint: str, endpoints: Iterable[str | EndpointSettings]) -> Iterator[tuple[str, str]]:
+    """Yield the addresses that could be read, each with its place."""
+    if endpoint:
+        yield "endpoint", endpoint
+    for index, one in parts(endpoints):
+        if isinstance(one, str):
+            yield below("endpoints", index), one
+        elif hasattr(one, "url"):
+            yield below("endpoints", index, "url"), one.url
 
 
 def _header_problem(name: str, value: object) -> str:

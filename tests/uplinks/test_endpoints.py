@@ -656,7 +656,7 @@ def connect(rigs):
 
     def make(*urls: str, **options) -> Endpoints:
         made = OtlpUplinkSettings(name="cloud", endpoints=urls, **{"timeout": Duration(2), **options})
-        all_ = Endpoints.over_http(made, version="0.1.0", clock=SystemClock(), random=random.Random(1))
+        all_ = Endpoints.of(made, version="0.1.0", clock=SystemClock(), random=random.Random(1))
         rigs.callback(all_.close)
         return all_
 

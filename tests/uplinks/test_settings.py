@@ -7,6 +7,7 @@ import pytest
 
 from gateway.core.units import Duration, Rate, Size
 from gateway.net.secrets import Secret
+from gateway.uplinks.endpoint_settings import EndpointSettings
 from gateway.uplinks.settings import BudgetSettings, OtlpUplinkSettings, RetrySettings, TlsSettings
 
 
@@ -55,7 +56,17 @@ def test_a_full_config_is_read() -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"protocol": "grpc"}, 'not in this version; write "http/protobuf" or "http/json"'),
+        ({"protocol": "http/xml"}, 'not in this version; write "http/protobuf" or "http/json" or "grpc"'),
+        ({"protocol": "grpc", "endpoint": "http://h:4317/v1"}, "has a path, for which gRPC has no use"),
+        (
+            {"protocol": "grpc", "endpoint": "", "endpoints": ("http://h:4317/x", "http://i")},
+            r"endpoints\[0\]: has a path",
+        ),
+        (
+            {"protocol": "grpc", "endpoint": "", "endpoints": (EndpointSettings(url="http://h/x"), "http://i")},
+            r"endpoints\[0\].url: has a path",
+        ),
+        ({"protocol": "grpc", "headers": {"Grpc-Timeout": "1S"}}, "Grpc-Timeout is gRPC's own; leave it out"),
         ({"endpoint": "otel.example:4318"}, "is not an address like http://host:port or https://host:port"),
         ({"endpoint": "http://"}, "is not an address"),
         ({"endpoint": "http://h:99999"}, "is not an address"),
@@ -184,3 +195,18 @@ def test_what_an_uplink_takes_is_read_in_words() -> None:
     found = read('classes = ["critical"]\nsignals = ["logs", "traces"]\nmappings = ["a"]')
     assert (found.classes, found.signals, found.mappings) == (("critical",), ("logs", "traces"), ("a",))
     assert (make().classes, make().signals, make().mappings) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "endpoint", "sentence"),
+    [
+        ("grpc", "http://localhost:4318", 'has the port of OTLP over HTTP, and this is "grpc"; gRPC\'s is 4317'),
+        ("http/json", "http://localhost:4317", 'over gRPC, and this is "http/json"; that over HTTP is 4318'),
+        ("grpc", "http://localhost:4317", ""),
+        ("http/protobuf", "http://localhost:9999", ""),
+    ],
+)
+def test_the_other_protocols_port_is_said(protocol: str, endpoint: str, sentence: str) -> None:
+    """It may be meant, and mostly is not."""
+    warnings = make(protocol=protocol, endpoint=endpoint).warnings()
+    assert (sentence in " ".join(warnings), len(warnings)) == (True, int(bool(sentence)))
