@@ -65,6 +65,7 @@ sources/                    Doors: bytes arrive here and are acknowledged only w
   otlp.py                   The OTLP receiver: programs here and nearby send their metrics, logs and traces
   otlp_auth.py              Who may send to the OTLP receiver: a token, a name with its password, or a certificate
   otlp_counts.py            What the OTLP receiver counts: requests, readings by signal, bytes that are on their way
+  otlp_grpc.py              OTLP over gRPC at the receiver's door: calls become requests as they come over HTTP, and answers become statuses
   otlp_settings.py          Settings of the OTLP receiver, and its side of TLS
   paho_client.py            A paho client that takes bytes in bulk; the one place that touches paho's private parts
   portion.py                How much to read at a time, so that taking it in does not hold up everybody else
@@ -89,6 +90,7 @@ codecs/                     Words on the wire: bytes become columns and columns 
   documents.py              Payloads of one mapping become lists of documents, each knowing whose it is
   explain.py                What becomes of one message, in words for people, and whether a mapping's examples are right
   framing.py                Cuts the bytes of a serial line into frames or lines, and reads what frames say
+  grpc.py                   gRPC's own words around OTLP: a message's prefix, statuses with their details, deadlines
   leaves.py                 A mapping that takes every number it finds: payloads to columns, metrics named by their paths
   mapping.py                Messages become readings: which mapping takes which topic, then columns per mapping
   mapping_settings.py       What can be set about mappings, and their limits
@@ -201,6 +203,8 @@ uplinks/                    Roads: what is held leaves here, fresh first, and is
   file_settings.py          What can be said of an uplink that writes files, on a stick or a share, in the config
   file_wire.py              A wire to files: each request is a record that is on the medium before it counts as taken
   free.py                   Free hours: when of a day what goes over a link costs nothing, as a tariff has it at night
+  grpc_sender.py            The sender of OTLP/gRPC: packed requests go out as unary calls over one kept connection
+  grpc_statuses.py          What to do after each status of gRPC: the same decisions as `guards.py` makes after HTTP's
   guards.py                 What to do after each answer: fine, later, hold, split, refuse
   health.py                 How one receiver of an uplink is: whether it may be asked, and what is known of it
   metered.py                A sender that holds a sender: nothing leaves that is not paid, nor faster than it may
@@ -211,7 +215,7 @@ uplinks/                    Roads: what is held leaves here, fresh first, and is
   requests.py               From a lease to request bodies: decode, repair times, mark, encode, split
   retry.py                  How long to wait after failures: four schedules, and who counts along one of them
   scheduling.py             What an uplink with a budget may send just now, and why: measured, then decided by `allocate`
-  senders.py                Senders: packed requests go out as OTLP/HTTP over one kept connection
+  senders.py                The sender of OTLP/HTTP: packed requests go out over one kept connection
   sending.py                From a lease in hand to the far side: encode, then compress and post in the thread
   settings.py               What can be said of an uplink in the config, and what is refused by name
   spending.py               An uplink's budget beside its wire, store and clock: what pays, what decides what goes, and waits
@@ -221,6 +225,7 @@ uplinks/                    Roads: what is held leaves here, fresh first, and is
   verdicts.py               Whether what was refused is given up: a refusal may be about the data, or about a road that takes nothing
   waits.py                  What an uplink waits for after a failure: time, a network, a clock, a commit, the next window
   watching.py               Waiting for an answer: cut one that is overdue, know whether answers come at once
+  wires.py                  What all senders have: one kept connection, what it costs, when it is given up, and what its failures mean
   worker.py                 One thread for an uplink's blocking work: compress and send
 control/                    Windows: people and servers look in here
   aside.py                  `tidegate quarantine`: what was set aside, for people and for programs
@@ -232,6 +237,7 @@ control/                    Windows: people and servers look in here
   environment.py            What the configuration leaves out of an OTLP uplink, from OpenTelemetry's own variables
   export.py                 `tidegate export`: what is held, as OTLP JSON lines in a file
   exposition.py             Numbers as Prometheus text, format 0.0.4: families in, lines out
+  extras.py                 Whether the packages are here that only some configurations need
   fitting.py                Makes the bounds of memory fit a board: what waits for the disk, and what is kept at hand
   flash.py                  How much may be written to flash: a day's allowance, and what the pace of commits does to keep within it
   footprint.py              What this process takes of the machine, memory and flash, held against its board's limits
@@ -253,12 +259,17 @@ control/                    Windows: people and servers look in here
   web.py                    The window over HTTP: /healthz, /readyz, /metrics, /status, /trace
 net/                        Wires that everyone shares
   addresses.py              Where to listen, as people write it
+  connections.py            The connections of a listener: how many there are, which make way, and how they end
   deadline.py               A moment by which something is over, handed down: who gets one never has more than is left
   files.py                  Small files that are written whole, and never through a link: what has a name of ours may not lead elsewhere
   http.py                   HTTP/1.1 as an uplink speaks it: one POST at a time over one kept connection
+  http2.py                  HTTP/2 as an uplink speaks it: one request at a time over one kept connection
+  http2_requests.py         What a request of HTTP/2 is made of: its head, and its body as it comes
+  http2_server.py           HTTP/2 as a receiver speaks it: several requests at a time over kept connections
   http_requests.py          What an HTTP/1.1 request is made of: its head, and its body as it comes
   http_server.py            HTTP/1.1 as a receiver speaks it: requests with bodies over kept connections
   interfaces.py             Hears from the kernel that this box has a network again: a link that is up, an address, a route
+  line.py                   A connection of an uplink: TCP, a proxy and TLS, its waits and what it has cost
   listeners.py              Opens the sockets of a listener, and takes connections from them
   mqtt.py                   MQTT packets cut from a byte stream, PUBLISHes in bulk as columns
   mqtt_fields.py            What MQTT packets are made of: reason codes, errors, numbers, texts, properties

@@ -1,8 +1,8 @@
 """A program with OpenTelemetry's own SDK: it traces, logs and measures itself, and says what its exporters got rid of.
 
 `python -m hil.otlp_program --endpoint http://127.0.0.1:4318 --seconds 6` prints as JSON the names of spans and bodies
-of log records whose export succeeded, and how often its metrics were exported. Needs opentelemetry-sdk and
-opentelemetry-exporter-otlp-proto-http.
+of log records whose export succeeded, and how often its metrics were exported. With `--grpc` it sends over gRPC. Needs
+opentelemetry-sdk and opentelemetry-exporter-otlp-proto-http, or -grpc.
 """
 
 from __future__ import annotations
@@ -13,66 +13,64 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
-from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk._logs import LoggerProvider, LoggingHandler
-from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExportResult
+from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import MetricExportResult, PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
 DELAY_MS: Final = 50
 PAUSE_S: Final = 0.01
 
 
-class Spans(OTLPSpanExporter):
-    """Remembers the names of spans that were taken."""
+def exporters(endpoint: str, *, is_grpc: bool) -> tuple[Any, Any, Any]:
+    """Return OpenTelemetry's exporters of spans, logs and metrics."""
+    if is_grpc:
+        from opentelemetry.exporter.otlp.proto.grpc import (  # noqa: PLC0415  one of both is enough
+            _log_exporter,
+            metric_exporter,
+            trace_exporter,
+        )
 
-    def __init__(self, endpoint: str) -> None:
-        super().__init__(f"{endpoint}/v1/traces")
-        self.taken: list[str] = []
+        return (
+            trace_exporter.OTLPSpanExporter(endpoint, insecure=True),
+            _log_exporter.OTLPLogExporter(endpoint, insecure=True),
+            metric_exporter.OTLPMetricExporter(endpoint, insecure=True),
+        )
+    from opentelemetry.exporter.otlp.proto.http import (  # noqa: PLC0415  the same
+        _log_exporter as http_logs,
+    )
+    from opentelemetry.exporter.otlp.proto.http import (  # noqa: PLC0415  the same
+        metric_exporter as http_metrics,
+    )
+    from opentelemetry.exporter.otlp.proto.http import (  # noqa: PLC0415  the same
+        trace_exporter as http_traces,
+    )
 
-    def export(self, spans: Sequence[Any]) -> SpanExportResult:
-        """Export them."""
-        result = super().export(spans)
-        if result is SpanExportResult.SUCCESS:
-            self.taken += [span.name for span in spans]
+    return (
+        http_traces.OTLPSpanExporter(f"{endpoint}/v1/traces"),
+        http_logs.OTLPLogExporter(f"{endpoint}/v1/logs"),
+        http_metrics.OTLPMetricExporter(f"{endpoint}/v1/metrics"),
+    )
+
+
+def watched(exporter: Any, take: Callable[[Any], None]) -> Any:
+    """Return `exporter`, of which `take` hears what was exported with success."""
+    export = exporter.export
+
+    def exported(data: Any, *arguments: Any, **more: Any) -> Any:
+        result = export(data, *arguments, **more)
+        if result.name == "SUCCESS":
+            take(data)
         return result
 
-
-class Logs(OTLPLogExporter):
-    """Remembers the bodies of records that were taken."""
-
-    def __init__(self, endpoint: str) -> None:
-        super().__init__(f"{endpoint}/v1/logs")
-        self.taken: list[str] = []
-
-    def export(self, batch: Sequence[Any]) -> LogRecordExportResult:
-        """Export them."""
-        result = super().export(batch)
-        if result is LogRecordExportResult.SUCCESS:
-            self.taken += [record.log_record.body for record in batch]
-        return result
-
-
-class Metrics(OTLPMetricExporter):
-    """Counts exports that were taken."""
-
-    def __init__(self, endpoint: str) -> None:
-        super().__init__(f"{endpoint}/v1/metrics")
-        self.taken = 0
-
-    def export(self, metrics_data: Any, timeout_millis: float | None = None, **more: Any) -> MetricExportResult:
-        """Export them."""
-        result = super().export(metrics_data, timeout_millis or 10_000, **more)
-        self.taken += result is MetricExportResult.SUCCESS
-        return result
+    exporter.export = exported
+    return exporter
 
 
 def main() -> None:
@@ -80,9 +78,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--endpoint", required=True)
     parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--grpc", action="store_true")
     options = parser.parse_args()
     resource = Resource.create({"service.name": "program"})
-    spans, logs, metrics = Spans(options.endpoint), Logs(options.endpoint), Metrics(options.endpoint)
+    names, bodies, metrics_taken = list[str](), list[str](), list[bool]()
+    spans, logs, metrics = exporters(options.endpoint, is_grpc=options.grpc)
+    spans = watched(spans, lambda some: names.extend(span.name for span in some))
+    logs = watched(logs, lambda some: bodies.extend(str(record.log_record.body) for record in some))
+    metrics = watched(metrics, lambda _: metrics_taken.append(True))
     tracers = TracerProvider(resource=resource)
     tracers.add_span_processor(BatchSpanProcessor(spans, schedule_delay_millis=DELAY_MS))
     loggers = LoggerProvider(resource=resource)
@@ -107,7 +110,7 @@ def main() -> None:
         time.sleep(PAUSE_S)
     for provider in (tracers, loggers, meters):
         provider.shutdown()
-    said = {"steps": number, "spans": spans.taken, "logs": logs.taken, "metrics": metrics.taken}
+    said = {"steps": number, "spans": names, "logs": bodies, "metrics": len(metrics_taken)}
     print(json.dumps(said), flush=True)
 
 

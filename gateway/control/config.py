@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from gateway.control.environment import fill
+from gateway.control.extras import check_extras
 from gateway.control.later import LATER
 from gateway.control.reading import Reading, read, read_parts, walk_settings
 from gateway.control.settings import Config, ControlSettings
@@ -169,7 +170,8 @@ def _parse_table(given: dict[str, Any], *, offline: bool, to_run: bool) -> Draft
     found += unknown_mappings(reading)
     not_here: list[Problem] = []
     if not offline:
-        found += [*_check_secrets(reading, not_here), *_check_state_dir(reading, to_run=to_run)]
+        found += [*check_extras(reading), *_check_secrets(reading, not_here)]
+        found += _check_state_dir(reading, to_run=to_run)
     return Draft(reading, found, not_here, notes)
 
 
@@ -227,7 +229,12 @@ def _check_names(reading: Reading) -> Iterator[Problem]:
 
 
 def _check_addresses(reading: Reading) -> Iterator[Problem]:
-    listeners = [(path, listen) for path, _, listen in _given(reading, "sources", "listen")]
+    listeners = [
+        (path, listen)
+        for key in ("listen", "http", "grpc")
+        for path, _, listen in _given(reading, "sources", key)
+        if listen
+    ]
     window = getattr(getattr(reading.value, "control", None), "listen", None)
     if window is not None:
         listeners.append(("control.listen", window))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from gateway.core.checks import Problem, below
 from gateway.net.secrets import entries_of
-from gateway.uplinks.settings import is_header_name
+from gateway.uplinks.settings import GRPC, is_header_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 PREFIX: Final = "OTEL_EXPORTER_OTLP_"
 ENDPOINT: Final = f"{PREFIX}ENDPOINT"
 HEADERS: Final = f"{PREFIX}HEADERS"
+INSECURE: Final = f"{PREFIX}INSECURE"
+PROTOCOL: Final = f"{PREFIX}PROTOCOL"
 OURS: Final = "otlp"
 # OpenTelemetry's own default.
 ANYWHERE: Final = "http://localhost:4318"
@@ -55,6 +57,13 @@ def fill(table: dict[str, Any], environment: Mapping[str, str], *, anywhere: boo
     return found
 
 
+def _with_scheme(address: str, given: Mapping[str, str], protocol: object) -> str:
+    """Return an address as it is meant: for gRPC it may stand without a scheme, and INSECURE says which one it has."""
+    if protocol != GRPC or "://" in address:
+        return address
+    return f"{'http' if given.get(INSECURE, '').lower() == 'true' else 'https'}://{address}"
+
+
 def _addresses_of(uplink: dict[str, Any]) -> list[object]:
     """Return where an uplink leads, as far as its table says, right or wrong."""
     many = uplink.get("endpoints")
@@ -66,13 +75,14 @@ def _fill_one(found: Filled, index: int, given: Mapping[str, str], *, but: Colle
     uplink = dict(found.table["uplinks"][index])
     path = below("uplinks", index)
     taken = []
+    protocol = uplink.get("protocol", given.get(PROTOCOL))
     for name, (keys, read) in _VARIABLES.items():
         # What is no table is for its own check to say.
         where = uplink if len(keys) == 1 else uplink.get(keys[0], {})
         if name not in given or name in but or not isinstance(where, dict) or keys[-1] in where:
             continue
         try:
-            value = read(given[name])
+            value = _with_scheme(given[name], given, protocol) if name == ENDPOINT else read(given[name])
         except ValueError as error:
             found.problems.append(Problem(below(path, *keys), f"{name} {error}"))
             continue
@@ -124,7 +134,7 @@ def _milliseconds(value: str) -> str:
 _VARIABLES: Final[dict[str, tuple[tuple[str, ...], Callable[[str], str]]]] = {
     ENDPOINT: (("endpoint",), str),
     # What this version does not speak is for the settings to say.
-    f"{PREFIX}PROTOCOL": (("protocol",), str),
+    PROTOCOL: (("protocol",), str),
     f"{PREFIX}COMPRESSION": (("compression",), _one_of("gzip", "none")),
     f"{PREFIX}TIMEOUT": (("timeout",), _milliseconds),
     f"{PREFIX}CERTIFICATE": (("tls", "ca_file"), str),

@@ -10,7 +10,6 @@ NOT_YET: Final = "is not in this version"
 
 LATER: Final = Later(
     keys={
-        "sources.grpc": f'OTLP over gRPC {NOT_YET}; give programs http = "127.0.0.1:4318" and OTLP over HTTP',
         "alerts": f"alerting {NOT_YET}; findings leave as OTLP logs, let the far side alert",
         "notifiers": f"notifying {NOT_YET}; findings leave as OTLP logs, let the far side notify",
         "opamp": f"OpAMP {NOT_YET}; leave the table out",
@@ -30,7 +29,6 @@ LATER: Final = Later(
         },
         ("store.when_full", "dilute"): f'"dilute" {NOT_YET}; use "drop_oldest" or "refuse"',
         ("uplinks.type", "mqtt"): f'the uplink type "mqtt" {NOT_YET}; use "otlp"',
-        ("uplinks.protocol", "grpc"): f'the protocol "grpc" {NOT_YET}; use "http/protobuf"',
         **{
             ("detectors.type", kind): f'the detector type "{kind}" {NOT_YET}; use "zscore" or "iqr"'
             for kind in ("learned", "autoencoder", "forest", "forecast", "cause", "seasonal")

@@ -1,8 +1,9 @@
 """The OTLP receiver: programs here and nearby send their metrics, logs and traces. Must not change what they send.
 
-OTLP over HTTP, protobuf and JSON (https://opentelemetry.io/docs/specs/otlp/#otlphttp). A 200 leaves when what was sent
-is on disk; what cannot be kept is answered so that a client knows whether to send it again. Here requests are read,
-opened and handed on. Beside it: `otlp_settings`, who may send (`otlp_auth`), what is counted (`otlp_counts`).
+OTLP over HTTP, protobuf and JSON (https://opentelemetry.io/docs/specs/otlp/#otlphttp), and over gRPC (`otlp_grpc`). A
+200, or OK, leaves when what was sent is on disk; what cannot be kept is answered so that a client knows whether to send
+it again. Here requests are read, opened and handed on. Beside it: `otlp_settings`, who may send (`otlp_auth`), what is
+counted (`otlp_counts`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from gateway.codecs.content_encoding import ENCODINGS, Opener
+from gateway.codecs.grpc import PREFIX_BYTES
 from gateway.codecs.otlp_intake import Taken, TooManyError, open_request
 from gateway.codecs.otlp_replies import JSON, PROTOBUF, failure, success
 from gateway.core.batch import ResourceRecords
@@ -36,7 +38,9 @@ if TYPE_CHECKING:
     from gateway.core.clock import Clock
     from gateway.core.contracts import AcceptMessages
     from gateway.core.telemetry import Telemetry
+    from gateway.net.connections import ConnectionServer
     from gateway.net.http_requests import Body, Request
+    from gateway.sources.otlp_grpc import Message
     from gateway.sources.otlp_settings import OtlpSettings
 
 SIGNALS: Final = {"/v1/metrics": Signal.METRICS, "/v1/logs": Signal.LOGS, "/v1/traces": Signal.TRACES}
@@ -78,17 +82,35 @@ class OtlpSource:
         self._opening = asyncio.Lock()
         self._state = "stopped"
         self._last_error = ""
+        limits = HttpLimits(
+            connections_max=settings.connections_max,
+            body_bytes_max=int(settings.request_bytes_max),
+            request_s=float(settings.timeout),
+            idle_s=float(settings.keep_alive),
+        )
         self._server = HttpServer(
             self,
             address=settings.http,
-            limits=HttpLimits(
-                connections_max=settings.connections_max,
-                body_bytes_max=int(settings.request_bytes_max),
-                request_s=float(settings.timeout),
-                idle_s=float(settings.keep_alive),
-            ),
+            limits=limits,
             tls=None if settings.tls is None else tls_context(settings),
             name=settings.name,
+        )
+        self._servers: list[ConnectionServer] = [self._server]
+        if settings.grpc:
+            self._servers.append(self._over_grpc(limits))
+
+    def _over_grpc(self, limits: HttpLimits) -> ConnectionServer:
+        from gateway.net.http2_server import WINDOW_BYTES, Http2Server  # noqa: PLC0415  only where it is used
+        from gateway.sources.otlp_grpc import GrpcDoor  # noqa: PLC0415  the same
+
+        settings, paths = self._settings, {signal: path for path, signal in SIGNALS.items()}
+        return Http2Server(
+            GrpcDoor(self, paths=paths, bytes_max=limits.body_bytes_max),
+            address=settings.grpc,
+            # A message that is too long says so in its first bytes, which come with some of the rest.
+            limits=limits._replace(body_bytes_max=limits.body_bytes_max + PREFIX_BYTES + WINDOW_BYTES),
+            tls=None if settings.tls is None else tls_context(settings),
+            name=f"{settings.name} (gRPC)",
         )
 
     @property
@@ -101,11 +123,28 @@ class OtlpSource:
         """Where it listens."""
         return self._server.address
 
+    @property
+    def grpc_address(self) -> tuple[str, int]:
+        """Where it listens for gRPC, if it does."""
+        return self._servers[-1].address
+
+    async def _serve(self) -> None:
+        """Serve on all ports until cancelled, or until one of them cannot be had."""
+        tasks = [asyncio.create_task(server.serve(stop_s=STOP_S_MAX), name=self.name) for server in self._servers]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
     async def run(self) -> None:
         """Serve until cancelled; then answer what is under way, within STOP_S_MAX, and close."""
         self._state, self._last_error = "listening", ""
         try:
-            await self._server.serve(stop_s=STOP_S_MAX)
+            await self._serve()
         except OSError as error:
             self._state, self._last_error = "failed", str(error.strerror)
             raise
@@ -116,12 +155,15 @@ class OtlpSource:
     def status(self) -> dict[str, object]:
         """Return what people want to know of it."""
         host, port = self._server.address
+        grpc_host, grpc_port = self.grpc_address
+        at_grpc = f"{grpc_host}:{grpc_port}" if grpc_port else self._settings.grpc
         state = "full" if self._counts.is_full and self._state == "listening" else self._state
         return {
             "state": state,
             "address": f"{host}:{port}" if port else self._settings.http,
+            **({"grpc_address": at_grpc} if self._settings.grpc else {}),
             "tls": self._settings.tls is not None,
-            "connections": self._server.connections,
+            "connections": sum(server.connections for server in self._servers),
             **self._counts.status(),
             **self._refusals.status(),
             "last_error": self._last_error or self._counts.last_pushed_back or self._refusals.last_sentence,
@@ -144,7 +186,7 @@ class OtlpSource:
             raise self._too_large(request)
         return None
 
-    async def answer(self, request: Request, body: Body) -> Answer:
+    async def answer(self, request: Request, body: Body | Message) -> Answer:
         """Take a request; return when it is on disk, or why it is not."""
         arrived_ns = self._clock.monotonic_ns()
         signal, kind = SIGNALS[request.path], _kind_of(request)
@@ -175,11 +217,7 @@ class OtlpSource:
 
     def refuse(self, request: Request | None, error: RequestError) -> Answer:
         """Say no in the way that the client understands."""
-        peer = "" if request is None else f"{request.peer}: "
-        if error.reason in PUSHED_BACK:
-            self._counts.pushed_back(str(error))
-        else:
-            self._refusals.note(error.reason, f"{peer}{error}")
+        self.count_refusal(request, error)
         headers: list[tuple[str, str]] = []
         if error.after_s:
             headers.append(("Retry-After", str(max(1, math.ceil(error.after_s)))))
@@ -190,13 +228,21 @@ class OtlpSource:
         kind = JSON if request is not None and _kind_of(request) == JSON else PROTOBUF
         return Answer(error.status, kind, failure(error.status, kind, sentence(str(error))), tuple(headers))
 
+    def count_refusal(self, request: Request | None, error: RequestError) -> None:
+        """Take note that a request is refused."""
+        peer = "" if request is None else f"{request.peer}: "
+        if error.reason in PUSHED_BACK:
+            self._counts.pushed_back(str(error))
+        else:
+            self._refusals.note(error.reason, f"{peer}{error}")
+
     def turned_away(self, reason: str, why: str) -> None:
         """Count a connection that ended without an answer."""
         self._refusals.note(reason, why)
 
-    def connections_changed(self, count: int) -> None:
-        """Show how many connections there are."""
-        self._counts.connected(count)
+    def connections_changed(self, _: int) -> None:
+        """Show how many connections there are, to all ports."""
+        self._counts.connected(sum(server.connections for server in self._servers))
 
     # What it does.
 

@@ -39,7 +39,7 @@ class OtlpUser(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fields=True
 class OtlpSettings(
     Checked, msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True, tag_field="type", tag="otlp"
 ):
-    """Programs send their metrics, logs and traces as OTLP over HTTP; a 200 says that they are on disk."""
+    """Programs send their metrics, logs and traces as OTLP over HTTP or gRPC; a 200, or OK, says they are on disk."""
 
     name: Annotated[str, Meta(description="What this source is called in status.", min_length=1)]
     http: Annotated[
@@ -49,6 +49,13 @@ class OtlpSettings(
             "tls.client_ca_file must be given."
         ),
     ] = "127.0.0.1:4318"
+    grpc: Annotated[
+        str,
+        Meta(
+            description="Address and port for OTLP over gRPC as well, like 127.0.0.1:4317 (`pip install "
+            "tidegate[grpc]`); without it there is none. What is said here of HTTP holds for it, too."
+        ),
+    ] = ""
     class_: Annotated[
         Literal["critical", "normal", "bulk"],
         Meta(description="How much what comes here matters: what is more important leaves first and goes last."),
@@ -65,7 +72,12 @@ class OtlpSettings(
         ),
     ] = None
     connections_max: Annotated[
-        int, Meta(description="Connections at a time; one without a request makes room for a new one.", ge=1, le=4096)
+        int,
+        Meta(
+            description="Connections at a time, to each of both ports; one without a request makes room for a new one.",
+            ge=1,
+            le=4096,
+        ),
     ] = 64
     timeout: Annotated[
         Duration, Meta(description="How long a request may take to arrive, and its answer to be read.")
@@ -74,7 +86,11 @@ class OtlpSettings(
         300
     )
     request_bytes_max: Annotated[
-        Size, Meta(description="Largest request, before and after it is decompressed; larger ones are answered 413.")
+        Size,
+        Meta(
+            description="Largest request, before and after it is decompressed; larger ones are answered 413."
+            " Over gRPC RESOURCE_EXHAUSTED."
+        ),
     ] = Size(4 * 1024 * 1024)
     json_bytes_max: Annotated[
         Size, Meta(description="Largest request in JSON, of which much more memory is made; 413 too.")
@@ -92,12 +108,17 @@ class OtlpSettings(
 
     @check("http", "token", "users", "tls")
     def _is_not_open_to_everybody(self) -> None:
-        is_open = _is_open(token=self.token, users=self.users, tls=self.tls)
-        if is_open and not is_loopback(split_address(self.http)[0]):
-            raise ValueError(
-                f'is {self.http}, which other machines reach: add token = {{ env = "NAME" }}, name users, give '
-                "tls.client_ca_file, or listen on 127.0.0.1"
-            )
+        _check_reach(self.http, is_open=_is_open(token=self.token, users=self.users, tls=self.tls))
+
+    @check("grpc")
+    def _grpc_is_an_address(self) -> None:
+        if self.grpc:
+            split_address(self.grpc)
+
+    @check("grpc", "token", "users", "tls")
+    def _grpc_is_not_open_to_everybody(self) -> None:
+        if self.grpc:
+            _check_reach(self.grpc, is_open=_is_open(token=self.token, users=self.users, tls=self.tls))
 
     @check("users")
     def _users_differ(self) -> Iterator[str]:
@@ -136,6 +157,15 @@ class OtlpSettings(
 
 def _is_open(*, token: Secret | None, users: tuple[OtlpUser, ...], tls: ServerTls | None) -> bool:
     return token is None and not users and (tls is None or not tls.client_ca_file)
+
+
+def _check_reach(address: str, *, is_open: bool) -> None:
+    """Raise ValueError where who reaches an address would be let in, and is not on this machine."""
+    if is_open and not is_loopback(split_address(address)[0]):
+        raise ValueError(
+            f'is {address}, which other machines reach: add token = {{ env = "NAME" }}, name users, give '
+            "tls.client_ca_file, or listen on 127.0.0.1"
+        )
 
 
 def tls_context(settings: OtlpSettings) -> ssl.SSLContext:

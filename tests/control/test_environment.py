@@ -121,7 +121,7 @@ def test_variables_without_an_endpoint_are_the_only_uplinks(variables) -> None:
         ("COMPRESSION", "br", "uplinks[0].compression: OTEL_EXPORTER_OTLP_COMPRESSION is none of gzip, none"),
         ("HEADERS", "s3cret", "uplinks[0].headers: OTEL_EXPORTER_OTLP_HEADERS is a list name=value,name=value"),
         ("HEADERS", "host=x", "uplinks[0].headers.host: host is written by the gateway itself"),
-        ("PROTOCOL", "grpc", 'uplinks[0].protocol: the protocol "grpc" is not in this version'),
+        ("PROTOCOL", "thrift", "uplinks[0].protocol: 'thrift' is not in this version"),
         ("ENDPOINT", "otel:4317", "uplinks[0].endpoint: 'otel:4317' is not an address"),
         ("CLIENT_KEY", "/k", "uplinks[0].tls: cert_file and key_file belong together"),
     ],
@@ -195,3 +195,22 @@ def test_certificates_that_are_no_table_are_told_as_that(variables, tmp_path, tl
     file.write_text(uplinks(f"tls = {tls}"))
     with pytest.raises(ConfigError, match=r"^uplinks\[0\].tls: "):
         check(file)
+
+
+@pytest.mark.parametrize(
+    ("given", "insecure", "endpoint"),
+    [
+        ("otel:4317", "true", "http://otel:4317"),
+        ("otel:4317", "", "https://otel:4317"),
+        ("http://otel:4317", "false", "http://otel:4317"),
+    ],
+)
+def test_an_address_for_grpc_may_stand_alone(variables, given: str, insecure: str, endpoint: str) -> None:
+    """OTEL_EXPORTER_OTLP_INSECURE says what it begins with then, and means nothing beside one that says so itself."""
+    variables(
+        OTEL_EXPORTER_OTLP_ENDPOINT=given,
+        OTEL_EXPORTER_OTLP_INSECURE=insecure,
+        OTEL_EXPORTER_OTLP_PROTOCOL="grpc",
+    )
+    (uplink,) = parse_config(uplinks("")).uplinks
+    assert (uplink.endpoint, uplink.protocol) == (endpoint, "grpc")

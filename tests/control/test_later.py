@@ -26,11 +26,7 @@ def test_a_payload_is_planned_wherever_one_is_named() -> None:
 @pytest.mark.parametrize(
     ("text", "path"),
     [
-        ('[[sources]]\ntype = "otlp"\nname = "local"\ngrpc = "127.0.0.1:4317"', "sources[0].grpc"),
-        (
-            '[[uplinks]]\ntype = "otlp"\nname = "a"\nendpoint = "http://a:1"\nprotocol = "grpc"',
-            "uplinks[0].protocol",
-        ),
+        ('[[uplinks]]\ntype = "mqtt"', "uplinks[0].type"),
         ('[[mappings]]\nmatch = "#"\npayload = "sparkplug"', "mappings[0].payload"),
         (
             '[[sources]]\ntype = "serial"\nname = "a"\nport = "/dev/null"\npayload = "sparkplug"',
