@@ -12,7 +12,7 @@ import msgspec
 
 from gateway.control.config import machine_name, parse_table, read_table
 from gateway.net.secrets import Secret
-from gateway.uplinks.settings import is_header_name, is_header_value
+from gateway.uplinks.settings import OtlpUplinkSettings, is_header_name, is_header_value
 
 if TYPE_CHECKING:
     from gateway.control.settings import Config
@@ -105,6 +105,7 @@ def _with_headers(config: Config, headers: Any) -> Config:
         if not isinstance(value, str) or not value or not is_header_value(value):
             raise ValueError(f"headers: the value of {name} is no text that a header can have")
     (uplink,) = config.uplinks
+    assert isinstance(uplink, OtlpUplinkSettings)  # headers are given with an endpoint only
     own = {name.lower() for name in headers}
     given = {name: value for name, value in uplink.headers.items() if name.lower() not in own}
     secrets = {name: GivenSecret(value=value) for name, value in headers.items()}
