@@ -827,12 +827,12 @@ def test_an_interrupt_in_the_middle_of_a_call_leaves_columns_even(client: Client
         stop.set()
         thread.join()
         signal.signal(signal.SIGUSR1, before)
-    assert interrupted >= 200
+    assert interrupted >= 20, "a machine that is busy gets to fewer, but to some"
     wait_until(lambda: client.status()["sources"]["client"]["waiting"] == 0, "what was sent to be kept by itself")
     assert client.drain(30)
     found = otlp_sink.readings()
     assert all(r.time_ns - NOW_NS == r.value and r.metric == f"m{r.value % 5}" for r in found)
-    assert number - 200 <= len(found) <= number
+    assert number - interrupted <= len(found) <= number
     assert all(line.time_ns - NOW_NS == int(str(line.body)) for line in otlp_sink.logs())
     assert account(client)[3] == {}
 
