@@ -160,19 +160,18 @@ class FileWire:
             if self._medium != (status.st_dev, status.st_ino):
                 self._look(folder)
                 self._medium = (status.st_dev, status.st_ino)
+            disk = os.fstatvfs(folder)
+            self._free_bytes = disk.f_bavail * disk.f_frsize
             while self._lacks_room(len(record)):
                 self._drop_oldest(folder, self._why_full())
             while True:
                 try:
-                    mark = self._append(folder, signal, record)
-                    break
+                    # The last thing that may fail: what is written is good, and is not to be sent again.
+                    return self._append(folder, signal, record)
                 except OSError as error:
                     if not is_full(error) or self._settings.when_full == "hold":
                         raise
                     self._drop_oldest(folder, self._place.why(error))
-            disk = os.fstatvfs(folder)
-            self._free_bytes = disk.f_bavail * disk.f_frsize
-        return mark
 
     def _look(self, folder: int) -> None:
         """See what is there; the first time bring it in line with what the store knows."""

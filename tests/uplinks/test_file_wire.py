@@ -347,6 +347,23 @@ def test_what_broke_is_cut_off_when_the_stick_is_back(tmp_path, monkeypatch, aft
     assert content(tmp_path) == [["b"] if is_first else ["a", "b"]]
 
 
+def test_nothing_fails_behind_a_record_that_is_good(tmp_path, monkeypatch) -> None:
+    """A stick that goes in the moment after: what was written counts, and whatever fails before that wrote nothing."""
+    wire, real = wire_of(tmp_path), os.fstatvfs
+    put(wire, "a")
+
+    def fail_once(handle: int) -> os.statvfs_result:
+        monkeypatch.setattr(os, "fstatvfs", real)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fstatvfs", fail_once)
+    with pytest.raises(TryLaterError) as told:
+        put(wire, "b")
+    assert not told.value.answer_lost
+    put(wire, "b")
+    assert content(tmp_path) == [["a", "b"]]
+
+
 def test_a_file_that_has_lost_something_is_left_alone(tmp_path, caplog) -> None:
     """A stick that forgets what it was told to keep is named, and the next file begun."""
     wire = wire_of(tmp_path)
