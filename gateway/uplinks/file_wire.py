@@ -174,7 +174,7 @@ class FileWire:
                     self._drop_oldest(folder, self._place.why(error))
 
     def _look(self, folder: int) -> None:
-        """See what is there; the first time bring it in line with what the store knows."""
+        """See what is there, cut off what broke; the first time bring it in line with what the store knows."""
         if self._before is not None:
             self._resume(folder, self._before)
             self._before = None
@@ -185,8 +185,13 @@ class FileWire:
                 cut(folder, found.name, 0)
                 self._broken.remove(found.name)
                 continue
+            size_bytes, mark = found.size_bytes, self._current.get(found.signal)
+            if mark is not None and (found.number, found.tag) == (mark.number, mark.tag) and size_bytes > mark.length:
+                # Here and not only before the next record, for which there may be a next file.
+                cut(folder, found.name, mark.length)
+                size_bytes = mark.length
             self._files += 1
-            self._files_bytes += found.size_bytes
+            self._files_bytes += size_bytes
             self._notebook.following = max(self._notebook.following, found.number + 1)
 
     def _resume(self, folder: int, note: Note) -> None:
@@ -264,10 +269,11 @@ class FileWire:
                 os.fsync(folder)
                 self._files += 1
         except OSError as error:
+            if not mark.length:
+                # In case that it cannot be removed now.
+                self._broken.append(name)
             if not may_have_left(error):
                 self._take_back(folder, name, mark.length, error)
-            elif not mark.length:
-                self._broken.append(name)
             raise
         finally:
             os.close(file)

@@ -347,6 +347,35 @@ def test_what_broke_is_cut_off_when_the_stick_is_back(tmp_path, monkeypatch, aft
     assert content(tmp_path) == [["b"] if is_first else ["a", "b"]]
 
 
+def test_what_broke_is_cut_off_where_a_next_file_follows(tmp_path, monkeypatch) -> None:
+    """A whole record of which nobody heard, at the end of a file that is complete with that."""
+    wire = wire_of(tmp_path, rotate_bytes=Size(64 * 1024))
+    put(wire, "a" * 60_000)
+    failing_once(monkeypatch, after_bytes=100, code=errno.EIO)
+    with pytest.raises(TryLaterError):
+        put(wire, "b" * 50)
+    put(wire, "c" * 10_000)
+    assert [[line[0] for line in lines] for lines in content(tmp_path)] == [["a"], ["c"]]
+    assert wire.told()["files_bytes"] == 60_001 + 10_001
+
+
+def test_what_cannot_be_taken_back_now_is_later(tmp_path, monkeypatch) -> None:
+    """A stick that turns read-only with a new file on it: that goes when the stick can be written again."""
+    wire = wire_of(tmp_path)
+    failing_once(monkeypatch, after_bytes=100, code=errno.EROFS)
+    real = file_wire.cut
+
+    def fail_once(*_: object) -> None:
+        monkeypatch.setattr(file_wire, "cut", real)
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(file_wire, "cut", fail_once)
+    with pytest.raises(TryLaterError, match="read-only"):
+        put(wire, "a")
+    put(wire, "a")
+    assert content(tmp_path) == [["a"]]
+
+
 def test_nothing_fails_behind_a_record_that_is_good(tmp_path, monkeypatch) -> None:
     """A stick that goes in the moment after: what was written counts, and whatever fails before that wrote nothing."""
     wire, real = wire_of(tmp_path), os.fstatvfs
