@@ -154,7 +154,7 @@ class BudgetSettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_field
 
     @check("free", "per_hour", "per_day", "per_month")
     def _free_hours_are_free_of_something(self) -> None:
-        if self.free and not self.allowances():
+        if self.free and (self.per_hour, self.per_day, self.per_month) == (None, None, None):
             raise ValueError("there is no allowance that they would be free of; add per_hour, per_day or per_month")
 
     def free_hours(self) -> FreeHours:

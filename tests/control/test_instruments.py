@@ -60,6 +60,7 @@ def test_what_is_declared_comes_from_somewhere() -> None:
         *(name for name, _ in metrics.ENDPOINT_NUMBERS.values()),
         "tidegate_uplink_endpoint_state",
         "tidegate_uplink_wire_bytes",
+        "tidegate_uplink_free_bytes",
         "tidegate_uplink_thinning_step_seconds",
     }
     process = {name for name in INSTRUMENTS if name.startswith("process_")}
