@@ -220,6 +220,7 @@ uplinks/                    Roads: what is held leaves here, fresh first, and is
   settings.py               What can be said of an uplink in the config, and what is refused by name
   spending.py               An uplink's budget beside its wire, store and clock: what pays, what decides what goes, and waits
   state.py                  What an uplink knows of itself: what people ask about it, what it counts, which signals it holds back
+  suspects.py               The series that a server failed at lately: what comes of them next goes apart from the others
   terms.py                  What every kind of uplink has in its settings: what delivery asks of them
   turns.py                  Whose turn it is: what is in the store, or in hand and waits
   verdicts.py               Whether what was refused is given up: a refusal may be about the data, or about a road that takes nothing

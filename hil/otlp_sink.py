@@ -68,8 +68,8 @@ class Behaviour:
     so a cut after reading is the lost answer that makes duplicates. `rejected` and `message` make a partial
     success; `answer` replaces the answer's body with these bytes. `refuse_encoding` answers 400 to that
     Content-Encoding and takes all else; `refuses` says of which metric readings a request may not hold one, which is
-    answered with `refuses_with`, and `knows_not` names a signal whose path answers 404. `takes_type` is the one content
-    type it takes.
+    answered with `refuses_with` (and is taken all the same with `takes_refused`), and `knows_not` names a signal whose
+    path answers 404. `takes_type` is the one content type it takes.
     """
 
     status: int = 200
@@ -84,6 +84,7 @@ class Behaviour:
     refuse_encoding: str = ""
     refuses: Callable[[Reading], bool] | None = None
     refuses_with: int = 400
+    takes_refused: bool = False
     knows_not: str = ""
     takes_type: str = ""
 
@@ -360,6 +361,8 @@ class _Handler(BaseHTTPRequestHandler):
                 body = json_to_protobuf(request.signal, body)
             refuses = behaviour.refuses if request.signal == "metrics" else None
             if refuses is not None and any(map(refuses, parse_metrics(body))):
+                if behaviour.takes_refused:
+                    self.server.sink.take(request, body)
                 return behaviour.refuses_with, behaviour.message
             self.server.sink.take(request, body)
         except (ValueError, OSError, EOFError, zlib.error, zstd.ZstdError) as error:

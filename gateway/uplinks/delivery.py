@@ -246,6 +246,7 @@ class Uplink:
     async def _deliver(self, hand: Hand) -> None:
         self._hand = hand
         began_s, is_suspect = _now_s(), hand.is_suspect
+        hand.is_hurried = self._parked.is_crowded
         try:
             await self._bring_to_end(hand)
         finally:

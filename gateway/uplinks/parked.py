@@ -9,7 +9,7 @@ server fails at, what is fresh is fresh.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from gateway.uplinks.state import CLOCK_STEP_S
 
@@ -24,8 +24,23 @@ if TYPE_CHECKING:
 PUT_OFF_MAX: Final = 128
 PUT_OFF_BYTES_MAX: Final = 6 << 20
 READING_BYTES: Final = 21
+# From so many on each has fewer tries, so that there is room for others.
+CROWDED: Final = 96
 # Which part of the time goes into tries of what a server failed at while others wait.
 TRIES_SHARE: Final = 0.2
+
+
+class PutOff(NamedTuple):
+    """A lease that is put off, and what is left of it, which does not change meanwhile."""
+
+    until_s: float
+    hand: Hand
+    readings: int
+
+    @property
+    def size_bytes(self) -> int:
+        """How much memory it takes, about."""
+        return self.hand.lease.size_bytes + READING_BYTES * self.readings
 
 
 class Parked:
@@ -35,18 +50,23 @@ class Parked:
         self.overflowed = 0  # how often there was no room since the start
         self._holding = holding
         self._held: dict[Signal, Hand] = {}  # with their signals: one of each
-        self._put_off: list[tuple[float, Hand]] = []
+        self._put_off: list[PutOff] = []
         self._others_until_s = float("-inf")
 
     def __iter__(self) -> Iterator[Hand]:
         yield from self._held.values()
-        yield from (hand for _, hand in self._put_off)
+        yield from (item.hand for item in self._put_off)
 
     @property
     def has_room(self) -> bool:
         """Whether one more may be put off."""
-        sizes = (_size_bytes(hand) for _, hand in self._put_off)
-        return len(self._put_off) < PUT_OFF_MAX and sum(sizes) < PUT_OFF_BYTES_MAX
+        size_bytes = sum(item.size_bytes for item in self._put_off)
+        return len(self._put_off) < PUT_OFF_MAX and size_bytes < PUT_OFF_BYTES_MAX
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether there will soon be no room."""
+        return len(self._put_off) >= CROWDED
 
     @property
     def leased_readings(self) -> int:
@@ -69,7 +89,7 @@ class Parked:
             return False
         # What its columns are stands in the bodies, too.
         hand.lease.segments = [replace(segment, readable=None) for segment in hand.lease.segments]
-        self._put_off.append((until_s, hand))
+        self._put_off.append(PutOff(until_s, hand, sum(map(len, hand.parts or ()))))
         return True
 
     def tried(self, seconds: float, *, now_s: float) -> None:
@@ -95,38 +115,30 @@ class Parked:
 
     def left_s(self, now_s: float) -> float | None:
         """Return in how many seconds the next of those that are put off is due, None where none will be."""
-        waiting = [until_s for until_s, hand in self._put_off if not self._holding.is_held(hand.lease.signal, now_s)]
+        waiting = [item.until_s for item in self._put_off if self._may_go(item.hand, now_s)]
         return max(0.0, min(waiting) - now_s) if waiting else None
 
     def told(self) -> dict[str, Any]:
         """Return what is put off, as `tidegate status` shows it."""
         return {
             "leases": len(self._put_off),
-            "readings": sum(_readings(hand) for _, hand in self._put_off),
+            "readings": sum(item.readings for item in self._put_off),
             "overflowed": self.overflowed,
         }
 
     def _due(self, now_s: float) -> list[Hand]:
         """Return them, the one that has been due for longest first."""
         may_go = self._holding.over(self._held, now_s)
-        put_off = sorted((item for item in self._put_off if now_s >= item[0] - CLOCK_STEP_S), key=_until_s)
+        put_off = [item for item in self._put_off if now_s >= item.until_s - CLOCK_STEP_S]
+        put_off.sort(key=lambda item: item.until_s)
         return [self._held[signal] for signal in may_go] + [
-            hand for _, hand in put_off if not self._holding.is_held(hand.lease.signal, now_s)
+            item.hand for item in put_off if self._may_go(item.hand, now_s)
         ]
+
+    def _may_go(self, hand: Hand, now_s: float) -> bool:
+        return not self._holding.is_held(hand.lease.signal, now_s)
 
     def _remove(self, hand: Hand) -> Hand:
         self._held = {signal: other for signal, other in self._held.items() if other is not hand}
-        self._put_off = [(until_s, other) for until_s, other in self._put_off if other is not hand]
+        self._put_off = [item for item in self._put_off if item.hand is not hand]
         return hand
-
-
-def _until_s(item: tuple[float, Hand]) -> float:
-    return item[0]
-
-
-def _readings(hand: Hand) -> int:
-    return sum(map(len, hand.parts or ()))
-
-
-def _size_bytes(hand: Hand) -> int:
-    return hand.lease.size_bytes + READING_BYTES * _readings(hand)

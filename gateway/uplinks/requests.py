@@ -114,6 +114,7 @@ class Hand:
     failed: int = 0  # parts that a server failed at and that stand last, since all others were sent
     cuts: int = 0  # how often it was halved for that
     is_suspect: bool = False  # a server failed at all that is left
+    is_hurried: bool = False  # many others wait for their last try
     pause_s: float | None = None  # others have their turn now, for so long at least
     trouble: str = ""  # what a server failed with last
     series: int = 0  # in the parts, where that was looked at
@@ -224,6 +225,11 @@ class Hand:
             (message, readings, piece.seal(sequence=first.sequence, boot=first.boot, previous_hash=bytes(HASH_BYTES)))
             for message, readings, piece in pieces
         ]
+
+    def is_at_end(self, readings: int, least: int) -> bool:
+        """Whether a part of so many readings that a server failed at is not cut any further."""
+        is_cut = self.stage is Stage.CUT or (self.stage is Stage.LAST and not self.is_hurried)
+        return not is_cut or readings <= least
 
     def split(self) -> None:
         """Cut the first part in two."""

@@ -30,6 +30,7 @@ from gateway.uplinks.pacing import FAST_LEVEL, REQUEST_S, BatchSize, Effort
 from gateway.uplinks.parts import Closed
 from gateway.uplinks.requests import REJECTED
 from gateway.uplinks.settings import GRPC
+from gateway.uplinks.suspects import Suspects
 from gateway.uplinks.verdicts import CUTS_MAX, PARTS_MAX, SHOWN_MAX, Stage, Verdicts
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ class Sending:
         self._worker: Worker | None = None
         self._turn = 0
         # That logs are taken says nothing of a path for metrics that is none.
+        self._suspects = Suspects()
         self._verdicts: defaultdict[Signal, Verdicts] = defaultdict(lambda: Verdicts(random))
 
     def open(self) -> None:
@@ -175,6 +177,7 @@ class Sending:
                 self._refused(hand, request, error)
         else:
             self._took(hand, request, answer)
+            self._suspects.clear(hand.parts[0])
             hand.lease.sent_bytes += flight.size_bytes
             hand.parts.popleft()
             hand.refusals = 0
@@ -226,18 +229,21 @@ class Sending:
     def _failed(self, hand: Hand, request: Request, error: StatusRefusedError) -> None:
         """Have what a server failed at sent in parts, or later, or given up; raise what to do instead."""
         verdicts = self._verdicts[request.signal]
-        hand.stage = verdicts.failed(str(error), hand.stage, first_id=hand.lease.segments[0].id)
+        first_id = hand.lease.segments[0].id
+        hand.stage = verdicts.failed(str(error), hand.stage, first_id=first_id, is_hurried=hand.is_hurried)
         self._open(hand)
+        assert hand.parts
         hand.maybe_taken += request.readings
         hand.trouble, hand.is_suspect, hand.pause_s = str(error), True, 0.0
         if hand.stage is Stage.ALONE:
             # One stands for all of them.
             hand.put_last()
-            hand.pause_s = verdicts.put_off_s(hand.lease.segments[0].id)
-        elif hand.stage is Stage.CUT and request.readings > (1 if hand.cuts < CUTS_MAX else _least(hand)):
+            hand.pause_s = verdicts.put_off_s(first_id)
+        elif not hand.is_at_end(request.readings, 1 if hand.cuts < CUTS_MAX else _least(hand)):
             hand.cuts += 1
             hand.part(self._random)
         else:
+            self._suspects.blame(hand.parts[0])
             hand.doubt(error)
         self._end_parts(hand)
 
@@ -260,11 +266,8 @@ class Sending:
             part = hand.parts[0]
             assert not isinstance(part, Closed)
             readings = len(part)
-            if hand.is_suspect and hand.stage is Stage.WHOLE and self._is_about_data(hand):
-                hand.stage = Stage.CUT
-                if readings > _least(hand):
-                    hand.part(self._random)
-                    continue
+            if hand.stage is Stage.WHOLE and self._is_readied(hand):
+                continue
             # One stored segment may be larger than what this link should be given at once.
             if readings > self.size.readings:
                 hand.split()
@@ -278,8 +281,25 @@ class Sending:
             return Request(part.signal, body, readings, in_haste)
         return None
 
-    def _is_about_data(self, hand: Hand) -> bool:
-        return self._verdicts[hand.lease.signal].is_about_data(hand.lease.segments[0].id)
+    def _is_readied(self, hand: Hand) -> bool:
+        """Have what a server fails at go apart, where that is known; return whether it changed the parts."""
+        assert hand.parts
+        part = hand.parts[0]
+        if not hand.is_suspect:
+            halves = None if hand.is_thinned else self._suspects.apart(part)
+            if halves is not None:
+                hand.parts.popleft()
+                hand.parts.appendleft(halves[0])
+                hand.parts.append(halves[1])
+            return halves is not None
+        if not self._verdicts[hand.lease.signal].is_about_data(hand.lease.segments[0].id):
+            return False
+        is_known = not hand.is_thinned and all(map(self._suspects.are_all, hand.parts))
+        hand.stage = Stage.ALONE if is_known else Stage.CUT
+        if is_known or len(part) <= _least(hand):
+            return False
+        hand.part(self._random)
+        return True
 
     def _open(self, hand: Hand) -> None:
         if hand.parts is None or (hand.parts and isinstance(hand.parts[0], Closed)):

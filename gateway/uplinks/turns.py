@@ -51,12 +51,16 @@ class Turns:
     async def _lease(self, lease_next: Callable[[], Awaitable[Lease | None]], *, may_be_suspect: bool) -> Hand | None:
         """Lease what is to go next; what a server failed at before only in its turn, or where there is nothing else."""
         suspect: Lease | None = None
+        passed_over: set[int] = set()
         try:
             for _ in range(UNSEEN_MAX):
                 if (lease := await lease_next()) is None:
                     break
-                if not self._sending.has_failed(lease):
+                first_id = lease.segments[0].id
+                # So much is put off that the store can do so with no more: then all stay in their turn.
+                if not self._sending.has_failed(lease) or first_id in passed_over:
                     return Hand(lease)
+                passed_over.add(first_id)
                 if self._parked.has_room and suspect is None:
                     suspect = lease
                     if may_be_suspect:

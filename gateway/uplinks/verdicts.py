@@ -46,6 +46,8 @@ TRIES_MAX: Final = 8
 # that fails at every second request, whatever is in it, fails at the same eight times in a row, too.
 TRIES_IN_DOUBT_MAX: Final = 24
 DOUBT_MAX: Final = 64
+# And where so much of it waits that there is hardly room for more; that is a quarter of a minute.
+TRIES_HURRIED_MAX: Final = 4
 # For how long others go first, at first and at most; at random a bit less.
 PUT_OFF_S: Final = 2.0
 PUT_OFF_S_MAX: Final = 60.0
@@ -119,10 +121,11 @@ class Verdicts:
         if is_begun:
             met.taken = min(met.taken, self._taken - 1)
 
-    def failed(self, reason: str, stage: Stage, *, first_id: int) -> Stage:
+    def failed(self, reason: str, stage: Stage, *, first_id: int, is_hurried: bool = False) -> Stage:
         """Take note that a server failed at a request of a lease; return how that is to go on.
 
-        Raises TryLaterError where it is to be put off: the server may have taken all of it before it failed.
+        One that `is_hurried` has fewer tries, since others wait for its place. Raises TryLaterError where it is to be
+        put off: the server may have taken all of it before it failed.
         """
         met = self._of(first_id)
         self._failed_in_a_row += 1
@@ -140,7 +143,8 @@ class Verdicts:
             raise error
         elif stage is Stage.ALONE:
             self._alone_in_a_row += 1
-            if met.failures >= (TRIES_MAX if self._alone_in_a_row > DOUBT_MAX else TRIES_IN_DOUBT_MAX):
+            tries_max = TRIES_HURRIED_MAX if is_hurried else TRIES_MAX
+            if met.failures >= (tries_max if self._alone_in_a_row > DOUBT_MAX else TRIES_IN_DOUBT_MAX):
                 stage = Stage.LAST
         return stage
 

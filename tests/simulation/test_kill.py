@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
@@ -87,14 +87,30 @@ class Bench:
         return status["accepted"], uplink["delivered"], uplink["held"], ledger, uplink["maybe_twice"]
 
 
-def kill_again_and_again(bench: Bench, sink: OtlpSink, *, rounds: int, seed: int) -> None:
-    """Kill it `rounds` times at random moments, upstream up and down, then hold it to account."""
+MOODS: Final = (Behaviour(), Behaviour(), Behaviour(status=503), Behaviour(cut="after_read"))
+
+
+def poisoned(one_of: int, *, takes: bool) -> Behaviour:
+    """Return how a receiver answers 500 for one reading of so many, whether or not it has taken it."""
+    return Behaviour(refuses=lambda r: r.value % one_of == one_of // 2, refuses_with=500, takes_refused=takes)
+
+
+def kill_again_and_again(
+    bench: Bench,
+    sink: OtlpSink,
+    *,
+    rounds: int,
+    seed: int,
+    moods: tuple[Behaviour, ...] = MOODS,
+    seconds_max: float = 0.5,
+) -> int:
+    """Kill it `rounds` times at random moments, upstream up and down, hold it to account; return how many came twice."""
     dice = random.Random(seed)
     with Publisher(port=bench.mqtt) as publisher:
         for _ in range(rounds):
             child = bench.start()
-            sink.always = dice.choice([Behaviour(), Behaviour(), Behaviour(status=503), Behaviour(cut="after_read")])
-            time.sleep(dice.uniform(0.02, 0.5))
+            sink.always = dice.choice(moods)
+            time.sleep(dice.uniform(0.02, seconds_max))
             child.kill()
         sink.always = Behaviour()
         child = bench.start()
@@ -115,6 +131,7 @@ def kill_again_and_again(bench: Bench, sink: OtlpSink, *, rounds: int, seed: int
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert verdict.returncode == 0, verdict.stdout
+    return twice
 
 
 @pytest.mark.slow
@@ -123,6 +140,16 @@ def test_nothing_acknowledged_is_lost_by_kills(
 ) -> None:
     """Eight kills: all that was acknowledged arrives, the numbers add up, and what came twice was announced."""
     kill_again_and_again(Bench(tmp_path, otlp_sink, make_child), otlp_sink, rounds=8, seed=20)
+
+
+@pytest.mark.slow
+def test_what_a_receiver_fails_at_is_counted_through_kills(
+    tmp_path: Path, otlp_sink: OtlpSink, make_child: Callable[..., Child]
+) -> None:
+    """It takes what it answers with 500, whole and in ever smaller parts; what came twice was announced."""
+    moods = (poisoned(500, takes=True), poisoned(5000, takes=True), poisoned(2000, takes=False))
+    bench = Bench(tmp_path, otlp_sink, make_child)
+    assert kill_again_and_again(bench, otlp_sink, rounds=4, seed=21, moods=moods, seconds_max=5.0) > 0
 
 
 @pytest.mark.nightly

@@ -18,6 +18,7 @@ from gateway.uplinks.verdicts import (
     REFUSED_MAX,
     ROW_MAX,
     SHOWN_MAX,
+    TRIES_HURRIED_MAX,
     TRIES_IN_DOUBT_MAX,
     TRIES_MAX,
     NothingTakenError,
@@ -141,6 +142,14 @@ def test_what_is_left_alone_is_given_up_at_the_last_of_many_tries(verdicts) -> N
         assert fail(verdicts, Stage.ALONE) is Stage.ALONE
     assert fail(verdicts, Stage.ALONE) is Stage.LAST
     assert fail(verdicts, Stage.LAST) is Stage.LAST
+
+
+def test_where_many_wait_each_has_fewer_tries(verdicts) -> None:
+    """Else a device whose data are never taken would keep the places of all others."""
+    put_off(verdicts)
+    for _ in range(TRIES_HURRIED_MAX - 2):
+        assert verdicts.failed("500", Stage.ALONE, first_id=1, is_hurried=True) is Stage.ALONE
+    assert verdicts.failed("500", Stage.ALONE, first_id=1, is_hurried=True) is Stage.LAST
 
 
 def test_a_server_that_fails_at_random_is_given_more_tries(verdicts) -> None:
