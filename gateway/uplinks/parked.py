@@ -26,8 +26,8 @@ PUT_OFF_BYTES_MAX: Final = 6 << 20
 READING_BYTES: Final = 21
 # From so many on each has fewer tries, so that there is room for others.
 CROWDED: Final = 96
-# Which part of the time goes into tries of what a server failed at while others wait.
-TRIES_SHARE: Final = 0.2
+# Which part of the time goes into tries of what a server failed at while others wait: as much as a backlog has.
+TRIES_SHARE: Final = 0.3
 
 
 class PutOff(NamedTuple):

@@ -110,6 +110,7 @@ class Hand:
     doubted: list[tuple[StatusRefusedError, Part]] = field(default_factory=list)  # and perhaps not to be given up
     refusals: int = 0  # since a part of it was taken
     maybe_taken: int = 0  # by a server that failed, and sent again; not counted yet
+    announced: int = 0  # so much of what it may take yet is counted already
     stage: Stage = Stage.WHOLE
     failed: int = 0  # parts that a server failed at and that stand last, since all others were sent
     cuts: int = 0  # how often it was halved for that
@@ -225,6 +226,19 @@ class Hand:
             (message, readings, piece.seal(sequence=first.sequence, boot=first.boot, previous_hash=bytes(HASH_BYTES)))
             for message, readings, piece in pieces
         ]
+
+    def count_failed(self, readings: int) -> None:
+        """Count what a server may have taken that failed, and with it what that comes to in the halves of the part.
+
+        Nothing leaves before a commit has written what was counted: a cut costs one of them, and not one each time.
+        """
+        if self.stage is Stage.CUT and self.announced < readings:
+            self.maybe_taken += 2 * readings
+            self.announced += readings
+        elif self.stage is Stage.CUT:
+            self.announced -= readings
+        else:
+            self.maybe_taken += readings
 
     def is_at_end(self, readings: int, least: int) -> bool:
         """Whether a part of so many readings that a server failed at is not cut any further."""

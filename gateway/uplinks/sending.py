@@ -177,7 +177,8 @@ class Sending:
                 self._refused(hand, request, error)
         else:
             self._took(hand, request, answer)
-            self._suspects.clear(hand.parts[0])
+            if hand.stage in {Stage.WHOLE, Stage.ALONE}:
+                self._suspects.clear(hand.parts[0])
             hand.lease.sent_bytes += flight.size_bytes
             hand.parts.popleft()
             hand.refusals = 0
@@ -233,7 +234,7 @@ class Sending:
         hand.stage = verdicts.failed(str(error), hand.stage, first_id=first_id, is_hurried=hand.is_hurried)
         self._open(hand)
         assert hand.parts
-        hand.maybe_taken += request.readings
+        hand.count_failed(request.readings)
         hand.trouble, hand.is_suspect, hand.pause_s = str(error), True, 0.0
         if hand.stage is Stage.ALONE:
             # One stands for all of them.

@@ -127,3 +127,44 @@ def test_an_outage_gives_nothing_up(make_road, make_readings) -> None:
         await road.stop(task)
 
     run(main())
+
+
+def test_what_comes_of_a_guilty_series_goes_apart(make_road, make_readings) -> None:
+    """The others are taken with the first request; of what went apart no more than the guilty is given up."""
+
+    async def main() -> None:
+        road = make_road(compression="zstd")
+        road.wire.judge = failing(5, 105)
+        road.store.add(make_readings(10, series=1))
+        task = await road.start(10)
+        sent = len(road.wire.sent)
+        road.store.add(make_readings(50, series=0, start=1000))
+        road.store.add(make_readings(10, series=1, start=100))
+        await asyncio.sleep(1)
+        sizes = [len(parse_metrics(body)) for _, _, body in road.wire.sent[sent:]]
+        assert sizes[:2] == [50, 10]
+        await asyncio.sleep(600)
+        assert (road.store.delivered, road.store.ledger) == (68, {"refused": 2})
+        await road.stop(task)
+
+    run(main())
+
+
+def test_a_series_that_is_taken_again_is_like_all_others(make_road, make_readings) -> None:
+    """Its next readings share a request with them."""
+
+    async def main() -> None:
+        road = make_road(compression="zstd")
+        road.wire.judge = failing(5)
+        road.store.add(make_readings(10, series=1))
+        task = await road.start(10)
+        for start in (100, 200):
+            sent = len(road.wire.sent)
+            road.store.add(make_readings(50, series=0, start=1000 + start))
+            road.store.add(make_readings(10, series=1, start=start))
+            await asyncio.sleep(1)
+            sizes = [len(parse_metrics(body)) for _, _, body in road.wire.sent[sent:]]
+            assert sizes == ([50, 10] if start == 100 else [60])
+        await road.stop(task)
+
+    run(main())

@@ -399,3 +399,15 @@ async def test_what_was_put_last_comes_after_all_others(store, builder, make_rea
     assert not hand.is_suspect
     assert not hand.put_last()
     assert hand.is_suspect
+
+
+def test_what_a_cut_may_double_is_counted_at_once() -> None:
+    """Never less than what failed, and not much more."""
+    hand = Hand(lease=None, stage=Stage.CUT)
+    for failed, counted in ((256, 512), (128, 0), (64, 0), (32, 0), (16, 0), (8, 0), (4, 0), (2, 0), (1, 0), (64, 128)):
+        hand.maybe_taken = 0
+        hand.count_failed(failed)
+        assert hand.maybe_taken == counted
+    hand.stage, hand.maybe_taken = Stage.ALONE, 0
+    hand.count_failed(1)
+    assert hand.maybe_taken == 1

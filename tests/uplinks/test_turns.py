@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from gateway.uplinks.guards import Answer, StatusRefusedError
+from gateway.uplinks.turns import Turns
 from hil.otlp_readings import parse_metrics
 from hil.virtual_time import run
 
@@ -61,3 +63,48 @@ def test_what_the_server_failed_at_and_stands_first_goes_where_there_is_nothing_
         await road.stop(task)
 
     run(main())
+
+
+class Shelf:
+    """A store that puts nothing off any more, and what else is asked whose turn it is."""
+
+    has_room = True
+    is_in_doubt = False
+
+    def __init__(self, *first_ids: int) -> None:
+        self.leases = [SimpleNamespace(segments=[SimpleNamespace(id=first_id)]) for first_id in first_ids]
+        self.put_off: list[int] = []
+
+    async def next(self) -> SimpleNamespace | None:
+        return self.leases.pop(0) if self.leases else None
+
+    def has_failed(self, lease: SimpleNamespace) -> bool:
+        return lease.segments[0].id < 100
+
+    def put_off_unseen(self, lease: SimpleNamespace) -> None:
+        self.put_off.append(lease.segments[0].id)
+
+    def is_turn(self, now_s: float) -> bool:
+        return False
+
+    def pop_due(self, now_s: float, *, may_be_suspect: bool = True) -> None:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("held", "next_id", "put_off"),
+    [
+        ([1, 2, 100, 3], 100, [2, 1]),  # whatever is not suspect goes first
+        ([1, 2], 1, [2]),  # where there is nothing else the first does
+        ([1, 2, 2, 100], 2, [2, 1]),  # what the store cannot put off stays in its turn
+        ([], None, []),
+    ],
+)
+async def test_what_a_server_failed_at_lets_others_go_first(held, next_id, put_off) -> None:
+    """As far as the store can put it off."""
+    shelf = Shelf(*held)
+    turns = Turns(sending=shelf, parked=shelf, outages=shelf, endings=shelf)
+    hand = await turns.next(shelf.next)
+    assert (hand and hand.lease.segments[0].id) == next_id
+    assert shelf.put_off == put_off
+    assert hand is None or hand.is_suspect == (put_off == [2])
