@@ -305,6 +305,7 @@ def _budget(budget: dict[str, Any]) -> str:
     windows = {key.removeprefix("per_"): value for key, value in budget.items() if key.startswith("per_")}
     said = [
         f"{amount(spent['spent_bytes'])} of {amount(spent['limit_bytes'])} this {window}"
+        + (f" ({amount(over)} of it overdrawn)" if (over := spent.get("overdrawn_bytes")) else "")
         + ("" if spent["ends_in_s"] is None else f", which ends in {span(spent['ends_in_s'])}")
         for window, spent in windows.items()
     ]

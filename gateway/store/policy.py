@@ -7,14 +7,15 @@ queue that was empty starts level with the others, so nobody saves up, and nobod
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from itertools import product
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from gateway.core.contracts import Priority
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
 CLASS_WEIGHTS: Final[Mapping[Priority, int]] = {Priority.CRITICAL: 16, Priority.NORMAL: 4, Priority.BULK: 1}
 # Tags are integers of this many steps per byte and weight of one: exact, however long they grow.
@@ -43,6 +44,7 @@ _LANES: Final = tuple(Lane)
 # So many leases of evidence go one after the other while something else waits.
 EVIDENCE_RUN: Final = 3
 _NOTHING: Final = (0,) * len(_CLASSES)
+_T = TypeVar("_T")
 NO_BOUND: Final = 1 << 62
 
 
@@ -69,6 +71,20 @@ class Terms:
     def most_of(self, lane: Lane, priority: Priority, *, is_thinned: bool) -> int:
         """Return how many readings one lease may take, which are thinned or go whole."""
         return (self.thinned_max if is_thinned else self.readings_max)[_PLACE[lane]][priority]
+
+    def letting(self, classes: Collection[Priority], *, alone: bool) -> Terms:
+        """Return the same, but these classes go whole and as they come, and with `alone` nothing else."""
+        may, steps, most = ([[*lane] for lane in lanes] for lanes in (self.may, self.step_s, self.readings_max))
+        for lane, priority in product(range(len(_LANES)), _CLASSES):
+            if priority in classes and lane != _PLACE[Lane.THINNED]:
+                may[lane][priority], steps[lane][priority], most[lane][priority] = True, 0.0, NO_BOUND
+            elif alone:
+                may[lane][priority] = False
+        return replace(self, may=_fixed(may), step_s=_fixed(steps), readings_max=_fixed(most))
+
+
+def _fixed(lanes: Iterable[Iterable[_T]]) -> tuple[tuple[_T, ...], ...]:
+    return tuple(map(tuple, lanes))
 
 
 _SHARING: Final = {Lane.LIVE, Lane.BACKLOG}

@@ -61,8 +61,18 @@ NEVER_FREE: Final = FreeHours()
 class OverBudgetError(NotYetError):
     """The way has cost what it may for now; what was to go needs `size_bytes`."""
 
-    def __init__(self, reason: str, after_s: float, *, size_bytes: int, left_bytes: int, is_end_known: bool) -> None:
+    def __init__(
+        self,
+        reason: str,
+        after_s: float,
+        *,
+        size_bytes: int,
+        left_bytes: int,
+        is_end_known: bool,
+        may_overdraw: bool = False,
+    ) -> None:
         super().__init__(reason, after_s)
+        self.may_overdraw = may_overdraw  # and cannot any further
         self.size_bytes = size_bytes
         self.left_bytes = left_bytes  # what would still go
         self.is_end_known = is_end_known
@@ -204,8 +214,10 @@ class Budget:
         note: bytes = b"",
         month_begins: int = 1,
         free: FreeHours = NEVER_FREE,
+        overdraw_bytes: int = 0,
     ) -> None:
         self._now = now
+        self._overdraw_bytes = overdraw_bytes
         self._free = free
         self._free_taken_bytes = 0  # by requests under way that began in free hours
         self._month_begins = month_begins
@@ -233,20 +245,21 @@ class Budget:
         is_same_boot = known.looked is not None and known.looked.boot == moment.boot
         self._quiet_since_s = moment.steady_s if is_same_boot else 0.0
 
-    def take(self, size_bytes: int, *, is_probe: bool = False) -> None:
+    def take(self, size_bytes: int, *, is_probe: bool = False, may_overdraw: bool = False) -> None:
         """Spend so much, or raise OverBudgetError with nothing spent; UnwrittenError where no note covers it yet.
 
-        What is kept for them is for those that ask for the time alone: `is_probe`.
+        What is kept for them is for those that ask for the time alone: `is_probe`. What `may_overdraw` finds room
+        beyond the limits, as far as that goes.
         """
         with self._lock:
             self._look()
             if self._free_left_s() > EDGE_S:
                 self._free_taken_bytes += size_bytes
             else:
-                self._take(size_bytes, is_probe=is_probe)
+                self._take(size_bytes, is_probe=is_probe, may_overdraw=may_overdraw)
 
-    def _take(self, size_bytes: int, *, is_probe: bool = False) -> None:
-        if (lacking := self._lacking(size_bytes, is_probe=is_probe)) is not None:
+    def _take(self, size_bytes: int, *, is_probe: bool = False, may_overdraw: bool = False) -> None:
+        if (lacking := self._lacking(size_bytes, is_probe=is_probe, may_overdraw=may_overdraw)) is not None:
             raise lacking
         if not self._covers(size_bytes):
             self._wanted_bytes = max(self._wanted_bytes, size_bytes)
@@ -254,11 +267,11 @@ class Budget:
         self._spend(size_bytes)
         self._taken_bytes += size_bytes
 
-    def go_on(self, spent_bytes: int) -> None:
+    def go_on(self, spent_bytes: int, *, may_overdraw: bool = False) -> None:
         """Go on with a request that has cost so much by now: what was free and is no more is taken, as by `take`."""
         with self._lock:
             if self._free_taken_bytes > spent_bytes and not self._free_left_s():
-                self._take(self._free_taken_bytes - spent_bytes)
+                self._take(self._free_taken_bytes - spent_bytes, may_overdraw=may_overdraw)
                 self._free_taken_bytes = spent_bytes
 
     def _free_left_s(self) -> float:
@@ -290,35 +303,40 @@ class Budget:
         for plan in self._plans:
             plan.left_bytes -= size_bytes
 
-    def lacking(self, size_bytes: int) -> OverBudgetError | None:
+    def lacking(self, size_bytes: int, *, may_overdraw: bool = False) -> OverBudgetError | None:
         """Return why so much cannot be spent now and when it can, None if it can."""
         with self._lock:
             self._look()
-            return None if self._free_left_s() > EDGE_S else self._lacking(size_bytes)
+            is_free = self._free_left_s() > EDGE_S
+            return None if is_free else self._lacking(size_bytes, may_overdraw=may_overdraw)
 
-    def _lacking(self, size_bytes: int, *, is_probe: bool = False) -> OverBudgetError | None:
-        left = [(self._left(window, is_probe=is_probe), window) for window in self._windows]
+    def _lacking(
+        self, size_bytes: int, *, is_probe: bool = False, may_overdraw: bool = False
+    ) -> OverBudgetError | None:
+        more_bytes = self._overdraw_bytes if may_overdraw else 0
+        left = [(self._left(window, is_probe=is_probe, more_bytes=more_bytes), window) for window in self._windows]
         least_bytes = min((left_bytes for left_bytes, _ in left), default=0)
         over = [
-            self._over(window, size_bytes, left_bytes=least_bytes)
+            self._over(window, size_bytes, left_bytes=least_bytes, more_bytes=more_bytes)
             for left_bytes, window in left
             if size_bytes > left_bytes
         ]
         # The one that lasts longest is worth saying.
         return max(over, key=lambda error: error.after_s, default=None)
 
-    def _left(self, window: Window, *, is_probe: bool) -> int:
+    def _left(self, window: Window, *, is_probe: bool, more_bytes: int = 0) -> int:
         now = self._now()
         is_known = now.is_sure and now.wall_s is not None
         kept_bytes = 0 if is_probe or is_known else _for_probes(window.limit_bytes)
-        return max(0, window.left_bytes - kept_bytes)
+        return max(0, window.limit_bytes + more_bytes - window.spent.spent_bytes - kept_bytes)
 
-    def _over(self, window: Window, size_bytes: int, *, left_bytes: int) -> OverBudgetError:
+    def _over(self, window: Window, size_bytes: int, *, left_bytes: int, more_bytes: int) -> OverBudgetError:
         now = self._now()
         after_s = window.end_in_s(now.wall_s)
         free_in_s = self._free.begin_in_s(now.wall_s, is_sure=now.is_sure)
         is_sooner = free_in_s is not None and (after_s is None or free_in_s < after_s)
-        what = f"the budget of {Size(window.limit_bytes)} per {window.spent.window} is spent"
+        more = f", and {Size(more_bytes)} beyond it," if more_bytes else ""
+        what = f"the budget of {Size(window.limit_bytes)} per {window.spent.window}{more} is spent"
         then = "no clock says when the next begins" if after_s is None else f"the next begins in {span(round(after_s))}"
         if is_sooner and free_in_s is not None:
             after_s, then = free_in_s, f"free hours begin in {span(round(free_in_s))}"
@@ -328,6 +346,7 @@ class Budget:
             size_bytes=size_bytes,
             left_bytes=left_bytes,
             is_end_known=after_s is not None,
+            may_overdraw=more_bytes > 0,
         )
 
     # Time.
@@ -378,7 +397,8 @@ class Budget:
             least = min((window.limit_bytes for window in self._windows), default=0)
             ahead = max(AHEAD_BYTES_MIN, min(AHEAD_BYTES_MAX, least // AHEAD_SHARE), 2 * self._wanted_bytes)
             # Never more than is left: what a kill leaves as spent must not be more than that.
-            ahead = 0 if is_last else min([ahead, *(window.left_bytes for window in self._windows)])
+            left = [self._left(window, is_probe=True, more_bytes=self._overdraw_bytes) for window in self._windows]
+            ahead = 0 if is_last else min([ahead, *left])
             # Of an earlier one that was never written nobody knows whether it is on the disk.
             if self._plans:
                 self._plans = [_Plan(min(plan.left_bytes for plan in self._plans))]
@@ -436,6 +456,10 @@ class Budget:
                 }
                 for window in self._windows
             }
+            if self._overdraw_bytes:
+                for window in self._windows:
+                    over_bytes = max(0, window.spent.spent_bytes - window.limit_bytes)
+                    told[f"per_{window.spent.window}"]["overdrawn_bytes"] = over_bytes
             return told | self._free_told()
 
     def _free_told(self) -> dict[str, dict[str, object]]:

@@ -117,12 +117,16 @@ class StatusRefusedError(RefusedError):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An Export*ServiceRequest, not yet compressed. Others wait behind one that is `in_haste`."""
+    """An Export*ServiceRequest, not yet compressed. Others wait behind one that is `in_haste`.
+
+    One that `may_overdraw` goes though an allowance is spent.
+    """
 
     signal: Signal
     body: bytes
     readings: int
     in_haste: bool = False
+    may_overdraw: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +140,7 @@ class Packed:
     body: bytes
     encoding: str
     is_probe: bool = False
+    may_overdraw: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,4 +393,5 @@ class Compressing:
     def _send_as(self, request: Request, encoding: str) -> Answer:
         body = self.compress(request, encoding)
         self.size_bytes = len(body)
-        return self.wire.send(Packed(request.signal, body, encoding, is_probe=not request.readings))
+        is_probe = not request.readings
+        return self.wire.send(Packed(request.signal, body, encoding, is_probe, request.may_overdraw))

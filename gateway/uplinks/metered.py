@@ -48,6 +48,7 @@ class Metered:
     _settled_bytes: int = field(default=0, init=False)  # what the wire had cost when that was settled last
     _free_s: float = field(default=float("-inf"), init=False)  # when the line has carried all that went
     _paced_bytes: int = field(default=0, init=False)
+    _may_overdraw: bool = field(default=False, init=False)  # for the request under way
 
     def __post_init__(self) -> None:
         """Have a word with each piece of a body, and with each connection that was not counted on."""
@@ -60,6 +61,7 @@ class Metered:
     def send(self, packed: Packed, /) -> Answer:
         """Send as the wire does; raise OverBudgetError or UnwrittenError with nothing sent."""
         self._paced_bytes = 0
+        self._may_overdraw = packed.may_overdraw
         self._take(self.cost_of(packed), is_probe=packed.is_probe)
         try:
             # A connection costs too: its packets wait for their turn as pieces do.
@@ -73,7 +75,7 @@ class Metered:
         if self.budget is not None:
             if cost > self.budget.largest_bytes:
                 raise TooLargeError("one request would cost more than a whole window's budget")
-            self.budget.take(cost, is_probe=is_probe)
+            self.budget.take(cost, is_probe=is_probe, may_overdraw=self._may_overdraw)
             self._taken_bytes = cost
 
     def _settle(self) -> None:
@@ -116,11 +118,11 @@ class Metered:
         if self.budget is None:
             return
         spent = self.wire.wire_bytes - self._settled_bytes
-        self.budget.go_on(spent)
+        self.budget.go_on(spent, may_overdraw=self._may_overdraw)
         spent += piece_bytes
         if spent > self._taken_bytes:
             more = spent - self._taken_bytes + STEP_BYTES
-            self.budget.take(more)
+            self.budget.take(more, may_overdraw=self._may_overdraw)
             self._taken_bytes += more
 
     @property

@@ -92,6 +92,7 @@ class Sending:
             request_s=min(REQUEST_S, float(settings.timeout) / 2),
         )
         self._bytes_max = int(settings.request_bytes_max)
+        self._overdraws = settings.budget.overdraws()
         self._builder = builder
         self._clock = clock
         self._random = random
@@ -279,7 +280,8 @@ class Sending:
                 hand.split()
                 continue
             hand.close()
-            return Request(part.signal, body, readings, in_haste)
+            may_overdraw = hand.lease.segments[0].priority in self._overdraws
+            return Request(part.signal, body, readings, in_haste, may_overdraw)
         return None
 
     def _is_readied(self, hand: Hand) -> bool:

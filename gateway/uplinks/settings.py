@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway.core.checks import Checked, Problem, below, check, parts
+from gateway.core.contracts import Priority
 from gateway.core.units import Duration, Rate, Size
 from gateway.net.secrets import Secret
 from gateway.uplinks.balance import FAILOVER, Kind
@@ -132,6 +133,17 @@ class BudgetSettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_field
         ),
     ] = ()
 
+    overdraw: Annotated[
+        tuple[Class, ...],
+        Meta(
+            description="Classes that are sent whole and at once though an allowance is spent, up to `overdraw_max` "
+            "beyond each; nothing else goes then.",
+        ),
+    ] = ()
+    overdraw_max: Annotated[
+        Size | None, Meta(description="How much more than each allowance may go for the classes of `overdraw`.")
+    ] = None
+
     @check("rate")
     def _rate_is_one(self) -> None:
         if self.rate is not None and self.rate < RATE_MIN:
@@ -156,6 +168,22 @@ class BudgetSettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_field
     def _free_hours_are_free_of_something(self) -> None:
         if self.free and (self.per_hour, self.per_day, self.per_month) == (None, None, None):
             raise ValueError("there is no allowance that they would be free of; add per_hour, per_day or per_month")
+
+    @check("overdraw", "overdraw_max", "per_hour", "per_day", "per_month")
+    def _overdraft_is_bounded(self) -> Iterator[Problem]:
+        if self.overdraw and self.overdraw_max is None:
+            yield Problem("overdraw", 'has no bound; add overdraw_max = "…", what may go beyond each allowance')
+        elif self.overdraw_max is not None and not self.overdraw:
+            yield Problem("overdraw_max", 'is for nobody; add overdraw = ["critical"]')
+        elif self.overdraw_max is not None and self.overdraw_max < ALLOWANCE_BYTES_MIN:
+            what = f'is {self.overdraw_max}; one request with its connection needs "{ALLOWANCE_BYTES_MIN}"'
+            yield Problem("overdraw_max", what)
+        elif self.overdraw and not self.allowances():
+            yield Problem("overdraw", "there is no allowance to go beyond; add per_hour, per_day or per_month")
+
+    def overdraws(self) -> frozenset[Priority]:
+        """Return the classes that may go beyond an allowance."""
+        return frozenset(Priority[word.upper()] for word in self.overdraw)
 
     def free_hours(self) -> FreeHours:
         """Return when what goes is free."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from gateway.core.clock import NS_PER_S, Quality
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
 
     from gateway.core.clock import Clock
     from gateway.store.database import Store
-    from gateway.uplinks.budget import Budget, Moment
+    from gateway.store.spots import Outlook
+    from gateway.uplinks.budget import Budget, Moment, OverBudgetError
     from gateway.uplinks.guards import MeteredWire, NotYetError, Wire
     from gateway.uplinks.metered import Metered
     from gateway.uplinks.requests import Hand
@@ -27,6 +29,8 @@ LOOK_S: Final = 60.0
 # A request of a few readings, with its connection; and what is worth the while.
 LEAST_BYTES: Final = 16 * 1024
 SMALL_BYTES: Final = 24 * 1024
+# The same where something may come that goes all the same.
+OVERDRAW_LOOK_S: Final = 5.0
 # How often the time is asked for where the budget is spent: that costs too.
 ASK_S: Final = 3600.0
 
@@ -43,6 +47,8 @@ class Spending:
         self._metered: Metered | None = None
         self._budget: Budget | None = None
         self._scheduler: Scheduler | None = None
+        self._overdraws = settings.budget.overdraws()
+        self._overdrawn_s = float("-inf")  # when others were kept waiting for these last
         self._counted_bytes = 0
         self._ends_s: dict[str, float] = {}
         limits = settings.budget.allowances()
@@ -55,6 +61,7 @@ class Spending:
                 note=store.notes.last(settings.name),
                 month_begins=settings.budget.month_begins,
                 free=settings.budget.free_hours(),
+                overdraw_bytes=int(settings.budget.overdraw_max or 0),
             )
             store.notes.keep(settings.name, self._budget)
 
@@ -94,7 +101,19 @@ class Spending:
                 self._scheduler.begin_window()
             self._ends_s[window.name] = window.left_s
         outlook = self._store.outlook(self._name)
-        return self._scheduler.decide(self._now_s(), windows=windows, rate=self._settings.rate, outlook=outlook)
+        now_s = self._now_s()
+        decision = self._scheduler.decide(now_s, windows=windows, rate=self._settings.rate, outlook=outlook)
+        if not self._may_overdraw(outlook) or self._budget is None:
+            return decision
+        # What else goes, or is thinned, is as it was decided; where nothing is left for it these go alone.
+        is_spent = self._budget.lacking(LEAST_BYTES) is not None
+        return replace(decision, terms=decision.terms.letting(self._overdraws, alone=is_spent), wait_s=0.0)
+
+    def _may_overdraw(self, outlook: Outlook) -> bool:
+        """Whether something is held that may go beyond an allowance, and may by how much it is spent."""
+        if self._budget is None or not any(priority in self._overdraws for _, priority in outlook.spots):
+            return False
+        return self._budget.lacking(LEAST_BYTES, may_overdraw=True) is None
 
     def charge(self, hand: Hand) -> None:
         """Take note what became of a lease, and what went over the wire for it."""
@@ -153,16 +172,29 @@ class Spending:
         assert self._budget is not None
         assert isinstance(error, OverBudgetError)
         log.info("uplink %s: %s", self._name, error)
-        while (left := self._budget.lacking(error.size_bytes)) is not None:
+        while (left := self._budget.lacking(error.size_bytes, may_overdraw=error.may_overdraw)) is not None:
+            if self._lets_others_go(error):
+                return
             say("over budget", str(left), left.after_s)
             self._store.rest(self._name, left.after_s)
             if not left.is_end_known:
                 await ask(ASK_S)
                 if self._moment().wall_s is not None:
                     continue
-            await asyncio.sleep(min(left.after_s, LOOK_S))
+            await asyncio.sleep(min(left.after_s, OVERDRAW_LOOK_S if self._overdraws else LOOK_S))
         # What is freshest by now goes first.
         self._store.link_up(self._name)
+
+    def _lets_others_go(self, error: OverBudgetError) -> bool:
+        """Whether what waits is to be put off for something that may overdraw; now and then, and not for its like."""
+        now_s = self._now_s()
+        if error.may_overdraw or now_s < self._overdrawn_s + OVERDRAW_LOOK_S:
+            return False
+        if not self._may_overdraw(self._store.outlook(self._name)):
+            return False
+        self._overdrawn_s = now_s
+        error.put_off_s = LOOK_S
+        return True
 
     async def _cover(self, budget: Budget) -> None:
         if not await self._store.notes.write(self._name):

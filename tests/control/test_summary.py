@@ -476,6 +476,18 @@ def test_a_budget_is_shown_with_what_is_spent_of_it() -> None:
     )
 
 
+def test_what_is_overdrawn_is_said_beside_what_is_spent() -> None:
+    """Nothing, where it is nothing."""
+    day = {"limit_bytes": 20 << 20, "spent_bytes": 21 << 20, "ends_in_s": 7200, "overdrawn_bytes": 1 << 20}
+    for over_bytes, said in (
+        (1 << 20, "21 MiB of 20 MiB this day (1 MiB of it overdrawn), which"),
+        (0, "this day, which"),
+    ):
+        budget = {"per_day": {**day, "overdrawn_bytes": over_bytes}}
+        uplinks = {"cloud": {**STATUS["uplinks"]["cloud"], "budget": budget}}
+        assert said in " ".join(render({**STATUS, "uplinks": uplinks}, colour=False).split())
+
+
 def test_what_a_budget_lets_go_is_said_in_a_sentence() -> None:
     """As the scheduler tells it: that readings are thinned stands out, and how many left for all of them."""
     scheduler = Scheduler(1.0)

@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 
 from gateway.core.contracts import Priority
 from gateway.store.policy import ALL as NO_BOUNDS
-from gateway.store.policy import EVIDENCE_RUN, Choice, Lane, LaneScheduler, Order, Summary, Terms, choose_evictions
+from gateway.store.policy import (
+    EVIDENCE_RUN,
+    NO_BOUND,
+    Choice,
+    Lane,
+    LaneScheduler,
+    Order,
+    Summary,
+    Terms,
+    choose_evictions,
+)
 
 ALL = (1, 1, 1)
 NONE = (0, 0, 0)
@@ -368,3 +378,20 @@ def test_evidence_goes_first_but_for_each_fourth_lease() -> None:
     scheduler = LaneScheduler()
     scheduler.sent(Lane.EVIDENCE, Priority.CRITICAL, 100)
     assert scheduler.next(live=ALL, backlog=NONE).order is Order.NEWEST
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_some_classes_go_whatever_the_terms_say(alone) -> None:
+    """Whole and as they come, but for what was sent thinned; with nothing beside them, or all else as it was."""
+    never, step, least = ((what,) * len(Priority) for what in (False, 60.0, 7))
+    terms = Terms((never, *[(True,) * 3] * 3), (step,) * 4, (least,) * 4, (least,) * 4)
+    found = terms.letting({Priority.CRITICAL}, alone=alone)
+    for lane in Lane:
+        is_let = lane is not Lane.THINNED
+        assert found.may_take(lane, Priority.CRITICAL) == (is_let or not alone)
+        assert found.step_of(lane, Priority.CRITICAL) == (0.0 if is_let else 60.0)
+        assert found.most_of(lane, Priority.CRITICAL, is_thinned=False) == (NO_BOUND if is_let else 7)
+        assert found.may_take(lane, Priority.BULK) == (lane is not Lane.LIVE and not alone)
+        assert found.step_of(lane, Priority.BULK) == 60.0
+        assert found.most_of(lane, Priority.BULK, is_thinned=False) == 7
+        assert found.most_of(lane, Priority.CRITICAL, is_thinned=True) == 7

@@ -480,17 +480,59 @@ def test_what_is_under_way_when_they_end_pays_from_there(time) -> None:
         budget.go_on(100_000)
 
 
+def test_what_may_overdraw_finds_room_beyond_the_limit(time) -> None:
+    """So much more in each window and no byte more; everybody else finds none, and status says how much that is."""
+    budget = opened(time, {HOUR: 100_000}, overdraw_bytes=50_000)
+    spend(budget, 90_000)
+    commit(budget)
+    with pytest.raises(OverBudgetError, match="per hour is spent"):
+        budget.take(10_001)
+    budget.take(30_000, may_overdraw=True)
+    budget.settle(30_000, 25_000)
+    assert budget.told()["per_hour"]["overdrawn_bytes"] == 15_000
+    assert budget.lacking(1) is not None
+    assert budget.lacking(35_000, may_overdraw=True) is None
+    commit(budget)
+    with pytest.raises(OverBudgetError, match="per hour, and .* beyond it, is spent") as caught:
+        budget.take(35_001, may_overdraw=True)
+    assert (caught.value.left_bytes, caught.value.may_overdraw) == (35_000, True)
+    assert [window.left_bytes for window in budget.windows()] == [0]
+    time.pass_by(3600)
+    commit(budget)
+    budget.take(32_000)
+    assert (spent(budget), budget.told()["per_hour"]["overdrawn_bytes"]) == (32_000, 0)
+
+
+def test_a_note_covers_what_is_overdrawn_too(time) -> None:
+    """Else it would wait for a commit for ever; a kill leaves no more as spent than may be."""
+    budget = opened(time, {HOUR: 100_000}, overdraw_bytes=50_000)
+    spend(budget, 100_000)
+    commit(budget)
+    budget.take(AHEAD_BYTES_MIN, may_overdraw=True)
+    budget.settle(AHEAD_BYTES_MIN, AHEAD_BYTES_MIN)
+    note = budget.plan()
+    again = Budget({HOUR: 100_000}, now=time, note=note, overdraw_bytes=50_000)
+    assert spent(again) == 150_000
+
+
+def test_who_has_no_overdraft_has_no_word_of_it(time) -> None:
+    """Status is as it was."""
+    assert "overdrawn_bytes" not in opened(time).told()["per_hour"]
+
+
 class BudgetMachine(RuleBasedStateMachine):
     """Requests, commits that succeed or fail, kills, and time: counted from outside, in true hours and days."""
 
     limits: ClassVar = {HOUR: 300_000, DAY: 800_000, MONTH: 3_000_000}
     free = FreeHours()
+    overdraw_bytes = 0
+    may_overdraw = False
 
     @initialize()
     def begin(self) -> None:
         self.time = Time()
         self.on_disk = [b""]  # of these notes one is
-        self.budget = Budget(self.limits, now=self.time, free=self.free)
+        self.budget = Budget(self.limits, now=self.time, free=self.free, overdraw_bytes=self.overdraw_bytes)
         self.under_way: int | None = None
         self.sent: Counter = Counter()
 
@@ -502,10 +544,13 @@ class BudgetMachine(RuleBasedStateMachine):
     def take(self, size: int) -> None:
         if self.under_way is None:
             try:
-                self.budget.take(size)
+                self.budget.take(size, may_overdraw=self.may_overdraw)
             except (OverBudgetError, UnwrittenError):
                 return
             self.under_way = size
+            if not (self.may_overdraw or self.free.left_s(self.time.wall_s, is_sure=True)):
+                for window, limit in self.limits.items():
+                    assert self.sent[window, start_of(window, self.time.wall_s)] + size <= limit
 
     @rule(requests=st.integers(1, 12))
     def go_on(self, requests: int) -> None:
@@ -537,7 +582,8 @@ class BudgetMachine(RuleBasedStateMachine):
         self.under_way = None
         self.on_disk = [self.on_disk[which % len(self.on_disk)]]
         self.time.pass_by(1)
-        self.budget = Budget(self.limits, now=self.time, note=self.on_disk[0], free=self.free)
+        more = {"free": self.free, "overdraw_bytes": self.overdraw_bytes}
+        self.budget = Budget(self.limits, now=self.time, note=self.on_disk[0], **more)
 
     @rule(minutes=st.integers(1, 600))
     def wait(self, minutes: int) -> None:
@@ -555,7 +601,7 @@ class BudgetMachine(RuleBasedStateMachine):
     @invariant()
     def nothing_is_over(self) -> None:
         for (window, _), size in getattr(self, "sent", {}).items():
-            assert size <= self.limits[window]
+            assert size <= self.limits[window] + self.overdraw_bytes
 
 
 class FreeBudgetMachine(BudgetMachine):
@@ -614,8 +660,19 @@ class FreeBudgetMachine(BudgetMachine):
         self.time.is_sure = True
 
 
-BudgetMachine.TestCase.settings = FreeBudgetMachine.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=60, deadline=None
+class OverdrawnBudgetMachine(BudgetMachine):
+    """Some requests may overdraw: all together never more than that, and the others never more than the limits."""
+
+    overdraw_bytes = 70_000
+
+    @rule(may=st.booleans())
+    def next_may(self, may: bool) -> None:
+        self.may_overdraw = may
+
+
+BudgetMachine.TestCase.settings = OverdrawnBudgetMachine.TestCase.settings = FreeBudgetMachine.TestCase.settings = (
+    settings(max_examples=150, stateful_step_count=60, deadline=None)
 )
 TestBudget = BudgetMachine.TestCase
 TestFreeBudget = FreeBudgetMachine.TestCase
+TestOverdrawnBudget = OverdrawnBudgetMachine.TestCase

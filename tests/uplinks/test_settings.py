@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from gateway.core.contracts import Priority
 from gateway.core.units import Duration, Rate, Size
 from gateway.net.secrets import Secret
 from gateway.uplinks.endpoint_settings import EndpointSettings
@@ -210,3 +211,28 @@ def test_the_other_protocols_port_is_said(protocol: str, endpoint: str, sentence
     """It may be meant, and mostly is not."""
     warnings = make(protocol=protocol, endpoint=endpoint).warnings()
     assert (sentence in " ".join(warnings), len(warnings)) == (True, int(bool(sentence)))
+
+
+@pytest.mark.parametrize(
+    ("budget", "sentence"),
+    [
+        ({"per_day": Size(1 << 20), "overdraw": ("critical",)}, "overdraw: has no bound; add overdraw_max"),
+        ({"per_day": Size(1 << 20), "overdraw_max": Size(1 << 20)}, "overdraw_max: is for nobody"),
+        (
+            {"per_day": Size(1 << 20), "overdraw": ("bulk",), "overdraw_max": Size(9)},
+            "overdraw_max: is 9B; one request",
+        ),
+        ({"overdraw": ("critical",), "overdraw_max": Size(1 << 20)}, "overdraw: there is no allowance to go beyond"),
+    ],
+)
+def test_an_overdraft_is_bounded_and_somebodys(budget: dict, sentence: str) -> None:
+    """And one of an allowance."""
+    with pytest.raises(ValueError, match=sentence):
+        BudgetSettings(**budget)
+
+
+def test_classes_that_may_overdraw_are_named() -> None:
+    """Nobody may by itself."""
+    budget = read('budget = { per_day = "1MiB", overdraw = ["critical", "normal"], overdraw_max = "64KiB" }').budget
+    assert budget.overdraws() == {Priority.CRITICAL, Priority.NORMAL}
+    assert BudgetSettings().overdraws() == frozenset()

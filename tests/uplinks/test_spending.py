@@ -452,6 +452,41 @@ def test_what_was_thinned_goes_whole_at_night(make, is_sure) -> None:
     in_virtual_time(days())
 
 
+def test_what_is_critical_goes_though_the_day_is_spent(make, make_readings) -> None:
+    """Whole and within seconds, as far as the overdraft goes; nothing else goes then, and no byte more."""
+
+    async def day() -> None:
+        way = make(per_day=Size(200_000), overdraw=("critical",), overdraw_max=Size(70_000))
+        task = way.start()
+        while way.uplink.status()["state"] != "over budget":
+            add(way.store, 2000, make_readings)
+            await asyncio.sleep(60)
+        dice, begin_s = random.Random(3), asyncio.get_running_loop().time()
+        assert way.link.wire_bytes <= 200_000
+        lags: list[float] = []
+        for k in range(60):
+            at_s = asyncio.get_running_loop().time()
+            add(way.store, 500, make_readings)
+            way.store.add(ten_seconds(at_s, dice, series=2), priority=Priority.CRITICAL)
+            await asyncio.sleep(60)
+            arrived = [r.time_ns for r in way.wire.readings() if r.device == "b" and r.metric == "temperature"]
+            lags.append(NOON_S + at_s + 9 - max(arrived, default=0) / NS_PER_S)
+            if k == 30:
+                # As much that is critical as could be once more: that stays within the bound.
+                noise = make_readings(12_000, start=way.store.accepted)
+                noise.bits[:] = memoryview(dice.randbytes(8 * 12_000)).cast("q")
+                way.store.add(noise, priority=Priority.CRITICAL)
+        status = way.uplink.status()["budget"]["per_day"]
+        assert lags[:30] == pytest.approx([0] * 30, abs=1.0)
+        assert 0 < status["overdrawn_bytes"] <= 70_000
+        assert way.link.left["day", NOON_S - 43_200] <= 270_000
+        assert way.store.held > 60 * 500
+        assert begin_s < 11 * HOUR_S
+        await way.stop(task)
+
+    in_virtual_time(day())
+
+
 def test_who_holds_nothing_is_idle(make, make_readings, monkeypatch) -> None:
     """Where there may be something is known sooner than where there is: nobody waits for the turn of nothing."""
     monkeypatch.setattr(Scheduler, "decide", lambda *_, **__: Decision(wait_s=60.0, why="later"))
