@@ -132,7 +132,7 @@ class Buffer:
 
     `make` returns the stream of what a program calls a metric by, asked once a parcel; it raises where that is wrong.
     Whoever finds it full, and `may_wait`, waits up to `wait_s`; then what it brings is dropped and counted, or refused
-    where it `raises`.
+    where it `raises`. Who drops waits once, and not again until a parcel is kept.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class Buffer:
         self._indexes: dict[Hashable, int] = {}
         self._taken: Parcel | None = None
         self._sent = self._kept = 0
-        self._is_awake = self._is_urgent = self._is_over = False
+        self._is_awake = self._is_urgent = self._is_over = self._was_in_vain = False
         self._end = ""
 
     # For threads.
@@ -299,6 +299,7 @@ class Buffer:
             self._taken = None
             self._room_bytes = self._bytes_max
             self._kept = parcel.until
+            self._was_in_vain = False
             self.trouble = ""
             if self._sent > self._kept:
                 self._look()
@@ -341,7 +342,7 @@ class Buffer:
             self.totals.pushed_back += 1
             self._is_awake = self._is_urgent = True
             self._wake(True)
-            wait_s = self._wait_s if self._may_wait() else 0
+            wait_s = self._wait_s if self._may_wait() and not self._was_in_vain else 0
             self._changed.wait_for(lambda: self._open_bytes < self._room_bytes or self._end, wait_s)
         if self._end:
             raise ClientError(self._end)
@@ -349,6 +350,8 @@ class Buffer:
             return True
         if self._raises:
             raise FullError(self.trouble or TOO_SLOW)
+        # A program that does not want to hear of it is not to be held up by each thing that it sends either.
+        self._was_in_vain = True
         self.totals.dropped += count
         self._open.dropped += count
         return False

@@ -83,7 +83,8 @@ class Client:
 
     What is sent waits in `buffer_bytes` of memory at most. Where that is full because the disk or the store takes
     nothing, a call waits `wait` seconds for room. Then it raises FullError, and of what it brought nothing is kept but
-    what the error says; with `when_behind="drop"` it returns, and the ledger counts what it brought as `no_room`.
+    what the error says; with `when_behind="drop"` it returns, and the ledger counts what it brought as `no_room`: then
+    no call waits again until there is room.
 
     The constructor returns when the store is open. Raises ValueError with all that is wrong with the arguments, and
     ClientError where another process has the directory or it cannot be used. A program that ends without `shutdown`
@@ -132,6 +133,9 @@ class Client:
             raise ValueError(f"gateway.hw_profile: {error}") from error
         _make_folder(Path(settings.gateway.state_dir))
         self._uplinks = [uplink.name for uplink in settings.uplinks]
+        for uplink in settings.uplinks:
+            for what in uplink.warnings():
+                log.warning("uplink %s: %s", uplink.name, what)
         self._runner = Runner(settings, profile, program=self._doorway)
         _clients.add(self)
         self._runner.start()
@@ -336,7 +340,7 @@ class Client:
         if self._gone:
             raise ClientError(self._gone)
         self._refuse_here()
-        if not self._buffer.flush(timeout):
+        if not self._buffer.flush(min(timeout, threading.TIMEOUT_MAX)):
             why = self._buffer.trouble or ("the client was shut down" if self._gone else "the disk takes its time")
             raise TimeoutError(f"{plural(self._buffer.waiting, 'reading')} not on the disk after {timeout:g} s: {why}")
 
@@ -346,7 +350,7 @@ class Client:
         Returns whether that is so within `timeout` seconds; with no link it is not, and what is held leaves later.
         Raises what `flush` does.
         """
-        deadline = Deadline.after(timeout)
+        deadline = Deadline.after(min(timeout, threading.TIMEOUT_MAX))
         self.flush(timeout)
         try:
             self._runner.run(self._until_delivered(), deadline.left_s())
@@ -395,7 +399,7 @@ class Client:
             self._gone = "the client was shut down"
         atexit.unregister(self._at_exit)
         self._buffer.close(self._gone)
-        is_done = self._runner.stop(timeout)
+        is_done = self._runner.stop(min(timeout, threading.TIMEOUT_MAX))
         self._buffer.is_over()
         left, why = self._buffer.waiting, self._buffer.trouble or "the disk takes its time"
         if not is_done:

@@ -228,3 +228,23 @@ def test_what_went_another_way_is_counted() -> None:
     rig = Rig()
     rig.buffer.passed(Signal.TRACES, 5)
     assert rig.buffer.totals.sent[Signal.TRACES] == 5
+
+
+def test_who_drops_waits_once_until_there_is_room_again() -> None:
+    """A control loop must not stand still for a second with each reading that nobody can store."""
+    rig = Rig(wait_s=0.1, raises=False)
+
+    def fill() -> float:
+        """Add until something is dropped; return how long that took."""
+        before = rig.buffer.totals.dropped
+        while rig.buffer.totals.dropped == before:
+            began_s = time.monotonic()
+            rig.add()
+        return time.monotonic() - began_s
+
+    assert fill() >= 0.1
+    assert max(fill(), fill()) < 0.1
+    parcel = rig.buffer.take()
+    assert parcel is not None
+    rig.buffer.kept(parcel)
+    assert fill() >= 0.1

@@ -869,3 +869,19 @@ def test_a_handler_of_the_clients_own_log_waits_for_nothing(
     assert "slower than what is sent" in said[0]
     assert all("client's own thread" in text for text in said[1:])
     assert client.drain(20)
+
+
+def test_what_others_can_read_on_the_way_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As `tidegate check` says it of a configuration."""
+    config = quick("http://192.0.2.1:4318", uplink={"stop_grace": "0s"})
+    with Client(config=config, state_dir=tmp_path / "state"):
+        pass
+    assert "uplink cloud: endpoint: http://192.0.2.1:4318 is not encrypted" in caplog.text
+
+
+def test_a_wait_may_be_as_long_as_there_are_numbers(client: Client) -> None:
+    """Infinity is for ever."""
+    client.send_metric("a", 1)
+    client.flush(float("inf"))
+    assert client.drain(float("inf"))
+    client.shutdown(float("inf"))
