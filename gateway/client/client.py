@@ -407,7 +407,7 @@ class Client:
                 f"the client has not stopped after {timeout:g} s; {plural(left, 'reading')} not written yet"
             )
         if left:
-            raise FullError(f"{plural(left, 'reading')} could not be written, and are lost: {why}")
+            raise FullError(f"{plural(left, 'reading')} lost, never written to the disk: {why}")
 
     def _at_exit(self) -> None:
         """Shut down where nobody is left to hear of an error but the log."""

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hil.children import Child
+    from hil.disks import LoopDisk, TmpfsDisk
     from hil.otlp_sink import OtlpSink
 
 NOW_NS = time.time_ns()
@@ -595,8 +596,55 @@ def test_what_could_not_be_written_is_said_at_the_end(
     client = make_client(quick(otlp_sink.url, store=store, uplink={"stop_grace": "0s"}), wait=0.3)
     with pytest.raises(FullError):
         fill(client)
-    with pytest.raises(FullError, match=r"readings could not be written, and are lost: .*max_bytes"):
+    with pytest.raises(FullError, match=r"readings lost, never written to the disk: .*max_bytes"):
         client.shutdown()
+
+
+@pytest.mark.slow
+def test_a_card_that_fails(make_client: Callable[..., Client], loop_disk: LoopDisk, otlp_sink: OtlpSink) -> None:
+    """What was flushed is still sent; what was not is never said to be kept, and lost with a number in the end."""
+    otlp_sink.always = Behaviour(status=503)
+    client = make_client(quick(otlp_sink.url), state_dir=loop_disk.path / "state")
+    for number in range(100):
+        client.send_metric("a", number)
+    client.flush()
+    loop_disk.go_read_only()
+    client.send_metric("a", 1000)
+    with pytest.raises(TimeoutError, match="1 reading not on the disk after 1.5 s: .*read-only"):
+        client.flush(1.5)
+    otlp_sink.always = Behaviour()
+    otlp_sink.wait_for(100)
+    with pytest.raises(FullError, match="1 reading lost, never written to the disk: .*read-only"):
+        client.shutdown()
+    assert sorted(int(r.value) for r in otlp_sink.readings()) == list(range(100))
+
+
+@pytest.mark.slow
+def test_a_disk_that_cannot_be_written_for_a_while(
+    make_client: Callable[..., Client],
+    make_small_disk: Callable[..., TmpfsDisk],
+    otlp_sink: OtlpSink,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it holds is sent from it; what comes waits in memory, and is stored when the disk is back."""
+    monkeypatch.setattr("gateway.app.THAW_LOOK_S", 0.2)
+    monkeypatch.setattr("gateway.app.HOUSEKEEPING_S", 0.1)
+    disk = make_small_disk(16 << 20)
+    otlp_sink.always = Behaviour(status=503)
+    with make_client(quick(otlp_sink.url), state_dir=disk.path / "state") as first:
+        first.send_metric("a", 1)
+    disk.read_only()
+    otlp_sink.always = Behaviour()
+    client = make_client(quick(otlp_sink.url), state_dir=disk.path / "state")
+    otlp_sink.wait_for(1)
+    client.send_metric("a", 2)
+    with pytest.raises(TimeoutError, match="read-only"):
+        client.flush(1)
+    disk.read_only(on=False)
+    client.flush()
+    assert client.drain(30)
+    assert sorted(int(r.value) for r in otlp_sink.readings()) == [1, 2]
+    assert account(client)[3] == {}
 
 
 def test_an_error_is_not_hidden_by_the_end(make_client: Callable[..., Client], otlp_sink: OtlpSink) -> None:
