@@ -8,6 +8,7 @@ down, just exits, raises, or has a thread that sends and outlives the main one.
 from __future__ import annotations
 
 import argparse
+import sys
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,7 +39,9 @@ def main() -> None:
         send(client, first, min(first + BURST, last))
         if options.end == "shutdown":
             client.flush()
-            print(f"flushed {min(first + BURST, last)}", flush=True)
+            # In one piece: what the log says goes to the same place.
+            sys.stdout.write(f"flushed {min(first + BURST, last)}\n")
+            sys.stdout.flush()
     if options.end == "raise":
         raise SystemExit("as it was told")
     if options.end == "shutdown":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import subprocess
 import sys
 import time
@@ -58,7 +59,7 @@ def kill_again_and_again(
         child.wait_for("open")
         time.sleep(dice.uniform(0.02, 0.4))
         child.kill()
-        said = [int(line.split()[1]) for line in child.lines if line.startswith("flushed ") and line.split()[1:]]
+        said = [int(found[1]) for line in child.lines if (found := re.fullmatch(r"flushed (\d+)", line))]
         last = max(said, default=first)
         flushed.update(range(first, last))
         first += 1_000_000
