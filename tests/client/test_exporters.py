@@ -175,7 +175,7 @@ def test_a_commit_that_does_not_come_is_no_success(
     client: Client, spans: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     """It may be kept or not, and nobody says that it is."""
-    client._runner.call_soon(time.sleep, 0.3)
+    client._runner.call_soon(time.sleep, 1.0)
     assert not exporters._Exports(client, exporters.Signal.TRACES).keep(encode_spans(spans), 50.0)
     assert "not on the disk after 0.05 s" in caplog.text
 

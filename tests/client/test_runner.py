@@ -127,15 +127,15 @@ def test_later_it_is_started_again(
             error = errors.pop(0) if errors else None
             if isinstance(error, StoreError):
                 raise error
-            if error is None and errors:
-                asyncio.get_running_loop().call_later(0.2, self._anew)
-            elif error is not None:
-                asyncio.get_running_loop().call_later(0.2, self.stop)
-                self._end_reason = str(error)
+            ending = asyncio.create_task(self._end_with(error)) if errors else None
             await super().run()
+            assert ending is None or ending.done()
 
-        def _anew(self) -> None:
-            self.wants_anew = True
+        async def _end_with(self, error: Exception | None) -> None:
+            await self.ready.wait()
+            await asyncio.sleep(0.05)
+            self.wants_anew = error is None
+            self._end_reason = str(error or "")
             self.stop()
 
     monkeypatch.setattr(module, "Gateway", Shaky)
