@@ -67,7 +67,7 @@ class Fit(NamedTuple):
             size_bytes = _tls_bytes(source)
             if size_bytes > int(profile.memory_max) // TLS_SHARE:
                 said.append(
-                    f"memory: {getattr(source, 'connections_max', None)} TLS connections to {source.name} would take "
+                    f"memory: {size_bytes // TLS_CONNECTION_BYTES} TLS connections to {source.name} would take "
                     f"{Size(size_bytes >> 20 << 20)} beside that, of the {profile.memory_max} of {profile.name}; "
                     "connections_max bounds them, and a quarter of it those of strangers"
                 )
@@ -117,7 +117,8 @@ def _bound_tls(sources: Sequence[SourceSettings], profile: HardwareProfile) -> t
 def _tls_bytes(source: SourceSettings) -> int:
     """Return what the connections of clients may take where they come over TLS."""
     if isinstance(source, MqttServerSettings | OtlpSettings) and source.tls is not None:
-        return (source.connections_max or CONNECTIONS_MAX) * TLS_CONNECTION_BYTES
+        ports = 2 if isinstance(source, OtlpSettings) and source.grpc else 1
+        return ports * (source.connections_max or CONNECTIONS_MAX) * TLS_CONNECTION_BYTES
     return 0
 
 

@@ -223,6 +223,8 @@ def _source(source: dict[str, Any]) -> Iterator[str]:
         if source.get(key):
             yield f"{key} {source[key]}"
             break
+    if source.get("grpc_address"):
+        yield f"gRPC address {source['grpc_address']}"
     numbers = [
         f"{key.replace('_', ' ')} {value:,}"
         for key, value in source.items()

@@ -234,6 +234,14 @@ def test_addresses_must_differ() -> None:
         "control.listen: 127.0.0.1:8181 is taken by sources[0].listen; give it another port"
     ]
     assert parse_config(text.format(0, 0), offline=True)
+    otlp = '[[sources]]\ntype = "otlp"\nname = "b"\nhttp = "127.0.0.1:{}"\ngrpc = "127.0.0.1:{}"\n'
+    assert problems(source.format(1884) + otlp.format(4318, 4318), offline=True) == [
+        "sources[1].grpc: 127.0.0.1:4318 is taken by sources[1].http; give it another port"
+    ]
+    assert problems(source.format(4317) + otlp.format(4318, 4317), offline=True) == [
+        "sources[1].grpc: 127.0.0.1:4317 is taken by sources[0].listen; give it another port"
+    ]
+    assert parse_config(source.format(0) + otlp.format(0, 0), offline=True)
 
 
 def test_listening_beyond_loopback_wants_a_token() -> None:

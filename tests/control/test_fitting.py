@@ -79,6 +79,7 @@ def test_a_request_of_a_program_always_fits() -> None:
 def test_what_tls_connections_would_take_is_said() -> None:
     """Where it is much for the board: there must be as many clients before it is taken, so nothing is scaled."""
     tls = SERVER + 'tls = {{ cert_file = "c", key_file = "k" }}\n'
+    otlp = tls.replace("mqtt_server", "otlp").replace("listen =", "http =")
     zero, large = load("pi-zero-2w"), load("x86-64")
     many = "connections_max = 1000\n"
     for board, part, notes in (
@@ -88,6 +89,12 @@ def test_what_tls_connections_would_take_is_said() -> None:
             ["memory: 1000 TLS connections to s0 would take 58MiB beside that, of the 64MiB of pi-zero-2w; "],
         ),
         (zero, tls + "connections_max = 200\n", []),
+        (zero, otlp + "connections_max = 200\n", []),
+        (
+            zero,
+            otlp + 'grpc = "127.0.0.1:4317"\nconnections_max = 200\n',
+            ["memory: 400 TLS connections to s0 would take 23MiB beside that, of the 64MiB of pi-zero-2w; "],
+        ),
         (zero, tls, []),
         (zero, SERVER, []),
         (large, tls, []),

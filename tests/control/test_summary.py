@@ -431,6 +431,14 @@ def test_what_would_help_is_said_beside_the_source() -> None:
     assert advice in " ".join(render(status, colour=False).replace("!", " ").split())
 
 
+def test_both_ports_of_a_receiver_are_shown() -> None:
+    """Where it has two."""
+    source = {"state": "listening", "address": "127.0.0.1:4318", "grpc_address": "127.0.0.1:4317"}
+    text = render(STATUS | {"sources": {"local": source}}, colour=False)
+    assert "address 127.0.0.1:4318" in text
+    assert "gRPC address 127.0.0.1:4317" in text
+
+
 def test_memory_and_flash_stand_beside_their_limits() -> None:
     """With what would help where one is passed; nothing where nothing is known."""
     memory = {"rss_bytes": 40 << 20, "max_bytes": 64 << 20, "advice": ""}

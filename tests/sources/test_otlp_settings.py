@@ -79,3 +79,14 @@ def test_certificates_are_asked_for_where_there_is_no_other_way_in(tmp_path) -> 
     tls = ServerTls(cert_file=str(ours.certificate), key_file=str(ours.key), client_ca_file=str(authority.certificate))
     assert tls_context(settings(tls=tls)).verify_mode is ssl.CERT_REQUIRED
     assert tls_context(settings(tls=tls, token=SECRET)).verify_mode is ssl.CERT_OPTIONAL
+
+
+def test_grpc_beyond_loopback_wants_somebody_who_is_let_in() -> None:
+    """As http does; without an address there is none."""
+    assert OtlpSettings(name="a").grpc == ""
+    assert OtlpSettings(name="a", grpc="127.0.0.1:4317").grpc
+    with pytest.raises(ValueError, match=r"grpc: is 0.0.0.0:4317, which other machines reach: add token = "):
+        OtlpSettings(name="a", grpc="0.0.0.0:4317")
+    assert OtlpSettings(name="a", grpc="0.0.0.0:4317", token=Secret(env="TOKEN")).grpc
+    with pytest.raises(ValueError, match="is not HOST:PORT"):
+        OtlpSettings(name="a", grpc="4317")
