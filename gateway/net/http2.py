@@ -19,12 +19,11 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 import hpack
 
-from gateway.net.line import NEVER, WAIT_S_MIN, BrokenError, ConnectError, HttpError, Line, StalledError
+from gateway.net.deadline import Deadline
+from gateway.net.line import NEVER, BrokenError, ConnectError, HttpError, Line, StalledError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-
-    from gateway.net.deadline import Deadline
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 ALPN: Final = "h2"
@@ -44,6 +43,8 @@ STREAM_MAX: Final = 2**31 - 1
 HEADER_BYTES_MAX: Final = 32 * 1024
 # Of a longer answer the beginning is kept, and so much is read past to hear how it ends.
 READ_PAST_BYTES_MAX: Final = 1 << 20
+# How long the rest of a frame is waited for that came without being asked for.
+LOOK_S: Final = 0.005
 # What a server may say between two requests before that is no conversation any more.
 FRAMES_BETWEEN_MAX: Final = 1000
 SAID_BYTES_MAX: Final = 80
@@ -200,8 +201,7 @@ class Http2Connection(Line):
                     break
                 if not self._has_something():
                     return
-                self._set_wait(WAIT_S_MIN)
-                self._until = NEVER
+                self._until, self._is_first = Deadline.after(LOOK_S), False
                 try:
                     self._read_frame(None)
                 except StalledError:
@@ -213,8 +213,10 @@ class Http2Connection(Line):
 
     def _has_something(self) -> bool:
         assert self._socket is not None
-        pending = getattr(self._socket, "pending", None)
-        if len(self._unread) >= HEAD_BYTES or (pending is not None and pending()):
+        pending, unread = getattr(self._socket, "pending", None), self._unread
+        # A part of a frame is nothing yet: nobody waits for the rest of it who has something to send.
+        is_frame = len(unread) >= HEAD_BYTES and len(unread) >= HEAD_BYTES + int.from_bytes(unread[:3], "big")
+        if is_frame or (pending is not None and pending()):
             return True
         look = select.poll()
         look.register(self._socket, select.POLLIN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
 import struct
 import threading
@@ -39,7 +40,7 @@ from gateway.net.http2 import (
     UnprocessedError,
     frame,
 )
-from gateway.net.line import Address, BrokenError, ConnectError, OverdueError, StalledError
+from gateway.net.line import Address, BrokenError, ConnectError, HttpError, OverdueError, StalledError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -612,8 +613,11 @@ def test_a_plain_connection_goes_through_a_proxy_by_a_tunnel(serve) -> None:
         with connection, socket.create_connection(far.address) as other:
             asked.append(connection.recv(1000))
             connection.sendall(b"HTTP/1.1 200 fine\r\n\r\n")
-            threading.Thread(target=copy, args=(connection, other), daemon=True).start()
-            copy(other, connection)
+            back = threading.Thread(target=copy, args=(other, connection), daemon=True)
+            back.start()
+            copy(connection, other)
+            other.shutdown(socket.SHUT_WR)
+            back.join(5)
 
     def copy(source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -668,3 +672,43 @@ def test_another_implementation_understands_all_of_it(serve) -> None:
         assert (found.body, found.trailers) == (str(size).encode(), {"end": "1"})
     assert sum(isinstance(event, RequestReceived) for event in seen) == 3
     assert not any(isinstance(event, StreamReset) for event in seen)
+
+
+def some_frames(dice: random.Random) -> bytes:
+    """Frames as nobody should send them, most of them whole."""
+    encoder, data = hpack.Encoder(), b""
+    for _ in range(dice.choice([1, 1, 2, 6])):
+        payload = dice.choice(
+            [
+                dice.randbytes(dice.randrange(40)),
+                encoder.encode([(":status", "200"), ("a", "1")]),
+                struct.pack(">I", dice.randrange(1 << 32)),
+                struct.pack(">HI", dice.randrange(8), dice.randrange(1 << 32)),
+            ]
+        )
+        kind = dice.choice([0, 1, 1, 3, 4, 6, 7, 8, 9, dice.randrange(256)])
+        flags = dice.choice([0, 1, 4, 5, 8, 0x20, dice.randrange(256)])
+        one = bytearray(frame(kind, flags, dice.choice([0, 1, 1, 3, dice.randrange(1 << 31)]), payload))
+        if dice.random() < 0.1:
+            one[dice.randrange(len(one))] = dice.randrange(256)
+        data += one
+    return data
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_a_server_says_is_an_answer_or_an_error(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ours: nobody else has to know what may go wrong with HTTP/2."""
+    dice, outcomes = random.Random(seed), set[str]()
+    for _ in range(150):
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            monkeypatch.setattr(Http2Connection, "_connect", lambda self, _, ours=ours: setattr(self, "_socket", ours))
+            connection = Http2Connection(to=Address("x", 1), timeout_s=0.05)
+            theirs.sendall(HELLO + some_frames(dice) + answer())
+            theirs.shutdown(socket.SHUT_WR)
+            try:
+                outcomes.add(str(call(connection).status))
+            except HttpError as error:
+                outcomes.add(type(error).__name__)
+            connection.close()
+    assert {"200", "BrokenError"} <= outcomes

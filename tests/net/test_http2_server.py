@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import socket
 import struct
 from typing import TYPE_CHECKING, Any
 
+import hpack
 import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
@@ -512,3 +514,31 @@ async def test_over_tls(serve, authority) -> None:
         assert (await client.ask("/x", bytes(100_000)))["body"] == b"100000"
     assert [request.has_certificate for request in echo.requests] == [False, True]
     assert END_STREAM == 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_whatever_a_client_says_leaves_the_server_well(serve, seed: int) -> None:
+    """Each ends by itself, with a reason, and no task fails of it."""
+    failed: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failed.append(context))
+    dice, echo = random.Random(seed), Echo()
+    server = await serve(echo, request_s=0.5, idle_s=0.5, connections_max=100)
+    head = hpack.Encoder().encode([(":method", "POST"), (":path", "/x"), (":scheme", "http"), (":authority", "x")])
+
+    async def abuse() -> None:
+        reader, writer = await serve.dial()
+        writer.write(PREFACE + frame(SETTINGS, 0, 0, b""))
+        for number in range(1, 2 * dice.randrange(1, 8), 2):
+            payload = dice.choice([head, head, dice.randbytes(dice.randrange(60)), bytes(4), b""])
+            kind = dice.choice([0, 1, 1, 1, 3, 4, 6, 7, 8, 9, dice.randrange(256)])
+            flags = dice.choice([0, 1, 4, 4, 5, 8, 0x20, dice.randrange(256)])
+            writer.write(frame(kind, flags, dice.choice([0, 1, number, number]), payload))
+        with contextlib.suppress(OSError):
+            await asyncio.wait_for(reader.read(), 5)
+
+    for _ in range(5):
+        await asyncio.gather(*(abuse() for _ in range(20)))
+    assert (await (await serve.connect()).ask("/x"))["body"] == b"5"
+    assert echo.away
+    await server.stop()
+    assert failed == []
