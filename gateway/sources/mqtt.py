@@ -18,8 +18,10 @@ from gateway.core.contracts import Arrivals
 from gateway.core.text import sentence as one_line
 from gateway.net.interfaces import NetworkWait
 from gateway.net.mqtt import Publishes, puback_bytes
+from gateway.net.mqtt_address import parse_url
 from gateway.net.mqtt_fields import VERSION_3_1_1, VERSION_5, PacketType, ReasonCode
 from gateway.net.mqtt_packets import answer_bytes
+from gateway.net.paho_client import BulkClient, connect_properties
 from gateway.net.tls import is_tls_error
 from gateway.sources.mqtt_intake import Intake, Receipt, ReceivedOnce
 from gateway.sources.mqtt_link import Link, LinkClosed
@@ -27,7 +29,6 @@ from gateway.sources.mqtt_settings import (
     MqttSettings,
     MqttTlsSettings,
     TopicSettings,
-    parse_url,
     subscriptions,
     tls_context,
 )
@@ -42,7 +43,6 @@ from gateway.sources.mqtt_words import (
     tls_trouble,
     window_advice,
 )
-from gateway.sources.paho_client import BulkClient, connect_properties
 from gateway.sources.refusals import Refusals, lost_words
 from gateway.sources.window import Window
 

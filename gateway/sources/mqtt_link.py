@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.core.clock import Clock
-    from gateway.sources.paho_client import BulkClient
+    from gateway.net.paho_client import BulkClient
 
 RECEIVE_BYTES: Final = 256 * 1024
 # Answers wait for a commit anyway, so a busy socket is read this often at most: fewer, larger buffers are

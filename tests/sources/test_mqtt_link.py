@@ -12,8 +12,8 @@ import pytest
 from gateway.core.clock import FakeClock
 from gateway.net.mqtt import VERSION_5, Publishes
 from gateway.net.mqtt_packets import publish_bytes
+from gateway.net.paho_client import BulkClient
 from gateway.sources.mqtt_link import PACE_S, Link, LinkClosed
-from gateway.sources.paho_client import BulkClient
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -13,7 +13,6 @@ from gateway.sources.mqtt_settings import (
     MqttSettings,
     MqttTlsSettings,
     check_filter,
-    parse_url,
     subscriptions,
     tls_context,
 )
@@ -35,22 +34,6 @@ def test_topics_with_a_qos_of_their_own() -> None:
     """Strings and tables may be mixed."""
     settings = read(topics=["a", {"topic": "b", "qos": 2}], qos=0)
     assert subscriptions(settings) == [("a", 0), ("b", 2)]
-
-
-@pytest.mark.parametrize(
-    ("url", "expected"),
-    [
-        ("mqtt://h", ("h", 1883, False, False, "")),
-        ("mqtts://h", ("h", 8883, True, False, "")),
-        ("ws://h", ("h", 80, False, True, "/mqtt")),
-        ("wss://h:444/a/b?c=d", ("h", 444, True, True, "/a/b?c=d")),
-        ("mqtt://[::1]:1884/", ("::1", 1884, False, False, "")),
-    ],
-)
-def test_urls(url: str, expected: tuple[Any, ...]) -> None:
-    """Scheme, host, port and path, with the usual defaults."""
-    address = parse_url(url)
-    assert (address.host, address.port, address.is_tls, address.is_websocket, address.path) == expected
 
 
 @pytest.mark.parametrize(

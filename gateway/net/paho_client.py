@@ -25,6 +25,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from gateway.net.mqtt_fields import VERSION_5, PacketType, ProtocolError, ReasonCode
 from gateway.net.mqtt_packets import packet_bytes
 from gateway.net.tls import is_waiting
+from gateway.net.wire_bytes import wire_bytes
 
 if TYPE_CHECKING:
     import ssl
@@ -167,6 +168,32 @@ class BulkClient(Client):
         """Queue whole packets behind whatever paho is sending, and send what the socket takes."""
         # As PUBACK: paho does things of its own after it has sent a PUBLISH or a DISCONNECT.
         self._packet_queue(PacketType.PUBACK << 4, packets, 0, 1)
+
+    def send_some(self, data: bytes | memoryview[int]) -> int:
+        """Send what the socket takes of `data`, past paho's queue; return how much that is, 0 for nothing now.
+
+        Where it is 0 the same data must come next. Raises OSError.
+        """
+        if self._sock is None:
+            raise ConnectionAbortedError("the connection is closed")
+        try:
+            # Sockets, TLS and paho's WebSocket all take views.
+            return int(self._sock.send(data))  # type: ignore[arg-type]
+        except OSError as error:
+            if is_waiting(error):
+                return 0
+            raise
+
+    def set_option(self, level: int, name: int, value: int) -> None:
+        """Set an option of the socket below TLS and WebSocket, where there is such an option."""
+        if self._dialled is not None:
+            with contextlib.suppress(OSError):
+                self._dialled.setsockopt(level, name, value)
+
+    @property
+    def wire_bytes(self) -> int:
+        """What went over the wire so far in both directions, with all headers; 0 where the kernel does not say."""
+        return 0 if self._dialled is None else wire_bytes(self._dialled)
 
     def end_writing(self) -> None:
         """Say that nothing more comes from here, where the transport can; what the other side sends is still read."""

@@ -12,7 +12,7 @@ from paho.mqtt.client import Client, _WebsocketWrapper
 from paho.mqtt.enums import CallbackAPIVersion
 
 from gateway.net.mqtt import VERSION_3_1_1, VERSION_5, ProtocolError
-from gateway.sources.paho_client import PRIVATE_PARTS, WEBSOCKET_PARTS, BulkClient, connect_properties
+from gateway.net.paho_client import PRIVATE_PARTS, WEBSOCKET_PARTS, BulkClient, connect_properties
 
 
 def make_client(version: int = VERSION_5, transport: Literal["tcp", "websockets"] = "tcp") -> BulkClient:
