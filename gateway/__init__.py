@@ -67,7 +67,6 @@ sources/                    Doors: bytes arrive here and are acknowledged only w
   otlp_counts.py            What the OTLP receiver counts: requests, readings by signal, bytes that are on their way
   otlp_grpc.py              OTLP over gRPC at the receiver's door: calls become requests as they come over HTTP, and answers become statuses
   otlp_settings.py          Settings of the OTLP receiver, and its side of TLS
-  paho_client.py            A paho client that takes bytes in bulk; the one place that touches paho's private parts
   portion.py                How much to read at a time, so that taking it in does not hold up everybody else
   refusals.py               What an MQTT source turned away, and why: counted by reason, the last of each in words, now and then in the log
   serial.py                 The serial door: frames or lines from a port that may come and go
@@ -104,6 +103,7 @@ codecs/                     Words on the wire: bytes become columns and columns 
   paths.py                  Where in a document a value stands: paths like a.b[0].c
   payloads.py               Payloads become documents: JSON, CBOR, text, CSV, from bytes that anyone may have sent
   protobuf.py               Protobuf by hand: varints, tags and fields, written and read
+  readings_json.py          Readings as JSON, a message of its own for each, with its topic; made in columns, some bytes for all
   routes.py                 Which topic goes where, remembered: topics that are used again and again stay
   routing.py                What the parts of mapping hand each other: topics that were looked up, work to do, and what came out of it
   series_table.py           Series numbers of a mapping as a table, metric by topic, filled as readings come
@@ -191,6 +191,14 @@ uplinks/                    Roads: what is held leaves here, fresh first, and is
   allocation.py             How a budget is shared out: what goes whole, what at longer intervals, what thinned
   balance.py                Which of several receivers is next: failover, round robin, weighted, least outstanding
   breaker.py                A circuit breaker: whether to try somebody who fails, decided from how requests ended
+  bridge.py                 An MQTT broker as the far side of an uplink: a request goes as one message or as many
+  bridge_dial.py            How a connection to a broker comes about, and what it means when it does not
+  bridge_encoder.py         What an uplink to a broker writes: readings one by one or as OTLP, and all else as OTLP
+  bridge_line.py            One connection to a broker, from a thread that may wait: bytes go, answers come
+  bridge_outcome.py         What became of a request that went as messages: an answer, or what to do next
+  bridge_reasons.py         What a broker's reason codes mean for a publisher: fine, later, hold, split, refuse
+  bridge_settings.py        What can be said of an uplink to an MQTT broker in the config, and what is refused by name
+  bridge_shipment.py        One request as messages that a broker answers one by one: what is next, under way, taken, refused
   budget.py                 Budgets: how many bytes may go over a link in an hour, a day and a month, and how many went
   clock_wait.py             Waiting for a clock: what is held has no right times yet, and a receiver's answer may bring one
   delivery.py               Delivery: lease, send, and let go only of what the far side has
@@ -246,6 +254,7 @@ control/                    Windows: people and servers look in here
   instruments.py            Every metric of /metrics: its name, kind, labels and meaning
   later.py                  Words of the configuration that are planned and not in this version yet
   live.py                   `tidegate trace`: follows messages through a running gateway and shows each
+  loops.py                  Whether what an uplink publishes to a broker comes in again by a source of the same gateway
   manual.py                 Pages made from the code: JSON Schema, example, docs/CONFIGURATION.md, docs/METRICS.md
   metrics.py                The gateway's numbers as Prometheus text
   process.py                What the kernel says of this process, under the names that every Prometheus exporter uses
@@ -273,9 +282,12 @@ net/                        Wires that everyone shares
   line.py                   A connection of an uplink: TCP, a proxy and TLS, its waits and what it has cost
   listeners.py              Opens the sockets of a listener, and takes connections from them
   mqtt.py                   MQTT packets cut from a byte stream, PUBLISHes in bulk as columns
+  mqtt_address.py           What a broker's URL means
+  mqtt_bulk.py              Many messages to a broker at once: PUBLISHes made of columns, and their PUBACKs read as columns
   mqtt_fields.py            What MQTT packets are made of: reason codes, errors, numbers, texts, properties
   mqtt_oversize.py          A PUBLISH that is larger than may be taken, while it is read past
   mqtt_packets.py           MQTT packets beside PUBLISH, read and written: CONNECT, SUBSCRIBE, DISCONNECT and the answers
+  paho_client.py            A paho client that takes bytes in bulk; the one place that touches paho's private parts
   ports.py                  A port that nobody listens on, for the demo and the benchmark
   secrets.py                Secrets by reference: an environment variable, a file, a systemd credential
   systemd.py                Tells systemd how the service is (sd_notify(3)); elsewhere nothing
@@ -287,6 +299,7 @@ core/                       Ground: the words that every room speaks
   clock.py                  Time: the only place that asks a clock, and the repair of times stamped before the clock was right
   contracts.py              What rooms promise each other: the four errors that cross walls, arrivals, and who may be called how
   progress.py               How far long work is, for whoever waits at a terminal
+  ragged.py                 Rows of many pieces of text put together in bulk, without an object per row
   telemetry.py              The gateway's own counters, numbers that status and Prometheus read
   text.py                   Foreign text made fit for one line of a log or a terminal
   thinning.py               Thinning: of each series and step of time the first, least, greatest and last reading stand for all

@@ -33,6 +33,8 @@ from gateway.pipeline import Pipeline
 from gateway.reporter import Reporter
 from gateway.store.database import BoardLimits, SeriesBounds, Store
 from gateway.supervision import Supervisor, end
+from gateway.uplinks.bridge_settings import MqttUplinkSettings
+from gateway.uplinks.file_settings import FileUplinkSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -283,22 +285,18 @@ class Gateway:
         store.evidence.keep(settings.name, float(settings.evidence))
         if settings.backlog_share is not None:
             store.share_backlog(settings.name, settings.backlog_share)
+        shared: dict[str, Any] = {"clock": self._clock, "random": self._random}
+        written = {"gateway_attributes": self.config.identity(), "version": __version__}
         seams = Seams(on_server_time=self._learn_time)
-        if type(settings).__name__ == "FileUplinkSettings":
+        if isinstance(settings, FileUplinkSettings):
             from gateway.uplinks.file_wire import FileWire  # noqa: PLC0415  the same
 
-            shared: dict[str, Any] = {"notes": store.notes, "clock": self._clock, "random": self._random}
-            seams = Seams(wire=FileWire(settings, gateway_id=self.config.gateway.id, **shared))
-        return Uplink(
-            settings,
-            store=store,
-            gateway_attributes=self.config.identity(),
-            version=__version__,
-            clock=self._clock,
-            telemetry=self.telemetry,
-            random=self._random,
-            seams=seams,
-        )
+            seams = Seams(wire=FileWire(settings, gateway_id=self.config.gateway.id, notes=store.notes, **shared))
+        elif isinstance(settings, MqttUplinkSettings):
+            from gateway.uplinks.bridge import seams_of  # noqa: PLC0415  the same
+
+            seams = seams_of(settings, series=store.series, **written, **shared)
+        return Uplink(settings, store=store, telemetry=self.telemetry, seams=seams, **written, **shared)
 
     def _learn_time(self, server_time_s: int, rtt_s: float) -> None:
         """Take the time of day from an upstream's answer where there is no other clock: coarse, but of this century."""

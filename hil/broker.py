@@ -34,7 +34,7 @@ class Broker:
     certificate of that CA as well. `websockets` listens for MQTT over WebSocket at `websocket_port` too,
     and TLS is there then, while `port` stays plain. `max_inflight` and
     `max_queued` are its limits per client (0: none); `access` is an ACL file's text; `options` are more lines
-    of mosquitto.conf.
+    of mosquitto.conf, `listener_options` those of the listener at `port`.
     """
 
     def __init__(  # noqa: PLR0913  one keyword for each thing a test may want of a broker
@@ -49,6 +49,7 @@ class Broker:
         max_queued: int = 0,
         access: str = "",
         options: tuple[str, ...] = (),
+        listener_options: tuple[str, ...] = (),
     ) -> None:
         self._mosquitto = require_tool("mosquitto", package="mosquitto")
         self._folder = folder
@@ -76,6 +77,7 @@ class Broker:
             list_file.chmod(0o600)
             self._lines.append(f"acl_file {list_file}")
         self._lines += options
+        self._listener_options = listener_options
         self._tls: list[str] = []
         self._has_websockets = websockets
         if identity is not None:
@@ -120,7 +122,7 @@ class Broker:
     def start(self) -> None:
         """Start at the port it had; returns when it listens."""
         assert self._child is None
-        listeners = [f"listener {self.port} {self.host}"]
+        listeners = [f"listener {self.port} {self.host}", *self._listener_options]
         if self._has_websockets:
             # mosquitto 2.0.11 does not start with a WebSocket listener alone.
             listeners += [f"listener {self.websocket_port} {self.host}", "protocol websockets"]

@@ -28,8 +28,8 @@ from gateway.control.taken import unknown_mappings
 from gateway.core.checks import Problem, below, parts
 from gateway.core.words import amount
 from gateway.net.addresses import split_address
+from gateway.net.mqtt_address import parse_url
 from gateway.net.secrets import NotHereError, Secret
-from gateway.sources.mqtt_settings import parse_url
 from gateway.store import disks
 from gateway.store.files import DATABASE
 
@@ -259,16 +259,19 @@ def _check_ports(reading: Reading) -> Iterator[Problem]:
 
 
 def _check_sessions(reading: Reading) -> Iterator[Problem]:
-    """Say where two sources have one session at a broker, which ends the one whenever the other comes."""
-    taken: dict[tuple[str, int, str], int] = {}
-    for path, index, client_id in _given(reading, "sources", "client_id"):
-        if not client_id or not reading.is_fine(path) or not reading.is_fine(below("sources", index, "url")):
-            continue
-        broker = parse_url(reading.value.sources[index].url)
-        first = taken.setdefault((broker.host, broker.port, client_id), index)
-        if first != index:
-            what = f'"{client_id}" is the session of sources[{first}] at this broker'
-            yield Problem(path, f"{what}; give each its own, or leave it out")
+    """Say where two parts have one session at a broker, which ends the one whenever the other comes."""
+    taken: dict[tuple[str, int, str], str] = {}
+    for section in ("sources", "uplinks"):
+        for path, index, client_id in _given(reading, section, "client_id"):
+            part = below(section, index)
+            url = getattr(getattr(reading.value, section)[index], "url", "")
+            if not (client_id and url) or not (reading.is_fine(path) and reading.is_fine(below(part, "url"))):
+                continue
+            broker = parse_url(url)
+            first = taken.setdefault((broker.host, broker.port, client_id), part)
+            if first != part:
+                what = f'"{client_id}" is the session of {first} at this broker'
+                yield Problem(path, f"{what}; give each its own, or leave it out")
 
 
 def _given(reading: Reading, section: str, key: str) -> Iterator[tuple[str, int, Any]]:

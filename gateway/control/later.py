@@ -28,7 +28,6 @@ LATER: Final = Later(
             )
         },
         ("store.when_full", "dilute"): f'"dilute" {NOT_YET}; use "drop_oldest" or "refuse"',
-        ("uplinks.type", "mqtt"): f'the uplink type "mqtt" {NOT_YET}; use "otlp"',
         **{
             ("detectors.type", kind): f'the detector type "{kind}" {NOT_YET}; use "zscore" or "iqr"'
             for kind in ("learned", "autoencoder", "forest", "forecast", "cause", "seasonal")

@@ -62,6 +62,7 @@ UPLINK_NUMBERS: Final = {
     "left_out": "tidegate_left_out_readings",
     "maybe_twice": "tidegate_maybe_twice_readings",
     "thinned": "tidegate_thinned_readings",
+    "unheard": "tidegate_uplink_unheard_messages",
     "attempt": "tidegate_uplink_attempt",
     "retry_in_s": "tidegate_uplink_retry_seconds",
     "files": "tidegate_uplink_files",

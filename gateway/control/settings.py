@@ -12,12 +12,14 @@ from gateway.core.checks import Checked, check
 from gateway.core.units import Duration, Size
 from gateway.detect.settings import DetectorSettings
 from gateway.net.addresses import is_loopback, split_address
+from gateway.net.mqtt_address import parse_url
 from gateway.net.secrets import Secret
 from gateway.sources.mqtt_server_settings import MqttServerSettings
-from gateway.sources.mqtt_settings import MqttSettings, parse_url
+from gateway.sources.mqtt_settings import MqttSettings
 from gateway.sources.otlp_settings import OtlpSettings
 from gateway.sources.serial_settings import SerialSettings
 from gateway.store.settings import StoreSettings
+from gateway.uplinks.bridge_settings import MqttUplinkSettings
 from gateway.uplinks.file_settings import FileUplinkSettings
 from gateway.uplinks.settings import OtlpUplinkSettings
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from gateway.core.batch import Attributes
 
 SourceSettings: TypeAlias = MqttServerSettings | MqttSettings | SerialSettings | OtlpSettings
-UplinkSettings: TypeAlias = OtlpUplinkSettings | FileUplinkSettings
+UplinkSettings: TypeAlias = OtlpUplinkSettings | MqttUplinkSettings | FileUplinkSettings
 
 STATE_DIR: Final = "/var/lib/tidegate"
 SERIES_IDLE_MIN: Final = Duration(3600)

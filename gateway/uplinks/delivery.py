@@ -81,7 +81,7 @@ class Uplink:
         self._spending = Spending(settings, store=store, clock=clock)
         wire = seams.wire or Endpoints.of(cast("Any", settings), version=version, clock=clock, random=random)
         self._wire = self._spending.around(wire)
-        encoder = encoder_of(
+        encoder = seams.encoder or encoder_of(
             settings.protocol, series=store.series, gateway_attributes=gateway_attributes, version=version
         )
         builder = RequestBuilder(timeline=store.timeline, encoder=encoder, counts_series=self._spending.is_bound)
@@ -147,7 +147,7 @@ class Uplink:
     def status(self) -> dict[str, object]:
         """Return what `tidegate status` shows of this uplink, counted since the start."""
         return {
-            "type": "otlp",
+            "type": self._settings.__struct_config__.tag,
             **self._wire.told(),
             **self._status.told(now_ns=self._clock.monotonic_ns()),
             "attempt": self._outages.attempt,

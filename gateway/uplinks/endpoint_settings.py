@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Protocol
 from urllib.parse import SplitResult, quote, urlsplit
 
 import msgspec
@@ -16,6 +16,8 @@ from gateway.uplinks.breaker import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+
+    from gateway.uplinks.balance import Kind
 
 
 class EndpointSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
@@ -69,6 +71,39 @@ class BreakerSettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fiel
             open_s_max=float(self.open_max),
             probes=self.probes,
         )
+
+
+class ReceiverSettings(Protocol):
+    """What is to be known of an uplink with one receiver or several."""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        ...
+
+    @property
+    def compression(self) -> str:
+        """How requests are packed; "auto" falls back."""
+        ...
+
+    @property
+    def operation_timeout(self) -> Duration | None:
+        """How long a request may take over all receivers."""
+        ...
+
+    @property
+    def breaker(self) -> BreakerSettings:
+        """When one is left out."""
+        ...
+
+    @property
+    def balance(self) -> Kind:
+        """Which is first."""
+        ...
+
+    def targets(self) -> tuple[EndpointSettings, ...]:
+        """Return them, at least one."""
+        ...
 
 
 def problems_of_endpoints(endpoints: Iterable[str | EndpointSettings]) -> Iterator[Problem]:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from gateway.core.clock import Clock
+    from gateway.uplinks.endpoint_settings import ReceiverSettings
     from gateway.uplinks.guards import Answer, Packed
     from gateway.uplinks.settings import OtlpUplinkSettings
 
@@ -94,7 +95,7 @@ class Endpoints:
     """See `Wire` and `MeteredWire` for the contract. A request goes to one receiver after the other, in one thread."""
 
     def __init__(
-        self, settings: OtlpUplinkSettings, wires: Sequence[EndpointWire], *, clock: Clock, random: Random
+        self, settings: ReceiverSettings, wires: Sequence[EndpointWire], *, clock: Clock, random: Random
     ) -> None:
         self._name = settings.name
         self._clock = clock

@@ -113,6 +113,7 @@ class StatusRefusedError(RefusedError):
         super().__init__(reason)
         self.status = status
         self.at_once = False  # whether another receiver may be asked
+        self.maybe = 0  # readings of it that are there perhaps all the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +150,7 @@ class Answer:
 
     `on_settled` is called in the event loop when nothing is left of the lease that it belongs to, in the step in which
     the store hears the same: what a wire notes by it goes with what the next commit knows to be delivered.
+    `maybe_twice` of them went twice on the way there, as connections broke.
     """
 
     rejected: int = 0
@@ -157,6 +159,7 @@ class Answer:
     rtt_s: float = 0.0
     server_time_s: int | None = None
     on_settled: Callable[[], None] | None = None
+    maybe_twice: int = 0
 
 
 class Wire(Protocol):

@@ -89,7 +89,9 @@ class Metered:
 
     def cost_of(self, packed: Packed) -> int:
         """Return what a request costs, in bytes on the wire, unless the line loses much of it."""
-        cost = int(COST_OF_BYTE * (len(packed.body) + self.wire.head_bytes)) + COST_OF_REQUEST
+        # Many messages have as many heads and answers.
+        body_bytes = len(packed.body) + int(getattr(packed.body, "overhead_bytes", 0))
+        cost = int(COST_OF_BYTE * (body_bytes + self.wire.head_bytes)) + COST_OF_REQUEST
         if not self.wire.is_connected:
             cost += COST_OF_CONNECTION + COST_OF_HANDSHAKE * self.wire.is_encrypted
         return cost

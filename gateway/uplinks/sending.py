@@ -27,6 +27,7 @@ from gateway.uplinks.guards import (
     TooLargeError,
 )
 from gateway.uplinks.pacing import FAST_LEVEL, REQUEST_S, BatchSize, Effort
+from gateway.uplinks.partly import PartlyTakenError
 from gateway.uplinks.parts import Closed
 from gateway.uplinks.requests import REJECTED
 from gateway.uplinks.settings import GRPC
@@ -172,10 +173,16 @@ class Sending:
                 return None
             self._refused(hand, request, StatusRefusedError(str(error), TOO_LARGE_STATUS))
         except StatusRefusedError as error:
+            hand.maybe_taken += error.maybe
             if error.status >= SERVER_ERROR:
                 self._failed(hand, request, error)
             else:
                 self._refused(hand, request, error)
+        except PartlyTakenError as error:
+            error.settle(hand)
+            if error.taken:
+                self._verdicts[request.signal].took()
+            raise
         else:
             self._took(hand, request, answer)
             if hand.stage in {Stage.WHOLE, Stage.ALONE}:
@@ -325,6 +332,7 @@ class Sending:
         self._verdicts[request.signal].took(hand.stage)
         rejected = min(answer.rejected, request.readings)
         hand.delivered += request.readings - rejected
+        hand.maybe_taken += answer.maybe_twice
         hand.reject(rejected, REJECTED, answer.message)
         hand.message = answer.message or hand.message
         hand.server_time_s = answer.server_time_s

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.uplinks.guards import Wire
+    from gateway.uplinks.requests import Encoder
 
 
 # Twice as many as there may be uplinks, and some more.
@@ -99,13 +100,14 @@ def _settle(future: asyncio.Future[Any], result: Any, failure: BaseException | N
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seams:
-    """What may be put in the place of the network and the thread, and who hears the receivers' time.
+    """What may be put in the place of HTTP, of OTLP and of the thread, and who hears the receivers' time.
 
     `on_server_time(unix_s, rtt_s)` hears the Date of each answer, so that a box without any time server can
     learn the hour from a receiver it trusts; while data waits for a clock, empty requests ask for it.
     """
 
     wire: Wire | None = None
+    encoder: Encoder | None = None
     start_worker: Callable[[str], Worker] = Worker
     on_server_time: Callable[[int, float], None] | None = None
 

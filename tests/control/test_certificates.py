@@ -84,6 +84,14 @@ def test_a_receivers_files_are_looked_at(look, files) -> None:
     assert found.startswith("sources[0].tls: ")
 
 
+def test_those_of_an_uplink_to_a_broker_are_looked_at(look, files) -> None:
+    """As those of a receiver."""
+    broker = {"type": "mqtt", "name": "broker", "url": "mqtts://broker"}
+    assert look(uplinks=[broker | {"tls": {"ca_file": files["ca"]}}]) == ([], [])
+    (found,), _ = look(uplinks=[broker | {"tls": {"ca_file": files["text"]}}])
+    assert found.startswith("uplinks[0].tls: text: not PEM files that belong together (")
+
+
 def test_a_file_that_is_missing_is_a_problem(look, files) -> None:
     """Each of them, with the key that names it."""
     gone = {"cert_file": files["none"], "key_file": files["none"]}

@@ -500,3 +500,13 @@ def test_a_program_may_bring_the_tables_itself(tmp_path) -> None:
     assert float(module.parse_table(good).store.max_age) == 5 * 86_400
     with pytest.raises(ConfigError, match="there is no such file"):
         module.read_table(tmp_path / "other.toml")
+def test_an_uplink_to_a_broker_has_a_session_of_its_own_too() -> None:
+    """Beside the sources' and those of other uplinks."""
+    uplink = '[[uplinks]]\ntype = "mqtt"\nname = "NAME"\nurl = "mqtt://b"\nclient_id = "gw"\n'
+    text = subscribers(("mqtt://b", "gw"))
+    assert problems(text + uplink.replace("NAME", "up"), offline=True) == [
+        'uplinks[0].client_id: "gw" is the session of sources[0] at this broker; give each its own, or leave it out'
+    ]
+    both = uplink.replace("NAME", "one") + uplink.replace("NAME", "two")
+    assert problems(both, offline=True)[0].startswith('uplinks[1].client_id: "gw" is the session of uplinks[0]')
+    parse_config(both.replace("b", "c", 1).replace('client_id = "gw"', ""), offline=True)
