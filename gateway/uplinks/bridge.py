@@ -292,6 +292,11 @@ class MqttWire:
             raise self._held_next(error) from error.__cause__
         return Answer(rejected=rejected, message=message, rtt_s=rtt_s, maybe_twice=shipment.perhaps)
 
+    def _note_end(self, error: Exception) -> None:
+        decided = self._explain(error)
+        if isinstance(decided, HoldError):
+            self._owed = decided
+
     def _held_next(self, error: TryLaterError) -> TryLaterError:
         """Remember what the next request is to be held for, since this one has to be settled first."""
         if isinstance(error, PartlyTakenError) and error.is_held:
@@ -327,6 +332,10 @@ class MqttWire:
             try:
                 self._ship(line, shipment, qos, until)
             except (LineError, OSError, ProtocolError) as error:
+                if shipment.is_done:
+                    # The last answer came before the end, which is the next request's affair.
+                    self._note_end(error)
+                    return line
                 is_stalled = isinstance(error, StalledLineError)
                 if not left or is_stalled or not shipment.is_refused or self._dialler.is_cut or len(shipment) == 1:
                     raise

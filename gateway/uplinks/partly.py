@@ -41,6 +41,7 @@ class PartlyTakenError(InTransitError):
         said: str = "",
         after_s: float = 0.0,
     ) -> None:
+        assert left.any(), "a request of which nothing is left is answered"
         super().__init__(reason, after_s)
         self.is_held = False  # whether the others are to be held back
         self.maybe = maybe

@@ -403,6 +403,26 @@ def test_a_connection_that_breaks_took_what_it_took(make_bridge, make_scripted) 
     assert not any(message.is_duplicate for message in broker.messages)
 
 
+@pytest.mark.parametrize("payload", ["json", "otlp"])
+@pytest.mark.parametrize("end_code", [None, 0x8B, 0x8E])
+def test_an_end_behind_the_last_answer_is_none_of_this_request(
+    make_bridge, make_scripted, payload: str, end_code: int | None
+) -> None:
+    """All of it was taken, and it is not sent again."""
+    count = 20 if payload == "json" else 1
+    broker = make_scripted(ends_after=count, end_code=end_code)
+    bridge = make_bridge(broker.port, payload=payload)
+    assert bridge.send(20).rejected == 0
+    broker.script = Script()
+    time.sleep(0.05)
+    if end_code == 0x8E:
+        with pytest.raises(HoldError, match="another client has our client_id"):
+            bridge.send(20)
+    assert bridge.send(20).rejected == 0
+    assert len(broker.messages) == 2 * count
+    assert broker.connections == 2
+
+
 def test_a_broker_that_shuts_down_says_so(make_bridge, make_scripted) -> None:
     """And what was under way goes again."""
     broker = make_scripted(ends_after=1, end_code=0x8B, answer=lambda _: None)

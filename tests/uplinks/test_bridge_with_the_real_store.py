@@ -75,6 +75,8 @@ class Site:
         try:
             async with asyncio.timeout(within_s):
                 while not condition():
+                    if self.task.done():
+                        self.task.result()
                     self.account()
                     await asyncio.sleep(0.005)
         except TimeoutError as error:
