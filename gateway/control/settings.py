@@ -199,6 +199,8 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tr
             )
         for index, source in enumerate(self.sources):
             said += [f"sources[{index}].{what}" for what in _bare_passwords(source)]
+            if isinstance(source, MqttSettings):
+                said += [f"sources[{index}].{what}" for what in source.warnings()]
         for index, uplink in enumerate(self.uplinks):
             said += [f"uplinks[{index}].{what}" for what in uplink.warnings()]
         if self.control is not None and not is_loopback(split_address(self.control.listen)[0]):

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 Qos = Literal[0, 1, 2]
 TOPIC_BYTES_MAX: Final = 65535
+# Who subscribes to what follows it shares the messages with others of its group.
+SHARED: Final = "$share"
+# A gateway that is away for longer is one that somebody has looked at.
+SHARED_EXPIRY_MIN: Final = Duration(3600)
 SESSION_EXPIRY_S_MAX: Final = 0xFFFFFFFF
 
 
@@ -73,7 +77,12 @@ class MqttSettings(
     url: Annotated[str, _about("mqtt://, mqtts://, ws:// or wss:// with host, and port if not the usual one.")]
     topics: Annotated[
         tuple[str | TopicSettings, ...],
-        _about("Topic filters to subscribe to.", min_length=1, max_length=1024),
+        _about(
+            "Topic filters to subscribe to; of what comes to $share/<group>/<topics> each of the gateways in a group "
+            "gets its part: docs/FLEETS.md.",
+            min_length=1,
+            max_length=1024,
+        ),
     ]
     qos: Annotated[Qos, _about("Quality of service for topics that name none: 0, 1 or 2.")] = 1
     client_id: Annotated[
@@ -147,6 +156,15 @@ class MqttSettings(
         if self.password is not None and not self.username:
             raise ValueError("a password needs a username")
 
+    def warnings(self) -> list[str]:
+        """Return what works and should be thought about, for `tidegate check`."""
+        is_shared = any(topic.startswith(f"{SHARED}/") for topic, _ in subscriptions(self))
+        if not is_shared or (not self.clean and self.session_expiry >= SHARED_EXPIRY_MIN):
+            return []
+        key = "clean" if self.clean else "session_expiry"
+        what = "what a shared subscription has given to this gateway is lost with its session, others do not get it"
+        return [f"{key}: {what}; leave {key} out"]
+
     @check("topics")
     def _topics_are_filters(self) -> Iterator[Problem]:
         for index, topic in parts(self.topics):
@@ -163,7 +181,7 @@ def subscriptions(settings: MqttSettings) -> list[tuple[str, int]]:
 
 
 def check_filter(topic: str) -> None:
-    """Raise ValueError for a filter that MQTT does not allow (MQTT 5.0 section 4.7.1)."""
+    """Raise ValueError for a filter that MQTT does not allow (MQTT 5.0 sections 4.7.1 and 4.8.2)."""
     levels = topic.split("/")
     if not topic or "\0" in topic or len(topic.encode()) > TOPIC_BYTES_MAX:
         raise ValueError(f"{topic!r} is empty, too long or holds U+0000")
@@ -171,6 +189,8 @@ def check_filter(topic: str) -> None:
         raise ValueError(f"{topic!r}: # must be the last level, alone")
     if any("+" in level and level != "+" for level in levels):
         raise ValueError(f"{topic!r}: + must be a level of its own")
+    if levels[0] == SHARED and (len(levels) < 3 or not levels[1] or levels[1] in {"+", "#"} or levels[2:] == [""]):
+        raise ValueError(f"{topic!r} is no shared subscription; write $share/<name of the group>/<topics>")
 
 
 def tls_context(settings: MqttTlsSettings) -> ssl.SSLContext:

@@ -17,10 +17,13 @@ from gateway.uplinks.balance import FAILOVER, Kind
 from gateway.uplinks.endpoint_settings import BreakerSettings, EndpointSettings, warnings_of_endpoints
 from gateway.uplinks.settings import (
     BATCH_READINGS_MAX,
+    MAPPINGS_MAX,
     REQUEST_BYTES_MAX,
     BudgetSettings,
+    Class,
     OtlpUplinkSettings,
     RetrySettings,
+    SignalName,
     TlsSettings,
 )
 
@@ -161,6 +164,23 @@ class MqttUplinkSettings(
         Duration,
         _about("What came in so long before and after a finding goes first and whole; 0s: like all else."),
     ] = Duration(60)
+    classes: Annotated[
+        Annotated[tuple[Class, ...], Meta(min_length=1)] | None,
+        _about('The classes that it takes, like ["critical"]; without it all of them.'),
+    ] = None
+    signals: Annotated[
+        Annotated[tuple[SignalName, ...], Meta(min_length=1)] | None,
+        _about(
+            'The signals that it takes, like ["logs", "traces"]; without it all. Findings are logs, of class critical.'
+        ),
+    ] = None
+    mappings: Annotated[
+        Annotated[tuple[str, ...], Meta(min_length=1, max_length=MAPPINGS_MAX)] | None,
+        _about(
+            "The mappings whose readings it takes, by their `name`, with what was found in these; without it all, and "
+            "what no mapping makes."
+        ),
+    ] = None
     backlog_share: Annotated[
         Annotated[float, Meta(ge=0, le=1)] | None,
         _about("Its own `[store] backlog_share`: how much of what is sent is backlog while live data waits."),

@@ -82,7 +82,7 @@ class Place(NamedTuple):
         names = {
             "/etc/tidegate/tidegate.toml": str(new), "/var/lib/tidegate": str(self.state_dir),
             "/var/lib/pump-monitor": str(self.state_dir),
-            "http://127.0.0.1:8181": self.url, "FILE": str(new),
+            "http://127.0.0.1:8181": self.url, "http://127.0.0.1:8182": self.url, "FILE": str(new),
         }  # fmt: skip
         return [names.get(word, word) for word in typed]
 

@@ -55,7 +55,27 @@ def test_wrong_urls_are_refused_with_what_is_right(url: str, sentence: str) -> N
     assert "hunter2" not in str(caught.value)
 
 
-@pytest.mark.parametrize("topic", ["a", "a/b", "+/a/+", "#", "a/#", "/", "a//b", "$share/g/a/#", "sp ace/ü"])
+@pytest.mark.parametrize("topic", ["$share", "$share/", "$share/g", "$share/g/", "$share//a", "$share/+/a"])
+def test_a_group_has_a_name_and_topics(topic: str) -> None:
+    """Else a broker would refuse it, or take it for a topic that nobody publishes to."""
+    with pytest.raises(ValueError, match="write \\$share/<name of the group>/<topics>"):
+        check_filter(topic)
+
+
+def test_a_shared_subscription_wants_a_session_that_stays() -> None:
+    """What a broker has given to a gateway it gives to no other: a mosquitto loses it with the session."""
+    topics = ["$share/gateways/plant/#"]
+    assert read(topics=topics).warnings() == []
+    assert read(clean=True).warnings() == []
+    (said,) = read(topics=topics, clean=True).warnings()
+    assert said.startswith("clean: what a shared subscription has given to this gateway is lost with its session")
+    (said,) = read(topics=[{"topic": topics[0]}], session_expiry="5m").warnings()
+    assert said.startswith("session_expiry: ")
+
+
+@pytest.mark.parametrize(
+    "topic", ["a", "a/b", "+/a/+", "#", "a/#", "/", "a//b", "$share/g/a/#", "$share/g/#", "sp ace/ü"]
+)
 def test_good_filters(topic: str) -> None:
     """What MQTT allows."""
     check_filter(topic)
