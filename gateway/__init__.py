@@ -219,6 +219,7 @@ uplinks/                    Roads: what is held leaves here, fresh first, and is
   outages.py                Whether a way is one just now: what failed, since when, and how long to wait for it
   pacing.py                 How much to send at once and how hard to compress it: decisions from what was measured
   parked.py                 Leases in hand whose rest has to wait while others go
+  partly.py                 A request of which a part was taken: that part comes off the hand, the others stay
   parts.py                  Parts of a lease: what may go in one request, of each kind, and how it is halved
   requests.py               From a lease to request bodies: decode, repair times, mark, encode, split
   retry.py                  How long to wait after failures: four schedules, and who counts along one of them

@@ -286,7 +286,7 @@ class Gateway:
         if settings.backlog_share is not None:
             store.share_backlog(settings.name, settings.backlog_share)
         shared: dict[str, Any] = {"clock": self._clock, "random": self._random}
-        written = {"gateway_attributes": self.config.identity(), "version": __version__}
+        written: dict[str, Any] = {"gateway_attributes": self.config.identity(), "version": __version__}
         seams = Seams(on_server_time=self._learn_time)
         if isinstance(settings, FileUplinkSettings):
             from gateway.uplinks.file_wire import FileWire  # noqa: PLC0415  the same

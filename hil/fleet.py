@@ -1,4 +1,4 @@
-"""Gateways side by side: each with a configuration of its own, in a process of its own. Knows their outside face alone."""
+"""Gateways side by side, each with its configuration and in its own process. Knows their outside face alone."""
 
 from __future__ import annotations
 

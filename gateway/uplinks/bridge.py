@@ -415,7 +415,7 @@ class Brokers(Endpoints):
 
     def told(self) -> dict[str, Any]:
         """Return who is sent to, on what terms, and how each of them is."""
-        return {**self._current.wire.told(), **super().told()}
+        return {"type": "mqtt", **self._current.wire.told(), **super().told()}
 
 
 def seams_of(

@@ -147,7 +147,7 @@ class Uplink:
     def status(self) -> dict[str, object]:
         """Return what `tidegate status` shows of this uplink, counted since the start."""
         return {
-            "type": self._settings.__struct_config__.tag,
+            "type": "otlp",
             **self._wire.told(),
             **self._status.told(now_ns=self._clock.monotonic_ns()),
             "attempt": self._outages.attempt,

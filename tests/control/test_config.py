@@ -500,6 +500,8 @@ def test_a_program_may_bring_the_tables_itself(tmp_path) -> None:
     assert float(module.parse_table(good).store.max_age) == 5 * 86_400
     with pytest.raises(ConfigError, match="there is no such file"):
         module.read_table(tmp_path / "other.toml")
+
+
 def test_an_uplink_to_a_broker_has_a_session_of_its_own_too() -> None:
     """Beside the sources' and those of other uplinks."""
     uplink = '[[uplinks]]\ntype = "mqtt"\nname = "NAME"\nurl = "mqtt://b"\nclient_id = "gw"\n'

@@ -75,7 +75,7 @@ class Site:
         try:
             async with asyncio.timeout(within_s):
                 while not condition():
-                    if self.task.done():
+                    if self.task.done() and not self.task.cancelled():
                         self.task.result()
                     self.account()
                     await asyncio.sleep(0.005)
