@@ -15,7 +15,7 @@ Text: TypeAlias = "npt.NDArray[np.uint8]"
 Numbers: TypeAlias = "npt.NDArray[np.int64]"
 
 # An index of eight bytes stands for each byte that is put together at a time.
-ROWS_AT_ONCE: Final = 1024
+ROWS_AT_ONCE: Final = 256
 
 
 def gather(source: Text, starts: Sequence[Numbers], lengths: Sequence[Numbers]) -> Iterator[bytes]:

@@ -44,6 +44,8 @@ TOPICS_MAX: Final = 1024
 # So many are refused until it seems that none is taken.
 REFUSED_MAX: Final = 64
 IDS: Final = 65_535
+# So many for each place in the window: one whose answer is late holds up nobody soon.
+IDS_PER_PLACE: Final = 4
 
 
 class Shipment:
@@ -70,7 +72,7 @@ class Shipment:
         self._order = np.flatnonzero(self._states == WAITING)
         self._next = 0
         self._taken = self._refused = 0
-        self._message_of = np.full(IDS + 1 if len(packets) > 1 else 2, -1, np.int64)
+        self._message_of = np.full(min(IDS, IDS_PER_PLACE * window, len(packets)) + 1, -1, np.int64)
         self._last_id = 0
         self._portion = self._order[:0]
         self.perhaps = 0  # messages under way when earlier connections broke, which went again on this one

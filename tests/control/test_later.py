@@ -26,7 +26,6 @@ def test_a_payload_is_planned_wherever_one_is_named() -> None:
 @pytest.mark.parametrize(
     ("text", "path"),
     [
-        ('[[uplinks]]\ntype = "mqtt"', "uplinks[0].type"),
         ('[[mappings]]\nmatch = "#"\npayload = "sparkplug"', "mappings[0].payload"),
         (
             '[[sources]]\ntype = "serial"\nname = "a"\nport = "/dev/null"\npayload = "sparkplug"',

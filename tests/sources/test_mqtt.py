@@ -1163,7 +1163,7 @@ async def test_a_handshake_that_does_not_end_is_left(fake_broker) -> None:
     ("packet", "words"),
     [
         (b"\xe0\x02\x8e\x00", "session taken over"),
-        (b"\xe0\x01\x9c", "reason 0x9c"),
+        (b"\xe0\x01\xf0", "reason 0xf0"),
         (b"\xe0\x00", "success"),
     ],
 )

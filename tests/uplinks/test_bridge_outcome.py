@@ -136,3 +136,38 @@ def test_where_nothing_has_left_nothing_is_doubted() -> None:
     why = InTransitError("broke")
     assert broken(one, readings(3), why) is why
     assert not why.answer_lost
+
+
+def test_what_went_twice_before_it_was_refused_is_said() -> None:
+    """However it ends: held, refused, or with some of it taken."""
+    one = under_way(readings(4))
+    answer(one, 0x90)
+    one.resume()
+    with pytest.raises(StatusRefusedError) as caught:
+        rejected_of(one, readings(4), said="")
+    assert caught.value.maybe == 3
+    one = under_way(readings(4))
+    answer(one, 0x87)
+    one.resume()
+    with pytest.raises(PartlyTakenError, match="not authorized") as caught:
+        rejected_of(one, readings(4), said="")
+    assert (caught.value.is_held, caught.value.maybe, caught.value.taken, caught.value.rejected) == (True, 3, 0, 0)
+    assert caught.value._left.all()
+    one = under_way(readings(4))
+    answer(one, 0, 0x99)
+    one.resume()
+    b"".join(one.portion(1 << 20)[1])
+    error = broken(one, readings(4), InTransitError("broke"))
+    assert isinstance(error, PartlyTakenError)
+    assert (error.taken, error.rejected, error.maybe) == (1, 1, 4)
+    assert "broke; the broker refuses 1 message: payload format invalid" in str(error)
+
+
+def test_a_refusal_is_said_before_the_end_that_it_brought() -> None:
+    """Where nothing was taken: it is held, and not tried again and again as a line that breaks."""
+    one = under_way(readings(3))
+    answer(one, 0x87)
+    error = broken(one, readings(3), InTransitError("broke"))
+    assert isinstance(error, PartlyTakenError)
+    assert error.is_held
+    assert "give it the right to publish there" in str(error)

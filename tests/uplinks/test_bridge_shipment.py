@@ -171,3 +171,32 @@ def test_ids_go_round_and_wait_for_one_that_is_late() -> None:
         one.answered(acks(leave(one)))
     assert one.is_done
     assert one.among(TAKEN).all()
+
+
+def test_it_goes_on_over_another_connection_without_what_was_refused() -> None:
+    """A broker that hangs up on what it refuses would do so at each message of that topic."""
+    topic_of = np.array([0, 0, 1, 1, 0, 1])
+    messages = Outgoing(b"01234" * 6, np.arange(1, 7) * 5, [b"a", b"b"], topic_of)
+    one = Shipment(Packets(messages, version=5, qos=1), is_answered=True, window=5, packet_bytes_max=1 << 20)
+    assert not one.is_refused
+    leave(one)
+    one.answered(acks([1], 0x87))
+    assert one.is_refused
+    one.resume()
+    assert one.perhaps == 4
+    assert np.flatnonzero(one.among(REFUSED)).tolist() == [0, 1, 4]
+    assert one.reasons == {0x87: 3}
+    ids = leave(one)
+    assert len(ids) == 3
+    one.answered(acks(ids))
+    assert one.is_done
+    assert np.flatnonzero(one.among(TAKEN)).tolist() == [2, 3, 5]
+
+
+def test_a_payload_that_is_refused_says_nothing_of_its_topic() -> None:
+    """Others of it go again."""
+    one = shipment(3)
+    leave(one)
+    one.answered(acks([1], 0x99))
+    one.resume()
+    assert (one.perhaps, len(leave(one))) == (2, 2)
