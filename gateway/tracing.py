@@ -54,7 +54,7 @@ class Note:
 
     shown: dict[str, Any]
     arrived_ns: int
-    priorities: set[int]
+    made: set[tuple[int, int]]  # of which priorities and origins its readings are
     segments: list[int] = field(default_factory=list)
 
 
@@ -103,9 +103,10 @@ class Noted:
     def kept(self) -> None:
         """Take note that the commit that holds them is on disk. Called at once when `append` returns."""
         now_ns = self._clock.monotonic_ns()
-        written = [(segment_id, *where_from(segment_id)) for segment_id in self._store.newest_segments]
+        newest = self._store.newest_segments
+        written = [(segment_id, *where_from(segment_id)) for segment_id in newest]
         for note in self._notes:
-            mine = [row for row in written if row[1] in note.priorities and row[2] is Signal.METRICS]
+            mine = [row for row in written if (row[1], newest[row[0]]) in note.made and row[2] is Signal.METRICS]
             note.segments = [segment_id for segment_id, *_ in mine]
             self._fates.update({segment_id: {} for segment_id in note.segments if segment_id not in self._fates})
             note.shown["state"] = "on disk" if mine else "nothing to keep"
@@ -234,7 +235,7 @@ class Tracer:
             "segments": [],
         }
         found: dict[str, Any] = harmless(note)
-        return Note(found, arrived_ns, {int(priority) for priority, _ in mapped.pieces})
+        return Note(found, arrived_ns, {(int(priority), batch.origin) for priority, batch in mapped.pieces})
 
     def _settled(self, lease: Lease, lost: int, reason: str) -> None:
         """Hear of a lease that is settled; part of it may have been lost."""

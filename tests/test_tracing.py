@@ -19,12 +19,15 @@ from gateway.core.telemetry import Telemetry
 from gateway.pipeline import Pipeline
 from gateway.store.database import Store, StoreSettings
 from gateway.store.records import STATE_ID
+from gateway.store.taking import origin_of, taking
 from gateway.tracing import Tracer
 from hil import virtual_time
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
+
+    from gateway.store.taking import Takes
 
 MAPPINGS = msgspec.convert(
     [
@@ -53,12 +56,13 @@ class Plant:
         self.pipeline: Pipeline
         self.tracer: Tracer
 
-    async def open(self, **settings: Any) -> None:
+    async def open(self, *, takes: Mapping[str, Takes] | None = None, **settings: Any) -> None:
         self.store = await Store.open(
             state_dir=self.state_dir, settings=StoreSettings(**settings), clock=self.clock, uplinks=["cloud", "backup"],
-            max_series=99, telemetry=Telemetry(), commit_interval_s=0,
+            max_series=99, telemetry=Telemetry(), commit_interval_s=0, takes=takes or {},
         )  # fmt: skip
-        mapper = Mapper(MAPPINGS, resolve=self.store.resolve)
+        origins = [origin_of(mapping.match) if takes else 0 for mapping in MAPPINGS]
+        mapper = Mapper(MAPPINGS, resolve=self.store.resolve, origins=origins)
         self.pipeline = Pipeline(mapper=mapper, engine=None, store=self.store, clock=self.clock, telemetry=Telemetry())
         self.tracer = Tracer(
             store=self.store, clock=self.clock, attach=lambda tracer: setattr(self.pipeline, "tracer", tracer)
@@ -164,6 +168,22 @@ async def test_a_message_of_two_classes_in_one_commit(plant: Plant) -> None:
     plant.store.ack(await plant.lease())
     normal, critical = await plant.show(name)
     assert (normal["uplinks"]["cloud"]["state"], critical["uplinks"]["cloud"]["state"]) == ("held", "delivered")
+
+
+async def test_an_uplink_that_does_not_take_a_message_says_so(plant: Plant) -> None:
+    """Of two in one commit each is told of its own segment, before and after that was sent."""
+    await plant.store.close()
+    await plant.open(takes={"cloud": taking(mappings=["plant/{device}/climate"])})
+    name = await plant.begin()
+    await plant.arrive((b"other", b'{"x": 1}'), CLIMATE)
+    other, climate = await plant.show(name)
+    assert (len(other["segments"]), len(climate["segments"])) == (1, 1)
+    assert [message["uplinks"]["cloud"]["state"] for message in (other, climate)] == ["left_out", "held"]
+    assert other["uplinks"]["cloud"]["is_settled"]
+    plant.store.ack(await plant.lease())
+    other, climate = await plant.show(name)
+    assert [message["uplinks"]["cloud"]["state"] for message in (other, climate)] == ["left_out", "delivered"]
+    assert [message["uplinks"]["backup"]["state"] for message in (other, climate)] == ["held", "held"]
 
 
 async def test_a_message_that_nobody_understands_says_why(plant: Plant) -> None:

@@ -118,7 +118,9 @@ class Committer:
         self._tended_s = asyncio.get_running_loop().time()
         self._closing = self.is_damaged = False
         self.moments = Moments(next_sequence=opened.state.sequence)
-        self.newest: list[int] = []  # ids of the segments of columns that the last commit wrote
+        self.newest: dict[
+            int, int
+        ] = {}  # ids of the segments of columns that the last commit wrote, with their origins
 
     def look_at_clock(self) -> None:
         """See whether the wall clock was set or confirmed; what is learnt goes to the disk soon."""
@@ -454,7 +456,7 @@ class Committer:
         fresh = ((new.row, new.body, new.readable) for new in work.segments)
         left_out = {new.row.id: new.left_out for new in work.segments if new.left_out}
         self._recent.add(fresh, left_out=left_out, all_of=work.active)
-        self.newest = [new.row.id for new in work.segments if new.is_columns]
+        self.newest = {new.row.id: new.origin for new in work.segments if new.is_columns}
         self.moments.committed(asyncio.get_running_loop().time(), self.state.sequence)
         for name, desk in self._desks.items():
             # What only others had settled stays hidden where this one has settled it since.

@@ -442,9 +442,9 @@ class Store:
         return self._committer.is_moving()
 
     @property
-    def newest_segments(self) -> list[int]:
-        """Row ids of the columns that the last commit wrote: whoever returns from `append` finds there his `pieces`."""
-        return list(self._committer.newest)
+    def newest_segments(self) -> dict[int, int]:
+        """Row ids and origins of the columns that the last commit wrote: who returns from `append` finds his there."""
+        return dict(self._committer.newest)
 
     async def whereabouts(self, ids: Sequence[int]) -> dict[int, dict[str, str]]:
         """Say where segments (few) are now, for each uplink: held, sending, thinned, settled, left_out, or gone."""

@@ -18,7 +18,7 @@ from gateway.store.drawer import NOTHING, Filing
 from gateway.store.recent import Row
 from gateway.store.records import DONE_BY_NOBODY, SEQUENCE_END, STATE_ID, place
 from gateway.store.segments import Form, press_logs, press_metrics, press_records, segment_hash
-from gateway.store.taking import left_out
+from gateway.store.taking import ANY, left_out
 
 if TYPE_CHECKING:
     import asyncio
@@ -145,6 +145,7 @@ class NewSegment(NamedTuple):
     readable: Batch | None = None
     form: Form = Form.COLUMNS
     left_out: int = 0  # the bits of those that do not take it
+    origin: int = ANY
 
     @property
     def is_columns(self) -> bool:
@@ -203,7 +204,7 @@ def seal(
         body = pressed.seal(sequence=sequence, boot=boot, previous_hash=chain)
         row = Row(place(priority, pressed.signal, sequence), pressed.readings, boot, len(body))
         bits = left_out(takes, (priority, pressed.signal), pressed.origin) if takes else 0
-        segments.append(NewSegment(row, *times, body, pressed.readable, pressed.form, bits))
+        segments.append(NewSegment(row, *times, body, pressed.readable, pressed.form, bits, pressed.origin))
         series.append(pressed.series)
         chain = segment_hash(body)
         sequence += 1
