@@ -341,7 +341,7 @@ def test_an_early_answer_is_heard_between_pieces(serve) -> None:
         (frame(DATA, PADDED, 1, b"\x05ab"), BrokenError, "all padding"),
         (frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 1 << 31)), BrokenError, "window is too large"),
         (frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", (1 << 31) - 1)), BrokenError, "window is too large"),
-        (headers((":status", "200"))[:7], BrokenError, "broke off"),
+        (headers((":status", "200"))[:7], BrokenError, "broke off|reset"),
     ],
 )  # fmt: skip
 def test_what_goes_wrong_has_a_name(serve, data: bytes, error: type[Exception], words: str) -> None:
@@ -351,7 +351,7 @@ def test_what_goes_wrong_has_a_name(serve, data: bytes, error: type[Exception], 
         peer.say(HELLO)
         peer.read_request()
         peer.say(data)
-        if words == "broke off":
+        if words.startswith("broke off"):
             return
         while True:
             peer.read()
