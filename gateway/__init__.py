@@ -290,6 +290,7 @@ net/                        Wires that everyone shares
   mqtt_packets.py           MQTT packets beside PUBLISH, read and written: CONNECT, SUBSCRIBE, DISCONNECT and the answers
   paho_client.py            A paho client that takes bytes in bulk; the one place that touches paho's private parts
   ports.py                  A port that nobody listens on, for the demo and the benchmark
+  quiet.py                  Keeps headers out of the log: hpack writes each of them there, tokens too, for who listens to all that there is
   secrets.py                Secrets by reference: an environment variable, a file, a systemd credential
   systemd.py                Tells systemd how the service is (sd_notify(3)); elsewhere nothing
   tls.py                    OpenSSL is loaded only where TLS is configured: five megabytes that a plain road does without

@@ -21,9 +21,12 @@ import hpack
 
 from gateway.net.deadline import Deadline
 from gateway.net.line import NEVER, BrokenError, ConnectError, HttpError, Line, StalledError
+from gateway.net.quiet import keep_headers_out_of_logs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+keep_headers_out_of_logs()
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 ALPN: Final = "h2"

@@ -35,6 +35,7 @@ from h2.settings import SettingCodes, Settings
 from gateway.net.connections import READ_BYTES, ConnectionServer, Watcher
 from gateway.net.http2_requests import StreamBody, request_of
 from gateway.net.http_requests import Request, RequestError
+from gateway.net.quiet import keep_headers_out_of_logs
 
 if TYPE_CHECKING:
     import ssl
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
     from gateway.net.http_server import HttpLimits
 
+keep_headers_out_of_logs()
 log = logging.getLogger("tidegate.http")
 
 ALPN: Final = "h2"
