@@ -85,6 +85,7 @@ class MqttWire:
         self._bytes_before = self._wire_before = 0
         self._ended = threading.Event()
         self._is_sending = False
+        self._is_at_rest = False  # whether all that was sent has its answer
         self._opened_ns = self._used_ns = 0
         # What a broker said when it ended a connection under which something else was to be settled first.
         self._owed: HoldError | None = None
@@ -204,11 +205,14 @@ class MqttWire:
         try:
             line = self._connect(until)
             self._is_sending = True
+            self._is_at_rest = False
             line.moved_ns = self._clock.monotonic_ns()
             answer = self._ping(line, until) if packed.is_probe else self._publish(line, packed, until)
-        except TryLaterError:
-            # Whoever mends it may do so by a new password or certificate under the same name.
-            self.close()
+        except TryLaterError as error:
+            # Whoever mends what is held may do so by a new password or certificate under the same name.
+            is_held = isinstance(error, HoldError) or (isinstance(error, PartlyTakenError) and error.is_held)
+            if is_held or not self._is_at_rest:
+                self.close()
             raise
         except (LineError, OSError, ProtocolError) as error:
             explained = self._explain(error)
@@ -285,6 +289,7 @@ class MqttWire:
             raise self._held_next(broken(shipment, body, explained)) from error
         finally:
             self._note_unheard(shipment)
+        self._is_at_rest = True
         rtt_s = (self._clock.monotonic_ns() - self._written_ns) / NS_PER_S
         try:
             rejected, message = rejected_of(shipment, body, said=line.scanner.said)
@@ -378,6 +383,8 @@ class MqttWire:
                     self._check_wanted()
                     self.before_piece(len(piece) + owed_bytes)
                     owed_bytes = 0
+                    # What was waited for was our own turn.
+                    line.moved_ns = self._clock.monotonic_ns()
                     line.send(piece, until=until)
         except BaseException:
             shipment.handed(line.handed)

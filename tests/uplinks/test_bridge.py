@@ -353,6 +353,14 @@ def test_each_piece_is_asked_for_and_one_that_is_not_granted_ends_it(make_bridge
     assert all(size <= 4000 + 100 * 57 for size in asked)
 
 
+def test_waiting_for_our_own_turn_is_no_stall_of_the_line(make_bridge, broker) -> None:
+    """A slow rate takes longer between two pieces than a dead line is waited for."""
+    bridge = make_bridge(broker.port, timeout="100ms")
+    bridge.wire.before_piece = lambda _: time.sleep(0.15)
+    bridge.wire.piece_bytes_max = 1000
+    assert bridge.wire.send(Packed(Signal.LOGS, bytes(2500), "")).rejected == 0
+
+
 def test_a_pause_is_over_when_it_is_ended(make_bridge) -> None:
     """A slow rate does not keep a gateway from stopping."""
     bridge = make_bridge(1)
@@ -368,9 +376,12 @@ def test_a_pause_is_over_when_it_is_ended(make_bridge) -> None:
 def test_a_broker_over_its_quota_is_tried_later(make_bridge, make_scripted) -> None:
     """A whole request, and some of many: with what the broker says of it."""
     broker = make_scripted(answer=lambda _: 0x97, reason="come back tomorrow")
-    with pytest.raises(TryLaterError, match=r"quota exceeded \(come back tomorrow\)") as caught:
-        make_bridge(broker.port).send()
-    assert not caught.value.answer_lost
+    bridge = make_bridge(broker.port)
+    for _ in range(2):
+        with pytest.raises(TryLaterError, match=r"quota exceeded \(come back tomorrow\)") as caught:
+            bridge.send()
+        assert not caught.value.answer_lost
+    assert broker.connections == 1
     broker.script = Script(answer=lambda message: 0x97 if "/d3/" in message.topic else 0)
     with pytest.raises(PartlyTakenError, match="quota exceeded") as caught:
         make_bridge(broker.port, payload="json", client_id="other").send(50)
