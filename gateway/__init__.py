@@ -46,6 +46,7 @@ sources/                    Doors: bytes arrive here and are acknowledged only w
   mqtt.py                   A subscriber: takes what a broker has and acknowledges it when it is on disk
   mqtt_intake.py            Arrivals on their way to the disk: many at once, bounded, answered in order
   mqtt_link.py              One connection to a broker: reads in bulk, paces itself, hands out PUBLISHes, sends answers
+  mqtt_otlp.py              OTLP requests that come as messages of a broker: kept as they are, past the mappings
   mqtt_server.py            The gateway's own MQTT server: devices publish straight to it, no broker needed
   mqtt_server_admission.py  What to answer a CONNECT: welcome, with what was agreed, or refusal and why
   mqtt_server_auth.py       Who may publish what to the gateway's own MQTT server, and how often one may guess

@@ -274,6 +274,13 @@ class Gateway:
         else:
             from gateway.sources.mqtt import MqttSource  # noqa: PLC0415
 
+            if settings.otlp:
+                from gateway.sources.mqtt_otlp import OtlpTopics  # noqa: PLC0415  the same
+
+                pipeline = self._pipeline
+                shared["accept"] = OtlpTopics(
+                    settings.otlp, accept=pipeline.accept, accept_messages=pipeline.accept_messages
+                )
             state_dir = Path(self.config.gateway.state_dir)
             source = MqttSource(settings, gateway_id=self.config.gateway.id, state_dir=state_dir, **shared)
         return source

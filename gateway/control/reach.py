@@ -74,13 +74,14 @@ def _look_at_sources(config: Config, found: Reach) -> None:
             return
         takers = [pattern for name, pattern in mappings if name in {None, source.name}]
         brings = list(_brought_by(source))
+        own = [Pattern(text) for text in source.otlp] if isinstance(source, MqttSettings) else []
         unmapped = [
             Problem(
                 below("sources", index, *steps),
                 f'no mapping takes what arrives as "{pattern.text}"; add [[mappings]] match = "{pattern.text}"',
             )
             for steps, pattern in brings
-            if not any(taker.meets(pattern) for taker in takers)
+            if not any(taker.meets(pattern) for taker in (*takers, *own))
         ]
         if isinstance(source, MqttSettings):
             for n, (topic, _) in enumerate(subscriptions(source)):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
 
+from gateway.codecs.topics import Pattern
 from gateway.core.checks import Check, Checked, Problem, below, check, parts
 from gateway.core.units import Duration, Size
 from gateway.net.mqtt_address import parse_url
@@ -84,6 +85,14 @@ class MqttSettings(
             max_length=1024,
         ),
     ]
+    otlp: Annotated[
+        tuple[str, ...],
+        _about(
+            'Topics of which the messages are OTLP requests in protobuf, packed or not, like "tidegate/+/{signal}", as '
+            "another gateway publishes them: kept as they are, no mapping is asked. They are among `topics` too.",
+            max_length=64,
+        ),
+    ] = ()
     qos: Annotated[Qos, _about("Quality of service for topics that name none: 0, 1 or 2.")] = 1
     client_id: Annotated[
         str,
@@ -155,6 +164,18 @@ class MqttSettings(
     def _password_is_somebody_s(self) -> None:
         if self.password is not None and not self.username:
             raise ValueError("a password needs a username")
+
+    @check("otlp")
+    def _otlp_topics_name_their_signal(self) -> Iterator[Problem]:
+        for index, text in parts(self.otlp):
+            try:
+                names = Pattern(text).names
+            except ValueError as error:
+                yield Problem(below("otlp", index), str(error))
+                continue
+            if "signal" not in names:
+                what = f"{text!r} does not say what is metrics, logs or traces; write {{signal}} for that level"
+                yield Problem(below("otlp", index), what)
 
     def warnings(self) -> list[str]:
         """Return what works and should be thought about, for `tidegate check`."""

@@ -36,6 +36,7 @@ def broker(*topics: str) -> str:
     "text",
     [
         "",
+        broker("tidegate/#", "plant/a") + 'otlp = ["tidegate/+/{signal}"]\n' + mapping("plant/a"),
         SERVER + mapping("a/{x}"),
         broker("plant/#") + mapping("plant/{device}/climate"),
         broker("$share/group/plant/+") + mapping("plant/a"),

@@ -151,6 +151,32 @@ def test_a_spare_takes_over_what_a_dead_gateway_had(make_broker, make_member, ot
 
 
 @pytest.mark.slow
+def test_an_edge_bridges_otlp_to_a_centre_that_shares_it_with_another(make_broker, make_member, otlp_sink) -> None:
+    """Requests as they are, packed, from one gateway through a broker to two, one of which is killed meanwhile."""
+    broker, mqtt = make_broker(), free_port()
+    topics = 'topics = ["$share/centres/tidegate/#"]\notlp = ["tidegate/+/{signal}"]\nreconnect_max = "1s"'
+    source = f'type = "mqtt"\nname = "in"\nurl = "mqtt://127.0.0.1:{broker.port}"\n{topics}'
+    centres = [make_member(name, CENTRE.format(source=source, sink=otlp_sink.url)) for name in ("one", "other")]
+    for centre in centres:
+        wait_until(lambda centre=centre: centre.status()["sources"]["in"]["state"] == "connected", "both to subscribe")
+    json = 'payload = "json"\ntopic = "site/{{gateway}}/{{device}}/{{metric}}"'
+    parts = EDGE.replace(json, 'payload = "otlp"\ncompression = "zstd"')
+    assert parts != EDGE
+    edge = make_member("edge", parts.format(mqtt=mqtt, broker=broker.port))
+    with Publisher(port=mqtt) as publisher:
+        wait_until(lambda: min(centre.status()["accepted"] for centre in centres) > 300, "both to have a part")
+        centres[1].kill()
+        sent = publisher.sent
+        wait_until(lambda: publisher.sent > sent + 3000, "some more")
+        centres[1].start()
+    account = edge.drain()
+    wait_until(lambda: set(values(otlp_sink)) >= publisher.acknowledged, "all of it to arrive", within_s=40)
+    assert account["ledger"] == {}
+    assert {(reading.device, reading.metric) for reading in otlp_sink.readings()} == {("d1", "n")}
+    assert all(centre.drain()["ledger"] == {} for centre in centres)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("is_peer", [False, True])
 def test_an_edge_bridges_to_a_centre(make_broker, make_member, otlp_sink, is_peer: bool) -> None:
     """By a broker that is killed and started meanwhile, or straight into the centre's own MQTT server."""

@@ -62,6 +62,14 @@ def test_a_group_has_a_name_and_topics(topic: str) -> None:
         check_filter(topic)
 
 
+def test_topics_of_otlp_say_which_signal() -> None:
+    """By a level of theirs."""
+    assert read(otlp=["tidegate/+/{signal}"]).otlp == ("tidegate/+/{signal}",)
+    for topic, words in (("tidegate/#", "write {signal} for that level"), ("a{b", "is no level")):
+        with pytest.raises(msgspec.ValidationError, match=words):
+            read(otlp=[topic])
+
+
 def test_a_shared_subscription_wants_a_session_that_stays() -> None:
     """What a broker has given to a gateway it gives to no other: a mosquitto loses it with the session."""
     topics = ["$share/gateways/plant/#"]

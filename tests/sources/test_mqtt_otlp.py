@@ -1,0 +1,141 @@
+"""OTLP requests among a broker's messages are kept as they came, the rest goes the usual way, and nothing twice."""
+
+from __future__ import annotations
+
+import zlib
+
+import pytest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+
+from gateway.codecs import zstd
+from gateway.core.contracts import Accepted, Arrivals, FullError, Lost, Messages, Signal
+from gateway.sources import mqtt_otlp
+from gateway.sources.mqtt_otlp import OtlpTopics
+
+
+def request(count: int) -> bytes:
+    made = ExportMetricsServiceRequest()
+    metric = made.resource_metrics.add().scope_metrics.add().metrics.add(name="n")
+    for number in range(count):
+        metric.gauge.data_points.add(time_unix_nano=1, as_int=number)
+    return made.SerializeToString()
+
+
+class Doors:
+    """Both doors of a pipeline: they keep what comes, and are full as often as is said."""
+
+    def __init__(self) -> None:
+        self.arrivals: list[Arrivals] = []
+        self.messages: list[Messages] = []
+        self.full = 0
+
+    def _look(self) -> None:
+        if self.full:
+            self.full -= 1
+            raise FullError("full")
+
+    async def accept(self, arrivals: Arrivals, /) -> Accepted:
+        self._look()
+        self.arrivals.append(arrivals)
+        return Accepted(
+            len(arrivals) - len(arrivals.lost), [lost for lost in arrivals.lost if lost.reason == "malformed"]
+        )
+
+    async def accept_messages(self, messages: Messages, /) -> None:
+        self._look()
+        self.messages.append(messages)
+
+
+@pytest.fixture
+def doors() -> Doors:
+    return Doors()
+
+
+@pytest.fixture
+def door(doors: Doors) -> OtlpTopics:
+    return OtlpTopics(["tidegate/+/{signal}"], accept=doors.accept, accept_messages=doors.accept_messages)
+
+
+def came(*pairs: tuple[bytes, bytes], **more) -> Arrivals:
+    return Arrivals("plant", [topic for topic, _ in pairs], [payload for _, payload in pairs], 7, **more)
+
+
+async def test_requests_go_past_the_mappings(door, doors) -> None:
+    """However they are packed, byte for byte; the others go on, and are counted together."""
+    body = request(3)
+    packer = zlib.compressobj(wbits=31)
+    gzip = packer.compress(body) + packer.flush()
+    arrivals = came(
+        (b"plant/a", b"1"), (b"tidegate/g/metrics", body), (b"tidegate/g/other", b"2"),
+        (b"tidegate/g/metrics", zstd.compress(body, level=3)), (b"tidegate/h/metrics", gzip), (b"tidegate/g/logs", b""),
+    )  # fmt: skip
+    accepted = await door(arrivals)
+    assert (accepted.readings, accepted.malformed) == (2 + 9, [])
+    assert [(m.source, m.records.signal, m.arrived_ns, len(m.records)) for m in doors.messages] == [
+        ("plant", Signal.METRICS, 7, 3), ("plant", Signal.METRICS, 7, 3), ("plant", Signal.METRICS, 7, 3),
+        ("plant", Signal.LOGS, 7, 0),
+    ]  # fmt: skip
+    whole = ExportMetricsServiceRequest.FromString(body).resource_metrics[0].SerializeToString()
+    assert {m.records.bodies for m in doors.messages[:3]} == {(whole,)}
+    (rest,) = doors.arrivals
+    assert list(zip(rest.topics, rest.payloads, strict=True)) == [(b"plant/a", b"1"), (b"tidegate/g/other", b"2")]
+
+
+async def test_arrivals_without_any_go_on_as_they_came(door, doors) -> None:
+    """The same object."""
+    arrivals = came((b"plant/a", b"1"))
+    await door(arrivals)
+    assert doors.arrivals == [arrivals]
+    assert doors.arrivals[0] is arrivals
+
+
+async def test_what_is_none_is_lost_with_its_reason(door, doors, monkeypatch) -> None:
+    """Beside what a source had found too large; each has the place that it had."""
+    monkeypatch.setattr(mqtt_otlp, "OPENED_BYTES_MAX", 1000)
+    bomb = zstd.compress(bytes(100_000), level=3)
+    arrivals = came(
+        (b"tidegate/g/metrics", request(1)), (b"tidegate/g/metrics", b"\xff"), (b"tidegate/g/metrics", bomb),
+        (b"tidegate/g/metrics", b"glimpse"), (b"plant/a", b"1"), (b"tidegate/g/metrics", bomb[:-5]),
+        lost=[Lost(3, "oversize", "large")],
+    )  # fmt: skip
+    accepted = await door(arrivals)
+    (rest,) = doors.arrivals
+    assert [(lost.at, lost.reason) for lost in rest.lost] == [
+        (0, "malformed"), (1, "oversize"), (2, "oversize"), (4, "malformed"),
+    ]  # fmt: skip
+    assert [lost.at for lost in accepted.malformed] == [1, 5]
+    assert "no request of metrics in protobuf" in accepted.malformed[0].sentence
+    assert accepted.readings == 2
+
+
+async def test_what_was_kept_before_there_was_no_room_is_not_kept_again(door, doors) -> None:
+    """The source offers the same arrivals until they are taken."""
+    arrivals = came((b"tidegate/g/metrics", request(1)), (b"tidegate/g/metrics", request(2)), (b"plant/a", b"1"))
+    offers = 0
+    while True:
+        offers += 1
+        doors.full = offers % 2
+        try:
+            accepted = await door(arrivals)
+        except FullError:
+            assert len(arrivals) == 3
+            continue
+        break
+    assert [len(m.records) for m in doors.messages] == [1, 2]
+    assert accepted.readings == 4
+    assert len(doors.arrivals) == 1
+
+
+async def test_a_large_request_is_read_beside_the_loop(door, doors) -> None:
+    """And what its source has dropped is told in any case."""
+    await door(came((b"tidegate/g/metrics", request(20_000)), dropped={"no_room": 2}))
+    assert sum(len(m.records) for m in doors.messages) == 20_000
+    assert [(len(rest), rest.dropped) for rest in doors.arrivals] == [(0, {"no_room": 2})]
+
+
+async def test_topics_are_remembered_in_a_bounded_number(door, doors, monkeypatch) -> None:
+    """Devices choose them."""
+    monkeypatch.setattr(mqtt_otlp, "TOPICS_KNOWN_MAX", 2)
+    for number in range(5):
+        await door(came((b"t/%d" % number, b"")))
+    assert len(door._known) <= 2
