@@ -212,6 +212,7 @@ uplinks/                    Roads: what is held leaves here, fresh first, and is
   file_settings.py          What can be said of an uplink that writes files, on a stick or a share, in the config
   file_wire.py              A wire to files: each request is a record that is on the medium before it counts as taken
   free.py                   Free hours: when of a day what goes over a link costs nothing, as a tariff has it at night
+  fresh_first.py            Whether fresh data goes between the requests of a lease that takes several
   grpc_sender.py            The sender of OTLP/gRPC: packed requests go out as unary calls over one kept connection
   grpc_statuses.py          What to do after each status of gRPC: the same decisions as `guards.py` makes after HTTP's
   guards.py                 What to do after each answer: fine, later, hold, split, refuse

@@ -23,6 +23,7 @@ from gateway.store.policy import ALL
 from gateway.uplinks.clock_wait import ClockWait
 from gateway.uplinks.endings import Endings
 from gateway.uplinks.endpoints import Endpoints
+from gateway.uplinks.fresh_first import FreshFirst
 from gateway.uplinks.guards import HoldError
 from gateway.uplinks.outages import Outages
 from gateway.uplinks.pacing import Rounds
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from gateway.core.clock import Clock
     from gateway.core.telemetry import Telemetry
     from gateway.store.database import Lease, Store
+    from gateway.store.policy import Terms as LeaseTerms
     from gateway.uplinks.guards import Answer
     from gateway.uplinks.sending import Flight
     from gateway.uplinks.terms import Terms
@@ -118,7 +120,14 @@ class Uplink:
             waits=self._waits,
             say=self._say,
         )
-        self._turns = Turns(sending=self._sending, parked=self._parked, outages=self._outages, endings=self._endings)
+        self._fresh_first = FreshFirst(settings.name, store=store, rounds=self._rounds)
+        self._turns = Turns(
+            sending=self._sending,
+            parked=self._parked,
+            outages=self._outages,
+            endings=self._endings,
+            fresh_first=self._fresh_first,
+        )
         self._terms = ALL
         self._hand: Hand | None = None
         self._ahead: Ahead | None = None
@@ -228,16 +237,16 @@ class Uplink:
 
     async def _deliver_next(self) -> Lease | None:
         """Lease what is to go next and deliver it; return it, or None where there was nothing."""
-        hand = await self._turns.next(self._lease_next) if self._ahead is None else self._ahead.hand
+        hand = await self._turns.next(self._lease_next, self._terms) if self._ahead is None else self._ahead.hand
         if hand is None:
             return None
         await self._deliver(hand)
         return hand.lease
 
-    async def _lease_next(self, *, may_wait: bool = True) -> Lease | None:
+    async def _lease_next(self, *, may_wait: bool = True, terms: LeaseTerms | None = None) -> Lease | None:
         readings_max, bytes_max = self._size.readings, int(self._settings.request_bytes_max)
         lease = await self._store.lease(
-            self.name, readings_max=readings_max, bytes_max=bytes_max, may_wait=may_wait, terms=self._terms
+            self.name, readings_max=readings_max, bytes_max=bytes_max, may_wait=may_wait, terms=terms or self._terms
         )
         if lease is not None and lease.lane == "live" and lease.readings * 2 < readings_max:
             self._rounds.take(lease.signal, lease.segments[0].priority)
@@ -311,6 +320,8 @@ class Uplink:
                 if answer is None:
                     self._bring_back_ahead()
                 if self._ahead is not None or (hand.pause_s is not None and not hand.is_thinned):
+                    break
+                if self._fresh_first.gives_way(hand, answer):
                     break
                 flight = self._begin(hand)
         except TryLaterError as error:

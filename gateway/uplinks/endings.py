@@ -91,7 +91,7 @@ class Endings:
     def give_back_all(self) -> None:
         """At a stop: what is in hand and waits. What a server failed at was counted each time."""
         while (hand := self._parked.pop()) is not None:
-            self._store.release(hand.lease, maybe_delivered=hand.is_begun)
+            self.give_back(hand, maybe_delivered=hand.is_begun)
 
     async def pause(self, hand: Hand) -> bool:
         """Let others go before the rest of `hand`; return False where it goes on at once, for want of room."""

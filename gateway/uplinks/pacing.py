@@ -70,6 +70,10 @@ class Rounds:
         """Return how long until the next round may begin."""
         return self._began_s + self._interval_s - now_s
 
+    def may_begin(self, now_s: float) -> bool:
+        """Whether fresh data may go now."""
+        return not self.is_over or self.left_s(now_s) <= 0
+
     def begin(self, now_s: float) -> None:
         """Begin one."""
         self.is_over = False

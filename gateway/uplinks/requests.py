@@ -119,6 +119,7 @@ class Hand:
     pause_s: float | None = None  # others have their turn now, for so long at least
     trouble: str = ""  # what a server failed with last
     series: int = 0  # in the parts, where that was looked at
+    charged: int = 0  # of what was delivered: the budget has heard of it
 
     @property
     def is_begun(self) -> bool:

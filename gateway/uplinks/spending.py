@@ -122,13 +122,13 @@ class Spending:
         from gateway.uplinks.scheduling import Sent  # noqa: PLC0415  the same
 
         before, self._counted_bytes = self._counted_bytes, self._metered.wire.wire_bytes
-        lease = hand.lease
+        lease, charged, hand.charged = hand.lease, hand.charged, hand.delivered
         self._scheduler.sent(
             Sent(
                 lease.lane,
                 lease.segments[0].priority,
                 lease.readings,
-                hand.delivered,
+                hand.delivered - charged,
                 hand.series,
                 lease.step_s,
                 self._counted_bytes - before,

@@ -260,3 +260,14 @@ def test_requests_are_made_to_fit_what_is_left() -> None:
         size.fit(0.5)
     assert size.readings == READINGS_MIN
     assert not size.fit(0.5)
+
+
+def test_a_round_may_begin_when_the_last_began_long_enough_ago() -> None:
+    """And whatever comes while one is under way belongs to it."""
+    rounds = Rounds(10.0)
+    assert rounds.may_begin(0.0)
+    rounds.begin(100.0)
+    assert rounds.may_begin(101.0)
+    rounds.end()
+    assert not rounds.may_begin(109.0)
+    assert rounds.may_begin(110.0)
