@@ -12,20 +12,26 @@ simulator/                  A plant on this desk: fake devices that knock on the
   plant.py                  Fake devices: MQTT clients and one on a serial line
 bench/                      The performance suite: every number that is claimed is printed by it
   client.py                 A program with a client inside: what a call takes, how many readings go through, what memory it adds
+  allowance.py              Days and months over an allowance, simulated: what is billed, what arrives, and that every reading is somewhere
   client_load.py            A program with a client inside: sends single readings, then arrays, and prints as JSON what that took
   encoding.py               How quickly batches become OTLP requests: P50 and P99 of 10,000 readings in runs of several lengths
   end_to_end.py             A real gateway under load, from the devices' socket to a receiver's: what it takes, costs and leaves behind
+  line.py                   A line to a receiver in virtual time: real requests over a real socket, which take as long as the line's rate says
   load.py                   A cheap load: QoS 1 PUBLISHes from prebuilt bytes over a few connections, PUBACKs counted by their length
   micro.py                  The parts of the data path by themselves: encoding, wire, segments
   otlp.py                   OTLP in, through the shelf and out again: log records and spans of programs, in requests of a thousand
   otlp_load.py              A program that sends OTLP: requests of a thousand log records or spans, made once and sent again and again
+  outage.py                 A day without a link, then one of 64 kbit/s: the first fresh reading, how late live data is, the backlog's share
   paho_peer.py              The peer for the subscriber: paho's own loop, acknowledging and doing nothing else
+  plant.py                  A plant whose every reading is known: what it says at any second, and what of that has arrived somewhere
   processes.py              A gateway and a sink as children, and what the operating system says they cost
   report.py                 Runs the measurements, prints a table or JSON, and says which goals were missed
   roads.py                  What uplinks cost each other, and how long their guards think
   segments.py               How fast segments are made and read, and how small they are: `tidegate bench --only segments`
+  simulated.py              A shelf, an uplink and a line in virtual time, and what arrives at the line's other end, reading by reading
   sink.py                   A counting OTLP/HTTP receiver: decompresses, counts readings without building one, answers 200
   suite.py                  What the suite measures, in order
+  virtual_time.py           An event loop whose time jumps to the next timer instead of waiting; disk and threads take their turns in it
   wire.py                   How many bytes a reading takes on the wire: a minute of 20 devices with 5 metrics at 1 Hz, in one request
 client/                     A client: a gateway inside a Python program, so that what the program measures is stored first and forwarded then
   client.py                 The client as a program sees it: send, flush, drain, shut down

@@ -18,8 +18,8 @@ from unittest import mock
 
 import aiosqlite
 
+from gateway.bench.virtual_time import InlineLoop
 from gateway.store.connection import COUNT_PAGES, Steps
-from hil.virtual_time import VirtualLoop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
@@ -28,18 +28,6 @@ T = TypeVar("T")
 
 # Statements that a full or broken disk lets fail; the rest reads, or takes back.
 WRITES: Final = ("INSERT", "UPDATE", "DELETE", "COMMIT", "PRAGMA WAL_CHECKPOINT")
-
-
-class InlineLoop(VirtualLoop):
-    """Virtual time, and executors that run what they are given in the loop."""
-
-    def run_in_executor(  # type: ignore[override]  # the base's is async only in stubs
-        self, _executor: Any, func: Callable[..., T], *args: Any
-    ) -> asyncio.Future[T]:
-        """Run `func` at the loop's next turn."""
-        future: asyncio.Future[T] = self.create_future()
-        self.call_soon(_settle, future, lambda: func(*args))
-        return future
 
 
 class Disk:
@@ -186,14 +174,3 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     """
     with asyncio.Runner(loop_factory=InlineLoop) as runner:
         return runner.run(main)
-
-
-def _settle(future: asyncio.Future[T], act: Callable[[], T]) -> None:
-    if future.cancelled():
-        return
-    try:
-        result = act()
-    except Exception as error:  # noqa: BLE001  as an executor's thread hands every error over
-        future.set_exception(error)
-    else:
-        future.set_result(result)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from gateway.bench import client, end_to_end, micro, otlp, roads
+from gateway.bench import allowance, client, end_to_end, micro, otlp, outage, roads
 from gateway.bench.report import Bench
 
 SUITE: Final = [
@@ -18,6 +18,11 @@ SUITE: Final = [
     Bench("flash", end_to_end.flash, "bytes to flash at 1,000 readings/s"),
     Bench("encode", micro.encode, "10,000 readings as OTLP"),
     Bench("wire", micro.on_the_wire, "bytes on the wire in minute batches"),
+    Bench("allowance", allowance.allowance, "two days over an allowance, simulated: the bill, and every reading"),
+    Bench("month", allowance.month, "thirty days of that, in the better part of an hour", is_long=True),
+    Bench(
+        "outage", outage.outage, "a day offline, then 64 kbit/s, simulated: what is fresh, and what share the rest has"
+    ),
     Bench("roads", roads.hanging, "three uplinks, one of which hangs"),
     Bench("decisions", roads.decisions, "what breakers, waits and the choice of a receiver take"),
     Bench("segments", micro.shelf, "segments by themselves"),

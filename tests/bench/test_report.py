@@ -64,3 +64,22 @@ def test_names_are_listed_and_unknown_ones_refused(
     assert not said.out
     assert "--only typo: there is no such part" in said.err
     assert "fake" in said.err
+
+
+def test_what_is_long_runs_only_where_it_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And the list says so."""
+    ran: list[bool] = []
+
+    def run(quick: bool) -> Iterable[report.Result]:
+        ran.append(quick)
+        return ()
+
+    monkeypatch.setattr(suite, "SUITE", [Bench("month", run, "all of it", is_long=True)])
+    assert bench(only=None, as_json=False, quick=True) == 0
+    assert not ran
+    assert bench(only="month", as_json=False, quick=False) == 0
+    assert ran == [False]
+    assert bench(only="list", as_json=False, quick=False) == 0
+    assert "by name alone" in capsys.readouterr().out

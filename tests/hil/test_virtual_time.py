@@ -48,7 +48,7 @@ async def _for_ever() -> None:
 
 def test_a_task_that_spins_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time that never moves because a task never waits is an error too."""
-    monkeypatch.setattr("hil.virtual_time.TURNS_MAX", 1000)
+    monkeypatch.setattr("gateway.bench.virtual_time.TURNS_MAX", 1000)
 
     async def spin() -> None:
         while True:
