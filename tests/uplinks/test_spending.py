@@ -22,7 +22,7 @@ from gateway.uplinks import delivery
 from gateway.uplinks.budget import start_of
 from gateway.uplinks.delivery import Uplink
 from gateway.uplinks.guards import Answer, TryLaterError
-from gateway.uplinks.scheduling import Decision, Scheduler
+from gateway.uplinks.scheduling import Decision, Scheduler, Sent
 from gateway.uplinks.settings import BudgetSettings, OtlpUplinkSettings
 from gateway.uplinks.spending import SMALL_BYTES
 from gateway.uplinks.worker import Seams
@@ -538,3 +538,26 @@ def test_no_request_keeps_what_is_fresh_for_an_hour(make, monkeypatch) -> None:
         way.store.check()
 
     in_virtual_time(hours())
+
+
+def test_each_turn_of_a_lease_is_charged_by_itself(make, make_readings, monkeypatch) -> None:
+    """One that lets fresh data go between its requests has cost each time what was sent then, and not all of it again."""
+    seen: list[Sent] = []
+    monkeypatch.setattr(Scheduler, "sent", lambda _, sent, now_s: seen.append(sent))
+
+    async def go() -> None:
+        way = make(per_day=Size(100 << 20))
+        way.wire.takes_s = 2.0
+        way.store.add(make_readings(50_000), lane="backlog")
+        task = way.start()
+        for k in range(10):
+            await asyncio.sleep(3)
+            way.store.add(make_readings(10, series=1, start=10 * k))
+        await asyncio.sleep(60)
+        await way.stop(task)
+        turns = [sent for sent in seen if sent.lane == "backlog"]
+        assert len(turns) > 1
+        assert sum(sent.left for sent in turns) == 50_000
+        assert sum(sent.wire_bytes for sent in seen) == way.link.wire_bytes
+
+    in_virtual_time(go())
