@@ -7,8 +7,8 @@ import pytest
 from gateway.bench import allowance
 from gateway.bench.allowance import HOUR_S, Case
 from gateway.bench.report import Figure
-from gateway.codecs.otlp import ProtobufEncoder
-from gateway.uplinks.metered import Metered
+from gateway.codecs.otlp import MetricsEncoder
+from gateway.uplinks.spending import Spending
 
 
 def figures(case: Case) -> list[Figure]:
@@ -29,8 +29,7 @@ def test_an_allowance_holds_and_each_reading_is_somewhere() -> None:
 @pytest.mark.slow
 def test_who_does_not_pay_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes are those of the far end: an account that is kept wrongly does not hide them."""
-    monkeypatch.setattr(Metered, "_settle", lambda self: setattr(self, "_taken_bytes", 0))
-    monkeypatch.setattr(Metered, "cost_of", lambda *_: 100)
+    monkeypatch.setattr(Spending, "around", lambda _, wire: wire)
     over, *_ = figures(Case(HOUR_S, "hour"))
     assert over.value > 0
     assert over.meets(over.floor) is False
@@ -39,12 +38,12 @@ def test_who_does_not_pay_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_what_is_not_sent_and_let_go_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Readings are looked for one by one: an account that agrees with itself does not hide that some are gone."""
-    whole = ProtobufEncoder.metrics
+    whole = MetricsEncoder.encode
 
-    def lose(self: ProtobufEncoder, groups: list) -> bytes:
+    def lose(self: MetricsEncoder, groups: list) -> bytes:
         return whole(self, [(batch.take(slice(0, -1)), marks) for batch, marks in groups])
 
-    monkeypatch.setattr(ProtobufEncoder, "metrics", lose)
+    monkeypatch.setattr(MetricsEncoder, "encode", lose)
     *_, lost = figures(Case(HOUR_S, "hour"))
     assert lost.value > 0
     assert lost.meets(lost.floor) is False
