@@ -111,9 +111,9 @@ class Outcome:
 
 def outage(quick: bool) -> Iterator[Result]:  # noqa: FBT001  the suite's one switch
     """Simulate it."""
-    found = simulate(Case(DEVICES, 600, 150) if quick else Case(DEVICES, 86_400, 1800))
+    found = simulate(Case(DEVICES, 600, 150) if quick else Case(DEVICES, 86_400, 600))
     yield from _after(found)
-    yield _contested(simulate(Case(TOO_MANY, 600, 210) if quick else Case(TOO_MANY, 7200, 1800)))
+    yield _contested(simulate(Case(TOO_MANY, 600, 210) if quick else Case(TOO_MANY, 3600, 600)))
 
 
 def simulate(case: Case) -> Outcome:
