@@ -120,15 +120,8 @@ class Uplink:
             waits=self._waits,
             say=self._say,
         )
-        self._fresh_first = FreshFirst(settings.name, store=store, rounds=self._rounds)
-        self._turns = Turns(
-            sending=self._sending,
-            parked=self._parked,
-            outages=self._outages,
-            endings=self._endings,
-            fresh_first=self._fresh_first,
-        )
-        self._terms = ALL
+        self._turns = Turns(sending=self._sending, parked=self._parked, outages=self._outages, endings=self._endings)
+        self._fresh_first, self._terms = FreshFirst(settings.name, store=store, rounds=self._rounds), ALL
         self._hand: Hand | None = None
         self._ahead: Ahead | None = None
 
@@ -237,7 +230,7 @@ class Uplink:
 
     async def _deliver_next(self) -> Lease | None:
         """Lease what is to go next and deliver it; return it, or None where there was nothing."""
-        hand = await self._turns.next(self._lease_next, self._terms) if self._ahead is None else self._ahead.hand
+        hand = await self._turns.next(self._lease_next, self._lease_fresh) if self._ahead is None else self._ahead.hand
         if hand is None:
             return None
         await self._deliver(hand)
@@ -251,6 +244,9 @@ class Uplink:
         if lease is not None and lease.lane == "live" and lease.readings * 2 < readings_max:
             self._rounds.take(lease.signal, lease.segments[0].priority)
         return lease
+
+    async def _lease_fresh(self) -> Lease | None:
+        return await self._fresh_first.lease(self._lease_next, self._terms)
 
     async def _deliver(self, hand: Hand) -> None:
         self._hand = hand

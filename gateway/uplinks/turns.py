@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from gateway.store.database import Lease
-    from gateway.store.policy import Terms
     from gateway.uplinks.endings import Endings
-    from gateway.uplinks.fresh_first import FreshFirst
     from gateway.uplinks.outages import Outages
     from gateway.uplinks.parked import Parked
     from gateway.uplinks.sending import Sending
@@ -34,25 +32,20 @@ UNSEEN_MAX: Final = 64
 class Turns:
     """One uplink's."""
 
-    def __init__(
-        self, *, sending: Sending, parked: Parked, outages: Outages, endings: Endings, fresh_first: FreshFirst
-    ) -> None:
+    def __init__(self, *, sending: Sending, parked: Parked, outages: Outages, endings: Endings) -> None:
         self._sending = sending
         self._parked = parked
         self._outages = outages
         self._endings = endings
-        self._fresh_first = fresh_first
 
     def is_parked_next(self) -> bool:
         """Whether something that waits in hand goes before what is held."""
         return self._parked.is_turn(_now_s()) and self._parked.has_due(_now_s())
 
-    async def next(self, lease_next: Callable[..., Awaitable[Lease | None]], terms: Terms) -> Hand | None:
-        """Return what is to go next, None where there is nothing; `lease_next` leases, on `terms` or others."""
-
-        async def lease_fresh() -> Lease | None:
-            return await self._fresh_first.lease(lease_next, terms)
-
+    async def next(
+        self, lease_next: Callable[[], Awaitable[Lease | None]], lease_fresh: Callable[[], Awaitable[Lease | None]]
+    ) -> Hand | None:
+        """Return what is to go next, None where there is nothing; `lease_fresh` gives what a lease gave way for."""
         if (fresh := await self._lease(lease_fresh, may_be_suspect=False)) is not None:
             return fresh
         # Who fails for what is in a request has to show first that it takes another one.
