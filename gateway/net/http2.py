@@ -314,7 +314,8 @@ class Http2Connection(Line):
             self._take_goaway(exchange, payload)
         elif kind in {PUSH_PROMISE, CONTINUATION}:
             raise BrokenError("the server sends what nobody asked for")
-        if self._out and (exchange is None or exchange.is_over or kind in {PING, SETTINGS}):
+        # Between two requests it leaves with the next one, which is about to be sent.
+        if self._out and exchange is not None and (exchange.is_over or kind in {PING, SETTINGS}):
             self._flush()
 
     def _next_frame(self, *, is_sent: bool = True) -> tuple[int, int, int, bytes]:
