@@ -178,7 +178,7 @@ class BudgetSettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_field
         elif self.overdraw_max is not None and self.overdraw_max < ALLOWANCE_BYTES_MIN:
             what = f'is {self.overdraw_max}; one request with its connection needs "{ALLOWANCE_BYTES_MIN}"'
             yield Problem("overdraw_max", what)
-        elif self.overdraw and not self.allowances():
+        elif self.overdraw and (self.per_hour, self.per_day, self.per_month) == (None, None, None):
             yield Problem("overdraw", "there is no allowance to go beyond; add per_hour, per_day or per_month")
 
     def overdraws(self) -> frozenset[Priority]:

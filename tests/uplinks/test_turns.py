@@ -78,6 +78,9 @@ class Shelf:
     async def next(self) -> SimpleNamespace | None:
         return self.leases.pop(0) if self.leases else None
 
+    async def fresh(self) -> None:
+        return None
+
     def has_failed(self, lease: SimpleNamespace) -> bool:
         return lease.segments[0].id < 100
 
@@ -104,7 +107,7 @@ async def test_what_a_server_failed_at_lets_others_go_first(held, next_id, put_o
     """As far as the store can put it off."""
     shelf = Shelf(*held)
     turns = Turns(sending=shelf, parked=shelf, outages=shelf, endings=shelf)
-    hand = await turns.next(shelf.next)
+    hand = await turns.next(shelf.next, shelf.fresh)
     assert (hand and hand.lease.segments[0].id) == next_id
     assert shelf.put_off == put_off
     assert hand is None or hand.is_suspect == (put_off == [2])
