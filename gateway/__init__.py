@@ -133,13 +133,16 @@ store/                      The shelf: what was accepted is kept here, in SQLite
   asides.py                 Files that were set aside for a person to look at: how they are called, how many are kept, which make way
   asking.py                 Answers about single segments and payloads, over the connection that cannot write
   closing.py                Closing a store: what this process forgets is said, or noted where the next one finds it
+  coarsening.py             Segments that follow each other become one of half their size at most: joined, and thinned no more than that needs
   columns.py                Readings as bytes: run directory, time column, value column, before compression
   committer.py              The one who writes: gathers what waits, makes room, commits, and lets it take effect
   connection.py             SQLite as the shelf uses it: directory lock, pragmas, numbered schema files
   database.py               The store: what was accepted stays here until every uplink has it
   decimals.py               Doubles as integers: which runs of doubles are decimals, singles or neither
+  diluting.py               What of a full shelf is written anew, in which order: many small ones as one first, then thinned
   disks.py                  The disk below the state directory: where it is mounted, what it has left, what to tell people when it fails them
   drawer.py                 A drawer: rows set aside for a person to look at, bounded in bytes, the oldest making way
+  effects.py                What a commit does to what is in memory: kept from being leased, given back if it fails, gone or changed if not
   evidence.py               What a database file and its log say of each other, looked at before SQLite opens them
   files.py                  Files in the state directory: none of ours may be a link out of it
   filling.py                Rows of a damaged database into a new one: those that are held for certain first, then those that only may be
@@ -151,6 +154,7 @@ store/                      The shelf: what was accepted is kept here, in SQLite
   keeping.py                Housekeeping: who goes when the shelf is full or something too old, which boots nobody needs
   leases.py                 Leasing: what an uplink sends next, and what it has in hand
   leaving.py                What is held for an uplink that it takes no more, or never did, is left out: looked for at a start, once
+  lineage.py                Whether what was written anew on the shelf is what it says: what verify knows it by from what was tampered with
   membership.py             Who is configured: uplinks that come, go and come back, and what becomes of what is held for them
   moments.py                Which segment was the next one at which moment, for the last minutes; and what lies around findings
   notebook.py               A few bytes of each uplink's own that are written with every commit: what it wants to know after a restart
@@ -168,6 +172,7 @@ store/                      The shelf: what was accepted is kept here, in SQLite
   recent.py                 The newest segments, at hand: what keeps up is read from memory, not from the disk
   reckoning.py              The accounts after a salvage: how much is lost at least and at most, and how the books are balanced with that
   records.py                The words of the shelf: losses, leases, and where a segment stands
+  rewriting.py              What takes the place of segments on the shelf: what it says of them, and what is remembered of it
   room.py                   Room on the disk: what is used, what may be used, and who has to go
   rows.py                   Rows of the shelf as leases want them: who reads them, how many fit, whether they are whole
   runs.py                   Runs: readings of one series with the same flags, side by side

@@ -280,7 +280,7 @@ async def test_a_backlog_is_watched_while_it_drains(
     assert (cloud["backlog_eta_s"], cloud["backlog_change_per_s"], cloud["in_hand_taken"]) == (12.5, -5.0, 0)
     assert 0 <= cloud["last_success_age_s"] < 60
     assert status["store"]["state_dir"].endswith("/state")
-    assert status["store"]["when_full"] == "drop_oldest"
+    assert status["store"]["when_full"] == "dilute"
 
 
 NASTY = "\x1b[2J\u202e\n2026-01-01 00:00:00 ERROR tidegate: fake "

@@ -163,7 +163,7 @@ STORE: Final = """
 [store]
 max_bytes = "512MiB"
 max_age = "30d"
-when_full = "drop_oldest"       # drop_oldest | refuse
+when_full = "dilute"            # dilute | drop_oldest | refuse
 
 # [[detectors]]
 # match = { metric = "temperature" }

@@ -27,7 +27,6 @@ LATER: Final = Later(
                 ("influx", '"text", "csv" or "json"'),
             )
         },
-        ("store.when_full", "dilute"): f'"dilute" {NOT_YET}; use "drop_oldest" or "refuse"',
         **{
             ("detectors.type", kind): f'the detector type "{kind}" {NOT_YET}; use "zscore" or "iqr"'
             for kind in ("learned", "autoencoder", "forest", "forecast", "cause", "seasonal")

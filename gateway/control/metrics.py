@@ -138,6 +138,11 @@ def _whole(status: dict[str, Any]) -> Iterator[Family]:
     for key, name in STORE_NUMBERS.items():
         if _is_number(store.get(key)):
             yield family(name, {(): store[key]})
+    steps: dict[Labels, float] = {}
+    for part in store.get("diluted", ()):
+        labels: Labels = (("class", part["class"]),)
+        steps[labels] = max(steps.get(labels, 0), part["step_s"])
+    yield family("tidegate_store_diluted_step_seconds", steps)
     refused = store.get("series_refused", {})
     yield family("tidegate_series_refused", {(("reason", reason),): times for reason, times in refused.items()})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import textwrap
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -27,7 +28,11 @@ FULL_FROM: Final = 0.97
 # the uplink was not configured. The names are those of `reporter.NO_LOSSES`.
 ON_PURPOSE: Final = "dropped_by_mapping"
 NOT_FOR_IT: Final = frozenset({"before_uplink", "while_removed"})
-WHO_GOES: Final = "what is least important and oldest goes to make room, counted as evicted_full"
+WHO_GOES: Final = {
+    "dilute": "what is least important and oldest is thinned to make room, counted as diluted, and what cannot be goes",
+    "drop_oldest": "what is least important and oldest goes to make room, counted as evicted_full",
+    "refuse": "sources are held back",
+}
 CLOCKS: Final = {
     "synced": "right",
     "unsynced": "set, but no time server has confirmed it",
@@ -169,11 +174,13 @@ def _troubles(status: dict[str, Any]) -> Iterator[str]:
     if trouble := store.get("trouble"):
         yield from _wrap(str(trouble), head="! ", colour=RED)
     if store.get("max_bytes") and store.get("used_bytes", 0) >= FULL_FROM * store["max_bytes"]:
-        then = "sources are held back" if store.get("when_full") == "refuse" else WHO_GOES
+        then = WHO_GOES.get(store.get("when_full", ""), WHO_GOES["dilute"])
         share = store["used_bytes"] / store["max_bytes"]
         yield from _wrap(
             f"the store is full to {share:.0%}: {then}; [store] max_bytes is the bound", head="! ", colour=RED
         )
+    for part in store.get("diluted", ()):
+        yield from _wrap(_diluted(part), head="! ", colour=YELLOW)
     if status.get("clock", {}).get("quality") == "unknown":
         yield from _wrap(CLOCK_MISSING, head="! ", colour=YELLOW)
     if refused := status.get("config_refused"):
@@ -300,6 +307,18 @@ def _files(uplink: dict[str, Any]) -> Iterator[str]:
         yield f"! {plural(deleted, 'file')} deleted to make room, {amount(uplink.get('bytes_deleted', 0))}"
     if uplink.get("writing_s", 0) >= SLOW_WRITE_S:
         yield f"! the disk takes long: one record for {span(uplink['writing_s'])} by now"
+
+
+def _diluted(part: dict[str, Any]) -> str:
+    """Say what of a class is held at which step, and from when to when."""
+    times = [
+        datetime.fromtimestamp(part[key] / 1e9, UTC).strftime("%Y-%m-%d %H:%M") if part.get(key) else "?"
+        for key in ("first_ns", "last_ns")
+    ]
+    return (
+        f"{part.get('class')} readings of {times[0]} to {times[1]} UTC are held diluted: first, least, greatest and "
+        f"last of each {span(part.get('step_s', 0))}"
+    )
 
 
 def _budget(budget: dict[str, Any]) -> str:

@@ -36,6 +36,11 @@ SLOTS_MAX: Final = 60
 # All shares have to fit the page of the state row, or every commit would write another.
 NOTE_BYTES_MAX: Final = 256
 THINNED_SPANS_MAX: Final = 12
+# Stretches of evidence that stay whole as long as anything else can be diluted: of more, the nearest two become one.
+EVIDENCE_SPANS_MAX: Final = 8
+# Classes times steps of store/coarsening.
+STRETCHES_MAX: Final = 21
+STEP_S_MAX: Final = (1 << 32) - 1
 
 
 class Stage(IntEnum):
@@ -111,6 +116,41 @@ class Share(msgspec.Struct, array_like=True):
         return 1 << self.slot
 
 
+class Stretch(msgspec.Struct, array_like=True, frozen=True):
+    """What of a class was diluted to a step and may still be held. Times are Unix s, 0: not known."""
+
+    priority: int
+    step_s: int
+    first_s: int
+    last_s: int
+    last_sequence: int
+
+
+class Dilution(msgspec.Struct, array_like=True, frozen=True):
+    """How far what is held was written anew to make room."""
+
+    count: int = 0  # of all segments that were
+    hash: bytes = b""  # of the last of them
+    stretches: list[Stretch] = []
+    evidence: list[tuple[int, int]] = []  # first and last sequence of what came in around findings
+    places: list[int] = []  # by `Priority`: the sequence from which on it goes on
+
+    @property
+    def is_sane(self) -> bool:
+        """Whether these numbers can be of our making."""
+        numbers = [self.count, *self.places, *(number for span in self.evidence for number in span)]
+        for stretch in self.stretches:
+            numbers += [stretch.first_s, stretch.last_s, stretch.last_sequence]
+        return (
+            all(0 <= number <= COUNT_MAX for number in numbers)
+            and len(self.hash) in {0, HASH_BYTES}
+            and all(
+                stretch.priority in set(Priority) and 0 < stretch.step_s <= STEP_S_MAX for stretch in self.stretches
+            )
+            and len(self.places) <= len(Priority)
+        )
+
+
 class State(msgspec.Struct, array_like=True):
     """The state row: all that changes with every commit, so that one page holds it."""
 
@@ -125,6 +165,7 @@ class State(msgspec.Struct, array_like=True):
     shares: list[Share] = []
     slots: dict[str, int] = {}  # of every uplink there ever was, so that one that comes back is known
     log_bytes: int = 0  # how long the write-ahead log was by then at least; 0: closed in order, there is none
+    dilution: Dilution = Dilution()
 
     @property
     def is_sane(self) -> bool:
@@ -145,6 +186,7 @@ class State(msgspec.Struct, array_like=True):
             and all(len(share.note) <= NOTE_BYTES_MAX for share in self.shares)
             and all(0 <= slot < SLOTS_MAX for slot in [*slots, *self.slots.values()])
             and len({share.name for share in self.shares}) == len(set(slots)) == len(slots)
+            and self.dilution.is_sane
         )
 
 

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Final
 from gateway.core.words import span
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Container, Iterable, Mapping
+    from typing import Protocol
+
+    class HasAllowance(Protocol):
+        """Whoever leases."""
+
+        allowance: Allowance
+
 
 log = logging.getLogger("tidegate.store")
 
@@ -149,6 +156,11 @@ class Allowance:
         """Let those who wait go: there is no other commit but the last."""
         self._is_closing = True
         self._changed.set()
+
+
+def allow_all(desks: Mapping[str, HasAllowance], *, next_s: float, called: Container[str]) -> dict[str, int]:
+    """Return what a commit allows each uplink until the next one, by `next_s`; who is `called` leases at once."""
+    return {name: desk.allowance.plan(by_s=float("inf") if name in called else next_s) for name, desk in desks.items()}
 
 
 def mute_all(allowances: Iterable[Allowance], *, failing_s: float) -> None:

@@ -12,12 +12,15 @@ import logging
 import sqlite3
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from gateway.core.contracts import BootId, FullError
 from gateway.store.accounts import Change, encode_state
-from gateway.store.allowance import MUTE_S, mute_all
+from gateway.store.allowance import MUTE_S, allow_all, mute_all
 from gateway.store.connection import DATABASE
 from gateway.store.disks import is_full, is_unsynced
 from gateway.store.drawer import Drawer, cut
+from gateway.store.effects import Effects
 from gateway.store.forgetting import Forgetter
 from gateway.store.gathering import RETRY_S, Gathering
 from gateway.store.keeping import TEND_S, Keeper, full_and_refuse
@@ -26,6 +29,7 @@ from gateway.store.pace import Pace
 from gateway.store.pages import LOG_HEADER_BYTES
 from gateway.store.planning import encode_boot, make_change, next_state
 from gateway.store.reached import Reached
+from gateway.store.rewriting import describe
 from gateway.store.settling import Settling
 from gateway.store.starting import is_damage, mark_suspect
 from gateway.store.trouble import Trouble
@@ -36,7 +40,7 @@ from gateway.store.writer import Pending, Transaction, answer, seal, write
 if TYPE_CHECKING:
     import aiosqlite
 
-    from gateway.store.accounts import Accounts, State
+    from gateway.store.accounts import Accounts, Dilution, State
     from gateway.store.leases import Desk
     from gateway.store.opening import Opened
     from gateway.store.recent import Recent
@@ -111,13 +115,14 @@ class Committer:
         self.settling = Settling(
             self.accounts, desks=desks, forgetter=self.forgetter, want=self._want_settled, now_ns=self.now_ns
         )
-        self._keeper = Keeper(connection, opened, around, desks=desks)
+        self.moments = Moments(next_sequence=opened.state.sequence, evidence=opened.state.dilution.evidence)
+        self._effects = Effects(desks, opened.accounts, recent)
+        self._keeper = Keeper(connection, opened, around, desks=desks, evidence=self.moments.evidence)
         self._due_s: float | None = None
         self._wake = asyncio.Event()
         self._started_s: float | None = None
         self._tended_s = asyncio.get_running_loop().time()
         self._closing = self.is_damaged = False
-        self.moments = Moments(next_sequence=opened.state.sequence)
         self.newest: dict[
             int, int
         ] = {}  # ids of the segments of columns that the last commit wrote, with their origins
@@ -153,6 +158,8 @@ class Committer:
             "quarantined": len(self.quarantine),
             "refused": len(self.refused),
             "commits": self.state.commit,
+            "rewritten": self.state.dilution.count,
+            "diluted": describe(self.state.dilution.stretches),
             "trouble": self.trouble.sentence,
         }
 
@@ -320,7 +327,7 @@ class Committer:
             self.trouble.disk_full()
             self.room.drop_ballast()
             await self._rewind_log()
-            await self._write(pending, sealed, clean=clean)
+            await self._write(pending, sealed, clean=clean, may_rewrite=False)
 
     async def _move_log(self) -> None:
         """Move what the log holds into the file."""
@@ -351,13 +358,13 @@ class Committer:
         wall_ns = self.timeline.wall_from(now_ns)
         return None if wall_ns is None else wall_ns - now_ns
 
-    async def _write(self, pending: Pending, sealed: Sealed, *, clean: bool) -> None:
+    async def _write(self, pending: Pending, sealed: Sealed, *, clean: bool, may_rewrite: bool = True) -> None:
         # New series and what is set aside take room too, but never make anybody go by themselves.
         size_bytes = sealed.size_bytes
         if size_bytes:
             size_bytes += self._registry.unsaved_bytes + self.refused.growth_bytes(self.settling.refusing)
             size_bytes += self.quarantine.growth_bytes([cut(what) for what in pending.set_aside])
-        found = await self._keeper.find_victims(size_bytes, self.settling.done)
+        found = await self._keeper.find_victims(size_bytes, self.settling.done, may_rewrite=may_rewrite)
         # From here to the transaction all is one step of the event loop: nobody acks or leases in between.
         # While victims were looked for, somebody may have begun to send one: it stays, or it would be both
         # delivered and lost.
@@ -365,8 +372,9 @@ class Committer:
         self._boots_unsaved |= self.timeline.observe(self._clock)
         done, refusing = self.settling.take()
         gone = [victim.id for _, victim in victims]
-        for desk in self._desks.values():
-            desk.hide(gone)
+        rewritings = self._keeper.take_rewritings(done, gone)
+        hidden = [*gone, *(segment_id for of in rewritings for segment_id in of.ids)]
+        self._effects.hide(hidden)
         tried = None
         try:
             change = make_change(
@@ -377,21 +385,21 @@ class Committer:
                 done=done,
                 timeline=self.timeline,
                 now_ns=self.now_ns(),
+                rewritings=rewritings,
             )
+            rewritten, dilution = self._keeper.note(self.state.dilution, rewritings)
             leaving = self.forgetter.plan(sealed, self.gathering.pending)
-            work, state = self._plan(pending, sealed, change, clean=clean)
+            work, state = self._plan(pending, sealed, change, dilution, clean=clean)
             work.series_left = leaving
-            work.done, work.removed = done, gone
+            work.done, work.removed, work.rewritten = done, gone, rewritten
             work.refused = self.refused.plan(self.now_ns(), refusing)
-            tried = None if victims else (state, change)
+            tried = None if hidden else (state, change)
             pages = await write(self.connection, work)
         except BaseException as error:
             if tried is not None and is_unsynced(error):
                 self._unsynced = tried
             self.settling.take_back(done, refusing)
-            for name, desk in self._desks.items():
-                bit = self.accounts.shares[name].bit
-                desk.show(segment_id for segment_id in gone if not done.get(segment_id, 0) & bit)
+            self._effects.show(hidden, done)
             raise
         self._unsynced = None
         self.accounts.apply(change)
@@ -402,11 +410,13 @@ class Committer:
         self.room.note(*pages)
         self._reached.note(state.commit, log_bytes=self.room.log_size_bytes)
 
-    def _plan(self, pending: Pending, sealed: Sealed, change: Change, *, clean: bool) -> tuple[Transaction, State]:
+    def _plan(
+        self, pending: Pending, sealed: Sealed, change: Change, dilution: Dilution, *, clean: bool
+    ) -> tuple[Transaction, State]:
         after = self.accounts.copy()
         after.apply(change)
         state = next_state(
-            self.state,
+            msgspec.structs.replace(self.state, dilution=dilution),
             after,
             sealed=sealed,
             timeline=self.timeline,
@@ -433,13 +443,9 @@ class Committer:
         """Return how many readings each uplink may lease before the next commit: none after the very last one."""
         # The next commit is due so long after the next arrival, which may come a little later than this one.
         next_s = asyncio.get_running_loop().time() + self.pace.interval_s * (1 + NEXT_SLACK)
-        allowed: dict[str, int] = {}
-        for name, desk in self._desks.items():
-            # Whom this commit brings enough leases at once, whenever it meant to.
-            is_called = self.watchers.has_enough(name, after.shares[name].held)
-            by_s = float("-inf") if clean else float("inf") if is_called else next_s
-            allowed[name] = desk.allowance.plan(by_s=by_s)
-        return allowed
+        # Whom this commit brings enough leases at once, whenever it meant to.
+        called = {name for name in self._desks if self.watchers.has_enough(name, after.shares[name].held)}
+        return allow_all(self._desks, next_s=float("-inf") if clean else next_s, called=set() if clean else called)
 
     def _take_effect(self, work: Transaction) -> None:
         """Let memory follow what is now on the medium."""
@@ -452,21 +458,14 @@ class Committer:
             self._keeper.forget_before = BootId(0)
         self.quarantine.done(work.quarantine)
         self.refused.done(work.refused)
-        self._recent.leave(work.done, work.removed, all_of=work.active)
-        fresh = ((new.row, new.body, new.readable) for new in work.segments)
-        left_out = {new.row.id: new.left_out for new in work.segments if new.left_out}
-        self._recent.add(fresh, left_out=left_out, all_of=work.active)
         self.newest = {new.row.id: new.origin for new in work.segments if new.is_columns}
         self.moments.committed(asyncio.get_running_loop().time(), self.state.sequence)
-        for name, desk in self._desks.items():
-            # What only others had settled stays hidden where this one has settled it since.
-            bit = self.accounts.shares[name].bit
-            desk.gone([*(segment_id for segment_id, bits in work.done.items() if bits & bit), *work.removed])
-            desk.written()
-            if taken := [new.row for new in work.segments if not new.left_out & bit]:
-                desk.arrived(taken, now_s=self.moments.now_s)
+        self._effects.take_effect(work, now_s=self.moments.now_s)
         self.watchers.look()
         self._telemetry.count("tidegate_store_commits")
+        if work.rewritten:
+            self._telemetry.count("tidegate_store_rewritten_segments", len(work.rewritten))
+            self._telemetry.count("tidegate_store_rewritten_bytes", sum(len(new.body) for new in work.rewritten))
 
     async def tend(self) -> None:
         """Look after the clock, age, old boots and the ballast."""
@@ -477,5 +476,7 @@ class Committer:
         next_sequence = self.next_sequence
         has_expired = await self._keeper.tend()
         oldest = self._keeper.oldest
+        if oldest is not None:
+            self.moments.evidence.forget(first=0, last=oldest - 1)
         if self.forgetter.look(next_sequence if oldest is None else min(oldest, next_sequence)) or has_expired:
             self.want(0)

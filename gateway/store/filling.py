@@ -20,8 +20,8 @@ from gateway.store.evidence import loss_after
 from gateway.store.opening import decode_boot
 from gateway.store.pagefile import state_in
 from gateway.store.reckoning import DOUBTED_MAX, UNSURE, Known, is_all_there
-from gateway.store.records import SEQUENCE_END, STATE_ID, where_from
-from gateway.store.segments import SegmentError, check_link, read_header
+from gateway.store.records import SEQUENCE_END, STATE_ID, place, where_from
+from gateway.store.segments import SegmentError, check_link, read_header, segment_hash
 from gateway.store.series import decode_series
 from gateway.store.survey import SHELF, Ranges, Survey
 from gateway.store.triage import Triage
@@ -66,6 +66,8 @@ class Filling:
         self.is_complete = True  # whether all that was readable found room on the disk
         self.damaged_segments = 0
         self.older_boots: dict[int, tuple[Value, ...]] = {}  # from pages that are outdated
+        self._rewritten = (0, b"")  # the last number of those that were written anew, and the hash
+        self._replaced = Ranges()  # what these took the place of: their first one's place is theirs
         self._connection = connection
         pages.leave_older_log()
         self._pages = pages
@@ -209,6 +211,8 @@ class Filling:
         if not self._is_segment(row):
             return
         row_id = _int(row[0])
+        if row_id in self._replaced:
+            return
         if self._is_anywhere or row_id in self._gaps or row_id in self._torn:
             self._add(_MAYBE_HELD, (row_id, _int(row[1]) | UNSURE, *row[2:]))
 
@@ -250,6 +254,11 @@ class Filling:
         is_ours = (header.signal, header.sequence, header.readings, header.boot) == (signal, sequence, *row[2:4])
         is_ours &= header.boot <= BOOT_MAX
         self.damaged_segments += not is_ours
+        if is_ours and header.ancestors is not None:
+            self._rewritten = max(self._rewritten, (header.ancestors.number, segment_hash(body)))
+            if header.ancestors.last_sequence > sequence:
+                priority, signal, _ = where_from(_int(row[0]))
+                self._replaced.add(_int(row[0]) + 1, place(priority, signal, header.ancestors.last_sequence))
         return is_ours
 
     def _add(self, sql: str, row: tuple[object, ...]) -> None:
@@ -279,7 +288,7 @@ class Filling:
             elif is_boot(row):
                 self.older_boots[row_id] = row
         state = found[0] if found is not None else max(self._states, key=lambda state: state.commit, default=None)
-        known = Known(state, is_newest=found is not None and not pages.log.has_rest)
+        known = Known(state, is_newest=found is not None and not pages.log.has_rest, rewritten=self._rewritten)
         if state is not None:
             known.loss = loss_after(pages, state, noted_bytes=state.log_bytes, reached=self._reached)
         known.is_newest &= known.loss is None

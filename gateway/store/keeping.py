@@ -7,24 +7,33 @@ import logging
 import sqlite3
 from typing import TYPE_CHECKING, Final
 
-from gateway.core.contracts import BootId, FullError
+import msgspec
+
+from gateway.core.contracts import BootId, FullError, Signal
+from gateway.core.words import span
 from gateway.store.accounts import UPLINK_REMOVED
 from gateway.store.asides import make_room
+from gateway.store.diluting import Diluter
 from gateway.store.disks import free_bytes
 from gateway.store.membership import Leftovers, let_go_overdue
-from gateway.store.planning import EVICTED, EXPIRED
+from gateway.store.planning import DILUTED, EVICTED, EXPIRED
 from gateway.store.records import SEQUENCE_END, where_from
+from gateway.store.rewriting import seal_again, still_held
 from gateway.store.room import find_evictions, find_expired, find_heads, find_settled
 from gateway.store.unwanted import Unwanted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import aiosqlite
 
+    from gateway.core.contracts import Priority
+    from gateway.store.accounts import Dilution
     from gateway.store.leases import Desk
     from gateway.store.opening import Opened
+    from gateway.store.rewriting import Rewriting, Rewritten
     from gateway.store.room import Candidate, Room
+    from gateway.store.spans import Spans
     from gateway.store.surroundings import Surroundings
 
 log = logging.getLogger("tidegate.store")
@@ -32,13 +41,21 @@ log = logging.getLogger("tidegate.store")
 TEND_S: Final = 30.0
 """How often `tend` is called."""
 NOTHING_DONE: Final[Mapping[int, int]] = {}
+# Pieces that one commit writes anew so that not each one has to, where it needs none; it may take as many as it needs.
+SPARE_PIECES: Final = 2
 
 
 class Keeper:
     """Finds what has to go; the next commit lets it go."""
 
     def __init__(
-        self, connection: aiosqlite.Connection, opened: Opened, around: Surroundings, *, desks: Mapping[str, Desk]
+        self,
+        connection: aiosqlite.Connection,
+        opened: Opened,
+        around: Surroundings,
+        *,
+        desks: Mapping[str, Desk],
+        evidence: Spans,
     ) -> None:
         self.forget_before = BootId(0)
         # The sequence of the oldest segment at the last look, None for an empty shelf.
@@ -56,6 +73,20 @@ class Keeper:
         self._clock = around.clock
         self._going: list[tuple[str, Candidate]] = []
         self.turned_away_bytes = 0  # what found no room last
+        self.rewritings: list[Rewriting] = []  # what the next commit writes anew
+        self._evidence = evidence
+        self._said: set[tuple[Priority, int]] = set()
+        self.diluter = Diluter(
+            connection,
+            opened.accounts,
+            desks,
+            evidence,
+            max_bytes=int(around.settings.max_bytes),
+            max_age_s=float(around.settings.max_age),
+        )
+        self.diluter.places = opened.state.dilution.places
+        # The oldest readings of each class at the last look, until a commit has heard of them.
+        self._heads: dict[Priority, Candidate] | None = None
 
     def may_go(self, segment_id: int) -> bool:
         """Whether nobody is sending it."""
@@ -67,17 +98,22 @@ class Keeper:
         return not self._leftovers.is_done or self._leftovers.may_be_more or self._unwanted.may_be_some
 
     async def find_victims(
-        self, incoming_bytes: int, done: Mapping[int, int] = NOTHING_DONE
+        self, incoming_bytes: int, done: Mapping[int, int] = NOTHING_DONE, *, may_rewrite: bool = True
     ) -> list[tuple[str, Candidate]]:
         """Return who goes in this commit, with the reason; raise FullError where that is not enough.
 
-        `done` is what was acked since the last commit: what all have leaves with this one, and makes room.
+        `done` is what was acked since the last commit: what all have leaves with this one, and makes room. What is
+        written anew so that fewer have to go is in `rewritings` then, unless not even for that is there room.
         """
+        # Of a commit that brought nothing in the end they wait here.
+        rewritings, self.rewritings = self.rewritings, []
+        may_rewrite &= self._settings.when_full == "dilute" and not self._room.shortage()
         going, self._going = self._going, []
         victims = {row.id: (reason, row) for reason, row in going if self.may_go(row.id)}
         # Acks, state and deletions need a little room too, but never make anybody go by themselves.
         over = self._lacking(incoming_bytes) if incoming_bytes else 0
         over -= sum(row.size_bytes for _, row in victims.values())
+        self.rewritings = rewritings if may_rewrite else []
         if over <= 0:
             return list(victims.values())
         leaving = await find_settled(self._connection, done, needed=self._accounts.needed)
@@ -100,8 +136,17 @@ class Keeper:
             self._leftovers.rewind()
             self.turned_away_bytes = incoming_bytes
             raise full_and_refuse(self._room)
+        free: Callable[[int], bool] = may_go
+        if may_rewrite:
+            ids = [segment_id for of in self.rewritings for segment_id in of.ids]
+            self.diluter.begin(done=done, may_go=without(may_go, ids))
+            over, gained = await self._dilute(over, incoming_bytes)
+            # As with those who go: where a bound was lowered it may take more than one commit.
+            if over <= self._room.slack_bytes or (gained >= incoming_bytes and not self.diluter.is_exhausted):
+                return list(victims.values())
+            free = without(may_go, [segment_id for of in self.rewritings for segment_id in of.ids])
         evicted, may_more_go = await find_evictions(
-            self._connection, bytes_over=over, incoming_bytes=incoming_bytes, may_go=may_go
+            self._connection, bytes_over=over, incoming_bytes=incoming_bytes, may_go=free
         )
         # Where a bound was lowered, or others filled the disk, it may take more than one commit; each takes away more
         # than it brings.
@@ -110,6 +155,52 @@ class Keeper:
             self.turned_away_bytes = incoming_bytes
             raise FullError(f"{self._why_not_enough()}: {self._room.cause}")
         return [*victims.values(), *((EVICTED, row) for row in evicted)]
+
+    async def _dilute(self, over: int, incoming_bytes: int) -> tuple[int, int]:
+        """Find what is written anew so that `over` bytes become free; return how many do not, and how many do."""
+        # What that takes comes in beside all else, and has to find room in the log as well.
+        first = self._room.lacking(incoming_bytes)
+        written = sum(of.new_bytes for of in self.rewritings)
+        freed = sum(of.old_bytes for of in self.rewritings)
+        while True:
+            left = over - first + self._room.lacking(incoming_bytes + written) - freed
+            is_enough = left <= 0 or (left <= self._room.slack_bytes and len(self.rewritings) >= SPARE_PIECES)
+            if is_enough or (found := await self.diluter.next()) is None:
+                return left, freed - written
+            self.rewritings.append(found)
+            written += found.new_bytes
+            freed += found.old_bytes
+
+    def take_rewritings(self, done: Mapping[int, int], gone: Sequence[int]) -> list[Rewriting]:
+        """Return what is written anew with the commit that is planned in this moment: nobody has touched it since.
+
+        `done` is what that commit settles, `gone` who goes with it.
+        """
+        found, self.rewritings = self.rewritings, []
+        leaving = set(gone)
+        return [of for of in found if leaving.isdisjoint(of.ids) and self.diluter.is_as_it_was(of, done)]
+
+    def note(self, before: Dilution, rewritings: Sequence[Rewriting]) -> tuple[list[Rewritten], Dilution]:
+        """Return what takes the place of these, and how far all is diluted then."""
+        heads, self._heads = self._heads, None
+        if heads is not None:
+            before = msgspec.structs.replace(before, stretches=still_held(before.stretches, heads))
+        rows, after = seal_again(rewritings, before, timeline=self._timeline)
+        self._say(rewritings)
+        evidence = [*self._evidence] if self._settings.when_full == "dilute" else before.evidence
+        return rows, msgspec.structs.replace(after, evidence=evidence, places=self.diluter.places)
+
+    def _say(self, rewritings: Sequence[Rewriting]) -> None:
+        """Have the log say once of each class and step that it is come to."""
+        steps = {(where_from(of.id)[0], of.step_s) for of in rewritings if of.step_s}
+        for priority, step_s in sorted(steps - self._said):
+            log.warning(
+                "the store is full: the oldest %s readings are thinned to four of a series in %s, counted as %s",
+                priority.name.lower(),
+                span(step_s),
+                DILUTED,
+            )
+        self._said |= steps
 
     def _why_not_enough(self) -> str:
         if any(desk.leases for desk in self._desks.values()):
@@ -159,6 +250,12 @@ class Keeper:
             log.warning("%s", sentence)
         self._going = [(EXPIRED, row) for row in expired] + [(UPLINK_REMOVED, row) for row in litter]
         self.oldest = min((where_from(head.id)[2] for head in heads), default=None)
+        self._heads = {
+            priority: head
+            for head in heads
+            for priority, signal, _ in [where_from(head.id)]
+            if signal is Signal.METRICS
+        }
         for desk in self._desks.values():
             desk.let_go_below(SEQUENCE_END if self.oldest is None else self.oldest)
         oldest_boot = min((head.boot for head in heads), default=self._timeline.current.boot)
@@ -166,6 +263,12 @@ class Keeper:
         if self._timeline.boots[0].boot < needed:
             self.forget_before = BootId(needed)
         return bool(self._going or said)
+
+
+def without(may_go: Callable[[int], bool], ids: Iterable[int]) -> Callable[[int], bool]:
+    """Return what says of the same that they may go, but for some."""
+    others = set(ids)
+    return lambda segment_id: segment_id not in others and may_go(segment_id)
 
 
 def full_and_refuse(room: Room) -> FullError:

@@ -6,8 +6,11 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from gateway.store.accounts import EVIDENCE_SPANS_MAX
+from gateway.store.spans import Spans
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from gateway.store.leases import Desk
 
@@ -26,17 +29,28 @@ class Moments:
     ([5, 6, 6, 9], 9)
     """
 
-    def __init__(self, *, next_sequence: int) -> None:
+    def __init__(self, *, next_sequence: int, evidence: Iterable[tuple[int, int]] = ()) -> None:
         self.next_sequence = next_sequence
+        # What came in around findings, whoever wants it first: it stays whole as long as anything else can be diluted.
+        self.evidence = Spans(evidence, spans_max=EVIDENCE_SPANS_MAX)
+        self._evidence_until_s = float("-inf")
         self.now_s = float("-inf")  # when that was found
         self._first = next_sequence
         self._kept: deque[tuple[float, int]] = deque(maxlen=MOMENTS_MAX)
 
     def committed(self, now_s: float, next_sequence: int) -> None:
         """Take note of a commit; `next_sequence` is that of the first segment after it."""
+        if now_s <= self._evidence_until_s and next_sequence > self.next_sequence:
+            self.evidence.add(self.next_sequence, next_sequence - 1)
         self.next_sequence, self.now_s = next_sequence, now_s
         if not self._kept or now_s >= self._kept[-1][0] + STEP_S:
             self._kept.append((now_s, next_sequence))
+
+    def found(self, *, now_s: float, seconds: float) -> None:
+        """Take note of a finding: what came in so long before it and what comes in so long after it is evidence."""
+        self._evidence_until_s = max(self._evidence_until_s, now_s + seconds)
+        first = self.next_at(now_s - seconds)
+        self.evidence.add(first, max(first, self.next_sequence))
 
     def next_at(self, at_s: float) -> int:
         """Return the sequence of the first segment that was not committed at a moment, or of one a little before it."""
@@ -60,5 +74,8 @@ class Evidence:
     def found(self) -> None:
         """Take note of a finding about what comes in just now."""
         now_s = asyncio.get_running_loop().time()
+        seconds = max((desk.evidence_s for desk in self._desks.values()), default=0.0)
+        if seconds:
+            self._moments.found(now_s=now_s, seconds=seconds)
         for desk in self._desks.values():
             desk.found(self._moments, now_s=now_s)

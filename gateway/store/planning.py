@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from gateway.core.clock import BootTimes, Timeline
     from gateway.store.leases import Desk
     from gateway.store.records import Loss
+    from gateway.store.rewriting import Rewriting
     from gateway.store.writer import Sealed
 
 EVICTED: Final = "evicted_full"
 EXPIRED: Final = "expired_age"
-# Of what went for want of room or age, what is there in thinned form: not all of it is lost.
+# Of what went for want of room or age, what is there in thinned form, here or at the far side: not all of it is lost.
 DILUTED: Final = "diluted"
 DAMAGED: Final = "damaged"
 BEFORE: Final = "before_uplink"
@@ -38,6 +39,7 @@ def make_change(
     done: Mapping[int, int],
     timeline: Timeline,
     now_ns: int,
+    rewritings: Iterable[Rewriting] = (),
 ) -> Change:
     """Return what a commit adds to the accounts: what comes for who takes it, what goes for who lacks it."""
     change = Change(accepted=sealed.readings)
@@ -62,7 +64,21 @@ def make_change(
                 change.add_held(share.name, -victim.readings, priority=where_from(victim.id)[0])
                 why = DILUTED if victim.id in thinned[share.name] else reason
                 change.lose(share.name, why, Entry(victim.readings, first_ns, last_ns, now_ns, now_ns))
+    _lose_diluted(change, accounts, rewritings, timeline=timeline, now_ns=now_ns)
     return change
+
+
+def _lose_diluted(
+    change: Change, accounts: Accounts, rewritings: Iterable[Rewriting], *, timeline: Timeline, now_ns: int
+) -> None:
+    """Take what is left out of segments that are written anew from all who lack them."""
+    for rewriting in rewritings:
+        # All of its segments are lacked by the same.
+        first = rewriting.members[0]
+        for share in accounts.shares.values() if rewriting.lost else ():
+            if share.wants(first.row.sequence) and not first.done & share.bit:
+                change.add_held(share.name, -rewriting.lost, priority=where_from(rewriting.id)[0])
+                change.lose(share.name, DILUTED, rewriting.entry(timeline, now_ns=now_ns))
 
 
 def next_state(
@@ -98,6 +114,7 @@ def next_state(
         shares=list(after.shares.values()),
         slots=state.slots,
         log_bytes=log_bytes,
+        dilution=state.dilution,
     )
 
 

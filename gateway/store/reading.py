@@ -29,12 +29,13 @@ from gateway.core.words import plural
 from gateway.store.accounts import NOBODY, Accounts, DamagedStateError, Entry, State, decode_state
 from gateway.store.connection import APPLICATION_ID, DATABASE, Guarded, schemas
 from gateway.store.evidence import DamagedError, check_tables, wrong_with_log
+from gateway.store.lineage import Lineage, next_carries
 from gateway.store.opening import decode_boot
 from gateway.store.pagefile import PageFile, find
 from gateway.store.reached import read_reached
 from gateway.store.records import SEQUENCE_END, SHELVES, STATE_ID, LeasedSegment, StoreError, place, where_from
 from gateway.store.salvage import salvage_into
-from gateway.store.segments import SegmentError, decode, read_header, segment_hash
+from gateway.store.segments import SegmentError, decode, read_header
 from gateway.store.series import decode_series, lost_series
 from gateway.store.snapshots import Snapshot, stamp_of
 from gateway.store.starting import is_damage
@@ -78,6 +79,9 @@ class VerifyReport:
     accepted: int = 0
     uplinks: dict[str, dict[str, int]] = field(default_factory=dict)
     series: int = 0
+    rewritten: int = 0  # segments that took the place of others, to make room
+    diluted: int = 0  # readings in those of them that were thinned
+    diluted_from: int = 0  # and how many that were as they came
     problems: list[str] = field(default_factory=list)
     problems_left_out: int = 0
 
@@ -95,6 +99,8 @@ class VerifyReport:
     def summary(self) -> str:
         """Return one line for people."""
         held = f"{plural(self.segments, 'segment')} with {plural(self.readings, 'reading')} of {self.series:,} series"
+        if self.diluted_from:
+            held += f", {self.diluted:,} of them what is left of {self.diluted_from:,} diluted for want of room"
         count = len(self.problems) + self.problems_left_out
         return f"{held}: {plural(count, 'problem') if count else 'all is well'}"
 
@@ -410,7 +416,7 @@ def _verify(held: Held, report: VerifyReport, progress: Progress) -> None:
     known = held.series_known
     report.series = len(known)
     counted = {share.name: [0] * len(Priority) for share in held.state.shares}
-    before = (0, b"")
+    before, lineage = (0, b""), Lineage()
     for row in progress(held.rows(), total=held.segments, what="verifying"):
         priority, _, sequence = where_from(row.id)
         if held.is_wanted(row):
@@ -419,9 +425,13 @@ def _verify(held: Held, report: VerifyReport, progress: Progress) -> None:
         for share in held.state.shares:
             if share.wants(sequence) and not row.done & share.bit:
                 counted[share.name][priority] += row.readings
-        for sentence in _wrong(row, before=before, known=known):
+        for sentence in _wrong(row, lineage, before=before, known=known):
             report.problem(sentence)
-        before = (sequence, segment_hash(row.body))
+        before = (sequence, next_carries(row.body))
+    for sentence in lineage.close(held.state.dilution):
+        report.problem(sentence)
+    report.rewritten = lineage.segments
+    report.diluted, report.diluted_from = lineage.diluted, lineage.diluted_from
     if before[0] >= held.state.sequence:
         report.problem(f"segment {before[0]} is newer than the state row, which expects {held.state.sequence} next")
     elif before[1] and before[0] + 1 == held.state.sequence and before[1] != held.state.previous_hash:
@@ -429,7 +439,7 @@ def _verify(held: Held, report: VerifyReport, progress: Progress) -> None:
     _verify_accounts(held, counted, report)
 
 
-def _wrong(row: HeldRow, *, before: tuple[int, bytes], known: set[int]) -> Iterator[str]:
+def _wrong(row: HeldRow, lineage: Lineage, *, before: tuple[int, bytes], known: set[int]) -> Iterator[str]:
     """Return what is wrong with one segment. `before` is sequence and hash of the one in front of it."""
     _, signal, sequence = where_from(row.id)
     body = row.body
@@ -446,6 +456,7 @@ def _wrong(row: HeldRow, *, before: tuple[int, bytes], known: set[int]) -> Itera
         yield f"segment {sequence}: its row and its header disagree"
     if before[0] + 1 == sequence and before[1] and header.previous_hash != before[1]:
         yield f"segment {sequence}: it does not follow segment {before[0]}, the chain is broken"
+    yield from lineage.look(row.id, body, header, columns)
     if missing := set(np.unique(columns.series).tolist()) - known:
         yield f"segment {sequence}: nobody knows its series {sorted(missing)[:8]}"
 

@@ -104,6 +104,13 @@ class Recent:
         for segment_id in removed:
             self.remove(segment_id)
 
+    def replace(self, row: Row, body: bytes) -> None:
+        """Take what stands in a segment's place now, if that is here."""
+        kept = self._kept.get(row.id)
+        if kept is not None:
+            self.size_bytes += len(body) - len(kept.body)
+            kept.row, kept.body, kept.readable = row, body, None
+
     def settle(self, segment_id: int, bits: int, *, all_of: int) -> None:
         """Take note that these uplinks need it no more; without the last of `all_of` it is gone."""
         kept = self._kept.get(segment_id)

@@ -16,9 +16,9 @@ import msgspec
 from gateway.core.contracts import Priority
 from gateway.core.words import plural
 from gateway.store.accounts import COUNT_MAX, Accounts, Entry, Share, State, encode_state
+from gateway.store.lineage import next_carries
 from gateway.store.planning import DAMAGED
 from gateway.store.records import DONE_BY_NOBODY, SEQUENCE_BITS, SEQUENCE_END, SHELVES, STATE_ID, where_from
-from gateway.store.segments import segment_hash
 
 if TYPE_CHECKING:
     import sqlite3
@@ -44,6 +44,7 @@ class Known:
     is_newest: bool = False
     doubted: int = 0
     loss: LogLoss | None = None
+    rewritten: tuple[int, bytes] = (0, b"")  # number and hash of the last segment there that was written anew
 
 
 class Missing(NamedTuple):
@@ -96,7 +97,10 @@ def reckon(connection: sqlite3.Connection, known: Known) -> Reckoned:
     if result.is_newest:
         _doubt_odd_rows(connection, found)
     # The new file has no log, and needs none.
-    state = msgspec.structs.replace(found, log_bytes=0)
+    dilution = found.dilution
+    if known.rewritten[0] > dilution.count:
+        dilution = msgspec.structs.replace(dilution, count=known.rewritten[0], hash=known.rewritten[1])
+    state = msgspec.structs.replace(found, log_bytes=0, dilution=dilution)
     lines: list[tuple[object, ...]] = []
     if found.shares:
         accounts = _balance(connection, known, found, result)
@@ -282,4 +286,4 @@ def _go_on(connection: sqlite3.Connection, state: State) -> State:
     if sequence < state.sequence:
         return state
     ((body,),) = connection.execute("SELECT body FROM shelf WHERE id = ?", (newest,))
-    return msgspec.structs.replace(state, sequence=sequence + 1, previous_hash=segment_hash(body))
+    return msgspec.structs.replace(state, sequence=sequence + 1, previous_hash=next_carries(body))

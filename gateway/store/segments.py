@@ -7,7 +7,7 @@ A segment is one row of the store and one unit of what is sent, kept and given u
 | 0      | 4    | magic, always b"TGS1"                                                                   |
 | 4      | 1    | version of the format: 1, or 2 where an origin is told                                  |
 | 5      | 1    | signal: 0 metrics, 1 logs, 2 traces                                                     |
-| 6      | 2    | form of the contents: 0 columns of readings or log records, 1 OTLP messages             |
+| 6      | 2    | form: 0 columns of readings or log records, 1 OTLP messages, 2 columns written anew     |
 | 8      | 8    | sequence, starts at 1                                                                   |
 | 16     | 4    | boot: whose monotonic clock unrepaired times are of; 0 unknown                          |
 | 20     | 4    | readings (or log records, or spans), at least 1                                         |
@@ -28,6 +28,22 @@ Of form 1, for all three signals, whole ResourceMetrics, ResourceLogs or Resourc
 opentelemetry-proto as somebody sent them: a varint, how many; unsigned, how many readings each holds; signed, Unix
 times of arrival (0: no clock); unsigned, lengths; the messages. What stands in them is not looked at here.
 
+Of form 2, metrics only, are columns that took the place of one segment or of several of one class that followed each
+other (store/diluting.py). Between header and frame they say of which, at offsets from the end of the header:
+
+| offset | size | field                                                                                   |
+| ------ | ---- | --------------------------------------------------------------------------------------- |
+| 0      | 16   | hash of the first one as it was when it came: what the segment after that one carries   |
+| 16     | 16   | hash of the segment that was written anew before this one; 16 zeros for the very first  |
+| 32     | 8    | number among all that were written anew, starts at 1                                    |
+| 40     | 8    | sequence of the last one                                                                |
+| 48     | 8    | how many readings all of them had when they came                                        |
+| 56     | 4    | step in s, of which the first, least, greatest and last reading of a series are left; 0: all are |
+
+Its sequence and the hash in its header are the first one's. So the chain goes through it as it did before, and what was
+written anew is a chain of its own, whose end the state row knows: one that says so of itself and stands in no place of
+that chain was not written by the store.
+
 Nothing that is read is believed: every length is bounded before anything of that length is made, and whatever
 does not fit raises SegmentError.
 """
@@ -37,7 +53,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
@@ -59,11 +75,13 @@ if TYPE_CHECKING:
 __all__ = [
     "FIRST_HASH",
     "FORMAT_VERSION",
+    "FRONT_BYTES_MAX",
     "HEADER_BYTES",
     "HEADER_BYTES_MAX",
     "LOG_BYTES_MAX",
     "ORIGIN_VERSION",
     "READINGS_MAX",
+    "Ancestors",
     "Form",
     "Pressed",
     "SegmentError",
@@ -75,6 +93,7 @@ __all__ = [
     "decode_records",
     "encode_logs",
     "encode_metrics",
+    "link_hash",
     "press_logs",
     "press_metrics",
     "press_records",
@@ -111,6 +130,9 @@ _LAYOUT: Final = struct.Struct("<4sBBHQIIqq16sII")
 _CRC: Final = struct.Struct("<I")
 _ORIGIN: Final = struct.Struct("<I")
 assert _LAYOUT.size + _CRC.size == HEADER_BYTES
+_ANCESTORS: Final = struct.Struct("<16s16sQQQI")
+FRONT_BYTES_MAX: Final = HEADER_BYTES_MAX + _ANCESTORS.size
+"""What stands before the columns at most: so much of a body is enough for `read_header`."""
 
 
 class Form(IntEnum):
@@ -118,12 +140,31 @@ class Form(IntEnum):
 
     COLUMNS = 0
     MESSAGES = 1
+    REWRITTEN = 2
 
 
 # Traces are kept as they came, and in no other way.
 _KNOWN: Final = frozenset(
-    {(Form.COLUMNS, Signal.METRICS), (Form.COLUMNS, Signal.LOGS), *((Form.MESSAGES, signal) for signal in Signal)}
+    {
+        (Form.COLUMNS, Signal.METRICS),
+        (Form.COLUMNS, Signal.LOGS),
+        (Form.REWRITTEN, Signal.METRICS),
+        *((Form.MESSAGES, signal) for signal in Signal),
+    }
 )
+_READINGS_FORMS: Final = frozenset({Form.COLUMNS, Form.REWRITTEN})
+
+
+@dataclass(frozen=True, slots=True)
+class Ancestors:
+    """What a segment that was written anew says of those whose place it has taken."""
+
+    hash: bytes
+    previous_hash: bytes
+    number: int
+    last_sequence: int
+    readings: int
+    step_s: int
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -142,16 +183,27 @@ class SegmentHeader:
     crc32: int
     form: Form = Form.COLUMNS
     origin: int = 0
+    ancestors: Ancestors | None = None
 
     @property
     def header_bytes(self) -> int:
         """How long this header is."""
         return HEADER_BYTES_MAX if self.origin else HEADER_BYTES
 
+    @property
+    def step_s(self) -> int:
+        """At which step in seconds its readings were thinned; 0: all of them are there."""
+        return self.ancestors.step_s if self.ancestors is not None else 0
+
+    @property
+    def front_bytes(self) -> int:
+        """How much stands before the columns."""
+        return self.header_bytes + (0 if self.ancestors is None else _ANCESTORS.size)
+
     def __repr__(self) -> str:
         return (
             f"<segment {self.sequence}: {self.readings} {self.signal.name.lower()} of boot {self.boot}, "
-            f"{self.first_ns} to {self.last_ns} ns, {self.header_bytes + self.body_bytes} bytes, "
+            f"{self.first_ns} to {self.last_ns} ns, {self.front_bytes + self.body_bytes} bytes, "
             f"after {self.previous_hash.hex()[:8]}>"
         )
 
@@ -175,16 +227,20 @@ class Pressed:
     form: Form = Form.COLUMNS
     origin: int = 0
 
-    def seal(self, *, sequence: int, boot: BootId, previous_hash: bytes) -> bytes:
-        """Return the segment at its place in the chain."""
+    def seal(self, *, sequence: int, boot: BootId, previous_hash: bytes, ancestors: Ancestors | None = None) -> bytes:
+        """Return the segment at its place in the chain; with `ancestors` in that of those that it stands for."""
         assert sequence >= 1, sequence
         assert len(previous_hash) == HASH_BYTES, previous_hash
+        form, told = self.form, b""
+        if ancestors is not None:
+            assert form is Form.COLUMNS
+            form, told = Form.REWRITTEN, _ANCESTORS.pack(*astuple(ancestors))
         head = _LAYOUT.pack(
             *(
                 MAGIC,
                 ORIGIN_VERSION if self.origin else FORMAT_VERSION,
                 self.signal,
-                self.form,
+                form,
                 sequence,
                 boot,
                 self.readings,
@@ -195,7 +251,8 @@ class Pressed:
         )
         if self.origin:
             head += _ORIGIN.pack(self.origin)
-        return b"".join((head, _CRC.pack(zlib.crc32(self.body, zlib.crc32(head))), self.body))
+        rest = told + self.body
+        return b"".join((head, _CRC.pack(zlib.crc32(rest, zlib.crc32(head))), rest))
 
 
 def press_metrics(batch: Batch, *, level: int = LEVEL) -> Pressed:
@@ -282,10 +339,24 @@ def read_header(data: bytes) -> SegmentHeader:
         origin, (crc32,) = crc32, _CRC.unpack_from(data, HEADER_BYTES)
         if not origin:
             raise SegmentError("this segment is to tell its origin, and tells none")
+    start = HEADER_BYTES_MAX if origin else HEADER_BYTES
     return SegmentHeader(
         *(Signal(signal), sequence, BootId(boot), readings, first, last, previous, size, stored, crc32, Form(form)),
         origin=origin,
+        ancestors=_read_ancestors(data, start, sequence, readings) if form == Form.REWRITTEN else None,
     )
+
+
+def _read_ancestors(data: bytes, start: int, sequence: int, readings: int) -> Ancestors:
+    least = start + _ANCESTORS.size
+    if len(data) < least:
+        raise SegmentError(f"a segment that was written anew has at least {least} bytes, this has {len(data)}")
+    ancestors = Ancestors(*_ANCESTORS.unpack_from(data, start))
+    if ancestors.number < 1 or ancestors.last_sequence < sequence or ancestors.readings < readings:
+        raise SegmentError(f"segment {sequence} cannot stand for what it says that it does")
+    if not ancestors.step_s and ancestors.readings != readings:
+        raise SegmentError(f"segment {sequence} has {readings} readings and says that {ancestors.readings} are there")
+    return ancestors
 
 
 def decode(data: bytes) -> Batch | LogRecords | ResourceRecords:
@@ -299,7 +370,8 @@ def decode(data: bytes) -> Batch | LogRecords | ResourceRecords:
 def decode_metrics(data: bytes) -> Batch:
     """Return the readings of a segment in sorted order; raise SegmentError for any damage."""
     header = read_header(data)
-    content = _unseal(data, header, Signal.METRICS, bytes_max=(header.readings + 1) * _COLUMN_BYTES_MAX)
+    form = header.form if header.form in _READINGS_FORMS else Form.COLUMNS
+    content = _unseal(data, header, Signal.METRICS, form=form, bytes_max=(header.readings + 1) * _COLUMN_BYTES_MAX)
     return columns.decode(content, readings=header.readings)
 
 
@@ -348,8 +420,13 @@ def _cut(bodies: bytes, lengths: npt.NDArray[np.uint64]) -> tuple[bytes, ...]:
 
 
 def segment_hash(data: bytes) -> bytes:
-    """Return the 16 bytes that the next segment carries as `previous_hash`."""
+    """Return the hash of a segment's bytes, which the next one that is written carries as `previous_hash`."""
     return hashlib.blake2b(data, digest_size=HASH_BYTES).digest()
+
+
+def link_hash(data: bytes, header: SegmentHeader) -> bytes:
+    """Return what the segment after this one carries as `previous_hash`, written anew or not."""
+    return segment_hash(data) if header.ancestors is None else header.ancestors.hash
 
 
 def check_link(previous_hash: bytes, data: bytes) -> None:
@@ -386,8 +463,7 @@ def _compress(parts: Sequence[Part], *, level: int) -> tuple[bytes, int]:
 
 
 def _check_whole(data: bytes, header: SegmentHeader) -> None:
-    start = header.header_bytes
-    promised = start + header.body_bytes
+    start, promised = header.header_bytes, header.front_bytes + header.body_bytes
     if len(data) != promised:
         raise SegmentError(f"segment {header.sequence} has {len(data)} bytes where its header says {promised}")
     view = memoryview(data)
@@ -405,7 +481,7 @@ def _unseal(data: bytes, header: SegmentHeader, signal: Signal, *, bytes_max: in
     if header.columns_bytes > bytes_max:
         raise SegmentError(f"segment {header.sequence} says that it holds {header.columns_bytes} bytes of columns")
     try:
-        content = zstd.decompress(data[header.header_bytes :], bytes_max=header.columns_bytes)
+        content = zstd.decompress(data[header.front_bytes :], bytes_max=header.columns_bytes)
     except ValueError as error:
         raise SegmentError(f"segment {header.sequence} cannot be decompressed: {error}") from error
     if len(content) != header.columns_bytes:

@@ -41,9 +41,13 @@ class StoreSettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fields
         _about("How long arrivals wait for others to share one commit; the hardware profile's if not given."),
     ] = None
     when_full: Annotated[
-        Literal["drop_oldest", "refuse"],
-        _about("drop_oldest lets the least important and oldest go, counted; refuse pushes back on the sources."),
-    ] = "drop_oldest"
+        Literal["dilute", "drop_oldest", "refuse"],
+        _about(
+            "dilute thins the least important and oldest step by step to the first, least, greatest and last reading "
+            "of 10 s up to a day, counted, and lets it go only where that is not enough; drop_oldest lets it go at "
+            "once, counted; refuse pushes back on the sources."
+        ),
+    ] = "dilute"
     uplink_grace: Annotated[
         Duration,
         _about(

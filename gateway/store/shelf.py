@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gateway.store.recent import Row
 from gateway.store.rows import origin_in
-from gateway.store.segments import HEADER_BYTES_MAX
+from gateway.store.segments import FRONT_BYTES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +47,7 @@ class ShelfReader:
         """Return what each segment's header says of what made it; the rest of it is not read."""
         marks = ",".join("?" * len(ids))
         rows = await self._connection.execute_fetchall(
-            f"SELECT id, substr(body, 1, {HEADER_BYTES_MAX}) FROM shelf WHERE id IN ({marks})",  # noqa: S608  marks and a number
+            f"SELECT id, substr(body, 1, {FRONT_BYTES_MAX}) FROM shelf WHERE id IN ({marks})",  # noqa: S608  marks and a number
             list(ids),
         )
         return {int(segment_id): origin_in(bytes(head)) for segment_id, head in rows}

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from gateway.store.accounts import Entry
     from gateway.store.records import Loss, SetAside
+    from gateway.store.rewriting import Rewritten
     from gateway.store.segments import Pressed
     from gateway.store.taking import Takes
 
@@ -164,6 +165,7 @@ class Transaction:
     kept: Sequence[tuple[int, int]] = ()  # the bit of each that is not any more, and before which sequence
     done: dict[int, int] = field(default_factory=dict)  # row id → bits of the uplinks that need it no more
     removed: Sequence[int] = ()
+    rewritten: Sequence[Rewritten] = ()
     series: Sequence[tuple[int, bytes]] = ()
     series_left: Sequence[int] = ()
     ledger: dict[tuple[str, str], Entry] = field(default_factory=dict)
@@ -341,6 +343,16 @@ def _write_shelf(steps: Steps, work: Transaction) -> None:
         steps.add("DELETE FROM shelf WHERE id = ? AND done & ? = ?", *((i, n, n) for i, _, n in kept))
     if gone:
         steps.add("DELETE FROM shelf WHERE id = ?", *((segment_id,) for segment_id in gone))
+    if work.rewritten:
+        replaced = [segment_id for new in work.rewritten for segment_id in new.replaced]
+        steps.add("DELETE FROM shelf WHERE id = ?", *((segment_id,) for segment_id in replaced))
+        steps.add(
+            "INSERT INTO shelf VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            *(
+                (row.id, done, row.readings, row.boot, stored_ns, first_ns, last_ns, body)
+                for row, done, stored_ns, first_ns, last_ns, body, _ in work.rewritten
+            ),
+        )
     if work.segments:
         boot, stored_ns = work.stored
         steps.add(

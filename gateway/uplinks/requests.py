@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -48,6 +48,9 @@ if TYPE_CHECKING:
     from gateway.store.segments import Pressed
     from gateway.uplinks.guards import StatusRefusedError
     from gateway.uplinks.parts import Groups, Part
+
+    # By how good their times are, and the step in seconds at which they were diluted on the shelf.
+    ByMarks: TypeAlias = dict[tuple[str, int], list[Batch]]
 
 _T = TypeVar("_T")
 
@@ -352,10 +355,10 @@ class RequestBuilder:
             found.append(LogsPart(LogRecords.join(some for _, some in logs), late))
         elif columns:
             step_s = lease.step_s
-            by_word = self._thin(columns, step_s, rejected) if step_s else self._by_word(columns, rejected)
+            by_marks = self._thin(columns, step_s, rejected) if step_s else self._by_marks(columns, rejected)
             groups = [
-                (_merge(pieces), Marks(backfill=is_backfill, time_quality=word, diluted_s=int(step_s)))
-                for word, pieces in sorted(by_word.items())
+                (_merge(pieces), Marks(backfill=is_backfill, time_quality=word, diluted_s=max(int(step_s), diluted_s)))
+                for (word, diluted_s), pieces in sorted(by_marks.items())
             ]
             found.append(MetricsPart(groups))
             if self._counts_series:
@@ -396,27 +399,27 @@ class RequestBuilder:
                 _add(rejected, DAMAGED, segment.readings, f"segment {segment.sequence}: {error}")
         return found
 
-    def _thin(
-        self, segments: Sequence[LeasedSegment], step_s: float, rejected: dict[str, tuple[int, str]]
-    ) -> dict[str, list[Batch]]:
+    def _thin(self, segments: Sequence[LeasedSegment], step_s: float, rejected: dict[str, tuple[int, str]]) -> ByMarks:
         """Return what stands for segments, by marks: some of them at a time, since a step may be long."""
         step_ns = int(step_s * NS_PER_S)
-        thinned: dict[str, list[Batch]] = {}
+        thinned: ByMarks = {}
         for some in _portions(segments):
-            for word, pieces in self._by_word(some, rejected).items():
-                kept = [*thinned.get(word, []), thin(Batch.join(pieces), step_ns)]
-                thinned[word] = [thin(Batch.join(kept), step_ns)] if len(kept) > THINNED_PIECES_MAX else kept
-        return {word: [thin(Batch.join(pieces), step_ns)] for word, pieces in thinned.items()}
+            for (word, diluted_s), pieces in self._by_marks(some, rejected).items():
+                # What was diluted to a finer step on the shelf becomes what all else does.
+                marks = word, diluted_s if diluted_s > step_s else 0
+                kept = [*thinned.get(marks, []), thin(Batch.join(pieces), step_ns)]
+                thinned[marks] = [thin(Batch.join(kept), step_ns)] if len(kept) > THINNED_PIECES_MAX else kept
+        return {marks: [thin(Batch.join(pieces), step_ns)] for marks, pieces in thinned.items()}
 
-    def _by_word(
-        self, segments: Sequence[LeasedSegment], rejected: dict[str, tuple[int, str]]
-    ) -> dict[str, list[Batch]]:
-        """Return readings with Unix times by their marks."""
-        by_word: dict[str, list[Batch]] = {}
+    def _by_marks(self, segments: Sequence[LeasedSegment], rejected: dict[str, tuple[int, str]]) -> ByMarks:
+        """Return readings with Unix times by how good these are, and the step at which the shelf has diluted them."""
+        by_marks: ByMarks = {}
         for segment, batch in self._decode(segments, _columns_of, rejected):
+            # What came just now has not been diluted.
+            diluted_s = read_header(segment.body).step_s if segment.readable is None else 0
             for word, piece in self._repair(segment.boot, batch, rejected):
-                by_word.setdefault(word, []).append(piece)
-        return by_word
+                by_marks.setdefault((word, diluted_s), []).append(piece)
+        return by_marks
 
     def _repair(self, boot: BootId, batch: Batch, rejected: dict[str, tuple[int, str]]) -> list[tuple[str, Batch]]:
         is_monotonic = (batch.flags & MONOTONIC) != 0

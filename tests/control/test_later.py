@@ -31,7 +31,6 @@ def test_a_payload_is_planned_wherever_one_is_named() -> None:
             '[[sources]]\ntype = "serial"\nname = "a"\nport = "/dev/null"\npayload = "sparkplug"',
             "sources[0].payload",
         ),
-        ('[store]\nwhen_full = "dilute"', "store.when_full"),
         ('[[detectors]]\ntype = "forecast"', "detectors[0].type"),
         (
             '[[sources]]\ntype = "serial"\nname = "a"\nport = "/dev/null"\nframing = "modbus"',

@@ -67,6 +67,14 @@ def test_what_is_counted_is_shown() -> None:
     assert found["tidegate_clients",] == 2
 
 
+def test_what_is_diluted_is_shown_by_its_coarsest_step() -> None:
+    """An alert on it tells of an outage that is longer than the store was made for."""
+    diluted = [{"class": "bulk", "step_s": 60}, {"class": "bulk", "step_s": 900}, {"class": "normal", "step_s": 10}]
+    found = samples(Telemetry(), {"store": {"diluted": diluted}})
+    steps = {key[1][1]: value for key, value in found.items() if key[0] == "tidegate_store_diluted_step_seconds"}
+    assert steps == {"bulk": 900, "normal": 10}
+
+
 def test_the_sum_that_users_check_can_be_made_from_metrics_alone() -> None:
     """accepted = delivered + held + ledger, for each uplink."""
     found = samples(Telemetry(), STATUS)

@@ -396,7 +396,12 @@ def test_an_error_that_is_the_reason_is_not_said_twice() -> None:
 
 
 @pytest.mark.parametrize(
-    ("when_full", "said"), [("drop_oldest", "counted as evicted_full"), ("refuse", "sources are held back")]
+    ("when_full", "said"),
+    [
+        ("dilute", "counted as diluted"),
+        ("drop_oldest", "counted as evicted_full"),
+        ("refuse", "sources are held back"),
+    ],
 )
 def test_a_full_shelf_is_loud(when_full: str, said: str) -> None:
     """With what happens now, which depends on the configuration."""
@@ -405,6 +410,15 @@ def test_a_full_shelf_is_loud(when_full: str, said: str) -> None:
     assert "! the store is full to 99%: " in text
     assert said in text
     assert "full" not in render({"store": store | {"used_bytes": 900}}, colour=False)
+
+
+def test_what_is_held_diluted_is_said() -> None:
+    """From when to when, and how coarse it is."""
+    part = {"class": "normal", "step_s": 900, "first_ns": 1_790_000_000 * 10**9, "last_ns": 1_790_090_000 * 10**9}
+    text = " ".join(render({"store": {"diluted": [part, part | {"first_ns": 0}]}}, colour=False).split())
+    said = "UTC are held diluted: first, least, greatest and last of each 15 min"
+    assert f"! normal readings of 2026-09-21 14:13 to 2026-09-22 15:13 {said}" in text
+    assert f"! normal readings of ? to 2026-09-22 15:13 {said}" in text
 
 
 def test_a_clock_that_is_not_known_is_said_with_what_to_do() -> None:

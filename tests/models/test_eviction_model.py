@@ -2,7 +2,9 @@
 
 The model knows readings, who still lacks them and the promises: the least important class goes first, the oldest first
 within it, before all others what only an uplink that is configured no more still waits for; nothing goes while there
-is room, nothing that somebody is sending, and what went is in the ledger of all who lacked it, with its times.
+is room, nothing that somebody is sending, and what went is in the ledger of all who lacked it, with its times. Where it
+is diluted, what is left is what a few lines of plain Python leave of it, it is half at most, and nothing goes as long as
+anything can be diluted.
 """
 
 from __future__ import annotations
@@ -28,11 +30,12 @@ from gateway.core.contracts import FullError, Priority, Signal
 from gateway.core.telemetry import Telemetry
 from gateway.core.units import Duration, Size
 from gateway.store import committer, room
+from gateway.store.coarsening import coarsen, size_on_disk
 from gateway.store.connection import DATABASE
 from gateway.store.database import Lease, Store, StoreSettings
 from gateway.store.reading import read_held, verify
 from gateway.store.records import STATE_ID, where_from
-from gateway.store.segments import decode_logs, decode_metrics
+from gateway.store.segments import decode_logs, decode_metrics, read_header
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -50,12 +53,34 @@ PIECE = st.tuples(st.sampled_from(Priority), st.integers(8, 90 * KIB))
 LOGS = st.lists(st.integers(1, 30 * KIB), max_size=2)
 LIMITS = st.sampled_from([MIB, MIB, MIB, 3 * MIB // 2])
 WHICH = st.lists(st.integers(0, 9), min_size=1, max_size=6)
-WHEN_FULL = st.sampled_from(["drop_oldest", "drop_oldest", "refuse"])
+WHEN_FULL = st.sampled_from(["dilute", "dilute", "drop_oldest", "drop_oldest", "refuse"])
+# So far apart are the readings of a piece.
+SPACINGS_NS = [1000, NS_PER_S, 40 * NS_PER_S]
+# Less, beside each other, has to wait for more.
+DILUTABLE_BYTES_MIN = 16 * KIB
 
 
 async def acting(act, *arguments, **by_name) -> None:
     """Do something that takes no time, inside of the event loop."""
     act(*arguments, **by_name)
+
+
+def rows_of(body: bytes) -> list[tuple[int, int, int]]:
+    """Return flags, time and value of each reading in a segment."""
+    batch = decode_metrics(body)
+    return list(zip(batch.flags.tolist(), batch.time_ns.tolist(), batch.bits.tolist(), strict=True))
+
+
+def left_of(rows: list[tuple[int, int, int]], step_ns: int) -> list[tuple[int, int, int]]:
+    """Return the first, least, greatest and last reading of each step, one clock at a time."""
+    steps: dict[tuple[int, int], list[int]] = {}
+    for at, (flags, time_ns, _) in sorted(enumerate(rows), key=lambda row: row[1][1]):
+        steps.setdefault((flags, time_ns // step_ns), []).append(at)
+    left = set()
+    for places in steps.values():
+        left |= {places[0], places[-1]}
+        left |= {least(places, key=lambda at: float(rows[at][2])) for least in (min, max)}
+    return [rows[at] for at in left]
 
 
 @dataclass(frozen=True)
@@ -88,6 +113,7 @@ class Look(NamedTuple):
     sizes: dict[int, int]
     used_bytes: int
     log_bytes: int
+    changed: dict[int, bytes]
 
 
 class EvictionMachine(RuleBasedStateMachine):
@@ -223,14 +249,12 @@ class EvictionMachine(RuleBasedStateMachine):
                     " FROM pragma_page_count, pragma_freelist_count, pragma_page_size"
                 )
                 sizes = dict(connection.execute("SELECT id, length(body) FROM shelf WHERE id < ?", (STATE_ID,)))
-                new = [unit for unit in sizes if unit not in self.units]
-                self.bodies = {
-                    unit: connection.execute("SELECT body FROM shelf WHERE id = ?", (unit,)).fetchone()[0]
-                    for unit in new
-                }
+                bodies = dict(connection.execute("SELECT id, body FROM shelf WHERE id < ?", (STATE_ID,)))
             finally:
                 connection.close()
-        return Look(sizes, (pages - free) * page_bytes + log_bytes, log_bytes)
+        self.bodies = {unit: body for unit, body in bodies.items() if unit not in self.units}
+        changed = {unit: bodies[unit] for unit, what in self.units.items() if bodies.get(unit, what.body) != what.body}
+        return Look(sizes, (pages - free) * page_bytes + log_bytes, log_bytes, changed)
 
     # The model.
 
@@ -270,12 +294,56 @@ class EvictionMachine(RuleBasedStateMachine):
                 first, last = share.times.get(reason, (what.first_ns, what.last_ns))
                 share.times[reason] = min(first, what.first_ns), max(last, what.last_ns)
 
+    def dilute(self, changed: dict[int, bytes], sizes: dict[int, int]) -> None:
+        """Some units have become one each: compare what is left."""
+        for unit, body in changed.items():
+            assert self.when_full == "dilute"
+            header = read_header(body)
+            last = unit - header.sequence + header.ancestors.last_sequence
+            members = {number: self.units[number] for number in self.units if unit <= number <= last}
+            assert min(members) == unit
+            assert not [number for number in members if number != unit and number in sizes]
+            assert not {*members} & self.in_hand(), "what is being sent has changed"
+            rows = [row for what in members.values() for row in rows_of(what.body)]
+            left = left_of(rows, header.step_s * NS_PER_S) if header.step_s else rows
+            assert Counter(rows_of(body)) == Counter(left)
+            old_bytes = sum(size_on_disk(len(what.body)) for what in members.values())
+            assert 2 * size_on_disk(len(body)) <= old_bytes, "not worth it"
+            first = members[unit]
+            times = min(what.first_ns for what in members.values()), max(what.last_ns for what in members.values())
+            self.thin_out({*members} - {unit}, unit, len(rows) - len(left), times)
+            self.units[unit] = Unit(first.number, first.priority, len(left), *times, first.stored_ns, body)
+
+    def thin_out(self, others: set[int], unit: int, lost: int, times: tuple[int, int]) -> None:
+        """Take what has become part of a unit from all who lack it, and what is lost into their ledgers."""
+        for share in self.shares.values():
+            is_lacking = unit in share.lacking
+            assert all((number in share.lacking) == is_lacking for number in others)
+            share.lacking -= others
+            if is_lacking and lost:
+                share.lost["diluted"] += lost
+                first, last = share.times.get("diluted", times)
+                share.times["diluted"] = min(first, times[0]), max(last, times[1])
+        for number in others:
+            del self.units[number]
+
+    def dilutable(self, sizes: dict[int, int]) -> list[int]:
+        """Return who could be diluted instead of going."""
+        return [
+            unit
+            for unit in {*self.units} - self.in_hand()
+            if where_from(unit)[1] is Signal.METRICS
+            and sizes.get(unit, 0) >= DILUTABLE_BYTES_MIN
+            and coarsen([self.units[unit].body], step_s=read_header(self.units[unit].body).step_s).pressed
+        ]
+
     def see(self, before: Look, *, brought_bytes: int = 0, began_bytes: int = 0, due: set[int] | None = None) -> None:
         """Compare what is on the disk after a commit with what was, what came and what may go. `due` is too old."""
         now = self.seen = self.look()
         self.is_broken = True
-        order = self.order()
+        order, left = self.order(), self.leftovers()
         self.saved()
+        self.dilute(now.changed, now.sizes)
         gone = {unit for unit in self.units if unit not in now.sizes}
         assert not gone & self.in_hand(), "what is being sent has gone"
         due = due or set()
@@ -284,15 +352,19 @@ class EvictionMachine(RuleBasedStateMachine):
         evicted = gone - due
         order = [unit for unit in order if unit in self.units and unit not in self.in_hand() - evicted]
         first = order[: len(evicted)]
-        assert set(first) == evicted, "others should have gone first"
+        # Of those whom nobody waits for any more it depends on where the walk among them stands who goes first.
+        assert set(first) == evicted or evicted <= left, "others should have gone first"
         if evicted:
-            assert self.when_full == "drop_oldest" or evicted <= self.leftovers()
+            assert self.when_full != "refuse" or evicted <= left
+            if self.when_full == "dilute" and not evicted <= left:
+                assert not self.dilutable(before.sizes), "it could have been diluted"
             assert brought_bytes
             log_may_grow = max(self.log_bytes_max + brought_bytes - before.log_bytes, 0)
             room_bytes = self.limit - now.used_bytes - log_may_grow
             last_bytes = before.sizes[first[-1]]
             spare = room_bytes - last_bytes - self.limit // 64
-            assert spare < TOLERANCE + brought_bytes // 16, f"the last need not have gone: {spare} bytes to spare"
+            is_enough = spare < TOLERANCE + brought_bytes // 16 or now.changed
+            assert is_enough, f"the last need not have gone: {spare} bytes to spare"
         if brought_bytes:
             is_bounded = len(evicted) >= EVICT_MAX
             if self.is_over and is_bounded:
@@ -350,7 +422,7 @@ class EvictionMachine(RuleBasedStateMachine):
         for priority, size in pieces:
             count = max(size // 8, 1)
             values = self.noise.integers(-(2**62), 2**62, count)
-            steps = np.arange(count) * 1000
+            steps = np.arange(count) * int(self.noise.choice(SPACINGS_NS))
             ahead_ns = self.clock.wall_ns() - self.clock.monotonic_ns() if is_monotonic else 0
             stamps = wall_ns - ahead_ns + steps
             batches.append((priority, Batch.of(series, stamps, values, flags=MONOTONIC * is_monotonic)))

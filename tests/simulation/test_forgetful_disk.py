@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import shutil
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -44,10 +45,17 @@ class Site(NamedTuple):
     settings: StoreSettings
     board: BoardLimits
     counts: tuple[int, ...]
+    step_ns: int = 1  # from one reading to the next
 
 
 # One uplink never takes anything, so that all stays until it is too much.
-FILLING = Site(("cloud", "spare"), StoreSettings(max_bytes=Size(1 << 20)), BoardLimits(), (3, 30, 900))
+FILLING = Site(
+    ("cloud", "spare"), StoreSettings(max_bytes=Size(1 << 20), when_full="drop_oldest"), BoardLimits(), (3, 30, 900)
+)
+# And much of it is written anew before that.
+DILUTING = FILLING._replace(
+    settings=StoreSettings(max_bytes=Size(1 << 20), when_full="dilute"), counts=(30, 9000, 15000), step_ns=500_000_000
+)
 # What was sent leaves, and the log goes into the database again and again.
 CHANGING = Site(("cloud",), StoreSettings(recent_bytes=0), BoardLimits(log_bytes_max=16 << 10), (1, 5, 40, 400))
 
@@ -60,6 +68,7 @@ class Promise:
     kept: int = 0
     lost: int = 0
     sent: set[int] = field(default_factory=set)
+    rewritten: int = 0  # segments that had been written anew
 
 
 @dataclass
@@ -100,11 +109,12 @@ async def play(folder: Path, recorder: Recorder, site: Site, *, commits: int, se
         device = store.resolve(Series((("device.id", f"d{dice.randint(0, 20)}"),), "n"))
         noise = np.array([dice.getrandbits(20) for _ in range(count)]) << 40
         values = noise | np.arange(number, number + count)
-        batch = Batch.of(device, 10**12 + np.arange(count), values, flags=MONOTONIC)
+        batch = Batch.of(device, 10**12 + np.arange(count) * site.step_ns, values, flags=MONOTONIC)
         losses = [Loss("malformed", 2)] if dice.random() < 0.2 else []
         await store.append([(dice.choice(list(Priority)), batch)], losses=losses)
         number, lost = number + count, lost + 2 * len(losses)
-        promises.append(Promise(len(recorder.ops), number, lost, set(promises[-1].sent)))
+        rewritten = store.status()["store"]["rewritten"]
+        promises.append(Promise(len(recorder.ops), number, lost, set(promises[-1].sent), rewritten))
         if dice.random() < 0.6:
             lease = await store.lease("cloud", readings_max=dice.choice([1, 2000]), bytes_max=1 << 20)
             if lease is not None:
@@ -149,7 +159,9 @@ async def look(folder: Path, image: Image, run_: Run) -> None:
     account = status["uplinks"][last]
     assert len(numbers) == account["held"], f"{hint}: {account['held']} should be held"
     missing = set(range(promise.kept)).difference(numbers, promise.sent)
-    assert len(missing) <= account["ledger"].get("evicted_full", 0), f"{hint}: {len(missing)} of them are missing"
+    gone = account["ledger"].get("evicted_full", 0) + account["ledger"].get("diluted", 0)
+    assert len(missing) <= gone, f"{hint}: {len(missing)} of them are missing"
+    assert status["store"]["rewritten"] >= promise.rewritten, hint
     assert set(numbers) <= set(range(run_.promises[-1].kept)), hint
 
 
@@ -193,6 +205,29 @@ def test_any_sync_may_be_the_last(tmp_path: Path) -> None:
     assert play_back(tmp_path / "image", run_, moments, KINDS, dice) == 80
 
 
+def while_rewriting(run_: Run) -> list[int]:
+    """Return all moments in commits that wrote something anew."""
+    return [
+        at
+        for before, after in pairwise(run_.promises)
+        if after.rewritten > before.rewritten
+        for at in range(before.ops, after.ops + 1)
+    ]
+
+
+@pytest.mark.slow
+def test_any_moment_while_it_is_diluted_may_be_the_last(tmp_path: Path) -> None:
+    """It is as it was, or all of it is written anew and in the ledger of those who lacked it."""
+    dice = random.Random(3)
+    run_ = record(tmp_path / "run", DILUTING, commits=80, seed=3)
+    moments = while_rewriting(run_)
+    assert run_.promises[-2].rewritten > 10
+    syncs = set(run_.recorder.syncs())
+    around = [at for at in moments if {at, at + 1} & syncs]
+    chosen = sorted({*dice.sample(moments, 4), *dice.sample(around, 6)})
+    assert play_back(tmp_path / "image", run_, chosen, KINDS, dice) == 4 * len(chosen)
+
+
 @pytest.fixture
 def changing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """A run of sixty commits with more checkpoints than a log of the usual size would bring."""
@@ -218,6 +253,16 @@ def test_any_moment_may_be_the_last(tmp_path: Path, seed: int) -> None:
     dice = random.Random(seed)
     run_ = record(tmp_path / "run", FILLING, commits=400, seed=seed)
     play_back(tmp_path / "image", run_, sorted(around_syncs(run_, dice)), KINDS, dice)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", range(3))
+def test_every_moment_while_it_is_diluted_may_be_the_last(tmp_path: Path, seed: int) -> None:
+    """The same at every operation of three runs."""
+    dice = random.Random(seed)
+    run_ = record(tmp_path / "run", DILUTING, commits=100, seed=seed)
+    play_back(tmp_path / "image", run_, while_rewriting(run_), ["each"], dice)
 
 
 @pytest.mark.nightly

@@ -69,8 +69,10 @@ async def look(state_dir: Path, memory: Memory, hint: str, *, names: Sequence[st
         missing = memory.kept.difference(numbers)
         if name == "cloud":
             missing -= memory.sent | memory.refused
-        evicted = status["uplinks"][name]["ledger"].get("evicted_full", 0)
-        assert len(missing) <= evicted, f"{hint}: {len(missing)} acknowledged readings are missing for {name}"
+        ledger = status["uplinks"][name]["ledger"]
+        assert len(missing) <= ledger.get("evicted_full", 0) + ledger.get("diluted", 0), (
+            f"{hint}: {len(missing)} acknowledged readings are missing for {name}"
+        )
     assert status["uplinks"]["cloud"]["delivered"] <= len(memory.sent), hint
     assert status["uplinks"]["spare"]["delivered"] == 0, hint
     memory.accepted, memory.commits = status["accepted"], status["store"]["commits"]

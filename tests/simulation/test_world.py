@@ -44,7 +44,7 @@ def settle(world: World) -> None:
 
 
 # Reasons for which readings that were understood are let go.
-GIVEN_UP = {"evicted_full", "expired_age", "refused", "rejected", "too_large", "damaged", "time_lost"}
+GIVEN_UP = {"diluted", "evicted_full", "expired_age", "refused", "rejected", "too_large", "damaged", "time_lost"}
 
 
 @pytest.mark.slow

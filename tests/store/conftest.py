@@ -48,6 +48,8 @@ class Shelves:
         state_dir=None,
         **settings: Any,
     ) -> Store:
+        # Noise at one moment would be diluted to next to nothing: who tests that asks for it.
+        settings.setdefault("when_full", "drop_oldest")
         store = await Store.open(
             state_dir=state_dir or self.state_dir,
             settings=StoreSettings(**settings),

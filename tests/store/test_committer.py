@@ -142,8 +142,8 @@ async def test_who_is_sent_meanwhile_stays(shelves, monkeypatch) -> None:
     keeper = store._committer._keeper
     real = keeper.find_victims
 
-    async def find(*what):
-        found = await real(*what)
+    async def find(*what, **more):
+        found = await real(*what, **more)
         assert len(found) == 1
         await shelves.lease(store)
         return found
@@ -182,10 +182,10 @@ async def test_who_is_turned_away_again_and_again_keeps_nobody_from_making_room(
     keeper = store._committer._keeper
     real = keeper.find_victims
 
-    async def find(incoming_bytes, *done):
+    async def find(incoming_bytes, *done, **more):
         if incoming_bytes:
             raise FullError("no room for that")
-        return await real(incoming_bytes, *done)
+        return await real(incoming_bytes, *done, **more)
 
     async def insist() -> None:
         while True:

@@ -156,10 +156,10 @@ async def test_what_waits_for_its_commit_keeps_its_series(shelves, readings: int
     await asyncio.sleep(0)
     find = store._committer._keeper.find_victims
 
-    async def find_late(*what: Any) -> Any:
+    async def find_late(*what: Any, **more: Any) -> Any:
         late.append(append(numbers[1]))
         await asyncio.sleep(0)
-        return await find(*what)
+        return await find(*what, **more)
 
     late: list[asyncio.Future[None]] = []
     store._committer._keeper.find_victims = find_late

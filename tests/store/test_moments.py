@@ -30,3 +30,14 @@ def test_of_long_ago_it_is_the_oldest_that_is_known() -> None:
         moments.committed(float(k), 2 + k)
     assert moments.next_at(10.0) == 2 + MOMENTS_MAX
     assert moments.next_at(2.0 * MOMENTS_MAX) == 1 + 2 * MOMENTS_MAX
+
+
+def test_what_comes_after_a_finding_is_evidence_too() -> None:
+    """As long as it is told to be; nothing that came in since is forgotten."""
+    moments = Moments(next_sequence=1, evidence=[(1, 2)])
+    moments.committed(100.0, 10)
+    moments.committed(105.0, 20)
+    moments.found(now_s=105.5, seconds=3.0)
+    for at_s, sequence in [(106.0, 25), (108.0, 25), (108.5, 30), (109.0, 40)]:
+        moments.committed(at_s, sequence)
+    assert [*moments.evidence] == [(1, 2), (10, 29)]

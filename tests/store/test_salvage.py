@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -16,6 +17,7 @@ from gateway.core.batch import MONOTONIC, Batch, Series
 from gateway.core.clock import NS_PER_S, Quality
 from gateway.core.contracts import BootId, Priority, Signal
 from gateway.store import filling
+from gateway.store.accounts import Dilution, decode_state, encode_state
 from gateway.store.asides import ASIDE_MAX
 from gateway.store.connection import PAGE_BYTES
 from gateway.store.database import Loss
@@ -623,3 +625,49 @@ async def test_what_is_held_of_each_class_is_counted_anew(shelves) -> None:
     assert "was damaged" in store.events[0]
     assert shelves.by_class(store) == (0, 0, 5)
     shelves.check(store)
+
+
+@pytest.fixture
+async def rewritten(shelves):
+    """A shelf of which much was written anew, closed."""
+    store = await shelves.open(max_bytes=1 << 20, when_full="dilute")
+    number = store.resolve(Series((), "m"))
+    noise = np.random.default_rng(6)
+    while store.status()["store"]["rewritten"] < 9:
+        shelves.clock.advance(3000 * NS_PER_S)
+        times = shelves.clock.wall_ns() - np.arange(3000, 0, -1) * NS_PER_S
+        await store.append([(Priority.NORMAL, Batch.of(number, times, noise.integers(0, 10**6, 3000) / 100))])
+    await shelves.close()
+    return shelves
+
+
+async def test_what_was_written_anew_is_salvaged_and_what_it_stands_for_stays_gone(rewritten) -> None:
+    """Old pages still hold what became one: it does not come back beside it."""
+    path = rewritten.state_dir / DATABASE
+    before = verify(rewritten.state_dir)
+    damage(path, PAGE_BYTES, b"\xff" * 8)
+    store = await rewritten.open(max_bytes=1 << 20, when_full="dilute")
+    rewritten.check(store)
+    await rewritten.close()
+    after = verify(rewritten.state_dir)
+    assert after.problems == []
+    assert after.rewritten >= before.rewritten - 1 > 3
+    assert after.readings <= before.readings
+
+
+async def test_an_older_state_row_learns_how_much_was_written_anew(rewritten) -> None:
+    """So that the next one has a number of its own."""
+    connection = sqlite3.connect(rewritten.state_dir / DATABASE)
+    with connection:
+        ((body,),) = connection.execute("SELECT body FROM shelf WHERE id = ?", (STATE_ID,))
+        state = decode_state(body)
+        older = msgspec.structs.replace(state, dilution=Dilution(3, bytes(16)), commit=state.commit - 1)
+        connection.execute("UPDATE shelf SET body = ? WHERE id = ?", (encode_state(older), STATE_ID))
+    connection.close()
+    assert "does not know that it was written anew" in " ".join(verify(rewritten.state_dir).problems)
+    damage(rewritten.state_dir / DATABASE, 0, b"\xff" * 16)
+    store = await rewritten.open(max_bytes=1 << 20, when_full="dilute")
+    assert store.status()["store"]["rewritten"] == state.dilution.count
+    rewritten.check(store)
+    await rewritten.close()
+    assert verify(rewritten.state_dir).problems == []

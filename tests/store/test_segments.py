@@ -26,6 +26,7 @@ from gateway.store.segments import (
     LOG_BYTES_MAX,
     ORIGIN_VERSION,
     READINGS_MAX,
+    Ancestors,
     Form,
     SegmentError,
     check_link,
@@ -279,7 +280,7 @@ MESSAGES = sealed_messages(messages(b"one", b"two"))
         (decode_metrics, resealed(METRICS, columns_bytes=150), "bytes of columns, not 150"),
         (decode_metrics, LOGS, "holds logs, not metrics"),
         (decode_logs, METRICS, "holds metrics, not logs"),
-        (decode_metrics, resealed(METRICS, form=2), "signal 0 is not known here in form 2"),
+        (decode_metrics, resealed(METRICS, form=3), "signal 0 is not known here in form 3"),
         (decode_records, METRICS, "holds columns, not messages"),
         (decode_logs, sealed_messages(messages(b"a", signal=Signal.LOGS)), "holds messages, not columns"),
         (decode_records, resealed(MESSAGES, content=b"\x00"), "2 readings cannot stand in 0 messages"),
@@ -480,3 +481,26 @@ if __name__ == "__main__":
     known = {vector["name"] for vector in kept}
     kept += [vector for vector in make_vectors() if vector["name"] not in known]
     VECTORS.write_text("[\n" + ",\n".join(json.dumps(vector) for vector in kept) + "\n]\n")
+
+
+@pytest.mark.parametrize(
+    ("ancestors", "says"),
+    [
+        (Ancestors(bytes(16), bytes(16), 0, 9, 3, 10), "cannot stand for what it says"),
+        (Ancestors(bytes(16), bytes(16), 1, 6, 3, 10), "cannot stand for what it says"),
+        (Ancestors(bytes(16), bytes(16), 1, 9, 2, 10), "cannot stand for what it says"),
+        (Ancestors(bytes(16), bytes(16), 1, 9, 4, 0), "has 3 readings and says that 4 are there"),
+    ],
+)
+def test_what_a_segment_says_of_those_it_stands_for_must_be_possible(ancestors, says) -> None:
+    """Else it is no segment of ours."""
+    pressed = press_metrics(Batch.of(1, [1, 2, 3], np.arange(3)))
+    good = pressed.seal(
+        sequence=7, boot=BootId(1), previous_hash=bytes(16), ancestors=Ancestors(bytes(16), bytes(16), 1, 9, 4, 10)
+    )
+    assert len(decode_metrics(good)) == 3
+    assert (read_header(good).step_s, read_header(METRICS).step_s) == (10, 0)
+    with pytest.raises(SegmentError, match="at least 128 bytes, this has 100"):
+        read_header(good[:100])
+    with pytest.raises(SegmentError, match=says):
+        read_header(pressed.seal(sequence=7, boot=BootId(1), previous_hash=bytes(16), ancestors=ancestors))

@@ -19,10 +19,11 @@ from gateway.codecs.otlp_json import JsonEncoder
 from gateway.codecs.otlp_messages import PATHS, count
 from gateway.core.batch import DEVICE_TIME_REJECTED, MONOTONIC, Batch, ResourceRecords, Series
 from gateway.core.clock import NS_PER_S, WALL_FLOOR_NS, FakeClock, Quality, Sample
-from gateway.core.contracts import BootId, Signal
+from gateway.core.contracts import BootId, Priority, Signal
 from gateway.core.thinning import thin
-from gateway.store.policy import Terms
-from gateway.store.segments import decode
+from gateway.store.policy import Lane, Terms
+from gateway.store.records import Lease, LeasedSegment
+from gateway.store.segments import Ancestors, decode, press_metrics
 from gateway.uplinks import requests
 from gateway.uplinks.guards import StatusRefusedError
 from gateway.uplinks.requests import Hand, NoClockError, RequestBuilder
@@ -249,6 +250,26 @@ async def test_what_is_thinned_is_four_of_each_step(store, builder, monkeypatch)
     assert [(r.time_ns, r.value) for r in readings] == [*zip(expected.time_ns, expected.values(), strict=True)]
     assert len(readings) <= 4 * 2 * 10
     assert qualities(builder, hand) == {(("tidegate.diluted", 60),): len(readings)}
+
+
+def diluted(batch: Batch, sequence: int, step_s: int) -> LeasedSegment:
+    """Return a segment as a full shelf leaves it."""
+    ancestors = Ancestors(bytes(16), bytes(16), sequence, sequence, len(batch) + 1, step_s)
+    body = press_metrics(batch).seal(sequence=sequence, boot=BootId(1), previous_hash=bytes(16), ancestors=ancestors)
+    return LeasedSegment(sequence, BootId(1), Signal.METRICS, Priority.NORMAL, len(batch), body)
+
+
+async def test_what_the_shelf_has_diluted_says_so(store, builder, make_readings) -> None:
+    """Beside what is whole; and of two steps that it went through the coarser one."""
+    store.add(make_readings(7, series=0))
+    whole = (await lease(store)).segments
+    segments = [*whole, diluted(make_readings(5, series=1), 8, 60), diluted(make_readings(3, series=1), 9, 900)]
+    hand = Hand(Lease("cloud", Lane.LIVE, segments, Signal.METRICS))
+    builder.open(hand)
+    assert qualities(builder, hand) == {(): 7, (("tidegate.diluted", 60),): 5, (("tidegate.diluted", 900),): 3}
+    hand = Hand(Lease("cloud", Lane.LIVE, segments, Signal.METRICS, step_s=300.0))
+    builder.open(hand)
+    assert set(qualities(builder, hand)) == {(("tidegate.diluted", 300),), (("tidegate.diluted", 900),)}
 
 
 async def test_series_are_counted_for_who_asks(store, make_readings) -> None:

@@ -1,0 +1,350 @@
+"""What of a full shelf is written anew, in which order: many small ones as one first, then thinned. Must not write.
+
+Joining loses nothing, so it comes before all else. Then each class, the least important first, is walked from its
+oldest segment to its newest, again and again: each time readings are thinned at the least step that halves what they
+take, until no step does. So what came first is coarsest, and of what came last as much is whole as there is room for.
+What came in around findings is passed over until there is nothing else; what somebody is sending, log records, spans
+and OTLP messages always are.
+
+A commit looks at so much and no more, and where a walk ended it goes on with the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from gateway.core.contracts import Priority, Signal
+from gateway.store.coarsening import STEPS_S, coarsen, join
+from gateway.store.records import SEQUENCE_END, place
+from gateway.store.rewriting import Member, Rewriting
+from gateway.store.room import Candidate
+from gateway.store.segments import FRONT_BYTES_MAX, Form, SegmentError, read_header
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import aiosqlite
+
+    from gateway.store.accounts import Accounts
+    from gateway.store.leases import Desk
+    from gateway.store.segments import SegmentHeader
+    from gateway.store.spans import Spans
+
+# What becomes one segment at most: so many rows, bytes and readings. Decoded they take a few megabytes at a time.
+ROWS_MAX: Final = 1024
+BYTES_MAX: Final = 512 << 10
+READINGS_MAX: Final = 1 << 17
+# On a small shelf less, for what takes its place has to find room beside it.
+SHELF_SHARE: Final = 16
+# Looked at with one commit: some ten milliseconds for each of eight pieces, and more than any commit brings. On the
+# way as many rows are passed over, in each class.
+LOOK_ROWS_MAX: Final = 4 * ROWS_MAX
+LOOK_BYTES_MAX: Final = 8 * BYTES_MAX
+# Little beside each other, as what came last, would have to be thinned much to become half: it has time.
+SMALL_SHARE: Final = 4
+# Of larger ones the heads are little; and of fewer there will soon be more.
+SMALL_BYTES_MAX: Final = 512
+JOIN_BYTES_MIN: Final = 16 << 10
+# What becomes one goes as one: nothing must be too old much sooner for it.
+AGE_SHARE: Final = 32
+_FORMS: Final = frozenset({Form.COLUMNS, Form.REWRITTEN})
+
+
+class Key(NamedTuple):
+    """What segments have in common that may become one: whose they are still, and how everybody looks at them."""
+
+    boot: int
+    done: int
+    needed: int
+    origin: int
+    is_evidence: bool
+    by_share: tuple[bool, ...]
+    by_desk: tuple[tuple[bool, bool], ...]
+
+
+@dataclass(slots=True, eq=False)
+class Walk:
+    """One way over a class, by sequence. Before `floor` nothing is worth it any more."""
+
+    priority: Priority
+    is_joining: bool = False
+    is_evidence: bool = False
+    next: int = 0
+    floor: int = 0
+    has_gained: bool = False
+    blocked: int | None = None  # the first that was passed over since somebody was sending it
+    small: int | None = None  # and since there was too little beside it
+    takes_small: bool = False
+    is_over: bool = False  # as far as this commit is concerned
+    has_chosen: bool = False  # for this commit
+    has_turned: bool = False  # in this commit: a second time is not worth it
+    keeps_floor: bool = False
+    rows_left: int = 0  # to be looked at by it
+
+    def begin_anew(self, sequence: int, *, takes_small: bool = False) -> None:
+        """Begin once more from there."""
+        self.next, self.floor = sequence, min(sequence, self.floor)
+        self.has_gained, self.takes_small = False, takes_small
+        self.blocked = self.small = None
+        self.keeps_floor = False
+
+    def passed(self, sequence: int, *, was_worth: bool) -> None:
+        """Go on from there."""
+        self.next = sequence
+        self.has_gained |= was_worth
+        self.has_chosen |= was_worth
+        if not (self.has_gained or self.keeps_floor) and self.blocked is None and self.small is None:
+            self.floor = sequence
+
+    def passed_small(self, first: int, sequence: int) -> None:
+        """Go on from there, and remember where to come back to."""
+        self.small = first if self.small is None else self.small
+        self.next = sequence
+
+
+class Diluter:
+    """Finds what is written anew, one piece after the other; `begin` before the first of a commit."""
+
+    def __init__(
+        self,
+        connection: aiosqlite.Connection,
+        accounts: Accounts,
+        desks: Mapping[str, Desk],
+        evidence: Spans,
+        *,
+        max_bytes: int,
+        max_age_s: float,
+    ) -> None:
+        self._connection = connection
+        self._accounts = accounts
+        self._desks = desks
+        self._evidence = evidence
+        self._bytes_max = min(BYTES_MAX, max_bytes // SHELF_SHARE)
+        self._age_ns = int(max_age_s * 1e9) // AGE_SHARE
+        classes = [*reversed(Priority)]
+        self._walks = [
+            *(Walk(priority, is_joining=True) for priority in classes),
+            *(Walk(priority) for priority in classes),
+            *(Walk(priority, is_evidence=True) for priority in classes),
+        ]
+        self._bytes_left = 0
+        self._may_go: Callable[[int], bool] = bool
+        self._done: Mapping[int, int] = {}
+        self._chosen: set[int] = set()
+
+    @property
+    def places(self) -> list[int]:
+        """From which sequence on each class is thinned next, by `Priority`; none where that has not begun."""
+        walks = self._thinning
+        return [walks[priority].next for priority in Priority] if any(walk.next for walk in walks.values()) else []
+
+    @places.setter
+    def places(self, places: Sequence[int]) -> None:
+        for priority, sequence in zip(Priority, places, strict=False):
+            # Of what lies before it nobody knows whether the last round was for nothing.
+            self._thinning[priority].next, self._thinning[priority].has_gained = sequence, bool(sequence)
+
+    @property
+    def _thinning(self) -> dict[Priority, Walk]:
+        return {walk.priority: walk for walk in self._walks if not (walk.is_joining or walk.is_evidence)}
+
+    def begin(self, *, done: Mapping[int, int], may_go: Callable[[int], bool]) -> None:
+        """Begin to look for a commit; `done` are acks that it will write, and `may_go` says who may be touched."""
+        self._bytes_left = LOOK_BYTES_MAX
+        self._done, self._may_go = done, may_go
+        self._chosen.clear()
+        for walk in self._walks:
+            walk.is_over = walk.has_chosen = walk.has_turned = False
+            walk.rows_left = LOOK_ROWS_MAX
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether all has been looked at that may be worth it, with the next commits too."""
+        return all(walk.is_over and (walk.is_joining or not walk.has_gained) for walk in self._walks)
+
+    async def next(self) -> Rewriting | None:
+        """Return the next piece, None where there is none, or where enough has been looked at."""
+        for walk in self._walks:
+            while not walk.is_over and walk.rows_left > 0 and self._bytes_left > 0:
+                if (found := await self._step(walk)) is not None:
+                    self._chosen.update(found.ids)
+                    return found
+        return None
+
+    def is_as_it_was(self, rewriting: Rewriting, done: Mapping[int, int]) -> bool:
+        """Whether nobody has begun to send any of it, or settled it, or found something in it, since it was found."""
+        key, spans = None, self._spans
+        for member in rewriting.members:
+            row = member.row
+            is_free = not any(desk.is_leased(row.id) for desk in self._desks.values())
+            if not is_free or row.done | done.get(row.id, 0) != member.done:
+                return False
+            found = self._key(member, spans)
+            if key not in {None, found} or (rewriting.step_s and found.is_evidence and not rewriting.is_evidence):
+                return False
+            key = found
+        return True
+
+    @property
+    def _spans(self) -> list[list[tuple[int, int]]]:
+        return [share.thinned for share in self._accounts.shares.values()]
+
+    async def _step(self, walk: Walk) -> Rewriting | None:
+        """Look at the next rows of a walk."""
+        rows = await self._rows(walk)
+        if not rows:
+            self._reached_end(walk)
+            return None
+        walk.rows_left -= len(rows)
+        run = self._run(walk, rows)
+        if not run:
+            return None
+        first, after = run[0].row.sequence, run[-1].row.sequence + 1
+        size_bytes = sum(member.row.size_bytes for member in run)
+        # At the end there will soon be more of them.
+        is_last = len(rows) < ROWS_MAX and run[-1].row.id == rows[-1][0]
+        if walk.is_joining and size_bytes < JOIN_BYTES_MIN:
+            walk.is_over |= is_last
+            walk.next = first if is_last else after
+            return None
+        if not (walk.is_joining or walk.takes_small) and size_bytes < self._bytes_max // SMALL_SHARE:
+            walk.passed_small(first, first if is_last else after)
+            if is_last:
+                self._reached_end(walk)
+            return None
+        found = await self._make(walk, run)
+        if found is None and is_last:
+            walk.next = first
+            self._reached_end(walk)
+        return found
+
+    async def _rows(self, walk: Walk) -> list[tuple[int, ...]]:
+        rows = await self._connection.execute_fetchall(
+            "SELECT id, done, readings, boot, stored_ns, first_ns, last_ns, length(body), substr(body, 1, ?)"
+            " FROM shelf WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
+            (
+                FRONT_BYTES_MAX,
+                place(walk.priority, Signal.METRICS, walk.next),
+                place(walk.priority, Signal.METRICS, SEQUENCE_END),
+                ROWS_MAX,
+            ),
+        )
+        return [tuple(row) for row in rows]
+
+    def _reached_end(self, walk: Walk) -> None:
+        """Begin anew if that may be worth something; with what this commit has changed already the next one does."""
+        blocked = walk.blocked
+        if walk.is_joining or (walk.has_gained and walk.has_turned):
+            walk.is_over = True
+        elif walk.has_gained:
+            walk.has_turned = walk.has_chosen
+            walk.begin_anew(walk.floor)
+        elif not walk.has_gained and blocked is not None and self._may_go(self._id(walk, blocked)):
+            walk.begin_anew(blocked)
+        elif not walk.has_gained and walk.small is not None:
+            walk.begin_anew(walk.small, takes_small=True)
+        else:
+            walk.is_over = True
+
+    @staticmethod
+    def _id(walk: Walk, sequence: int) -> int:
+        return place(walk.priority, Signal.METRICS, sequence)
+
+    def _run(self, walk: Walk, rows: Sequence[tuple[int, ...]]) -> list[Member]:
+        """Return the first of `rows` that may become one, and have the walk pass over what comes before them."""
+        run: list[Member] = []
+        key: Key | None = None
+        size_bytes = readings = 0
+        spans = self._spans
+        for columns in rows:
+            member = self._member(walk, columns)
+            if member is None:
+                if run:
+                    break
+                walk.passed((columns[0] & (SEQUENCE_END - 1)) + 1, was_worth=False)
+                continue
+            row = member.row
+            size_bytes += row.size_bytes
+            readings += row.readings
+            found = self._key(member, spans)
+            if run and (
+                found != key
+                or size_bytes > self._bytes_max
+                or readings > READINGS_MAX
+                or row.stored_ns - run[0].row.stored_ns > self._age_ns
+            ):
+                break
+            run.append(member)
+            key = found
+        return run
+
+    def _member(self, walk: Walk, columns: tuple[int, ...]) -> Member | None:
+        """Return a row that this walk may change, None for another."""
+        *numbers, head = columns
+        header = _header_of(head)
+        if header is None or not all(isinstance(number, int) for number in numbers):
+            return None
+        row = Candidate(*numbers)
+        done = row.done | self._done.get(row.id, 0)
+        is_itself = (header.sequence, header.readings, header.boot) == (row.sequence, row.readings, row.boot)
+        if not is_itself or header.form not in _FORMS or not self._accounts.needed(row.sequence) & ~done:
+            return None
+        if walk.is_joining:
+            is_fit = not header.step_s and row.size_bytes <= SMALL_BYTES_MAX
+        else:
+            is_fit = (row.sequence in self._evidence) == walk.is_evidence
+        if not is_fit:
+            return None
+        if row.id in self._chosen:
+            walk.keeps_floor = True
+        elif not self._may_go(row.id):
+            walk.blocked = row.sequence if walk.blocked is None else walk.blocked
+        else:
+            return Member(row, header, done)
+        return None
+
+    def _key(self, member: Member, spans: Sequence[Sequence[tuple[int, int]]]) -> Key:
+        row, sequence = member.row, member.row.sequence
+        return Key(
+            row.boot,
+            member.done,
+            self._accounts.needed(sequence),
+            member.header.origin,
+            sequence in self._evidence,
+            tuple(any(first <= row.id <= last for first, last in of) for of in spans),
+            tuple((sequence >= desk.live_from, sequence in desk.evidence) for desk in self._desks.values()),
+        )
+
+    async def _make(self, walk: Walk, run: list[Member]) -> Rewriting | None:
+        """Make one of a run, where that is worth it."""
+        step_s = max(member.header.step_s for member in run)
+        if len(run) == 1 and step_s == STEPS_S[-1]:
+            walk.passed(run[-1].row.sequence + 1, was_worth=False)
+            return None
+        rows = await self._connection.execute_fetchall(
+            "SELECT body FROM shelf WHERE id >= ? AND id <= ? ORDER BY id", (run[0].row.id, run[-1].row.id)
+        )
+        bodies = [bytes(body) for (body,) in rows]
+        assert len(bodies) == len(run)
+        self._bytes_left -= sum(map(len, bodies))
+        if walk.is_joining:
+            found = await asyncio.to_thread(join, bodies)
+        else:
+            found = await asyncio.to_thread(lambda: coarsen(bodies, step_s=step_s))
+        # Behind a damaged one it goes on; whoever leases that one sees it.
+        last = run[max(found.members, 1) - 1]
+        walk.passed(last.row.sequence + 1, was_worth=found.pressed is not None)
+        if found.pressed is None:
+            return None
+        pressed = replace(found.pressed, origin=run[0].header.origin)
+        return Rewriting(run[: found.members], pressed, found.step_s, bodies[0], is_evidence=walk.is_evidence)
+
+
+def _header_of(head: object) -> SegmentHeader | None:
+    """Return what a body begins with, None where that is not ours."""
+    try:
+        return read_header(head) if isinstance(head, bytes) else None
+    except SegmentError:
+        return None
