@@ -56,7 +56,7 @@ class Plan:
             trouble=dice.choice([0.0, 0.05, 0.3]),
             settings=StoreSettings(
                 max_bytes=Size(max_bytes),
-                when_full=dice.choice(["drop_oldest", "drop_oldest", "refuse"]),
+                when_full=dice.choice(["dilute", "drop_oldest", "refuse"]),
                 max_age=Duration(dice.choice([30 * 86400, 30 * 86400, HOUR_S])),
                 recent_bytes=Size(dice.choice([2 << 20, 20_000])),
                 backlog_share=dice.choice([0.3, 0.0, 0.9]),
