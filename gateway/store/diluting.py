@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from gateway.core.contracts import Priority, Signal
-from gateway.store.coarsening import STEPS_S, coarsen, join
+from gateway.store.coarsening import coarsen, join
 from gateway.store.records import SEQUENCE_END, place
 from gateway.store.rewriting import Member, Rewriting
 from gateway.store.room import Candidate
@@ -320,9 +320,6 @@ class Diluter:
     async def _make(self, walk: Walk, run: list[Member]) -> Rewriting | None:
         """Make one of a run, where that is worth it."""
         step_s = max(member.header.step_s for member in run)
-        if len(run) == 1 and step_s == STEPS_S[-1]:
-            walk.passed(run[-1].row.sequence + 1, was_worth=False)
-            return None
         rows = await self._connection.execute_fetchall(
             "SELECT body FROM shelf WHERE id >= ? AND id <= ? ORDER BY id", (run[0].row.id, run[-1].row.id)
         )

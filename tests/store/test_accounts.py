@@ -16,10 +16,12 @@ from gateway.store.accounts import (
     Accounts,
     Change,
     DamagedStateError,
+    Dilution,
     Entry,
     Removal,
     Share,
     State,
+    Stretch,
     decode_state,
     encode_state,
 )
@@ -170,3 +172,29 @@ def test_a_shelf_that_nobody_takes_is_known() -> None:
     accounts.takes[4] = taking(classes=["critical", "normal"])
     assert accounts.takes_none_of(bulk)
     assert not accounts.takes_none_of(normal)
+
+
+def test_how_far_a_shelf_is_diluted_survives() -> None:
+    """And takes next to no room where it is not."""
+    dilution = Dilution(7, b"h" * 16, [Stretch(1, 60, 5, 9, 3)], [(4, 6)], [1, 2, 3])
+    assert decode_state(encode_state(State(dilution=dilution))).dilution == dilution
+    assert decode_state(encode_state(State())).dilution == Dilution()
+    assert len(msgspec.msgpack.encode(Dilution())) < 8
+
+
+@pytest.mark.parametrize(
+    "dilution",
+    [
+        Dilution(-1),
+        Dilution(1, b"short"),
+        Dilution(stretches=[Stretch(3, 60, 5, 9, 3)]),
+        Dilution(stretches=[Stretch(1, 0, 5, 9, 3)]),
+        Dilution(stretches=[Stretch(1, 60, -5, 9, 3)]),
+        Dilution(evidence=[(4, -6)]),
+        Dilution(places=[1, 2, 3, 4]),
+    ],
+)
+def test_what_cannot_be_said_of_dilution_is_damage(dilution) -> None:
+    """A checksum is soon made."""
+    with pytest.raises(DamagedStateError, match="says what cannot be"):
+        decode_state(encode_state(State(dilution=dilution)))

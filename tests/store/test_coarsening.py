@@ -176,3 +176,13 @@ def test_less_than_some_pages_is_not_worth_it() -> None:
     assert is_worth(2 * GAIN_BYTES_MIN, GAIN_BYTES_MIN)
     assert not is_worth(2 * GAIN_BYTES_MIN, GAIN_BYTES_MIN + 1)
     assert not is_worth(GAIN_BYTES_MIN, 1)
+
+
+def test_however_many_there_are_they_are_decoded_a_few_at_a_time() -> None:
+    """What is left of some is thinned with what is left of others: it is what thinning all at once leaves."""
+    bodies = [sealed(batch) for batch in pieces(11, 8000)]
+    found = coarsen(bodies, step_s=0)
+    assert found.pressed is not None
+    one = found.pressed.seal(sequence=1, boot=BootId(1), previous_hash=FIRST_HASH)
+    whole = Batch.join([decode_metrics(body) for body in bodies])
+    assert rows_of(decode_metrics(one)) == rows_of(thin(whole, found.step_s * NS_PER_S))

@@ -212,6 +212,38 @@ async def test_what_is_being_sent_is_not_touched(shelves, plant, store) -> None:
     shelves.check(store)
 
 
+async def put_what_cannot_be_thinned(shelves, store) -> None:
+    """One reading of each of many series, four times a day."""
+    numbers = np.array([store.resolve(Series((), f"m{k}")) for k in range(90)], np.uint32)
+    shelves.clock.advance(86_400 // 4 * NS_PER_S)
+    values = np.random.default_rng(1).integers(-(2**62), 2**62, 90)
+    await store.append([(Priority.NORMAL, Batch.of(numbers, shelves.clock.wall_ns(), values))])
+
+
+async def test_what_was_given_back_is_thinned_before_any_more_goes(shelves, plant, store) -> None:
+    """It was passed over while somebody was sending it, and then there was nothing else."""
+    for _ in range(20):
+        await plant.put(store)
+    # The newest has its turn first; then the oldest.
+    store.ack(await shelves.lease(store))
+    lease = await shelves.lease(store, readings_max=10**6)
+    for _ in range(2000):
+        if store.status()["uplinks"]["cloud"]["ledger"]:
+            break
+        await put_what_cannot_be_thinned(shelves, store)
+    assert set(store.status()["uplinks"]["cloud"]["ledger"]) == {"evicted_full"}
+    evicted = store.status()["uplinks"]["cloud"]["ledger"]["evicted_full"]
+    store.release(lease, maybe_delivered=False)
+    for _ in range(100):
+        await put_what_cannot_be_thinned(shelves, store)
+        ledger = store.status()["uplinks"]["cloud"]["ledger"]
+        if ledger.get("diluted"):
+            break
+    assert ledger["diluted"] > 0
+    assert ledger["evicted_full"] == evicted
+    shelves.check(store)
+
+
 def rows_on_disk(shelves) -> list[tuple[int, bytes]]:
     connection = sqlite3.connect(shelves.state_dir / DATABASE)
     try:
