@@ -288,6 +288,7 @@ net/                        Wires that everyone shares
   files.py                  Small files that are written whole, and never through a link: what has a name of ours may not lead elsewhere
   http.py                   HTTP/1.1 as an uplink speaks it: one POST at a time over one kept connection
   http2.py                  HTTP/2 as an uplink speaks it: one request at a time over one kept connection
+  http2_frames.py           What a client's bytes are cut into, seen before they are taken apart: a few frames at a time, none of them endless
   http2_requests.py         What a request of HTTP/2 is made of: its head, and its body as it comes
   http2_server.py           HTTP/2 as a receiver speaks it: several requests at a time over kept connections
   http_requests.py          What an HTTP/1.1 request is made of: its head, and its body as it comes

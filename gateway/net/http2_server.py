@@ -33,6 +33,7 @@ from h2.exceptions import H2Error, ProtocolError, StreamClosedError
 from h2.settings import SettingCodes, Settings
 
 from gateway.net.connections import READ_BYTES, ConnectionServer, Watcher
+from gateway.net.http2_frames import HEADERS_BYTES_MAX, FloodError, Frames, FrameSizeError
 from gateway.net.http2_requests import StreamBody, request_of
 from gateway.net.http_requests import Request, RequestError
 from gateway.net.quiet import keep_headers_out_of_logs
@@ -53,7 +54,6 @@ ALPN: Final = "h2"
 STREAMS_MAX: Final = 16
 # The protocol's own to begin with, for a connection and for a request.
 WINDOW_BYTES: Final = 65_535
-HEADERS_BYTES_MAX: Final = 16 * 1024
 # Requests that their client takes back, or that are refused unread, beside those that are answered: who makes and
 # forgets requests by the thousand is no program that sends what it has measured.
 RESETS_MAX: Final = 100
@@ -89,6 +89,7 @@ class Handler(Watcher, Protocol):
 class _Stream:
     body: StreamBody
     task: asyncio.Task[None] | None = None
+    has_begun: bool = False
     is_admitted: bool = False
     is_reset: bool = False
     window: asyncio.Event = field(default_factory=asyncio.Event)
@@ -149,7 +150,8 @@ class _Conversation:
         self._writer = writer
         self._peer = peer
         self._has_certificate = bool(writer.get_extra_info("peercert"))
-        self._h2 = _Protocol(H2Configuration(client_side=False, header_encoding="latin-1"))
+        # Headers stay the bytes of the table that they came from: as text, each of many requests would have its own.
+        self._h2 = _Protocol(H2Configuration(client_side=False, header_encoding=None))
         self._h2.local_settings = Settings(
             client=False,
             initial_values={
@@ -160,7 +162,8 @@ class _Conversation:
         )
         self._h2.decoder.max_header_list_size = HEADERS_BYTES_MAX
         self._streams: dict[int, _Stream] = {}
-        self._answered = self._resets = 0
+        self._frames = Frames()
+        self._resets = 0
         self._is_over = self._has_said_goodbye = False
         self._waiting: asyncio.Timeout | None = None
         task = asyncio.current_task()
@@ -186,9 +189,7 @@ class _Conversation:
                 if not data:
                     break
                 wait_s = limits.idle_s
-                self._hear(data)
-                async with asyncio.timeout(limits.request_s):
-                    await self._writer.drain()
+                await self._hear(data)
         except TimeoutError:
             self._server.handler.turned_away("too_slow", f"{self._peer}: it does not read its answers")
         except asyncio.CancelledError:
@@ -200,14 +201,26 @@ class _Conversation:
         finally:
             await self._end()
 
-    def _hear(self, data: bytes) -> None:
+    async def _hear(self, data: bytes) -> None:
+        """Act on what came, a few frames at a time; raise TimeoutError where the client does not read the answers."""
         try:
-            for event in self._h2.receive_data(data):
-                self._act(event)
+            for some in self._frames.cut(data):
+                for event in self._h2.receive_data(some):
+                    self._act(event)
+                self._flush()
+                async with asyncio.timeout(self._server.limits.request_s):
+                    await self._writer.drain()
+                if self._is_over:
+                    return
+                await asyncio.sleep(0)
+        except FloodError as error:
+            self._leave("flood", str(error))
+        except FrameSizeError as error:
+            self._leave("bad_request", str(error), ErrorCodes.FRAME_SIZE_ERROR)
         except ProtocolError as error:
             # h2 has said so to the client.
             self._is_over = self._has_said_goodbye = True
-            why = f"{self._peer}: not HTTP/2: {error}" if not self._answered else f"{self._peer}: {error}"
+            why = f"{self._peer}: not HTTP/2: {error}" if not self._frames.answered else f"{self._peer}: {error}"
             self._server.handler.turned_away("bad_request", why)
         self._flush()
 
@@ -271,7 +284,7 @@ class _Conversation:
         elif isinstance(event, StreamEnded) and stream is not None:
             stream.body.end()
         elif isinstance(event, StreamReset):
-            self._take_back(stream)
+            self._take_back(event.stream_id or 0, stream)
         elif isinstance(event, WindowUpdated | RemoteSettingsChanged):
             for one in self._streams.values():
                 one.window.set()
@@ -279,7 +292,7 @@ class _Conversation:
             # Nothing can be said any more.
             self._is_over = True
 
-    def _take_back(self, stream: _Stream | None) -> None:
+    def _take_back(self, number: int, stream: _Stream | None) -> None:
         self._count_reset()
         if stream is None:
             return
@@ -288,14 +301,22 @@ class _Conversation:
         stream.window.set()
         if not stream.is_admitted and stream.task is not None:
             stream.task.cancel()
+        if not stream.has_begun:
+            # Its task never runs.
+            self._forget(number, stream)
 
     def _count_reset(self) -> None:
         self._resets += 1
-        if self._resets > RESETS_MAX + self._answered and not self._is_over:
-            self._is_over = self._has_said_goodbye = True
-            with contextlib.suppress(H2Error):
-                self._h2.close_connection(ErrorCodes.ENHANCE_YOUR_CALM)
-            self._server.handler.turned_away("flood", f"{self._peer}: it takes back what it asks for, again and again")
+        if self._resets > RESETS_MAX + self._frames.answered:
+            self._leave("flood", "it takes back what it asks for, again and again")
+
+    def _leave(self, reason: str, why: str, code: ErrorCodes = ErrorCodes.ENHANCE_YOUR_CALM) -> None:
+        if self._is_over:
+            return
+        self._is_over = self._has_said_goodbye = True
+        with contextlib.suppress(H2Error):
+            self._h2.close_connection(code)
+        self._server.handler.turned_away(reason, f"{self._peer}: {why}")
 
     def _begin(self, event: RequestReceived) -> None:
         number = event.stream_id or 0
@@ -331,6 +352,7 @@ class _Conversation:
 
     async def _serve(self, number: int, stream: _Stream, headers: Sequence[tuple[bytes | str, bytes | str]]) -> None:
         handler = self._server.handler
+        stream.has_begun = True
         request: Request | None = None
         try:
             try:
@@ -351,10 +373,13 @@ class _Conversation:
                 reply = handler.refuse(request, RequestError(500, "failed", why))
             await self._reply(number, stream, reply)
         finally:
-            stream.body.leave()
-            del self._streams[number]
-            if not self._streams and not self._is_over:
-                self._rest()
+            self._forget(number, stream)
+
+    def _forget(self, number: int, stream: _Stream) -> None:
+        stream.body.leave()
+        del self._streams[number]
+        if not self._streams and not self._is_over:
+            self._rest()
 
     def _rest(self) -> None:
         """Wait for the next request, if one may come."""
@@ -370,7 +395,7 @@ class _Conversation:
             return
         try:
             await self._put(number, stream, reply)
-            self._answered += 1
+            self._frames.answered += 1
         except StreamClosedError:
             return
         except (TimeoutError, ProtocolError):

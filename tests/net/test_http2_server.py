@@ -7,6 +7,7 @@ import contextlib
 import random
 import socket
 import struct
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import hpack
@@ -15,8 +16,20 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import ConnectionTerminated, DataReceived, ResponseReceived, StreamEnded, StreamReset, TrailersReceived
 
-from gateway.net import connections, http2_server
-from gateway.net.http2 import DATA, END_HEADERS, END_STREAM, HEADERS, PADDED, PING, PREFACE, SETTINGS, frame
+from gateway.net import connections, http2_frames, http2_server
+from gateway.net.http2 import (
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    PADDED,
+    PING,
+    PREFACE,
+    SETTINGS,
+    frame,
+    head,
+)
 from gateway.net.http2_server import Http2Server, Reply
 from gateway.net.http_server import HttpLimits
 from gateway.net.listeners import make_ready
@@ -263,7 +276,7 @@ async def test_empty_and_padded_frames_are_no_more_than_they_are(serve) -> None:
     await serve(echo)
     client = await serve.connect()
     number = client.begin("/x")
-    for _ in range(3000):
+    for _ in range(1500):
         client.h2.send_data(number, b"")
     for _ in range(600):
         if client.h2.local_flow_control_window(number) < 300:
@@ -331,9 +344,10 @@ async def test_a_client_that_goes_leaves_what_is_being_kept(serve) -> None:
         PREFACE + frame(SETTINGS, 0, 0, b"") + frame(DATA, PADDED, 1, b"\x09a"),
         PREFACE + frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 1 << 31)),
         PREFACE + frame(SETTINGS, 0, 0, b"") + b"\xff\xff\xff\x00\x00" + bytes(4),
-        PREFACE + frame(SETTINGS, 0, 0, b"") + frame(HEADERS, 0, 1, bytes(100)) + frame(9, 0, 1, bytes(100)) * 200,
+        PREFACE + frame(SETTINGS, 0, 0, b"") + head(1 << 15, DATA, 0, 1),
+        PREFACE + frame(SETTINGS, 0, 0, b"") + frame(HEADERS, 0, 1, bytes(100)) + frame(9, 0, 1, b"") * 70,
     ],
-    ids=["http1", "no settings", "hpack", "even stream", "padding", "window", "size", "continuations"],
+    ids=["http1", "no settings", "hpack", "even stream", "padding", "window", "size", "head of a size", "continuations"],
 )  # fmt: skip
 async def test_who_breaks_the_rules_is_told_and_left(serve, data: bytes) -> None:
     """Counted, with what was wrong; others are served."""
@@ -476,6 +490,7 @@ async def test_who_does_not_read_answers_is_left(serve, monkeypatch: pytest.Monk
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
 
     monkeypatch.setattr(connections, "make_ready", make_small)
+    monkeypatch.setattr(http2_frames, "IDLE_FRAMES_MAX", 1 << 20)
     echo = Echo()
     server = await serve(echo, request_s=0.3)
     with socket.socket() as client:
@@ -542,3 +557,65 @@ async def test_whatever_a_client_says_leaves_the_server_well(serve, seed: int) -
     assert echo.away
     await server.stop()
     assert failed == []
+
+
+async def test_who_takes_back_at_once_leaves_nothing_behind(serve) -> None:
+    """A task that never began must not count as a request: the connection would be full of them, and never idle."""
+    echo = Echo()
+    server = await serve(echo, idle_s=0.3)
+    client = await serve.connect()
+    for _ in range(2 * http2_server.STREAMS_MAX):
+        number = client.h2.get_next_available_stream_id()
+        client.h2.send_headers(number, [(":method", "POST"), (":scheme", "http"), (":authority", "l"), (":path", "/x")])
+        client.h2.reset_stream(number, 8)
+        client.flush()
+        await asyncio.sleep(0)
+    assert (await client.ask("/y"))["body"] == b"5"
+    await client.end()
+    while server.connections:
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (frame(HEADERS, 0, 1, bytes(9000)) + frame(CONTINUATION, 0, 1, bytes(9000)), "bytes of headers"),
+        (frame(PING, 0, 0, bytes(8)) * 3000, "bring nothing"),
+        (frame(SETTINGS, 0, 0, b"") * 3000, "bring nothing"),
+    ],
+)
+async def test_who_floods_is_left_before_it_is_held(serve, data: bytes, why: str) -> None:
+    """By the heads of frames: h2 would wait for all of a block of headers."""
+    echo = Echo()
+    await serve(echo)
+    reader, writer = await serve.dial()
+    writer.write(PREFACE + frame(SETTINGS, 0, 0, b"") + data)
+    with contextlib.suppress(ConnectionError):
+        said = await asyncio.wait_for(reader.read(-1), 2.0)
+        assert said[-4:] == struct.pack(">I", 11)
+    assert len(echo.away) == 1
+    assert echo.away[0][0] == "flood"
+    assert why in echo.away[0][1]
+
+
+async def test_headers_that_come_again_and_again_are_not_copied(serve) -> None:
+    """A block of few bytes names 16 KB of the table: a read of such blocks would be 40 MB as text, all at once."""
+    await serve(Echo())
+    reader, writer = await serve.dial()
+    encoder = hpack.Encoder()
+    fields = [(b":method", b"POST"), (b":scheme", b"http"), (b":authority", b"l"), (b":path", b"/slow")]
+    fields += [(b"x", b"y" * 3900)] * 4
+    first, later = (encoder.encode(fields, huffman=False) for _ in range(2))
+    assert len(later) < 20
+    blocks = b"".join(
+        frame(HEADERS, END_HEADERS, number, first if number == 1 else later) + frame(3, 0, number, bytes(4))
+        for number in range(1, 4000, 2)
+    )
+    tracemalloc.start()
+    try:
+        writer.write(PREFACE + frame(SETTINGS, 0, 0, b"") + blocks)
+        with contextlib.suppress(ConnectionError):
+            await asyncio.wait_for(reader.read(-1), 5.0)
+        assert tracemalloc.get_traced_memory()[1] < 4_000_000
+    finally:
+        tracemalloc.stop()
