@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,8 @@ SIGNALS: Final = {signal.name.lower(): signal for signal in Signal}
 # What one request may become when it is opened, and how large one is read at once without a thread.
 OPENED_BYTES_MAX: Final = 16 << 20
 HERE_BYTES_MAX: Final = 64 * 1024
+# So much of them is open before it is kept, and what the last of them adds.
+AT_ONCE_BYTES: Final = 256 * 1024
 TOPICS_KNOWN_MAX: Final = 4096
 # No request begins so: its first field is that of a resource.
 _MAGIC: Final = {b"\x28\xb5\x2f\xfd": "zstd", b"\x1f\x8b\x08": "gzip"}
@@ -38,14 +40,25 @@ class _TooLargeError(Exception):
     """It would be more than is taken when it is opened."""
 
 
+class _Request(NamedTuple):
+    """A message that should be a request, and its place among the arrivals."""
+
+    at: int
+    payload: bytes
+    signal: Signal
+
+
 @dataclass(slots=True)
 class Parted:
-    """Arrivals that are dealt with: requests that are still to be kept, all else, and where that stood."""
+    """Arrivals that are being dealt with: requests that are still to be kept, what was lost, and all else."""
 
-    rest: Arrivals
-    places: list[int]
-    requests: deque[Messages] = field(default_factory=deque)
+    arrivals: Arrivals
+    others: dict[int, bytes]  # payloads that go on, by their place
+    lost: dict[int, Lost]
+    requests: deque[_Request] = field(default_factory=deque)
     readings: int = 0
+    rest: Arrivals | None = None  # once nothing is added to it
+    places: list[int] = field(default_factory=list)
 
 
 class OtlpTopics:
@@ -56,64 +69,83 @@ class OtlpTopics:
         self._accept = accept
         self._accept_messages = accept_messages
         self._known: dict[bytes, Signal | None] = {}
+        # One at a time has requests open: packed they may be a ten-thousandth of what they are then.
+        self._turn = asyncio.Lock()
 
     async def __call__(self, arrivals: Arrivals, /) -> Accepted:
         """Take `arrivals`; what was kept before a FullError is not kept again when they come back."""
         if not isinstance(arrivals.prepared, Parted):
             if all(self._signal_of(topic) is None for topic in arrivals.topics):
                 return await self._accept(arrivals)
-            arrivals.prepared = await self._part(arrivals)
+            arrivals.prepared = self._part(arrivals)
             arrivals.payloads = ()
         parted = arrivals.prepared
         assert isinstance(parted, Parted)
         while parted.requests:
-            await self._accept_messages(parted.requests[0])
-            parted.readings += len(parted.requests.popleft().records)
+            async with self._turn:
+                await self._keep_some(parted)
+        rest = self._rest_of(parted)
         accepted = Accepted(0)
         if parted.places or arrivals.dropped:
-            accepted = await self._accept(parted.rest)
+            accepted = await self._accept(rest)
         malformed = [lost._replace(at=parted.places[lost.at]) for lost in accepted.malformed]
         return Accepted(parted.readings + accepted.readings, malformed)
 
-    async def _part(self, arrivals: Arrivals) -> Parted:
-        """Open what is OTLP; what cannot be opened is among the rest, as lost."""
-        lost = {one.at: one for one in arrivals.lost}
-        requests: deque[Messages] = deque()
-        places: list[int] = []
+    def _part(self, arrivals: Arrivals) -> Parted:
+        parted = Parted(arrivals, {}, {one.at: one for one in arrivals.lost})
         for at, (topic, payload) in enumerate(zip(arrivals.topics, arrivals.payloads, strict=True)):
             signal = self._signal_of(topic)
-            if signal is not None and at not in lost:
-                try:
-                    requests.append(await self._open(arrivals, payload, signal))
-                except (TooManyError, _TooLargeError) as error:
-                    lost[at] = Lost(at, OVERSIZE, str(error))
-                except ValueError as error:
-                    what = f"this is no request of {signal.name.lower()} in protobuf: {error}"
-                    lost[at] = Lost(at, MALFORMED, what)
-                else:
-                    continue
-            places.append(at)
-        rest = Arrivals(
-            arrivals.source,
-            [arrivals.topics[at] for at in places],
-            [arrivals.payloads[at] for at in places],
-            arrivals.arrived_ns,
-            lost=[lost[at]._replace(at=number) for number, at in enumerate(places) if at in lost],
-            dropped=arrivals.dropped,
-            is_last=arrivals.is_last,
-            on_prepared=arrivals.on_prepared,
-        )
-        return Parted(rest, places, requests)
+            if signal is None or at in parted.lost:
+                parted.others[at] = payload
+            else:
+                parted.requests.append(_Request(at, payload, signal))
+        return parted
 
-    async def _open(self, arrivals: Arrivals, payload: bytes, signal: Signal) -> Messages:
-        if len(payload) > HERE_BYTES_MAX:
-            taken = await asyncio.to_thread(_read, payload, signal)
-        else:
-            taken = _read(payload, signal)
-        counts = np.array(taken.counts, np.int64)
-        records = ResourceRecords(signal, counts, np.zeros(len(counts), np.int64), tuple(taken.bodies))
-        dropped = {OVERSIZE: taken.oversize} if taken.oversize else {}
-        return Messages(arrivals.source, records, Priority.NORMAL, arrivals.arrived_ns, dropped)
+    def _rest_of(self, parted: Parted) -> Arrivals:
+        """Return what goes on: what is no OTLP, and what should be and is not."""
+        if parted.rest is None:
+            arrivals, places = parted.arrivals, sorted(parted.others)
+            parted.places = places
+            parted.rest = Arrivals(
+                arrivals.source,
+                [arrivals.topics[at] for at in places],
+                [parted.others[at] for at in places],
+                arrivals.arrived_ns,
+                lost=[parted.lost[at]._replace(at=number) for number, at in enumerate(places) if at in parted.lost],
+                dropped=arrivals.dropped,
+                is_last=arrivals.is_last,
+                on_prepared=arrivals.on_prepared,
+            )
+            parted.others = {}
+        return parted.rest
+
+    async def _keep_some(self, parted: Parted) -> None:
+        """Open and keep the next requests of one signal, as many as are not much together: they share a commit."""
+        signal, size_bytes = parted.requests[0].signal, 0
+        opened: list[Taken] = []
+        done: list[_Request] = []
+        for request in parted.requests:
+            if request.signal is not signal or size_bytes >= AT_ONCE_BYTES:
+                break
+            done.append(request)
+            if request.at in parted.lost:
+                continue
+            try:
+                opened.append(await _open(request))
+            except (TooManyError, _TooLargeError) as error:
+                parted.lost[request.at] = Lost(request.at, OVERSIZE, str(error))
+            except ValueError as error:
+                what = f"this is no request of {signal.name.lower()} in protobuf: {error}"
+                parted.lost[request.at] = Lost(request.at, MALFORMED, what)
+            else:
+                size_bytes += sum(map(len, opened[-1].bodies))
+        if opened:
+            await self._accept_messages(_together(parted.arrivals, signal, opened))
+        parted.readings += sum(sum(taken.counts) for taken in opened)
+        for request in done:
+            parted.requests.popleft()
+            if request.at in parted.lost:
+                parted.others[request.at] = request.payload
 
     def _signal_of(self, topic: bytes) -> Signal | None:
         """Return what a topic's messages are requests of, None where they are none."""
@@ -131,8 +163,29 @@ class OtlpTopics:
         return signal
 
 
+async def _open(request: _Request) -> Taken:
+    payload = request.payload
+    if len(payload) > HERE_BYTES_MAX or _is_packed(payload):
+        return await asyncio.to_thread(_read, payload, request.signal)
+    return _read(payload, request.signal)
+
+
+def _together(arrivals: Arrivals, signal: Signal, opened: Sequence[Taken]) -> Messages:
+    counts = np.array([count for taken in opened for count in taken.counts], np.int64)
+    bodies = tuple(body for taken in opened for body in taken.bodies)
+    records = ResourceRecords(signal, counts, np.zeros(len(counts), np.int64), bodies)
+    oversize = sum(taken.oversize for taken in opened)
+    return Messages(
+        arrivals.source, records, Priority.NORMAL, arrivals.arrived_ns, {OVERSIZE: oversize} if oversize else {}
+    )
+
+
+def _is_packed(payload: bytes) -> str:
+    return next((name for magic, name in _MAGIC.items() if payload.startswith(magic)), "")
+
+
 def _read(payload: bytes, signal: Signal) -> Taken:
-    encoding = next((name for magic, name in _MAGIC.items() if payload.startswith(magic)), "")
+    encoding = _is_packed(payload)
     if not encoding:
         return open_request(payload, signal)
     opener = Opener(encoding)

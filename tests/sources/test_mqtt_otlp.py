@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import tracemalloc
 import zlib
 
 import pytest
@@ -72,11 +74,10 @@ async def test_requests_go_past_the_mappings(door, doors) -> None:
     accepted = await door(arrivals)
     assert (accepted.readings, accepted.malformed) == (2 + 9, [])
     assert [(m.source, m.records.signal, m.arrived_ns, len(m.records)) for m in doors.messages] == [
-        ("plant", Signal.METRICS, 7, 3), ("plant", Signal.METRICS, 7, 3), ("plant", Signal.METRICS, 7, 3),
-        ("plant", Signal.LOGS, 7, 0),
+        ("plant", Signal.METRICS, 7, 9), ("plant", Signal.LOGS, 7, 0),
     ]  # fmt: skip
     whole = ExportMetricsServiceRequest.FromString(body).resource_metrics[0].SerializeToString()
-    assert {m.records.bodies for m in doors.messages[:3]} == {(whole,)}
+    assert doors.messages[0].records.bodies == (whole,) * 3
     (rest,) = doors.arrivals
     assert list(zip(rest.topics, rest.payloads, strict=True)) == [(b"plant/a", b"1"), (b"tidegate/g/other", b"2")]
 
@@ -110,7 +111,10 @@ async def test_what_is_none_is_lost_with_its_reason(door, doors, monkeypatch) ->
 
 async def test_what_was_kept_before_there_was_no_room_is_not_kept_again(door, doors) -> None:
     """The source offers the same arrivals until they are taken."""
-    arrivals = came((b"tidegate/g/metrics", request(1)), (b"tidegate/g/metrics", request(2)), (b"plant/a", b"1"))
+    arrivals = came(
+        (b"tidegate/g/metrics", request(1)), (b"tidegate/g/logs", b"\xff"), (b"tidegate/g/metrics", request(2)),
+        (b"plant/a", b"1"),
+    )  # fmt: skip
     offers = 0
     while True:
         offers += 1
@@ -118,12 +122,13 @@ async def test_what_was_kept_before_there_was_no_room_is_not_kept_again(door, do
         try:
             accepted = await door(arrivals)
         except FullError:
-            assert len(arrivals) == 3
+            assert len(arrivals) == 4
             continue
         break
     assert [len(m.records) for m in doors.messages] == [1, 2]
     assert accepted.readings == 4
-    assert len(doors.arrivals) == 1
+    assert [lost.at for lost in accepted.malformed] == [1]
+    assert [rest.topics for rest in doors.arrivals] == [[b"tidegate/g/logs", b"plant/a"]]
 
 
 async def test_a_large_request_is_read_beside_the_loop(door, doors) -> None:
@@ -139,3 +144,29 @@ async def test_topics_are_remembered_in_a_bounded_number(door, doors, monkeypatc
     for number in range(5):
         await door(came((b"t/%d" % number, b"")))
     assert len(door._known) <= 2
+
+
+async def test_small_messages_that_are_much_when_opened_are_never_open_at_once(doors) -> None:
+    """A read of a broker's messages may hold hundreds of them, and several reads are under way."""
+    made = ExportMetricsServiceRequest()
+    for _ in range(32):
+        metric = made.resource_metrics.add().scope_metrics.add().metrics.add(name="n" * 65_000)
+        metric.gauge.data_points.add(time_unix_nano=1, as_int=1)
+    body = made.SerializeToString()
+    packed = zstd.compress(body, level=3)
+    assert len(packed) < len(body) / 1000
+    kept = []
+
+    async def accept_messages(messages: Messages, /) -> None:
+        await asyncio.sleep(0)
+        kept.append(len(messages.records.bodies))
+
+    door = OtlpTopics(["tidegate/+/{signal}"], accept=doors.accept, accept_messages=accept_messages)
+    tracemalloc.start()
+    try:
+        await asyncio.gather(*(door(came(*[(b"tidegate/g/metrics", packed)] * 20)) for _ in range(4)))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert sum(kept) == 32 * 80
+    assert peak < 5 * len(body)
