@@ -11,6 +11,7 @@ from gateway.codecs.mapping_settings import MappingSettings
 from gateway.control.reading import did_you_mean
 from gateway.core.checks import Problem, below, parts
 from gateway.core.contracts import Priority, Signal
+from gateway.sources.mqtt_settings import OTLP_PRIORITY, MqttSettings
 from gateway.sources.otlp_settings import OtlpSettings
 from gateway.store.taking import ANY, origin_of, taking
 from gateway.store.writer import LOG_PRIORITY
@@ -92,6 +93,10 @@ def _made(config: Config) -> Iterator[Made]:
             for signal in Signal:
                 what = f"the {signal.name.lower()} that programs send, of class {source.class_}"
                 yield Made(below("sources", index, "class"), what, source.priority, signal, ANY)
+        elif isinstance(source, MqttSettings) and source.otlp:
+            for signal in Signal:
+                what = f"the {signal.name.lower()} that come as OTLP, of class {OTLP_PRIORITY.name.lower()}"
+                yield Made(below("sources", index, "otlp"), what, OTLP_PRIORITY, signal, ANY)
 
 
 def _class_of(settings: Any) -> Priority:

@@ -17,7 +17,8 @@ from gateway.codecs.content_encoding import Opener
 from gateway.codecs.otlp_intake import Taken, TooManyError, open_request
 from gateway.codecs.topics import Pattern
 from gateway.core.batch import ResourceRecords
-from gateway.core.contracts import OVERSIZE, Accepted, Arrivals, Lost, Messages, Priority, Signal
+from gateway.core.contracts import OVERSIZE, Accepted, Arrivals, Lost, Messages, Signal
+from gateway.sources.mqtt_settings import OTLP_PRIORITY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -176,7 +177,7 @@ def _together(arrivals: Arrivals, signal: Signal, opened: Sequence[Taken]) -> Me
     records = ResourceRecords(signal, counts, np.zeros(len(counts), np.int64), bodies)
     oversize = sum(taken.oversize for taken in opened)
     return Messages(
-        arrivals.source, records, Priority.NORMAL, arrivals.arrived_ns, {OVERSIZE: oversize} if oversize else {}
+        arrivals.source, records, OTLP_PRIORITY, arrivals.arrived_ns, {OVERSIZE: oversize} if oversize else {}
     )
 
 

@@ -8,6 +8,7 @@ import msgspec
 
 from gateway.codecs.topics import Pattern
 from gateway.core.checks import Check, Checked, Problem, below, check, parts
+from gateway.core.contracts import Priority
 from gateway.core.units import Duration, Size
 from gateway.net.mqtt_address import parse_url
 from gateway.net.secrets import Secret
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 Qos = Literal[0, 1, 2]
 TOPIC_BYTES_MAX: Final = 65535
+# What class requests have that come as messages.
+OTLP_PRIORITY: Final = Priority.NORMAL
 # Who subscribes to what follows it shares the messages with others of its group.
 SHARED: Final = "$share"
 # A gateway that is away for longer is one that somebody has looked at.

@@ -155,6 +155,22 @@ def test_an_uplink_that_takes_nothing_is_said() -> None:
     ]
 
 
+def test_otlp_that_a_broker_brings_is_taken_too() -> None:
+    """It is of class normal, of all signals, and of no mapping."""
+    broker = """
+    [[sources]]
+    type = "mqtt"
+    name = "fleet"
+    url = "mqtt://127.0.0.1:1883"
+    topics = ["tidegate/#"]
+    otlp = ["tidegate/+/{signal}"]
+    """
+    assert notes_of(broker, uplink("all"), uplink("spans", 'signals = ["traces"]')) == []
+    (logs, traces) = notes_of(broker, uplink("a", 'signals = ["metrics"]'))
+    assert logs.startswith("sources[1].otlp: no uplink takes the logs that come as OTLP, of class normal")
+    assert "the traces" in traces
+
+
 def test_what_is_dropped_on_purpose_is_for_nobody() -> None:
     """No uplink is missed by it."""
     text = BOX + '[[mappings]]\nmatch = "noise/#"\ndrop = true\nclass = "bulk"\n'
