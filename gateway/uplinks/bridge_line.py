@@ -99,7 +99,7 @@ class BrokerLine:
         self.scanner = AckScanner(client.version)
         self.timeout_s = timeout_s
         self._clock = clock
-        self._pongs = 0
+        self._pings = self._pongs = 0
         self._connack: tuple[int, str, Terms] | None = None
         self._poll = select.poll()
         client.on_connect = self._on_connect
@@ -163,9 +163,9 @@ class BrokerLine:
 
     def ping(self, until: Deadline) -> None:
         """Return when the broker has read all that was sent."""
-        pongs = self._pongs
+        self._pings += 1
         self.send(PINGREQ_BYTES, until=until)
-        while self._pongs == pongs:
+        while self._pongs < self._pings:
             self._wait(_IN, until)
 
     def say_goodbye(self) -> None:
@@ -212,7 +212,7 @@ class BrokerLine:
                 # So paho calls a refusal too, which it has told by then.
                 if self._connack is None:
                     raise
-        elif kind == PacketType.PINGRESP:
+        elif kind == PacketType.PINGRESP and self._pongs < self._pings:
             self._pongs += 1
         elif kind == PacketType.DISCONNECT and self.client.version == VERSION_5:
             raise _read_goodbye(packet.body)

@@ -31,6 +31,14 @@ def wired():
     theirs.close()
 
 
+def test_an_answer_to_no_ping_keeps_nobody_waiting(wired) -> None:
+    """Else a broker that says nothing but PINGRESP is waited for without end, and heard as fast as it talks."""
+    line, theirs = wired
+    theirs.sendall(bytes.fromhex("d000"))
+    with pytest.raises(ProtocolError, match="no publisher"):
+        line.serve(NEVER)
+
+
 def test_a_large_piece_waits_for_the_line(wired) -> None:
     """And hears what comes while it waits."""
     line, theirs = wired
@@ -112,9 +120,11 @@ def test_nobody_reads_for_ever(wired) -> None:
     sent = 0
     with pytest.raises(TimeoutError):
         while True:
-            sent += theirs.send(b"\xd0\x00" * 50_000)
+            sent += theirs.send(b"\x40\x02\x00\x07" * 25_000)
+    heard = []
+    line.on_acks = heard.append
     line.look()
-    assert line._pongs
+    assert heard
 
 
 def test_a_closed_client(wired) -> None:
