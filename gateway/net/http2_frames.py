@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 # What is acted on before others have their turn.
 FRAMES_AT_ONCE: Final = 64
 HEADERS_BYTES_MAX: Final = 16 * 1024
-# Frames that bring nothing (PING, SETTINGS, empty DATA …): so many for nothing, for each request that is answered, and
-# for each so many bytes of bodies.
+# Frames that bring next to nothing (PING, SETTINGS, some bytes of DATA …): so many for nothing, for each request that is
+# answered, and for each so many bytes of bodies.
+SMALL_BYTES: Final = 64
 IDLE_FRAMES_MAX: Final = 2000
 IDLE_FRAMES_PER_ANSWER: Final = 100
 IDLE_FRAME_BYTES: Final = 1024
@@ -89,11 +90,11 @@ class Frames:
                 raise FloodError(f"more than {HEADERS_BYTES_MAX} bytes of headers")
             if flags & END_HEADERS:
                 self._block_bytes = 0
-        elif kind == DATA and size_bytes:
+        elif kind == DATA and size_bytes >= SMALL_BYTES:
             self._body_bytes += size_bytes
         elif kind != RST_STREAM and not (kind == DATA and flags & END_STREAM):
             # Requests that are taken back are counted as such.
             self._idle += 1
             free = IDLE_FRAMES_MAX + IDLE_FRAMES_PER_ANSWER * self.answered + self._body_bytes // IDLE_FRAME_BYTES
             if self._idle > free:
-                raise FloodError("it sends frames that bring nothing, again and again")
+                raise FloodError("it sends frames that bring next to nothing, again and again")

@@ -53,7 +53,8 @@ def test_a_read_of_many_frames_is_acted_on_in_parts() -> None:
         (b"", head(1 << 24 - 1, DATA, 0, 1), "a frame of"),
         (frame(HEADERS, 0, 1, bytes(9000)), frame(CONTINUATION, 0, 1, bytes(9000)), "bytes of headers"),
         (frame(HEADERS, 0, 1, b""), frame(CONTINUATION, 0, 1, b"") * 2000, "bytes of headers"),
-        (frame(DATA, 0, 1, b"") * IDLE_FRAMES_MAX, frame(SETTINGS, 0, 0, b""), "bring nothing"),
+        (frame(DATA, 0, 1, b"a") * IDLE_FRAMES_MAX, frame(DATA, 0, 1, b"a"), "next to nothing"),
+        (frame(DATA, 0, 1, b"") * IDLE_FRAMES_MAX, frame(SETTINGS, 0, 0, b""), "bring next to nothing"),
     ],
 )
 def test_what_is_endless_ends(before: bytes, too_much: bytes, why: str) -> None:

@@ -580,8 +580,8 @@ async def test_who_takes_back_at_once_leaves_nothing_behind(serve) -> None:
     ("data", "why"),
     [
         (frame(HEADERS, 0, 1, bytes(9000)) + frame(CONTINUATION, 0, 1, bytes(9000)), "bytes of headers"),
-        (frame(PING, 0, 0, bytes(8)) * 3000, "bring nothing"),
-        (frame(SETTINGS, 0, 0, b"") * 3000, "bring nothing"),
+        (frame(PING, 0, 0, bytes(8)) * 3000, "bring next to nothing"),
+        (frame(SETTINGS, 0, 0, b"") * 3000, "bring next to nothing"),
     ],
 )
 async def test_who_floods_is_left_before_it_is_held(serve, data: bytes, why: str) -> None:
