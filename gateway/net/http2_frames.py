@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 # What is acted on before others have their turn.
 FRAMES_AT_ONCE: Final = 64
 HEADERS_BYTES_MAX: Final = 16 * 1024
-# Frames that bring next to nothing (PING, SETTINGS, some bytes of DATA …): so many for nothing, for each request that is
-# answered, and for each so many bytes of bodies.
+# Frames that bring next to nothing (PING, SETTINGS, some bytes of DATA …): so many for nothing, for each request that
+# is answered, and for each so many bytes of bodies.
 SMALL_BYTES: Final = 64
 IDLE_FRAMES_MAX: Final = 2000
 IDLE_FRAMES_PER_ANSWER: Final = 100
