@@ -29,7 +29,6 @@ from gateway.store.pace import Pace
 from gateway.store.pages import LOG_HEADER_BYTES
 from gateway.store.planning import encode_boot, make_change, next_state
 from gateway.store.reached import Reached
-from gateway.store.rewriting import describe
 from gateway.store.settling import Settling
 from gateway.store.starting import is_damage, mark_suspect
 from gateway.store.trouble import Trouble
@@ -159,9 +158,16 @@ class Committer:
             "refused": len(self.refused),
             "commits": self.state.commit,
             "rewritten": self.state.dilution.count,
-            "diluted": describe(self.state.dilution.stretches),
+            "diluted": self._describe_dilution(),
             "trouble": self.trouble.sentence,
         }
+
+    def _describe_dilution(self) -> list[dict[str, object]]:
+        if not self.state.dilution.stretches:
+            return []
+        from gateway.store.rewriting import describe  # noqa: PLC0415  memory for who has a full shelf
+
+        return describe(self.state.dilution.stretches)
 
     def damaged(self, why: str) -> None:
         """Take note that the file is wrong: nothing here mends it, the next start does."""

@@ -13,12 +13,10 @@ from gateway.core.contracts import BootId, FullError, Signal
 from gateway.core.words import span
 from gateway.store.accounts import UPLINK_REMOVED
 from gateway.store.asides import make_room
-from gateway.store.diluting import Diluter
 from gateway.store.disks import free_bytes
 from gateway.store.membership import Leftovers, let_go_overdue
 from gateway.store.planning import DILUTED, EVICTED, EXPIRED
 from gateway.store.records import SEQUENCE_END, where_from
-from gateway.store.rewriting import seal_again, still_held
 from gateway.store.room import find_evictions, find_expired, find_heads, find_settled
 from gateway.store.unwanted import Unwanted
 
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
 
     from gateway.core.contracts import Priority
     from gateway.store.accounts import Dilution
+    from gateway.store.diluting import Diluter
     from gateway.store.leases import Desk
     from gateway.store.opening import Opened
     from gateway.store.rewriting import Rewriting, Rewritten
@@ -76,17 +75,27 @@ class Keeper:
         self.rewritings: list[Rewriting] = []  # what the next commit writes anew
         self._evidence = evidence
         self._said: set[tuple[Priority, int]] = set()
-        self.diluter = Diluter(
-            connection,
-            opened.accounts,
-            desks,
-            evidence,
-            max_bytes=int(around.settings.max_bytes),
-            max_age_s=float(around.settings.max_age),
-        )
-        self.diluter.places = opened.state.dilution.places
+        self._diluter: Diluter | None = None
+        self._places = opened.state.dilution.places
         # The oldest readings of each class at the last look, until a commit has heard of them.
         self._heads: dict[Priority, Candidate] | None = None
+
+    @property
+    def diluter(self) -> Diluter:
+        """Who looks for what can be thinned: made when a full shelf asks for the first time."""
+        if self._diluter is None:
+            from gateway.store.diluting import Diluter  # noqa: PLC0415  memory for who has a full shelf
+
+            self._diluter = Diluter(
+                self._connection,
+                self._accounts,
+                self._desks,
+                self._evidence,
+                max_bytes=int(self._settings.max_bytes),
+                max_age_s=float(self._settings.max_age),
+            )
+            self._diluter.places = self._places
+        return self._diluter
 
     def may_go(self, segment_id: int) -> bool:
         """Whether nobody is sending it."""
@@ -183,12 +192,17 @@ class Keeper:
     def note(self, before: Dilution, rewritings: Sequence[Rewriting]) -> tuple[list[Rewritten], Dilution]:
         """Return what takes the place of these, and how far all is diluted then."""
         heads, self._heads = self._heads, None
-        if heads is not None:
-            before = msgspec.structs.replace(before, stretches=still_held(before.stretches, heads))
-        rows, after = seal_again(rewritings, before, timeline=self._timeline)
-        self._say(rewritings)
+        rows: list[Rewritten] = []
+        if rewritings or (heads is not None and before.stretches):
+            from gateway.store.rewriting import seal_again, still_held  # noqa: PLC0415  as above
+
+            if heads is not None:
+                before = msgspec.structs.replace(before, stretches=still_held(before.stretches, heads))
+            rows, before = seal_again(rewritings, before, timeline=self._timeline)
+            self._say(rewritings)
         evidence = [*self._evidence] if self._settings.when_full == "dilute" else before.evidence
-        return rows, msgspec.structs.replace(after, evidence=evidence, places=self.diluter.places)
+        places = self._places if self._diluter is None else self._diluter.places
+        return rows, msgspec.structs.replace(before, evidence=evidence, places=places)
 
     def _say(self, rewritings: Sequence[Rewriting]) -> None:
         """Have the log say once of each class and step that it is come to."""
