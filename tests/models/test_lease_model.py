@@ -398,7 +398,9 @@ class LeaseMachine(RuleBasedStateMachine):
             found[name] = Found(
                 held, road.delivered, share.left_out, lost, said, road.in_hand(), share.allowed, [*road.thinned]
             )
-            allowed = [0] if is_resting else range(ALLOWED_MIN, max(ALLOWED_MAX, 2 * LEASED_MAX) + 1)
+            # What is leased thinned may be all that is held.
+            most = max(ALLOWED_MAX, 2 * LEASED_MAX, 2 * total(held.values()), 2 * total(road.held.values()))
+            allowed = [0] if is_resting else range(ALLOWED_MIN, most + 1)
             self._check(share.allowed in allowed, f"{name} is allowed {share.allowed}, rests: {is_resting}")
         return new, (state.accepted, found), {name: road.unnoted for name, road in self.roads.items()}
 
