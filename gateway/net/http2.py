@@ -50,6 +50,8 @@ READ_PAST_BYTES_MAX: Final = 1 << 20
 LOOK_S: Final = 0.005
 # What a server may say between two requests before that is no conversation any more.
 FRAMES_BETWEEN_MAX: Final = 1000
+# And between two pieces of a request before the next one goes.
+FRAMES_BY_THE_WAY_MAX: Final = 64
 SAID_BYTES_MAX: Final = 80
 _HEADER_TABLE_SIZE, _ENABLE_PUSH, _INITIAL_WINDOW_SIZE, _MAX_FRAME_SIZE = 1, 2, 4, 5
 _SETTING: Final = struct.Struct(">HI")
@@ -255,7 +257,9 @@ class Http2Connection(Line):
             if not self._flush():
                 return False
             # Once all of it has left nothing may go wrong before whoever gave it knows that.
-            while left and not exchange.is_over and self._has_something():
+            for _ in range(FRAMES_BY_THE_WAY_MAX):
+                if not left or exchange.is_over or not self._has_something():
+                    break
                 self._read_frame(exchange)
             if exchange.is_over and left:
                 return self._stop_sending(exchange)

@@ -299,6 +299,29 @@ def test_an_answer_before_the_whole_request_ends_it(serve) -> None:
     assert sum(len(data) for kind, _, stream, data in server.peers[0].frames if (kind, stream) == (DATA, 1)) < 200_000
 
 
+@pytest.mark.parametrize(
+    "chatter",
+    [
+        frame(WINDOW_UPDATE, 0, 0, bytes(4)),
+        frame(HEADERS, END_HEADERS, 1, block((":status", "100"))),
+        frame(SETTINGS, 0, 0, b""),
+    ],
+    ids=["windows", "100", "settings"],
+)
+def test_who_talks_without_end_while_a_request_goes_is_left(serve, chatter: bytes) -> None:
+    """The pieces go on all the same, and then the time for an answer is over."""
+
+    def talk(peer: Peer) -> None:
+        peer.say(HELLO)
+        while True:
+            peer.say(chatter * 1000)
+
+    connection, _ = serve(talk)
+    connection.timeout_s = 0.5
+    with pytest.raises(HttpError):
+        call(connection, piece=2)
+
+
 def test_an_early_answer_is_heard_between_pieces(serve) -> None:
     """Also where the window would take more."""
     said = threading.Event()
