@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from gateway.core.contracts import Priority, Signal
 from gateway.core.text import harmless
 from gateway.core.units import Rate
 from gateway.core.words import amount, plural, span
@@ -355,9 +356,13 @@ def _plan(plan: dict[str, Any], *, said: str | None) -> Iterator[str]:
 
 def _takes(takes: dict[str, Any]) -> str:
     """Say what an uplink takes, which is not all there is."""
-    kinds = f"{_listed(takes.get('signals'))} of {_listed(takes.get('classes'))} class"
-    mappings = takes.get("mappings")
-    return f"takes {kinds}" + (f", from the mappings {_listed(mappings)} alone" if mappings is not None else " alone")
+    signals, classes, mappings = takes.get("signals") or [], takes.get("classes") or [], takes.get("mappings")
+    kinds = "all" if len(signals) == len(Signal) else _listed(signals)
+    if len(classes) < len(Priority):
+        kinds += f" of {_listed(classes)} class"
+    if mappings is not None:
+        kinds += f" from the mapping{'s' if len(mappings) > 1 else ''} {_listed(mappings)}"
+    return f"takes {kinds} alone"
 
 
 def _listed(words: list[str] | None) -> str:

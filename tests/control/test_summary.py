@@ -560,7 +560,13 @@ def test_an_uplink_that_takes_only_some_says_what() -> None:
     assert "delivered 5, held 0, lost 0, left out 1,234" in text
     by_mapping = {"classes": ["critical", "normal", "bulk"], "signals": ["metrics"], "mappings": ["boiler", "pump"]}
     text = " ".join(render({**STATUS, "uplinks": {"cloud": uplink | {"takes": by_mapping}}}, colour=False).split())
-    assert "from the mappings boiler and pump alone" in text
+    assert "takes metrics from the mappings boiler and pump alone" in text
+    every = {"classes": ["critical", "normal", "bulk"], "signals": ["metrics", "logs", "traces"], "mappings": ["pump"]}
+    text = render({**STATUS, "uplinks": {"cloud": uplink | {"takes": every}}}, colour=False)
+    assert "takes all from the mapping pump alone" in text
+    two = every | {"classes": ["critical", "normal"], "mappings": None}
+    text = render({**STATUS, "uplinks": {"cloud": uplink | {"takes": two}}}, colour=False)
+    assert "takes all of critical and normal class alone" in text
 
 
 @pytest.mark.parametrize(
