@@ -73,7 +73,7 @@ class EndedLineError(LineError):
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class BrokerTerms:
     """What a broker takes, by its CONNACK (MQTT 5.0 section 3.2.2.3)."""
 
     version: int
@@ -91,7 +91,7 @@ class BrokerLine:
 
     def __init__(self, client: BulkClient, *, timeout_s: float, clock: Clock) -> None:
         self.client = client
-        self.terms = Terms(client.version)
+        self.terms = BrokerTerms(client.version)
         self.on_acks: Callable[[Acks], None] = _nobody_waits
         self.bytes_sent = 0
         self.handed = 0
@@ -100,7 +100,7 @@ class BrokerLine:
         self.timeout_s = timeout_s
         self._clock = clock
         self._pings = self._pongs = 0
-        self._connack: tuple[int, str, Terms] | None = None
+        self._connack: tuple[int, str, BrokerTerms] | None = None
         self._poll = select.poll()
         client.on_connect = self._on_connect
 
@@ -235,7 +235,7 @@ class BrokerLine:
         def told(name: str, default: int) -> int:
             return int(getattr(properties, name, default))
 
-        terms = Terms(
+        terms = BrokerTerms(
             self.client.version,
             window=told("ReceiveMaximum", RECEIVE_MAXIMUM),
             qos_max=min(told("MaximumQoS", 1), 1),
