@@ -258,6 +258,7 @@ control/                    Windows: people and servers look in here
   config.py                 Loads a configuration and says all that is wrong with it at once
   draining.py               How long until what is held is gone, from how it shrank in the last minutes
   environment.py            What the configuration leaves out of an OTLP uplink, from OpenTelemetry's own variables
+  explaining.py             What becomes of one message, offline: by a mapping, or past them as OTLP
   export.py                 `tidegate export`: what is held, as OTLP JSON lines in a file
   exposition.py             Numbers as Prometheus text, format 0.0.4: families in, lines out
   extras.py                 Whether the packages are here that only some configurations need

@@ -253,6 +253,7 @@ def _text(path: Path) -> str:
 def run_explain(options: argparse.Namespace) -> int:
     """`tidegate explain`: exit 1 where the message would be refused."""
     from gateway.codecs.mapping import Mapper  # noqa: PLC0415  numpy only where needed
+    from gateway.control.explaining import explain_message  # noqa: PLC0415
     from gateway.core.clock import SystemClock  # noqa: PLC0415
 
     config = load(options.config, offline=True)
@@ -261,9 +262,10 @@ def run_explain(options: argparse.Namespace) -> int:
     mapper = Mapper(config.effective_mappings(), resolve=lambda *_: next(numbers))
     fine = bool(messages)
     for topic, payload in messages:
-        explanation = mapper.explain(topic, payload, wall_ns=SystemClock().wall_ns(), source=source)
-        print(explanation)
-        fine = fine and not explanation.problems
+        wall_ns = SystemClock().wall_ns()
+        text, is_used = explain_message(mapper, topic, payload, sources=config.sources, source=source, wall_ns=wall_ns)
+        print(text)
+        fine = fine and is_used
     return FINE if fine else FOUND
 
 

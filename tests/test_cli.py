@@ -474,6 +474,20 @@ def test_explain_as_if_from_a_source(run, write) -> None:
     assert "the source is 'other', not 'line1'" in out
 
 
+def test_explain_knows_what_goes_past_the_mappings(run, write) -> None:
+    """A mapping that takes everything is not asked for OTLP requests."""
+    path = write(
+        '[[sources]]\ntype = "mqtt"\nname = "fleet"\nurl = "mqtt://127.0.0.1:1"\ntopics = ["tidegate/#"]\n'
+        'otlp = ["tidegate/+/{signal}"]\n' + MAPPING
+    )
+    code, out, _ = run("explain", "-c", path, "--topic", "tidegate/a/logs", "--hex", "0a00")
+    assert (code, "taken by the source fleet as an OTLP request of logs" in out) == (0, True)
+    code, out, _ = run("explain", "-c", path, "--topic", "tidegate/a/logs", "--payload", '{"a": 1}')
+    assert (code, "problem  this is no request of logs" in out) == (1, True)
+    code, out, _ = run("explain", "-c", path, "--topic", "plant/d1/climate", "--payload", '{"temp": 20.5}')
+    assert (code, "taken by mappings[0]" in out) == (0, True)
+
+
 @pytest.mark.parametrize(("sources", "there"), [(SERIAL, "line1"), ("", "none is configured")])
 def test_explain_knows_the_sources_that_there_are(run, write, sources: str, there: str) -> None:
     """A name that is mistyped would otherwise be told as that of a source whose messages no such mapping takes."""

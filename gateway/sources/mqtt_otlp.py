@@ -154,14 +154,39 @@ class OtlpTopics:
             return self._known[topic]
         except KeyError:
             pass
-        text = topic.decode("utf-8", "replace")
-        found = (pattern.match(text) for pattern in self._patterns)
-        signals = (SIGNALS.get(captures["signal"]) for captures in found if captures is not None)
-        signal = next((one for one in signals if one is not None), None)
+        signal = _match(self._patterns, topic.decode("utf-8", "replace"))
         if len(self._known) >= TOPICS_KNOWN_MAX:
             self._known.clear()
         self._known[topic] = signal
         return signal
+
+
+def signal_of(patterns: Sequence[str], topic: str) -> Signal | None:
+    """Return what a topic's messages are requests of, None where they are none.
+
+    >>> signal_of(["tidegate/+/{signal}"], "tidegate/a/logs"), signal_of(["tidegate/+/{signal}"], "tidegate/a/b")
+    (<Signal.LOGS: 1>, None)
+    """
+    return _match([Pattern(text) for text in patterns], topic)
+
+
+def try_request(payload: bytes, signal: Signal) -> tuple[str, bool]:
+    """Return what a message holds, or why it is no request, in words; and whether all of it can be kept."""
+    try:
+        taken = _read(payload, signal)
+    except (TooManyError, _TooLargeError) as error:
+        return str(error), False
+    except ValueError as error:
+        return f"this is no request of {signal.name.lower()} in protobuf: {error}", False
+    if taken.oversize:
+        return f"{len(taken)} that are kept, and {taken.oversize} that are too large", False
+    return str(len(taken)), True
+
+
+def _match(patterns: Sequence[Pattern], topic: str) -> Signal | None:
+    found = (pattern.match(topic) for pattern in patterns)
+    signals = (SIGNALS.get(captures["signal"]) for captures in found if captures is not None)
+    return next((one for one in signals if one is not None), None)
 
 
 async def _open(request: _Request) -> Taken:
