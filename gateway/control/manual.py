@@ -184,7 +184,8 @@ def _sample(wanted: Any) -> str:
         if origin is Literal:
             return _toml(get_args(part)[0])
         if origin in {list, tuple}:
-            return "[]"
+            # Where it may be left out an empty one is something else, and mostly wrong.
+            return f"[{_sample(get_args(part)[0])}]"
         if origin is dict or structs_of(part):
             return "{}"
     return '""'

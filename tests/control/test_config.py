@@ -162,6 +162,14 @@ def test_every_line_of_the_example_is_toml_when_it_is_uncommented() -> None:
             tomllib.loads(match[1])
 
 
+def test_what_an_uplink_takes_is_shown_as_it_may_be_said() -> None:
+    """An empty list is none that is taken."""
+    lines = {"classes": 'classes = ["critical"]', "signals": 'signals = ["metrics"]', "mappings": 'mappings = ["…"]'}
+    for name, line in lines.items():
+        found = {one for one in example().splitlines() if one.startswith(f"# {name} = ")}
+        assert found == {f"# {line}"}
+
+
 def test_the_schema_covers_everything() -> None:
     """Durations and sizes are texts with a pattern; defaults are as in the file; tags choose."""
     made = schema()

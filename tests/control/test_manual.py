@@ -85,7 +85,7 @@ def test_an_example_is_a_file_in_which_only_what_is_needed_is_set() -> None:
         assert line in lines, line
     for line in (
         "# switch = false",
-        "# listed = []",
+        "# listed = [1]",
         '# token = { env = "NAME" }',
         "# table = {}",
         '# odd = ""',
