@@ -6,13 +6,15 @@ take, until no step does. So what came first is coarsest, and of what came last 
 What came in around findings is passed over until there is nothing else; what somebody is sending, log records, spans
 and OTLP messages always are.
 
+What different mappings made and is told apart lies side by side; each of them is walked as if it lay there alone.
+
 A commit looks at so much and no more, and where a walk ended it goes on with the next one.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from gateway.core.contracts import Priority, Signal
@@ -42,6 +44,7 @@ SHELF_SHARE: Final = 16
 # way as many rows are passed over, in each class.
 LOOK_ROWS_MAX: Final = 4 * ROWS_MAX
 LOOK_BYTES_MAX: Final = 8 * BYTES_MAX
+LOOK_MAX: Final = 512  # rows in one query by their ids
 # Little beside each other, as what came last, would have to be thinned much to become half: it has time.
 SMALL_SHARE: Final = 4
 # Of larger ones the heads are little; and of fewer there will soon be more.
@@ -49,6 +52,7 @@ SMALL_BYTES_MAX: Final = 512
 JOIN_BYTES_MIN: Final = 16 << 10
 # What becomes one goes as one: nothing must be too old much sooner for it.
 AGE_SHARE: Final = 32
+NOWHERE: Final[Mapping[int, int]] = {}
 _FORMS: Final = frozenset({Form.COLUMNS, Form.REWRITTEN})
 
 
@@ -82,6 +86,8 @@ class Walk:
     has_turned: bool = False  # in this commit: a second time is not worth it
     keeps_floor: bool = False
     rows_left: int = 0  # to be looked at by it
+    reached: dict[int, int] = field(default_factory=dict)  # by origin, where that is beyond `next`
+    stay: int | None = None  # to be joined there: the first beside which there will soon be more
 
     def begin_anew(self, sequence: int, *, takes_small: bool = False) -> None:
         """Begin once more from there."""
@@ -89,19 +95,49 @@ class Walk:
         self.has_gained, self.takes_small = False, takes_small
         self.blocked = self.small = None
         self.keeps_floor = False
+        self.reached.clear()
 
-    def passed(self, sequence: int, *, was_worth: bool) -> None:
-        """Go on from there."""
+    def go_on(self, sequence: int, *, reached: Mapping[int, int] = NOWHERE) -> None:
+        """Go on from there, and not back before what was reached of some origins."""
         self.next = sequence
+        self.reached = {origin: at for origin, at in {**self.reached, **reached}.items() if at > sequence}
+
+    def passed(self, sequence: int, *, was_worth: bool, reached: Mapping[int, int] = NOWHERE) -> None:
+        """Go on from there."""
+        self.go_on(sequence, reached=reached)
         self.has_gained |= was_worth
         self.has_chosen |= was_worth
         if not (self.has_gained or self.keeps_floor) and self.blocked is None and self.small is None:
             self.floor = sequence
 
-    def passed_small(self, first: int, sequence: int) -> None:
+    def passed_small(self, first: int, sequence: int, *, reached: Mapping[int, int]) -> None:
         """Go on from there, and remember where to come back to."""
         self.small = first if self.small is None else self.small
-        self.next = sequence
+        self.go_on(sequence, reached=reached)
+
+
+class Run(NamedTuple):
+    """What may become one. What lies behind it is looked at from `after` on, of its own origin from where it ends."""
+
+    members: list[Member]
+    after: int
+    others: int  # the sequence of the first of another origin that was passed over on the way, 0: none was
+    is_last: bool  # whether there is no more of it
+
+    @property
+    def first(self) -> int:
+        """The sequence of the first of them."""
+        return self.members[0].row.sequence
+
+    @property
+    def reached(self) -> dict[int, int]:
+        """Where it ends, by origin."""
+        return self.reached_by(len(self.members))
+
+    def reached_by(self, count: int) -> dict[int, int]:
+        """Return where the first `count` of them end, by origin."""
+        last = self.members[count - 1]
+        return {last.header.origin: last.row.sequence + 1}
 
 
 class Diluter:
@@ -164,6 +200,11 @@ class Diluter:
         """Whether all has been looked at that may be worth it, with the next commits too."""
         return all(walk.is_over and (walk.is_joining or not walk.has_gained) for walk in self._walks)
 
+    @property
+    def is_between(self) -> bool:
+        """Whether something lies between what was found, with no page that it does not share."""
+        return any(walk.has_chosen and walk.reached for walk in self._walks)
+
     async def next(self) -> Rewriting | None:
         """Return the next piece, None where there is none, or where enough has been looked at."""
         for walk in self._walks:
@@ -199,24 +240,26 @@ class Diluter:
             return None
         walk.rows_left -= len(rows)
         run = self._run(walk, rows)
-        if not run:
+        if run is None:
             return None
-        first, after = run[0].row.sequence, run[-1].row.sequence + 1
-        size_bytes = sum(member.row.size_bytes for member in run)
+        size_bytes = sum(member.row.size_bytes for member in run.members)
         # At the end there will soon be more of them.
-        is_last = len(rows) < ROWS_MAX and run[-1].row.id == rows[-1][0]
+        is_last = run.is_last and len(rows) < ROWS_MAX
         if walk.is_joining and size_bytes < JOIN_BYTES_MIN:
-            walk.is_over |= is_last
-            walk.next = first if is_last else after
+            if is_last and walk.stay is None:
+                walk.stay = run.first
+            walk.go_on(run.after, reached=run.reached)
             return None
+        # With others behind it these come first.
+        is_last &= not run.others
         if not (walk.is_joining or walk.takes_small) and size_bytes < self._bytes_max // SMALL_SHARE:
-            walk.passed_small(first, first if is_last else after)
+            walk.passed_small(run.first, run.first if is_last else run.after, reached=run.reached)
             if is_last:
                 self._reached_end(walk)
             return None
         found = await self._make(walk, run)
         if found is None and is_last:
-            walk.next = first
+            walk.go_on(run.first)
             self._reached_end(walk)
         return found
 
@@ -236,6 +279,10 @@ class Diluter:
     def _reached_end(self, walk: Walk) -> None:
         """Begin anew if that may be worth something; with what this commit has changed already the next one does."""
         blocked = walk.blocked
+        if walk.stay is not None:
+            walk.go_on(walk.stay)
+            walk.stay = None
+            walk.reached.clear()
         if walk.is_joining or (walk.has_gained and walk.has_turned):
             walk.is_over = True
         elif walk.has_gained:
@@ -252,18 +299,26 @@ class Diluter:
     def _id(walk: Walk, sequence: int) -> int:
         return place(walk.priority, Signal.METRICS, sequence)
 
-    def _run(self, walk: Walk, rows: Sequence[tuple[int, ...]]) -> list[Member]:
+    def _run(self, walk: Walk, rows: Sequence[tuple[int, ...]]) -> Run | None:
         """Return the first of `rows` that may become one, and have the walk pass over what comes before them."""
         run: list[Member] = []
         key: Key | None = None
-        size_bytes = readings = 0
+        size_bytes = readings = others = 0
         spans = self._spans
         for columns in rows:
-            member = self._member(walk, columns)
+            sequence, header = columns[0] & (SEQUENCE_END - 1), _header_of(columns[-1])
+            if header is not None and sequence < walk.reached.get(header.origin, 0):
+                if not run:
+                    walk.passed(sequence + 1, was_worth=False)
+                continue
+            if run and header is not None and header.origin != run[0].header.origin:
+                others = others or sequence
+                continue
+            member = self._member(walk, columns, header)
             if member is None:
                 if run:
                     break
-                walk.passed((columns[0] & (SEQUENCE_END - 1)) + 1, was_worth=False)
+                walk.passed(sequence + 1, was_worth=False)
                 continue
             row = member.row
             size_bytes += row.size_bytes
@@ -278,12 +333,13 @@ class Diluter:
                 break
             run.append(member)
             key = found
-        return run
+        else:
+            return Run(run, others or run[-1].row.sequence + 1, others, is_last=True) if run else None
+        return Run(run, others or run[-1].row.sequence + 1, others, is_last=False)
 
-    def _member(self, walk: Walk, columns: tuple[int, ...]) -> Member | None:
+    def _member(self, walk: Walk, columns: tuple[int, ...], header: SegmentHeader | None) -> Member | None:
         """Return a row that this walk may change, None for another."""
-        *numbers, head = columns
-        header = _header_of(head)
+        *numbers, _ = columns
         if header is None or not all(isinstance(number, int) for number in numbers):
             return None
         row = Candidate(*numbers)
@@ -317,26 +373,37 @@ class Diluter:
             tuple((sequence >= desk.live_from, sequence in desk.evidence) for desk in self._desks.values()),
         )
 
-    async def _make(self, walk: Walk, run: list[Member]) -> Rewriting | None:
+    async def _make(self, walk: Walk, run: Run) -> Rewriting | None:
         """Make one of a run, where that is worth it."""
-        step_s = max(member.header.step_s for member in run)
-        rows = await self._connection.execute_fetchall(
-            "SELECT body FROM shelf WHERE id >= ? AND id <= ? ORDER BY id", (run[0].row.id, run[-1].row.id)
-        )
-        bodies = [bytes(body) for (body,) in rows]
-        assert len(bodies) == len(run)
+        members = run.members
+        step_s = max(member.header.step_s for member in members)
+        bodies = await self._bodies([member.row.id for member in members])
         self._bytes_left -= sum(map(len, bodies))
         if walk.is_joining:
             found = await asyncio.to_thread(join, bodies)
         else:
             found = await asyncio.to_thread(lambda: coarsen(bodies, step_s=step_s))
         # Behind a damaged one it goes on; whoever leases that one sees it.
-        last = run[max(found.members, 1) - 1]
-        walk.passed(last.row.sequence + 1, was_worth=found.pressed is not None)
+        reached = run.reached_by(max(found.members, 1))
+        (end,) = reached.values()
+        after = min(run.others, end) if run.others else end
+        walk.passed(after, was_worth=found.pressed is not None, reached=reached)
         if found.pressed is None:
             return None
-        pressed = replace(found.pressed, origin=run[0].header.origin)
-        return Rewriting(run[: found.members], pressed, found.step_s, bodies[0], is_evidence=walk.is_evidence)
+        pressed = replace(found.pressed, origin=members[0].header.origin)
+        return Rewriting(members[: found.members], pressed, found.step_s, bodies[0], is_evidence=walk.is_evidence)
+
+    async def _bodies(self, ids: Sequence[int]) -> list[bytes]:
+        found: list[bytes] = []
+        for start in range(0, len(ids), LOOK_MAX):
+            some = ids[start : start + LOOK_MAX]
+            rows = await self._connection.execute_fetchall(
+                f"SELECT body FROM shelf WHERE id IN ({', '.join('?' * len(some))}) ORDER BY id",  # noqa: S608  marks alone
+                some,
+            )
+            found += [bytes(body) for (body,) in rows]
+        assert len(found) == len(ids)
+        return found
 
 
 def _header_of(head: object) -> SegmentHeader | None:

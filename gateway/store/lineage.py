@@ -38,20 +38,21 @@ class Lineage:
         self.diluted = 0  # readings in those of them that were thinned
         self.diluted_from = 0  # and in what these were made of, as it came
         self._links: dict[int, tuple[int, bytes, bytes]] = {}  # number → sequence, hash before it, its own
-        self._reach: dict[tuple[Priority, Signal], tuple[int, int]] = {}  # by shelf: who, and up to which sequence
+        # By shelf and origin: who, and up to which sequence.
+        self._reach: dict[tuple[Priority, Signal, int], tuple[int, int]] = {}
 
     def look(
         self, row_id: int, body: bytes, header: SegmentHeader, columns: Batch | LogRecords | ResourceRecords
     ) -> Iterator[str]:
         """Return what is wrong with a segment beside all others; `columns` is what it holds."""
         priority, signal, sequence = where_from(row_id)
-        by, reach = self._reach.get((priority, signal), (0, 0))
+        by, reach = self._reach.get((priority, signal, header.origin), (0, 0))
         if sequence <= reach:
             yield f"segment {sequence}: segment {by} says that it stands for it, and both are there"
         ancestors = header.ancestors
         if ancestors is None:
             return
-        self._reach[priority, signal] = sequence, max(reach, ancestors.last_sequence)
+        self._reach[priority, signal, header.origin] = sequence, max(reach, ancestors.last_sequence)
         self.segments += 1
         if ancestors.step_s:
             self.diluted += header.readings

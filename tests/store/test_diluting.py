@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,7 @@ from gateway.store.reading import read_held, verify
 from gateway.store.records import STATE_ID, where_from
 from gateway.store.room import Room
 from gateway.store.segments import Form, decode_metrics, read_header
+from gateway.store.taking import origin_of, taking
 
 if TYPE_CHECKING:
     from gateway.store.database import Store
@@ -94,10 +96,10 @@ def ranges_of(batch: Batch) -> dict[int, tuple[float, float]]:
     return {number: (values[batch.series == number].min(), values[batch.series == number].max()) for number in numbers}
 
 
-async def leased(store, **more) -> Batch:
+async def leased(store, *, uplink: str = "cloud", **more) -> Batch:
     """Lease and ack all there is; return the readings."""
     found = []
-    while (lease := await store.lease("cloud", readings_max=10**6, bytes_max=MIB, **more)) is not None:
+    while (lease := await store.lease(uplink, readings_max=10**6, bytes_max=MIB, **more)) is not None:
         found += [decode_metrics(segment.body) for segment in lease.segments]
         store.ack(lease)
     return Batch.join(found)
@@ -175,6 +177,40 @@ async def test_many_small_ones_become_one_before_anything_is_thinned(shelves, pl
     assert verify(shelves.state_dir).problems == []
     assert rows_of(await leased(store)) == rows_of(plant.all_of(Priority.NORMAL))
     assert store.status()["uplinks"]["cloud"]["delivered"] == 3000 * SERIES
+
+
+@pytest.mark.parametrize(("seconds", "commits", "expected"), [(1, 3000, set()), (60, 1500, {"diluted"})])
+async def test_what_is_told_apart_is_as_if_it_lay_there_alone(shelves, seconds, commits, expected) -> None:
+    """Segments of two mappings that lie alternately are joined and thinned each with its own, and nothing goes."""
+    takes = {"some": taking(mappings=["x"])}
+    plants = {name: Plant(shelves) for name in ("x", "y")}
+    opening = {"uplinks": ("cloud", "some"), "takes": takes, "max_bytes": MIB, "when_full": "dilute"}
+    store = await shelves.open(**opening)
+    for _ in range(commits):
+        shelves.clock.advance(seconds * NS_PER_S)
+        pieces = []
+        for name, plant in plants.items():
+            times = shelves.clock.wall_ns() - np.arange(seconds, 0, -1) * NS_PER_S
+            batch = Batch.of(store.resolve(Series((), name)), times, plant.noise.integers(0, 50_000, seconds) / 100)
+            pieces.append((Priority.NORMAL, replace(batch, origin=origin_of(name))))
+            plant.came.append(pieces[-1])
+        await store.append(pieces)
+    status = store.status()
+    assert status["store"]["rewritten"] > 0
+    assert status["store"]["used_bytes"] <= MIB
+    for uplink in status["uplinks"].values():
+        assert set(uplink["ledger"]) == expected
+    shelves.check(store)
+    await shelves.close()
+    assert verify(shelves.state_dir).problems == []
+    store = await shelves.open(**opening)
+    whole = {name: plant.all_of(Priority.NORMAL) for name, plant in plants.items()}
+    left = await leased(store)
+    assert ranges_of(left) == ranges_of(whole["x"]) | ranges_of(whole["y"])
+    left = await leased(store, uplink="some")
+    assert rows_of(left) <= rows_of(whole["x"])
+    assert ranges_of(left) == ranges_of(whole["x"])
+    shelves.check(store)
 
 
 async def test_only_when_nothing_can_be_thinned_any_more_the_oldest_go(shelves, store) -> None:
