@@ -110,6 +110,12 @@ class Share(msgspec.Struct, array_like=True):
         removal = self.removal
         return removal is None or (removal.stage is Stage.KEPT and sequence < removal.sequence)
 
+    def left(self, sequence: int, done: int) -> bool:
+        """Whether a segment that has this `done` was held for it until it was let go."""
+        removal = self.removal
+        is_let_go = removal is not None and removal.stage is not Stage.KEPT and sequence < removal.sequence
+        return is_let_go and not done & self.bit
+
     @property
     def bit(self) -> int:
         """Its bit in `done`."""

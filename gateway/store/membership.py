@@ -289,8 +289,10 @@ class Leftovers:
 
     def _is_litter(self, row: Candidate) -> bool:
         """Whether nobody needs a segment any more; what no uplink takes stays for whoever comes (store/unwanted)."""
-        is_done = not self._accounts.needed(row.sequence) & ~row.done
-        return is_done and not self._accounts.takes_none_of(where_from(row.id)[:2])
+        if self._accounts.needed(row.sequence) & ~row.done or self._accounts.takes_none_of(where_from(row.id)[:2]):
+            return False
+        was_nobodys = row.sequence < self._littered_before
+        return was_nobodys or any(share.left(row.sequence, row.done) for share in self._accounts.shares.values())
 
 
 def account_of(accounts: Accounts, name: str, *, leased: int = 0) -> UplinkStatus:

@@ -201,10 +201,13 @@ class Held:
         return set(self._series)
 
     def __iter__(self) -> Iterator[LeasedSegment]:
-        """Return every held segment in order of sequence, each as it was found, damaged or not; raise StoreError."""
+        """Return every held segment in order of sequence, each as it was found, damaged or not; raise StoreError.
+
+        What no uplink takes is among them.
+        """
         try:
             for row in self.rows():
-                if self.is_wanted(row):
+                if self.is_wanted(row) or self.is_left_out(row):
                     priority, signal, sequence = where_from(row.id)
                     yield LeasedSegment(sequence, BootId(row.boot), signal, priority, row.readings, row.body)
         except sqlite3.Error as error:
@@ -215,6 +218,11 @@ class Held:
         shares = self.state.shares
         sequence = where_from(row.id)[2]
         return not shares or any(share.wants(sequence) and not row.done & share.bit for share in shares)
+
+    def is_left_out(self, row: HeldRow) -> bool:
+        """Whether no uplink took it, so that it stays for whoever comes (store/unwanted)."""
+        sequence = where_from(row.id)[2]
+        return not (self.is_wanted(row) or any(share.left(sequence, row.done) for share in self.state.shares))
 
     def rows(self) -> Iterator[HeldRow]:
         """Return every segment in order of sequence; one whose row holds other types than it should has no body."""

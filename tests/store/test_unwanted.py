@@ -7,6 +7,8 @@ import pytest
 from gateway.core.contracts import FullError, Priority
 from gateway.core.units import Duration, Size
 from gateway.store import unwanted
+from gateway.store.reading import read_held, verify
+from gateway.store.segments import decode_metrics
 from gateway.store.taking import taking
 
 SMALL = {"max_bytes": Size(1 << 20), "max_age": Duration(3600)}
@@ -97,6 +99,35 @@ async def test_a_shelf_that_refuses_lets_it_go_first(shelves) -> None:
     assert store.status()["uplinks"]["cloud"]["held"] == wanted
     assert ledger(store) == {}
     shelves.check(store)
+
+
+@pytest.mark.parametrize("takes", [taking(mappings=["x"]), taking(classes=["normal"])])
+async def test_it_stays_though_another_uplink_is_configured_no_more(shelves, takes) -> None:
+    """Whether by class or by mapping: what is held for that one alone may leave some day, this is nobody's."""
+    both = ("cloud", "old")
+    store = await shelves.open(uplinks=both, takes=dict.fromkeys(both, takes))
+    await shelves.put(store, 3, made_by="x")
+    unwanted = await shelves.put(store, 4, made_by="y", priority=BULK)
+    await shelves.drain(store)
+    await shelves.close()
+    store = await shelves.open(takes={"cloud": takes})
+    for _ in range(3):
+        await store.tend()
+        await store.append([])
+    await shelves.close()
+    store = await shelves.open(uplinks=("cloud", "new"), takes={"cloud": takes})
+    assert set(unwanted) <= {*await shelves.drain(store, "new")}
+    shelves.check(store)
+
+
+async def test_it_can_be_exported(shelves) -> None:
+    """But is held for nobody."""
+    store = await shelves.open(takes=TAKES)
+    wanted, unwanted = await shelves.put(store, 3), await shelves.put(store, 4, priority=BULK)
+    await shelves.close()
+    with read_held(shelves.state_dir) as held:
+        assert [n for segment in held for n in decode_metrics(segment.body).bits.tolist()] == wanted + unwanted
+    assert verify(shelves.state_dir).readings == len(wanted)
 
 
 async def test_it_goes_when_it_is_too_old(shelves) -> None:
