@@ -65,7 +65,7 @@ class Key(NamedTuple):
     origin: int
     is_evidence: bool
     by_share: tuple[bool, ...]
-    by_desk: tuple[tuple[bool, bool], ...]
+    by_desk: tuple[tuple[bool, ...], ...]
 
 
 @dataclass(slots=True, eq=False)
@@ -370,7 +370,10 @@ class Diluter:
             member.header.origin,
             sequence in self._evidence,
             tuple(any(first <= row.id <= last for first, last in of) for of in spans),
-            tuple((sequence >= desk.live_from, sequence in desk.evidence) for desk in self._desks.values()),
+            tuple(
+                (sequence >= desk.live_from, sequence in desk.evidence, desk.is_put_off(row.id))
+                for desk in self._desks.values()
+            ),
         )
 
     async def _make(self, walk: Walk, run: Run) -> Rewriting | None:

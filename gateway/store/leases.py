@@ -254,6 +254,10 @@ class Desk:
         """Whether somebody is sending it."""
         return segment_id in self._leased
 
+    def is_put_off(self, segment_id: int) -> bool:
+        """Whether it is not sent for now since somebody failed at it."""
+        return segment_id in self._put_off
+
     def close(self, lease: Lease, *, settled: bool, maybe_delivered: bool = True) -> bool:
         """Take a lease back; return False where it was given back before."""
         if self.leases.pop(id(lease), None) is None:

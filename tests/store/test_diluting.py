@@ -229,6 +229,26 @@ async def test_only_when_nothing_can_be_thinned_any_more_the_oldest_go(shelves, 
     shelves.check(store)
 
 
+async def test_what_is_put_off_becomes_part_of_nothing_else(shelves, plant, store) -> None:
+    """Its neighbours, at which no receiver fails, are not to wait with it, and it is not to come back with them."""
+    for _ in range(3):
+        await plant.put(store)
+    first = await shelves.lease(store, readings_max=1)
+    second = await shelves.lease(store, readings_max=1)
+    store.release(first, maybe_delivered=False)
+    store.release(second, maybe_delivered=False, put_off_s=600.0)
+    (put_off,) = second.ids()
+    await plant.fill(store)
+    for _ in range(100):
+        await plant.put(store)
+    with read_held(shelves.state_dir) as held:
+        ancestors = {segment.id: read_header(segment.body).ancestors for segment in held}
+    reached = ancestors[put_off]
+    assert reached is None or reached.last_sequence == where_from(put_off)[2]
+    assert any(of is not None for of in ancestors.values())
+    shelves.check(store)
+
+
 async def test_what_is_being_sent_is_not_touched(shelves, plant, store) -> None:
     """It is thinned when it is given back, and not before."""
     await plant.put(store)
