@@ -202,8 +202,8 @@ class Diluter:
 
     @property
     def is_between(self) -> bool:
-        """Whether something lies between what was found, with no page that it does not share."""
-        return any(walk.has_chosen and walk.reached for walk in self._walks)
+        """Whether something lies between small ones that were found, with no page that it does not share."""
+        return any(walk.is_joining and walk.has_chosen and walk.reached for walk in self._walks)
 
     async def next(self) -> Rewriting | None:
         """Return the next piece, None where there is none, or where enough has been looked at."""
