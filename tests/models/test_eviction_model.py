@@ -4,7 +4,8 @@ The model knows readings, who still lacks them and the promises: the least impor
 within it, before all others what only an uplink that is configured no more still waits for; nothing goes while there
 is room, nothing that somebody is sending, and what went is in the ledger of all who lacked it, with its times. Where it
 is diluted, what is left is what a few lines of plain Python leave of it, it is half at most, and nothing goes as long as
-anything can be diluted.
+anything can be diluted. What an uplink does not take is left out for it alone; what none takes stays while there is room,
+and is nobody's loss.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +37,7 @@ from gateway.store.database import Lease, Store, StoreSettings
 from gateway.store.reading import read_held, verify
 from gateway.store.records import STATE_ID, where_from
 from gateway.store.segments import decode_logs, decode_metrics, read_header
+from gateway.store.taking import ANY, EVERYTHING, Takes, origin_of, taking
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -54,6 +56,25 @@ LOGS = st.lists(st.integers(1, 30 * KIB), max_size=2)
 LIMITS = st.sampled_from([MIB, MIB, MIB, 3 * MIB // 2])
 WHICH = st.lists(st.integers(0, 9), min_size=1, max_size=6)
 WHEN_FULL = st.sampled_from(["dilute", "dilute", "drop_oldest", "drop_oldest", "refuse"])
+# What uplinks take, and who made a piece.
+TAKES = st.fixed_dictionaries(
+    dict.fromkeys(
+        NAMES,
+        st.sampled_from(
+            [
+                EVERYTHING,
+                EVERYTHING,
+                taking(classes=["critical", "normal"]),
+                taking(classes=["bulk"]),
+                taking(signals=["metrics"]),
+                taking(mappings=["x"]),
+                taking(mappings=["x", "y"], classes=["normal", "bulk"]),
+            ]
+        ),
+    )
+)
+EVERYBODY = dict.fromkeys(NAMES, EVERYTHING)
+ORIGINS = (ANY, origin_of("x"), origin_of("y"))
 # So far apart are the readings of a piece.
 SPACINGS_NS = [1000, NS_PER_S, 40 * NS_PER_S]
 # Less, beside each other, has to wait for more.
@@ -94,6 +115,7 @@ class Unit:
     last_ns: int
     stored_ns: int
     body: bytes
+    origin: int = ANY
 
 
 @dataclass
@@ -102,6 +124,7 @@ class Share:
 
     lacking: set[int] = field(default_factory=set)
     delivered: int = 0
+    left_out: int = 0
     lost: Counter[str] = field(default_factory=Counter)
     times: dict[str, tuple[int, int]] = field(default_factory=dict)
     came_since: list[int] | None = None  # units, and since when it is configured no more
@@ -135,6 +158,8 @@ class EvictionMachine(RuleBasedStateMachine):
         self.units: dict[int, Unit] = {}
         self.came = self.accepted = 0
         self.shares = {name: Share() for name in NAMES}
+        self.takes: dict[str, Takes] = EVERYBODY
+        self.unwanted: set[int] = set()  # what nobody took when it came: nobody has settled it
         self.hand: list[Lease] = []
         # What was settled and no commit has written yet: uplink, units, readings delivered, reason of the others.
         self.unsaved: list[tuple[str, set[int], int, str]] = []
@@ -163,16 +188,16 @@ class EvictionMachine(RuleBasedStateMachine):
         is_due = committer._due_s is not None and committer._due_s <= self.loop.time()
         return committer._closing or not (is_due or committer._started_s)
 
-    @initialize(limit=LIMITS, when_full=WHEN_FULL, is_full=st.booleans(), seed=st.integers(0, 999))
-    def begin(self, limit, when_full, is_full, seed) -> None:
+    @initialize(limit=LIMITS, when_full=WHEN_FULL, is_full=st.booleans(), seed=st.integers(0, 999), takes=TAKES)
+    def begin(self, limit, when_full, is_full, seed, takes) -> None:
         """A new shelf; half of them are filled first, with pieces as chance has it."""
-        self.limit, self.when_full = limit, when_full
+        self.limit, self.when_full, self.takes = limit, when_full, takes
         self.noise = np.random.default_rng(seed)
         self.open()
         while is_full:
             size = int(self.noise.choice([1, 60, 100]) * self.noise.integers(100, KIB))
             is_full = self.bring([(Priority(self.noise.integers(3)), size)], [])
-            is_full &= not any(share.lost for share in self.shares.values())
+            is_full &= not any(share.lost for share in self.shares.values()) and self.came < 999
 
     def open(self) -> None:
         for name, share in self.shares.items():
@@ -182,7 +207,12 @@ class EvictionMachine(RuleBasedStateMachine):
                 back = {unit for unit in share.came_since if unit in self.units}
                 share.lost["while_removed"] -= sum(self.units[unit].readings for unit in back)
                 share.lacking |= back
+                self.unwanted -= back
                 share.came_since = None
+            if name in self.uplinks:
+                not_taken = {unit for unit in share.lacking if not self.is_taken(name, unit)}
+                share.lacking -= not_taken
+                share.left_out += sum(self.units[unit].readings for unit in not_taken)
         self.hand = []
         self.store = self.run(
             Store.open(
@@ -198,6 +228,7 @@ class EvictionMachine(RuleBasedStateMachine):
                 max_series=10,
                 telemetry=Telemetry(),
                 commit_interval_s=0.0,
+                takes={name: self.takes[name] for name in self.uplinks},
             )
         )
         self.saved()
@@ -223,7 +254,7 @@ class EvictionMachine(RuleBasedStateMachine):
         assert (report.problems, report.accepted) == ([], self.accepted)
         with read_held(self.state_dir) as held:
             assert [segment.id for segment in held] == [*self.units]
-        self.uplinks = NAMES
+        self.uplinks, self.takes = NAMES, EVERYBODY
         self.open()
         try:
             for name in NAMES:
@@ -261,8 +292,11 @@ class EvictionMachine(RuleBasedStateMachine):
     def saved(self) -> None:
         """A commit has been made: what was settled is written, and what all have is gone."""
         self.unsaved.clear()
-        for unit in [unit for unit in self.units if not self.lackers(unit)]:
+        for unit in [unit for unit in self.units if not self.lackers(unit) and unit not in self.unwanted]:
             del self.units[unit]
+
+    def is_taken(self, name: str, unit: int) -> bool:
+        return self.takes[name].has(where_from(unit)[:2], self.units[unit].origin)
 
     def lackers(self, unit: int) -> list[Share]:
         return [share for share in self.shares.values() if unit in share.lacking]
@@ -288,6 +322,7 @@ class EvictionMachine(RuleBasedStateMachine):
     def lose(self, units: set[int], reason: str) -> None:
         for unit in units:
             what = self.units.pop(unit)
+            self.unwanted.discard(unit)
             for share in self.lackers(unit):
                 share.lacking.remove(unit)
                 share.lost[reason] += what.readings
@@ -300,7 +335,11 @@ class EvictionMachine(RuleBasedStateMachine):
             assert self.when_full == "dilute"
             header = read_header(body)
             last = unit - header.sequence + header.ancestors.last_sequence
-            members = {number: self.units[number] for number in self.units if unit <= number <= last}
+            members = {
+                number: what
+                for number, what in self.units.items()
+                if unit <= number <= last and what.origin == header.origin
+            }
             assert min(members) == unit
             assert not [number for number in members if number != unit and number in sizes]
             assert not {*members} & self.in_hand(), "what is being sent has changed"
@@ -312,7 +351,9 @@ class EvictionMachine(RuleBasedStateMachine):
             first = members[unit]
             times = min(what.first_ns for what in members.values()), max(what.last_ns for what in members.values())
             self.thin_out({*members} - {unit}, unit, len(rows) - len(left), times)
-            self.units[unit] = Unit(first.number, first.priority, len(left), *times, first.stored_ns, body)
+            self.units[unit] = Unit(
+                first.number, first.priority, len(left), *times, first.stored_ns, body, first.origin
+            )
 
     def thin_out(self, others: set[int], unit: int, lost: int, times: tuple[int, int]) -> None:
         """Take what has become part of a unit from all who lack it, and what is lost into their ledgers."""
@@ -400,14 +441,19 @@ class EvictionMachine(RuleBasedStateMachine):
             self.came += 1
             self.accepted += len(readings)
             self.units[unit] = Unit(
-                self.came, priority, len(readings), min(times), max(times), self.clock.wall_ns(), body
+                *(self.came, priority, len(readings), min(times), max(times), self.clock.wall_ns(), body),
+                origin=read_header(body).origin,
             )
-            for share in self.shares.values():
-                if share.came_since is None:
+            for name, share in self.shares.items():
+                if share.came_since is None and self.is_taken(name, unit):
                     share.lacking.add(unit)
+                elif share.came_since is None:
+                    share.left_out += len(readings)
                 else:
                     share.came_since.append(unit)
                     share.lost["while_removed"] += len(readings)
+            if not self.lackers(unit):
+                self.unwanted.add(unit)
         expected = {shelf: sorted((value, stamp) for value, _, stamp in what) for shelf, what in brought.items()}
         assert {shelf: sorted(what) for shelf, what in found.items()} == expected
 
@@ -425,7 +471,8 @@ class EvictionMachine(RuleBasedStateMachine):
             steps = np.arange(count) * int(self.noise.choice(SPACINGS_NS))
             ahead_ns = self.clock.wall_ns() - self.clock.monotonic_ns() if is_monotonic else 0
             stamps = wall_ns - ahead_ns + steps
-            batches.append((priority, Batch.of(series, stamps, values, flags=MONOTONIC * is_monotonic)))
+            batch = Batch.of(series, stamps, values, flags=MONOTONIC * is_monotonic)
+            batches.append((priority, replace(batch, origin=int(self.noise.choice(ORIGINS)))))
             rows = zip(values.tolist(), (wall_ns + steps).tolist(), stamps.tolist(), strict=True)
             brought.setdefault((priority, Signal.METRICS), []).extend(rows)
             size_bytes += 8 * count
@@ -607,22 +654,26 @@ class EvictionMachine(RuleBasedStateMachine):
         self.run(self.store.tend())
         self.run(self.bring_in([]))
         due = {unit for unit, what in self.units.items() if now_ns - what.stored_ns > MAX_AGE_S * NS_PER_S}
-        due = {unit for unit in due - self.in_hand() if self.lackers(unit)}
+        due = {unit for unit in due - self.in_hand() if self.lackers(unit) or unit in self.unwanted}
         self.see(before, due=due)
 
     # Restarts.
 
-    @rule(limit=LIMITS, when_full=WHEN_FULL, names=st.sets(st.sampled_from(NAMES), min_size=1))
-    def restart(self, limit, when_full, names) -> None:
+    @rule(limit=LIMITS, when_full=WHEN_FULL, names=st.sets(st.sampled_from(NAMES), min_size=1), takes=TAKES)
+    def restart(self, limit, when_full, names, takes) -> None:
         self.run(self.store.close())
         self.saved()
-        self.limit, self.when_full, self.uplinks = limit, when_full, tuple(sorted(names))
+        self.limit, self.when_full, self.uplinks, self.takes = limit, when_full, tuple(sorted(names)), takes
         self.open()
 
     @rule(
-        limit=LIMITS, when_full=WHEN_FULL, names=st.sets(st.sampled_from(NAMES), min_size=1), off_s=st.integers(0, 500)
+        limit=LIMITS,
+        when_full=WHEN_FULL,
+        names=st.sets(st.sampled_from(NAMES), min_size=1),
+        takes=TAKES,
+        off_s=st.integers(0, 500),
     )
-    def die(self, limit, when_full, names, off_s) -> None:
+    def die(self, limit, when_full, names, takes, off_s) -> None:
         """What is on the disk at this moment is all that is left."""
         self.generation += 1
         new = self.folder / str(self.generation)
@@ -638,7 +689,7 @@ class EvictionMachine(RuleBasedStateMachine):
         self.unsaved.clear()
         if off_s:
             self.clock.reboot(f"reboot-{self.generation}", wall=self.clock.wall + off_s * NS_PER_S, synced=True)
-        self.limit, self.when_full, self.uplinks = limit, when_full, tuple(sorted(names))
+        self.limit, self.when_full, self.uplinks, self.takes = limit, when_full, tuple(sorted(names)), takes
         self.open()
 
     @invariant()
@@ -650,13 +701,14 @@ class EvictionMachine(RuleBasedStateMachine):
         for name, share in self.shares.items():
             uplink = status["uplinks"][name]
             held = sum(self.units[unit].readings for unit in share.lacking)
-            assert (uplink["delivered"], uplink["held"]) == (share.delivered, held)
+            assert (uplink["delivered"], uplink["held"], uplink["left_out"]) == (share.delivered, held, share.left_out)
             by_class = {priority.name.lower(): 0 for priority in Priority}
             for unit in share.lacking:
                 by_class[self.units[unit].priority.name.lower()] += self.units[unit].readings
             assert uplink["held_by_class"] == by_class
             assert uplink["ledger"] == {reason: n for reason, n in share.lost.items() if n}
-            assert self.accepted == uplink["delivered"] + uplink["held"] + sum(uplink["ledger"].values())
+            known = uplink["delivered"] + uplink["held"] + sum(uplink["ledger"].values())
+            assert self.accepted == known + uplink["left_out"]
             times = {loss["reason"]: (loss["first_ns"], loss["last_ns"]) for loss in uplink["losses"]}
             for reason, (first_ns, last_ns) in share.times.items():
                 assert times[reason] == (first_ns, last_ns)
