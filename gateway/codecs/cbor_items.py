@@ -29,7 +29,9 @@ _DEAR: Final = b"|".join(
 )
 # More items than any payload has, in pairs.
 _ENDLESS: Final = 1 << 70
-_NEXT_DEAR: Final = re.compile(rb"(?:%b)*+(?:%b)" % (_CHEAP, _DEAR), re.DOTALL)
+# Not with *+, which goes wrong in Python before 3.11.5 (gh-106052); and bounded, since each round takes memory.
+_CHEAP_ONES: Final = re.compile(rb"(?:%b){1,1024}" % _CHEAP, re.DOTALL)
+_DEAR_ONE: Final = re.compile(_DEAR, re.DOTALL)
 
 
 def has_more_items(payload: bytes, most: int) -> bool:
@@ -44,14 +46,17 @@ def has_more_items(payload: bytes, most: int) -> bool:
     if np.count_nonzero(np.frombuffer(payload, np.int8) < 0) <= most:
         return False
     at = count = 0
-    while (found := _NEXT_DEAR.match(payload, at)) is not None:
+    while True:
+        while (passed := _CHEAP_ONES.match(payload, at)) is not None:
+            at = passed.end()
+        if (found := _DEAR_ONE.match(payload, at)) is None:
+            return False
         count += 1
         if count > most:
             return True
         at = found.end()
         if found.lastindex is not None:
             at = min(at + int.from_bytes(found[found.lastindex], "big"), len(payload))
-    return False
 
 
 def has_plain_keys(payload: bytes, *, depth_max: int, items_max: int) -> bool:
