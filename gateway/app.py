@@ -266,7 +266,9 @@ class Gateway:
         elif kind == "OtlpSettings":
             from gateway.sources.otlp import OtlpSource  # noqa: PLC0415
 
-            source = OtlpSource(settings, **shared | {"accept": self._pipeline.accept_messages})
+            store_bytes_max = int(self.config.store.max_bytes)
+            shared["accept"] = self._pipeline.accept_messages
+            source = OtlpSource(settings, **shared, store_bytes_max=store_bytes_max)
         elif kind == "SerialSettings":
             from gateway.sources.serial import SerialSource  # noqa: PLC0415
 

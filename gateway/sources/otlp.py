@@ -55,14 +55,31 @@ GUESSING_S: Final = 5.0
 # There is nothing wrong with these, and they may come again.
 PUSHED_BACK: Final = frozenset({"full", "busy"})
 OVERSIZE_SENTENCE: Final = "larger than the 1 MiB that is kept as one, or with more than 64 KiB of resource or scope"
+# One request has at most such a part of what the store holds.
+STORE_PART: Final = 4
 
 
 class OtlpSource:
-    """The receiver. `run` listens until it is cancelled; `address` says where, once `listening` is set."""
+    """The receiver. `run` listens until it is cancelled; `address` says where, once `listening` is set.
 
-    def __init__(self, settings: OtlpSettings, *, accept: AcceptMessages, clock: Clock, telemetry: Telemetry) -> None:
+    `store_bytes_max` is how much the store holds at most. A request that would need most of it can be told for ever
+    that there is no room just now: it is too large instead, so that its sender makes smaller ones.
+    """
+
+    def __init__(
+        self,
+        settings: OtlpSettings,
+        *,
+        accept: AcceptMessages,
+        clock: Clock,
+        telemetry: Telemetry,
+        store_bytes_max: int | None = None,
+    ) -> None:
         self.name = settings.name
         self._settings = settings
+        self._request_bytes_max = int(settings.request_bytes_max)
+        if store_bytes_max is not None:
+            self._request_bytes_max = min(self._request_bytes_max, store_bytes_max // STORE_PART)
         self._accept = accept
         self._clock = clock
         self._doorkeeper = Doorkeeper(settings)
@@ -84,7 +101,7 @@ class OtlpSource:
         self._last_error = ""
         limits = HttpLimits(
             connections_max=settings.connections_max,
-            body_bytes_max=int(settings.request_bytes_max),
+            body_bytes_max=self._request_bytes_max,
             request_s=float(settings.timeout),
             idle_s=float(settings.keep_alive),
         )
@@ -298,9 +315,8 @@ class OtlpSource:
         self._counts.kept(signal, len(records))
 
     def _bytes_max(self, request: Request) -> int:
-        settings = self._settings
         is_json = _kind_of(request) == JSON
-        return int(min(settings.json_bytes_max, settings.request_bytes_max) if is_json else settings.request_bytes_max)
+        return min(int(self._settings.json_bytes_max), self._request_bytes_max) if is_json else self._request_bytes_max
 
     def _too_large(self, request: Request) -> RequestError:
         most = self._bytes_max(request)

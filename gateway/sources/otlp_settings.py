@@ -88,8 +88,8 @@ class OtlpSettings(
     request_bytes_max: Annotated[
         Size,
         Meta(
-            description="Largest request, before and after it is decompressed; larger ones are answered 413."
-            " Over gRPC RESOURCE_EXHAUSTED."
+            description="Largest request, before and after it is decompressed, a quarter of [store] max_bytes at most; "
+            "larger ones are answered 413, over gRPC RESOURCE_EXHAUSTED."
         ),
     ] = Size(4 * 1024 * 1024)
     json_bytes_max: Annotated[

@@ -56,10 +56,10 @@ class Door:
 class Site:
     """A source that listens, and clients of it."""
 
-    def __init__(self, settings: OtlpSettings) -> None:
+    def __init__(self, settings: OtlpSettings, **more: object) -> None:
         self.door = Door()
         self.telemetry = Telemetry()
-        self.source = OtlpSource(settings, accept=self.door, clock=FakeClock(), telemetry=self.telemetry)
+        self.source = OtlpSource(settings, accept=self.door, clock=FakeClock(), telemetry=self.telemetry, **more)
 
     async def send(
         self, body: bytes, *, path: str = "/v1/logs", kind: str = PROTOBUF, method: str = "POST", **headers: str
@@ -88,8 +88,9 @@ async def make() -> AsyncIterator[Callable]:
     """Start sources."""
     async with contextlib.AsyncExitStack() as stack:
 
-        async def start(**changes: object) -> Site:
-            site = Site(OtlpSettings(**{"name": "local", "http": "127.0.0.1:0"} | changes))
+        async def start(*, store_bytes_max: int | None = None, **changes: object) -> Site:
+            settings = OtlpSettings(**{"name": "local", "http": "127.0.0.1:0"} | changes)
+            site = Site(settings, store_bytes_max=store_bytes_max)
             task = asyncio.create_task(site.source.run())
             await site.source.listening.wait()
 
@@ -208,6 +209,13 @@ async def test_what_is_no_otlp_is_said(make) -> None:
     assert answers[1][2]["allow"] == "post"
     assert site.door.kept == []
     assert set(site.status["refused"]) == {"not_found", "bad_method", "bad_type", "bad_encoding", "bad_host"}
+
+
+async def test_what_would_fill_the_store_is_too_large(make) -> None:
+    """It could be told for ever that there is no room just now: its sender is to make smaller ones."""
+    site = await make(store_bytes_max=80_000)
+    answers = [await site.send(bytes(20_001)), await site.send(gzip.compress(bytes(20_001)), Content_Encoding="gzip")]
+    assert [status for status, *_ in answers] == [413] * 2
 
 
 async def test_what_is_too_large_is_refused_before_it_is_opened(make) -> None:
