@@ -146,6 +146,7 @@ class Keeper:
             self.turned_away_bytes = incoming_bytes
             raise full_and_refuse(self._room)
         free: Callable[[int], bool] = may_go
+        whole_over = over
         if may_rewrite:
             ids = [segment_id for of in self.rewritings for segment_id in of.ids]
             self.diluter.begin(done=done, may_go=without(may_go, ids))
@@ -154,16 +155,30 @@ class Keeper:
             if over <= self._room.slack_bytes or (gained >= incoming_bytes and not self.diluter.is_exhausted):
                 return list(victims.values())
             free = without(may_go, [segment_id for of in self.rewritings for segment_id in of.ids])
-        evicted, may_more_go = await find_evictions(
-            self._connection, bytes_over=over, incoming_bytes=incoming_bytes, may_go=free
-        )
-        # Where a bound was lowered, or others filled the disk, it may take more than one commit; each takes away more
-        # than it brings.
-        if not may_more_go and sum(row.size_bytes for row in evicted) + self._room.slack_bytes < over:
+        evicted = await self._find_evictions(over, incoming_bytes, free)
+        if evicted is None and self.rewritings:
+            # What was to be thinned is all there is: now it goes, or what comes would be turned away for it.
+            self.rewritings = []
+            evicted = await self._find_evictions(whole_over, incoming_bytes, may_go)
+        if evicted is None:
             self._leftovers.rewind()
             self.turned_away_bytes = incoming_bytes
             raise FullError(f"{self._why_not_enough()}: {self._room.cause}")
         return [*victims.values(), *((EVICTED, row) for row in evicted)]
+
+    async def _find_evictions(
+        self, over: int, incoming_bytes: int, free: Callable[[int], bool]
+    ) -> list[Candidate] | None:
+        """Return who goes so that `over` bytes become free, None where that is not enough.
+
+        Where a bound was lowered, or others filled the disk, it may take more than one commit; each takes away more
+        than it brings.
+        """
+        evicted, may_more_go = await find_evictions(
+            self._connection, bytes_over=over, incoming_bytes=incoming_bytes, may_go=free
+        )
+        is_enough = may_more_go or sum(row.size_bytes for row in evicted) + self._room.slack_bytes >= over
+        return list(evicted) if is_enough else None
 
     async def _dilute(self, over: int, incoming_bytes: int) -> tuple[int, int]:
         """Find what is written anew so that `over` bytes become free; return how many do not, and how many do."""

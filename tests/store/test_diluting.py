@@ -229,6 +229,18 @@ async def test_only_when_nothing_can_be_thinned_any_more_the_oldest_go(shelves, 
     shelves.check(store)
 
 
+@pytest.mark.parametrize(("seconds", "more"), [(2, 12_000), (10, 12_000), (60, 6_000), (600, 600)])
+async def test_a_shelf_that_was_filled_before_there_was_thinning_takes_what_comes(shelves, plant, seconds, more):
+    """All of it is small and can become one; what makes room for that must not be barred by it."""
+    store = await shelves.open(max_bytes=MIB)
+    await plant.fill(store, "evicted_full", seconds=seconds)
+    await shelves.close()
+    store = await shelves.open(max_bytes=MIB, when_full="dilute")
+    for _ in range(40):
+        await plant.put(store, more)
+    shelves.check(store)
+
+
 async def test_what_is_put_off_becomes_part_of_nothing_else(shelves, plant, store) -> None:
     """Its neighbours, at which no receiver fails, are not to wait with it, and it is not to come back with them."""
     for _ in range(3):
