@@ -320,6 +320,7 @@ core/                       Ground: the words that every room speaks
   telemetry.py              The gateway's own counters, numbers that status and Prometheus read
   text.py                   Foreign text made fit for one line of a log or a terminal
   thinning.py               Thinning: of each series and step of time the first, least, greatest and last reading stand for all
+  timeouts.py               Timeouts that hold in a task that is being cancelled, too: what asyncio's do from Python 3.11.3 on (gh-102780)
   units.py                  Durations, sizes and rates as people write them
   words.py                  Numbers for people: sizes, time spans, and how many of what
 parts.py                    What the assembly asks of its parts, and of a program that has a gateway inside of it

@@ -24,6 +24,7 @@ from gateway.control.taken import origins_of, takes_of
 from gateway.core.clock import NS_PER_S, Quality, Sample, is_plausible
 from gateway.core.telemetry import Telemetry
 from gateway.core.text import harmless
+from gateway.core.timeouts import timeout
 from gateway.core.words import plural
 from gateway.net.files import read_file, replace_file
 from gateway.net.interfaces import NetworkWatch
@@ -223,7 +224,7 @@ class Gateway:
         """Wait a moment for the listeners, so that who is told "ready" finds an open door."""
         listening = [part.listening.wait() for part in self._sources if isinstance(part, Listener)]
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(OPEN_S_MAX):
+            async with timeout(OPEN_S_MAX):
                 await asyncio.gather(*listening)
 
     def _build_pipeline(self, store: Store) -> Pipeline:

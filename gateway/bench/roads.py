@@ -26,6 +26,7 @@ from gateway.core.batch import Batch, Series
 from gateway.core.clock import SystemClock
 from gateway.core.contracts import Priority, Signal
 from gateway.core.telemetry import Telemetry
+from gateway.core.timeouts import timeout
 from gateway.core.units import Duration, Rate
 from gateway.core.words import plural
 from gateway.store.database import Store, StoreSettings
@@ -133,7 +134,7 @@ async def _deliver(readings: int, addresses: dict[str, str], *, rate: Rate | Non
 
 
 async def _until(is_so: Callable[[], object]) -> None:
-    async with asyncio.timeout(WITHIN_S):
+    async with timeout(WITHIN_S):
         while not is_so():  # noqa: ASYNC110  as somebody would who looks from outside
             await asyncio.sleep(0.01)
 

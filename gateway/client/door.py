@@ -23,6 +23,7 @@ from gateway.codecs.otlp import NO_MARKS, encode_resource, encode_scope
 from gateway.core.batch import MONOTONIC, Batch, ResourceRecords, Series, ValueKind, to_bits
 from gateway.core.contracts import NO_ROOM, FullError, Signal
 from gateway.core.text import sentence
+from gateway.core.timeouts import timeout
 from gateway.store.database import Loss
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class Door:
         except asyncio.CancelledError:
             self._state = "stopped"
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(FINISH_S):
+                async with timeout(FINISH_S):
                     # What is under way, then what came behind it.
                     await self._bring()
                     await self._bring()

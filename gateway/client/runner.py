@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from gateway.app import Gateway, StartError, StillError
 from gateway.client.errors import ClientError
 from gateway.core.clock import SystemClock
+from gateway.core.timeouts import timeout
 from gateway.store.database import StoreError
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class Runner:
                 telling.cancel()
                 self.gateway = self._current = None
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
+                async with timeout(wait_s):
                     await self._stopping.wait()
             wait_s = min(wait_s * 2, START_AGAIN_S_MAX)
 

@@ -20,6 +20,7 @@ from microdot import Response as BareResponse
 
 from gateway import __version__
 from gateway.control.metrics import MetricsPage
+from gateway.core.timeouts import timeout
 from gateway.net.addresses import cannot_listen, names_this_machine, split_address
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class ControlServer:
         self._connections.add(task)
         self._idle[task] = writer.transport
         try:
-            async with asyncio.timeout(float(self._settings.timeout)):
+            async with timeout(float(self._settings.timeout)):
                 writer.write(await self._answer(reader, writer))
                 await writer.drain()
                 writer.write_eof()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from gateway.core.timeouts import timeout_at
 from gateway.net.http_requests import GIVEN_UP_S, HEADERS_MAX, Request, RequestError
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class StreamBody:
     async def read(self) -> bytes:
         """Return what has come of it, b"" at its end; raise RequestError, IncompleteReadError where no more comes."""
         try:
-            async with asyncio.timeout_at(self._until_s) as self._waiting:
+            async with timeout_at(self._until_s) as self._waiting:
                 while not (self._data or self._is_over or self._is_gone):
                     self._changed.clear()
                     await self._changed.wait()

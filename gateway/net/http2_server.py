@@ -32,6 +32,7 @@ from h2.events import (
 from h2.exceptions import H2Error, ProtocolError, StreamClosedError
 from h2.settings import SettingCodes, Settings
 
+from gateway.core.timeouts import timeout
 from gateway.net.connections import READ_BYTES, ConnectionServer, Watcher
 from gateway.net.http2_frames import HEADERS_BYTES_MAX, FloodError, Frames, FrameSizeError
 from gateway.net.http2_requests import StreamBody, request_of
@@ -180,7 +181,7 @@ class _Conversation:
             while not self._is_over:
                 self._mark()
                 try:
-                    async with asyncio.timeout(None if self._streams else wait_s) as self._waiting:
+                    async with timeout(None if self._streams else wait_s) as self._waiting:
                         data = await self._reader.read(READ_BYTES)
                 except TimeoutError:
                     break
@@ -208,7 +209,7 @@ class _Conversation:
                 for event in self._h2.receive_data(some):
                     self._act(event)
                 self._flush()
-                async with asyncio.timeout(self._server.limits.request_s):
+                async with timeout(self._server.limits.request_s):
                     await self._writer.drain()
                 if self._is_over:
                     return
@@ -409,7 +410,7 @@ class _Conversation:
             self._h2.send_headers(number, [*head, *reply.trailers], end_stream=True)
         else:
             self._h2.send_headers(number, head)
-            async with asyncio.timeout(self._server.limits.request_s):
+            async with timeout(self._server.limits.request_s):
                 await self._put_body(number, stream, reply.body)
             self._h2.send_headers(number, list(reply.trailers), end_stream=True)
         if not stream.body.is_whole:

@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from gateway.core.timeouts import timeout_at
+
 BODY_READ_BYTES: Final = 64 * 1024
 HEADERS_MAX: Final = 64
 # Of a chunk's size and its extensions, and of each line of what may follow the last chunk.
@@ -167,7 +169,7 @@ class Body:
             return b""
         self.has_begun = True
         try:
-            async with asyncio.timeout_at(self._until_s) as self._waiting:
+            async with timeout_at(self._until_s) as self._waiting:
                 data = await (self._read_chunked() if self._is_chunked else self._read_some())
         except TimeoutError:
             self.is_lost = True

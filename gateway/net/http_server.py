@@ -13,6 +13,7 @@ import logging
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+from gateway.core.timeouts import timeout
 from gateway.net.connections import READ_BYTES, ConnectionServer, Watcher
 from gateway.net.http_requests import Body, Request, RequestError, read_head
 
@@ -89,7 +90,7 @@ class HttpServer(ConnectionServer):
             request: Request | None = None
             body = Body(reader, bytes_max=self._limits.body_bytes_max, within_s=self._limits.request_s)
             try:
-                async with asyncio.timeout(wait_s):
+                async with timeout(wait_s):
                     head = await reader.readuntil(b"\r\n\r\n")
                 self._idle.pop(task, None)
                 request = read_head(head, peer=peer, has_certificate=has_certificate)
@@ -145,7 +146,7 @@ class HttpServer(ConnectionServer):
             lines.append("Connection: close")
         writer.write("\r\n".join([*lines, "", ""]).encode("ascii") + answer.body)
         try:
-            async with asyncio.timeout(self._limits.request_s):
+            async with timeout(self._limits.request_s):
                 await writer.drain()
         except TimeoutError:
             return False
@@ -163,7 +164,7 @@ async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
     """Close so that the answer arrives: a client that is still sending would only see its connection reset."""
     left = LINGER_BYTES_MAX
     with contextlib.suppress(TimeoutError, OSError, NotImplementedError):
-        async with asyncio.timeout(LINGER_S):
+        async with timeout(LINGER_S):
             if writer.can_write_eof():
                 writer.write_eof()
             while left > 0 and (data := await reader.read(READ_BYTES)):

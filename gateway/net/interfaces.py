@@ -12,6 +12,8 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Final
 
+from gateway.core.timeouts import timeout
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -122,7 +124,7 @@ class NetworkWait:
         """
         await asyncio.sleep(min(seconds, LEAST_S))
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds - LEAST_S):
+            async with timeout(seconds - LEAST_S):
                 await self._is_up.wait()
         self._is_up.clear()
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from gateway.core.contracts import NO_ROOM, Arrivals, FullError
+from gateway.core.timeouts import timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,7 +100,7 @@ class Intake:
         lost, self.lost = self.lost, 0
         dropped = Arrivals(source, [], [], now_ns, dropped={NO_ROOM: lost})
         with contextlib.suppress(FullError, TimeoutError):
-            async with asyncio.timeout(GIVE_UP_S_MAX):
+            async with timeout(GIVE_UP_S_MAX):
                 await self._accept(dropped)
 
     async def _take(self, delivery: _Delivery) -> None:

@@ -13,6 +13,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Final
 
+from gateway.core.timeouts import timeout
 from gateway.net.listeners import accept_from, listen, make_ready, stop_accepting
 from gateway.net.mqtt_fields import ReasonCode
 from gateway.sources.mqtt_server_admission import Limits
@@ -267,7 +268,7 @@ class MqttServerSource:
 
     async def _until_closed(self, wait_s: float) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(wait_s):
+            async with timeout(wait_s):
                 if self._hub.connections:
                     await self._hub.all_gone.wait()
 

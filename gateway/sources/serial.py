@@ -21,6 +21,7 @@ from gateway.codecs.framing import Data, Hello, LineReader, Plain, Sessions, Ver
 from gateway.core.clock import NS_PER_S, Quality, is_plausible
 from gateway.core.contracts import DROPPED_BY_MAPPING, NO_ROOM, Accepted, Arrivals, FullError, MalformedError
 from gateway.core.text import sentence
+from gateway.core.timeouts import timeout
 from gateway.sources import serial_port
 from gateway.sources.serial_link import SerialLink
 from gateway.sources.serial_port import PortError
@@ -202,7 +203,7 @@ class SerialSource:
         self._read_if_room()
         while not self._ended.is_set():
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(MOVED_CHECK_S):
+                async with timeout(MOVED_CHECK_S):
                     await self._ended.wait()
             if advice := self._watch.advice(self._now_s()):
                 self._say(logging.WARNING, advice[:20], advice)
@@ -478,7 +479,7 @@ class SerialSource:
         log.warning("%s: %d messages found no room before the stop: they are lost", self.name, lost)
         dropped = Arrivals(self.name, [], [], self._clock.monotonic_ns(), dropped={NO_ROOM: lost})
         with contextlib.suppress(FullError, TimeoutError):
-            async with asyncio.timeout(GIVE_UP_S_MAX):
+            async with timeout(GIVE_UP_S_MAX):
                 await self._accept(dropped)
 
 

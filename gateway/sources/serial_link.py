@@ -7,6 +7,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Final
 
+from gateway.core.timeouts import timeout
 from gateway.sources import serial_port
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class SerialLink:
     async def drain(self, *, within_s: float) -> None:
         """Wait until everything has left, as far as the driver can tell, or for `within_s`."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(within_s):
+            async with timeout(within_s):
                 while self._unsent or serial_port.unsent_bytes(self.port):  # noqa: ASYNC110  the kernel has no event for it
                     await asyncio.sleep(DRAIN_CHECK_S)
 

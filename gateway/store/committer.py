@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from gateway.core.contracts import BootId, FullError
+from gateway.core.timeouts import timeout
 from gateway.store.accounts import Change, encode_state
 from gateway.store.allowance import MUTE_S, allow_all, mute_all
 from gateway.store.connection import DATABASE
@@ -223,7 +224,7 @@ class Committer:
                 await self.tend()
             elif wait_s > 0:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(wait_s):
+                    async with timeout(wait_s):
                         await self._wake.wait()
                 self._wake.clear()
             else:

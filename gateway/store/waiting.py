@@ -7,6 +7,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gateway.core.timeouts import timeout
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -33,7 +35,7 @@ class RoomQueue:
         place: asyncio.Future[None] = loop.create_future()
         self._places.append(place)
         try:
-            async with asyncio.timeout(within_s):
+            async with timeout(within_s):
                 await place
         except TimeoutError:
             if not self._has_room():

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from gateway.core.clock import NS_PER_S
 from gateway.core.contracts import TryLaterError
+from gateway.core.timeouts import timeout
 from gateway.store.policy import ALL
 from gateway.uplinks.clock_wait import ClockWait
 from gateway.uplinks.endings import Endings
@@ -171,7 +172,7 @@ class Uplink:
                     self._say_idle()
                     self._watching.note_speed(is_quick=False)
                     with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(self._parked.left_s(_now_s())):
+                        async with timeout(self._parked.left_s(_now_s())):
                             await self._store.wait_held(self.name)
                     self._rounds.end()
                 if not await self._combine():
@@ -206,7 +207,7 @@ class Uplink:
             enough = (self._size.readings + 1) // 2 + self._parked.leased_readings
             due_s = self._parked.left_s(_now_s())
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left_s if due_s is None else min(left_s, max(due_s, LOOK_S))):
+                async with timeout(left_s if due_s is None else min(left_s, max(due_s, LOOK_S))):
                     await (self._store.wait_for_readings(self.name, enough) if may_fill else asyncio.sleep(left_s))
                     left_s = 0.0
             if self._rounds.left_s(_now_s()) > 0 and left_s > 0:
@@ -453,7 +454,7 @@ class Uplink:
         if self._outages.is_down or self._waits.is_shut or not grace_s:
             return
         try:
-            async with asyncio.timeout(grace_s):
+            async with timeout(grace_s):
                 while not (self._outages.is_down or self._waits.is_shut):
                     lease = await self._deliver_next()
                     if lease is None or lease.lane == "backlog":
