@@ -66,6 +66,7 @@ class ScriptedBroker:
     script: Script = field(default_factory=Script)
     messages: list[Message] = field(default_factory=list)
     connections: int = 0
+    ends: int = 0  # that the script asked for
     versions: list[int] = field(default_factory=list)
     mistakes: list[str] = field(default_factory=list)
 
@@ -177,6 +178,7 @@ class ScriptedBroker:
             stream.sendall(bytes((0xE0, 1, self.script.end_code)))
         # What came behind is read, so that what was said is not lost in a reset.
         stream.shutdown(socket.SHUT_WR)
+        self.ends += 1
         stream.settimeout(1)
         with contextlib.suppress(OSError):
             while stream.recv(READ_BYTES):

@@ -30,7 +30,7 @@ class Hours:
         """Return how long they still last at a Unix time; 0: it is none of them.
 
         >>> read_hours("22:00-06:00").left_s(5 * 3600), read_hours("22:00-06:00").left_s(6 * 3600)
-        (3600.0, 0.0)
+        (3600, 0.0)
         """
         into_s = (self._of_day(wall_s) - self.begin_s) % DAY_S
         return max(0.0, self._lasts_s - into_s)

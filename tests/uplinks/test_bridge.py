@@ -424,6 +424,7 @@ def test_an_end_behind_the_last_answer_is_none_of_this_request(
     broker = make_scripted(ends_after=count, end_code=end_code)
     bridge = make_bridge(broker.port, payload=payload)
     assert bridge.send(20).rejected == 0
+    wait_until(lambda: broker.ends, "the connection to end")
     broker.script = Script()
     time.sleep(0.05)
     if end_code == 0x8E:
