@@ -28,7 +28,6 @@ from gateway.uplinks.guards import (
     StatusRefusedError,
     TooLargeError,
     check_reply,
-    read_http_date,
     read_retry_after,
 )
 from gateway.uplinks.wires import KeptWire
@@ -80,17 +79,9 @@ class GrpcSender(KeptWire[Http2Connection]):
             answer_bytes_max=RESPONSE_BYTES_MAX,
             until=until,
         )
-        self._has_answered = True
-        self._used_ns = answered_ns = self._clock.monotonic_ns()
-        written_ns = self._written_ns or answered_ns
+        self._note_answer()
         partial = self._judge(response, packed)
-        return Answer(
-            rejected=partial.rejected,
-            message=partial.message,
-            seconds=(self._clock.monotonic_ns() - started_ns) / NS_PER_S,
-            rtt_s=(answered_ns - written_ns) / NS_PER_S,
-            server_time_s=read_http_date(response.headers.get("date", "")),
-        )
+        return self._answer(partial, started_ns=started_ns, date=response.headers.get("date", ""))
 
     def _framed(self, packed: Packed) -> Iterator[bytes]:
         """Yield the message with its prefix; that leaves in the first packet."""

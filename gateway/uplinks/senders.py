@@ -76,9 +76,7 @@ class HttpSender(KeptWire[HttpConnection]):
                 until=until,
             )
         )
-        self._has_answered = True
-        self._used_ns = answered_ns = self._clock.monotonic_ns()
-        written_ns = self._written_ns or answered_ns
+        self._note_answer()
         reply = self._read(response)
         if reply.status == BAD_REQUEST and any(words in response.body.lower() for words in _WANTS_TLS):
             raise HoldError(f"status 400: {self._host()} speaks TLS at this port: the endpoint begins with https://")
@@ -89,13 +87,7 @@ class HttpSender(KeptWire[HttpConnection]):
         except NoResponseError:
             raise TryLaterError(self._strange(response), reply.retry_after_s, answer_lost=True) from None
         self._said_strange = (0, "")
-        return Answer(
-            rejected=partial.rejected,
-            message=partial.message,
-            seconds=(self._clock.monotonic_ns() - started_ns) / NS_PER_S,
-            rtt_s=(answered_ns - written_ns) / NS_PER_S,
-            server_time_s=read_http_date(response.headers.get("date", "")),
-        )
+        return self._answer(partial, started_ns=started_ns, date=response.headers.get("date", ""))
 
     def _strange(self, response: Response) -> str:
         """Say that this is no receiver's answer, and how it begins if that is text.

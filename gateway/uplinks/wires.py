@@ -40,16 +40,17 @@ from gateway.net.line import (
 )
 from gateway.net.secrets import Secret
 from gateway.net.tls import certificate_advice
-from gateway.uplinks.guards import HoldError, InTransitError, UnreachableError
+from gateway.uplinks.guards import Answer, HoldError, InTransitError, UnreachableError, read_http_date
 from gateway.uplinks.settings import is_header_value
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterator
 
+    from gateway.codecs.otlp_answers import PartialSuccess
     from gateway.core.clock import Clock
     from gateway.net.deadline import Deadline
-    from gateway.uplinks.guards import Answer, Packed
+    from gateway.uplinks.guards import Packed
     from gateway.uplinks.settings import OtlpUplinkSettings, TlsSettings
 
 PROXY_WANTS_LOGIN: Final = 407
@@ -103,6 +104,21 @@ class KeptWire(ABC, Generic[C]):
         self._is_cut = False
         self._is_quick = False
         self._has_answered = False
+
+    def _note_answer(self) -> None:
+        """Take note that a request was answered just now."""
+        self._has_answered = True
+        self._used_ns = self._clock.monotonic_ns()
+
+    def _answer(self, partial: PartialSuccess, *, started_ns: int, date: str) -> Answer:
+        """Return what the last answer says, with how long it took; `date` is its header of that name."""
+        return Answer(
+            rejected=partial.rejected,
+            message=partial.message,
+            seconds=(self._clock.monotonic_ns() - started_ns) / NS_PER_S,
+            rtt_s=(self._used_ns - (self._written_ns or self._used_ns)) / NS_PER_S,
+            server_time_s=read_http_date(date),
+        )
 
     @property
     def bytes_sent(self) -> int:
