@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from gateway.net.listeners import accept_from, listen, make_ready, stop_accepting
 
@@ -21,6 +21,17 @@ if TYPE_CHECKING:
 HEAD_BYTES_MAX: Final = 16 * 1024
 # What a transport reads in one go, at most: what a connection may hold that nobody has asked for yet.
 READ_BYTES: Final = 64 * 1024
+
+
+class HttpLimits(NamedTuple):
+    """What clients may take: connections, bytes of a body as it comes, seconds."""
+
+    connections_max: int
+    body_bytes_max: int
+    request_s: float
+    """How long a whole request may take to arrive, and its answer to leave."""
+    idle_s: float
+    """How long a connection is kept without a request."""
 
 
 class Watcher(Protocol):
@@ -38,7 +49,7 @@ class Watcher(Protocol):
 class ConnectionServer(ABC):
     """One listener. `serve` answers until it is cancelled; `address` says where, once `listening` is set.
 
-    A handshake may take `request_s` seconds.
+    A handshake may take as long as a request.
     """
 
     def __init__(
@@ -46,8 +57,7 @@ class ConnectionServer(ABC):
         watcher: Watcher,
         *,
         address: str,
-        connections_max: int,
-        request_s: float,
+        limits: HttpLimits,
         tls: ssl.SSLContext | None,
         name: str,
     ) -> None:
@@ -55,8 +65,7 @@ class ConnectionServer(ABC):
         self.address: tuple[str, int] = ("", 0)
         self._watcher = watcher
         self._where = address
-        self._connections_max = connections_max
-        self._request_s = request_s
+        self._limits = limits
         self._tls = tls
         self._name = name
         self._is_stopping = False
@@ -107,7 +116,7 @@ class ConnectionServer(ABC):
                 await asyncio.wait(late)
 
     async def _admit(self, connected: socket.socket, peer: str) -> None:
-        if len(self._connections) >= self._connections_max:
+        if len(self._connections) >= self._limits.connections_max:
             # Whoever connects and asks nothing must not keep out who does.
             if not self._idle:
                 connected.close()
@@ -144,7 +153,7 @@ class ConnectionServer(ABC):
                 lambda: protocol,
                 connected,
                 ssl=self._tls,
-                ssl_handshake_timeout=None if self._tls is None else self._request_s,
+                ssl_handshake_timeout=None if self._tls is None else self._limits.request_s,
             )
         except OSError as error:
             reason = "connection_failed" if self._tls is None else "tls_failed"

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from h2.events import Event
 
-    from gateway.net.http_server import HttpLimits
+    from gateway.net.connections import HttpLimits
 
 keep_headers_out_of_logs()
 log = logging.getLogger("tidegate.http")
@@ -108,16 +108,13 @@ class Http2Server(ConnectionServer):
     ) -> None:
         if tls is not None:
             tls.set_alpn_protocols([ALPN])
-        super().__init__(
-            handler,
-            address=address,
-            connections_max=limits.connections_max,
-            request_s=limits.request_s,
-            tls=tls,
-            name=name,
-        )
+        super().__init__(handler, address=address, limits=limits, tls=tls, name=name)
         self.handler = handler
-        self.limits = limits
+
+    @property
+    def limits(self) -> HttpLimits:
+        """What clients may take."""
+        return self._limits
 
     @property
     def is_stopping(self) -> bool:

@@ -14,7 +14,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from gateway.core.timeouts import timeout
-from gateway.net.connections import READ_BYTES, ConnectionServer, Watcher
+from gateway.net.connections import READ_BYTES, ConnectionServer, HttpLimits, Watcher
 from gateway.net.http_requests import Body, Request, RequestError, read_head
 
 if TYPE_CHECKING:
@@ -25,17 +25,6 @@ log = logging.getLogger("tidegate.http")
 # How long, and how much, a client that was refused is listened to, so that it hears why before its connection ends.
 LINGER_S: Final = 2.0
 LINGER_BYTES_MAX: Final = 8 << 20
-
-
-class HttpLimits(NamedTuple):
-    """What clients may take: connections, bytes of a body as it comes, seconds."""
-
-    connections_max: int
-    body_bytes_max: int
-    request_s: float
-    """How long a whole request may take to arrive, and its answer to leave."""
-    idle_s: float
-    """How long a connection is kept without a request."""
 
 
 class Answer(NamedTuple):
@@ -69,16 +58,8 @@ class HttpServer(ConnectionServer):
     def __init__(
         self, handler: Handler, *, address: str, limits: HttpLimits, tls: ssl.SSLContext | None = None, name: str = ""
     ) -> None:
-        super().__init__(
-            handler,
-            address=address,
-            connections_max=limits.connections_max,
-            request_s=limits.request_s,
-            tls=tls,
-            name=name,
-        )
+        super().__init__(handler, address=address, limits=limits, tls=tls, name=name)
         self._handler = handler
-        self._limits = limits
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: str) -> None:
         task = asyncio.current_task()

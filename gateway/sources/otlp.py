@@ -24,8 +24,9 @@ from gateway.core.contracts import OVERSIZE, FullError, Messages, Signal
 from gateway.core.text import sentence
 from gateway.core.words import plural
 from gateway.net.addresses import names_this_machine
+from gateway.net.connections import HttpLimits
 from gateway.net.http_requests import RequestError
-from gateway.net.http_server import Answer, HttpLimits, HttpServer
+from gateway.net.http_server import Answer, HttpServer
 from gateway.sources.mqtt_server_auth import Attempts
 from gateway.sources.otlp_auth import Doorkeeper, claimed_name
 from gateway.sources.otlp_counts import Counts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from gateway.net.connections import ConnectionServer
+from gateway.net.connections import ConnectionServer, HttpLimits
 
 
 class Watcher:
@@ -34,7 +34,8 @@ class Echo(ConnectionServer):
 async def test_who_says_nothing_makes_way_and_who_does_stays() -> None:
     """Past the bound; where nobody says nothing, the new one is sent away. The end waits for those it may wait for."""
     watcher = Watcher()
-    server = Echo(watcher, address="127.0.0.1:0", connections_max=2, request_s=1.0, tls=None, name="t")
+    limits = HttpLimits(connections_max=2, body_bytes_max=100, request_s=1.0, idle_s=1.0)
+    server = Echo(watcher, address="127.0.0.1:0", limits=limits, tls=None, name="t")
     task = asyncio.create_task(server.serve(stop_s=0.05))
     await server.listening.wait()
     clients = []

@@ -17,6 +17,7 @@ from h2.connection import H2Connection
 from h2.events import ConnectionTerminated, DataReceived, ResponseReceived, StreamEnded, StreamReset, TrailersReceived
 
 from gateway.net import connections, http2_frames, http2_server
+from gateway.net.connections import HttpLimits
 from gateway.net.http2 import (
     CONTINUATION,
     DATA,
@@ -31,7 +32,6 @@ from gateway.net.http2 import (
     head,
 )
 from gateway.net.http2_server import Http2Server, Reply
-from gateway.net.http_server import HttpLimits
 from gateway.net.listeners import make_ready
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway.net import http_server
+from gateway.net.connections import HttpLimits
 from gateway.net.http_requests import Body, Request, RequestError
-from gateway.net.http_server import Answer, HttpLimits, HttpServer
+from gateway.net.http_server import Answer, HttpServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
