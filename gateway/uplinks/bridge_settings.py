@@ -20,10 +20,11 @@ from gateway.uplinks.settings import (
     MAPPINGS_MAX,
     REQUEST_BYTES_MAX,
     BudgetSettings,
-    Class,
+    Classes,
+    Evidence,
     OtlpUplinkSettings,
     RetrySettings,
-    SignalName,
+    SignalNames,
     TlsSettings,
 )
 
@@ -160,20 +161,9 @@ class MqttUplinkSettings(
         Size,
         _about("Size of one request at most, before compression; the broker's own limit counts too."),
     ] = Size(REQUEST_BYTES_MAX)
-    evidence: Annotated[
-        Duration,
-        _about("What came in so long before and after a finding goes first and whole; 0s: like all else."),
-    ] = Duration(60)
-    classes: Annotated[
-        Annotated[tuple[Class, ...], Meta(min_length=1)] | None,
-        _about('The classes that it takes, like ["critical"]; without it all of them.'),
-    ] = None
-    signals: Annotated[
-        Annotated[tuple[SignalName, ...], Meta(min_length=1)] | None,
-        _about(
-            'The signals that it takes, like ["logs", "traces"]; without it all. Findings are logs, of class critical.'
-        ),
-    ] = None
+    evidence: Evidence = Duration(60)
+    classes: Classes = None
+    signals: SignalNames = None
     mappings: Annotated[
         Annotated[tuple[str, ...], Meta(min_length=1, max_length=MAPPINGS_MAX)] | None,
         _about(

@@ -18,9 +18,10 @@ from gateway.uplinks.settings import (
     REQUEST_BYTES_MAX,
     TIMEOUT_S_MAX,
     BudgetSettings,
-    Class,
+    Classes,
+    Evidence,
     RetrySettings,
-    SignalName,
+    SignalNames,
 )
 
 Format = Literal["json", "protobuf"]
@@ -98,21 +99,9 @@ class FileUplinkSettings(
     request_bytes_max: Annotated[
         Size, Meta(description="Size of one record at most, before compression; larger ones are split.")
     ] = Size(REQUEST_BYTES_MAX)
-    evidence: Annotated[
-        Duration,
-        Meta(description="What came in so long before and after a finding goes first and whole; 0s: like all else."),
-    ] = Duration(60)
-    classes: Annotated[
-        Annotated[tuple[Class, ...], Meta(min_length=1)] | None,
-        Meta(description='The classes that it takes, like ["critical"]; without it all of them.'),
-    ] = None
-    signals: Annotated[
-        Annotated[tuple[SignalName, ...], Meta(min_length=1)] | None,
-        Meta(
-            description='The signals that it takes, like ["logs", "traces"]; without it all. Findings are logs, of '
-            "class critical."
-        ),
-    ] = None
+    evidence: Evidence = Duration(60)
+    classes: Classes = None
+    signals: SignalNames = None
     mappings: Annotated[
         Annotated[tuple[str, ...], Meta(min_length=1, max_length=MAPPINGS_MAX)] | None,
         Meta(

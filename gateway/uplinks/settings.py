@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 import msgspec
@@ -32,6 +32,22 @@ if TYPE_CHECKING:
 Compression = Literal["auto", "zstd", "gzip", "none"]
 Class = Literal["critical", "normal", "bulk"]
 SignalName = Literal["metrics", "logs", "traces"]
+# What every kind of uplink has, in the same words.
+Evidence: TypeAlias = Annotated[
+    Duration,
+    Meta(description="What came in so long before and after a finding goes first and whole; 0s: like all else."),
+]
+Classes: TypeAlias = Annotated[
+    Annotated[tuple[Class, ...], Meta(min_length=1)] | None,
+    Meta(description='The classes that it takes, like ["critical"]; without it all of them.'),
+]
+SignalNames: TypeAlias = Annotated[
+    Annotated[tuple[SignalName, ...], Meta(min_length=1)] | None,
+    Meta(
+        description='The signals that it takes, like ["logs", "traces"]; without it all. Findings are logs, of class '
+        "critical."
+    ),
+]
 
 HTTP_PROTOBUF: Final = "http/protobuf"
 HTTP_JSON: Final = "http/json"
@@ -298,21 +314,9 @@ class OtlpUplinkSettings(
     request_bytes_max: Annotated[
         Size, Meta(description="Size of one request at most, before compression; larger ones are split.")
     ] = Size(REQUEST_BYTES_MAX)
-    evidence: Annotated[
-        Duration,
-        Meta(description="What came in so long before and after a finding goes first and whole; 0s: like all else."),
-    ] = Duration(60)
-    classes: Annotated[
-        Annotated[tuple[Class, ...], Meta(min_length=1)] | None,
-        Meta(description='The classes that it takes, like ["critical"]; without it all of them.'),
-    ] = None
-    signals: Annotated[
-        Annotated[tuple[SignalName, ...], Meta(min_length=1)] | None,
-        Meta(
-            description='The signals that it takes, like ["logs", "traces"]; without it all. Findings are logs, of '
-            "class critical."
-        ),
-    ] = None
+    evidence: Evidence = Duration(60)
+    classes: Classes = None
+    signals: SignalNames = None
     mappings: Annotated[
         Annotated[tuple[str, ...], Meta(min_length=1, max_length=MAPPINGS_MAX)] | None,
         Meta(
