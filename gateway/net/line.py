@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 from urllib.parse import urlsplit
 
+from gateway.core.words import span
 from gateway.net.deadline import Deadline
 from gateway.net.wire_bytes import ATTEMPT_BYTES, CLOSE_PACKETS, PACKET_BYTES_V6, wire_bytes
 
@@ -365,7 +366,7 @@ def _open(party: Address, until: Deadline) -> socket.socket:
             one.connect(where)
         except TimeoutError as error:
             one.close()
-            failure = ConnectTimeoutError(f"no connection within {wait_s:.3g} s", party=str(party))
+            failure = ConnectTimeoutError(f"no connection within {span(float(f'{wait_s:.2g}'))}", party=str(party))
             failure.__cause__ = error
         except OSError as error:
             one.close()
