@@ -156,6 +156,8 @@ class Buffer:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._open = Parcel()
+        # What is being added to: found by whoever comes next, its columns are uneven, since an interrupt came between.
+        self._adding: Columns | Records | None = None
         # What may be added before it is full, what is, and what of all is in the parcel that was taken.
         self._room_bytes = bytes_max
         self._open_bytes = 0
@@ -170,6 +172,8 @@ class Buffer:
     def add(self, key: Hashable, words: Words, value: float, time_ns: int, sort: int) -> None:
         """Add one reading to the columns of SORTS[sort]. `words` are what `key` stands for; raise what `meet` does."""
         with self._lock:
+            if self._adding is not None:
+                self._even()
             if (self._open_bytes >= self._room_bytes or self._end) and not self._wait_for_room(1):
                 return
             index = self._indexes.get(key)
@@ -178,14 +182,11 @@ class Buffer:
             columns = self._open.columns.get(sort)
             if columns is None:
                 columns = self._open.columns[sort] = Columns(SORTS[sort].kind)
-            try:
-                columns.values.append(value)
-                columns.times.append(time_ns)
-                columns.series.append(index)
-            except BaseException:
-                # An interrupt, say: a column that is longer than the others would shift all that comes.
-                columns.even()
-                raise
+            self._adding = columns
+            columns.values.append(value)
+            columns.times.append(time_ns)
+            columns.series.append(index)
+            self._adding = None
             self._open_bytes += READING_BYTES
             self._sent += 1
             if not self._is_urgent:
@@ -228,18 +229,18 @@ class Buffer:
     def add_record(self, body: bytes, *, priority: Priority, signal: Signal, time_ns: int = 0, sent_ns: int) -> None:
         """Add an encoded log record or span."""
         with self._lock:
+            if self._adding is not None:
+                self._even()
             if (self._open_bytes >= self._room_bytes or self._end) and not self._wait_for_room(1):
                 return
             records = self._open.records.get((priority, signal))
             if records is None:
                 records = self._open.records[priority, signal] = Records()
-            try:
-                records.bodies.append(body)
-                records.times.append(time_ns)
-                records.sent.append(sent_ns)
-            except BaseException:
-                records.even()
-                raise
+            self._adding = records
+            records.bodies.append(body)
+            records.times.append(time_ns)
+            records.sent.append(sent_ns)
+            self._adding = None
             self._open_bytes += RECORD_BYTES + len(body)
             self._sent += 1
             self._look()
@@ -282,6 +283,8 @@ class Buffer:
     def take(self) -> Parcel | None:
         """Return all that is there, the same again until it is `kept`; None where there is nothing."""
         with self._lock:
+            if self._adding is not None:
+                self._even()
             self._is_awake = self._is_urgent = False
             if self._taken is None and (self._sent > self._kept or self._open.dropped):
                 self._taken, self._open = self._open, Parcel()
@@ -317,6 +320,13 @@ class Buffer:
             return self._open_bytes + self._bytes_max - self._room_bytes
 
     # With the lock held.
+
+    def _even(self) -> None:
+        """Mend what an interrupt left: a column that is longer than the others would shift all that comes."""
+        # Noted when it is done: the next interrupt may come here.
+        if self._adding is not None:
+            self._adding.even()
+            self._adding = None
 
     def _look(self) -> None:
         """Wake whoever takes, once for the first that comes and once when it is much."""

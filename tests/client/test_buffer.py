@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import linecache
+import sys
 import threading
 import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from gateway.client import buffer
 from gateway.client.buffer import PIECE_BYTES, READING_BYTES, SERIES_BYTES, SORTS, Buffer, Stream
 from gateway.client.errors import ClientError
 from gateway.core.batch import ValueKind
 from gateway.core.contracts import FullError, Priority, Signal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BYTES_MAX = 64 << 10
 DOUBLES = next(at for at, sort in enumerate(SORTS) if sort == (Priority.NORMAL, ValueKind.DOUBLE, True))
@@ -37,6 +45,10 @@ class Rig:
         times = np.arange(count)
         words = ("m", "", "gauge", ())
         self.buffer.add_many(("m",), words, times * 0.5, times, priority=Priority.BULK, sent_ns=7)
+
+    def add_record(self, value: int) -> None:
+        sort = {"priority": Priority.NORMAL, "signal": Signal.LOGS}
+        self.buffer.add_record(b"%d" % value, **sort, time_ns=value, sent_ns=value)
 
     def fill(self) -> int:
         """Add until there is no room; return how many went in."""
@@ -248,3 +260,53 @@ def test_who_drops_waits_once_until_there_is_room_again() -> None:
     assert parcel is not None
     rig.buffer.kept(parcel)
     assert fill() >= 0.4
+
+
+class InterruptedHereError(Exception):
+    """What the handler of a signal raises."""
+
+
+def interrupt(work: Callable[[], None], at: set[int]) -> bool:
+    """Do it, and raise at these lines of the buffer, counted as they come; return whether it came to its end."""
+    lines = 0
+
+    def look(frame: Any, event: str, _: object) -> Any:
+        nonlocal lines
+        if frame.f_code.co_filename != buffer.__file__:
+            return None
+        # No signal comes between the end of a block and the lock's own.
+        is_step = event == "line" and not linecache.getline(buffer.__file__, frame.f_lineno).strip().startswith("with ")
+        lines += is_step
+        if is_step and lines in at:
+            raise InterruptedHereError
+        return look
+
+    before = sys.gettrace()
+    sys.settrace(look)
+    try:
+        work()
+    except InterruptedHereError:
+        return False
+    finally:
+        sys.settrace(before)
+    return True
+
+
+@pytest.mark.parametrize("first", range(1, 20))
+def test_interrupts_between_any_two_steps_leave_columns_even(first: int) -> None:
+    """Two of them, the second one while what the first one left is made good, here or by the next who comes."""
+    for second in range(1, 20):
+        rig = Rig()
+        for value, at in enumerate(({first, first + second}, {second}, set[int]())):
+            interrupt(partial(rig.add, value, "b"), at)
+            interrupt(partial(rig.add_record, value), at)
+        rig.add(50.0)
+        rig.add_record(51)
+        parcel = rig.buffer.take()
+        assert parcel is not None
+        (columns,) = parcel.columns.values()
+        assert len(columns.series) == len(columns.values) == len(columns.times)
+        assert columns.values[-2:].tolist() == [2.0, 50.0]
+        (records,) = parcel.records.values()
+        assert [int(body) for body in records.bodies] == records.times.tolist() == records.sent.tolist()
+        assert records.times[-2:].tolist() == [2, 51]
