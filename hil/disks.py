@@ -40,6 +40,10 @@ class _Mounted:
         self._mount = require_tool("mount", package="mount")
         self._umount = require_tool("umount", package="mount")
         self._folder = Path(tempfile.mkdtemp(prefix="tidegate-disk-"))
+        # Whoever makes a namespace meanwhile (`ip netns exec`, a container) has all mounts in it, too, and would keep
+        # the disk alive as it is. What is unmounted below a shared mount is so for all of them.
+        _run(self._mount, "--bind", self._folder, self._folder)
+        _run(self._mount, "--make-shared", self._folder)
         self.path = self._folder / "mnt"
         self.path.mkdir()
         self._filler = self.path / ".filler"
@@ -65,6 +69,8 @@ class _Mounted:
         except OSError:
             _run(self._umount, "--lazy", self.path)
             self.is_mounted = False
+        with contextlib.suppress(OSError):
+            _run(self._umount, "--lazy", self._folder)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def fill(self, *, leave_bytes: int = 0) -> int:

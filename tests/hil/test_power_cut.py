@@ -65,6 +65,16 @@ def test_it_goes_on_after_a_cut(power_cut) -> None:
     assert took_s < 2
 
 
+def test_who_has_all_mounts_in_a_namespace_of_its_own_keeps_no_disk_alive(power_cut) -> None:
+    """As `ip netns exec` and containers do: after the cut the disk can be written."""
+    with Child(["unshare", "--mount", "--propagation", "slave", "sh", "-c", "echo here; exec sleep 60"]) as other:
+        assert other.next_line() == "here"
+        power_cut.cut()
+        (power_cut.path / "file").write_bytes(b"x")
+        other.process.kill()
+        other.wait()
+
+
 @pytest.mark.nightly
 def test_hundreds_of_cuts(power_cut) -> None:
     """The same promise at hundreds of random moments."""
