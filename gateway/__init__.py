@@ -228,6 +228,10 @@ uplinks/                    Roads: what is held leaves here, fresh first, and is
   grpc_statuses.py          What to do after each status of gRPC: the same decisions as `guards.py` makes after HTTP's
   guards.py                 What to do after each answer: fine, later, hold, split, refuse
   health.py                 How one receiver of an uplink is: whether it may be asked, and what is known of it
+  link_probe.py             Asks a server whether a link carries anything: one connection that says nothing
+  link_settings.py          What can be said of a link in the config: how it is told to be up, and whether it is paid
+  linked.py                 A sender that holds a sender: what it sends leaves by the link that the uplink uses now
+  links.py                  The links of this box: which of them are up, which one each uplink uses, and why
   metered.py                A sender that holds a sender: nothing leaves that is not paid, nor faster than it may
   outages.py                Whether a way is one just now: what failed, since when, and how long to wait for it
   pacing.py                 How much to send at once and how hard to compress it: decisions from what was measured
@@ -268,6 +272,7 @@ control/                    Windows: people and servers look in here
   init.py                   `tidegate init`: a configuration for this box from a few answers
   instruments.py            Every metric of /metrics: its name, kind, labels and meaning
   later.py                  Words of the configuration that are planned and not in this version yet
+  linked.py                 What the configuration says of links: names that are not there, and what is perhaps not meant
   live.py                   `tidegate trace`: follows messages through a running gateway and shows each
   loops.py                  Whether what an uplink publishes to a broker comes in again by a source of the same gateway
   manual.py                 Pages made from the code: JSON Schema, example, docs/CONFIGURATION.md, docs/METRICS.md
@@ -286,6 +291,7 @@ net/                        Wires that everyone shares
   addresses.py              Where to listen, as people write it
   connections.py            The connections of a listener: how many there are, which make way, and how they end
   deadline.py               A moment by which something is over, handed down: who gets one never has more than is left
+  devices.py                This box's network devices: is one up, does it have an address, where does the default route lead
   files.py                  Small files that are written whole, and never through a link: what has a name of ours may not lead elsewhere
   http.py                   HTTP/1.1 as an uplink speaks it: one POST at a time over one kept connection
   http2.py                  HTTP/2 as an uplink speaks it: one request at a time over one kept connection

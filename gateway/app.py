@@ -11,6 +11,7 @@ import contextlib
 import logging
 import random
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from gateway.parts import Part, Program
     from gateway.store.records import UplinkStatus
     from gateway.tracing import Tracer
+    from gateway.uplinks.links import Links
 
 log = logging.getLogger("tidegate")
 
@@ -106,6 +108,7 @@ class Gateway:
         self._heartbeat_ns = self._started_ns
         self._sources: list[Part] = []
         self._uplinks: list[Part] = []
+        self._links: Links | None = None
         self._supervisor = Supervisor(self.telemetry)
         self._draining: dict[str, Draining] = {}
         self._store: Store | None = None
@@ -173,6 +176,10 @@ class Gateway:
         what = "the mappings"
         try:
             self._pipeline = self._build_pipeline(store)
+            if self.config.links:
+                from gateway.uplinks.links import Links  # noqa: PLC0415  only where links are named
+
+                self._links = Links(self.config.links, clock=self._clock, random=self._random)
             for uplink in self.config.uplinks:
                 what = f"uplink {uplink.name}"
                 self._uplinks.append(self._build_uplink(uplink, store))
@@ -195,6 +202,8 @@ class Gateway:
         windows = [start("housekeeping", self._keep_house), start("reporter", reporter.run)]
         if self._control is not None:
             windows.append(start("control", self._control))
+        if self._links is not None:
+            windows.append(start("links", self._links.run))
         roads = [start(f"uplink {part.name}", part.run) for part in self._uplinks]
         doors = [start(f"source {part.name}", part.run) for part in self._sources]
         try:
@@ -216,7 +225,7 @@ class Gateway:
             await self._save_detectors()
 
     def _tell_of_network(self) -> None:
-        for part in (*self._sources, *self._uplinks):
+        for part in (self._links, *self._sources, *self._uplinks):
             if isinstance(part, NetworkUser):
                 part.network_up()
 
@@ -296,8 +305,9 @@ class Gateway:
         if settings.backlog_share is not None:
             store.share_backlog(settings.name, settings.backlog_share)
         shared: dict[str, Any] = {"clock": self._clock, "random": self._random}
+        road = None if self._links is None else self._links.road(settings)
         written: dict[str, Any] = {"gateway_attributes": self.config.identity(), "version": __version__}
-        seams = Seams(on_server_time=self._learn_time)
+        seams = Seams(on_server_time=self._learn_time, road=road)
         if isinstance(settings, FileUplinkSettings):
             from gateway.uplinks.file_wire import FileWire  # noqa: PLC0415  the same
 
@@ -305,7 +315,7 @@ class Gateway:
         elif isinstance(settings, MqttUplinkSettings):
             from gateway.uplinks.bridge import seams_of  # noqa: PLC0415  the same
 
-            seams = seams_of(settings, series=store.series, **written, **shared)
+            seams = seams_of(settings, series=store.series, road=road, **written, **shared)
         return Uplink(settings, store=store, telemetry=self.telemetry, seams=seams, **written, **shared)
 
     def _learn_time(self, server_time_s: int, rtt_s: float) -> None:
@@ -344,14 +354,9 @@ class Gateway:
     def _build_tracer(self) -> Tracer:
         from gateway.tracing import Tracer  # noqa: PLC0415  only where somebody asks
 
-        pipeline, store = self._pipeline, self._store
-        assert pipeline is not None
-        assert store is not None
-
-        def attach(tracer: Tracer | None) -> None:
-            pipeline.tracer = tracer
-
-        return Tracer(store=store, clock=self._clock, attach=attach)
+        assert self._pipeline is not None
+        assert self._store is not None
+        return Tracer(store=self._store, clock=self._clock, attach=partial(setattr, self._pipeline, "tracer"))
 
     async def _keep_house(self) -> None:
         """Beat the watchdog while the data path moves; save the detectors' state now and then."""
@@ -484,6 +489,7 @@ class Gateway:
             },
             **self._footprint.status(),
             "detectors": {} if engine is None else engine.status(),
+            "links": {} if self._links is None else self._links.told(),
             "sources": {source.name: source.status() for source in self._sources},
             "uplinks": {
                 **{name: {**account, "state": "removed"} for name, account in store["uplinks"].items()},

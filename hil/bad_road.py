@@ -216,6 +216,7 @@ class Lane:
         self.requests = self.bytes_sent = self.wire_bytes = self.head_bytes = 0
         self.is_connected = self.is_encrypted = False
         self.piece_bytes_max = BODY_BYTES_MAX
+        self.device = ""
         self.before_piece: Callable[[int], None] = lambda _: None
         self.before_another: Callable[[], None] = lambda: None
 

@@ -18,10 +18,11 @@ from hil.broker import Broker, why_no_broker
 from hil.certificates import Authority
 from hil.children import Child
 from hil.link_proxy import LinkProxy
-from hil.needs import find_tool
+from hil.needs import NotHereError, find_tool
 from hil.otlp_sink import OtlpSink
 from hil.power_cut import PowerCutRig
 from hil.serial_lines import SerialLine
+from hil.two_ways import TwoWays
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -64,6 +65,16 @@ def make_serial_line(rigs: contextlib.ExitStack, tmp_path: Path) -> Callable[...
 def make_link(rigs: contextlib.ExitStack) -> Callable[..., LinkProxy]:
     """Make a bad link: `make_link(sink.address)`."""
     return lambda target, **options: rigs.enter_context(LinkProxy(target, **options))
+
+
+@pytest.fixture
+def ways(rigs: contextlib.ExitStack) -> TwoWays:
+    """Give a box with two ways out of it."""
+    try:
+        return rigs.enter_context(TwoWays())
+    except NotHereError as error:
+        skip_because(str(error), can_be_installed=False)
+        raise
 
 
 @pytest.fixture

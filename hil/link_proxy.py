@@ -85,7 +85,7 @@ class Counts:
 class LinkProxy:
     """A link to `target` on a port of its own. `up` is towards the target, `down` back."""
 
-    def __init__(self, target: tuple[str, int], *, seed: int = 0) -> None:
+    def __init__(self, target: tuple[str, int], *, seed: int = 0, host: str = "127.0.0.1") -> None:
         self.target = target
         self.up = Way()
         self.down = Way()
@@ -99,7 +99,7 @@ class LinkProxy:
         self._accepting: asyncio.Task[None] | None = None
         self._listener = socket.socket()
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._listener.bind(("127.0.0.1", 0))
+        self._listener.bind((host, 0))
         self.host, self.port = self._listener.getsockname()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="link proxy", daemon=True)

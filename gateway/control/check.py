@@ -15,6 +15,7 @@ from gateway.codecs.mapping_settings import ExampleSettings, MappingSettings
 from gateway.control import config, profiles
 from gateway.control.certificates import look_at_certificates
 from gateway.control.fitting import fit
+from gateway.control.linked import look_at_links
 from gateway.control.loops import look_for_loops
 from gateway.control.reach import look_at_topics
 from gateway.control.reading import PROBLEMS_MAX
@@ -62,6 +63,7 @@ def check(path: Path) -> Findings:
         *whole.warnings(),
         *map(str, reach.notes[:PROBLEMS_MAX]),
         *map(str, islice(not_taken(whole), PROBLEMS_MAX)),
+        *map(str, look_at_links(whole)),
         *map(str, look_for_loops(whole.sources, whole.uplinks)),
         *config.look_at_disk(whole),
         *look_at_sticks(whole),

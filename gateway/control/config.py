@@ -22,6 +22,7 @@ import msgspec
 from gateway.control.environment import fill
 from gateway.control.extras import check_extras
 from gateway.control.later import LATER
+from gateway.control.linked import unknown_links
 from gateway.control.reading import Reading, read, read_parts, walk_settings
 from gateway.control.settings import Config, ControlSettings
 from gateway.control.taken import unknown_mappings
@@ -167,7 +168,7 @@ def _parse_table(given: dict[str, Any], *, offline: bool, to_run: bool) -> Draft
     table, found, notes = fill(given, os.environ, anywhere=offline)
     reading = read_parts(table, Config, later=LATER)
     found += [*_check_names(reading), *_check_addresses(reading), *_check_ports(reading), *_check_sessions(reading)]
-    found += unknown_mappings(reading)
+    found += [*unknown_mappings(reading), *unknown_links(reading)]
     not_here: list[Problem] = []
     if not offline:
         found += [*check_extras(reading), *_check_secrets(reading, not_here)]
@@ -218,7 +219,7 @@ def machine_name() -> str:
 
 
 def _check_names(reading: Reading) -> Iterator[Problem]:
-    for section in ("sources", "uplinks", "detectors"):
+    for section in ("sources", "links", "uplinks", "detectors"):
         seen: dict[str, int] = {}
         for path, index, name in _given(reading, section, "name"):
             if not name or not reading.is_fine(path):

@@ -272,6 +272,11 @@ SECTIONS: Final[dict[str, list[Instrument]]] = {
             tidegate_uplink_files_cut_bytes="What was cut off after a restart, since it was sent again.",
         ),
     ],
+    "Links": [
+        *_all("gauge", "link", tidegate_link_up="1 while something can leave by the link; 0 while nothing can."),
+        *_all("counter", "link", tidegate_link_wire_bytes="Bytes on the wire over the link since the start."),
+        *_all("gauge", "link uplink", tidegate_link_used="1 for the link that an uplink uses now."),
+    ],
     "The process, as every exporter names it": [
         *_all(
             "gauge",

@@ -13,7 +13,6 @@ LATER: Final = Later(
         "alerts": f"alerting {NOT_YET}; findings leave as OTLP logs, let the far side alert",
         "notifiers": f"notifying {NOT_YET}; findings leave as OTLP logs, let the far side notify",
         "opamp": f"OpAMP {NOT_YET}; leave the table out",
-        "links": f"links with budgets {NOT_YET}; leave the table out",
     },
     values={
         ("sources.framing", "nmea"): f'the framing "nmea" {NOT_YET}; use "lines" and map the text',

@@ -126,6 +126,7 @@ class MetricsPage:
         yield from _tables(status.get("uplinks", {}))
         yield from _endpoints(status.get("uplinks", {}))
         yield from _budgets(status.get("uplinks", {}))
+        yield from _links(status.get("links", {}))
         yield from process_families()
 
 
@@ -206,6 +207,16 @@ def _budgets(uplinks: dict[str, dict[str, Any]]) -> Iterator[Family]:
         for word, part in budget.get("plan", {}).get("classes", {}).items()
     }
     yield family("tidegate_uplink_thinning_step_seconds", steps)
+
+
+def _links(links: dict[str, dict[str, Any]]) -> Iterator[Family]:
+    """Return how each link is, and who uses it."""
+    yield family("tidegate_link_up", {(("link", name),): float(link["state"] == "up") for name, link in links.items()})
+    yield family("tidegate_link_wire_bytes", {(("link", name),): link["wire_bytes"] for name, link in links.items()})
+    used: dict[Labels, float] = {
+        (("link", name), ("uplink", uplink)): 1.0 for name, link in links.items() for uplink in link["used_by"]
+    }
+    yield family("tidegate_link_used", used)
 
 
 def _is_number(value: object) -> bool:

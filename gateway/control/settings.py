@@ -21,6 +21,7 @@ from gateway.sources.serial_settings import SerialSettings
 from gateway.store.settings import StoreSettings
 from gateway.uplinks.bridge_settings import MqttUplinkSettings
 from gateway.uplinks.file_settings import FileUplinkSettings
+from gateway.uplinks.link_settings import LinkSettings
 from gateway.uplinks.settings import OtlpUplinkSettings
 
 if TYPE_CHECKING:
@@ -158,6 +159,10 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tr
         StoreSettings()
     )
     detectors: Annotated[tuple[DetectorSettings, ...], Meta(description="The watchers.", max_length=64)] = ()
+    links: Annotated[
+        tuple[LinkSettings, ...],
+        Meta(description="Links: ways out of this box that uplinks name, each with a budget of its own.", max_length=8),
+    ] = ()
     uplinks: Annotated[
         tuple[UplinkSettings, ...],
         Meta(description="Uplinks: where readings are delivered.", max_length=16),

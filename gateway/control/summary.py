@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 STATUS_BYTES_MAX: Final = 4 * 1024 * 1024
 WIDTH: Final = 79
 # What says that a part does its work; everything else deserves a second look.
-GOOD_STATES: Final = frozenset({"connected", "listening", "open", "reading", "idle", "sending", "combining"})
+GOOD_STATES: Final = frozenset({"connected", "listening", "open", "reading", "idle", "sending", "combining", "up"})
 # Of a source even when they are nothing: that is what one looks for when nothing arrives.
 ALWAYS: Final = frozenset({"clients", "received", "acknowledged"})
 # Above this share of its bound a shelf lets go of what is oldest: each commit makes a little more room than it needs.
@@ -126,8 +126,12 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
     yield from _wrap(_shelf(status))
     yield from _footprint(status)
     yield from _troubles(status)
-    for room, known in (("sources", _source), ("uplinks", _uplink)):
+    rooms = {"sources": _source, "links": _link, "uplinks": _uplink}
+    for room, known in rooms.items():
         parts = status.get(room, {})
+        if room == "links" and not parts:
+            # Most boxes have one way out, which has no name.
+            continue
         yield f"{BOLD}{room}{PLAIN}{'' if parts else ': none is configured'}"
         for name, part in parts.items():
             reason = f" ({part['reason']})" if part.get("reason") else ""
@@ -248,9 +252,18 @@ def _source(source: dict[str, Any]) -> Iterator[str]:
         yield f"{reason}: {sentence}"
 
 
+def _link(link: dict[str, Any]) -> Iterator[str]:
+    """Say by what the link goes, who uses it, and what went over it."""
+    given = [f"{key} {link[key]}" for key in ("interface", "gateway", "probe") if link.get(key)]
+    users = _listed(link.get("used_by")) or "nobody"
+    yield f"{', '.join(given)}; {'metered' if link.get('metered') else 'free'}; used by {users}"
+    if carried := link.get("wire_bytes"):
+        yield f"carried {amount(carried)} since the start"
+
+
 def _uplink(uplink: dict[str, Any]) -> Iterator[str]:
     if where := uplink.get("endpoint") or uplink.get("directory"):
-        yield f"to {where}"
+        yield f"to {where}{f' over {over}' if (over := uplink.get('link')) else ''}"
     if takes := uplink.get("takes"):
         yield _takes(takes)
     if uplink.get("removed"):

@@ -114,7 +114,8 @@ class Line:
     a connection with its proxy and TLS, over all addresses of the name (it is `timeout_s` where it is not given). The
     look-up of the name is the resolver's. `connected` is called with the plain socket once it stands, so that another
     thread can shut it down. `bytes_sent` counts what was handed to TCP or TLS, heads included; `wire_bytes` what all of
-    it has cost on the wire, in both directions, as far as the kernel says.
+    it has cost on the wire, in both directions, as far as the kernel says. Where there is a `device` it
+    leaves by that network device and by no other.
     """
 
     is_tunnelled: ClassVar[bool] = False
@@ -126,6 +127,7 @@ class Line:
     proxy: Address | None = None
     options: Iterable[tuple[int, int, int]] = ()
     connected: Callable[[socket.socket], None] = lambda _: None
+    device: str = ""
     bytes_sent: int = 0
     _wire_bytes: int = field(default=0, init=False)  # of connections that are gone
     _socket: socket.socket | None = field(default=None, init=False)
@@ -179,7 +181,7 @@ class Line:
     def _connect(self, until: Deadline) -> None:
         party = self.proxy or self.to
         self._wire_bytes += ATTEMPT_BYTES
-        self._socket = _open(party, until)
+        self._socket = _open(party, until, self.device)
         self._is_kernels, self._wait_s = False, 0.0
         for option in self.options:
             self._socket.setsockopt(*option)
@@ -345,8 +347,8 @@ def _wait_in_kernel(connection: socket.socket, timeout_s: float) -> bool:
     return True
 
 
-def _open(party: Address, until: Deadline) -> socket.socket:
-    """Connect to the first of the party's addresses that answers; raise ConnectError.
+def _open(party: Address, until: Deadline, device: str) -> socket.socket:
+    """Connect to the first of the party's addresses that answers, by `device` if one is given; raise ConnectError.
 
     One that does not answer leaves those behind it their part of the time.
     """
@@ -363,6 +365,10 @@ def _open(party: Address, until: Deadline) -> socket.socket:
         try:
             one.settimeout(wait_s)
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if device:
+                from gateway.net.devices import bind_to  # noqa: PLC0415  only for who names links
+
+                bind_to(one, device)
             one.connect(where)
         except TimeoutError as error:
             one.close()

@@ -81,6 +81,7 @@ class BulkClient(Client):
         )
         self.version = version
         self._clean = clean
+        self.device = ""  # the network device by which it connects, if not as the kernel's routes have it
         self._is_plain = transport == "tcp" and tls is None
         self._fed = b""
         self._fed_at = 0
@@ -237,9 +238,27 @@ class BulkClient(Client):
             raise ConnectionAbortedError("nobody waits for this connection any more")
 
     def _create_socket_connection(self) -> socket.socket:
-        self._dialled = super()._create_socket_connection()
+        self._dialled = self._connect_by(self.device) if self.device else super()._create_socket_connection()
         self._dialled.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return self._dialled
+
+    def _connect_by(self, device: str) -> socket.socket:
+        """Return what `create_connection` does, made by one network device: that has to be said before it connects."""
+        from gateway.net.devices import bind_to  # noqa: PLC0415  only for who names links
+
+        failure = OSError("its name has no address")
+        for family, kind, number, _, where in socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM):
+            one = socket.socket(family, kind, number)
+            try:
+                one.settimeout(self._connect_timeout)
+                bind_to(one, device)
+                one.connect(where)
+            except OSError as error:
+                one.close()
+                failure = error
+            else:
+                return one
+        raise failure
 
     def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> ssl.SSLSocket:
         # As paho does it, but the wrapped socket is known here before its handshake can fail.

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from gateway.core.clock import Clock
     from gateway.uplinks.bridge_settings import MqttUplinkSettings
     from gateway.uplinks.guards import Packed
+    from gateway.uplinks.links import Road
 
 log = logging.getLogger("tidegate.uplinks")
 
@@ -72,6 +73,7 @@ class MqttWire:
         self.piece_bytes_max = WRITTEN_AT_ONCE_BYTES
         # Here there is one receiver alone.
         self.before_another: Callable[[], None] = lambda: None
+        self.device = ""
         self.client_id = settings.client_id or f"tidegate-{gateway_id}-uplink-{settings.name}"
         self._settings = settings
         self._url = url
@@ -248,7 +250,7 @@ class MqttWire:
         if self._line is not None and not self._is_there(self._line):
             self.close()
         if self._line is None:
-            self._line = self._dialler.dial(until.within(self._connect_s))
+            self._line = self._dialler.dial(until.within(self._connect_s), device=self.device)
             self._opened_ns = self._used_ns = self._clock.monotonic_ns()
         return self._line
 
@@ -433,6 +435,7 @@ def seams_of(
     version: str,
     clock: Clock,
     random: Random,
+    road: Road | None = None,
 ) -> Seams:
     """Return what makes an uplink one to brokers: a connection to each of its own, and what is written there.
 
@@ -441,4 +444,4 @@ def seams_of(
     gateway_id = str(dict(gateway_attributes).get(SHORT_NAMES["gateway"], ""))
     wires = [MqttWire(settings, url=one.url, gateway_id=gateway_id, clock=clock) for one in settings.targets()]
     encoder = BridgeEncoder(settings, series=series, gateway_attributes=gateway_attributes, version=version)
-    return Seams(wire=Brokers(settings, wires, clock=clock, random=random), encoder=encoder)
+    return Seams(wire=Brokers(settings, wires, clock=clock, random=random), encoder=encoder, road=road)

@@ -57,8 +57,11 @@ class Dialler:
         """Whether a new connection begins with TLS."""
         return self._address.is_tls
 
-    def dial(self, until: Deadline) -> BrokerLine:
-        """Return a connection that the broker has accepted; raise TryLaterError that says why there is none."""
+    def dial(self, until: Deadline, *, device: str = "") -> BrokerLine:
+        """Return a connection that the broker has accepted; raise TryLaterError that says why there is none.
+
+        Where there is a `device` it leaves by that network device and by no other.
+        """
         settings, address = self._settings, self._address
         try:
             password = settings.password.read() if settings.password is not None else ""
@@ -79,6 +82,7 @@ class Dialler:
             username=settings.username,
             password=password,
         )
+        client.device = device
         if address.is_websocket:
             client.ws_set_options(path=address.path)
         self.attempts += 1

@@ -14,7 +14,7 @@ from gateway.net.addresses import is_loopback
 from gateway.net.mqtt_address import parse_url
 from gateway.net.secrets import Secret
 from gateway.uplinks.balance import FAILOVER, Kind
-from gateway.uplinks.endpoint_settings import BreakerSettings, EndpointSettings, warnings_of_endpoints
+from gateway.uplinks.endpoint_settings import BreakerSettings, EndpointSettings, LinkNames, warnings_of_endpoints
 from gateway.uplinks.settings import (
     BATCH_READINGS_MAX,
     MAPPINGS_MAX,
@@ -171,6 +171,7 @@ class MqttUplinkSettings(
             "what no mapping makes."
         ),
     ] = None
+    links: LinkNames = ()
     backlog_share: Annotated[
         Annotated[float, Meta(ge=0, le=1)] | None,
         _about("Its own `[store] backlog_share`: how much of what is sent is backlog while live data waits."),

@@ -81,7 +81,7 @@ class Uplink:
         self._settings = settings
         self._store = store
         self._clock = clock
-        self._spending = Spending(settings, store=store, clock=clock)
+        self._spending = Spending(settings, store=store, clock=clock, road=seams.road)
         wire = seams.wire or Endpoints.of(cast("Any", settings), version=version, clock=clock, random=random)
         self._wire = self._spending.around(wire)
         encoder = seams.encoder or encoder_of(

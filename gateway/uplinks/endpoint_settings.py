@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol, TypeAlias
 from urllib.parse import SplitResult, quote, urlsplit
 
 import msgspec
@@ -18,6 +18,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from gateway.uplinks.balance import Kind
+
+
+# What every kind of uplink that goes over a network has, in the same words.
+LinkNames: TypeAlias = Annotated[
+    tuple[str, ...],
+    Meta(
+        description="The [[links]] that it may use, by their `name`: the first one that is up. Without it as the box's "
+        "routes have it.",
+        max_length=8,
+    ),
+]
 
 
 class EndpointSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):

@@ -55,6 +55,9 @@ log = logging.getLogger("tidegate.uplinks")
 class EndpointWire(MeteredWire, Protocol):
     """A wire to one receiver."""
 
+    device: str
+    """The network device by which connections are made from now on; "": as the kernel's routes have it."""
+
     def send(self, packed: Packed, /, *, until: Deadline = ...) -> Answer:
         """Return when taken, at the latest `until`; raise as `Wire.send` does."""
         ...
@@ -176,6 +179,16 @@ class Endpoints:
     def piece_bytes_max(self, size: int) -> None:
         for one in self._all:
             one.wire.piece_bytes_max = size
+
+    @property
+    def device(self) -> str:
+        """The network device by which connections are made, whoever they go to."""
+        return self._all[0].wire.device
+
+    @device.setter
+    def device(self, device: str) -> None:
+        for one in self._all:
+            one.wire.device = device
 
     def told(self) -> dict[str, Any]:
         """Return who is sent to, and how each of them is."""

@@ -95,6 +95,10 @@ class NotYetError(TryLaterError):
     """Nothing is wrong with the way: what keeps it waiting is on this side."""
 
 
+class NoLinkError(NotYetError):
+    """No link that the uplink may use is up."""
+
+
 def wait_bound_s(error: TryLaterError, retry: RetrySettings) -> float:
     """Return how long to wait at most before the next attempt, where the far side did not ask for a time."""
     if error.at_once:

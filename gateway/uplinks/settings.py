@@ -17,6 +17,7 @@ from gateway.uplinks.balance import FAILOVER, Kind
 from gateway.uplinks.endpoint_settings import (
     BreakerSettings,
     EndpointSettings,
+    LinkNames,
     check_address,
     check_base,
     is_loopback,
@@ -325,6 +326,7 @@ class OtlpUplinkSettings(
             "mapping that is named has segments of its own, which costs the card one more with each commit."
         ),
     ] = None
+    links: LinkNames = ()
     backlog_share: Annotated[
         Annotated[float, Meta(ge=0, le=1)] | None,
         Meta(description="Its own `[store] backlog_share`: how much of what is sent is backlog while live data waits."),

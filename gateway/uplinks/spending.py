@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from gateway.store.database import Store
     from gateway.store.spots import Outlook
     from gateway.uplinks.budget import Budget, Moment, OverBudgetError
-    from gateway.uplinks.guards import MeteredWire, NotYetError, Wire
+    from gateway.uplinks.guards import MeteredWire, NoLinkError, NotYetError, Wire
+    from gateway.uplinks.links import Road
     from gateway.uplinks.metered import Metered
     from gateway.uplinks.requests import Hand
     from gateway.uplinks.scheduling import Decision, Scheduler
@@ -31,6 +32,8 @@ LEAST_BYTES: Final = 16 * 1024
 SMALL_BYTES: Final = 24 * 1024
 # The same where something may come that goes all the same.
 OVERDRAW_LOOK_S: Final = 5.0
+# How often it is said anew why no link is up.
+LINK_LOOK_S: Final = 5.0
 # How often the time is asked for where the budget is spent: that costs too.
 ASK_S: Final = 3600.0
 
@@ -38,7 +41,8 @@ ASK_S: Final = 3600.0
 class Spending:
     """What one uplink may spend. Without a budget all of it does nothing, and what would is not even loaded."""
 
-    def __init__(self, settings: Terms, *, store: Store, clock: Clock) -> None:
+    def __init__(self, settings: Terms, *, store: Store, clock: Clock, road: Road | None = None) -> None:
+        self._road = road
         self._name = settings.name
         self._settings = settings.budget
         self._interval = settings.batch_interval
@@ -66,7 +70,15 @@ class Spending:
             store.notes.keep(settings.name, self._budget)
 
     def around(self, wire: Wire) -> Wire:
-        """Return a wire that pays for what it sends, or `wire` itself where nothing limits it."""
+        """Return a wire that pays for what it sends and goes over links, or `wire` itself where nothing says how."""
+        outer = self._metering(wire)
+        if self._road is None:
+            return outer
+        from gateway.uplinks.linked import BoundWire, Linked  # noqa: PLC0415  only for who names links
+
+        return Linked(outer, wire=cast("BoundWire", wire), road=self._road)
+
+    def _metering(self, wire: Wire) -> Wire:
         if self._budget is None and self._settings.rate is None:
             return wire
         from gateway.uplinks.metered import Metered  # noqa: PLC0415  the same
@@ -195,6 +207,16 @@ class Spending:
         self._overdrawn_s = now_s
         error.put_off_s = LOOK_S
         return True
+
+    async def wait_for_link(self, error: NoLinkError, *, say: Callable[[str, str, float], None]) -> None:
+        """Return when a link is up that may be used; `say` hears state, reason and for how long."""
+        assert self._road is not None
+        say("no link", str(error), error.after_s)
+        self._store.rest(self._name, error.after_s)
+        while not await self._road.wait(LINK_LOOK_S):
+            say("no link", self._road.why_none(), error.after_s)
+        # What is freshest by now goes first.
+        self._store.link_up(self._name)
 
     async def _cover(self, budget: Budget) -> None:
         if not await self._store.notes.write(self._name):

@@ -4,6 +4,7 @@
 | --------------------------------- | ------------------------------------------------------------- |
 | the request or its answer         | back-off, or sooner the kernel's word that a network came     |
 | times are not known               | a clock; the receiver is asked for the hour meanwhile         |
+| no link is up                     | one that the uplink may use                                   |
 | no note of what is to be spent    | the commit that writes it                                     |
 | the budget                        | nothing where smaller requests still fit, else its next window |
 """
@@ -14,7 +15,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gateway.net.interfaces import NetworkWait
-from gateway.uplinks.guards import InTransitError, NotYetError, UnreachableError
+from gateway.uplinks.guards import InTransitError, NoLinkError, NotYetError, UnreachableError
 from gateway.uplinks.requests import NoClockError
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ class Waits:
         """Return when what met `error` may be tried again, after `wait_s` where that is known."""
         if isinstance(error, NoClockError):
             await self._for_clock(error, wait_s)
+        elif isinstance(error, NoLinkError):
+            await self._for_link(error)
         elif isinstance(error, NotYetError):
             await self._for_budget(error)
         else:
@@ -77,6 +80,12 @@ class Waits:
         # Whatever kept the road closed, what is freshest goes first when it opens.
         if not self.lacked_clock:
             self._store.link_up(self._uplink)
+
+    async def _for_link(self, error: NoLinkError) -> None:
+        if self.is_stopping:
+            self.is_shut = True
+        else:
+            await self._spending.wait_for_link(error, say=self._say)
 
     async def _for_budget(self, error: NotYetError) -> None:
         share = self._spending.share_that_fits(error)

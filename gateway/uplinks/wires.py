@@ -77,6 +77,7 @@ class KeptWire(ABC, Generic[C]):
 
     def __init__(self, settings: OtlpUplinkSettings, *, version: str, clock: Clock, endpoint: str = "") -> None:
         self.requests = 0
+        self.device = ""
         self._endpoint = endpoint or settings.endpoint
         self._settings = settings
         self._version = version
@@ -238,6 +239,7 @@ class KeptWire(ABC, Generic[C]):
                 proxy=Address.of(proxy) if proxy else None,
                 options=[(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)],
                 connected=self._connected,
+                device=self.device,
             )
         return self._connection
 

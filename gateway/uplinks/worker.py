@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.uplinks.guards import Wire
+    from gateway.uplinks.links import Road
     from gateway.uplinks.requests import Encoder
 
 
@@ -102,6 +103,8 @@ def _settle(future: asyncio.Future[Any], result: Any, failure: BaseException | N
 class Seams:
     """What may be put in the place of HTTP, of OTLP and of the thread, and who hears the receivers' time.
 
+    `road` are the links that the uplink may use, None where the kernel's routes say how it leaves.
+
     `on_server_time(unix_s, rtt_s)` hears the Date of each answer, so that a box without any time server can
     learn the hour from a receiver it trusts; while data waits for a clock, empty requests ask for it.
     """
@@ -109,6 +112,7 @@ class Seams:
     wire: Wire | None = None
     encoder: Encoder | None = None
     start_worker: Callable[[str], Worker] = Worker
+    road: Road | None = None
     on_server_time: Callable[[int, float], None] | None = None
 
 

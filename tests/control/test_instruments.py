@@ -63,6 +63,7 @@ def test_what_is_declared_comes_from_somewhere() -> None:
         "tidegate_uplink_free_bytes",
         "tidegate_uplink_thinning_step_seconds",
         "tidegate_store_diluted_step_seconds",
+        *("tidegate_link_up", "tidegate_link_wire_bytes", "tidegate_link_used"),
     }
     process = {name for name in INSTRUMENTS if name.startswith("process_")}
     assert from_calls | from_status | process == INSTRUMENTS.keys()

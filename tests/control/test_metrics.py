@@ -206,3 +206,16 @@ def test_what_is_put_off_is_shown() -> None:
     assert found["tidegate_uplink_put_off_leases", ("uplink", "cloud")] == 2
     assert found["tidegate_uplink_put_off_readings", ("uplink", "cloud")] == 5
     assert found["tidegate_uplink_put_off_overflows_total", ("uplink", "cloud")] == 1
+
+
+def test_links_are_shown_with_who_uses_them() -> None:
+    """An alert may be on one that is down, or on the dear one being used."""
+    links = {
+        "ethernet": {"state": "down", "used_by": [], "wire_bytes": 7},
+        "lte": {"state": "up", "used_by": ["cloud"], "wire_bytes": 9},
+    }
+    found = samples(Telemetry(), {"links": links})
+    assert found["tidegate_link_up", ("link", "ethernet")] == 0
+    assert found["tidegate_link_up", ("link", "lte")] == 1
+    assert found["tidegate_link_wire_bytes_total", ("link", "lte")] == 9
+    assert found["tidegate_link_used", ("link", "lte"), ("uplink", "cloud")] == 1

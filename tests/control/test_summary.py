@@ -588,3 +588,23 @@ def test_free_hours_are_said_beside_what_is_spent(free: dict[str, object], said:
     budget = {"per_day": {"limit_bytes": 20 << 20, "spent_bytes": 5 << 20, "ends_in_s": 7200}, "free": free}
     uplinks = {"cloud": {**STATUS["uplinks"]["cloud"], "budget": budget}}
     assert said in " ".join(render({**STATUS, "uplinks": uplinks}, colour=False).split())
+
+
+def test_links_are_shown_where_there_are_any() -> None:
+    """Whether each is up, by what it is recognised, and who uses it; an uplink says which one it uses."""
+    links = {
+        "ethernet": {
+            "state": "down", "reason": "eth0 has no carrier", "interface": "eth0", "metered": False, "used_by": [],
+            "wire_bytes": 0,
+        },
+        "lte": {
+            "state": "up", "reason": "", "gateway": "192.168.8.1", "metered": True, "used_by": ["cloud"],
+            "wire_bytes": 2048,
+        },
+    }  # fmt: skip
+    uplink = {"state": "sending", "endpoint": "https://otel.example", "link": "lte"}
+    text = render({"links": links, "uplinks": {"cloud": uplink}}, colour=False)
+    assert "! ethernet: down (eth0 has no carrier)\n    interface eth0; free; used by nobody" in text
+    assert "lte: up\n    gateway 192.168.8.1; metered; used by cloud\n    carried 2 KiB since the start" in text
+    assert "to https://otel.example over lte" in text
+    assert "\nlinks" not in render({"uplinks": {"cloud": uplink}}, colour=False)

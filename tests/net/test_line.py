@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from gateway.net.deadline import Deadline
-from gateway.net.line import Address, ConnectTimeoutError, Line, ProxyRefusedError, reason
+from gateway.net.line import Address, ConnectError, ConnectTimeoutError, Line, ProxyRefusedError, reason
 
 
 class Tunnelled(Line):
@@ -62,3 +62,17 @@ def test_addresses_and_reasons() -> None:
     """As they stand in headers and sentences."""
     assert str(Address.of("http://[::1]:4317")) == "[::1]:4317"
     assert reason(ValueError()) == "ValueError"
+
+
+def test_it_leaves_by_the_device_that_is_given() -> None:
+    """By the loopback it gets there; by one that is not there it gets nowhere, and that is said."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        to = Address(*listener.getsockname())
+        line = Line(to=to, timeout_s=5, device="lo")
+        try:
+            line._connect(Deadline.after(5))
+        except ConnectError as error:
+            pytest.skip(f"this kernel lets nobody but root bind to a device ({error})")
+        line.close()
+        with pytest.raises(ConnectError, match="No such device"):
+            Line(to=to, timeout_s=5, device="wwan9nothere")._connect(Deadline.after(5))

@@ -215,3 +215,20 @@ def test_a_dial_that_nobody_waits_for_sends_nothing() -> None:
         connection, _ = listener.accept()
         with connection:
             assert connection.recv(100) == b""
+
+
+def test_it_leaves_by_the_device_that_is_given() -> None:
+    """By the loopback it gets there; by one that is not there it gets nowhere, and that is said."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = make_client()
+        client.device = "lo"
+        try:
+            client.dial(*server.getsockname(), keepalive_s=0, properties=None)
+        except PermissionError as error:
+            pytest.skip(f"this kernel lets nobody but root bind to a device ({error})")
+        assert client.wire_bytes > 0
+        client.drop()
+        client = make_client()
+        client.device = "wwan9nothere"
+        with pytest.raises(OSError, match="No such device"):
+            client.dial(*server.getsockname(), keepalive_s=0, properties=None)

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.core.contracts import TryLaterError
 from gateway.uplinks.budget import OverBudgetError, UnwrittenError
-from gateway.uplinks.guards import UnreachableError
+from gateway.uplinks.guards import NoLinkError, UnreachableError
 from gateway.uplinks.requests import NoClockError
 from gateway.uplinks.waits import Waits
 from hil.virtual_time import run
@@ -35,7 +35,10 @@ class Around:
             wire=SimpleNamespace(stop=lambda: self.calls.append("stop")),
             size=SimpleNamespace(fit=self.fit),
             spending=SimpleNamespace(
-                share_that_fits=lambda error: self.share, wait=self.wait_window, wait_for_commit=self.wait_commit
+                share_that_fits=lambda error: self.share,
+                wait=self.wait_window,
+                wait_for_commit=self.wait_commit,
+                wait_for_link=self.wait_link,
             ),
             clock_wait=SimpleNamespace(wait=self.wait_clock, probe=None),
             say=lambda state, reason, wait_s: self.said.append(state),
@@ -49,6 +52,10 @@ class Around:
     async def wait_window(self, error, *, say, ask) -> None:
         self.calls.append("window")
         await asyncio.sleep(error.after_s)
+
+    async def wait_link(self, error, *, say) -> None:
+        self.calls.append(("link", str(error)))
+        say("no link", str(error), 1.0)
 
     async def wait_commit(self) -> None:
         self.calls.append("commit")
@@ -148,5 +155,20 @@ def test_a_thread_that_may_be_stuck_in_a_probe_is_asked_nothing_more() -> None:
                 await task
             assert around.waits.is_shut
             assert around.calls[-1] == "stop"
+
+    run(main())
+
+
+def test_a_link_is_waited_for_unless_the_uplink_stops() -> None:
+    """Then nothing more can be sent."""
+
+    async def main() -> None:
+        around = Around()
+        error = NoLinkError("no link of cloud is up", 60.0)
+        await around.waits.until_again(error, 60.0)
+        assert (around.calls, around.said) == ([("link", "no link of cloud is up")], ["no link"])
+        around.waits.is_stopping = True
+        await around.waits.until_again(error, 60.0)
+        assert (len(around.calls), around.waits.is_shut) == (1, True)
 
     run(main())

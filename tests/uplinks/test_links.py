@@ -1,0 +1,324 @@
+"""Links and who uses which: a kernel and servers that say what they are told to, and virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from dataclasses import dataclass, field
+
+import pytest
+
+from gateway.core.clock import NS_PER_S, FakeClock
+from gateway.core.units import Duration
+from gateway.uplinks.guards import NoLinkError
+from gateway.uplinks.link_probe import Found
+from gateway.uplinks.link_settings import LinkSettings
+from gateway.uplinks.links import JITTER, LOOK_S, Links, Road, Seen, look_at
+from gateway.uplinks.settings import OtlpUplinkSettings
+from hil import virtual_time
+
+PROBE = "tcp://192.0.2.7:443"
+
+
+class LoopClock(FakeClock):
+    def monotonic_ns(self) -> int:
+        return int(asyncio.get_running_loop().time() * NS_PER_S)
+
+
+@dataclass
+class Box:
+    """`down` says why links are down, `silent` which servers do not answer; `asked` who was asked and when."""
+
+    links: Links = None  # type: ignore[assignment]
+    down: dict[str, str] = field(default_factory=dict)
+    silent: set[str] = field(default_factory=set)
+    devices: dict[str, str] = field(default_factory=dict)
+    asked: list[tuple[str, float]] = field(default_factory=list)
+    takes_s: float = 0.1
+    task: asyncio.Task | None = None
+
+    def look(self, settings: LinkSettings) -> Seen:
+        return Seen(self.devices.get(settings.name, settings.interface), self.down.get(settings.name, ""))
+
+    async def ask(self, settings: LinkSettings, _device: str) -> Found:
+        self.asked.append((settings.name, asyncio.get_running_loop().time()))
+        await asyncio.sleep(self.takes_s)
+        return Found("no answer" if settings.name in self.silent else "", 500)
+
+    def road(self, *names: str, uplink: str = "cloud") -> Road:
+        road = self.links.road(OtlpUplinkSettings(name=uplink, endpoint="http://127.0.0.1:1", links=names))
+        assert road is not None
+        return road
+
+    def start(self) -> None:
+        self.task = asyncio.create_task(self.links.run())
+
+    async def stop(self) -> None:
+        assert self.task is not None
+        self.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await self.task
+        assert len(asyncio.all_tasks()) == 1, "no probe is left"
+
+
+def box(*settings: LinkSettings) -> Box:
+    made = Box()
+    made.links = Links(settings, clock=LoopClock(), random=random.Random(1), look=made.look, ask=made.ask)
+    return made
+
+
+def ethernet(**given: object) -> LinkSettings:
+    return LinkSettings(**{"name": "ethernet", "interface": "eth0", "settle": Duration(30), **given})  # type: ignore[arg-type]
+
+
+def lte(**given: object) -> LinkSettings:
+    return LinkSettings(**{"name": "lte", "interface": "wwan0", **given})  # type: ignore[arg-type]
+
+
+def name_of(road: Road) -> str | None:
+    return road.told()["link"]
+
+
+def run(scenario) -> None:
+    virtual_time.run(scenario())
+
+
+def test_the_first_that_is_up_is_used() -> None:
+    """In the order in which the uplink names them; who names none has the kernel's routes."""
+
+    async def scenario() -> None:
+        made = box(ethernet(), lte())
+        road, other = made.road("ethernet", "lte"), made.road("lte", "ethernet", uplink="other")
+        assert made.links.road(OtlpUplinkSettings(name="bare", endpoint="http://127.0.0.1:1")) is None
+        made.start()
+        await asyncio.sleep(0.1)
+        assert (name_of(road), name_of(other)) == ("ethernet", "lte")
+        told = made.links.told()
+        assert told["ethernet"]["used_by"] == ["cloud"]
+        assert (told["lte"]["state"], told["lte"]["reason"], told["lte"]["metered"]) == ("up", "", True)
+        await made.stop()
+
+    run(scenario)
+
+
+def test_a_link_that_goes_is_left_at_once_and_who_uses_it_is_told() -> None:
+    """One look later; it is said which."""
+
+    async def scenario() -> None:
+        made = box(ethernet(), lte())
+        road, lost = made.road("ethernet", "lte"), []
+        road.on_lost = lambda: lost.append(name_of(road))
+        made.start()
+        await asyncio.sleep(0.1)
+        made.down["ethernet"] = "eth0 has no carrier"
+        await asyncio.sleep(LOOK_S)
+        assert (name_of(road), lost) == ("lte", ["lte"])
+        assert made.links.told()["ethernet"]["reason"] == "eth0 has no carrier"
+        await made.stop()
+
+    run(scenario)
+
+
+def test_it_comes_back_to_a_better_link_when_that_has_settled() -> None:
+    """One that comes and goes within that time costs nothing; nothing is cut for it."""
+
+    async def scenario() -> None:
+        made = box(ethernet(), lte())
+        made.down["ethernet"] = "eth0 has no carrier"
+        road, lost = made.road("ethernet", "lte"), []
+        road.on_lost = lambda: lost.append(1)
+        made.start()
+        await asyncio.sleep(0.1)
+        for _ in range(20):
+            del made.down["ethernet"]
+            await asyncio.sleep(20)
+            assert name_of(road) == "lte"
+            made.down["ethernet"] = "eth0 has no carrier"
+            await asyncio.sleep(5)
+        del made.down["ethernet"]
+        await asyncio.sleep(29)
+        assert name_of(road) == "lte"
+        await asyncio.sleep(3)
+        assert (name_of(road), lost) == ("ethernet", [])
+        await made.stop()
+
+    run(scenario)
+
+
+def test_where_none_is_up_it_is_said_why_and_waited() -> None:
+    """Whoever waits goes on when one comes up."""
+
+    async def scenario() -> None:
+        made = box(ethernet(), lte())
+        made.down = {"ethernet": "eth0 has no carrier", "lte": "there is no interface wwan0 just now"}
+        road = made.road("ethernet", "lte")
+        made.start()
+        await asyncio.sleep(0.1)
+        with pytest.raises(NoLinkError) as error:
+            road.take()
+        why = "ethernet: eth0 has no carrier; lte: there is no interface wwan0 just now"
+        assert str(error.value) == f"no link of cloud is up: {why}"
+        assert not await road.wait(3)
+        asyncio.get_running_loop().call_later(10, made.down.pop, "lte")
+        began_s = asyncio.get_running_loop().time()
+        assert await road.wait(60)
+        assert asyncio.get_running_loop().time() - began_s <= 10 + LOOK_S
+        assert road.take().name == "lte"
+        await made.stop()
+
+    run(scenario)
+
+
+def test_news_of_the_kernel_are_looked_at_at_once() -> None:
+    """Not at the next look."""
+
+    async def scenario() -> None:
+        made = box(lte())
+        made.down["lte"] = "wwan0 has no carrier"
+        road = made.road("lte")
+        made.start()
+        await asyncio.sleep(0.1)
+        made.down.clear()
+        made.links.network_up()
+        await asyncio.sleep(0.01)
+        assert name_of(road) == "lte"
+        await made.stop()
+
+    run(scenario)
+
+
+def test_another_device_is_another_turn() -> None:
+    """A router behind another interface: connections from before are cut, though the link is the same and up."""
+
+    async def scenario() -> None:
+        made = box(LinkSettings(name="router", gateway="192.0.2.1"))
+        made.devices["router"] = "eth0"
+        road, lost = made.road("router"), []
+        road.on_lost = lambda: lost.append(1)
+        made.start()
+        await asyncio.sleep(0.1)
+        link = road.take()
+        turn = link.turn
+        assert road.is_good(link, turn)
+        made.devices["router"] = "wlan0"
+        await asyncio.sleep(LOOK_S)
+        assert not road.is_good(link, turn)
+        assert (road.take().device, lost) == ("wlan0", [1])
+        await made.stop()
+
+    run(scenario)
+
+
+def test_a_link_with_a_probe_is_asked_first() -> None:
+    """What stands behind it is not used before it has answered, and it is not asked while it is used and works."""
+
+    async def scenario() -> None:
+        made = box(ethernet(probe=PROBE), lte())
+        road = made.road("ethernet", "lte")
+        made.start()
+        await asyncio.sleep(0.05)
+        assert name_of(road) is None
+        await asyncio.sleep(0.1)
+        assert name_of(road) == "ethernet"
+        await asyncio.sleep(3600)
+        assert made.asked == [("ethernet", 0.0)]
+        assert made.links.told()["ethernet"]["wire_bytes"] == 500
+        await made.stop()
+
+    run(scenario)
+
+
+def test_what_fails_over_a_link_has_it_asked_and_left() -> None:
+    """A router whose own way is gone: the interface is up all the same."""
+
+    async def scenario() -> None:
+        made = box(ethernet(probe=PROBE), lte())
+        road = made.road("ethernet", "lte")
+        made.start()
+        await asyncio.sleep(100)
+        made.silent.add("ethernet")
+        road.doubt(road.take())
+        await asyncio.sleep(0.2)
+        assert name_of(road) == "lte"
+        assert made.links.told()["ethernet"]["reason"] == "no answer"
+        # It is asked again, as often as is said and no more, until it answers and has settled.
+        began = len(made.asked)
+        await asyncio.sleep(3600)
+        times = [at_s for _, at_s in made.asked[began - 1 :]]
+        gaps = [later - before for before, later in itertools.pairwise(times)]
+        assert min(gaps) >= 60
+        assert max(gaps) <= 60 * (1 + JITTER) + LOOK_S
+        assert len({round(gap) for gap in gaps}) > 3, "at random"
+        made.silent.clear()
+        await asyncio.sleep(60 * (1 + JITTER) + 30 + 3 * LOOK_S)
+        assert name_of(road) == "ethernet"
+        await made.stop()
+
+    run(scenario)
+
+
+def test_a_doubt_without_a_probe_is_none() -> None:
+    """That a receiver is down says nothing of the link, and must not drain the other one's allowance."""
+
+    async def scenario() -> None:
+        made = box(ethernet(), lte())
+        road = made.road("ethernet", "lte")
+        made.start()
+        await asyncio.sleep(0.1)
+        for _ in range(10):
+            road.doubt(road.take())
+            await asyncio.sleep(1)
+        assert (name_of(road), made.asked) == ("ethernet", [])
+        await made.stop()
+
+    run(scenario)
+
+
+def test_a_link_that_was_down_is_asked_anew() -> None:
+    """What its server said before says nothing of now; it is not asked more often for that."""
+
+    async def scenario() -> None:
+        made = box(lte(probe=PROBE))
+        road = made.road("lte")
+        made.start()
+        await asyncio.sleep(10)
+        for _ in range(30):
+            made.down["lte"] = "gone"
+            await asyncio.sleep(2)
+            assert name_of(road) is None
+            del made.down["lte"]
+            await asyncio.sleep(2)
+        assert len(made.asked) <= 3
+        await asyncio.sleep(80)
+        assert name_of(road) == "lte"
+        await made.stop()
+
+    run(scenario)
+
+
+def test_a_probe_under_way_ends_with_the_links() -> None:
+    """Nothing of it is left; a probe whose link went meanwhile says nothing."""
+
+    async def scenario() -> None:
+        made = box(lte(probe=PROBE))
+        road, made.takes_s = made.road("lte"), 5.0
+        made.start()
+        await asyncio.sleep(1.5)
+        made.down["lte"] = "gone"
+        await asyncio.sleep(10)
+        assert (name_of(road), made.links.told()["lte"]["reason"]) == (None, "gone")
+        del made.down["lte"]
+        await asyncio.sleep(61)
+        await made.stop()
+
+    run(scenario)
+
+
+def test_the_kernel_is_asked_for_all_that_is_given() -> None:
+    """The loopback is up and no default route leads there."""
+    assert look_at(LinkSettings(name="a", interface="lo")) == ("lo", "")
+    assert look_at(LinkSettings(name="a", interface="wwan9nothere")).why
+    device, why = look_at(LinkSettings(name="a", interface="lo", gateway="127.77.0.1"))
+    assert (device, bool(why)) == ("lo", True)
+    assert look_at(LinkSettings(name="a", probe=PROBE)) == ("", "")

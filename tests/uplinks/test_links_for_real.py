@@ -1,0 +1,145 @@
+"""A whole gateway on a box with two real ways out of it: cables that are pulled, and what went over which of them."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hil.children import wait_until
+from hil.gateway_child import Account, Site
+from hil.link_proxy import LinkProxy, Mode
+from hil.otlp_sink import OtlpSink
+from hil.publisher import Publisher
+from hil.two_ways import FAR, TwoWays
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+    from typing import Any
+
+    from hil.children import Child
+
+LINKS = """
+[[links]]
+name = "ethernet"
+interface = "eth9"
+metered = false
+settle = "1s"
+
+[[links]]
+name = "lte"
+interface = "wwan9"
+"""
+# What a kernel says by itself on a cable: neighbours, multicast groups.
+MURMUR_BYTES = 4096
+
+
+class BoxSite(Site):
+    """A gateway on the box: whoever asks it is there, too."""
+
+    def __init__(self, folder: Path, ways: TwoWays, *, endpoint: str, make_child: Callable[..., Child], links: str):
+        def on_box(command: list[str], **options: Any) -> Child:
+            return make_child([*ways.on_box(), *command], **options)
+
+        super().__init__(folder, endpoint=endpoint, make_child=on_box, store=links)
+        self._ways = ways
+        text = self.config.read_text(encoding="utf-8")
+        named = 'batch_interval = "50ms"\nlinks = ["ethernet", "lte"]\n'
+        self.config.write_text(text.replace('batch_interval = "50ms"\n', named), encoding="utf-8")
+
+    def status(self) -> dict[str, Any]:
+        ask = super().status
+        return self._ways.box(ask)
+
+    def link(self) -> str | None:
+        return self.status()["uplinks"]["cloud"]["link"]
+
+    def publish(self, count: int) -> set[int]:
+        """Have so many readings accepted at least, and no more after that; return which."""
+        publisher = self._ways.box(lambda: Publisher(port=self.mqtt).__enter__())
+        before = self.account().accepted
+        wait_until(lambda: self.account().accepted >= before + count, "readings to be accepted")
+        publisher.stop()
+        return publisher.acknowledged
+
+
+@pytest.fixture
+def far(ways: TwoWays) -> Iterator[tuple[OtlpSink, LinkProxy]]:
+    """A receiver on the far side, and the proxy before it."""
+    with contextlib.ExitStack() as stack:
+        sink = ways.far(lambda: stack.enter_context(OtlpSink()))
+        port = int(sink.url.rpartition(":")[2])
+        yield sink, ways.far(lambda: stack.enter_context(LinkProxy(("127.0.0.1", port), host=FAR)))
+
+
+def check(sink: OtlpSink, account: Account) -> None:
+    """All that was accepted is there; what came more often than once is known, and no more than that."""
+    assert account.gap == account.held == 0
+    came = sink.readings()
+    assert len(came) == account.accepted
+    assert came.total() - len(came) <= account.maybe_twice
+
+
+def test_it_goes_over_the_other_link_and_comes_back(tmp_path: Path, ways: TwoWays, far, make_child) -> None:
+    """A cable that is pulled in the middle of a request: nothing is lost, twice comes only what a lost answer explains.
+
+    While the better link is up nothing leaves by the other one, though the kernel would have both.
+    """
+    sink, proxy = far
+    site = BoxSite(tmp_path, ways, endpoint=proxy.url, make_child=make_child, links=LINKS)
+    site.start()
+    site.publish(500)
+    check_quiet = ways.carried("wwan9")
+    account = site.drain()
+    assert (account.accepted >= 500, account.maybe_twice, site.link()) == (True, 0, "ethernet")
+    assert ways.carried("wwan9") < check_quiet + MURMUR_BYTES
+
+    proxy.mode = Mode.STALL
+    site.publish(500)
+    wait_until(lambda: site.status()["uplinks"]["cloud"]["state"] == "sending", "a request to be under way")
+    ways.unplug("eth9")
+    wait_until(lambda: site.link() == "lte", "the other link to be used")
+    proxy.mode = Mode.UP
+    account = site.drain()
+    told = site.status()["links"]
+    assert told["ethernet"]["reason"] == "eth9 has no carrier"
+    assert (told["lte"]["used_by"], told["ethernet"]["used_by"]) == (["cloud"], [])
+    assert ways.carried("wwan9") >= told["lte"]["wire_bytes"] > 1000
+
+    ways.unplug("wwan9")
+    wait_until(lambda: site.link() is None, "no link to be up")
+    site.publish(500)
+    cloud = site.status()["uplinks"]["cloud"]
+    assert cloud["held"] >= 500
+    wait_until(lambda: site.status()["uplinks"]["cloud"]["state"] == "no link", "it to be said")
+    reason = site.status()["uplinks"]["cloud"]["reason"]
+    assert reason == "no link of cloud is up: ethernet: eth9 has no carrier; lte: wwan9 has no carrier"
+
+    ways.plug_in("eth9")
+    account = site.drain()
+    assert site.link() == "ethernet"
+    ways.plug_in("wwan9")
+    before = ways.carried("wwan9")
+    site.publish(500)
+    account = site.drain()
+    assert ways.carried("wwan9") < before + MURMUR_BYTES
+    check(sink, account)
+
+
+def test_it_goes_back_to_the_better_link(tmp_path: Path, ways: TwoWays, far, make_child) -> None:
+    """When that has been up for a moment; no request is cut for it, so nothing comes twice."""
+    sink, proxy = far
+    site = BoxSite(tmp_path, ways, endpoint=proxy.url, make_child=make_child, links=LINKS)
+    ways.unplug("eth9")
+    site.start()
+    site.publish(300)
+    site.drain()
+    assert site.link() == "lte"
+    ways.plug_in("eth9")
+    wait_until(lambda: site.link() == "ethernet", "it to come back")
+    site.publish(300)
+    account = site.drain()
+    assert account.maybe_twice == 0
+    check(sink, account)
