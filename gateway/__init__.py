@@ -228,16 +228,19 @@ uplinks/                    Roads: what is held leaves here, fresh first, and is
   grpc_statuses.py          What to do after each status of gRPC: the same decisions as `guards.py` makes after HTTP's
   guards.py                 What to do after each answer: fine, later, hold, split, refuse
   health.py                 How one receiver of an uplink is: whether it may be asked, and what is known of it
+  link_notes.py             What links have spent, in a file of its own: a link belongs to no uplink, and outlives each
   link_probe.py             Asks a server whether a link carries anything: one connection that says nothing
   link_settings.py          What can be said of a link in the config: how it is told to be up, and whether it is paid
   linked.py                 A sender that holds a sender: what it sends leaves by the link that the uplink uses now
   links.py                  The links of this box: which of them are up, which one each uplink uses, and why
   metered.py                A sender that holds a sender: nothing leaves that is not paid, nor faster than it may
   outages.py                Whether a way is one just now: what failed, since when, and how long to wait for it
+  pacer.py                  A rate that is kept from piece to piece, by one sender or by several that share a line
   pacing.py                 How much to send at once and how hard to compress it: decisions from what was measured
   parked.py                 Leases in hand whose rest has to wait while others go
   partly.py                 A request of which a part was taken: that part comes off the hand, the others stay
   parts.py                  Parts of a lease: what may go in one request, of each kind, and how it is halved
+  purse.py                  What an uplink over links pays from: its own budget, and that of the link that it uses
   requests.py               From a lease to request bodies: decode, repair times, mark, encode, split
   retry.py                  How long to wait after failures: four schedules, and who counts along one of them
   scheduling.py             What an uplink with a budget may send just now, and why: measured, then decided by `allocate`

@@ -179,7 +179,8 @@ class Gateway:
             if self.config.links:
                 from gateway.uplinks.links import Links  # noqa: PLC0415  only where links are named
 
-                self._links = Links(self.config.links, clock=self._clock, random=self._random)
+                where: dict[str, Any] = {"store": store, "folder": Path(self.config.gateway.state_dir)}
+                self._links = Links(self.config.links, clock=self._clock, random=self._random, **where)
             for uplink in self.config.uplinks:
                 what = f"uplink {uplink.name}"
                 self._uplinks.append(self._build_uplink(uplink, store))
@@ -202,8 +203,7 @@ class Gateway:
         windows = [start("housekeeping", self._keep_house), start("reporter", reporter.run)]
         if self._control is not None:
             windows.append(start("control", self._control))
-        if self._links is not None:
-            windows.append(start("links", self._links.run))
+        windows += [] if self._links is None else [start("links", self._links.run)]
         roads = [start(f"uplink {part.name}", part.run) for part in self._uplinks]
         doors = [start(f"source {part.name}", part.run) for part in self._sources]
         try:

@@ -276,6 +276,12 @@ SECTIONS: Final[dict[str, list[Instrument]]] = {
         *_all("gauge", "link", tidegate_link_up="1 while something can leave by the link; 0 while nothing can."),
         *_all("counter", "link", tidegate_link_wire_bytes="Bytes on the wire over the link since the start."),
         *_all("gauge", "link uplink", tidegate_link_used="1 for the link that an uplink uses now."),
+        *_all(
+            "gauge",
+            "link window",
+            tidegate_link_budget_spent_bytes="Bytes on the wire in this hour, day or month, of all that use the link.",
+            tidegate_link_budget_max_bytes="Bytes on the wire that the link's budget allows in it.",
+        ),
     ],
     "The process, as every exporter names it": [
         *_all(

@@ -97,6 +97,10 @@ BUDGET_NUMBERS: Final = {
     "spent_bytes": "tidegate_uplink_budget_spent_bytes",
     "limit_bytes": "tidegate_uplink_budget_max_bytes",
 }
+LINK_BUDGET_NUMBERS: Final = {
+    "spent_bytes": "tidegate_link_budget_spent_bytes",
+    "limit_bytes": "tidegate_link_budget_max_bytes",
+}
 
 
 class MetricsPage:
@@ -217,6 +221,14 @@ def _links(links: dict[str, dict[str, Any]]) -> Iterator[Family]:
         (("link", name), ("uplink", uplink)): 1.0 for name, link in links.items() for uplink in link["used_by"]
     }
     yield family("tidegate_link_used", used)
+    for key, name in LINK_BUDGET_NUMBERS.items():
+        values: dict[Labels, float] = {
+            (("link", link), ("window", window.removeprefix("per_"))): numbers[key]
+            for link, status in links.items()
+            for window, numbers in status.get("budget", {}).items()
+            if window.startswith("per_")
+        }
+        yield family(name, values)
 
 
 def _is_number(value: object) -> bool:

@@ -259,6 +259,8 @@ def _link(link: dict[str, Any]) -> Iterator[str]:
     yield f"{', '.join(given)}; {'metered' if link.get('metered') else 'free'}; used by {users}"
     if carried := link.get("wire_bytes"):
         yield f"carried {amount(carried)} since the start"
+    if budget := link.get("budget"):
+        yield _budget(budget)
 
 
 def _uplink(uplink: dict[str, Any]) -> Iterator[str]:

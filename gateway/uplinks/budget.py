@@ -204,7 +204,10 @@ class _Plan:
 
 
 class Budget:
-    """One uplink's budget. `take` and `settle` are for its thread, the rest for the event loop; each has its moment."""
+    """One uplink's, or a link's for which several pay, each `payer` with one request under way.
+
+    `take`, `go_on` and `settle` are for their threads, the rest for the event loop; each has its moment.
+    """
 
     def __init__(
         self,
@@ -219,12 +222,12 @@ class Budget:
         self._now = now
         self._overdraw_bytes = overdraw_bytes
         self._free = free
-        self._free_taken_bytes = 0  # by requests under way that began in free hours
+        self._free_taken: dict[str, int] = {}  # by requests under way that began in free hours, by who pays
         self._month_begins = month_begins
         self._lock = threading.Lock()
         self._taken_bytes = 0  # by requests under way
         self._wanted_bytes = 0
-        self._is_mute = False
+        self.is_mute = False
         self._plans: list[_Plan] = []
         known = decode_note(note) or Note()
         self._looked = known.looked
@@ -245,18 +248,29 @@ class Budget:
         is_same_boot = known.looked is not None and known.looked.boot == moment.boot
         self._quiet_since_s = moment.steady_s if is_same_boot else 0.0
 
-    def take(self, size_bytes: int, *, is_probe: bool = False, may_overdraw: bool = False) -> None:
+    def take(self, size_bytes: int, *, is_probe: bool = False, may_overdraw: bool = False, payer: str = "") -> bool:
         """Spend so much, or raise OverBudgetError with nothing spent; UnwrittenError where no note covers it yet.
 
         What is kept for them is for those that ask for the time alone: `is_probe`. What `may_overdraw` finds room
-        beyond the limits, as far as that goes.
+        beyond the limits, as far as that goes. Returns whether it is free.
         """
         with self._lock:
             self._look()
-            if self._free_left_s() > EDGE_S:
-                self._free_taken_bytes += size_bytes
+            is_free = self._free_left_s() > EDGE_S
+            if is_free:
+                self._free_taken[payer] = self._free_taken.get(payer, 0) + size_bytes
             else:
                 self._take(size_bytes, is_probe=is_probe, may_overdraw=may_overdraw)
+            return is_free
+
+    def give_back(self, size_bytes: int, *, is_free: bool, payer: str = "") -> None:
+        """Take back what `take` has just given, of which nothing goes."""
+        with self._lock:
+            if is_free:
+                self._free_taken[payer] -= size_bytes
+            else:
+                self._taken_bytes -= size_bytes
+                self._spend(-size_bytes)
 
     def _take(self, size_bytes: int, *, is_probe: bool = False, may_overdraw: bool = False) -> None:
         if (lacking := self._lacking(size_bytes, is_probe=is_probe, may_overdraw=may_overdraw)) is not None:
@@ -267,12 +281,13 @@ class Budget:
         self._spend(size_bytes)
         self._taken_bytes += size_bytes
 
-    def go_on(self, spent_bytes: int, *, may_overdraw: bool = False) -> None:
+    def go_on(self, spent_bytes: int, *, may_overdraw: bool = False, payer: str = "") -> None:
         """Go on with a request that has cost so much by now: what was free and is no more is taken, as by `take`."""
         with self._lock:
-            if self._free_taken_bytes > spent_bytes and not self._free_left_s():
-                self._take(self._free_taken_bytes - spent_bytes, may_overdraw=may_overdraw)
-                self._free_taken_bytes = spent_bytes
+            free_taken_bytes = self._free_taken.get(payer, 0)
+            if free_taken_bytes > spent_bytes and not self._free_left_s():
+                self._take(free_taken_bytes - spent_bytes, may_overdraw=may_overdraw)
+                self._free_taken[payer] = spent_bytes
 
     def _free_left_s(self) -> float:
         now = self._now()
@@ -285,11 +300,11 @@ class Budget:
             (window.limit_bytes - _for_probes(window.limit_bytes) for window in self._windows), default=COUNT_MAX
         )
 
-    def settle(self, taken_bytes: int, spent_bytes: int) -> None:
+    def settle(self, taken_bytes: int, spent_bytes: int, *, payer: str = "") -> None:
         """Take note what a request really cost for which `taken_bytes` had been taken."""
         with self._lock:
             self._look()
-            free_taken_bytes, self._free_taken_bytes = self._free_taken_bytes, 0
+            free_taken_bytes = self._free_taken.pop(payer, 0)
             free_bytes = min(free_taken_bytes, spent_bytes)
             self._free_bytes += free_bytes
             taken_bytes -= free_taken_bytes
@@ -410,7 +425,7 @@ class Budget:
         """Take note that what was planned last is on the disk."""
         with self._lock:
             self._plans = self._plans[-1:]
-            self._is_mute = False
+            self.is_mute = False
             self._wanted_bytes = 0
             self._unsure_bytes = 0
 
@@ -423,12 +438,17 @@ class Budget:
             return False
 
     def _covers(self, size_bytes: int) -> bool:
-        return self._is_mute or size_bytes <= min((plan.left_bytes for plan in self._plans), default=0)
+        return self.is_mute or size_bytes <= min((plan.left_bytes for plan in self._plans), default=0)
+
+    @property
+    def wants_note(self) -> bool:
+        """Whether somebody waits for a note that covers more."""
+        return self._wanted_bytes > 0
 
     def mute(self) -> None:
         """Spend without a note until one is written: the disk takes none."""
         with self._lock:
-            self._is_mute = True
+            self.is_mute = True
 
     def windows(self) -> list[WindowLeft]:
         """Return what is left of those windows whose end is known; in free hours none of them binds."""

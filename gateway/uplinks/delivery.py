@@ -87,7 +87,7 @@ class Uplink:
         encoder = seams.encoder or encoder_of(
             settings.protocol, series=store.series, gateway_attributes=gateway_attributes, version=version
         )
-        builder = RequestBuilder(timeline=store.timeline, encoder=encoder, counts_series=self._spending.is_bound)
+        builder = RequestBuilder(timeline=store.timeline, encoder=encoder, counts_series=self._spending.may_bind)
         self._sending = Sending(
             settings, wire=self._wire, builder=builder, start_worker=seams.start_worker, clock=clock, random=random
         )
@@ -128,6 +128,7 @@ class Uplink:
 
     async def run(self) -> None:
         """Deliver until cancelled; then end the request under way, send what is fresh, and stop."""
+        self._sending.overdraws = self._spending.overdraws
         self._sending.open()
         self._waits.begin()
         try:

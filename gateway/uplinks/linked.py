@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from gateway.uplinks.guards import InTransitError, UnreachableError, Wire
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.uplinks.guards import Answer, Packed
     from gateway.uplinks.links import Link, Road
 
@@ -28,10 +30,16 @@ class BoundWire(Wire, Protocol):
 
 
 class Linked:
-    """See `Wire` for the contract. `outer` is `wire`, or a sender around it that is to be closed in its stead."""
+    """See `Wire` for the contract. `outer` is `wire`, or a sender around it that is to be closed in its stead.
 
-    def __init__(self, outer: Wire, *, wire: BoundWire, road: Road) -> None:
+    `pay_for` hears which link is sent over from now on, when all that went over another one is settled.
+    """
+
+    def __init__(
+        self, outer: Wire, *, wire: BoundWire, road: Road, pay_for: Callable[[Link], None] = lambda _: None
+    ) -> None:
         self._outer = outer
+        self._pay_for = pay_for
         self._wire = wire
         self._road = road
         self._link: Link | None = None
@@ -72,6 +80,7 @@ class Linked:
             self._outer.close()
         self._count()
         self._link, self._turn, self._wire.device = link, turn, device
+        self._pay_for(link)
 
     def _count(self) -> None:
         """Have it stand with the link what has gone since the last time."""

@@ -19,19 +19,25 @@ import asyncio
 import contextlib
 import logging
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from gateway.core.clock import NS_PER_S
 from gateway.core.timeouts import timeout
 from gateway.net.devices import route_by, why_down
-from gateway.uplinks.guards import NoLinkError
-from gateway.uplinks.link_probe import Found, ask
+from gateway.uplinks.guards import NoLinkError, NotYetError
+from gateway.uplinks.link_probe import PROBE_BYTES, Found, ask
+from gateway.uplinks.pacer import Pacer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+    from pathlib import Path
     from random import Random
 
     from gateway.core.clock import Clock
+    from gateway.store.database import Store
+    from gateway.uplinks.budget import Budget
+    from gateway.uplinks.link_notes import LinkNotes
     from gateway.uplinks.link_settings import LinkSettings
     from gateway.uplinks.terms import Terms
 
@@ -42,6 +48,14 @@ LOOK_S: Final = 1.0
 JITTER: Final = 0.2
 # Nobody waits so long: one that comes up is news.
 NO_LINK_S: Final = 60.0
+# What even who sends nothing now may plan with, of what all others want.
+SHARE_MIN: Final = 0.05
+# Who has said nothing for so long wants nothing.
+WANTED_S: Final = 600.0
+# How soon it is tried again to write what is spent, where the disk took it not.
+WRITE_AGAIN_S: Final = 60.0
+# Who pays for probes. No uplink is called so.
+PROBE: Final = ""
 
 
 class Seen(NamedTuple):
@@ -49,6 +63,10 @@ class Seen(NamedTuple):
 
     device: str
     why: str = ""
+
+
+async def _nothing_to_write() -> bool:
+    return True
 
 
 def look_at(settings: LinkSettings) -> Seen:
@@ -69,6 +87,11 @@ class Link:
 
     def __init__(self, settings: LinkSettings, *, random: Random) -> None:
         self.settings = settings
+        self.budget: Budget | None = None
+        self.write_note: Callable[[], Awaitable[bool]] = _nothing_to_write
+        self.pacer = None if settings.budget.rate is None else Pacer(settings.budget.rate)
+        # What those that use it now would send in a second, and when they said so, by who they are.
+        self._wanted: dict[str, tuple[float, float]] = {}
         self.name = settings.name
         self.is_up = False
         self.why = "not looked at yet"
@@ -108,6 +131,29 @@ class Link:
         """Count what went over it. From any thread."""
         with self._lock:
             self.wire_bytes += wire_bytes
+
+    def wants(self, uplink: str, bytes_s: float, now_s: float) -> None:
+        """Take note how much an uplink that uses it would send in a second."""
+        if uplink in self._wanted:
+            self._wanted[uplink] = bytes_s, now_s
+
+    def share_of(self, uplink: str, now_s: float) -> float:
+        """Return which part of what it may carry is for an uplink to plan with, beside others that use it.
+
+        As much as it wants of what all of them want; what it does not need in the end is the others'.
+        """
+        wanted = {name: bytes_s for name, (bytes_s, at_s) in self._wanted.items() if now_s < at_s + WANTED_S}
+        total, count = sum(wanted.values()), max(1, len(self._wanted))
+        if not total:
+            return 1 / count
+        return (wanted.get(uplink, 0.0) + SHARE_MIN * total) / (total * (1 + SHARE_MIN * count))
+
+    def used_by(self, uplink: str, *, is_used: bool) -> None:
+        """Take note that an uplink uses it, or does no more."""
+        if is_used:
+            self._wanted[uplink] = 0.0, float("-inf")
+        else:
+            self._wanted.pop(uplink, None)
 
     def doubt(self) -> None:
         """Take note that something failed that was sent over it."""
@@ -150,7 +196,16 @@ class Link:
             "metered": self.settings.metered,
             "used_by": list(used_by),
             "wire_bytes": self.wire_bytes,
+            **self._budget_told(),
         }
+
+    def _budget_told(self) -> dict[str, Any]:
+        windows: dict[str, dict[str, Any]] = {} if self.budget is None else self.budget.told()
+        for window in windows.values():
+            if "limit_bytes" in window:
+                window["left_bytes"] = max(0, window["limit_bytes"] - window["spent_bytes"])
+        rate = {} if self.pacer is None else {"rate_bit_s": round(self.pacer.rate * 8)}
+        return {"budget": rate | windows} if rate or windows else {}
 
 
 class Road:
@@ -193,6 +248,10 @@ class Road:
         is_lost = before is not None and (not before.is_up or (found is before and before.turn != self._turn))
         if found is not before:
             self._say(before, found)
+            if before is not None:
+                before.used_by(self.uplink, is_used=False)
+            if found is not None:
+                found.used_by(self.uplink, is_used=True)
         elif found is None and not self._is_said and not any(link.is_unsure(now_s) for link in self.links):
             self._is_said = True
             log.warning("uplink %s: %s", self.uplink, self.why_none())
@@ -228,12 +287,21 @@ class Road:
 
     async def wait(self, seconds: float) -> bool:
         """Return whether there is a link to use, when that changes or after so many seconds."""
-        self._changed.clear()
         if self.current is None:
-            with contextlib.suppress(TimeoutError):
-                async with timeout(seconds):
-                    await self._changed.wait()
+            await self.sleep(seconds)
         return self.current is not None
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after so many seconds, or when another link is to be used."""
+        self._changed.clear()
+        with contextlib.suppress(TimeoutError):
+            async with timeout(seconds):
+                await self._changed.wait()
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether one of them has a budget of its own."""
+        return any(link.budget is not None or link.pacer is not None for link in self.links)
 
     def told(self) -> dict[str, Any]:
         """Return which link is used, as `tidegate status` shows it."""
@@ -250,10 +318,18 @@ class Links:
         *,
         clock: Clock,
         random: Random,
+        store: Store | None = None,
+        folder: Path | None = None,
         look: Callable[[LinkSettings], Seen] = look_at,
         ask: Callable[[LinkSettings, str], Awaitable[Found]] = ask,
     ) -> None:
         self._links = {one.name: Link(one, random=random) for one in settings}
+        self._notes: LinkNotes | None = None
+        self._write_s = float("-inf")
+        if any(one.budget.allowances() for one in settings):
+            assert store is not None
+            assert folder is not None
+            self._open_budgets(store, folder, clock)
         self._roads: list[Road] = []
         self._clock = clock
         self._look = look
@@ -261,6 +337,19 @@ class Links:
         self._news = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._probes: set[asyncio.Task[None]] = set()
+
+    def _open_budgets(self, store: Store, folder: Path, clock: Clock) -> None:
+        from gateway.uplinks.link_notes import NAME, LinkNotes  # noqa: PLC0415  only for who has allowances
+        from gateway.uplinks.purse import budget_of  # noqa: PLC0415  the same
+        from gateway.uplinks.spending import moment_of  # noqa: PLC0415  the same
+
+        self._notes = notes = LinkNotes(folder / NAME)
+        for name, link in self._links.items():
+            now, note = partial(moment_of, store, clock), notes.last(name)
+            link.budget = budget_of(link.settings.budget, now=now, note=note)
+            if link.budget is not None:
+                link.write_note = notes.write
+                notes.keep(name, link.budget)
 
     def road(self, settings: Terms) -> Road | None:
         """Return the links that an uplink names, None where it names none."""
@@ -285,6 +374,7 @@ class Links:
         self._loop = asyncio.get_running_loop()
         try:
             while True:
+                await self._write_notes()
                 self.look()
                 self._news.clear()
                 with contextlib.suppress(TimeoutError):
@@ -295,6 +385,19 @@ class Links:
                 probe.cancel()
             if self._probes:
                 await asyncio.wait(self._probes)
+            if self._notes is not None:
+                # Nothing leaves any more: what was set aside for that is given back.
+                await self._notes.write(is_last=True)
+
+    async def _write_notes(self) -> None:
+        """Begin with a note of what a process that died has left; later write it again where the disk took none."""
+        now_s = self._now_s()
+        budgets = [link.budget for link in self._links.values() if link.budget is not None]
+        is_first = self._write_s == float("-inf")
+        is_due = is_first or (now_s >= self._write_s and any(budget.is_mute for budget in budgets))
+        if self._notes is not None and is_due:
+            self._write_s = now_s + WRITE_AGAIN_S
+            await self._notes.write()
 
     def look(self) -> None:
         """Look at each link, have each uplink choose, and send what probes are due."""
@@ -302,7 +405,7 @@ class Links:
         for link in self._links.values():
             link.look(self._look(link.settings), now_s)
         for link in self._links.values():
-            if link.may_ask(now_s) and any(road.wants(link) for road in self._roads):
+            if link.may_ask(now_s) and any(road.wants(link) for road in self._roads) and self._is_paid(link, now_s):
                 link.asks(now_s)
                 probe = asyncio.create_task(self._probe(link), name=f"link {link.name}: probe")
                 self._probes.add(probe)
@@ -310,11 +413,28 @@ class Links:
         for road in self._roads:
             road.choose(now_s)
 
+    def _is_paid(self, link: Link, now_s: float) -> bool:
+        """Take what a probe costs at most; where there is not so much left that is why the link is not used."""
+        if link.budget is None:
+            return True
+        try:
+            link.budget.take(PROBE_BYTES, is_probe=True, payer=PROBE)
+        except NotYetError as error:
+            if error.after_s:
+                link.asks(now_s)
+                link.answered(Found(str(error), 0), now_s)
+            else:
+                self._write_s = float("-inf")
+            return False
+        return True
+
     async def _probe(self, link: Link) -> None:
         found: Found | None = None
         try:
             found = await self._ask(link.settings, link.device)
         finally:
+            if link.budget is not None:
+                link.budget.settle(PROBE_BYTES, PROBE_BYTES if found is None else found.wire_bytes, payer=PROBE)
             link.answered(found, self._now_s())
             self._news.set()
 

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.uplinks.guards import TooLargeError
+from gateway.uplinks.pacer import Pacer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gateway.uplinks.budget import Budget
     from gateway.uplinks.guards import Answer, MeteredWire, Packed
+    from gateway.uplinks.purse import Paying
 
 # Packets' headers and acknowledgements add a twelfth; the rest is for what is lost on the way.
 COST_OF_BYTE: Final = 1.2
@@ -27,26 +28,26 @@ COST_OF_CONNECTION: Final = 2 * 1024
 COST_OF_HANDSHAKE: Final = 10 * 1024
 # One more piece of a body, with what the kernel holds unsent before it.
 STEP_BYTES: Final = 32 * 1024
-# A piece takes so long at the rate that is set: what else is on that line has its turn in between.
-PIECE_S: Final = 0.25
-PIECE_BYTES_MIN: Final = 256
 
 
 @dataclass(slots=True)
 class Metered:
     """Spends `budget` on what `wire` sends, at `rate` bytes a second at most; both may be None.
 
-    It stands between compression and the wire: see `guards.Wire`. `now_s` is a steady clock.
+    It stands between compression and the wire: see `guards.Wire`. `now_s` is a steady clock. A line that others use
+    too may have a rate of its own: see `share`.
     """
 
     wire: MeteredWire
-    budget: Budget | None
+    budget: Paying | None
     rate: float | None = field(kw_only=True)
     now_s: Callable[[], float] = field(kw_only=True)
     last_cost: int = field(default=0, init=False)
     _taken_bytes: int = field(default=0, init=False)
     _settled_bytes: int = field(default=0, init=False)  # what the wire had cost when that was settled last
-    _free_s: float = field(default=float("-inf"), init=False)  # when the line has carried all that went
+    _pacers: tuple[Pacer, ...] = field(default=(), init=False)
+    _own_pacers: tuple[Pacer, ...] = field(default=(), init=False)
+    _piece_bytes_max: int = field(default=0, init=False)
     _paced_bytes: int = field(default=0, init=False)
     _may_overdraw: bool = field(default=False, init=False)  # for the request under way
 
@@ -55,8 +56,17 @@ class Metered:
         self.wire.before_piece = self._before_piece
         self.wire.before_another = self._before_another
         self._settled_bytes = self.wire.wire_bytes
-        if self.rate is not None:
-            self.wire.piece_bytes_max = max(PIECE_BYTES_MIN, int(self.rate * PIECE_S))
+        self._piece_bytes_max = self.wire.piece_bytes_max
+        self._own_pacers = () if self.rate is None else (Pacer(self.rate),)
+        self.share(None)
+
+    def share(self, pacer: Pacer | None) -> None:
+        """Keep the rate of a line, too, that others use with us; None: it has none."""
+        self._pacers = self._own_pacers if pacer is None else (*self._own_pacers, pacer)
+        if self._pacers:
+            self.wire.piece_bytes_max = min(one.piece_bytes for one in self._pacers)
+        else:
+            self.wire.piece_bytes_max = self._piece_bytes_max
 
     def send(self, packed: Packed, /) -> Answer:
         """Send as the wire does; raise OverBudgetError or UnwrittenError with nothing sent."""
@@ -106,13 +116,15 @@ class Metered:
         self._pace(piece_bytes)
 
     def _wait_for_turn(self) -> None:
-        if self.rate is not None:
-            self.wire.pause(max(0.0, self._free_s - self.now_s()))
+        if self._pacers:
+            now_s = self.now_s()
+            self.wire.pause(max(pacer.left_s(now_s) for pacer in self._pacers))
 
     def _pace(self, size_bytes: int) -> None:
         """Take note that the line is busy with so much more."""
-        if self.rate is not None and size_bytes > 0:
-            self._free_s = max(self._free_s, self.now_s()) + size_bytes / self.rate
+        if self._pacers and size_bytes > 0:
+            for pacer in self._pacers:
+                pacer.sent(size_bytes, self.now_s())
             self._paced_bytes += size_bytes
 
     def _pay(self, piece_bytes: int) -> None:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from gateway.core.clock import Clock
+    from gateway.core.contracts import Priority
     from gateway.store.database import Lease
     from gateway.uplinks.guards import Answer, Wire
     from gateway.uplinks.requests import Hand, RequestBuilder
@@ -93,7 +94,8 @@ class Sending:
             request_s=min(REQUEST_S, float(settings.timeout) / 2),
         )
         self._bytes_max = int(settings.request_bytes_max)
-        self._overdraws = settings.budget.overdraws()
+        # Which classes may go beyond an allowance; over links that depends on the one that is used.
+        self.overdraws: Callable[[], frozenset[Priority]] = settings.budget.overdraws
         self._builder = builder
         self._clock = clock
         self._random = random
@@ -287,7 +289,7 @@ class Sending:
                 hand.split()
                 continue
             hand.close()
-            may_overdraw = hand.lease.segments[0].priority in self._overdraws
+            may_overdraw = hand.lease.segments[0].priority in self.overdraws()
             return Request(part.signal, body, readings, in_haste, may_overdraw)
         return None
 

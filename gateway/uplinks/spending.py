@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from gateway.core.clock import NS_PER_S, Quality
@@ -13,12 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from gateway.core.clock import Clock
+    from gateway.core.contracts import Priority
     from gateway.store.database import Store
     from gateway.store.spots import Outlook
     from gateway.uplinks.budget import Budget, Moment, OverBudgetError
     from gateway.uplinks.guards import MeteredWire, NoLinkError, NotYetError, Wire
-    from gateway.uplinks.links import Road
+    from gateway.uplinks.links import Link, Road
     from gateway.uplinks.metered import Metered
+    from gateway.uplinks.purse import Purse
     from gateway.uplinks.requests import Hand
     from gateway.uplinks.scheduling import Decision, Scheduler
     from gateway.uplinks.terms import Terms
@@ -49,25 +52,26 @@ class Spending:
         self._store = store
         self._clock = clock
         self._metered: Metered | None = None
-        self._budget: Budget | None = None
+        self._own: Budget | None = None
+        self._purse: Purse | None = None
+        self._budget: Budget | Purse | None = None
         self._scheduler: Scheduler | None = None
-        self._overdraws = settings.budget.overdraws()
+        self._planned_for: Link | None = None
+        self._own_overdraws = settings.budget.overdraws()
         self._overdrawn_s = float("-inf")  # when others were kept waiting for these last
         self._counted_bytes = 0
         self._ends_s: dict[str, float] = {}
-        limits = settings.budget.allowances()
-        if limits:
-            from gateway.uplinks.budget import Budget  # noqa: PLC0415  only for who has one
+        if settings.budget.allowances():
+            from gateway.uplinks.purse import budget_of  # noqa: PLC0415  only for who has one
 
-            self._budget = Budget(
-                limits,
-                now=self._moment,
-                note=store.notes.last(settings.name),
-                month_begins=settings.budget.month_begins,
-                free=settings.budget.free_hours(),
-                overdraw_bytes=int(settings.budget.overdraw_max or 0),
-            )
-            store.notes.keep(settings.name, self._budget)
+            now = partial(moment_of, store, clock)
+            self._budget = self._own = budget_of(settings.budget, now=now, note=store.notes.last(settings.name))
+            assert self._own is not None
+            store.notes.keep(settings.name, self._own)
+        if road is not None:
+            from gateway.uplinks.purse import Purse  # noqa: PLC0415  the same
+
+            self._budget = self._purse = Purse(road, self._own, overdraws=self._own_overdraws, now_s=self._now_s)
 
     def around(self, wire: Wire) -> Wire:
         """Return a wire that pays for what it sends and goes over links, or `wire` itself where nothing says how."""
@@ -76,10 +80,17 @@ class Spending:
             return outer
         from gateway.uplinks.linked import BoundWire, Linked  # noqa: PLC0415  only for who names links
 
-        return Linked(outer, wire=cast("BoundWire", wire), road=self._road)
+        return Linked(outer, wire=cast("BoundWire", wire), road=self._road, pay_for=self._pay_for)
+
+    def _pay_for(self, link: Link) -> None:
+        """Pay for what goes over a link from now on. From the thread."""
+        if self._metered is not None and self._purse is not None:
+            self._purse.use(link)
+            self._metered.share(link.pacer)
 
     def _metering(self, wire: Wire) -> Wire:
-        if self._budget is None and self._settings.rate is None:
+        is_limited = self._road is not None and self._road.is_limited
+        if self._own is None and self._settings.rate is None and not is_limited:
             return wire
         from gateway.uplinks.metered import Metered  # noqa: PLC0415  the same
         from gateway.uplinks.scheduling import Scheduler  # noqa: PLC0415  the same
@@ -94,9 +105,20 @@ class Spending:
         return self._metered
 
     @property
-    def is_bound(self) -> bool:
-        """Whether anything limits what is sent."""
+    def may_bind(self) -> bool:
+        """Whether anything limits what is sent, or may do so on another link."""
         return self._scheduler is not None
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether anything limits what is sent just now."""
+        if self._scheduler is None or self._purse is None:
+            return self._scheduler is not None
+        return self._settings.rate is not None or self._purse.is_limiting
+
+    def overdraws(self) -> frozenset[Priority]:
+        """Return the classes that may go beyond an allowance just now."""
+        return self._own_overdraws if self._purse is None else self._purse.overdraws()
 
     def decide(self) -> Decision | None:
         """Return what may be leased now, and else how long to wait and why; None where nothing limits it."""
@@ -107,23 +129,40 @@ class Spending:
             from gateway.uplinks.scheduling import Decision  # noqa: PLC0415  the same
 
             return Decision()
+        link = None if self._road is None else self._road.current
+        if link is not self._planned_for:
+            # What was planned was for another one's allowances.
+            self._planned_for = link
+            self._ends_s.clear()
+            self._scheduler.begin_window()
         windows = [] if self._budget is None else self._budget.windows()
+        rate = self._settings.rate if self._purse is None else self._purse.rate(self._settings.rate)
         for window in windows:
             if window.left_s > self._ends_s.get(window.name, float("inf")):
                 self._scheduler.begin_window()
             self._ends_s[window.name] = window.left_s
         outlook = self._store.outlook(self._name)
         now_s = self._now_s()
-        decision = self._scheduler.decide(now_s, windows=windows, rate=self._settings.rate, outlook=outlook)
+        decision = self._scheduler.decide(now_s, windows=windows, rate=rate, outlook=outlook)
+        self._say_wanted(link, outlook)
         if not self._may_overdraw(outlook) or self._budget is None:
             return decision
         # What else goes, or is thinned, is as it was decided; where nothing is left for it these go alone.
         is_spent = self._budget.lacking(LEAST_BYTES) is not None
-        return replace(decision, terms=decision.terms.letting(self._overdraws, alone=is_spent), wait_s=0.0)
+        return replace(decision, terms=decision.terms.letting(self.overdraws(), alone=is_spent), wait_s=0.0)
+
+    def _say_wanted(self, link: Link | None, outlook: Outlook) -> None:
+        """Have it known how much this uplink would send, to whoever else plans with the same link."""
+        allocation = None if self._scheduler is None else self._scheduler.allocation
+        if link is None or allocation is None:
+            return
+        backlog_s = outlook.backlog_share * allocation.may_s if outlook.backlog_readings else 0.0
+        link.wants(self._name, allocation.wanted_s + backlog_s, self._now_s())
 
     def _may_overdraw(self, outlook: Outlook) -> bool:
         """Whether something is held that may go beyond an allowance, and may by how much it is spent."""
-        if self._budget is None or not any(priority in self._overdraws for _, priority in outlook.spots):
+        overdraws = self.overdraws()
+        if self._budget is None or not any(priority in overdraws for _, priority in outlook.spots):
             return False
         return self._budget.lacking(LEAST_BYTES, may_overdraw=True) is None
 
@@ -156,12 +195,11 @@ class Spending:
         if self._budget is None or self._metered is None:
             return
         if not self._budget.covers(max(LEAST_BYTES, 2 * self._metered.last_cost)):
-            await self._cover(self._budget)
+            await self._cover()
 
     async def wait_for_commit(self) -> None:
         """Return when what is to be spent stands on the disk."""
-        assert self._budget is not None
-        await self._cover(self._budget)
+        await self._cover()
 
     def share_that_fits(self, error: NotYetError) -> float | None:
         """Return which part of a request would still find room, None where it does not lack any or next to none has."""
@@ -191,11 +229,14 @@ class Spending:
             self._store.rest(self._name, left.after_s)
             if not left.is_end_known:
                 await ask(ASK_S)
-                if self._moment().wall_s is not None:
+                if moment_of(self._store, self._clock).wall_s is not None:
                     continue
-            await asyncio.sleep(min(left.after_s, OVERDRAW_LOOK_S if self._overdraws else LOOK_S))
+            await self._sleep(min(left.after_s, OVERDRAW_LOOK_S if self.overdraws() else LOOK_S))
         # What is freshest by now goes first.
         self._store.link_up(self._name)
+
+    async def _sleep(self, seconds: float) -> None:
+        await (asyncio.sleep(seconds) if self._road is None else self._road.sleep(seconds))
 
     def _lets_others_go(self, error: OverBudgetError) -> bool:
         """Whether what waits is to be put off for something that may overdraw; now and then, and not for its like."""
@@ -218,29 +259,35 @@ class Spending:
         # What is freshest by now goes first.
         self._store.link_up(self._name)
 
-    async def _cover(self, budget: Budget) -> None:
-        if not await self._store.notes.write(self._name):
+    async def _cover(self) -> None:
+        assert self._budget is not None
+        write = partial(self._store.notes.write, self._name)
+        if self._purse is not None:
+            await self._purse.cover(write)
+        elif self._own is not None and not await write():
             # Nothing can be written, and what is held is worth more than the account of what it costs.
-            budget.mute()
+            self._own.mute()
 
     def told(self) -> dict[str, Any]:
         """Return limits and what was spent, as `tidegate status` shows it; nothing where nothing limits it."""
         if self._metered is None:
             return {}
         rate = {} if self._settings.rate is None else {"rate_bit_s": round(self._settings.rate * 8)}
-        windows = {} if self._budget is None else self._budget.told()
+        windows = {} if self._own is None else self._own.told()
         plan = {} if self._scheduler is None else self._scheduler.told()
         told = {**rate, **windows, "wire_bytes": self._metered.wire.wire_bytes}
         return {"budget": {**told, "plan": plan} if plan else told}
 
-    def _moment(self) -> Moment:
-        from gateway.uplinks.budget import Moment  # noqa: PLC0415  the same
 
-        timeline, now_ns = self._store.timeline, self._clock.monotonic_ns()
-        wall_ns = timeline.wall_from(now_ns)
-        return Moment(
-            boot=timeline.current.uuid,
-            steady_s=now_ns / NS_PER_S,
-            wall_s=None if wall_ns is None else wall_ns / NS_PER_S,
-            is_sure=timeline.quality is Quality.SYNCED,
-        )
+def moment_of(store: Store, clock: Clock) -> Moment:
+    """Return the time of day as far as a store knows it."""
+    from gateway.uplinks.budget import Moment  # noqa: PLC0415  only for who has a budget
+
+    timeline, now_ns = store.timeline, clock.monotonic_ns()
+    wall_ns = timeline.wall_from(now_ns)
+    return Moment(
+        boot=timeline.current.uuid,
+        steady_s=now_ns / NS_PER_S,
+        wall_s=None if wall_ns is None else wall_ns / NS_PER_S,
+        is_sure=timeline.quality is Quality.SYNCED,
+    )

@@ -56,6 +56,7 @@ def test_what_is_declared_comes_from_somewhere() -> None:
         *(name for _, name in metrics.UPLINK_TABLES.values()),
         *metrics.PUT_OFF_NUMBERS.values(),
         *metrics.BUDGET_NUMBERS.values(),
+        *metrics.LINK_BUDGET_NUMBERS.values(),
         *("tidegate_healthy", "tidegate_uptime_seconds", "tidegate_accepted_readings", "tidegate_series_refused"),
         *(name for name, _ in metrics.ENDPOINT_NUMBERS.values()),
         "tidegate_uplink_endpoint_state",

@@ -212,10 +212,17 @@ def test_links_are_shown_with_who_uses_them() -> None:
     """An alert may be on one that is down, or on the dear one being used."""
     links = {
         "ethernet": {"state": "down", "used_by": [], "wire_bytes": 7},
-        "lte": {"state": "up", "used_by": ["cloud"], "wire_bytes": 9},
+        "lte": {
+            "state": "up",
+            "used_by": ["cloud"],
+            "wire_bytes": 9,
+            "budget": {"per_day": {"limit_bytes": 9, "spent_bytes": 5, "ends_in_s": 7}, "rate_bit_s": 8},
+        },
     }
     found = samples(Telemetry(), {"links": links})
     assert found["tidegate_link_up", ("link", "ethernet")] == 0
     assert found["tidegate_link_up", ("link", "lte")] == 1
     assert found["tidegate_link_wire_bytes_total", ("link", "lte")] == 9
     assert found["tidegate_link_used", ("link", "lte"), ("uplink", "cloud")] == 1
+    assert found["tidegate_link_budget_spent_bytes", ("link", "lte"), ("window", "day")] == 5
+    assert found["tidegate_link_budget_max_bytes", ("link", "lte"), ("window", "day")] == 9

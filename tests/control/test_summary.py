@@ -599,12 +599,13 @@ def test_links_are_shown_where_there_are_any() -> None:
         },
         "lte": {
             "state": "up", "reason": "", "gateway": "192.168.8.1", "metered": True, "used_by": ["cloud"],
-            "wire_bytes": 2048,
+            "wire_bytes": 2048, "budget": {"per_day": {"limit_bytes": 4096, "spent_bytes": 1024, "ends_in_s": 60}},
         },
     }  # fmt: skip
     uplink = {"state": "sending", "endpoint": "https://otel.example", "link": "lte"}
     text = render({"links": links, "uplinks": {"cloud": uplink}}, colour=False)
     assert "! ethernet: down (eth0 has no carrier)\n    interface eth0; free; used by nobody" in text
     assert "lte: up\n    gateway 192.168.8.1; metered; used by cloud\n    carried 2 KiB since the start" in text
+    assert "    budget: 1 KiB of 4 KiB this day, which ends in 1 min" in text
     assert "to https://otel.example over lte" in text
     assert "\nlinks" not in render({"uplinks": {"cloud": uplink}}, colour=False)

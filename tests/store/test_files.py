@@ -15,13 +15,22 @@ from gateway.store.database import StoreError
 from gateway.store.files import NAMES, check_place
 from gateway.store.peeking import peek
 from gateway.store.reading import read_held, verify
+from gateway.uplinks import link_notes
 
 
 def test_all_names_are_known() -> None:
     """What the gateway makes there begins with one of them."""
     subscriptions = Subscriptions(Path("/"), broker="b", client_id="c").path
     assert subscriptions is not None
-    for name in (DATABASE, LOCK, room.BALLAST, starting.SUSPECT, app.DETECTOR_STATE_FILE, subscriptions.name):
+    for name in (
+        DATABASE,
+        LOCK,
+        room.BALLAST,
+        starting.SUSPECT,
+        app.DETECTOR_STATE_FILE,
+        link_notes.NAME,
+        subscriptions.name,
+    ):
         assert name.startswith(NAMES)
 
 

@@ -6,17 +6,23 @@ import asyncio
 import itertools
 import random
 from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway.core.clock import NS_PER_S, FakeClock
-from gateway.core.units import Duration
+from gateway.core.clock import NS_PER_S, BootTimes, FakeClock, Timeline
+from gateway.core.contracts import BootId
+from gateway.core.units import Duration, Rate, Size
 from gateway.uplinks.guards import NoLinkError
-from gateway.uplinks.link_probe import Found
+from gateway.uplinks.link_probe import PROBE_BYTES, Found
 from gateway.uplinks.link_settings import LinkSettings
-from gateway.uplinks.links import JITTER, LOOK_S, Links, Road, Seen, look_at
-from gateway.uplinks.settings import OtlpUplinkSettings
-from hil import virtual_time
+from gateway.uplinks.links import JITTER, LOOK_S, WRITE_AGAIN_S, Links, Road, Seen, look_at
+from gateway.uplinks.settings import BudgetSettings, OtlpUplinkSettings
+from hil import virtual_threads
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PROBE = "tcp://192.0.2.7:443"
 
@@ -62,9 +68,14 @@ class Box:
         assert len(asyncio.all_tasks()) == 1, "no probe is left"
 
 
-def box(*settings: LinkSettings) -> Box:
-    made = Box()
-    made.links = Links(settings, clock=LoopClock(), random=random.Random(1), look=made.look, ask=made.ask)
+def box(*settings: LinkSettings, folder: Path | None = None) -> Box:
+    made, clock = Box(), LoopClock(wall=1_790_000_000 * NS_PER_S)
+    timeline = Timeline([BootTimes(BootId(1), clock.boot)], current=BootId(1))
+    timeline.observe(clock)
+    store: Any = SimpleNamespace(timeline=timeline)
+    made.links = Links(
+        settings, clock=clock, random=random.Random(1), look=made.look, ask=made.ask, store=store, folder=folder
+    )
     return made
 
 
@@ -81,7 +92,7 @@ def name_of(road: Road) -> str | None:
 
 
 def run(scenario) -> None:
-    virtual_time.run(scenario())
+    virtual_threads.run(scenario())
 
 
 def test_the_first_that_is_up_is_used() -> None:
@@ -322,3 +333,91 @@ def test_the_kernel_is_asked_for_all_that_is_given() -> None:
     device, why = look_at(LinkSettings(name="a", interface="lo", gateway="127.77.0.1"))
     assert (device, bool(why)) == ("lo", True)
     assert look_at(LinkSettings(name="a", probe=PROBE)) == ("", "")
+
+
+def test_probes_are_paid_from_the_links_budget(tmp_path: Path) -> None:
+    """What they cost is known after a restart; where nothing is left for one that is why the link is not used."""
+    budget = BudgetSettings(per_month=Size(1 << 20), rate=Rate(8000))
+
+    async def scenario() -> None:
+        made = box(lte(probe=PROBE, budget=budget), folder=tmp_path)
+        road = made.road("lte")
+        made.start()
+        while name_of(road) is None:
+            await asyncio.sleep(LOOK_S)
+        told = made.links.told()["lte"]["budget"]
+        assert (told["per_month"]["spent_bytes"], told["rate_bit_s"]) == (500, 64_000)
+        assert told["per_month"]["left_bytes"] == (1 << 20) - 500
+        await made.stop()
+
+        made = box(lte(probe=PROBE, budget=budget), ethernet(), folder=tmp_path)
+        road = made.road("lte", "ethernet")
+        link = road.links[0]
+        assert link.budget is not None
+        assert link.budget.told()["per_month"]["spent_bytes"] == 500
+        while link.budget.lacking(1 << 15) is None:
+            link.budget.covers(1 << 15)
+            assert await link.write_note()
+            link.budget.take(1 << 15)
+        while link.budget.lacking(PROBE_BYTES) is None:
+            link.budget.covers(PROBE_BYTES)
+            assert await link.write_note()
+            link.budget.take(PROBE_BYTES, is_probe=True)
+        asked = len(made.asked)
+        made.start()
+        while name_of(road) is None:
+            await asyncio.sleep(LOOK_S)
+        assert (name_of(road), len(made.asked)) == ("ethernet", asked)
+        assert "the budget of 1MiB per month is spent" in made.links.told()["lte"]["reason"]
+        await made.stop()
+
+    run(scenario)
+
+
+def test_what_is_set_aside_is_given_back_at_a_stop_alone(tmp_path: Path) -> None:
+    """A process that dies leaves it as spent."""
+    budget = BudgetSettings(per_month=Size(1 << 20))
+
+    async def scenario() -> None:
+        async def spent(*, in_order: bool) -> int:
+            made = box(lte(budget=budget), folder=tmp_path)
+            made.road("lte")
+            made.start()
+            await asyncio.sleep(LOOK_S)
+            if in_order:
+                await made.stop()
+            else:
+                assert made.task is not None
+                made.task.cancel()
+                made.links._notes = None
+                with pytest.raises(asyncio.CancelledError):
+                    await made.task
+            link = box(lte(budget=budget), folder=tmp_path).road("lte").links[0]
+            assert link.budget is not None
+            return int(link.budget.told()["per_month"]["spent_bytes"])
+
+        assert await spent(in_order=True) == 0
+        assert await spent(in_order=False) == 32 * 1024
+
+    run(scenario)
+
+
+def test_a_disk_that_takes_no_note_is_tried_again(tmp_path: Path) -> None:
+    """Once a minute, and no more."""
+    budget = BudgetSettings(per_month=Size(1 << 20))
+
+    async def scenario() -> None:
+        made = box(lte(budget=budget), folder=tmp_path / "gone")
+        link = made.road("lte").links[0]
+        made.start()
+        await asyncio.sleep(LOOK_S)
+        assert link.budget is not None
+        link.budget.mute()
+        (tmp_path / "gone").mkdir()
+        await asyncio.sleep(30)
+        assert link.budget.is_mute
+        await asyncio.sleep(WRITE_AGAIN_S)
+        assert not link.budget.is_mute
+        await made.stop()
+
+    run(scenario)

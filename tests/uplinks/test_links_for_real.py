@@ -39,7 +39,16 @@ MURMUR_BYTES = 4096
 class BoxSite(Site):
     """A gateway on the box: whoever asks it is there, too."""
 
-    def __init__(self, folder: Path, ways: TwoWays, *, endpoint: str, make_child: Callable[..., Child], links: str):
+    def __init__(
+        self,
+        folder: Path,
+        ways: TwoWays,
+        *,
+        endpoint: str,
+        make_child: Callable[..., Child],
+        links: str,
+        second: str = "",
+    ) -> None:
         def on_box(command: list[str], **options: Any) -> Child:
             return make_child([*ways.on_box(), *command], **options)
 
@@ -47,7 +56,11 @@ class BoxSite(Site):
         self._ways = ways
         text = self.config.read_text(encoding="utf-8")
         named = 'batch_interval = "50ms"\nlinks = ["ethernet", "lte"]\n'
-        self.config.write_text(text.replace('batch_interval = "50ms"\n', named), encoding="utf-8")
+        text = text.replace('batch_interval = "50ms"\n', named)
+        if second:
+            more = f'[[uplinks]]\ntype = "otlp"\nname = "second"\nendpoint = "{second}"\n{named}'
+            text = text.replace("[control]\n", f"{more}[control]\n")
+        self.config.write_text(text, encoding="utf-8")
 
     def status(self) -> dict[str, Any]:
         ask = super().status
@@ -143,3 +156,85 @@ def test_it_goes_back_to_the_better_link(tmp_path: Path, ways: TwoWays, far, mak
     account = site.drain()
     assert account.maybe_twice == 0
     check(sink, account)
+
+
+METERED = """
+[[links]]
+name = "ethernet"
+interface = "eth9"
+metered = false
+settle = "1s"
+
+[[links]]
+name = "lte"
+interface = "wwan9"
+budget = { per_month = "100KiB", overdraw = ["normal"], overdraw_max = "300KiB" }
+"""
+MOST_BYTES = 400 * 1024
+
+
+def wire_bytes(*proxies: LinkProxy) -> int:
+    counts = [proxy.counts() for proxy in proxies]
+    return sum(one.up_wire + one.down_wire for one in counts)
+
+
+def lte_of(site: BoxSite) -> dict[str, Any]:
+    return dict(site.status()["links"]["lte"])
+
+
+def spent_of(site: BoxSite) -> int:
+    return int(lte_of(site)["budget"]["per_month"]["spent_bytes"])
+
+
+def test_two_uplinks_share_one_modem_and_its_bill(tmp_path: Path, ways: TwoWays, make_child) -> None:
+    """Counted at proxies and by the kernel: never over by one byte, across kills; what is free costs none of it.
+
+    As much as may be overdrawn goes at once, so that there is a bound to run into.
+    """
+    with contextlib.ExitStack() as stack:
+        sinks = [ways.far(lambda: stack.enter_context(OtlpSink())) for _ in range(2)]
+        ports = [int(sink.url.rpartition(":")[2]) for sink in sinks]
+        proxies = [
+            ways.far(lambda port=port: stack.enter_context(LinkProxy(("127.0.0.1", port), host=FAR))) for port in ports
+        ]
+        urls = [proxy.url for proxy in proxies]
+        site = BoxSite(tmp_path, ways, endpoint=urls[0], second=urls[1], make_child=make_child, links=METERED)
+        ways.unplug("eth9")
+        cable_before = ways.carried("wwan9")
+        known = 0
+        for _ in range(3):
+            child = site.start()
+            wait_until(lambda: set(lte_of(site)["used_by"]) == {"cloud", "second"}, "both to use it")
+            assert spent_of(site) >= known, "a kill forgets nothing"
+            publisher = ways.box(lambda: Publisher(port=site.mqtt).__enter__())
+            enough = wire_bytes(*proxies) + 60_000
+            wait_until(lambda enough=enough: wire_bytes(*proxies) > enough, "some of it to go")
+            known = wire_bytes(*proxies)
+            child.kill()
+            child.wait()
+            publisher.stop()
+            assert wire_bytes(*proxies) <= MOST_BYTES
+        site.start()
+        publisher = ways.box(lambda: Publisher(port=site.mqtt).__enter__())
+        wait_until(
+            lambda: all(site.status()["uplinks"][name]["state"] == "over budget" for name in ("cloud", "second")),
+            "both to have spent it",
+        )
+        publisher.stop()
+        went = wire_bytes(*proxies)
+        assert MOST_BYTES / 2 < went <= spent_of(site) <= MOST_BYTES
+        assert ways.carried("wwan9") - cable_before <= MOST_BYTES + MURMUR_BYTES
+        assert min(proxy.counts().up for proxy in proxies) > 0
+
+        ways.plug_in("eth9")
+        wait_until(lambda: site.link() == "ethernet", "the free link to be used")
+        spent, cable = spent_of(site), ways.carried("wwan9")
+        site.drain()
+        wait_until(lambda: not site.status()["uplinks"]["second"]["held"], "the other to have delivered too")
+        assert spent_of(site) == spent, "what is free counts nowhere"
+        assert ways.carried("wwan9") < cable + MURMUR_BYTES
+        status = site.status()
+        for name, sink in zip(("cloud", "second"), sinks, strict=True):
+            uplink, came = status["uplinks"][name], sink.readings()
+            assert len(came) == status["accepted"], "what was thinned goes whole where the way is free"
+            assert came.total() - len(came) <= uplink["maybe_twice"]

@@ -18,9 +18,9 @@ from gateway.uplinks.metered import (
     COST_OF_CONNECTION,
     COST_OF_HANDSHAKE,
     COST_OF_REQUEST,
-    PIECE_BYTES_MIN,
     Metered,
 )
+from gateway.uplinks.pacer import PIECE_BYTES_MIN, Pacer
 from gateway.uplinks.senders import HttpSender
 from gateway.uplinks.settings import OtlpUplinkSettings
 from hil.otlp_sink import Behaviour
@@ -298,3 +298,27 @@ def test_a_pause_ends_with_its_request(end: str) -> None:
     getattr(wire, end)()
     waiting.join(5)
     assert not waiting.is_alive()
+
+
+def test_a_rate_that_is_shared_holds_for_all_of_them() -> None:
+    """Two who take turns on one line need as long as it takes to carry both; alone it is theirs again."""
+    first, second = MeteredFake(), MeteredFake()
+    clock = [0.0]
+    pacer = Pacer(1000.0)
+    senders = []
+    for wire in (first, second):
+        wire.pause = lambda seconds: clock.__setitem__(0, clock[0] + seconds)
+        sender = Metered(wire, None, rate=None, now_s=lambda: clock[0])
+        sender.share(pacer)
+        senders.append(sender)
+    for _ in range(10):
+        for sender in senders:
+            sender.send(packed(900))
+    carried = first.wire_bytes + second.wire_bytes
+    assert carried == 20_000
+    assert carried / 1000.0 - 2.0 <= clock[0] <= carried / 1000.0
+    assert first.piece_bytes_max == 256
+    senders[0].share(None)
+    before = clock[0]
+    senders[0].send(packed(100_000))
+    assert (clock[0], first.piece_bytes_max) == (before, 8192)
