@@ -247,6 +247,7 @@ uplinks/                    Roads: what is held leaves here, fresh first, and is
   senders.py                The sender of OTLP/HTTP: packed requests go out over one kept connection
   sending.py                From a lease in hand to the far side: encode, then compress and post in the thread
   settings.py               What can be said of an uplink in the config, and what is refused by name
+  speed.py                  How fast a way is, as an uplink's own sends show it: bytes a second, and the round trip
   spending.py               An uplink's budget beside its wire, store and clock: what pays, what decides what goes, and waits
   state.py                  What an uplink knows of itself: what people ask about it, what it counts, which signals it holds back
   suspects.py               The series that a server failed at lately: what comes of them next goes apart from the others
@@ -318,7 +319,7 @@ net/                        Wires that everyone shares
   secrets.py                Secrets by reference: an environment variable, a file, a systemd credential
   systemd.py                Tells systemd how the service is (sd_notify(3)); elsewhere nothing
   tls.py                    OpenSSL is loaded only where TLS is configured: five megabytes that a plain road does without
-  wire_bytes.py             What a TCP connection has cost on the wire, as the kernel counts it: packets of both directions
+  wire_bytes.py             What a TCP connection has cost on the wire, and its round trip, as the kernel has them
 core/                       Ground: the words that every room speaks
   batch.py                  Columns: many readings of many series at once, and what a series is
   checks.py                 What can only be wrong with settings as a whole: checks that name the fields they look at

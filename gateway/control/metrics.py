@@ -65,6 +65,8 @@ UPLINK_NUMBERS: Final = {
     "unheard": "tidegate_uplink_unheard_messages",
     "attempt": "tidegate_uplink_attempt",
     "retry_in_s": "tidegate_uplink_retry_seconds",
+    "goodput_bytes_s": "tidegate_uplink_goodput_bytes_per_second",
+    "round_trip_s": "tidegate_uplink_round_trip_seconds",
     "files": "tidegate_uplink_files",
     "files_bytes": "tidegate_uplink_files_bytes",
     "free_bytes": "tidegate_uplink_files_free_bytes",

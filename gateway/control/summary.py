@@ -283,6 +283,7 @@ def _uplink(uplink: dict[str, Any]) -> Iterator[str]:
         yield f"possibly sent twice {uplink['maybe_twice']:,}"
     if sent := uplink.get("bytes_sent"):
         yield f"sent {amount(sent)} in {plural(uplink.get('requests', 0), 'request')} since the start"
+    yield from _speed(uplink)
     if budget := uplink.get("budget"):
         yield _budget(budget)
         yield from _plan(budget.get("plan", {}), said=uplink.get("reason"))
@@ -292,6 +293,13 @@ def _uplink(uplink: dict[str, Any]) -> Iterator[str]:
     yield from _files(uplink)
     if retry := uplink.get("retry_in_s"):
         yield f"next try in {span(retry)}"
+
+
+def _speed(uplink: dict[str, Any]) -> Iterator[str]:
+    """Say what its way carries, as far as its own requests show it."""
+    if goodput := uplink.get("goodput_bytes_s"):
+        trip = f", round trip {1000 * seconds:.0f} ms" if (seconds := uplink.get("round_trip_s")) else ""
+        yield f"the way takes about {amount(goodput)} a second{trip}"
 
 
 def _endpoints(endpoints: list[dict[str, Any]]) -> Iterator[str]:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from gateway.core.words import span
 from gateway.net.deadline import Deadline
-from gateway.net.wire_bytes import ATTEMPT_BYTES, CLOSE_PACKETS, PACKET_BYTES_V6, wire_bytes
+from gateway.net.wire_bytes import ATTEMPT_BYTES, CLOSE_PACKETS, PACKET_BYTES_V6, round_trip_s, wire_bytes
 
 if TYPE_CHECKING:
     import ssl
@@ -141,6 +141,11 @@ class Line:
     def wire_bytes(self) -> int:
         """What went over the wire since the beginning."""
         return self._wire_bytes + (0 if self._socket is None else wire_bytes(self._socket))
+
+    @property
+    def round_trip_s(self) -> float:
+        """How long packets take there and back, as the kernel measures it; 0.0 where it does not say."""
+        return 0.0 if self._socket is None else round_trip_s(self._socket)
 
     @property
     def is_open(self) -> bool:

@@ -25,7 +25,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from gateway.net.mqtt_fields import VERSION_5, PacketType, ProtocolError, ReasonCode
 from gateway.net.mqtt_packets import packet_bytes
 from gateway.net.tls import is_waiting
-from gateway.net.wire_bytes import wire_bytes
+from gateway.net.wire_bytes import round_trip_s, wire_bytes
 
 if TYPE_CHECKING:
     import ssl
@@ -195,6 +195,11 @@ class BulkClient(Client):
     def wire_bytes(self) -> int:
         """What went over the wire so far in both directions, with all headers; 0 where the kernel does not say."""
         return 0 if self._dialled is None else wire_bytes(self._dialled)
+
+    @property
+    def round_trip_s(self) -> float:
+        """How long packets take there and back, as the kernel measures it; 0.0 where it does not say."""
+        return 0.0 if self._dialled is None else round_trip_s(self._dialled)
 
     def end_writing(self) -> None:
         """Say that nothing more comes from here, where the transport can; what the other side sends is still read."""

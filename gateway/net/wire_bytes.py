@@ -1,4 +1,4 @@
-"""What a TCP connection has cost on the wire, as the kernel counts it: packets of both directions. Must not send.
+"""What a TCP connection has cost on the wire, and its round trip, as the kernel has them. Must not send.
 
 A byte budget is a bill: headers, acknowledgements, what was sent a second time and the TLS handshake stand on it, and
 nobody but the kernel knows them (struct tcp_info of <linux/tcp.h>).
@@ -21,6 +21,7 @@ ATTEMPT_BYTES: Final = 4 * 60 + 200
 _INFO_BYTES: Final = 256
 _NUMBER: Final = struct.Struct("=I")
 _MSS_AT: Final = 16
+_ROUND_TRIP_AT: Final = 68  # in microseconds, smoothed
 _TOTAL_RETRANS_AT: Final = 100
 _ACKED: Final = struct.Struct("=QQII")  # bytes_acked, bytes_received, segs_out, segs_in: Linux 4.2
 _ACKED_AT: Final = 120
@@ -35,6 +36,15 @@ def wire_bytes(connection: socket.socket) -> int:
     except (OSError, AttributeError):
         return 0
     return count(info, is_v6=connection.family == socket.AF_INET6)
+
+
+def round_trip_s(connection: socket.socket) -> float:
+    """Return how long packets take there and back lately, as the kernel measures it; 0.0 where it does not say."""
+    try:
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
+    except (OSError, AttributeError):
+        return 0.0
+    return 0.0 if len(info) < _ROUND_TRIP_AT + _NUMBER.size else _NUMBER.unpack_from(info, _ROUND_TRIP_AT)[0] / 1e6
 
 
 def count(info: bytes, *, is_v6: bool) -> int:

@@ -230,6 +230,7 @@ class MqttWire:
             seconds=(now_ns - started_ns) / NS_PER_S,
             rtt_s=answer.rtt_s,
             maybe_twice=answer.maybe_twice,
+            round_trip_s=0.0 if self._dialler.client is None else self._dialler.client.round_trip_s,
         )
 
     def _check_wanted(self) -> None:

@@ -163,6 +163,7 @@ class Uplink:
             "in_hand_taken": sum(hand.delivered for hand in (self._hand, *self._parked) if hand is not None),
             "compression": self._sending.encoding or "none",
             "batch_readings": self._size.readings,
+            **self._sending.speeds.told(),
             **self._spending.told(),
         }
 

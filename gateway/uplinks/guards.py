@@ -154,7 +154,8 @@ class Answer:
 
     `on_settled` is called in the event loop when nothing is left of the lease that it belongs to, in the step in which
     the store hears the same: what a wire notes by it goes with what the next commit knows to be delivered.
-    `maybe_twice` of them went twice on the way there, as connections broke.
+    `maybe_twice` of them went twice on the way there, as connections broke. `round_trip_s` is the kernel's, 0 where it
+    does not say; `link` is the link it went over, where the uplink names any.
     """
 
     rejected: int = 0
@@ -164,6 +165,8 @@ class Answer:
     server_time_s: int | None = None
     on_settled: Callable[[], None] | None = None
     maybe_twice: int = 0
+    round_trip_s: float = 0.0
+    link: str = ""
 
 
 class Wire(Protocol):

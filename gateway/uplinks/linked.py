@@ -6,6 +6,7 @@ A request whose link goes down meanwhile is cut; whoever sends tries it again, o
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gateway.uplinks.guards import InTransitError, UnreachableError, Wire
@@ -52,7 +53,7 @@ class Linked:
         """Send as the wire does; raise NoLinkError with nothing sent where no link is up."""
         link = self._begin()
         try:
-            return self._outer.send(packed)
+            return replace(self._outer.send(packed), link=link.name)
         except (UnreachableError, InTransitError) as error:
             self._road.doubt(link)
             # Whatever failed did so since the link has: it is not the far side that is to be waited for.

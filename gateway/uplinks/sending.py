@@ -31,6 +31,7 @@ from gateway.uplinks.partly import PartlyTakenError
 from gateway.uplinks.parts import Closed
 from gateway.uplinks.requests import REJECTED
 from gateway.uplinks.settings import GRPC
+from gateway.uplinks.speed import Speeds
 from gateway.uplinks.suspects import Suspects
 from gateway.uplinks.verdicts import CUTS_MAX, PARTS_MAX, SHOWN_MAX, Stage, Verdicts
 
@@ -99,6 +100,7 @@ class Sending:
         self._builder = builder
         self._clock = clock
         self._random = random
+        self.speeds = Speeds()
         self._effort = Effort()
         self._sender = Compressing(
             wire,
@@ -187,6 +189,7 @@ class Sending:
             raise
         else:
             self._took(hand, request, answer)
+            self.speeds.sent(flight.size_bytes, answer)
             if hand.stage in {Stage.WHOLE, Stage.ALONE}:
                 self._suspects.clear(hand.parts[0])
             hand.lease.sent_bytes += flight.size_bytes

@@ -119,6 +119,7 @@ class KeptWire(ABC, Generic[C]):
             seconds=(self._clock.monotonic_ns() - started_ns) / NS_PER_S,
             rtt_s=(self._used_ns - (self._written_ns or self._used_ns)) / NS_PER_S,
             server_time_s=read_http_date(date),
+            round_trip_s=0.0 if self._connection is None else self._connection.round_trip_s,
         )
 
     @property

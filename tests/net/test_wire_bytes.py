@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from gateway.net.wire_bytes import PACKET_BYTES_V4, PACKET_BYTES_V6, count, wire_bytes
+from gateway.net.wire_bytes import PACKET_BYTES_V4, PACKET_BYTES_V6, count, round_trip_s, wire_bytes
 
 
 @pytest.fixture
@@ -55,3 +55,23 @@ def test_older_kernels_say_less(info: bytes, cost: int) -> None:
     packets = 6 if cost else 0
     assert count(info, is_v6=False) == cost + packets * PACKET_BYTES_V4
     assert count(info, is_v6=True) == cost + packets * PACKET_BYTES_V6
+
+
+def test_the_round_trip_is_the_kernels(pair) -> None:
+    """Of a loopback a fraction of a second; who has no connection has none, nor has a kernel that says little."""
+    near, far = pair
+    near.sendall(b"there")
+    far.recv(5)
+    assert 0 < round_trip_s(near) < 5
+    with socket.socket(socket.AF_UNIX) as one:
+        assert round_trip_s(one) == 0
+
+    class Old:
+        def getsockopt(self, *_: int) -> bytes:
+            return self.info
+
+    old = Old()
+    old.info = bytes(68) + struct.pack("=I", 250_000)
+    assert round_trip_s(old) == 0.25
+    old.info = bytes(68)
+    assert round_trip_s(old) == 0
