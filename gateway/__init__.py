@@ -290,6 +290,7 @@ control/                    Windows: people and servers look in here
   sticks.py                 Looks at where uplinks of files would write: whether that is the disk they are meant for
   summary.py                `tidegate status` for people: fetch the running gateway's status and lay it out
   taken.py                  Which uplink takes what of all that can come in: what `check` says of it, and what the store and the mapper are told
+  ways.py                   What goes over the ways of an uplink in a day, by budgets and links: for `tidegate size`
   web.py                    The window over HTTP: /healthz, /readyz, /metrics, /status, /trace
 net/                        Wires that everyone shares
   addresses.py              Where to listen, as people write it

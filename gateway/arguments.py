@@ -126,9 +126,12 @@ def add_size(command: argparse.ArgumentParser) -> None:
     """Add what `tidegate size` takes."""
     command.add_argument("--rate", required=True, help='readings, like "200/s"')
     command.add_argument("--outage", required=True, help='how long the link may be away, like "7d"')
-    command.add_argument("--disk", default="512MiB", help="[store] max_bytes (default 512MiB)")
+    command.add_argument(
+        "-c", "--config", type=Path, default=None, metavar="FILE", help="whose store, budgets and links are meant"
+    )
+    command.add_argument("--disk", default="", help="[store] max_bytes (default 512MiB, or the configuration's)")
     command.add_argument("--link", default="", help='like "64kbit/s" or an allowance like "20MiB/d"')
-    command.add_argument("--commit-interval", default="1s", help="[store] commit_interval (default 1s)")
+    command.add_argument("--commit-interval", default="", help="[store] commit_interval (default 1s, or as above)")
 
 
 def add_bench(command: argparse.ArgumentParser) -> None:

@@ -445,16 +445,16 @@ def run_export(options: argparse.Namespace) -> int:
 
 def run_size(options: argparse.Namespace) -> int:
     """`tidegate size`: exit 1 where it doesn't fit."""
-    from gateway.control.sizing import Duration, Sizing, parse_link, parse_rate  # noqa: PLC0415  only this command
-    from gateway.core.units import Size  # noqa: PLC0415
+    from gateway.control.sizing import size_up  # noqa: PLC0415  only this command
 
     try:
-        sizing = Sizing(
-            rate=parse_rate(options.rate),
-            outage_s=float(Duration.parse(options.outage)),
-            disk_bytes=int(Size.parse(options.disk)),
-            link_bytes_per_s=parse_link(options.link) if options.link else 0.0,
-            commit_interval_s=float(Duration.parse(options.commit_interval)),
+        sizing = size_up(
+            rate=options.rate,
+            outage=options.outage,
+            disk=options.disk,
+            link=options.link,
+            commit_interval=options.commit_interval,
+            config=None if options.config is None else load(options.config, offline=True),
         )
     except ValueError as error:
         raise CommandError(str(error)) from error

@@ -5,10 +5,15 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Final
+from itertools import chain
+from typing import TYPE_CHECKING, Final
 
 from gateway.core.units import SIZE_UNITS, Duration, Rate, Size
 from gateway.core.words import amount, span
+
+if TYPE_CHECKING:
+    from gateway.control.settings import Config
+    from gateway.control.ways import Way
 
 # Measured by `tidegate bench`: a decimal reading on the wire in minute batches with zstd.
 WIRE_BYTES_PER_READING: Final = 2.5
@@ -19,6 +24,7 @@ SHELF_BYTES_SHARED: Final = 20.0
 SHELF_BYTES_PER_SEGMENT: Final = 450.0
 # That of every board.
 COMMIT_INTERVAL_S: Final = 1.0
+DISK: Final = "512MiB"
 
 DAY_S: Final = 86400.0
 _RATE: Final = re.compile(r"\s*(\d{1,12}(?:\.\d{1,6})?)\s*(?:/|per\s+)(s|m|min|h|d)\s*")
@@ -61,7 +67,10 @@ def _some(text: str, per_s: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Sizing:
-    """What was asked and what follows; bytes, seconds, readings per second."""
+    """What was asked and what follows; bytes, seconds, readings per second.
+
+    `ways` are those of each uplink of a configuration: it fits where each of them has one that is wide enough.
+    """
 
     rate: float
     outage_s: float
@@ -69,6 +78,7 @@ class Sizing:
     link_bytes_per_s: float
     commit_interval_s: float = COMMIT_INTERVAL_S
     wire_bytes_per_reading: float = WIRE_BYTES_PER_READING
+    ways: tuple[tuple[Way, ...], ...] = ()
 
     @property
     def shelf_bytes_per_reading(self) -> float:
@@ -98,12 +108,23 @@ class Sizing:
         spare = self.link_bytes_per_s - self.link_needs_bytes_per_s
         if spare <= 0:
             return float("inf")
-        return self.rate * self.outage_s * self.wire_bytes_per_reading / spare
+        return self._backlog_bytes / spare
 
     @property
     def fits(self) -> bool:
         """Whether the disk does, and the link where one is given."""
-        return self.outage_bytes <= self.disk_bytes and (not self.link_bytes_per_s or self.drain_s != float("inf"))
+        return (
+            self.outage_bytes <= self.disk_bytes
+            and (not self.link_bytes_per_s or self.drain_s != float("inf"))
+            and all(any(self._drain_s(way) != float("inf") for way in ways) for ways in self.ways)
+        )
+
+    @property
+    def _backlog_bytes(self) -> float:
+        return self.rate * self.outage_s * self.wire_bytes_per_reading
+
+    def _drain_s(self, way: Way) -> float:
+        return way.drain_s(self.link_needs_bytes_per_s, self._backlog_bytes)
 
     def lines(self) -> list[str]:
         """Say it in sentences."""
@@ -117,6 +138,8 @@ class Sizing:
                 lines.append(f"{needs}: the link is too thin, the backlog would never drain.")
             else:
                 lines.append(f"{needs}; the backlog of the outage drains in {span(self.drain_s)} beside it.")
+        for way in chain.from_iterable(self.ways):
+            lines += way.lines(self.link_needs_bytes_per_s, self._backlog_bytes)
         lines.append(
             f"Reckoned with a commit each {span(self.commit_interval_s)}, which is "
             f"{self.shelf_bytes_per_reading:.3g} bytes a reading in the store, and {self.wire_bytes_per_reading:g} on "
@@ -125,4 +148,22 @@ class Sizing:
         return lines
 
 
-__all__ = ["Duration", "Sizing", "parse_link", "parse_rate"]
+def size_up(
+    *, rate: str, outage: str, disk: str, link: str = "", commit_interval: str = "1s", config: Config | None = None
+) -> Sizing:
+    """Return what follows from what was typed, and from a configuration where one is given; raise ValueError."""
+    ways: tuple[tuple[Way, ...], ...] = ()
+    if config is not None:
+        from gateway.control.ways import ways_of  # noqa: PLC0415  only for who has one
+
+        ways = tuple(tuple(ways_of(config, uplink)) for uplink in config.uplinks if hasattr(uplink, "links"))
+        disk = disk or str(config.store.max_bytes)
+        commit_interval = commit_interval or str(config.store.commit_interval or Duration(COMMIT_INTERVAL_S))
+    return Sizing(
+        rate=parse_rate(rate),
+        outage_s=float(Duration.parse(outage)),
+        disk_bytes=int(Size.parse(disk or DISK)),
+        link_bytes_per_s=parse_link(link) if link else 0.0,
+        commit_interval_s=float(Duration.parse(commit_interval)) if commit_interval else COMMIT_INTERVAL_S,
+        ways=ways,
+    )

@@ -10,12 +10,11 @@ import pytest
 
 from gateway.arguments import add_size
 from gateway.control import profiles
-from gateway.control.sizing import COMMIT_INTERVAL_S, Sizing, parse_link, parse_rate
+from gateway.control.sizing import COMMIT_INTERVAL_S, Sizing, parse_link, parse_rate, size_up
 from gateway.core.batch import Batch, Series
 from gateway.core.clock import NS_PER_S, FakeClock
 from gateway.core.contracts import Priority
 from gateway.core.telemetry import Telemetry
-from gateway.core.units import Duration
 from gateway.store.connection import DATABASE
 from gateway.store.database import Store, StoreSettings
 
@@ -41,9 +40,9 @@ def test_it_is_reckoned_with_the_interval_that_boards_have() -> None:
     """Who says none has that of the board."""
     command = argparse.ArgumentParser()
     add_size(command)
-    given = command.parse_args(["--rate", "1/s", "--outage", "1d"]).commit_interval
+    given = vars(command.parse_args(["--rate", "1/s", "--outage", "1d"]))
     boards = {float(profiles.load(name).commit_interval) for name in profiles.names()}
-    assert boards == {COMMIT_INTERVAL_S} == {float(Duration.parse(given))}
+    assert boards == {COMMIT_INTERVAL_S} == {size_up(**given).commit_interval_s}
 
 
 @pytest.mark.parametrize(("readings", "commits"), [(1, 600), (25, 600), (50, 600), (200, 200), (2500, 20)])
