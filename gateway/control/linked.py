@@ -38,6 +38,9 @@ def look_at_links(config: Config) -> Iterator[Problem]:
         if link.name not in used:
             what = f'no uplink uses it; write links = ["{link.name}"] in one'
             yield Problem(below("links", index), what)
+        if not (link.interface or link.gateway) and len(config.links) > 1:
+            what = "says when the link is up, but not by which way it goes; add interface or gateway"
+            yield Problem(below("links", index, "probe"), what)
         if link.interface and not _is_there(link.interface):
             what = f"there is no {link.interface} on this machine now; the link is down until there is"
             yield Problem(below("links", index, "interface"), what)

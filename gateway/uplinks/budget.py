@@ -218,8 +218,9 @@ class Budget:
         month_begins: int = 1,
         free: FreeHours = NEVER_FREE,
         overdraw_bytes: int = 0,
+        where: str = "",
     ) -> None:
-        self._now = now
+        self._now, self._where = now, where
         self._overdraw_bytes = overdraw_bytes
         self._free = free
         self._free_taken: dict[str, int] = {}  # by requests under way that began in free hours, by who pays
@@ -351,7 +352,7 @@ class Budget:
         free_in_s = self._free.begin_in_s(now.wall_s, is_sure=now.is_sure)
         is_sooner = free_in_s is not None and (after_s is None or free_in_s < after_s)
         more = f", and {Size(more_bytes)} beyond it," if more_bytes else ""
-        what = f"the budget of {Size(window.limit_bytes)} per {window.spent.window}{more} is spent"
+        what = f"the budget of {Size(window.limit_bytes)} per {window.spent.window}{self._where}{more} is spent"
         then = "no clock says when the next begins" if after_s is None else f"the next begins in {span(round(after_s))}"
         if is_sooner and free_in_s is not None:
             after_s, then = free_in_s, f"free hours begin in {span(round(free_in_s))}"

@@ -129,6 +129,7 @@ class Uplink:
     async def run(self) -> None:
         """Deliver until cancelled; then end the request under way, send what is fresh, and stop."""
         self._sending.overdraws = self._spending.overdraws
+        self._spending.tell_of_links(self.network_up)
         self._sending.open()
         self._waits.begin()
         try:

@@ -11,7 +11,6 @@ from msgspec import Meta
 from gateway.core.checks import Checked, Problem, check
 from gateway.core.units import Duration
 from gateway.net.addresses import split_address
-from gateway.net.devices import is_device_name
 from gateway.uplinks.settings import BudgetSettings
 
 if TYPE_CHECKING:
@@ -68,7 +67,11 @@ class LinkSettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fields=
 
     @check("interface")
     def _interface_is_a_name(self) -> None:
-        if self.interface and not is_device_name(self.interface):
+        if not self.interface:
+            return
+        from gateway.net.devices import is_device_name  # noqa: PLC0415  only where a link names one
+
+        if not is_device_name(self.interface):
             raise ValueError(f'"{self.interface}" is no interface\'s name; `ip link` lists them')
 
     @check("gateway")

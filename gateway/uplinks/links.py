@@ -209,13 +209,17 @@ class Link:
 
 
 class Road:
-    """The links of one uplink, in the order in which it wants them. `on_lost` is called when the one in use is gone."""
+    """The links of one uplink, in the order in which it wants them.
+
+    `on_lost` is called when the one in use is gone, `on_found` when there is another one to use.
+    """
 
     def __init__(self, uplink: str, links: Sequence[Link], *, doubted: Callable[[], None]) -> None:
         self.uplink = uplink
         self.links = links
         self.current: Link | None = None
         self.on_lost: Callable[[], None] = lambda: None
+        self.on_found: Callable[[], None] = lambda: None
         self._doubted = doubted
         self._turn = 0
         self._is_said = False
@@ -260,6 +264,8 @@ class Road:
             self.on_lost()
         if found is not before:
             self._changed.set()
+            if found is not None:
+                self.on_found()
 
     def _find(self, now_s: float) -> Link | None:
         current = self.current
@@ -346,7 +352,7 @@ class Links:
         self._notes = notes = LinkNotes(folder / NAME)
         for name, link in self._links.items():
             now, note = partial(moment_of, store, clock), notes.last(name)
-            link.budget = budget_of(link.settings.budget, now=now, note=note)
+            link.budget = budget_of(link.settings.budget, now=now, note=note, where=f" on {name}")
             if link.budget is not None:
                 link.write_note = notes.write
                 notes.keep(name, link.budget)

@@ -61,8 +61,8 @@ class Paying(Protocol):
         ...
 
 
-def budget_of(settings: BudgetSettings, *, now: Callable[[], Moment], note: bytes) -> Budget | None:
-    """Return the budget that settings speak of, None where they allow whatever goes."""
+def budget_of(settings: BudgetSettings, *, now: Callable[[], Moment], note: bytes, where: str = "") -> Budget | None:
+    """Return the budget that settings speak of, None where they allow whatever goes. `where` is said of it."""
     limits = settings.allowances()
     if not limits:
         return None
@@ -73,6 +73,7 @@ def budget_of(settings: BudgetSettings, *, now: Callable[[], Moment], note: byte
         month_begins=settings.month_begins,
         free=settings.free_hours(),
         overdraw_bytes=int(settings.overdraw_max or 0),
+        where=where,
     )
 
 

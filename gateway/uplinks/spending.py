@@ -120,6 +120,11 @@ class Spending:
         """Return the classes that may go beyond an allowance just now."""
         return self._own_overdraws if self._purse is None else self._purse.overdraws()
 
+    def tell_of_links(self, on_found: Callable[[], None]) -> None:
+        """Call `on_found` when there is another link to go over."""
+        if self._road is not None:
+            self._road.on_found = on_found
+
     def decide(self) -> Decision | None:
         """Return what may be leased now, and else how long to wait and why; None where nothing limits it."""
         if self._scheduler is None:

@@ -75,6 +75,14 @@ def test_a_file_has_no_links() -> None:
     assert any("uplinks[0].links" in line for line in problems(stick))
 
 
+def test_a_probe_alone_says_not_which_way_is_meant() -> None:
+    """Where there are several."""
+    text = '[[links]]\nname = "a"\nprobe = "tcp://192.0.2.7:443"\n' + uplink('links = ["a"]')
+    assert list(look_at_links(parse_config(text, offline=True))) == []
+    found = list(map(str, look_at_links(parse_config(BOX + text, offline=True))))
+    assert "links[2].probe: says when the link is up, but not by which way it goes; add interface or gateway" in found
+
+
 def test_an_interface_that_is_not_here_is_no_mistake() -> None:
     """Modems come and go; a link that nobody uses is perhaps not meant."""
     config = parse_config(BOX + uplink('links = ["lte"]'), offline=True)

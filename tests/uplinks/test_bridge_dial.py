@@ -90,3 +90,11 @@ def test_one_that_nobody_waits_for_any_more() -> None:
     one.is_aborted, one.is_cut = False, True
     with pytest.raises(UnreachableError, match="no connection to 127.0.0.1:1 within 2 s"):
         one.dial(Deadline.after(1))
+
+
+def test_it_leaves_by_the_device_that_is_given() -> None:
+    """One that is not there reaches no broker, and that is said."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        one = dialler(listener.getsockname()[1])
+        with pytest.raises(UnreachableError, match="No such device"):
+            one.dial(Deadline.after(2), device="wwan9nothere")

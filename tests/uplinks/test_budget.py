@@ -676,3 +676,28 @@ BudgetMachine.TestCase.settings = OverdrawnBudgetMachine.TestCase.settings = Fre
 TestBudget = BudgetMachine.TestCase
 TestFreeBudget = FreeBudgetMachine.TestCase
 TestOverdrawnBudget = OverdrawnBudgetMachine.TestCase
+
+
+def test_several_who_pay_have_each_their_own_request_under_way(time) -> None:
+    """What one of them has taken in free hours is not settled with another's, nor given back with it."""
+    time.wall_s = NOON + 11 * 3600
+    budget = opened(time, free=NIGHT)
+    assert budget.take(40_000, payer="a")
+    assert budget.take(50_000, payer="b")
+    budget.give_back(10_000, is_free=True, payer="b")
+    budget.settle(40_000, 30_000, payer="a")
+    assert (spent(budget, HOUR), budget.told()["free"]["spent_bytes"]) == (0, 30_000)
+    budget.settle(40_000, 45_000, payer="b")
+    assert (spent(budget, HOUR), budget.told()["free"]["spent_bytes"]) == (5_000, 70_000)
+
+
+def test_what_was_taken_and_goes_nowhere_is_given_back(time) -> None:
+    """In the window, and of what the note covers."""
+    budget = opened(time)
+    budget.covers(60_000)
+    budget.plan()
+    budget.written()
+    assert not budget.take(60_000, payer="a")
+    budget.give_back(60_000, is_free=False, payer="a")
+    assert spent(budget, HOUR) == 0
+    assert budget.covers(60_000)

@@ -8,10 +8,14 @@ from dataclasses import dataclass, field
 import pytest
 
 from gateway.core.contracts import Signal
+from gateway.uplinks.budget import Budget, Moment
 from gateway.uplinks.guards import Answer, InTransitError, NoLinkError, Packed, UnreachableError
 from gateway.uplinks.link_settings import LinkSettings
 from gateway.uplinks.linked import Linked
 from gateway.uplinks.links import Link, Road, Seen
+from gateway.uplinks.metered import Metered
+from gateway.uplinks.pacer import Pacer
+from gateway.uplinks.purse import Purse
 
 PACKED = Packed(Signal.METRICS, b"body", "")
 
@@ -168,3 +172,38 @@ def test_all_else_is_the_wires() -> None:
     desk.linked.stop()
     assert desk.wire.log == ["open", "send by eth0", "abort", "stop"]
     assert (desk.linked.requests, desk.linked.bytes_sent, desk.linked.is_overdue()) == (1, 4, True)
+
+
+def test_what_closing_costs_is_paid_by_the_link_that_is_left() -> None:
+    """And the next request by the other one's budget, which is nobody's where that link is free."""
+    desk = Desk()
+    budget = Budget({"day": 1_000_000}, now=lambda: Moment("boot", 0.0, 1_789_992_000.0, True))
+    budget.covers(100_000)
+    budget.plan()
+    budget.written()
+    ethernet, lte = desk.links
+    ethernet.settings = LinkSettings(name="ethernet", interface="eth0", metered=False)
+    lte.budget = budget
+    lte.pacer = Pacer(1e9)
+    wire = desk.wire
+    wire.before_piece, wire.piece_bytes_max, wire.head_bytes = None, 8192, 10
+    wire.is_connected = wire.is_encrypted = False
+    wire.pause = lambda seconds: None
+    purse = Purse(desk.road, None, overdraws=frozenset(), now_s=lambda: 0.0)
+    metered = Metered(wire, purse, rate=None, now_s=lambda: 0.0)
+
+    def pay_for(link: Link) -> None:
+        purse.use(link)
+        metered.share(link.pacer)
+
+    linked = Linked(metered, wire=wire, road=desk.road, pay_for=pay_for)
+    desk.see(ethernet="no carrier")
+    linked.send(PACKED)
+    assert (budget.told()["per_day"]["spent_bytes"], wire.piece_bytes_max) == (100, 250_000_000)
+    desk.see()
+    desk.see()
+    linked.send(PACKED)
+    assert budget.told()["per_day"]["spent_bytes"] == 108
+    assert (wire.log, wire.piece_bytes_max) == (["send by wwan0", "close", "send by eth0"], 8192)
+    linked.close()
+    assert budget.told()["per_day"]["spent_bytes"] == 108

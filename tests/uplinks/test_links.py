@@ -118,13 +118,14 @@ def test_a_link_that_goes_is_left_at_once_and_who_uses_it_is_told() -> None:
 
     async def scenario() -> None:
         made = box(ethernet(), lte())
-        road, lost = made.road("ethernet", "lte"), []
+        road, lost, found = made.road("ethernet", "lte"), [], []
         road.on_lost = lambda: lost.append(name_of(road))
+        road.on_found = lambda: found.append(name_of(road))
         made.start()
         await asyncio.sleep(0.1)
         made.down["ethernet"] = "eth0 has no carrier"
         await asyncio.sleep(LOOK_S)
-        assert (name_of(road), lost) == ("lte", ["lte"])
+        assert (name_of(road), lost, found) == ("lte", ["lte"], ["ethernet", "lte"])
         assert made.links.told()["ethernet"]["reason"] == "eth0 has no carrier"
         await made.stop()
 
@@ -368,7 +369,7 @@ def test_probes_are_paid_from_the_links_budget(tmp_path: Path) -> None:
         while name_of(road) is None:
             await asyncio.sleep(LOOK_S)
         assert (name_of(road), len(made.asked)) == ("ethernet", asked)
-        assert "the budget of 1MiB per month is spent" in made.links.told()["lte"]["reason"]
+        assert "the budget of 1MiB per month on lte is spent" in made.links.told()["lte"]["reason"]
         await made.stop()
 
     run(scenario)
