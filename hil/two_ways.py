@@ -93,6 +93,18 @@ class TwoWays:
         """Have it back."""
         self._run("-n", self._far, "link", "set", f"f{device}", "up")
 
+    def lead_nowhere(self, device: str) -> None:
+        """Have nobody there where the box's device leads to, though it has a carrier."""
+        self._run("-n", self._far, "address", "delete", f"{WAYS[device]}.1/24", "dev", f"f{device}")
+
+    def lead_there(self, device: str) -> None:
+        """Have it lead to the far side again."""
+        self._run("-n", self._far, "address", "add", f"{WAYS[device]}.1/24", "dev", f"f{device}")
+
+    def forget_route(self, device: str) -> None:
+        """Take away the box's default route by a device, as its network manager does."""
+        self._run("-n", self._box, "route", "delete", "default", "dev", device)
+
     def carried(self, device: str) -> int:
         """Return how many bytes of IP went over the box's device, both ways."""
         text: str = self.box(_read_counts)

@@ -55,7 +55,7 @@ class BoxSite(Site):
         super().__init__(folder, endpoint=endpoint, make_child=on_box, store=links)
         self._ways = ways
         text = self.config.read_text(encoding="utf-8")
-        named = 'batch_interval = "50ms"\nlinks = ["ethernet", "lte"]\n'
+        named = 'batch_interval = "50ms"\nlinks = ["ethernet", "lte"]\ntimeout = "2s"\n'
         text = text.replace('batch_interval = "50ms"\n', named)
         if second:
             more = f'[[uplinks]]\ntype = "otlp"\nname = "second"\nendpoint = "{second}"\n{named}'
@@ -238,3 +238,48 @@ def test_two_uplinks_share_one_modem_and_its_bill(tmp_path: Path, ways: TwoWays,
             uplink, came = status["uplinks"][name], sink.readings()
             assert len(came) == status["accepted"], "what was thinned goes whole where the way is free"
             assert came.total() - len(came) <= uplink["maybe_twice"]
+
+
+PROBED = """
+[[links]]
+name = "ethernet"
+interface = "eth9"
+probe = "tcp://{address}"
+probe_interval = "1s"
+probe_timeout = "1s"
+metered = false
+settle = "1s"
+
+[[links]]
+name = "lte"
+gateway = "10.66.2.1"
+"""
+
+
+def test_a_router_that_leads_nowhere_and_a_route_that_changes(tmp_path: Path, ways: TwoWays, far, make_child) -> None:
+    """The first is found out by a probe, when something fails; the second is a link by its gateway."""
+    sink, proxy = far
+    links = PROBED.format(address=f"{FAR}:{proxy.port}")
+    site = BoxSite(tmp_path, ways, endpoint=proxy.url, make_child=make_child, links=links)
+    site.start()
+    wait_until(lambda: site.link() == "ethernet", "it to be asked")
+    site.publish(300)
+    site.drain()
+    told = site.status()["links"]
+    assert (told["ethernet"]["reason"], told["lte"]["reason"]) == ("", "the default route leads to 10.66.1.1")
+
+    ways.lead_nowhere("eth9")
+    site.publish(300)
+    wait_until(lambda: site.link() is None, "it to be found out", within_s=45)
+    assert site.status()["links"]["ethernet"]["reason"].startswith(f"tcp://{FAR}:{proxy.port}")
+    ways.forget_route("eth9")
+    wait_until(lambda: site.link() == "lte", "the other route to be seen")
+    site.drain()
+    assert site.status()["links"]["lte"]["device"] == "wwan9"
+
+    ways.lead_there("eth9")
+    # Who is bound to a device asks for neighbours there, where no route says otherwise; and there is somebody again.
+    wait_until(lambda: site.link() == "ethernet", "it to come back")
+    site.publish(300)
+    account = site.drain()
+    check(sink, account)
