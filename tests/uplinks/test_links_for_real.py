@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from hil.children import Child
 
+pytestmark = pytest.mark.slow
+
 LINKS = """
 [[links]]
 name = "ethernet"

@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
@@ -17,20 +18,24 @@ from gateway.core.batch import Batch
 from gateway.core.clock import NS_PER_S, FakeClock
 from gateway.core.contracts import Priority
 from gateway.core.telemetry import Telemetry
-from gateway.core.units import Rate, Size
+from gateway.core.units import Duration, Rate, Size
 from gateway.uplinks import delivery
 from gateway.uplinks.budget import start_of
 from gateway.uplinks.delivery import Uplink
 from gateway.uplinks.guards import Answer, TryLaterError
+from gateway.uplinks.link_settings import LinkSettings
+from gateway.uplinks.links import Links, Seen
 from gateway.uplinks.scheduling import Decision, Scheduler, Sent
 from gateway.uplinks.settings import BudgetSettings, OtlpUplinkSettings
 from gateway.uplinks.spending import SMALL_BYTES
 from gateway.uplinks.worker import Seams
-from hil import virtual_time
+from hil import virtual_threads, virtual_time
 from hil.otlp_readings import parse_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from gateway.uplinks.links import Road
 
 NOON_S = 1_789_948_800 + 43_200
 HOUR_S, DAY_S = 3600, 86_400
@@ -95,6 +100,7 @@ class Metered:
     worker: object
     uplink: Uplink | None = None
     on_server_time: Callable[[int, float], None] | None = None
+    road: Road | None = None
 
     def start(self) -> asyncio.Task:
         self.uplink = Uplink(
@@ -109,6 +115,7 @@ class Metered:
                 wire=self.link,
                 start_worker=lambda _: self.worker(self.wire),
                 on_server_time=lambda unix_s, rtt_s: self.on_server_time and self.on_server_time(unix_s, rtt_s),
+                road=self.road,
             ),
         )
         return asyncio.create_task(self.uplink.run())
@@ -561,3 +568,123 @@ def test_each_turn_of_a_lease_is_charged_by_itself(make, make_readings, monkeypa
         assert sum(sent.wire_bytes for sent in seen) == way.link.wire_bytes
 
     in_virtual_time(go())
+
+
+def links_of(tmp_path, way: Metered, *settings: LinkSettings, down: set[str]) -> Links:
+    """The links of `settings`, of which those in `down` are."""
+    return Links(
+        settings,
+        clock=way.clock,
+        random=random.Random(1),
+        store=way.store,
+        folder=tmp_path,
+        look=lambda one: Seen(one.interface, "no carrier" if one.name in down else ""),
+    )
+
+
+def over(way: Metered, links: Links, *names: str, called: str) -> Metered:
+    """`way` over links."""
+    way.settings = msgspec.structs.replace(way.settings, name=called, links=names)
+    way.road = links.road(way.settings)
+    return way
+
+
+def test_two_share_a_link_for_a_day_and_each_has_its_part(make, make_readings, tmp_path, monkeypatch) -> None:
+    """One has fifty times as much to say: never over together by a byte, nobody silent for long, most of it used."""
+    monkeypatch.setattr(delivery, "PACE_LOOK_S", 60.0)
+    limit = 1_000_000
+
+    async def day() -> None:
+        heavy, light = make(), make()
+        lte = LinkSettings(name="lte", interface="wwan0", budget=BudgetSettings(per_day=Size(limit)))
+        links = links_of(tmp_path, heavy, lte, down=set())
+        ways = [over(heavy, links, "lte", called="heavy"), over(light, links, "lte", called="light")]
+        looking = asyncio.create_task(links.run())
+        tasks = [way.start() for way in ways]
+        for _ in range(24 * 6):
+            add(heavy.store, 2500, make_readings)
+            add(light.store, 50, make_readings)
+            await asyncio.sleep(600)
+        for way, task in zip(ways, tasks, strict=True):
+            await way.stop(task)
+            way.store.check()
+            gaps = np.diff([at_s for at_s in way.wire.times() if at_s > HOUR_S])
+            assert gaps.max() < 2 * HOUR_S
+        looking.cancel()
+        await asyncio.wait({looking})
+        together = heavy.link.left + light.link.left
+        by_day = [size for (window, _), size in sorted(together.items()) if window == "day"]
+        assert max(by_day) <= limit
+        assert by_day[0] > 0.6 * limit
+        # What has little to say has all of it said.
+        assert light.store.delivered > 0.8 * light.store.accepted
+
+    virtual_threads.run(day())
+
+
+def test_what_was_thinned_goes_whole_where_the_way_is_free(make, make_readings, tmp_path) -> None:
+    """Over the modem nothing but four readings a step; when the cable is back all of it, and the modem pays nothing."""
+    limit = 300_000
+
+    async def go() -> None:
+        way, down = make(), {"ethernet"}
+        lte = LinkSettings(name="lte", interface="wwan0", budget=BudgetSettings(per_day=Size(limit)))
+        ethernet = LinkSettings(name="ethernet", interface="eth0", metered=False)
+        links = links_of(tmp_path, way, lte, ethernet, down=down)
+        over(way, links, "ethernet", "lte", called="cloud")
+        looking, task = asyncio.create_task(links.run()), way.start()
+        for _ in range(120):
+            add(way.store, 1500, make_readings)
+            await asyncio.sleep(60)
+        assert way.uplink.status()["link"] == "lte"
+        assert way.store.thinned_readings > 100
+        spent = links.told()["lte"]["budget"]["per_day"]["spent_bytes"]
+        assert 0 < way.link.wire_bytes <= spent <= limit
+        down.clear()
+        await asyncio.sleep(120)
+        status = way.uplink.status()
+        assert (status["link"], way.store.held, status["state"]) == ("ethernet", 0, "idle")
+        assert links.told()["lte"]["budget"]["per_day"]["spent_bytes"] == spent
+        assert links.told()["lte"]["wire_bytes"] + links.told()["ethernet"]["wire_bytes"] == way.link.wire_bytes
+        assert "budget" in status
+        await way.stop(task)
+        looking.cancel()
+        await asyncio.wait({looking})
+
+    virtual_threads.run(go())
+
+
+def test_who_waits_for_a_window_goes_when_another_link_is_there(make, make_readings, tmp_path) -> None:
+    """And who has no link says so, and goes when one comes."""
+
+    async def go() -> None:
+        way, down = make(), {"ethernet"}
+        lte = LinkSettings(name="lte", interface="wwan0", budget=BudgetSettings(per_month=Size(70_000)))
+        ethernet = LinkSettings(name="ethernet", interface="eth0", metered=False, settle=Duration(0))
+        links = links_of(tmp_path, way, lte, ethernet, down=down)
+        over(way, links, "ethernet", "lte", called="cloud")
+        add(way.store, 20_000, make_readings)
+        looking, task = asyncio.create_task(links.run()), way.start()
+        await asyncio.sleep(600)
+        status = way.uplink.status()
+        assert status["state"] == "over budget"
+        assert "the budget of 70000B per month on lte is spent" in status["reason"]
+        down.clear()
+        await asyncio.sleep(10)
+        assert way.uplink.status()["state"] == "idle"
+        down.update(("ethernet", "lte"))
+        await asyncio.sleep(3)
+        add(way.store, 100, make_readings)
+        await asyncio.sleep(30)
+        status = way.uplink.status()
+        assert (status["state"], status["link"]) == ("no link", None)
+        assert status["reason"] == "no link of cloud is up: ethernet: no carrier; lte: no carrier"
+        down.clear()
+        await asyncio.sleep(3)
+        assert (way.uplink.status()["state"], way.store.held) == ("idle", 0)
+        assert way.store.maybe_twice == way.store.thinned_readings == 0
+        await way.stop(task)
+        looking.cancel()
+        await asyncio.wait({looking})
+
+    virtual_threads.run(go())
