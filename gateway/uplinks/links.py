@@ -298,11 +298,11 @@ class Road:
         return self.current is not None
 
     async def sleep(self, seconds: float) -> None:
-        """Return after so many seconds, or when another link is to be used."""
-        self._changed.clear()
+        """Return after so many seconds, or when another link is to be used, or has been since the last time."""
         with contextlib.suppress(TimeoutError):
             async with timeout(seconds):
                 await self._changed.wait()
+        self._changed.clear()
 
     @property
     def is_limited(self) -> bool:
