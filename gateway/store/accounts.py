@@ -36,6 +36,8 @@ SLOTS_MAX: Final = 60
 # All shares have to fit the page of the state row, or every commit would write another.
 NOTE_BYTES_MAX: Final = 256
 THINNED_SPANS_MAX: Final = 12
+# Stretches of evidence that are still to be sent: so many of the newest are known after a kill.
+UNSENT_EVIDENCE_MAX: Final = 8
 # Stretches of evidence that stay whole as long as anything else can be diluted: of more, the nearest two become one.
 EVIDENCE_SPANS_MAX: Final = 8
 # Classes times steps of store/coarsening.
@@ -84,6 +86,8 @@ class Share(msgspec.Struct, array_like=True):
     # What it does not take (store/taking), and the number of what it takes: nothing else is held for it on the disk.
     left_out: int = 0
     takes: int = 0
+    # First and last sequence of what came in around findings and is to be sent first.
+    evidence: list[tuple[int, int]] = []
 
     def hold(self, readings: int, *, priority: Priority) -> None:
         """Hold so many more of a class, or fewer, if negative; the classes make up what is held, whatever comes."""
@@ -179,7 +183,8 @@ class State(msgspec.Struct, array_like=True):
         numbers = [self.commit, self.accepted, self.boot_last_ns, self.log_bytes]
         for share in self.shares:
             numbers += [share.delivered, share.held, share.maybe_twice, share.allowed, share.left_out, share.takes]
-            numbers += [share.thinned_readings, *(row_id for span in share.leased + share.thinned for row_id in span)]
+            spans = share.leased + share.thinned + share.evidence
+            numbers += [share.thinned_readings, *(number for span in spans for number in span)]
             if share.removal is not None:
                 numbers += [share.removal.boot, share.removal.at_ns, share.removal.sequence, share.removal.accepted]
         slots = [share.slot for share in self.shares]

@@ -104,6 +104,7 @@ class Store:
                 damaged=self._settle_damaged,
                 allowance=Allowance(self._ask),
                 thinned=share.thinned,
+                evidence=share.evidence,
                 takes=around.takes.get(share.name, EVERYTHING),
             )
             for share in opened.accounts.configured

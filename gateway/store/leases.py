@@ -10,7 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from gateway.core.contracts import Priority, Signal
-from gateway.store.accounts import NOTE_BYTES_MAX, THINNED_SPANS_MAX
+from gateway.store.accounts import NOTE_BYTES_MAX, THINNED_SPANS_MAX, UNSENT_EVIDENCE_MAX
 from gateway.store.policy import ALL, Choice, Lane, LaneScheduler, Order, Terms
 from gateway.store.records import SHELVES, Lease, place, where_from
 from gateway.store.rows import is_whole, leased, side_by_side, within
@@ -62,6 +62,7 @@ class Desk:
         damaged: Callable[[str, list[Row]], None],
         allowance: Allowance,
         thinned: Iterable[tuple[int, int]] = (),
+        evidence: Iterable[tuple[int, int]] = (),
         takes: Takes = EVERYTHING,
     ) -> None:
         self.name = name
@@ -75,9 +76,11 @@ class Desk:
         self.keeps_up = False
         self.notebook: Notebook | None = None
         self.thinned = Spans(thinned, spans_max=THINNED_SPANS_MAX)  # of row ids
-        self.evidence = Spans(spans_max=EVIDENCE_MAX + 1)  # of sequences
+        self.evidence = Spans(evidence, spans_max=EVIDENCE_MAX + 1)  # of sequences
         self.evidence_s = 0.0  # how long before and after a finding
         self._evidence_until_s = float("-inf")
+        # What came in last before a kill is evidence: what comes first after it is too, nobody knows how long it took.
+        self._is_evidence_open = live_from - 1 in self.evidence
         self._backlog_readings = self._thinned_readings = 0
         self._arrived = [0] * len(Priority)
         self.behind_bytes = 0  # what came in and was not leased since it keeps up
@@ -105,6 +108,8 @@ class Desk:
             self._next[Lane.THINNED, shelf] = self._next[Lane.EVIDENCE, shelf] = 0
             if self.thinned:
                 self._maybe[Lane.THINNED, shelf] = None
+            if self.evidence and shelf[1] is Signal.METRICS:
+                self._maybe[Lane.EVIDENCE, shelf] = None
 
     @property
     def leased_readings(self) -> int:
@@ -139,6 +144,8 @@ class Desk:
         """Take note of what a commit has put on the shelf, of all that it takes."""
         for row in rows:
             priority, signal, sequence = where_from(row.id)
+            if self._is_evidence_open:
+                self._is_evidence_open, self._evidence_until_s = False, now_s + self.evidence_s
             if now_s <= self._evidence_until_s:
                 self._add_evidence(sequence, sequence)
             self.behind_bytes += row.size_bytes
@@ -152,6 +159,31 @@ class Desk:
             return
         self._evidence_until_s = now_s + self.evidence_s
         self._add_evidence(moments.next_at(now_s - self.evidence_s), moments.next_sequence)
+
+    def keep_evidence(self, seconds: float) -> None:
+        """Have what comes in so long before and after a finding be evidence; 0: nothing."""
+        self.evidence_s = seconds
+        if not seconds:
+            self.evidence.forget(first=0, last=self._recent.end)
+
+    def unsent_evidence(self, before: int, after: int) -> list[tuple[int, int]]:
+        """Return the newest stretches of evidence that may not have been sent, as they stand after a commit.
+
+        The commit writes the sequences from `before` up to `after`, that one not.
+        """
+        now_s = asyncio.get_running_loop().time()
+        is_found = self.evidence_s > 0 and (self._is_evidence_open or now_s <= self._evidence_until_s)
+        if not (self.evidence or is_found):
+            return []
+        floor = min(
+            [self._next[spot] for spot in self._maybe if spot[0] is Lane.EVIDENCE]
+            + [lease.segments[0].sequence for lease in self.leases.values() if lease.lane is Lane.EVIDENCE],
+            default=before,
+        )
+        unsent = Spans([span for span in self.evidence if span[1] >= floor], spans_max=EVIDENCE_MAX + 2)
+        if is_found and before < after:
+            unsent.add(before, after - 1)
+        return [*unsent][-UNSENT_EVIDENCE_MAX:]
 
     def _add_evidence(self, first: int, last: int) -> None:
         self.evidence.add(first, max(first, last))

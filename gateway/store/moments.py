@@ -69,7 +69,7 @@ class Evidence:
 
     def keep(self, uplink: str, seconds: float) -> None:
         """Have what comes in so long before and after a finding be evidence for an uplink; 0: nothing."""
-        self._desks[uplink].evidence_s = seconds
+        self._desks[uplink].keep_evidence(seconds)
 
     def found(self) -> None:
         """Take note of a finding about what comes in just now."""

@@ -102,6 +102,7 @@ def next_state(
         share.allowed = allowed[name]
         share.note = desk.note(share.note, is_last=not log_bytes)
         share.thinned = [*desk.thinned]
+        share.evidence = desk.unsent_evidence(state.sequence, sealed.sequence)
     return State(
         commit=state.commit + 1,
         accepted=after.accepted,

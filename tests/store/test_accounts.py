@@ -124,12 +124,12 @@ def test_what_is_let_go_is_held_in_no_class() -> None:
 
 
 def test_a_state_row_of_an_earlier_version_is_read() -> None:
-    """It ends before what is held by class, a note, what was sent thinned, and what is left out."""
+    """It ends before what is held by class, a note, what was sent thinned, what is left out, and evidence."""
     state = State(
         7, 10, 3, b"h" * 16, 2, 99, False, 5, [Share("a", 1, 5, 4, 1, [(3, 9)], None, 7, (1, 2, 1))], {"a": 1}
     )
     fields = msgspec.msgpack.decode(encode_state(state)[8:])
-    assert [fields[8][0].pop() for _ in range(6)] == [0, 0, 0, [], b"", [1, 2, 1]]
+    assert [fields[8][0].pop() for _ in range(7)] == [[], 0, 0, 0, [], b"", [1, 2, 1]]
     body = msgspec.msgpack.encode(fields)
     read = decode_state(STATE_MAGIC + zlib.crc32(body).to_bytes(4, "little") + body)
     assert read.shares == [Share("a", 1, 5, 4, 1, [(3, 9)], None, 7, (0, 0, 0))]

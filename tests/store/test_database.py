@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sqlite3
 from collections import deque
 
@@ -12,6 +13,7 @@ from gateway.core.clock import NS_PER_S, Quality
 from gateway.core.contracts import FullError, Priority, Signal
 from gateway.core.units import Size
 from gateway.store import committer, disks
+from gateway.store.accounts import UNSENT_EVIDENCE_MAX
 from gateway.store.database import Loss, SetAside, StoreError
 from gateway.store.leases import EVIDENCE_MAX
 from gateway.store.policy import Terms
@@ -755,6 +757,84 @@ async def test_what_came_in_around_a_finding_goes_first_and_whole(shelves, numbe
     assert before
     await store.append([])
     shelves.check(store)
+
+
+async def killed(shelves, **settings):
+    """Open a store anew as a kill leaves it."""
+    left = shelves.state_dir.with_name("left")
+    shutil.rmtree(left, ignore_errors=True)
+    shutil.copytree(shelves.state_dir, left)
+    return await shelves.open(state_dir=left, **settings)
+
+
+async def test_evidence_is_remembered_across_a_kill(shelves, numbers) -> None:
+    """What came in before the finding, and after it, before the kill and after it: first and whole, and once."""
+    store = await shelves.open(uplinks=("cloud", "other"))
+    store.evidence.keep("cloud", 3600.0)
+    moments = store._committer.moments
+    await shelves.put(store, 2)
+    moments._kept = deque([(moments.now_s - 7200.0, moments.next_sequence), (moments.now_s, moments.next_sequence)])
+    before = await shelves.put(store, 3)
+    store.thinned(await lease_thinned(store), readings=1)
+    store.evidence.found()
+    # One commit for both, and nothing is committed after it.
+    after = [shelves.numbers(2), shelves.numbers(4)]
+    pieces = [(Priority.NORMAL, shelves.batch(store, after[0])), (Priority.BULK, shelves.batch(store, after[1]))]
+    await store.append(pieces)
+    again = await killed(shelves, uplinks=("cloud", "other"))
+    again.evidence.keep("cloud", 3600.0)
+    again.evidence.keep("other", 0.0)
+    found = []
+    for _ in range(2):
+        lease = await lease_thinned(again, readings_max=100)
+        assert (lease.lane, lease.step_s) == ("evidence", 0.0)
+        found += numbers(lease)
+        again.ack(lease)
+    assert sorted(found) == sorted(before + after[0] + after[1])
+    assert (await lease_thinned(again, readings_max=100)).lane == "thinned"
+    # The minute after a finding may not have been over.
+    late = await shelves.put(again, 1)
+    lease = await lease_thinned(again, readings_max=100)
+    assert (lease.lane, numbers(lease)) == ("evidence", late)
+    assert (await shelves.lease(again, "other")).lane == "live"
+    assert not again._desks["other"].evidence
+
+
+async def test_evidence_that_was_sent_is_not_remembered(shelves, numbers) -> None:
+    """Nor what is evidence no more by the settings; one in hand is, until it was answered."""
+    store = await shelves.open()
+    store.evidence.keep("cloud", 5.0)
+    found = await shelves.put(store, 3)
+    store.evidence.found()
+    lease = await lease_thinned(store, readings_max=100)
+    assert (lease.lane, numbers(lease)) == ("evidence", found)
+    store._desks["cloud"]._evidence_until_s = 0.0
+    await shelves.put(store, 1)
+    assert store._committer.state.shares[-1].evidence
+    store.ack(lease)
+    # The first one after the finding.
+    lease = await lease_thinned(store, readings_max=100)
+    assert lease.lane == "evidence"
+    store.ack(lease)
+    await shelves.put(store, 1)
+    assert not store._committer.state.shares[-1].evidence
+    store.evidence.found()
+    await shelves.put(store, 1)
+    again = await killed(shelves)
+    again.evidence.keep("cloud", 0.0)
+    assert (await lease_thinned(again, readings_max=100)).lane == "backlog"
+
+
+async def test_the_newest_stretches_of_evidence_are_remembered(shelves) -> None:
+    """They have to fit a page: of many the oldest go in their turn after a kill."""
+    store = await shelves.open()
+    store.evidence.keep("cloud", 5.0)
+    await shelves.put(store, 1)
+    for k in range(UNSENT_EVIDENCE_MAX + 3):
+        store._desks["cloud"]._add_evidence(100 * k + 1, 100 * k + 2)
+    await shelves.put(store, 1)
+    share = store._committer.state.shares[-1]
+    assert share.evidence == [(100 * k + 1, 100 * k + 2) for k in range(3, UNSENT_EVIDENCE_MAX + 3)]
 
 
 async def test_evidence_is_bounded(shelves) -> None:

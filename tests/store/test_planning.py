@@ -121,6 +121,9 @@ class FullDesk:
     def note(self, before: bytes, *, is_last: bool) -> bytes:
         return before
 
+    def unsent_evidence(self, before: int, after: int) -> list[tuple[int, int]]:
+        return []
+
 
 def test_many_leases_stand_together_in_the_state_row() -> None:
     """It has to fit a page: of many leases the nearest stand as one, with what lies between them."""
