@@ -33,6 +33,7 @@ from gateway.net.systemd import ask_for_patience, keep_quiet, notify, runtime_di
 from gateway.parts import Listener, NetworkUser
 from gateway.pipeline import Pipeline
 from gateway.reporter import Reporter
+from gateway.sources.otlp_settings import STORE_PART
 from gateway.store.database import BoardLimits, SeriesBounds, Store
 from gateway.supervision import Supervisor, end
 from gateway.uplinks.bridge_settings import MqttUplinkSettings
@@ -269,6 +270,7 @@ class Gateway:
         assert self._pipeline is not None
         shared: dict[str, Any] = {"accept": self._pipeline.accept, "clock": self._clock, "telemetry": self.telemetry}
         kind = type(settings).__name__
+        store_bytes_max = int(self.config.store.max_bytes)
         if kind == "MqttServerSettings":
             from gateway.sources.mqtt_server import MqttServerSource  # noqa: PLC0415
 
@@ -276,7 +278,6 @@ class Gateway:
         elif kind == "OtlpSettings":
             from gateway.sources.otlp import OtlpSource  # noqa: PLC0415
 
-            store_bytes_max = int(self.config.store.max_bytes)
             shared["accept"] = self._pipeline.accept_messages
             source = OtlpSource(settings, **shared, store_bytes_max=store_bytes_max)
         elif kind == "SerialSettings":
@@ -291,7 +292,10 @@ class Gateway:
 
                 pipeline = self._pipeline
                 shared["accept"] = OtlpTopics(
-                    settings.otlp, accept=pipeline.accept, accept_messages=pipeline.accept_messages
+                    settings.otlp,
+                    bytes_max=min(int(settings.otlp_max), store_bytes_max // STORE_PART),
+                    accept=pipeline.accept,
+                    accept_messages=pipeline.accept_messages,
                 )
             state_dir = Path(self.config.gateway.state_dir)
             source = MqttSource(settings, gateway_id=self.config.gateway.id, state_dir=state_dir, **shared)

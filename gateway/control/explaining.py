@@ -32,7 +32,7 @@ def _explain_otlp(source: MqttSettings, topic: str, payload: bytes) -> tuple[str
     signal = signal_of(source.otlp, topic)
     if signal is None:
         return None
-    said, is_used = try_request(payload, signal)
+    said, is_used = try_request(payload, signal, bytes_max=int(source.otlp_max))
     kind = f"an OTLP request of {signal.name.lower()}, past the mappings; class {OTLP_PRIORITY.name.lower()}"
     lines = [f"topic    {topic}", f"payload  {len(payload)} bytes", f"taken by the source {source.name} as {kind}"]
     return "\n".join([*lines, f"{'holds' if is_used else 'problem':8} {said}"]), is_used

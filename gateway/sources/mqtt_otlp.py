@@ -18,6 +18,7 @@ from gateway.codecs.otlp_intake import Taken, TooManyError, open_request
 from gateway.codecs.topics import Pattern
 from gateway.core.batch import ResourceRecords
 from gateway.core.contracts import OVERSIZE, Accepted, Arrivals, Lost, Messages, Signal
+from gateway.core.units import Size
 from gateway.sources.mqtt_settings import OTLP_PRIORITY
 
 if TYPE_CHECKING:
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
 
 MALFORMED: Final = "malformed"
 SIGNALS: Final = {signal.name.lower(): signal for signal in Signal}
-# What one request may become when it is opened, and how large one is read at once without a thread.
-OPENED_BYTES_MAX: Final = 16 << 20
+# How large one is read at once without a thread.
 HERE_BYTES_MAX: Final = 64 * 1024
 # So much of them is open before it is kept, and what the last of them adds.
 AT_ONCE_BYTES: Final = 256 * 1024
@@ -63,9 +63,15 @@ class Parted:
 
 
 class OtlpTopics:
-    """See `Accept` for the contract. `patterns` are topics in which {signal} is metrics, logs or traces."""
+    """See `Accept` for the contract. `patterns` are topics in which {signal} is metrics, logs or traces.
 
-    def __init__(self, patterns: Sequence[str], *, accept: Accept, accept_messages: AcceptMessages) -> None:
+    `bytes_max` is how large a request may be, before and after it is unpacked.
+    """
+
+    def __init__(
+        self, patterns: Sequence[str], *, bytes_max: int, accept: Accept, accept_messages: AcceptMessages
+    ) -> None:
+        self._bytes_max = bytes_max
         self._patterns = [Pattern(text) for text in patterns]
         self._accept = accept
         self._accept_messages = accept_messages
@@ -132,7 +138,7 @@ class OtlpTopics:
             if request.at in parted.lost:
                 continue
             try:
-                opened.append(await _open(request))
+                opened.append(await _open(request, bytes_max=self._bytes_max))
             except (TooManyError, _TooLargeError) as error:
                 parted.lost[request.at] = Lost(request.at, OVERSIZE, str(error))
             except ValueError as error:
@@ -170,10 +176,10 @@ def signal_of(patterns: Sequence[str], topic: str) -> Signal | None:
     return _match([Pattern(text) for text in patterns], topic)
 
 
-def try_request(payload: bytes, signal: Signal) -> tuple[str, bool]:
+def try_request(payload: bytes, signal: Signal, *, bytes_max: int) -> tuple[str, bool]:
     """Return what a message holds, or why it is no request, in words; and whether all of it can be kept."""
     try:
-        taken = _read(payload, signal)
+        taken = _read(payload, signal, bytes_max)
     except (TooManyError, _TooLargeError) as error:
         return str(error), False
     except ValueError as error:
@@ -189,11 +195,11 @@ def _match(patterns: Sequence[Pattern], topic: str) -> Signal | None:
     return next((one for one in signals if one is not None), None)
 
 
-async def _open(request: _Request) -> Taken:
+async def _open(request: _Request, *, bytes_max: int) -> Taken:
     payload = request.payload
     if len(payload) > HERE_BYTES_MAX or _is_packed(payload):
-        return await asyncio.to_thread(_read, payload, request.signal)
-    return _read(payload, request.signal)
+        return await asyncio.to_thread(_read, payload, request.signal, bytes_max)
+    return _read(payload, request.signal, bytes_max)
 
 
 def _together(arrivals: Arrivals, signal: Signal, opened: Sequence[Taken]) -> Messages:
@@ -210,15 +216,21 @@ def _is_packed(payload: bytes) -> str:
     return next((name for magic, name in _MAGIC.items() if payload.startswith(magic)), "")
 
 
-def _read(payload: bytes, signal: Signal) -> Taken:
+def _read(payload: bytes, signal: Signal, bytes_max: int) -> Taken:
     encoding = _is_packed(payload)
+    if len(payload) > bytes_max:
+        raise _TooLargeError(f"a request of {len(payload)} bytes; otlp_max is {Size(bytes_max)}")
     if not encoding:
         return open_request(payload, signal)
     opener = Opener(encoding)
     body = bytearray()
     for piece in opener.feed(payload):
+        # No more of it is unpacked than that.
+        if len(body) + len(piece) > bytes_max:
+            raise _TooLargeError(
+                f"a request of {len(payload)} bytes that is more than otlp_max ({Size(bytes_max)}) when it is "
+                "unpacked; have its sender make smaller ones"
+            )
         body += piece
-        if len(body) > OPENED_BYTES_MAX:
-            raise _TooLargeError(f"a request of more than {OPENED_BYTES_MAX} bytes when it is opened")
     opener.close()
     return open_request(bytes(body), signal)

@@ -96,6 +96,13 @@ class MqttSettings(
             max_length=64,
         ),
     ] = ()
+    otlp_max: Annotated[
+        Size,
+        _about(
+            "Largest OTLP request, before and after it is unpacked, a quarter of [store] max_bytes at most; a larger "
+            "one is counted in the ledger as oversize. While it is read it takes twice that of memory."
+        ),
+    ] = Size(4 << 20)
     qos: Annotated[Qos, _about("Quality of service for topics that name none: 0, 1 or 2.")] = 1
     client_id: Annotated[
         str,
@@ -147,6 +154,7 @@ class MqttSettings(
     _session_expiry_is_possible = _between("session_expiry", 0, SESSION_EXPIRY_S_MAX)
     _keepalive_is_possible = _between("keepalive", 1, 65535)
     _packet_max_is_possible = _between("packet_max", 1024, 256 << 20)
+    _otlp_max_is_possible = _between("otlp_max", 64 << 10, 64 << 20)
     _buffer_max_is_possible = _between("buffer_max", 64 << 10, 1 << 30)
     _connect_timeout_is_possible = _between("connect_timeout", 0.1, 300)
 

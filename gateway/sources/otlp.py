@@ -30,7 +30,7 @@ from gateway.net.http_server import Answer, HttpServer
 from gateway.sources.mqtt_server_auth import Attempts
 from gateway.sources.otlp_auth import Doorkeeper, claimed_name
 from gateway.sources.otlp_counts import Counts
-from gateway.sources.otlp_settings import tls_context
+from gateway.sources.otlp_settings import STORE_PART, tls_context
 from gateway.sources.refusals import Refusals
 
 if TYPE_CHECKING:
@@ -56,8 +56,6 @@ GUESSING_S: Final = 5.0
 # There is nothing wrong with these, and they may come again.
 PUSHED_BACK: Final = frozenset({"full", "busy"})
 OVERSIZE_SENTENCE: Final = "larger than the 1 MiB that is kept as one, or with more than 64 KiB of resource or scope"
-# One request has at most such a part of what the store holds.
-STORE_PART: Final = 4
 
 
 class OtlpSource:

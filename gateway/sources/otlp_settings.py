@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 REQUEST_BYTES_MIN: Final = 16 * 1024
 # A message of the shelf holds as much at most, whatever its sender splits.
 REQUEST_BYTES_MOST: Final = 64 << 20
+# One request has at most such a part of what the store holds.
+STORE_PART: Final = 4
 
 
 class OtlpUser(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):

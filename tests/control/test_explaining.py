@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
 from gateway.codecs import zstd
 from gateway.codecs.mapping import Mapper
 from gateway.codecs.mapping_settings import MappingSettings
 from gateway.control.explaining import explain_message
-from gateway.sources import mqtt_otlp
+from gateway.core.units import Size
 from gateway.sources.mqtt_settings import MqttSettings
 
-if TYPE_CHECKING:
-    import pytest
-
 TOPIC = "tidegate/a/logs"
-FLEET = MqttSettings(name="fleet", url="mqtt://h", topics=("tidegate/#",), otlp=("tidegate/+/{signal}",))
+FLEET = MqttSettings(
+    name="fleet", url="mqtt://h", topics=("tidegate/#",), otlp=("tidegate/+/{signal}",), otlp_max=Size(64 * 1024)
+)
 PLANT = MqttSettings(name="plant", url="mqtt://h", topics=("#",))
 
 
@@ -48,12 +45,12 @@ def test_otlp_goes_past_the_mappings_where_its_source_says_so() -> None:
     assert "taken by mappings[0]" in explain("tidegate/a/other", b'{"a": 1}', "fleet")[0]
 
 
-def test_what_is_no_request_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_request_is_said() -> None:
     """Also where it would be too much."""
     text, is_used = explain(TOPIC, b'{"a": 1}')
     assert not is_used
     assert "problem  this is no request of logs in protobuf" in text
-    monkeypatch.setattr(mqtt_otlp, "OPENED_BYTES_MAX", 10)
-    text, is_used = explain(TOPIC, zstd.compress(request("a" * 100), level=3))
+    packed = zstd.compress(request("a" * 70_000), level=3)
+    text, is_used = explain(TOPIC, packed)
     assert not is_used
-    assert "problem  a request of more than 10 bytes when it is opened" in text
+    assert f"problem  a request of {len(packed)} bytes that is more than otlp_max (64KiB) when it is unpacked" in text

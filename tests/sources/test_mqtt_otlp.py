@@ -55,7 +55,12 @@ def doors() -> Doors:
 
 @pytest.fixture
 def door(doors: Doors) -> OtlpTopics:
-    return OtlpTopics(["tidegate/+/{signal}"], accept=doors.accept, accept_messages=doors.accept_messages)
+    return make(doors)
+
+
+def make(doors: Doors, *, bytes_max: int = 4 << 20, **more) -> OtlpTopics:
+    parts = {"accept": doors.accept, "accept_messages": doors.accept_messages, **more}
+    return OtlpTopics(["tidegate/+/{signal}"], bytes_max=bytes_max, **parts)
 
 
 def came(*pairs: tuple[bytes, bytes], **more) -> Arrivals:
@@ -90,9 +95,9 @@ async def test_arrivals_without_any_go_on_as_they_came(door, doors) -> None:
     assert doors.arrivals[0] is arrivals
 
 
-async def test_what_is_none_is_lost_with_its_reason(door, doors, monkeypatch) -> None:
+async def test_what_is_none_is_lost_with_its_reason(doors) -> None:
     """Beside what a source had found too large; each has the place that it had."""
-    monkeypatch.setattr(mqtt_otlp, "OPENED_BYTES_MAX", 1000)
+    door = make(doors, bytes_max=1000)
     bomb = zstd.compress(bytes(100_000), level=3)
     arrivals = came(
         (b"tidegate/g/metrics", request(1)), (b"tidegate/g/metrics", b"\xff"), (b"tidegate/g/metrics", bomb),
@@ -161,7 +166,7 @@ async def test_small_messages_that_are_much_when_opened_are_never_open_at_once(d
         await asyncio.sleep(0)
         kept.append(len(messages.records.bodies))
 
-    door = OtlpTopics(["tidegate/+/{signal}"], accept=doors.accept, accept_messages=accept_messages)
+    door = make(doors, accept_messages=accept_messages)
     tracemalloc.start()
     try:
         await asyncio.gather(*(door(came(*[(b"tidegate/g/metrics", packed)] * 20)) for _ in range(4)))
@@ -170,3 +175,30 @@ async def test_small_messages_that_are_much_when_opened_are_never_open_at_once(d
         tracemalloc.stop()
     assert sum(kept) == 32 * 80
     assert peak < 10 * len(body)
+
+
+@pytest.mark.parametrize("encoding", ["zstd", "gzip", ""])
+async def test_what_would_be_too_large_is_not_unpacked(doors, encoding) -> None:
+    """A few bytes that stand for hundreds of megabytes take little memory, and it says which limit that is."""
+    door = make(doors, bytes_max=256 * 1024)
+    body = bytes(1 << 26)
+    if encoding == "gzip":
+        packer = zlib.compressobj(wbits=31)
+        body = packer.compress(body) + packer.flush()
+    elif encoding:
+        body = zstd.compress(body, level=3)
+    tracemalloc.start()
+    try:
+        await door(came((b"tidegate/g/metrics", body), (b"tidegate/g/metrics", request(2))))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # Half a megabyte is what one of them takes; the classes that read them are as large when they are made.
+    assert peak < 6 << 20
+    (rest,) = doors.arrivals
+    ((at, reason, sentence, readings),) = rest.lost
+    assert (at, reason, readings) == (0, "oversize", 1)
+    assert f"a request of {len(body)} bytes" in sentence
+    assert "otlp_max" in sentence
+    assert "256KiB" in sentence
+    assert [len(messages.records) for messages in doors.messages] == [2]
