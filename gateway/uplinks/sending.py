@@ -22,6 +22,7 @@ from gateway.uplinks.guards import (
     TOO_LARGE_STATUS,
     Compressing,
     HoldError,
+    InTransitError,
     Request,
     StatusRefusedError,
     TooLargeError,
@@ -182,11 +183,8 @@ class Sending:
                 self._failed(hand, request, error)
             else:
                 self._refused(hand, request, error)
-        except PartlyTakenError as error:
-            error.settle(hand)
-            if error.taken:
-                self._verdicts[request.signal].took()
-            raise
+        except InTransitError as error:
+            self._broke(hand, request, error)
         else:
             self._took(hand, request, answer)
             self.speeds.sent(flight.size_bytes, answer)
@@ -240,14 +238,40 @@ class Sending:
             hand.give_up()
         self._end_parts(hand)
 
-    def _failed(self, hand: Hand, request: Request, error: StatusRefusedError) -> None:
+    def _broke(self, hand: Hand, request: Request, error: InTransitError) -> None:
+        """Have what connections break at sent in parts, or later; raise `error` where that is the road's affair."""
+        verdicts, is_partly = self._verdicts[request.signal], isinstance(error, PartlyTakenError)
+        if isinstance(error, PartlyTakenError):
+            error.settle(hand)
+            if error.taken or error.is_held:
+                if error.taken:
+                    verdicts.took()
+                raise error
+        is_waited_for = hand.is_begun and not hand.is_thinned
+        is_about_it = verdicts.broke(first_id=hand.lease.segments[0].id, is_waited_for=is_waited_for)
+        if not (is_about_it or hand.is_suspect) or not hand.parts:
+            raise error
+        # What of it may have been taken in part is counted already.
+        self._failed(hand, request, error, is_counted=is_partly or not error.answer_lost)
+
+    def _failed(
+        self,
+        hand: Hand,
+        request: Request,
+        error: StatusRefusedError | InTransitError,
+        *,
+        is_counted: bool = False,
+    ) -> None:
         """Have what a server failed at sent in parts, or later, or given up; raise what to do instead."""
         verdicts = self._verdicts[request.signal]
         first_id = hand.lease.segments[0].id
-        hand.stage = verdicts.failed(str(error), hand.stage, first_id=first_id, is_hurried=hand.is_hurried)
+        hand.stage = verdicts.failed(error, hand.stage, first_id=first_id, is_hurried=hand.is_hurried)
         self._open(hand)
         assert hand.parts
-        hand.count_failed(request.readings)
+        if not is_counted:
+            hand.count_failed(request.readings)
+        if isinstance(error, InTransitError):
+            error = StatusRefusedError(str(error), SERVER_ERROR)
         hand.trouble, hand.is_suspect, hand.pause_s = str(error), True, 0.0
         if hand.stage is Stage.ALONE:
             # One stands for all of them.

@@ -25,6 +25,11 @@ wait with them:
 
 Only then are they given up. A try counts unless the server has failed at other data since the one before and taken
 none, so that no outage does that.
+
+A connection that breaks, or on which no answer comes, is a matter of the road, and is tried again. Where it breaks at
+the same lease time and again while others are taken, or would be if they had their turn, it may be for what is in it: a
+broker hangs up on a packet that it does not like, and a filter in between on a word. Then it goes the same way, down to
+the guilty; but a road may break as often by itself, so they have many more tries, which take hours.
 """
 
 from __future__ import annotations
@@ -38,6 +43,8 @@ from gateway.uplinks.guards import HoldError
 
 if TYPE_CHECKING:
     from random import Random
+
+    from gateway.uplinks.guards import StatusRefusedError
 
 REFUSED_MAX: Final = 3
 # How often the same data meets a server's own error until it counts as its cause; with the waits that is some minutes.
@@ -63,6 +70,11 @@ CUTS_MAX: Final = 256
 # the whole and one part.
 REFUSALS_MAX: Final = 48
 SHOWN_MAX: Final = 2
+# How often a connection breaks at the same lease until it may be for what is in it.
+BREAKS_MAX: Final = 3
+# And how often at the guilty alone, until they are given up; the second where much waits for its last try.
+TRIES_BROKEN_MAX: Final = 96
+TRIES_BROKEN_HURRIED_MAX: Final = 24
 
 
 class Stage(IntEnum):
@@ -93,6 +105,14 @@ class Met:
     tries: int = 0
 
 
+@dataclass(slots=True)
+class Broke:
+    """How often a connection broke at a lease, and how much had been taken when it did last."""
+
+    times: int = 0
+    taken: int = -1
+
+
 class Verdicts:
     """What one road has refused of one signal since it last took anything of it."""
 
@@ -103,6 +123,7 @@ class Verdicts:
         self._alone_in_a_row = DOUBT_MAX
         self._taken = 0
         self._met: dict[int, Met] = {}  # by the first segment of the lease
+        self._broke: dict[int, Broke] = {}  # the same
 
     def took(self, stage: Stage = Stage.WHOLE) -> None:
         """Take note that a request was taken: the road is one."""
@@ -121,11 +142,25 @@ class Verdicts:
         if is_begun:
             met.taken = min(met.taken, self._taken - 1)
 
-    def failed(self, reason: str, stage: Stage, *, first_id: int, is_hurried: bool = False) -> Stage:
-        """Take note that a server failed at a request of a lease; return how that is to go on.
+    def broke(self, *, first_id: int, is_waited_for: bool) -> bool:
+        """Take note that a connection broke at a lease; return whether that may be for what is in it.
+
+        Where others had been taken since it did so last, or have no turn before this one, that counts.
+        """
+        broke = self._broke.setdefault(first_id, Broke())
+        while len(self._broke) > LEASES_KEPT:
+            del self._broke[next(iter(self._broke))]
+        broke.times += self._taken > broke.taken or is_waited_for
+        broke.taken = self._taken
+        return broke.times >= BREAKS_MAX
+
+    def failed(
+        self, error: TryLaterError | StatusRefusedError, stage: Stage, *, first_id: int, is_hurried: bool = False
+    ) -> Stage:
+        """Take note that a server failed at a request of a lease, or the connection broke; return how that is to go on.
 
         One that `is_hurried` has fewer tries, since others wait for its place. Raises TryLaterError where it is to be
-        put off: the server may have taken all of it before it failed.
+        put off: a server may have taken all of it before it failed.
         """
         met = self._of(first_id)
         self._failed_in_a_row += 1
@@ -139,14 +174,20 @@ class Verdicts:
         if stage is Stage.WHOLE and is_known and self._taken > met.taken:
             stage = Stage.CUT
         elif stage is Stage.WHOLE or (stage is Stage.CUT and self._failed_in_a_row > ROW_MAX):
-            error = TryLaterError(reason, answer_lost=True, put_off_s=self.put_off_s(first_id))
-            raise error
+            answer_lost = error.answer_lost if isinstance(error, TryLaterError) else True
+            raise TryLaterError(str(error), answer_lost=answer_lost, put_off_s=self.put_off_s(first_id))
         elif stage is Stage.ALONE:
             self._alone_in_a_row += 1
-            tries_max = TRIES_HURRIED_MAX if is_hurried else TRIES_MAX
-            if met.failures >= (tries_max if self._alone_in_a_row > DOUBT_MAX else TRIES_IN_DOUBT_MAX):
+            if met.failures >= self._tries_max(is_broken=isinstance(error, TryLaterError), is_hurried=is_hurried):
                 stage = Stage.LAST
         return stage
+
+    def _tries_max(self, *, is_broken: bool, is_hurried: bool) -> int:
+        if is_broken:
+            return TRIES_BROKEN_HURRIED_MAX if is_hurried else TRIES_BROKEN_MAX
+        if self._alone_in_a_row <= DOUBT_MAX:
+            return TRIES_IN_DOUBT_MAX
+        return TRIES_HURRIED_MAX if is_hurried else TRIES_MAX
 
     def put_off_s(self, first_id: int) -> float:
         """Return for how long others go before what a server failed at: each time for longer."""
@@ -178,6 +219,7 @@ class Verdicts:
     def forget(self, first_id: int) -> None:
         """Take note that a lease is settled."""
         self._met.pop(first_id, None)
+        self._broke.pop(first_id, None)
 
     def _of(self, first_id: int) -> Met:
         met = self._met.setdefault(first_id, Met(self._taken))

@@ -1730,3 +1730,91 @@ def test_a_look_that_finds_nothing_hides_no_hand_whose_wait_ended_meanwhile(make
         await road.stop(task)
 
     run(main())
+
+
+def breaking(*values: float, is_lost: bool = True):
+    """Return what breaks the connection at each request that holds one of these values, as a picky broker does."""
+
+    def judge(signal: Signal, body: bytes) -> Answer | Exception:
+        is_bad = signal is Signal.METRICS and any(r.value in values for r in parse_metrics(body))
+        return InTransitError("the connection broke", answer_lost=is_lost) if is_bad else Answer()
+
+    return judge
+
+
+@pytest.mark.parametrize("is_begun", [True, False])
+def test_data_at_which_connections_break_keeps_nobody_waiting(make_road, make_readings, is_begun: bool) -> None:
+    """In the middle of a lease or at its beginning: soon it is alone, and all else goes as ever."""
+
+    async def main() -> None:
+        road = make_road(compression="zstd", batch_readings_max=1000 if is_begun else 100)
+        bad = 2503 if is_begun else 3
+        road.wire.judge = breaking(bad)
+        for k in range(6):
+            road.store.add(make_readings(1000 if is_begun else 50, start=1000 * k), lane="backlog")
+        task = await road.start(120)
+        for k in range(100):
+            road.store.add(make_readings(5, start=10_000 + 5 * k))
+            await asyncio.sleep(4)
+            # What is freshest may wait for one try.
+            assert len({r.value for r in road.wire.readings() if r.value >= 10_000}) >= 5 * (k - 1)
+        assert road.uplink.status()["put_off"]["readings"] == 1
+        assert not road.store.ledger
+        tries = [body for _, _, body in road.wire.sent if any(r.value == bad for r in parse_metrics(body))]
+        assert road.store.maybe_twice >= sum(len(parse_metrics(body)) for body in tries[:-1])
+        assert len(tries) < 60
+        road.wire.judge = lambda signal, body: Answer()
+        await asyncio.sleep(70)
+        assert road.store.delivered == road.store.accepted
+        await road.stop(task)
+
+    run(main())
+
+
+def test_what_breaks_all_connections_for_hours_is_given_up(make_road, make_readings) -> None:
+    """With others taken before each of its tries: then it is in the ledger, and a person can see it."""
+
+    async def main() -> None:
+        road = make_road(compression="zstd")
+        road.wire.judge = breaking(3)
+        road.store.add(make_readings(5), lane="backlog")
+        task = await road.start(0.5)
+        for k in range(1, 300):
+            road.store.add(make_readings(5, start=5 * k))
+            await asyncio.sleep(30)
+            assert not road.store.ledger or k > 120
+        assert (road.store.delivered, road.store.ledger) == (1499, {"refused": 1})
+        assert [(why, count) for why, count, _ in road.store.aside] == [("the connection broke", 1)]
+        await road.stop(task)
+
+    run(main())
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_an_outage_in_the_middle_of_a_lease_is_one(make_road, make_readings, is_lost: bool) -> None:
+    """Whatever is in it: when it is over all goes, what is freshest first, and nothing is given up."""
+
+    async def main() -> None:
+        road = make_road(compression="zstd", batch_readings_max=100, retry=RetrySettings(max=Duration(60)))
+        requests = 0
+
+        def judge(signal: Signal, body: bytes) -> Answer | Exception:
+            nonlocal requests
+            requests += 1
+            return Answer() if requests < 4 else InTransitError("the connection broke", answer_lost=is_lost)
+
+        road.wire.judge = judge
+        road.store.add(make_readings(1000), lane="backlog")
+        task = await road.start(10)
+        for k in range(60):
+            road.store.add(make_readings(5, start=10_000 + 5 * k))
+            await asyncio.sleep(60)
+        tried = road.wire.requests
+        assert tried < 200
+        road.wire.judge = lambda signal, body: Answer()
+        await asyncio.sleep(70)
+        assert road.store.delivered == 1300
+        assert not road.store.ledger
+        await road.stop(task)
+
+    run(main())

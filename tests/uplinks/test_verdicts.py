@@ -7,8 +7,9 @@ from random import Random
 import pytest
 
 from gateway.core.contracts import TryLaterError
-from gateway.uplinks.guards import HoldError
+from gateway.uplinks.guards import HoldError, InTransitError, StatusRefusedError
 from gateway.uplinks.verdicts import (
+    BREAKS_MAX,
     DOUBT_MAX,
     LEASES_KEPT,
     PUT_OFF_LEAST,
@@ -18,6 +19,8 @@ from gateway.uplinks.verdicts import (
     REFUSED_MAX,
     ROW_MAX,
     SHOWN_MAX,
+    TRIES_BROKEN_HURRIED_MAX,
+    TRIES_BROKEN_MAX,
     TRIES_HURRIED_MAX,
     TRIES_IN_DOUBT_MAX,
     TRIES_MAX,
@@ -41,7 +44,7 @@ def conclude(verdicts: Verdicts, first_id: int = 1, *, parts: int = 1) -> None:
 
 
 def fail(verdicts: Verdicts, stage: Stage = Stage.WHOLE, first_id: int = 1) -> Stage:
-    return verdicts.failed("status 500", stage, first_id=first_id)
+    return verdicts.failed(StatusRefusedError("status 500", 500), stage, first_id=first_id)
 
 
 def put_off(verdicts: Verdicts, stage: Stage = Stage.WHOLE, first_id: int = 1) -> float:
@@ -148,8 +151,8 @@ def test_where_many_wait_each_has_fewer_tries(verdicts) -> None:
     """Else a device whose data are never taken would keep the places of all others."""
     put_off(verdicts)
     for _ in range(TRIES_HURRIED_MAX - 2):
-        assert verdicts.failed("500", Stage.ALONE, first_id=1, is_hurried=True) is Stage.ALONE
-    assert verdicts.failed("500", Stage.ALONE, first_id=1, is_hurried=True) is Stage.LAST
+        assert verdicts.failed(StatusRefusedError("500", 500), Stage.ALONE, first_id=1, is_hurried=True) is Stage.ALONE
+    assert verdicts.failed(StatusRefusedError("500", 500), Stage.ALONE, first_id=1, is_hurried=True) is Stage.LAST
 
 
 def test_a_server_that_fails_at_random_is_given_more_tries(verdicts) -> None:
@@ -211,3 +214,35 @@ def test_refusals_are_no_failures_of_the_server(verdicts) -> None:
         refuse(verdicts)
     assert not verdicts.has_failed(1)
     put_off(verdicts)
+
+
+def test_a_connection_that_breaks_is_about_the_data_where_others_are_taken(verdicts) -> None:
+    """Or where others have no turn before it; an outage is not, however long it lasts."""
+    for _ in range(10 * BREAKS_MAX):
+        assert not verdicts.broke(first_id=1, is_waited_for=False)
+    for left in range(BREAKS_MAX - 1, 0, -1):
+        verdicts.took()
+        assert verdicts.broke(first_id=1, is_waited_for=False) is (left == 1)
+    for left in range(BREAKS_MAX, 0, -1):
+        assert verdicts.broke(first_id=2, is_waited_for=True) is (left == 1)
+    verdicts.forget(1)
+    assert not verdicts.broke(first_id=1, is_waited_for=False)
+    for first_id in range(LEASES_KEPT + 5):
+        verdicts.broke(first_id=first_id, is_waited_for=False)
+    assert len(verdicts._broke) == LEASES_KEPT
+
+
+@pytest.mark.parametrize(("is_hurried", "most"), [(False, TRIES_BROKEN_MAX), (True, TRIES_BROKEN_HURRIED_MAX)])
+def test_what_breaks_connections_has_many_tries(verdicts, is_hurried: bool, most: int) -> None:
+    """A road may do that by itself; each with something taken since the one before."""
+    error = InTransitError("the connection broke")
+    with pytest.raises(TryLaterError, match="the connection broke") as caught:
+        verdicts.failed(error, Stage.WHOLE, first_id=1)
+    # Nothing of it had left.
+    assert not caught.value.answer_lost
+    assert caught.value.put_off_s > 0
+    for _ in range(most - 2):
+        verdicts.took()
+        assert verdicts.failed(error, Stage.ALONE, first_id=1, is_hurried=is_hurried) is Stage.ALONE
+    verdicts.took()
+    assert verdicts.failed(error, Stage.ALONE, first_id=1, is_hurried=is_hurried) is Stage.LAST
