@@ -29,11 +29,11 @@ from gateway.uplinks.bridge_dial import Dialler
 from gateway.uplinks.bridge_encoder import BridgeEncoder
 from gateway.uplinks.bridge_line import BrokerLine, EndedLineError, LineError, StalledLineError, reason_of
 from gateway.uplinks.bridge_outcome import broken, rejected_of
-from gateway.uplinks.bridge_reasons import decide_connection
+from gateway.uplinks.bridge_reasons import decide_connection, decide_end
 from gateway.uplinks.bridge_settings import fill
 from gateway.uplinks.bridge_shipment import Shipment
 from gateway.uplinks.endpoints import Endpoints
-from gateway.uplinks.guards import Answer, HoldError, InTransitError
+from gateway.uplinks.guards import Answer, HoldError, InTransitError, TooLargeError
 from gateway.uplinks.partly import PartlyTakenError
 from gateway.uplinks.worker import Seams
 
@@ -288,6 +288,11 @@ class MqttWire:
             if isinstance(error, TryLaterError):
                 # The broker is well: what it has got it answers.
                 self._hear_out(line, shipment, qos, until)
+            if isinstance(error, EndedLineError) and len(shipment) == 1 and shipment.under_way:
+                ended = decide_end(error.code, said=error.said, is_one=True)
+                if isinstance(ended, TooLargeError):
+                    self.close()
+                    raise ended from error
             explained = error if isinstance(error, TryLaterError) else self._explain(error)
             raise self._held_next(broken(shipment, body, explained)) from error
         finally:
@@ -399,7 +404,9 @@ class MqttWire:
         if self._dialler.is_aborted:
             return InTransitError("the uplink is stopping")
         if isinstance(error, EndedLineError):
-            return decide_connection(error.code, what="the broker ended the connection", said=error.said)
+            ended = decide_end(error.code, said=error.said)
+            assert isinstance(ended, TryLaterError)
+            return ended
         if isinstance(error, StalledLineError) and error.is_overdue:
             return InTransitError("an attempt took longer than it may")
         if isinstance(error, StalledLineError) or self._dialler.is_cut:

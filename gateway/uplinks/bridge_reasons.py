@@ -9,6 +9,9 @@
 | 0x90 topic, 0x99 payload format               | refused, as an HTTP 400 is (verdicts.py)                    |
 | 0x80, 0x83 and what nobody knows, of a message | as an HTTP 500: in parts, after some tries                  |
 
+A broker that ends the connection for one of the reasons that are about a packet does so at each try: what is under way
+is taken for the cause, as where it hangs up without a word (verdicts.py).
+
 Where many messages go at once the broker answers each by itself (MQTT 5.0 section 3.4). What it refuses of them while
 it takes others is about those: they are rejected, as a part of an OTLP request may be.
 """
@@ -20,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.core.contracts import TryLaterError
 from gateway.core.text import printable
 from gateway.net.mqtt_fields import ReasonCode
-from gateway.uplinks.guards import HoldError, StatusRefusedError, TooLargeError
+from gateway.uplinks.guards import HoldError, InTransitError, StatusRefusedError, TooLargeError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,6 +62,13 @@ HOLD: Final = {
     ReasonCode.SERVER_MOVED: "correct the url",
 }
 REFUSED: Final = frozenset({ReasonCode.TOPIC_NAME_INVALID, ReasonCode.PAYLOAD_FORMAT_INVALID})
+ABOUT_PACKETS: Final = REFUSED | {
+    ReasonCode.UNSPECIFIED_ERROR,
+    ReasonCode.MALFORMED_PACKET,
+    ReasonCode.PROTOCOL_ERROR,
+    ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR,
+    ReasonCode.PACKET_TOO_LARGE,
+}
 
 
 def is_later(code: int) -> bool:
@@ -100,6 +110,20 @@ def decide_connection(code: int, *, what: str, said: str = "") -> TryLaterError:
     if code in HOLD:
         return HoldError(f"{sentence}; {HOLD[ReasonCode(code)]}")
     return TryLaterError(sentence)
+
+
+def decide_end(code: int, *, said: str = "", is_one: bool = False) -> Exception:
+    """Return what to do about a connection that the broker has ended under a request; `is_one`: under one message.
+
+    >>> decide_end(0x95, is_one=True)
+    TooLargeError('the broker ended the connection: packet too large')
+    """
+    what = "the broker ended the connection"
+    if code == ReasonCode.PACKET_TOO_LARGE and is_one:
+        return TooLargeError(f"{what}: {_said(code, said)}")
+    if code in ABOUT_PACKETS:
+        return InTransitError(f"{what}: {_said(code, said)}")
+    return decide_connection(code, what=what, said=said)
 
 
 def most_frequent(reasons: Mapping[int, int]) -> int:

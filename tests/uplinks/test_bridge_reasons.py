@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.contracts import TryLaterError
-from gateway.uplinks.bridge_reasons import decide, decide_connection, is_later, words_of
-from gateway.uplinks.guards import HoldError, StatusRefusedError, TooLargeError
+from gateway.uplinks.bridge_reasons import decide, decide_connection, decide_end, is_later, words_of
+from gateway.uplinks.guards import HoldError, InTransitError, StatusRefusedError, TooLargeError
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,15 @@ def test_who_we_are_is_for_a_person(code: int) -> None:
 def test_what_passes_is_tried_again(code: int) -> None:
     """Of a connection: all else."""
     assert type(decide_connection(code, what="the broker ended the connection")) is TryLaterError
+
+
+@pytest.mark.parametrize("code", [0x80, 0x81, 0x82, 0x83, 0x90, 0x95, 0x99])
+def test_an_end_that_is_about_a_packet_may_come_again_with_it(code: int) -> None:
+    """So it is as if the connection broke; what is too large, and alone, goes in parts at once."""
+    for is_one in (False, True):
+        kind = TooLargeError if is_one and code == 0x95 else InTransitError
+        error = decide_end(code, said="no", is_one=is_one)
+        assert type(error) is kind
+        assert str(error) == f"the broker ended the connection: {words_of(code)} (no)"
+    assert type(decide_end(0x8B, is_one=True)) is TryLaterError
+    assert isinstance(decide_end(0x8E), HoldError)

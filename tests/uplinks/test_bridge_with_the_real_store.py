@@ -7,6 +7,7 @@ import contextlib
 import random
 import threading
 from collections import Counter
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -315,6 +316,77 @@ async def test_a_request_that_is_refused_for_what_is_in_it(make_site) -> None:
         await site.end()
     assert account["ledger"] == {"refused": 1}
     assert account["delivered"] == 299
+
+
+def is_guilty(message: Any) -> bool:
+    """Whether it holds the reading 77."""
+    if message.topic.endswith("/metrics"):
+        return any(reading.value == 77 for reading in parse_metrics(message.payload))
+    return msgspec.json.decode(message.payload)["value"] == 77
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("payload", "end_code"), [("otlp", None), ("json", 0x82), ("otlp", 0x95)])
+async def test_a_broker_that_hangs_up_on_some_data_takes_all_else(make_site, payload: str, end_code) -> None:
+    """Without a word, or with one that is about the packet: before long the guilty reading waits alone."""
+
+    def answer(message: Any) -> int:
+        if is_guilty(message):
+            if end_code is not None:
+                broker.say(bytes((0xE0, 2, end_code, 0)))
+            raise ConnectionResetError("there it is")
+        return 0
+
+    with ScriptedBroker(Script(answer=answer)) as broker:
+        site = await make_site(url=f"mqtt://127.0.0.1:{broker.port}", payload=payload, inflight_max=20)
+        await site.append(0, 400)
+        told = site.uplink.status
+        if end_code == 0x95:
+            # Where it is one message that is too large, there is no doubt which.
+            assert (await site.drain())["ledger"] == {"too_large": 1}
+            await site.end()
+            return
+        await site.until(lambda: told()["in_hand_taken"] == 399 and told()["put_off"]["readings"] == 1)
+        for k in range(1, 20):
+            await site.append(1000 * k, 10)
+            await site.until(lambda k=k: site.account()["delivered"] >= 10 * k)
+        account = site.account()
+        assert (account["held"], account["ledger"]) == (400, {})
+        broker.script.answer = lambda _: 0
+        account = await site.drain()
+        assert (account["delivered"], account["ledger"]) == (400 + 190, {})
+        await site.end()
+    seen = Counter(int(reading.value) for message in broker.messages for reading in readings_of(message))
+    assert account["maybe_twice"] >= sum(count - 1 for count in seen.values())
+    assert len(seen) == 400 + 190
+
+
+def readings_of(message: Any) -> list[Any]:
+    """Return the readings of a message of either kind."""
+    if message.topic.endswith("/metrics"):
+        return parse_metrics(message.payload)
+    return [SimpleNamespace(value=msgspec.json.decode(message.payload)["value"])]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("payload", "code"), [("otlp", 0x80), ("json", 0x83)])
+async def test_a_broker_that_fails_at_some_data_takes_all_else(make_site, payload: str, code: int) -> None:
+    """As a server's 500: what is one message is cut down to the guilty reading; of many it is the one."""
+    with ScriptedBroker(Script(answer=lambda message: code if is_guilty(message) else 0)) as broker:
+        site = await make_site(url=f"mqtt://127.0.0.1:{broker.port}", payload=payload)
+        await site.append(0, 400)
+        taken = site.uplink.status
+        await site.until(lambda: taken()["in_hand_taken"] >= 399 or site.account()["ledger"])
+        for k in range(1, 20):
+            await site.append(1000 * k, 10)
+            await site.until(lambda k=k: site.account()["delivered"] >= 10 * k)
+        account = site.account()
+        if payload == "json":
+            account = await site.drain()
+            assert account["ledger"] == {"rejected": 1}
+        else:
+            assert (account["held"], account["ledger"]) == (400, {})
+        await site.end()
 
 
 async def test_a_budget_is_kept_through_many_messages(make_site, broker, make_link) -> None:
