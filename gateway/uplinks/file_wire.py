@@ -7,17 +7,20 @@
 A file grows under its own name and is never written to again once the next one was begun. What was acknowledged is in
 it whole, whatever happens; behind that there may be a piece of a record on a stick that was pulled out while it was
 written, which a reader leaves out. Where the stick is still there, that piece is cut off before the next record, and
-after a restart what the store does not know to be delivered, too (file_note.py). All of it runs in the uplink's thread,
-but for what is said of the event loop.
+after a restart what the store does not know to be delivered, too (file_note.py). A file behind which the medium fails
+again and again, or that can grow no more, is followed by the next: it may be a bad place. All of it runs in the
+uplink's thread, but for what is said of the event loop.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import os
 import stat
 import threading
-from collections import deque
+from collections import Counter, deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,7 +37,7 @@ from gateway.uplinks.file_folder import (
     write_at,
 )
 from gateway.uplinks.file_note import FileNotebook, Mark, read_note, tag_of
-from gateway.uplinks.guards import Answer
+from gateway.uplinks.guards import Answer, InTransitError, TooLargeError
 
 if TYPE_CHECKING:
     from random import Random
@@ -56,6 +59,8 @@ LOCK_S: Final = 5.0
 # files may hold what nobody else has.
 BEHIND_BYTES_MAX: Final = 64 << 20
 BROKEN_MAX: Final = 16
+# So often the medium fails behind what a file holds until the next one is begun.
+FAILURES_MAX: Final = 2
 
 
 class FileWire:
@@ -80,6 +85,9 @@ class FileWire:
         self._current: dict[Signal, Mark] = {}
         # Files whose first record broke: nothing of them counts.
         self._broken: deque[str] = deque(maxlen=BROKEN_MAX)
+        # And those that were left for the next one: what of them counts.
+        self._left: dict[str, int] = {}
+        self._failures: Counter[Signal] = Counter()  # in a row, at the current file of each
         self._is_writing = False
         self._medium: tuple[int, int] | None = None
         self._file = ""
@@ -143,8 +151,9 @@ class FileWire:
         except OSError as error:
             # What was there is looked at again.
             self._medium = None
-            kind = FullError if is_full(error) else TryLaterError
+            self._failures[packed.signal] += may_have_left(error)
             answer_lost = self._is_writing and may_have_left(error)
+            kind = FullError if is_full(error) else InTransitError if answer_lost else TryLaterError
             raise kind(self._place.why(error), answer_lost=answer_lost) from error
         finally:
             self._is_writing = False
@@ -155,6 +164,11 @@ class FileWire:
         return Answer(seconds=seconds, rtt_s=seconds, on_settled=settled)
 
     def _write(self, signal: Signal, record: bytes) -> Mark:
+        most = self._settings.max_bytes
+        if most is not None and len(record) > most:
+            raise TooLargeError(f"a record of {len(record)} bytes, and max_bytes is {most}")
+        if self._failures[signal] >= FAILURES_MAX:
+            self._leave(signal)
         with self._place.open() as folder:
             status = os.fstat(folder)
             if self._medium != (status.st_dev, status.st_ino):
@@ -169,6 +183,12 @@ class FileWire:
                     # The last thing that may fail: what is written is good, and is not to be sent again.
                     return self._append(folder, signal, record)
                 except OSError as error:
+                    if error.errno == errno.EFBIG:
+                        # It was taken back.
+                        if self._current.pop(signal, None) is None:
+                            what = f"a record of {len(record)} bytes: {self._place.why(error)}"
+                            raise TooLargeError(what) from error
+                        continue
                     if not is_full(error) or self._settings.when_full == "hold":
                         raise
                     self._drop_oldest(folder, self._place.why(error))
@@ -185,6 +205,11 @@ class FileWire:
                 cut(folder, found.name, 0)
                 self._broken.remove(found.name)
                 continue
+            if (length := self._left.get(found.name, 0)) and found.size_bytes > length:
+                # Else a reader leaves it out.
+                with contextlib.suppress(OSError):
+                    cut(folder, found.name, length)
+                    del self._left[found.name]
             size_bytes, mark = found.size_bytes, self._current.get(found.signal)
             if mark is not None and (found.number, found.tag) == (mark.number, mark.tag) and size_bytes > mark.length:
                 # Here and not only before the next record, for which there may be a next file.
@@ -193,6 +218,15 @@ class FileWire:
             self._files += 1
             self._files_bytes += size_bytes
             self._notebook.following = max(self._notebook.following, found.number + 1)
+
+    def _leave(self, signal: Signal) -> None:
+        """Have the next record begin the next file: behind what this one holds the medium fails."""
+        self._failures[signal] = 0
+        mark = self._current.pop(signal, None)
+        if mark is not None:
+            self._left[self._naming.name(signal, mark.number, mark.tag)] = mark.length
+            while len(self._left) > BROKEN_MAX:
+                del self._left[next(iter(self._left))]
 
     def _resume(self, folder: int, note: Note) -> None:
         """Cut off what is sent again, and go on with the files that are as they were noted."""
@@ -279,6 +313,7 @@ class FileWire:
             os.close(file)
         mark = Mark(mark.number, mark.tag, mark.length + len(record), mark.begun_s)
         self._is_writing = False
+        self._failures[signal] = 0
         self._current[signal] = mark
         self._file = name
         self._files_bytes += len(record)

@@ -32,7 +32,7 @@ from gateway.uplinks.delivery import Uplink
 from gateway.uplinks.file_folder import AbsentError, FullError
 from gateway.uplinks.file_settings import FileUplinkSettings
 from gateway.uplinks.file_wire import FileWire
-from gateway.uplinks.guards import Packed
+from gateway.uplinks.guards import InTransitError, Packed, TooLargeError
 from gateway.uplinks.settings import RetrySettings
 from gateway.uplinks.worker import Seams
 from hil.otlp_files import files_in, readings_in, requests_in, signal_of
@@ -372,6 +372,65 @@ def test_what_broke_is_cut_off_where_a_next_file_follows(tmp_path, monkeypatch) 
     put(wire, "c" * 10_000)
     assert [[line[0] for line in lines] for lines in content(tmp_path)] == [["a"], ["c"]]
     assert wire.told()["files_bytes"] == 60_001 + 10_001
+
+
+def test_a_bad_place_is_left_behind(tmp_path, monkeypatch) -> None:
+    """Where the medium fails again and again behind what a file holds, the next one is begun; nothing is there twice."""
+    wire, real_write, real_cut = wire_of(tmp_path), file_wire.write_at, file_wire.cut
+    put(wire, "a")
+    (bad,) = [os.stat(path).st_ino for path in files_in(tmp_path)]
+
+    def fail(file: int, offset: int, data: bytes) -> None:
+        if os.fstat(file).st_ino == bad:
+            os.pwrite(file, data[:2], offset)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real_write(file, offset, data)
+
+    def fail_to_cut(folder: int, name: str, length: int) -> None:
+        if os.stat(name, dir_fd=folder).st_ino == bad:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real_cut(folder, name, length)
+
+    monkeypatch.setattr(file_wire, "write_at", fail)
+    monkeypatch.setattr(file_wire, "cut", fail_to_cut)
+    for kind in (InTransitError, TryLaterError):
+        with pytest.raises(kind, match="Input/output error"):
+            put(wire, "bb")
+    put(wire, "bb")
+    put(wire, "c")
+    assert content(tmp_path)[1] == ["bb", "c"]
+    monkeypatch.setattr(file_wire, "cut", real_cut)
+    wire._medium = None
+    put(wire, "d")
+    assert content(tmp_path) == [["a"], ["bb", "c", "d"]]
+    assert not wire._left
+
+
+def test_a_file_that_can_grow_no_more_is_followed_by_the_next(tmp_path, monkeypatch) -> None:
+    """Some file systems and users have a bound of their own; a record that is over it goes in parts."""
+    wire, real = wire_of(tmp_path), file_wire.write_at
+
+    def write(file: int, offset: int, data: bytes) -> None:
+        if offset + len(data) > 100:
+            os.pwrite(file, data[: 100 - offset], offset)
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        real(file, offset, data)
+
+    monkeypatch.setattr(file_wire, "write_at", write)
+    for letter in "abc":
+        put(wire, letter * 60)
+    with pytest.raises(TooLargeError, match="a record of 151 bytes: a file in .* is as large as it can be"):
+        put(wire, "d" * 150)
+    put(wire, "e")
+    assert [[line[0] for line in lines] for lines in content(tmp_path)] == [["a"], ["b"], ["c"], ["e"]]
+
+
+def test_a_record_over_all_room_goes_in_parts(tmp_path) -> None:
+    """Else it would be waited for that somebody makes room that there never is."""
+    wire = wire_of(tmp_path, rotate_bytes=Size(64 * 1024), max_bytes=Size(128 * 1024))
+    with pytest.raises(TooLargeError, match="a record of 200001 bytes, and max_bytes is 128KiB"):
+        put(wire, "a" * 200_000)
+    put(wire, "a" * 100_000)
 
 
 def test_what_cannot_be_taken_back_now_is_later(tmp_path, monkeypatch) -> None:
