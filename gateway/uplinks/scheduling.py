@@ -31,8 +31,8 @@ MEMORY_S: Final = 300.0
 LOOK_S_MIN: Final = 5.0
 NEWEST_SHARE: Final = 0.2
 # Until so much time was looked at, nothing seems to come in, or little, from devices that have something to say each
-# minute: what is left over then is not the backlog's.
-KNOWN_S: Final = 60.0
+# minute, the first time perhaps a minute after the start: what is left over then is not the backlog's.
+KNOWN_S: Final = 120.0
 # Of a rate that is set so much is for what is planned.
 RATE_SHARE: Final = 0.95
 # A class of which nothing came lately has such a part for what may come.

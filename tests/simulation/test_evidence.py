@@ -44,12 +44,12 @@ SERIES = 40
 MINUTE_S = 60
 NOON_S = 1_789_948_800 + 43_200
 KINDS = {
-    "otlp": (OtlpUplinkSettings, {"endpoint": "http://h:1", "budget": {"per_hour": "256KiB"}}),
-    "mqtt otlp": (MqttUplinkSettings, {"url": "mqtt://h", "payload": "otlp", "budget": {"per_hour": "256KiB"}}),
+    "otlp": (OtlpUplinkSettings, {"endpoint": "http://h:1", "budget": {"per_hour": "512KiB"}}),
+    "mqtt otlp": (MqttUplinkSettings, {"url": "mqtt://h", "payload": "otlp", "budget": {"per_hour": "512KiB"}}),
     "mqtt json": (MqttUplinkSettings, {"url": "mqtt://h", "payload": "json", "budget": {"per_hour": "8MiB"}}),
     "some of it": (
         MqttUplinkSettings,
-        {"url": "mqtt://h", "payload": "otlp", "budget": {"per_hour": "256KiB"}, "signals": ["metrics"]},
+        {"url": "mqtt://h", "payload": "otlp", "budget": {"per_hour": "512KiB"}, "signals": ["metrics"]},
     ),
     "file": (FileUplinkSettings, {"batch_interval": "2m"}),
 }

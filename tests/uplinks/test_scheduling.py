@@ -45,7 +45,7 @@ class Desk:
         self.spots = {LIVE}
         self.backlog = 5000
         self.decide()
-        self.pass_by(100.0)
+        self.pass_by(KNOWN_S + 10.0)
 
     def pass_by(self, seconds: float) -> None:
         self.now_s += seconds
@@ -178,7 +178,7 @@ def test_what_is_left_over_bounds_the_backlog_where_all_fits() -> None:
 
 
 def test_a_start_does_not_give_the_backlog_all_that_is_left() -> None:
-    """Nothing came in yet, so all seems to be left over: for a minute the backlog has its share alone."""
+    """Nothing came in yet, so all seems to be left over: for two minutes the backlog has its share alone."""
     scheduler = Scheduler(1.0)
     outlook = Outlook(frozenset({BACKLOG}), 100_000, (0, 0, 0), 0.3)
 
