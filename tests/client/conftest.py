@@ -10,6 +10,7 @@ from gateway import Client
 from hil.client_script import quick
 
 if TYPE_CHECKING:
+    import contextlib
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def make_client(tmp_path: Path) -> Iterator[Callable[..., Client]]:
-    """Make clients: `make_client(config)`; those that still run are shut down in the end."""
+def make_client(tmp_path: Path, rigs: contextlib.ExitStack) -> Iterator[Callable[..., Client]]:
+    """Make clients: `make_client(config)`; those that still run are shut down in the end, before the rigs are."""
     made: list[Client] = []
 
     def make(config: dict[str, Any] | None = None, **options: Any) -> Client:

@@ -144,7 +144,8 @@ def numbers_in(lease: Lease) -> list[int]:
 
 
 @pytest.fixture
-async def shelves(tmp_path: Path) -> AsyncIterator[Shelves]:
+async def shelves(tmp_path: Path, rigs: contextlib.ExitStack) -> AsyncIterator[Shelves]:
+    """Give shelves that are closed before the rigs are: no disk can be unmounted under an open file."""
     found = Shelves(tmp_path / "state")
     yield found
     with contextlib.suppress(asyncio.CancelledError):
