@@ -127,8 +127,9 @@ class Rig:
                 await asyncio.sleep(0.001)
 
 
-async def test_what_comes_goes_with_the_next_commit() -> None:
+async def test_what_comes_goes_with_the_next_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     """When that begins, with all that came until then; at once where it is wanted."""
+    monkeypatch.setattr(module, "FINISH_S", 0.05)
     rig = Rig(Shelf(deferred=[]))
     deferred = rig.shelf.deferred
     assert deferred is not None
@@ -169,8 +170,9 @@ async def test_what_finds_no_room_comes_again_and_is_made_ready_once() -> None:
     assert (len(rig.shelf.kept), rig.shelf.prepared) == (1, 1)
 
 
-async def test_a_turn_without_room_is_not_the_last() -> None:
+async def test_a_turn_without_room_is_not_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes when a commit begins and finds no room is offered again."""
+    monkeypatch.setattr(module, "FINISH_S", 0.05)
     rig = Rig(Shelf(deferred=[], full=1))
     async with rig.running():
         rig.add(1.0)
