@@ -181,7 +181,7 @@ async def test_what_is_malformed_is_said(make) -> None:
         (b"{", {"kind": JSON}, "this is no request of logs in JSON: Input data was truncated"),
         (b"[]", {"kind": JSON}, "object"),
         (b"not gzip", {"Content_Encoding": "gzip"}, "not a gzip stream"),
-        (gzip.compress(logs("a"))[:-9], {"Content_Encoding": "gzip"}, "ends in the middle"),
+        (gzip.compress(logs("a"), mtime=0)[:-9], {"Content_Encoding": "gzip"}, "ends in the middle"),
         (zstd.compress(logs("a")) + b"x", {"Content_Encoding": "zstd"}, "bytes behind"),
     ):
         answer = await site.send(body, **headers)

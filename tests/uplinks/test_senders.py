@@ -248,7 +248,7 @@ def test_a_success_that_no_receiver_says_is_tried_later(otlp_sink, make_sender, 
     [
         (b"please log in\n", ": please log in; "),
         ("schön".encode() * 30, ": schönschön"),
-        (gzip.compress(b"please log in"), " gives; "),
+        (gzip.compress(b"please log in", mtime=0), " gives; "),
         (b"\xff\xfegarbage", " gives; "),
         (b"\x08\x10\x12\x0funauthenticated", " gives; "),
     ],
@@ -286,7 +286,9 @@ def test_an_answer_that_is_packed_is_read(serve, make_sender, coding: str) -> No
         make_sender(serve(say(packed_answer(400, gzip.compress(b'{"message":"too old"}'))))).send(PACKED)
 
 
-@pytest.mark.parametrize("body", [gzip.compress(b"{}")[:-9], b"abcd", gzip.compress(bytes(10_000_000))])
+@pytest.mark.parametrize(
+    "body", [gzip.compress(b"{}", mtime=0)[:-9], b"abcd", gzip.compress(bytes(10_000_000), mtime=0)]
+)
 def test_what_is_packed_and_broken_is_no_answer(serve, make_sender, body: bytes) -> None:
     """Half of it, not packed at all, or ten megabytes of nothing: it may have been taken, and is sent again."""
     with pytest.raises(TryLaterError, match="no OTLP receiver") as caught:
