@@ -335,6 +335,7 @@ core/                       Ground: the words that every room speaks
   units.py                  Durations, sizes and rates as people write them
   words.py                  Numbers for people: sizes, time spans, and how many of what
 parts.py                    What the assembly asks of its parts, and of a program that has a gateway inside of it
+roads.py                    Builds each uplink of a configuration, with the wire that its kind needs and no other loaded
 supervision.py              Keeps parts running: one that fails is started again, one that does not stop keeps nobody waiting
 """
 

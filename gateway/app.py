@@ -33,11 +33,10 @@ from gateway.net.systemd import ask_for_patience, keep_quiet, notify, runtime_di
 from gateway.parts import Listener, NetworkUser
 from gateway.pipeline import Pipeline
 from gateway.reporter import Reporter
+from gateway.roads import Ground, build_road
 from gateway.sources.otlp_settings import STORE_PART
 from gateway.store.database import BoardLimits, SeriesBounds, Store
 from gateway.supervision import Supervisor, end
-from gateway.uplinks.bridge_settings import MqttUplinkSettings
-from gateway.uplinks.file_settings import FileUplinkSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -302,25 +301,17 @@ class Gateway:
         return source
 
     def _build_uplink(self, settings: Any, store: Store) -> Part:
-        from gateway.uplinks.delivery import Uplink  # noqa: PLC0415  an HTTP client and TLS: only where used
-        from gateway.uplinks.worker import Seams  # noqa: PLC0415  the same
-
-        store.evidence.keep(settings.name, float(settings.evidence))
-        if settings.backlog_share is not None:
-            store.share_backlog(settings.name, settings.backlog_share)
-        shared: dict[str, Any] = {"clock": self._clock, "random": self._random}
-        road = None if self._links is None else self._links.road(settings)
-        written: dict[str, Any] = {"gateway_attributes": self.config.identity(), "version": __version__}
-        seams = Seams(on_server_time=self._learn_time, road=road)
-        if isinstance(settings, FileUplinkSettings):
-            from gateway.uplinks.file_wire import FileWire  # noqa: PLC0415  the same
-
-            seams = Seams(wire=FileWire(settings, gateway_id=self.config.gateway.id, notes=store.notes, **shared))
-        elif isinstance(settings, MqttUplinkSettings):
-            from gateway.uplinks.bridge import seams_of  # noqa: PLC0415  the same
-
-            seams = seams_of(settings, series=store.series, road=road, **written, **shared)
-        return Uplink(settings, store=store, telemetry=self.telemetry, seams=seams, **written, **shared)
+        ground = Ground(
+            store=store,
+            telemetry=self.telemetry,
+            gateway_id=self.config.gateway.id,
+            attributes=self.config.identity(),
+            links=self._links,
+            on_server_time=self._learn_time,
+            clock=self._clock,
+            random=self._random,
+        )
+        return build_road(settings, ground)
 
     def _learn_time(self, server_time_s: int, rtt_s: float) -> None:
         """Take the time of day from an upstream's answer where there is no other clock: coarse, but of this century."""
