@@ -12,14 +12,11 @@ what comes in fits:
 The classes' parts are by weight, and what one does not need is the others' (weighted max-min fairness), so that what is
 critical is thinned last and nothing starves. While there is a backlog it has its share beside them, and is thinned
 itself where it would else take longer than a day.
-
-A step becomes coarser within half a minute, and finer only to what would have fitted for a while: what is left of a
-window and what requests cost goes up and down with each of them, and steps must not.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from gateway.core.contracts import Priority
@@ -29,13 +26,7 @@ from gateway.store.policy import CLASS_WEIGHTS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Each goes into an hour, so that they begin together, and costs about two thirds of the one before: what is left over
-# at one that fits does not suffice for the next.
-STEPS_S: Final = (10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 90.0, 120.0, 180.0, 300.0, 450.0, 600.0, 900.0)
-# For so long a finer step must have fitted before it is taken.
-DWELL_S: Final = 900.0
-# And for so long the one that is must have been too fine. What goes keeps to its pace meanwhile: it is only later.
-SHORT_S: Final = 30.0
+STEPS_S: Final = (10.0, 30.0, 60.0, 300.0, 900.0)
 # What a request costs whatever its size, until it is known: heads, the answer, packets of both directions.
 REQUEST_BYTES: Final = 900.0
 # How seldom a class may be sent before it is thinned instead: where requests cost more than what is in them.
@@ -79,43 +70,20 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one class, or the backlog, may spend in bytes a second (None: no bound of its own), and its step.
-
-    `fits_s` is the step that would have been right all the time since `since_s`, of one steady clock.
-    """
+    """What one class, or the backlog, may spend in bytes a second (None: no bound of its own), and its step."""
 
     bytes_s: float | None
     step_s: float = 0.0
-    fits_s: float = 0.0
-    since_s: float = 0.0
-
-    def steadied(self, before: Part, *, now_s: float, dwell_s: float) -> Part:
-        """Return it with the step of `before` until another was right for long enough, `dwell_s` where it is finer.
-
-        >>> part, looks = Part(1.0, 60.0, 60.0), [(10, 30), (20, 10), (99, 10), (100, 10), (120, 90), (150, 45)]
-        >>> [(part := Part(2.0, step_s).steadied(part, now_s=at_s, dwell_s=90)).step_s for at_s, step_s in looks]
-        [60.0, 60.0, 60.0, 30, 30, 45]
-        """
-        if self.step_s == before.step_s or dwell_s <= 0:
-            return replace(self, fits_s=self.step_s, since_s=now_s)
-        is_finer = self.step_s < before.step_s
-        fits_s, since_s = self.step_s, now_s
-        if before.fits_s != before.step_s and is_finer is (before.fits_s < before.step_s):
-            # Of those that were right meanwhile the one that is nearest.
-            fits_s, since_s = (max if is_finer else min)(fits_s, before.fits_s), before.since_s
-        step_s = fits_s if now_s - since_s >= (dwell_s if is_finer else SHORT_S) else before.step_s
-        return replace(self, step_s=step_s, fits_s=fits_s, since_s=since_s)
 
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """What each class has, what the backlog has, what all would take if it went as it comes, and what it will take."""
+    """What each class has, what the backlog has, and what all would take if it went as it comes."""
 
     classes: tuple[Part, ...]
     backlog: Part
     wanted_s: float  # bytes a second
     may_s: float
-    planned_s: float
 
     @property
     def is_short(self) -> bool:
@@ -170,44 +138,18 @@ def allocate(
     backlog_readings: int,
     backlog_share: float,
     before: Allocation | None = None,
-    now_s: float = 0.0,
-    dwell_s: float = DWELL_S,
 ) -> Allocation:
     """Share out `may_s` bytes a second among the classes, by `Priority`, and the backlog.
 
-    `interval_s` is how often requests go where nothing keeps them; `before` is what was decided last, and for so long
-    as `dwell_s` must finer steps than its have fitted by `now_s`.
+    `interval_s` is how often requests go where nothing keeps them; `before` is what was decided last.
     """
     wanted = [need.cost_s(0.0, every_s=interval_s) for need in needs]
     live_s = may_s * (1.0 - backlog_share) if backlog_readings else may_s
     was_short = before is not None and before.is_short
     if sum(wanted) <= live_s * (SPARE_SHARE if was_short else 1.0):
-        live_s = min(may_s, SAFETY * sum(wanted))
-        classes = [Part(None) for _ in needs]
-    else:
-        classes = _shared(live_s, needs, wanted, interval_s=interval_s, before=before)
-    backlog_s = may_s - live_s
-    backlog = Part(backlog_s, _backlog_step(needs, backlog_readings, backlog_s))
-    were = (*classes, backlog) if before is None else (*before.classes, before.backlog)
-    *classes, backlog = [
-        part.steadied(was, now_s=now_s, dwell_s=dwell_s) for part, was in zip((*classes, backlog), were, strict=True)
-    ]
-    classes = [
-        # What goes thinned for a while yet is paced, and may cost what it would whole.
-        replace(part, bytes_s=most) if part.step_s and part.bytes_s is None else part
-        for part, most in zip(classes, wanted, strict=True)
-    ]
-    planned_s = sum(
-        need.cost_s(part.step_s, every_s=STRETCHED_S[priority]) if part.step_s else min(most, part.bytes_s or most)
-        for part, need, priority, most in zip(classes, needs, Priority, wanted, strict=True)
-    )
-    return Allocation(tuple(classes), backlog, sum(wanted), may_s, planned_s)
-
-
-def _shared(
-    live_s: float, needs: Sequence[Need], wanted: Sequence[float], *, interval_s: float, before: Allocation | None
-) -> list[Part]:
-    """Return what each class has where they do not all go as they come."""
+        spare_s = max(0.0, may_s - SAFETY * sum(wanted))
+        step_s = _backlog_step(needs, backlog_readings, spare_s)
+        return Allocation((Part(None),) * len(needs), Part(spare_s, step_s), sum(wanted), may_s)
     before_s = [0.0] * len(needs) if before is None else [part.step_s for part in before.classes]
     stretched = [
         # Who is thinned asks for more than it needs before it is whole again.
@@ -224,7 +166,9 @@ def _shared(
         if parts[k] < stretched[k]:
             step_s = least_step(need, parts[k], every_s=STRETCHED_S[Priority(k)], before_s=before_s[k])
         classes.append(Part(parts[k] + more[k], step_s))
-    return classes
+    backlog_s = may_s - live_s
+    step_s = _backlog_step(needs, backlog_readings, backlog_s)
+    return Allocation(tuple(classes), Part(backlog_s, step_s), sum(wanted), may_s)
 
 
 def _backlog_step(needs: Sequence[Need], readings: int, bytes_s: float) -> float:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 from gateway.core.contracts import Priority
 from gateway.core.words import span
 from gateway.store.policy import ALL, CLASS_NAMES, NO_BOUND, Lane, Terms
-from gateway.uplinks.allocation import DWELL_S, REQUEST_BYTES, SAFETY, Allocation, Need, Part, allocate
+from gateway.uplinks.allocation import REQUEST_BYTES, SAFETY, Allocation, Need, Part, allocate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,7 +146,6 @@ class Scheduler:
     _seen_s: float = 0.0
     _since_s: float = 0.0
     _is_known: bool = False  # what comes in
-    _is_new_window: bool = False
 
     def observe(self, arrived: Sequence[int], now_s: float) -> None:
         """Take note how many readings came in of each class so far."""
@@ -189,9 +188,8 @@ class Scheduler:
 
     def _most(self, allocation: Allocation, windows: Sequence[WindowLeft]) -> tuple[Most, Most]:
         """Return how many readings one lease may take by lane and class: of what goes whole, and of what is thinned."""
-        later_bytes = self._surplus(allocation, windows)
-        if self._is_paced(allocation):
-            later_bytes = max(later_bytes, LEASE_S * (allocation.backlog.bytes_s or 0.0))
+        is_paced = self._is_paced(allocation)
+        later_bytes = LEASE_S * (allocation.backlog.bytes_s or 0.0) if is_paced else self._surplus(allocation, windows)
         live_bytes = [
             LEASE_S * (allocation.may_s if part.bytes_s is None else _share(part, allocation))
             for part in allocation.classes
@@ -233,19 +231,11 @@ class Scheduler:
         left_s = need.points_s(step_s)
         return max(1, int(max(points * need.readings_s / left_s, step_s * need.readings_s) if left_s else points))
 
-    def _surplus(self, allocation: Allocation, windows: Sequence[WindowLeft]) -> float:
-        """Return how many bytes are left over where all fits; else those that no finer step can use any more.
-
-        That is what is left near a window's end, but for what is planned until then and a last large request.
-        """
-        if not self._is_paced(allocation):
-            wanted_s = SAFETY * allocation.wanted_s
-            return min([window.left_bytes - wanted_s * window.left_s for window in windows], default=NEVER_S)
-        tightest = _tightest(windows)
-        if not self._is_known or tightest is None or tightest.left_s > DWELL_S:
-            return 0.0
-        planned_s = SAFETY * allocation.planned_s + (allocation.backlog.bytes_s or 0.0)
-        return min(window.left_bytes - planned_s * (window.left_s + LEASE_S) for window in windows)
+    @staticmethod
+    def _surplus(allocation: Allocation, windows: Sequence[WindowLeft]) -> float:
+        """Return how many bytes are left over where all fits."""
+        wanted_s = SAFETY * allocation.wanted_s
+        return min([window.left_bytes - wanted_s * window.left_s for window in windows], default=NEVER_S)
 
     def _allocate(self, windows: Sequence[WindowLeft], rate: float | None, outlook: Outlook) -> None:
         may_s = [window.left_bytes / max(1.0, window.left_s) for window in windows]
@@ -254,10 +244,7 @@ class Scheduler:
             self.allocation, self.why = None, ""
             return
         needs = [flow.need(self.request_bytes) for flow in self.flows]
-        # At first nobody knows what comes in, and what seems too much for a moment must not count for long.
-        is_new = self._is_new_window or self._allocated_s - self._since_s < MEMORY_S
-        before, dwell_s = self.allocation, 0.0 if is_new else DWELL_S
-        self._is_new_window = False
+        before = self.allocation
 
         def share_out(later_readings: int) -> Allocation:
             return allocate(
@@ -267,8 +254,6 @@ class Scheduler:
                 backlog_readings=later_readings,
                 backlog_share=outlook.backlog_share,
                 before=before,
-                now_s=self._allocated_s,
-                dwell_s=dwell_s,
             )
 
         self._is_known = self._allocated_s - self._since_s >= KNOWN_S
@@ -288,12 +273,11 @@ class Scheduler:
 
     def _later_wait_s(self, allocation: Allocation, windows: Sequence[WindowLeft], now_s: float) -> tuple[float, float]:
         """Return in how many seconds backlog may go, and what was sent thinned."""
-        is_left = self._surplus(allocation, windows) >= SURPLUS_BYTES_MIN
-        if self._is_paced(allocation) and not is_left:
+        if self._is_paced(allocation):
             wait_s = max(0.0, self._backlog_free_s - now_s)
             has_share = Lane.BACKLOG not in self._lanes and allocation.backlog.bytes_s
             return wait_s, wait_s if has_share else NEVER_S
-        wait_s = 0.0 if is_left else NEVER_S
+        wait_s = 0.0 if self._surplus(allocation, windows) >= SURPLUS_BYTES_MIN else NEVER_S
         return wait_s, NEVER_S if Lane.BACKLOG in self._lanes else wait_s
 
     def _evidence_wait_s(self, allocation: Allocation, now_s: float) -> float:
@@ -341,7 +325,6 @@ class Scheduler:
     def begin_window(self) -> None:
         """Take note that a new window has begun: what was spent in the one before is no reason to wait."""
         self._allocated_s = float("-inf")
-        self._is_new_window = True
         self._backlog_free_s = float("-inf")
         for flow in self.flows:
             flow.free_s = float("-inf")
@@ -373,11 +356,6 @@ class Scheduler:
         }
 
 
-def _tightest(windows: Sequence[WindowLeft]) -> WindowLeft | None:
-    """Return the window that lets least go."""
-    return min(windows, key=lambda window: window.left_bytes / max(1.0, window.left_s), default=None)
-
-
 def _share(part: Part, allocation: Allocation) -> float:
     """Return what a class may spend in bytes a second, where it has a bound."""
     return max(LEAST_BYTES_S, part.bytes_s or 0.0, IDLE_SHARE * allocation.may_s)
@@ -392,21 +370,13 @@ def explain(allocation: Allocation, windows: Sequence[WindowLeft]) -> str:
     """Say in a clause what goes and why."""
     if not allocation.is_short:
         return "all that comes in fits, and the rest has what is left over"
-    tightest, left = _tightest(windows), "the rate"
+    tightest = min(windows, key=lambda window: window.left_bytes / max(1.0, window.left_s), default=None)
+    left = "the rate"
     if tightest is not None:
         left = f"what is left of the {tightest.name}, which lasts for {span(round(tightest.left_s))}"
     steps = ", ".join(
-        f"{name} readings thinned to four a series in {_steps(part)}"
+        f"{name} readings thinned to four a series in {span(round(part.step_s))}"
         for part, name in zip(allocation.classes, CLASS_NAMES, strict=True)
         if part.step_s
     )
     return f"{steps or 'all goes whole, less often and more at once'}, to fit {left}"
-
-
-def _steps(part: Part) -> str:
-    """Say at which step a class goes, and at which it will."""
-    now = span(round(part.step_s))
-    if part.fits_s >= part.step_s:
-        return now
-    then = span(round(part.fits_s)) if part.fits_s else "whole"
-    return f"{now} ({then} once that has fitted for {span(round(DWELL_S))})"

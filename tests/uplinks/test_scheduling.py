@@ -7,7 +7,7 @@ import pytest
 from gateway.core.contracts import Priority
 from gateway.store.policy import ALL, NO_BOUND, Lane
 from gateway.store.spots import Outlook
-from gateway.uplinks.allocation import DWELL_S, REQUEST_BYTES, SAFETY
+from gateway.uplinks.allocation import REQUEST_BYTES
 from gateway.uplinks.scheduling import (
     EVIDENCE_BURST_S,
     EVIDENCE_SHARE,
@@ -16,7 +16,6 @@ from gateway.uplinks.scheduling import (
     LEASE_REQUESTS,
     LEASE_S,
     LOOK_S_MIN,
-    MEMORY_S,
     SURPLUS_BYTES_MIN,
     WAIT_S_MAX,
     Decision,
@@ -96,7 +95,7 @@ def test_what_fits_goes_and_the_rest_has_what_is_left_over() -> None:
 
 def test_what_does_not_fit_is_thinned_and_paced() -> None:
     """It waits until what it has cost is its part again, and for a whole step; what is there already waits."""
-    desk = Desk(8 * (1 << 20))
+    desk = Desk(12 * (1 << 20))
     desk.spots.add(THINNED)
     decision = desk.decide()
     assert decision.terms.step_of(*LIVE) == 60.0
@@ -126,7 +125,7 @@ def test_what_does_not_fit_is_thinned_and_paced() -> None:
 
 def test_what_could_not_take_a_whole_step_does_not_wait_for_one() -> None:
     """A lease of many small segments covers less: the rest of the step goes as soon as it is paid for."""
-    desk = Desk(8 * (1 << 20))
+    desk = Desk(12 * (1 << 20))
     desk.decide()
     desk.sent(100.0, step_s=60.0, held=4000, left=0)
     desk.pass_by(19.9)
@@ -238,47 +237,9 @@ def test_what_was_thinned_has_a_share_where_all_goes_whole() -> None:
     assert desk.scheduler.allocation.is_thinning
 
 
-def test_what_is_left_near_the_end_of_a_window_goes_to_what_was_thinned() -> None:
-    """No finer step can use it any more; not what live data still needs, and not what a longer window is short of."""
-    desk = Desk(8 * (1 << 20))
-    desk.spots.add(THINNED)
-    assert not desk.decide().terms.may_take(*THINNED)
-    desk.pass_by(desk.left_s - DWELL_S + 1.0)
-    planned_s = desk.scheduler.allocation.planned_s
-    assert 0 < planned_s < desk.scheduler.allocation.wanted_s
-    for spare, may_go in ((SURPLUS_BYTES_MIN - 1000, False), (2 * SURPLUS_BYTES_MIN, True)):
-        desk.pass_by(1.0)
-        desk.left_bytes = SAFETY * planned_s * (desk.left_s + LEASE_S) + spare
-        terms = desk.decide().terms
-        assert terms.step_of(*LIVE) > 0
-        assert terms.may_take(*THINNED) is may_go
-    assert SURPLUS_BYTES_MIN < terms.most_of(*THINNED, is_thinned=False) * 2.5 + REQUEST_BYTES < 3 * SURPLUS_BYTES_MIN
-    outlook = Outlook(frozenset(desk.spots), 0, tuple(map(int, desk.arrived)), 0.3)
-    windows = [WindowLeft("hour", desk.left_bytes, desk.left_s), WindowLeft("day", 100.0 * DAY_S / 2, DAY_S / 2)]
-    decision = desk.scheduler.decide(desk.now_s + LOOK_S_MIN, windows=windows, rate=None, outlook=outlook)
-    assert not decision.terms.may_take(*THINNED)
-
-
-def test_it_says_at_which_step_a_class_goes_next() -> None:
-    """As long as a finer one has not fitted for long enough; a new window does not wait for that."""
-    desk = Desk(8 * (1 << 20))
-    for seconds in (0.0, MEMORY_S):
-        desk.pass_by(seconds)
-        assert desk.decide().why.startswith("normal readings thinned to four a series in 1 min, to fit")
-    desk.left_bytes *= 2.2
-    desk.pass_by(LOOK_S_MIN)
-    then = "normal readings thinned to four a series in 1 min (30 s once that has fitted for 15 min), to fit"
-    assert desk.decide().why.startswith(then)
-    desk.left_bytes = 100e6
-    desk.pass_by(LOOK_S_MIN)
-    assert "(30 s once" in desk.decide().why
-    desk.scheduler.begin_window()
-    assert desk.decide().terms.step_of(*LIVE) == 0.0
-
-
 def test_a_rate_alone_thins_too() -> None:
     """And has no end that anything could be kept for."""
-    desk = Desk(0, rate=100.0)
+    desk = Desk(0, rate=150.0)
     decision = desk.decide()
     assert decision.terms.step_of(*LIVE) == 60.0
     assert decision.why == "normal readings thinned to four a series in 1 min, to fit the rate"
@@ -322,13 +283,13 @@ def test_what_comes_in_is_followed() -> None:
 
 def test_the_plan_is_told() -> None:
     """What each class that is there has, in numbers."""
-    desk = Desk(8 * (1 << 20))
+    desk = Desk(12 * (1 << 20))
     desk.decide()
     told = desk.scheduler.told()
     assert told["classes"].keys() == {"normal"}
     assert told["classes"]["normal"]["step_s"] == 60.0
     assert told["classes"]["normal"]["readings_s"] == 200.0
-    assert told["may_bytes_s"] == round(8 * (1 << 20) / desk.left_s, 1)
+    assert told["may_bytes_s"] == round(12 * (1 << 20) / desk.left_s, 1)
     assert told["backlog"] == {"step_s": 0.0, "bytes_s": 0.0}
 
 
