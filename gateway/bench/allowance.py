@@ -38,6 +38,8 @@ LINE: Final = 1e6 / 8
 # What came in so lately may still be under way at the end.
 LATELY_S: Final = 5 * 60
 SILENCE_S_MAX: Final = 900
+SETTLES_S: Final = 10 * 60
+CHANGES_MAX: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,12 @@ class Outcome:
     silence_s: dict[Priority, int]
     held: Taken
     took_s: float
+    changes: int  # of the steps at which classes are thinned, seen once a minute
+
+    @property
+    def used(self) -> float:
+        """Which part of what might go in the whole time went."""
+        return sum(self.far.per_window.values()) / (int(self.case.limit) * self.case.seconds / self.case.window_s)
 
     @property
     def readings(self) -> int:
@@ -122,14 +130,24 @@ async def _simulate(case: Case, folder: Path) -> Outcome:
         )
         async with Rig.open(plant, settings, receiver=receiver, far=far, rate=LINE, folder=folder / "state") as rig:
             rig.start()
-            for _ in range(case.seconds // STEP_S):
+            changes, steps = 0, _steps(rig)
+            for minute in range(case.seconds // STEP_S):
                 await rig.append(STEP_S)
+                before, steps = steps, _steps(rig)
+                # At first it is found out what comes in.
+                changes += minute > SETTLES_S // STEP_S and any(steps[key] != before.get(key) for key in steps)
         account = rig.account()
     there = {priority: arrived.count(priority) for priority in Priority}
     before_s = case.seconds - LATELY_S
     silence_s = {priority: arrived.gap_s(priority, before_s=before_s) for priority in Priority}
     held = add_held(folder / "state", arrived)
-    return Outcome(case, account, far, there, silence_s, held, time.monotonic() - began_s)
+    return Outcome(case, account, far, there, silence_s, held, time.monotonic() - began_s, changes)
+
+
+def _steps(rig: Rig) -> dict[str, float]:
+    """Return at which step each class is thinned just now."""
+    budget: Any = rig.uplink.status().get("budget", {})
+    return {name: part["step_s"] for name, part in budget.get("plan", {}).get("classes", {}).items()}
 
 
 def _figures(found: Outcome) -> Iterator[Figure]:
@@ -152,6 +170,10 @@ def _figures(found: Outcome) -> Iterator[Figure]:
         f"{what}: longest silence of a normal series on the far side", normal_s, "s", floor=SILENCE_S_MAX,
         note=f"critical {critical_s} s, bulk {bulk_s} s; {found.far.diluted:,} of {found.far.requests:,} requests with "
         "thinned readings",
+    )  # fmt: skip
+    yield Figure(
+        f"{what}: changes of a class's step an hour", round(found.changes * HOUR_S / case.seconds, 2), "changes",
+        floor=CHANGES_MAX, note=f"{100 * found.used:.1f} % of all that might go went",
     )  # fmt: skip
     there, ledger = sum(found.there.values()), sum(found.account["ledger"].values())
     yield Figure(

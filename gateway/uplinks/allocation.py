@@ -8,6 +8,7 @@ what comes in fits:
 | fits at the interval that is set     | whole; what is left over is the backlog's, all at once              |
 | fits in fewer and larger requests    | whole, each class as often as its part allows                       |
 | does not fit                         | thinned where a class's part is too small, at the least step that fits |
+| leaves something over so             | whole by turns: as many of a thinned class's readings as that pays for |
 
 The classes' parts are by weight, and what one does not need is the others' (weighted max-min fairness), so that what is
 critical is thinned last and nothing starves. While there is a backlog it has its share beside them, and is thinned
@@ -16,7 +17,7 @@ itself where it would else take longer than a day.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from gateway.core.contracts import Priority
@@ -27,6 +28,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 STEPS_S: Final = (10.0, 30.0, 60.0, 300.0, 900.0)
+# A step at which a class costs more than this part of what it would whole saves too little for what it leaves out: for
+# the same bytes more of its readings go whole, by turns with others at a coarser step.
+WORTH_SHARE: Final = 0.5
+# For so long a finer step must have fitted before it is taken, or all have gone whole by turns.
+DWELL_S: Final = 900.0
+# What goes whole by turns costs its class's part in so long; what is fresh waits for that, and for less it is not worth
+# so many requests' cost.
+TURN_S: Final = 60.0
+TURN_REQUESTS: Final = 4.0
 # What a request costs whatever its size, until it is known: heads, the answer, packets of both directions.
 REQUEST_BYTES: Final = 900.0
 # How seldom a class may be sent before it is thinned instead: where requests cost more than what is in them.
@@ -58,6 +68,17 @@ class Need:
         """Return how many readings a second are left at a step; 0 is all of them."""
         return min(self.readings_s, KEPT_MAX * self.series / step_s) if step_s else self.readings_s
 
+    def saves_at(self, step_s: float) -> bool:
+        """Whether thinning at a step is worth it."""
+        return self.points_s(step_s) * self.thinned_bytes <= WORTH_SHARE * self.readings_s * self.whole_bytes
+
+    def whole_share(self, step_s: float, bytes_s: float, *, every_s: float) -> float:
+        """Return which part of the readings may go whole for so many bytes a second, the others at a step."""
+        whole_s, thinned_s = self.cost_s(0.0, every_s=max(every_s, step_s)), self.cost_s(step_s, every_s=every_s)
+        if whole_s <= thinned_s or TURN_S * bytes_s < TURN_REQUESTS * self.request_bytes:
+            return 0.0
+        return min(1.0, max(0.0, (bytes_s - thinned_s) / (whole_s - thinned_s)))
+
     def cost_s(self, step_s: float, *, every_s: float) -> float:
         """Return the bytes a second at a step, with a request each `every_s`."""
         if not self.readings_s:
@@ -70,10 +91,34 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one class, or the backlog, may spend in bytes a second (None: no bound of its own), and its step."""
+    """What one class, or the backlog, may spend in bytes a second (None: no bound of its own), and its step.
+
+    `fits_s` is the finest step that has fitted all the time since `since_s`, of one steady clock. Of the readings of a
+    class that is thinned `whole_share` go whole all the same.
+    """
 
     bytes_s: float | None
     step_s: float = 0.0
+    fits_s: float = 0.0
+    since_s: float = 0.0
+    whole_share: float = 0.0
+
+    def steadied(self, before: Part, *, now_s: float) -> Part:
+        """Return it with a step that is not finer than what has fitted for a while; `before` is what it was.
+
+        What goes whole by turns is not whole sooner; else it is at once.
+
+        >>> part, looks = Part(1.0, 60.0, 60.0), [(10, 30), (20, 10), (909, 10), (910, 10), (920, 60), (921, 0)]
+        >>> [(part := Part(2.0, step_s).steadied(part, now_s=at_s)).step_s for at_s, step_s in looks]
+        [60.0, 60.0, 60.0, 30, 60, 0]
+        """
+        if self.step_s >= before.step_s or not (self.step_s or before.whole_share):
+            return replace(self, fits_s=self.step_s, since_s=now_s)
+        fits_s, since_s = self.step_s, now_s
+        if before.fits_s < before.step_s:
+            fits_s, since_s = max(fits_s, before.fits_s), before.since_s
+        step_s = fits_s if now_s - since_s >= DWELL_S else before.step_s
+        return replace(self, step_s=step_s, fits_s=fits_s, since_s=since_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +170,7 @@ def least_step(need: Need, bytes_s: float, *, every_s: float, before_s: float = 
     """
     for step_s in STEPS_S:
         margin = SPARE_SHARE if step_s < before_s else 1.0
-        if need.cost_s(step_s, every_s=every_s) <= margin * bytes_s:
+        if need.saves_at(step_s) and need.cost_s(step_s, every_s=every_s) <= margin * bytes_s:
             return step_s
     return STEPS_S[-1]
 
@@ -138,6 +183,7 @@ def allocate(
     backlog_readings: int,
     backlog_share: float,
     before: Allocation | None = None,
+    now_s: float = 0.0,
 ) -> Allocation:
     """Share out `may_s` bytes a second among the classes, by `Priority`, and the backlog.
 
@@ -165,10 +211,19 @@ def allocate(
         step_s = 0.0
         if parts[k] < stretched[k]:
             step_s = least_step(need, parts[k], every_s=STRETCHED_S[Priority(k)], before_s=before_s[k])
-        classes.append(Part(parts[k] + more[k], step_s))
+        classes.append(_turning(Part(parts[k] + more[k], step_s), need, k, before=before, now_s=now_s))
     backlog_s = may_s - live_s
     step_s = _backlog_step(needs, backlog_readings, backlog_s)
     return Allocation(tuple(classes), Part(backlog_s, step_s), sum(wanted), may_s)
+
+
+def _turning(part: Part, need: Need, k: int, *, before: Allocation | None, now_s: float) -> Part:
+    """Return the part of a class with a steady step, and how much of it goes whole all the same."""
+    part = part.steadied(part if before is None else before.classes[k], now_s=now_s)
+    if not part.step_s:
+        return part
+    share = need.whole_share(part.step_s, part.bytes_s or 0.0, every_s=STRETCHED_S[Priority(k)])
+    return replace(part, whole_share=share)
 
 
 def _backlog_step(needs: Sequence[Need], readings: int, bytes_s: float) -> float:

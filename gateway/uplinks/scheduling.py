@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 from gateway.core.contracts import Priority
 from gateway.core.words import span
 from gateway.store.policy import ALL, CLASS_NAMES, NO_BOUND, Lane, Terms
-from gateway.uplinks.allocation import REQUEST_BYTES, SAFETY, Allocation, Need, Part, allocate
+from gateway.uplinks.allocation import REQUEST_BYTES, SAFETY, TURN_S, Allocation, Need, Part, allocate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,6 +98,7 @@ class Flow:
     together: float = 1.0  # readings in the least lease that is usual
     free_s: float = float("-inf")  # from when on it may be sent again
     thinned_s: float = float("-inf")  # when it was sent thinned last
+    owed: float = 0.0  # readings that are to go whole by now, and did not
 
     def need(self, request_bytes: float) -> Need:
         """Return it as `allocate` wants it; where series were not counted yet, as if each came once a second."""
@@ -125,6 +126,14 @@ class Flow:
         if sent.lane == Lane.LIVE and sent.series:
             self.series = max(float(sent.series), self.series + NEWEST_SHARE * (sent.series - self.series))
         return request_bytes
+
+    def turn(self, sent: Sent, whole_share: float) -> None:
+        """Take note whether what was sent went whole, of which such a share is to; one turn too many is made up for."""
+        if not whole_share:
+            self.owed = 0.0
+            return
+        owed = self.owed + sent.held * (whole_share - (0.0 if sent.step_s else 1.0))
+        self.owed = max(-sent.held, min(owed, float(sent.held)))
 
 
 @dataclass(slots=True)
@@ -183,6 +192,12 @@ class Scheduler:
         }
         may = tuple([tuple([wait_s <= 0.0 for wait_s in waits_s[lane]]) for lane in LANES])
         least_s = min([waits_s[lane][priority] for lane, priority in outlook.spots], default=0.0)
+        by_class = [
+            # By turns, where some of it may go whole.
+            0.0 if flow.owed > 0.0 and part.whole_share else part.step_s
+            for flow, part in zip(self.flows, allocation.classes, strict=True)
+        ]
+        self._steps = (tuple(by_class), *self._steps[1:])
         terms = Terms(may, self._steps, *self._most(allocation, windows))
         return Decision(terms, min(least_s, WAIT_S_MAX), self.why)
 
@@ -191,8 +206,10 @@ class Scheduler:
         is_paced = self._is_paced(allocation)
         later_bytes = LEASE_S * (allocation.backlog.bytes_s or 0.0) if is_paced else self._surplus(allocation, windows)
         live_bytes = [
-            LEASE_S * (allocation.may_s if part.bytes_s is None else _share(part, allocation))
-            for part in allocation.classes
+            LEASE_S * allocation.may_s
+            if part.bytes_s is None
+            else (TURN_S if part.step_s and not step_s else LEASE_S) * _share(part, allocation)
+            for part, step_s in zip(allocation.classes, self._steps[0], strict=True)
         ]
         evidence_bytes = EVIDENCE_SHARE * allocation.may_s * EVIDENCE_BURST_S
         by_lane = (live_bytes, *([size_bytes] * CLASSES for size_bytes in (later_bytes, later_bytes, evidence_bytes)))
@@ -254,6 +271,7 @@ class Scheduler:
                 backlog_readings=later_readings,
                 backlog_share=outlook.backlog_share,
                 before=before,
+                now_s=self._allocated_s,
             )
 
         self._is_known = self._allocated_s - self._since_s >= KNOWN_S
@@ -319,6 +337,7 @@ class Scheduler:
                 self._backlog_free_s = max(self._backlog_free_s, now_s) + sent.wire_bytes / bytes_s
             return
         part = allocation.classes[sent.priority]
+        flow.turn(sent, part.whole_share)
         if part.bytes_s is not None:
             flow.free_s = max(flow.free_s, now_s) + sent.wire_bytes / _share(part, allocation)
 
@@ -344,6 +363,7 @@ class Scheduler:
                 name: {
                     "readings_s": round(flow.readings_s, 2),
                     "step_s": part.step_s,
+                    "whole_share": round(part.whole_share, 2),
                     "bytes_s": None if part.bytes_s is None else round(part.bytes_s, 1),
                 }
                 for name, part, flow in parts
@@ -375,8 +395,14 @@ def explain(allocation: Allocation, windows: Sequence[WindowLeft]) -> str:
     if tightest is not None:
         left = f"what is left of the {tightest.name}, which lasts for {span(round(tightest.left_s))}"
     steps = ", ".join(
-        f"{name} readings thinned to four a series in {span(round(part.step_s))}"
+        f"{name} readings thinned to four a series in {span(round(part.step_s))}{_turns(part)}"
         for part, name in zip(allocation.classes, CLASS_NAMES, strict=True)
         if part.step_s
     )
     return f"{steps or 'all goes whole, less often and more at once'}, to fit {left}"
+
+
+def _turns(part: Part) -> str:
+    """Say how much of a class goes whole all the same."""
+    percent = round(100 * part.whole_share)
+    return f" but for {percent} % that go whole by turns" if percent else ""

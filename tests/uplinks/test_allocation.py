@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from gateway.core.contracts import Priority
 from gateway.uplinks.allocation import (
     BACKLOG_S_MAX,
+    DWELL_S,
     REQUEST_BYTES,
     STEPS_S,
     STRETCHED_S,
@@ -23,9 +24,13 @@ NOTHING = Need(0.0, 0.0, 2.0, 6.0)
 PLANT = Need(200.0, 200.0, 2.0, 6.0)
 
 
-def shared(may_s: float, *needs: Need, backlog: int = 0, before: Allocation | None = None) -> Allocation:
+def shared(
+    may_s: float, *needs: Need, backlog: int = 0, before: Allocation | None = None, now_s: float = 0.0
+) -> Allocation:
     needs = (*needs, *[NOTHING] * (len(Priority) - len(needs)))
-    return allocate(may_s, needs, interval_s=1.0, backlog_readings=backlog, backlog_share=0.3, before=before)
+    return allocate(
+        may_s, needs, interval_s=1.0, backlog_readings=backlog, backlog_share=0.3, before=before, now_s=now_s
+    )
 
 
 def steps(allocation: Allocation) -> list[float]:
@@ -85,6 +90,44 @@ def test_what_is_critical_is_thinned_last() -> None:
         assert all(part.bytes_s > 0 for part in allocation.classes)
 
 
+def test_a_step_that_saves_little_is_none() -> None:
+    """At 10 s what stands for a reading a second costs more than all of them: whole turns beside a coarser step are more."""
+    assert [PLANT.saves_at(step_s) for step_s in STEPS_S[:2]] == [False, True]
+    quick = Need(2000.0, 200.0, 2.0, 6.0)
+    assert quick.saves_at(STEPS_S[0])
+    assert shared(2500.0, NOTHING, quick).classes[Priority.NORMAL].step_s == 10.0
+
+
+def test_what_a_step_leaves_over_pays_for_whole_readings() -> None:
+    """All of a class's part is used, whatever the step, and not more; of very little none of it."""
+    for may_s in (390, 300, 200, 120, 62):
+        part = shared(may_s, NOTHING, PLANT).classes[Priority.NORMAL]
+        cost_s = [PLANT.cost_s(step_s, every_s=300.0) for step_s in (0.0, part.step_s)]
+        assert part.whole_share * cost_s[0] + (1 - part.whole_share) * cost_s[1] == pytest.approx(may_s)
+    assert PLANT.whole_share(60.0, 1.0, every_s=300.0) == 0.0
+    assert PLANT.whole_share(60.0, 1000.0, every_s=300.0) == 1.0
+    assert Need(0.0, 1.0, 2.0, 6.0).whole_share(60.0, 500.0, every_s=300.0) == 0.0
+
+
+def test_what_goes_whole_by_turns_keeps_its_step_for_a_while() -> None:
+    """It is coarser at once, and finer, or all of it whole, after a quarter of an hour."""
+    before = shared(300.0, NOTHING, PLANT)
+
+    def then(may_s: float, at_s: float) -> float:
+        nonlocal before
+        before = shared(may_s, NOTHING, PLANT, before=before, now_s=at_s)
+        return before.classes[Priority.NORMAL].step_s
+
+    assert before.classes[Priority.NORMAL].step_s == 30.0
+    assert then(150.0, 1.0) == 60.0
+    assert then(300.0, 2.0) == 60.0
+    assert then(300.0, 1.0 + DWELL_S) == 60.0
+    assert then(300.0, 2.0 + DWELL_S) == 30.0
+    assert then(480.0, 3.0 + DWELL_S) == 30.0
+    assert before.classes[Priority.NORMAL].whole_share == 1.0
+    assert then(480.0, 3.0 + 2 * DWELL_S) == 0.0
+
+
 def test_few_readings_are_not_made_fewer() -> None:
     """Where there are less than four in a step thinning saves nothing."""
     slow = Need(0.05, 1.0, 2.0, 6.0)
@@ -99,7 +142,8 @@ def test_who_is_thinned_is_not_whole_again_at_the_first_chance() -> None:
     assert before.is_thinning
     assert shared(edge + 1, NOTHING, PLANT).is_thinning is False
     assert shared(edge + 1, NOTHING, PLANT, before=before).is_thinning
-    assert not shared(edge * 1.2, NOTHING, PLANT, before=before).is_thinning
+    # By turns it is.
+    assert shared(edge * 1.2, NOTHING, PLANT, before=before).classes[Priority.NORMAL].whole_share == 1.0
     assert least_step(PLANT, 83.0, every_s=300.0, before_s=300.0) == 300.0
     assert least_step(PLANT, 83.0, every_s=300.0) == 60.0
 

@@ -7,7 +7,7 @@ import pytest
 from gateway.core.contracts import Priority
 from gateway.store.policy import ALL, NO_BOUND, Lane
 from gateway.store.spots import Outlook
-from gateway.uplinks.allocation import REQUEST_BYTES
+from gateway.uplinks.allocation import REQUEST_BYTES, TURN_S
 from gateway.uplinks.scheduling import (
     EVIDENCE_BURST_S,
     EVIDENCE_SHARE,
@@ -105,7 +105,8 @@ def test_what_does_not_fit_is_thinned_and_paced() -> None:
     assert decision.wait_s == 0
     assert (
         decision.why
-        == "normal readings thinned to four a series in 1 min, to fit what is left of the day, which lasts for 24 h"
+        == "normal readings thinned to four a series in 1 min but for 15 % that go whole by turns, to fit what is left of "
+        "the day, which lasts for 24 h"
     )
     desk.sent(5000.0, step_s=60.0, held=12_000, left=800)
     decision = desk.decide()
@@ -237,12 +238,46 @@ def test_what_was_thinned_has_a_share_where_all_goes_whole() -> None:
     assert desk.scheduler.allocation.is_thinning
 
 
+def test_what_a_step_leaves_over_goes_to_whole_turns() -> None:
+    """So many readings of a class as that pays for go whole, the others thinned; none where nothing is left over."""
+    desk = Desk(30 * (1 << 20))
+    whole, thinned = 0.0, 0.0
+    for _ in range(400):
+        terms = desk.decide().terms
+        part = desk.scheduler.allocation.classes[Priority.NORMAL]
+        assert part.step_s == 30.0
+        desk.left_bytes = part.bytes_s * desk.left_s
+        step_s = terms.step_of(*LIVE)
+        assert step_s in {0.0, 30.0}
+        most = terms.most_of(*LIVE, is_thinned=False)
+        # What is fresh does not wait for longer than for a step.
+        assert most * 2.5 <= (LEASE_S if step_s else TURN_S) * part.bytes_s
+        held = 12_000
+        left = held if not step_s else 1600
+        desk.sent(900.0 + left * (6.0 if step_s else 2.5), step_s=step_s, held=held, left=left)
+        whole, thinned = whole + held * (not step_s), thinned + held * bool(step_s)
+        desk.pass_by(60.0)
+    assert 0.4 < part.whole_share < 0.8
+    assert whole / (whole + thinned) == pytest.approx(part.whole_share, abs=0.03)
+    told = desk.scheduler.told()
+    assert told["classes"]["normal"]["whole_share"] == round(part.whole_share, 2)
+    assert f" but for {round(100 * part.whole_share)} % that go whole by turns, to fit" in told["why"]
+    flow = desk.scheduler.flows[Priority.NORMAL]
+    flow.owed = 5.0
+    desk.sent(100.0, lane=Lane.BACKLOG)
+    assert flow.owed == 5.0
+    flow.turn(Sent(Lane.LIVE, Priority.NORMAL, 100, 100, 1, 0.0, 100.0), 0.0)
+    assert flow.owed == 0.0
+
+
 def test_a_rate_alone_thins_too() -> None:
     """And has no end that anything could be kept for."""
     desk = Desk(0, rate=150.0)
     decision = desk.decide()
     assert decision.terms.step_of(*LIVE) == 60.0
-    assert decision.why == "normal readings thinned to four a series in 1 min, to fit the rate"
+    assert decision.why.endswith(
+        "thinned to four a series in 1 min but for 14 % that go whole by turns, to fit the rate"
+    )
     desk = Desk(0, rate=1e6)
     desk.spots.add(BACKLOG)
     assert desk.decide().terms.may_take(*BACKLOG)
