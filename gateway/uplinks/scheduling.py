@@ -28,6 +28,7 @@ READING_BYTES_MIN: Final = 0.1
 REQUEST_BYTES_MIN: Final = 200.0
 # How long what came in counts in what is expected, and how long to look before anything is.
 MEMORY_S: Final = 300.0
+USUAL_S: Final = 3600.0
 LOOK_S_MIN: Final = 5.0
 NEWEST_SHARE: Final = 0.2
 # Until so much time was looked at, nothing seems to come in, or little, from devices that have something to say each
@@ -92,9 +93,12 @@ class Flow:
     """What is known of one class."""
 
     readings_s: float = 0.0
+    usual_s: float = 0.0  # the same over an hour: devices that speak each quarter of an hour are not silent in between
     series: float = 0.0
     whole_bytes: float = WHOLE_BYTES
     thinned_bytes: float = THINNED_BYTES
+    is_whole_known: bool = False
+    is_thinned_known: bool = False
     together: float = 1.0  # readings in the least lease that is usual
     free_s: float = float("-inf")  # from when on it may be sent again
     thinned_s: float = float("-inf")  # when it was sent thinned last
@@ -102,8 +106,9 @@ class Flow:
 
     def need(self, request_bytes: float) -> Need:
         """Return it as `allocate` wants it; where series were not counted yet, as if each came once a second."""
-        series = self.series or self.readings_s
-        return Need(self.readings_s, series, self.whole_bytes, self.thinned_bytes, request_bytes, self.together)
+        readings_s = max(self.readings_s, self.usual_s)
+        series = self.series or readings_s
+        return Need(readings_s, series, self.whole_bytes, self.thinned_bytes, request_bytes, self.together)
 
     def cost(self, sent: Sent, request_bytes: float) -> float:
         """Learn from what was sent; return what a request costs whatever is in it, as it seems now.
@@ -114,13 +119,16 @@ class Flow:
         if not sent.left:
             return request_bytes
         each = self.thinned_bytes if sent.step_s else self.whole_bytes
-        error = NEWEST_SHARE * (sent.wire_bytes - request_bytes - each * sent.left)
+        error = sent.wire_bytes - request_bytes - each * sent.left
+        # What was only guessed until now may be wrong by a lot.
+        is_known = self.is_thinned_known if sent.step_s else self.is_whole_known
+        newer = max(READING_BYTES_MIN, each + (NEWEST_SHARE if is_known else 1.0) * error / sent.left)
         if each * sent.left <= request_bytes:
-            request_bytes = max(REQUEST_BYTES_MIN, request_bytes + error)
+            request_bytes = max(REQUEST_BYTES_MIN, request_bytes + NEWEST_SHARE * error)
         elif sent.step_s:
-            self.thinned_bytes = max(READING_BYTES_MIN, each + error / sent.left)
+            self.thinned_bytes, self.is_thinned_known = newer, True
         else:
-            self.whole_bytes = max(READING_BYTES_MIN, each + error / sent.left)
+            self.whole_bytes, self.is_whole_known = newer, True
         if sent.lane == Lane.LIVE:
             self.together = max(1.0, min(float(sent.held), self.together + NEWEST_SHARE * (sent.held - self.together)))
         if sent.lane == Lane.LIVE and sent.series:
@@ -165,9 +173,12 @@ class Scheduler:
         if passed_s < LOOK_S_MIN:
             return
         # At first what was seen is all there is to know.
-        share = max(min(1.0, passed_s / MEMORY_S), passed_s / (now_s - self._since_s))
+        newest = passed_s / (now_s - self._since_s)
+        share, of_usual = (max(min(1.0, passed_s / memory_s), newest) for memory_s in (MEMORY_S, USUAL_S))
         for flow, before, count in zip(self.flows, self._seen, arrived, strict=True):
-            flow.readings_s += share * ((count - before) / passed_s - flow.readings_s)
+            came_s = (count - before) / passed_s
+            flow.readings_s += share * (came_s - flow.readings_s)
+            flow.usual_s += of_usual * (came_s - flow.usual_s)
         self._seen, self._seen_s = tuple(arrived), now_s
 
     def decide(self, now_s: float, *, windows: Sequence[WindowLeft], rate: float | None, outlook: Outlook) -> Decision:

@@ -302,6 +302,35 @@ def test_what_readings_and_requests_cost_is_learnt() -> None:
     assert flow.readings_s == pytest.approx(200, rel=0.02)
 
 
+def test_what_readings_cost_is_known_once_some_were_sent() -> None:
+    """Until then it is guessed, and a guess that is wrong by a lot must not be believed for many leases."""
+    desk = Desk(300e6)
+    flow = desk.scheduler.flows[Priority.NORMAL]
+    desk.sent(900.0 + 13.0 * 4000, left=4000)
+    desk.sent(900.0 + 20.0 * 4000, step_s=60.0, left=4000)
+    assert (flow.whole_bytes, flow.thinned_bytes) == pytest.approx((13, 20), rel=0.1)
+    desk.sent(900.0 + 1.0 * 4000, left=4000)
+    assert flow.whole_bytes > 10, "from then on slowly"
+
+
+def test_who_speaks_each_quarter_of_an_hour_is_not_silent_in_between() -> None:
+    """What a day's allowance has left over is not all the backlog's just because nothing came for ten minutes."""
+    desk = Desk(3e6, readings_s=0.0)
+    for _ in range(12):
+        desk.arrived[Priority.NORMAL] += 50_000
+        desk.decide()
+        desk.pass_by(600)
+        desk.decide()
+        desk.pass_by(300)
+    desk.pass_by(600)
+    desk.decide()
+    flow = desk.scheduler.flows[Priority.NORMAL]
+    assert flow.readings_s < 1
+    assert flow.need(900).readings_s > 25
+    assert desk.scheduler.allocation is not None
+    assert desk.scheduler.allocation.is_short
+
+
 def test_what_comes_in_is_followed() -> None:
     """Slowly, after the first look; a look too soon says nothing."""
     desk = Desk(300e6)
