@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from gateway.core.clock import NS_PER_S
 from gateway.core.timeouts import timeout
 from gateway.net.devices import route_by, why_down
+from gateway.uplinks.allocation import share_out
 from gateway.uplinks.guards import NoLinkError, NotYetError
 from gateway.uplinks.link_probe import PROBE_BYTES, Found, ask
 from gateway.uplinks.pacer import Pacer
@@ -50,6 +51,8 @@ JITTER: Final = 0.2
 NO_LINK_S: Final = 60.0
 # What even who sends nothing now may plan with, of what all others want.
 SHARE_MIN: Final = 0.05
+# Who was thinned needs more than what it wants to be whole again.
+HEADROOM: Final = 1.25
 # Who has said nothing for so long wants nothing.
 WANTED_S: Final = 600.0
 # How soon it is tried again to write what is spent, where the disk took it not.
@@ -137,16 +140,22 @@ class Link:
         if uplink in self._wanted:
             self._wanted[uplink] = bytes_s, now_s
 
-    def share_of(self, uplink: str, now_s: float) -> float:
-        """Return which part of what it may carry is for an uplink to plan with, beside others that use it.
+    def share_of(self, uplink: str, now_s: float, *, may_s: float) -> float:
+        """Return which part of the `may_s` bytes a second that it may carry is for an uplink to plan with.
 
-        As much as it wants of what all of them want; what it does not need in the end is the others'.
+        Where all that its uplinks want fits, that is as much as it wants of it. Else they have the same each, but for
+        those that want less: what they leave is the others' (max-min fairness).
         """
         wanted = {name: bytes_s for name, (bytes_s, at_s) in self._wanted.items() if now_s < at_s + WANTED_S}
         total, count = sum(wanted.values()), max(1, len(self._wanted))
         if not total:
             return 1 / count
-        return (wanted.get(uplink, 0.0) + SHARE_MIN * total) / (total * (1 + SHARE_MIN * count))
+        part = wanted.get(uplink, 0.0) / total
+        if 0 < may_s < total:
+            needs = {name: HEADROOM * bytes_s for name, bytes_s in wanted.items()}
+            parts = share_out(may_s, [*needs.values()], [1.0] * len(needs))
+            part = dict(zip(needs, parts, strict=True)).get(uplink, 0.0) / may_s
+        return (part + SHARE_MIN) / (1 + SHARE_MIN * count)
 
     def used_by(self, uplink: str, *, is_used: bool) -> None:
         """Take note that an uplink uses it, or does no more."""

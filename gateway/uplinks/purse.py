@@ -150,11 +150,9 @@ class Purse:
         budgets = self._of(link)
         found = self._own.windows() if self._own in budgets and self._own is not None else []
         if link is not None and link.budget is not None and link.budget in budgets:
-            share = link.share_of(self._payer, self._now_s())
-            found = found + [
-                WindowLeft(f"{left.name} on {link.name}", share * left.left_bytes, left.left_s)
-                for left in link.budget.windows()
-            ]
+            for left in link.budget.windows():
+                share = link.share_of(self._payer, self._now_s(), may_s=left.left_bytes / max(1.0, left.left_s))
+                found.append(WindowLeft(f"{left.name} on {link.name}", share * left.left_bytes, left.left_s))
         return found
 
     def rate(self, own: float | None) -> float | None:
@@ -162,7 +160,7 @@ class Purse:
         link = self._road.current
         if link is None or link.pacer is None:
             return own
-        shared = link.pacer.rate * link.share_of(self._payer, self._now_s())
+        shared = link.pacer.rate * link.share_of(self._payer, self._now_s(), may_s=link.pacer.rate)
         return shared if own is None else min(own, shared)
 
     @property

@@ -145,6 +145,18 @@ def test_each_plans_with_its_part_of_the_link() -> None:
     assert one.rate(None) / 8000 > 0.9
 
 
+def test_who_wants_little_of_a_link_that_is_short_has_it() -> None:
+    """What the others want all the same is divided among them."""
+    desk = Desk(rate=Rate(8000))
+    one, two = desk.purse("one"), desk.purse("two")
+    desk.lte.wants("one", 1_000_000.0, 0.0)
+    desk.lte.wants("two", 800.0, 0.0)
+    assert two.rate(None) >= 800
+    assert one.rate(None) + two.rate(None) == pytest.approx(8000)
+    desk.lte.wants("two", 900_000.0, 0.0)
+    assert one.rate(None) == pytest.approx(two.rate(None))
+
+
 def test_who_overdraws_does_so_of_both() -> None:
     """Where both have a budget, what only one of them lets through is no exception."""
     desk = Desk()
