@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.bench.wire import encode, simulate
 from gateway.codecs import zstd
 
 
@@ -24,6 +25,16 @@ def test_parts_come_out_as_one(parts: list[bytes], level: int) -> None:
     """Also where there are none, or empty ones; and the next frame is none the worse for it."""
     assert zstd.decompress(zstd.compress_parts(parts, level=level), bytes_max=3000) == b"".join(parts)
     assert zstd.decompress(zstd.compress(b"next", level=level), bytes_max=9) == b"next"
+
+
+@pytest.mark.parametrize("clock", ["whole seconds", "jittered milliseconds"])
+def test_a_small_body_is_pressed_nearly_as_hard_as_can_be(clock: str) -> None:
+    """Parsed once: a few per cent above what the library's highest levels make of it, and well below a quick one."""
+    body = encode(simulate(clock)[:2])
+    assert len(body) < 16 * 1024
+    hard, hardest = (len(zstd.compress(body, level=17)), len(zstd.zstd.compress(body, 22)))
+    assert hard <= 1.03 * hardest
+    assert hard < 0.92 * len(zstd.compress(body))
 
 
 def test_parts_have_codes_of_their_own() -> None:
