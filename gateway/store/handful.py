@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from gateway.core.batch import KIND_MASK, ValueKind
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 # Above this, numpy is quicker even when it is cold.
 READINGS_MAX: Final = 128
 _SIGN: Final = 1 << 63
-_POWERS: Final = POWERS.tolist()
+_POWERS: Final[list[float]] = POWERS.tolist()
+# Added to a smaller double and taken away again, it leaves the nearest integer, ties to even (IEEE 754).
+_ROUND: Final = 1.5 * 2.0**52
 
 
 class Handful(NamedTuple):
@@ -52,7 +55,8 @@ def encode(batch: Batch) -> Handful | None:
     flags = [keys[start] & 15 for start in starts]
     values = _Values([bits[k] for k in order], spans)
     is_double = [flag & KIND_MASK == ValueKind.DOUBLE for flag in flags]
-    if not values.choose(is_double, batch.bits.view("f8").tolist(), order):
+    doubles = batch.bits.view("f8").tolist()
+    if not values.choose(is_double, [doubles[k] for k in order]):
         return None
     out = bytearray()
     numbers = [keys[start] >> 4 for start in starts]
@@ -69,14 +73,18 @@ def encode(batch: Batch) -> Handful | None:
 
 
 def _bits(out: bytearray, flags: Sequence[bool]) -> None:
-    for start in range(0, len(flags), 8):
-        out.append(sum(128 >> k for k, flag in enumerate(flags[start : start + 8]) if flag))
+    size = (len(flags) + 7) // 8
+    digits = "".join(["1" if flag else "0" for flag in flags])
+    out += int(digits.ljust(8 * size, "0") or "0", 2).to_bytes(size, "big")
 
 
 def _planes(out: bytearray, values: Sequence[int], width: int) -> None:
-    octets = b"".join([value.to_bytes(width, "little") for value in values])
+    if width == 1:
+        out += bytes(values)
+        return
+    octets = struct.pack(f"<{len(values)}Q", *values)
     for place in range(width):
-        out += octets[place::width]
+        out += octets[place::8]
 
 
 def _unsigned(out: bytearray, values: Sequence[int]) -> None:
@@ -94,7 +102,7 @@ def _unsigned(out: bytearray, values: Sequence[int]) -> None:
 def _signed(out: bytearray, values: Sequence[int]) -> None:
     smallest = min(values)
     offsets = [value - smallest for value in values]
-    steps = [_zigzag(step) for step in _steps(values)]
+    steps = [(step << 1 ^ step >> 63) & U64_MAX for step in _steps(values)]
     differs = len(values) > 2 and sum(map(int.bit_length, steps)) < sum(map(int.bit_length, offsets))
     out.append(differs)
     put_varint(out, _zigzag(values[0] if differs else smallest))
@@ -158,17 +166,30 @@ class _Values:
         self._forms: list[int] = []
         self._runs: list[list[int]] = []
 
-    def choose(self, is_double: Sequence[bool], doubles: Sequence[float], order: Sequence[int]) -> bool:
-        """Turn all into integers; return False where that cannot be without exceptions."""
-        for (start, stop), double in zip(self._spans, is_double, strict=True):
-            run = self._bits[start:stop]
-            if double:
-                found = _decimals([doubles[k] for k in order[start:stop]], run)
-                if found is None:
+    def choose(self, is_double: Sequence[bool], doubles: Sequence[float]) -> bool:
+        """Turn all into integers; return False where that cannot be without exceptions. `doubles` are in order, too."""
+        bits, spans = self._bits, self._spans
+        if not all(is_double):
+            mine = [k for span, double in zip(spans, is_double, strict=True) if double for k in range(*span)]
+            doubles, bits = [doubles[k] for k in mine], [bits[k] for k in mine]
+        found = _smallest(doubles, bits)
+        if found is None:
+            return False
+        exponents, integers = found
+        at = 0
+        for (start, stop), double in zip(spans, is_double, strict=True):
+            if not double:
+                self._runs.append(self._bits[start:stop])
+                continue
+            end = at + stop - start
+            exponent, run = exponents[at], integers[at:end]
+            if end - at > 1:
+                exponent = max(exponents[at:end])
+                if min(exponents[at:end]) < exponent and not (run := _at(exponent, doubles[at:end])):
                     return False
-                form, run = found
-                self._forms.append(form)
+            self._forms.append(exponent)
             self._runs.append(run)
+            at = end
         if self._forms:
             self._lift([k for k, double in enumerate(is_double) if double])
         return True
@@ -243,22 +264,45 @@ def _scatters(run: Sequence[int], steps: Sequence[int]) -> bool:
     return away < sum(map(abs, steps)) / len(steps)
 
 
-def _decimals(doubles: Sequence[float], bits: Sequence[int]) -> tuple[int, list[int]] | None:
-    """Return the smallest exponent of ten by which all doubles are integers, and these; None where there is none."""
-    exponent = 0
-    try:
-        for value in doubles:
-            while round(value * _POWERS[exponent]) / _POWERS[exponent] != value:
+def _smallest(doubles: Sequence[float], bits: Sequence[int]) -> tuple[list[int], list[int]] | None:
+    """Return for each double the smallest exponent of ten by which it is an integer, and that; None where one has none.
+
+    One loop for all of them, since most runs of a quiet gateway have one reading, and a call for each costs more.
+    """
+    exponents: list[int] = []
+    integers: list[int] = []
+    for value, bit in zip(doubles, bits, strict=True):
+        if not -DECIMAL_MAX < value < DECIMAL_MAX:
+            if not (-WHOLE_MAX < value < WHOLE_MAX and value.is_integer()):
+                return None
+            exponent, whole = 0, value
+        else:
+            exponent, power = 0, 1.0
+            whole = value + _ROUND - _ROUND
+            while whole / power != value:
                 exponent += 1
-        power = _POWERS[exponent]
-        integers = [round(value * power) for value in doubles]
-        if any(whole / power != value for whole, value in zip(integers, doubles, strict=True)):
-            return None
-    except (IndexError, ValueError, OverflowError):
-        # No decimal of 15 digits, or no number.
-        return None
-    limit = DECIMAL_MAX if exponent else WHOLE_MAX
-    if max(map(abs, integers)) >= limit:
-        return None
-    # Minus zero is the one that equals what it is not.
-    return None if any(not whole and bit for whole, bit in zip(integers, bits, strict=True)) else (exponent, integers)
+                if exponent >= len(_POWERS):
+                    # No decimal of 15 digits.
+                    return None
+                power = _POWERS[exponent]
+                whole = value * power + _ROUND - _ROUND
+                if not -DECIMAL_MAX < whole < DECIMAL_MAX:
+                    return None
+            # Minus zero is the one that equals what it is not.
+            if bit and not whole:
+                return None
+        exponents.append(exponent)
+        integers.append(int(whole))
+    return exponents, integers
+
+
+def _at(exponent: int, doubles: Sequence[float]) -> list[int]:
+    """Return doubles as integers by this exponent of ten, none where one of them is none: more digits may spoil it."""
+    power = _POWERS[exponent]
+    integers: list[int] = []
+    for value in doubles:
+        whole = value * power + _ROUND - _ROUND
+        if whole / power != value or not -DECIMAL_MAX < whole < DECIMAL_MAX:
+            return []
+        integers.append(int(whole))
+    return integers
