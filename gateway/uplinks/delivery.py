@@ -171,7 +171,7 @@ class Uplink:
     async def _serve(self) -> None:
         while True:
             if self._ahead is None:
-                if not self._store.has_some(self.name) and not self._parked.has_due(_now_s()):
+                if not self._may_have():
                     self._say_idle()
                     self._watching.note_speed(is_quick=False)
                     with contextlib.suppress(TimeoutError):
@@ -183,9 +183,13 @@ class Uplink:
                 await self._spending.prepare()
                 if await self._is_kept():
                     continue
-            if await self._deliver_next() is None:
+            if await self._deliver_next() is None and self._may_have():
                 self._say_idle()
                 await asyncio.sleep(EMPTY_WAIT_S)
+
+    def _may_have(self) -> bool:
+        """Whether there may be something to send: what is known to be empty is waited for, and not asked again."""
+        return self._store.has_some(self.name) or self._parked.has_due(_now_s())
 
     async def _combine(self) -> bool:
         """Between two rounds let fresh data gather, unless what is held fills half a request already.

@@ -275,3 +275,17 @@ async def test_a_receiver_of_json_alone_holds_protobuf_back(open_store, otlp_sin
     assert "protocol" in uplink.status()["reason"]
     await end(task)
     assert balance(store)["held"] == 50
+
+
+async def test_a_shelf_that_is_known_to_be_empty_is_not_asked_again(open_store, otlp_sink, monkeypatch) -> None:
+    """Each look by itself is a wake-up; what comes next goes when it is there, however long such a look would wait."""
+    monkeypatch.setattr("gateway.uplinks.delivery.EMPTY_WAIT_S", 3600.0)
+    store = await open_store()
+    task = asyncio.create_task(uplink_of(store, otlp_sink.url).run())
+    for k in range(5):
+        await store.append([(Priority.NORMAL, counted(store, 10 * k, 10))])
+        await until_sent(store)
+        # The road has seen by now that nothing is left.
+        await asyncio.sleep(0.1)
+    await end(task)
+    await store.close()
