@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from gateway import __version__
 from gateway.codecs.mapping import MapLimits, Mapper
 from gateway.control.backlog import look_for_old_shelf
-from gateway.control.draining import Draining
+from gateway.control.draining import LOOK_S, Draining
 from gateway.control.fitting import fit
 from gateway.control.footprint import Footprint
 from gateway.control.taken import origins_of, takes_of
@@ -356,7 +356,7 @@ class Gateway:
     async def _keep_house(self) -> None:
         """Beat the watchdog while the data path moves; save the detectors' state now and then."""
         assert self._store is not None
-        saved_ns = measured_ns = thawed_ns = self._clock.monotonic_ns()
+        saved_ns = measured_ns = thawed_ns = held_ns = self._clock.monotonic_ns()
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
             now_ns = self._clock.monotonic_ns()
@@ -369,7 +369,9 @@ class Gateway:
             if self.is_alive():
                 self._notify("WATCHDOG=1")
             self._watch_shelf()
-            self._look_at_backlogs(now_ns / NS_PER_S)
+            if now_ns - held_ns >= LOOK_S * NS_PER_S:
+                held_ns = now_ns
+                self._look_at_backlogs(now_ns / NS_PER_S)
             if self._store.is_closed and now_ns - thawed_ns >= THAW_LOOK_S * NS_PER_S:
                 thawed_ns = now_ns
                 await self._thaw()

@@ -267,6 +267,7 @@ async def test_a_backlog_is_watched_while_it_drains(
         seen.append((held, is_moving))
 
     monkeypatch.setattr(Draining, "look", look)
+    monkeypatch.setattr("gateway.app.LOOK_S", 0.0)
     monkeypatch.setattr(Draining, "outlook", lambda _: Outlook(-5.0, 12.5))
     port = free_port()
     async with running(make(server(port) + uplink(otlp_sink.url))) as gateway:
