@@ -103,7 +103,7 @@ class MqttServerSettings(
             "so that fewer looks serve more messages: a quarter of that wait, at most this. Arrival times are that "
             "coarse; 0 looks at once."
         ),
-    ] = Duration(0.2)
+    ] = Duration(0.25)
     sessions_max: Annotated[int, Meta(description="Sessions remembered, of clients that are gone too.", ge=1)] = 4000
     session_expiry_max: Annotated[
         Duration, Meta(description="Longest time that the session of a client that is gone is remembered.")
