@@ -9,6 +9,8 @@ DEV_STAMP := $(VENV)/.installed-dev
 # As root on Debian the real peers of the tests are installed too; otherwise what needs them is skipped.
 # Each is the program that is looked for, and the package that has it.
 PEERS := mosquitto:mosquitto mosquitto_pub:mosquitto-clients systemd-analyze:systemd
+# What a daemon loads of numpy has no docstrings (gateway/net/imports.py); where that cannot be, Python's own file is read.
+COMPILE_LEAN := $(BIN)/python -c 'import compileall, re, numpy; compileall.compile_dir(numpy.__path__[0], quiet=1, optimize=2, rx=re.compile("/tests/"))' 2>/dev/null || true
 PYTEST_ARGS ?=
 
 .PHONY: demo test install lint types contracts docs coverage nightly bench peers clean help
@@ -23,6 +25,7 @@ $(STAMP): pyproject.toml
 	@echo "installing tidegate into $(VENV) …"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@$(BIN)/python -m compileall -q gateway
+	@$(COMPILE_LEAN)
 	@touch $@
 
 $(DEV_STAMP): $(STAMP)
@@ -41,7 +44,7 @@ COMMAND := $(DESTDIR)/usr/local/bin/tidegate
 install: ## as root: into this folder's .venv, with a systemd unit and a link on the PATH; run it again to update
 	@test -n "$(DESTDIR)" || test "$$(id -u)" = 0 || { echo "make install writes to /etc and /usr/local/bin: run it as root (sudo make install)"; exit 2; }
 	@$(MAKE) --no-print-directory --silent $(STAMP)
-	@if [ -x $(BIN)/python ]; then $(BIN)/python -m compileall -q gateway; fi
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m compileall -q gateway; $(COMPILE_LEAN); fi
 	@test -n "$(DESTDIR)" || id -u tidegate >/dev/null 2>&1 || { useradd --system --user-group --no-create-home --home-dir "$(CURDIR)" --shell /usr/sbin/nologin tidegate && echo "user tidegate created"; }
 	@install -d -m 755 $(DESTDIR)/etc/tidegate $(dir $(UNIT)) $(dir $(COMMAND))
 	@sed 's#/opt/tidegate/#$(CURDIR)/#g' docs/tidegate.service > $(UNIT).new && chmod 644 $(UNIT).new && mv $(UNIT).new $(UNIT)

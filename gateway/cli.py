@@ -19,7 +19,8 @@ from gateway.arguments import CONFIG_DEFAULT, LOG_LEVELS, URL_DEFAULT
 from gateway.core.progress import progress
 from gateway.core.text import sentence
 from gateway.core.words import plural
-from gateway.net.tls import bring_back, leave_out, mentions_tls
+from gateway.net.imports import spare_memory
+from gateway.net.tls import bring_back, leave_out, may_want_tls
 
 if TYPE_CHECKING:
     import argparse
@@ -229,25 +230,18 @@ def run_gateway(options: argparse.Namespace) -> int:
     """`tidegate run`."""
     path: Path = options.config
     # Before anything that would load OpenSSL: whether this configuration has a use for it.
-    if not mentions_tls(_text(path)):
+    if not may_want_tls(path):
         leave_out()
+    spare_memory()
     from gateway.control import config as configuration  # noqa: PLC0415  msgspec only where needed
     from gateway.daemon import run_daemon  # noqa: PLC0415  the whole gateway only here
 
     def reload() -> Config:
-        if mentions_tls(_text(path)):
+        if may_want_tls(path):
             bring_back()
         return configuration.load(path, to_run=True)
 
     return run_daemon(load(path, to_run=True), reload=reload, log_level=options.log_level)
-
-
-def _text(path: Path) -> str:
-    """Return a file's text; "" where it cannot be read, which its loading will say in words."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
 
 
 def run_explain(options: argparse.Namespace) -> int:

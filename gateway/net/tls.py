@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     import ssl
+    from pathlib import Path
     from typing import TypeGuard
 
 # All ways in which a configuration can ask for TLS have one of these in them; a comment that does costs memory only.
@@ -46,6 +47,14 @@ def mentions_tls(text: str) -> bool:
     (False, True)
     """
     return _WORDS.search(text) is not None
+
+
+def may_want_tls(path: Path) -> bool:
+    """Return whether a configuration file does; not one that cannot be read, which its loading says in words."""
+    try:
+        return mentions_tls(path.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return False
 
 
 def leave_out() -> bool:
