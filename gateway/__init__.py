@@ -16,6 +16,7 @@ bench/                      The performance suite: every number that is claimed 
   client_load.py            A program with a client inside: sends single readings, then arrays, and prints as JSON what that took
   encoding.py               How quickly batches become OTLP requests: P50 and P99 of 10,000 readings in runs of several lengths
   end_to_end.py             A real gateway under load, from the devices' socket to a receiver's: what it takes, costs and leaves behind
+  grpc_sink.py              The counting receiver over gRPC: h2 keeps the conversation, calls are counted and answered OK
   line.py                   A line to a receiver in virtual time: real requests over a real socket, which take as long as the line's rate says
   load.py                   A cheap load: QoS 1 PUBLISHes from prebuilt bytes over a few connections, PUBACKs counted by their length
   micro.py                  The parts of the data path by themselves: encoding, wire, segments

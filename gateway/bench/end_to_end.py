@@ -93,13 +93,13 @@ endpoint = "{endpoint}"
 """
 
 
-def start_gateway(shop: Workshop, *, source: str, endpoint: str) -> GatewayUnderTest:
+def start_gateway(shop: Workshop, *, source: str, endpoint: str, uplink: str = UPLINK) -> GatewayUnderTest:
     """Start a gateway with one source and one uplink, and nothing set that a user has not to set."""
     control = free_port()
     config = CONFIG.format(
         state=json.dumps(str(shop.folder / "state")),
         source=source,
-        uplink=UPLINK.format(endpoint=endpoint),
+        uplink=uplink.format(endpoint=endpoint),
         control=control,
     )
     gateway = GatewayUnderTest(shop.folder, config, control_port=control)
@@ -107,9 +107,9 @@ def start_gateway(shop: Workshop, *, source: str, endpoint: str) -> GatewayUnder
     return gateway
 
 
-def start_sink(shop: Workshop, *, port: int = 0) -> SinkUnderTest:
+def start_sink(shop: Workshop, *, port: int = 0, with_grpc: bool = False) -> SinkUnderTest:
     """Start the counting receiver."""
-    sink = SinkUnderTest(port=port)
+    sink = SinkUnderTest(port=port, with_grpc=with_grpc)
     shop.add(sink)
     return sink
 

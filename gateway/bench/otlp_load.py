@@ -1,12 +1,14 @@
 """A program that sends OTLP: requests of a thousand log records or spans, made once and sent again and again.
 
-`python -m gateway.bench.otlp_load --port N --signal logs --seconds S` prints as JSON how many were answered with 200.
+`python -m gateway.bench.otlp_load --port N --signal logs --seconds S` prints as JSON how many were answered with 200,
+or with OK where `--grpc` has it speak gRPC.
 Must not be taken for a client library: a request that is not taken is counted and not sent again.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import socket
@@ -15,13 +17,19 @@ import time
 from typing import Final
 
 from gateway.codecs import protobuf
+from gateway.codecs.grpc import CONTENT_TYPE, METHODS, prefix
 from gateway.codecs.otlp import NO_MARKS, encode_log_record, encode_resource, encode_scope
 from gateway.core.clock import SystemClock
+from gateway.core.contracts import Signal
+from gateway.net.line import Address
 
 CLOCK: Final = SystemClock()
 RECORDS: Final = 1000
 CONNECTIONS: Final = 16
 PATHS: Final = {"logs": "/v1/logs", "traces": "/v1/traces"}
+SIGNALS: Final = {"logs": Signal.LOGS, "traces": Signal.TRACES}
+HEADERS: Final = (("te", "trailers"), ("content-type", CONTENT_TYPE))
+ANSWER_S: Final = 60.0
 
 
 def log_record(number: int, now_ns: int) -> bytes:
@@ -61,14 +69,19 @@ def span(number: int, now_ns: int) -> bytes:
 
 def make_request(signal: str, port: int) -> bytes:
     """Return a whole HTTP request with RECORDS of one program."""
+    body = make_body(signal)
+    head = f"POST {PATHS[signal]} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/x-protobuf\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def make_body(signal: str) -> bytes:
+    """Return RECORDS of one program as an export request."""
     now_ns = CLOCK.wall_ns()
     make = span if signal == "traces" else log_record
     items = b"".join(protobuf.delimited(2, make(number, now_ns)) for number in range(RECORDS))
     resource = encode_resource((("service.name", "items"), ("service.instance.id", "items-1")), ())
     scope = protobuf.delimited(1, encode_scope("items.web", NO_MARKS, version=""))
-    body = protobuf.delimited(1, protobuf.delimited(1, resource) + protobuf.delimited(2, scope + items))
-    head = f"POST {PATHS[signal]} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/x-protobuf\r\n"
-    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    return protobuf.delimited(1, protobuf.delimited(1, resource) + protobuf.delimited(2, scope + items))
 
 
 class Load:
@@ -90,13 +103,42 @@ class Load:
             thread.join()
 
     def _send(self) -> None:
-        with socket.create_connection(("127.0.0.1", self._port), timeout=60) as connection:
-            while time.monotonic() < self._until_s:
+        with socket.create_connection(("127.0.0.1", self._port), timeout=ANSWER_S) as connection:
+            while self._may_go_on():
                 connection.sendall(self._request)
-                is_taken = connection.recv(65536).startswith(b"HTTP/1.1 200 ")
-                with self._lock:
-                    self.taken += is_taken
-                    self.refused += not is_taken
+                self._count(is_taken=connection.recv(65536).startswith(b"HTTP/1.1 200 "))
+
+    def _may_go_on(self) -> bool:
+        """Whether one more may be sent: the first of all may, however late it is."""
+        return time.monotonic() < self._until_s or not (self.taken or self.refused)
+
+    def _count(self, *, is_taken: bool) -> None:
+        with self._lock:
+            self.taken += is_taken
+            self.refused += not is_taken
+
+
+class GrpcLoad(Load):
+    """The same with calls of gRPC, each of a signal's `Export`."""
+
+    def __init__(self, port: int, signal: str, *, seconds: float) -> None:
+        body = make_body(signal)
+        super().__init__(port, prefix(len(body), is_compressed=False) + body, seconds=seconds)
+        self._method = METHODS[SIGNALS[signal]]
+
+    def _send(self) -> None:
+        from gateway.net.http2 import Http2Connection  # noqa: PLC0415  only where the extra is installed
+
+        with contextlib.closing(Http2Connection(to=Address("127.0.0.1", self._port), timeout_s=ANSWER_S)) as connection:
+            while self._may_go_on():
+                answer = connection.call(
+                    self._method,
+                    headers=HEADERS,
+                    size_bytes=len(self._request),
+                    pieces=(self._request,),
+                    answer_bytes_max=65536,
+                )
+                self._count(is_taken=answer.trailers.get("grpc-status") == "0")
 
 
 def main() -> None:
@@ -105,8 +147,13 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--signal", choices=PATHS, default="logs")
     parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--grpc", action="store_true")
     arguments = parser.parse_args()
-    load = Load(arguments.port, make_request(arguments.signal, arguments.port), seconds=arguments.seconds)
+    load = (
+        GrpcLoad(arguments.port, arguments.signal, seconds=arguments.seconds)
+        if arguments.grpc
+        else Load(arguments.port, make_request(arguments.signal, arguments.port), seconds=arguments.seconds)
+    )
     load.run()
     print(json.dumps({"acknowledged": load.taken * RECORDS, "refused": load.refused}), flush=True)  # noqa: T201  the parent reads it
 

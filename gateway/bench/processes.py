@@ -134,14 +134,16 @@ class GatewayUnderTest(Child):
 class SinkUnderTest(Child):
     """The counting OTLP receiver in a process of its own."""
 
-    def __init__(self, *, port: int = 0) -> None:
-        super().__init__(sys.executable, "-m", "gateway.bench.sink", "--port", str(port), pipe=True)
+    def __init__(self, *, port: int = 0, with_grpc: bool = False) -> None:
+        options = ["--grpc"] if with_grpc else []
+        super().__init__(sys.executable, "-m", "gateway.bench.sink", "--port", str(port), *options, pipe=True)
         self.port = int(self.line())
+        self._data_port = int(self.line()) if with_grpc else self.port
 
     @property
     def endpoint(self) -> str:
-        """Return its URL."""
-        return f"http://127.0.0.1:{self.port}"
+        """Return the URL that requests go to: gRPC's where it takes that."""
+        return f"http://127.0.0.1:{self._data_port}"
 
 
 @dataclass(slots=True)

@@ -1,7 +1,8 @@
 """A counting OTLP/HTTP receiver: decompresses, counts readings without building one, answers 200.
 
 `python -m gateway.bench.sink --port N` prints its port, then serves until it is ended; GET / answers with the counts
-as JSON. Must not be taken for a collector: it keeps nothing.
+as JSON. With `--grpc` it takes gRPC as well, at the port that it prints then. Must not be taken for a collector: it
+keeps nothing.
 """
 
 from __future__ import annotations
@@ -194,15 +195,25 @@ class Receiver(asyncio.Protocol):
         )
 
 
-async def serve(port: int) -> None:
+async def serve(port: int, *, with_grpc: bool = False) -> None:
     """Listen on loopback until cancelled."""
-    counts = Counts()
-    server = await asyncio.get_running_loop().create_server(lambda: Receiver(counts), "127.0.0.1", port)
+    counts, loop = Counts(), asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Receiver(counts), "127.0.0.1", port)
     print(server.sockets[0].getsockname()[1], flush=True)  # noqa: T201  the parent reads it
+    if with_grpc:
+        from gateway.bench.grpc_sink import GrpcReceiver  # noqa: PLC0415  only where the extra is installed
+
+        def take(is_metrics: bool, encoding: str, message: bytes) -> None:  # noqa: FBT001  as it is called
+            counts.take("/v1/metrics" if is_metrics else "", encoding, 0, message)
+
+        calls = await loop.create_server(lambda: GrpcReceiver(take), "127.0.0.1", 0)
+        print(calls.sockets[0].getsockname()[1], flush=True)  # noqa: T201  the same
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    arguments = argparse.ArgumentParser()
-    arguments.add_argument("--port", type=int, default=0)
-    asyncio.run(serve(arguments.parse_args().port))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--grpc", action="store_true")
+    arguments = parser.parse_args()
+    asyncio.run(serve(arguments.port, with_grpc=arguments.grpc))

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.bench.otlp import through
-from gateway.bench.report import Figure
+from gateway.bench import otlp
+from gateway.bench.report import Figure, Skipped
 
 
 @pytest.mark.slow
-def test_records_and_spans_are_measured_and_all_arrive() -> None:
+@pytest.mark.parametrize(("measure", "over"), [(otlp.through, ""), (otlp.through_grpc, " over gRPC")])
+def test_records_and_spans_are_measured_and_all_arrive(measure, over: str) -> None:
     """A few microseconds each, on any machine."""
-    figures = {figure.name: figure for figure in through(True) if isinstance(figure, Figure)}
+    figures = {figure.name: figure for figure in measure(True) if isinstance(figure, Figure)}
     assert len(figures) == 6
     for noun in ("log records", "spans"):
-        assert 0 < figures[f"CPU for each of the {noun}"].value < 50
-        assert 20 < figures[f"RSS under {noun}"].value < 200
+        assert 0 < figures[f"CPU for each of the {noun}{over}"].value < 50
+        assert 20 < figures[f"RSS under {noun}{over}"].value < 200
+
+
+def test_without_the_extra_the_row_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what to install; nothing is started."""
+    monkeypatch.setattr(otlp, "EXTRAS", {"grpc": ("no_such_module_anywhere",)})
+    (result,) = otlp.through_grpc(True)
+    assert isinstance(result, Skipped)
+    assert "pip install tidegate[grpc]" in result.reason

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from gateway.bench import otlp_load
-from gateway.bench.otlp_load import RECORDS, Load, make_request
+from gateway.bench.otlp_load import METHODS, RECORDS, SIGNALS, GrpcLoad, Load, make_body, make_request
 
 
 def test_requests_are_real_ones() -> None:
@@ -46,3 +48,32 @@ def test_what_is_taken_is_counted(answer: bytes, taken: bool, monkeypatch: pytes
         load.run()
         thread.join()
     assert (load.taken > 0, load.refused > 0) == (taken, not taken)
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_calls_are_counted_as_requests_are(is_refused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the status that gRPC's own library answers with."""
+    monkeypatch.setattr(otlp_load, "CONNECTIONS", 1)
+    taken: list[bytes] = []
+
+    def export(message: bytes, context: grpc.ServicerContext) -> bytes:
+        taken.append(message)
+        if is_refused:
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
+        return b""
+
+    class Handler(grpc.GenericRpcHandler):
+        def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+            wanted = METHODS[SIGNALS["traces"]]
+            return grpc.unary_unary_rpc_method_handler(export) if details.method == wanted else None
+
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[Handler()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        load = GrpcLoad(port, "traces", seconds=0.05)
+        load.run()
+    finally:
+        server.stop(None).wait()
+    assert (load.taken > 0, load.refused > 0) == (not is_refused, is_refused)
+    assert len(taken[0]) == len(make_body("traces"))
