@@ -47,8 +47,13 @@ HARD_BYTES_MAX: Final = 256 * 1024
 # Share of one processor that goes into compressing harder, and how much of it may be saved up.
 SPARE_SHARE: Final = 0.005
 SPARE_S_MAX: Final = 0.5
-# What the hard level saves of the fast level's bytes, measured on telemetry (gateway/bench/wire.py).
+# What the hard level saves of the fast level's bytes until that is known; measured on telemetry (bench/wire.py).
 HARD_SAVES: Final = 0.2
+# Where it saves less than this it is not worth a processor's time, unless bytes are counted or the link is slow: a
+# hundred series with a point each are names for the most part, which any level finds, and a millisecond of work saves
+# 17 bytes where it saves 130 of a minute batch. It is looked at anew each so many requests of about that size.
+HARD_SAVES_MIN: Final = 0.08
+LOOK_EACH: Final = 64
 # Before the first measurement: seconds per byte of a slow board (a Raspberry Pi Zero 2 W's class).
 HARD_S_PER_BYTE: Final = 1e-6
 
@@ -234,16 +239,32 @@ class Effort:
     spare_s: float = SPARE_S_MAX
     hard_s_per_byte: float = HARD_S_PER_BYTE
     send_s_per_byte: float = 0.0
+    saves_min: float = HARD_SAVES_MIN
     _seen_s: float | None = None
+    # By the bits of a size: what share of the fast level's bytes the hard one saves, and in how many requests to look.
+    _saves: dict[int, tuple[float, int]] = field(default_factory=dict)
 
     def level(self, size_bytes: int, *, now_s: float) -> int:
         """Choose for a request of `size_bytes` before compression."""
         if self._seen_s is not None:
             self.spare_s = min(SPARE_S_MAX, self.spare_s + (now_s - self._seen_s) * SPARE_SHARE)
         self._seen_s = now_s
-        cost_s = size_bytes * self.hard_s_per_byte
-        is_worth = cost_s <= self.spare_s or self.hard_s_per_byte < HARD_SAVES * self.send_s_per_byte
-        return HARD_LEVEL if size_bytes <= HARD_BYTES_MAX and is_worth else FAST_LEVEL
+        if size_bytes > HARD_BYTES_MAX:
+            return FAST_LEVEL
+        saves, looks_in = self._saves.get(size_bytes.bit_length(), (HARD_SAVES, 0))
+        if looks_in:
+            self._saves[size_bytes.bit_length()] = saves, looks_in - 1
+        is_spare = size_bytes * self.hard_s_per_byte <= self.spare_s and (saves >= self.saves_min or not looks_in)
+        is_worth = is_spare or self.hard_s_per_byte < saves * self.send_s_per_byte
+        return HARD_LEVEL if is_worth else FAST_LEVEL
+
+    def is_to_be_compared(self, size_bytes: int) -> bool:
+        """Whether to see what the fast level would have made of a request of this size that was compressed hard."""
+        return self._saves.get(size_bytes.bit_length(), (HARD_SAVES, 0))[1] == 0
+
+    def compared(self, size_bytes: int, *, hard_bytes: int, fast_bytes: int) -> None:
+        """Learn what the hard level saves."""
+        self._saves[size_bytes.bit_length()] = 1 - hard_bytes / max(fast_bytes, 1), LOOK_EACH
 
     def spent(self, size_bytes: int, level: int, seconds: float) -> None:
         """Learn what compressing took."""

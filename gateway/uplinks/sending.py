@@ -27,7 +27,7 @@ from gateway.uplinks.guards import (
     StatusRefusedError,
     TooLargeError,
 )
-from gateway.uplinks.pacing import FAST_LEVEL, REQUEST_S, BatchSize, Effort
+from gateway.uplinks.pacing import FAST_LEVEL, HARD_LEVEL, REQUEST_S, BatchSize, Effort
 from gateway.uplinks.partly import PartlyTakenError
 from gateway.uplinks.parts import Closed
 from gateway.uplinks.requests import REJECTED
@@ -102,7 +102,9 @@ class Sending:
         self._clock = clock
         self._random = random
         self.speeds = Speeds()
-        self._effort = Effort()
+        # Where bytes are counted every one of them is worth the work.
+        is_counted = bool(settings.budget.allowances()) or settings.budget.rate is not None
+        self._effort = Effort(saves_min=0.0) if is_counted else Effort()
         self._sender = Compressing(
             wire,
             self._compress,
@@ -381,6 +383,9 @@ class Sending:
         level = FAST_LEVEL if request.in_haste else self._effort.level(len(body), now_s=started_ns / NS_PER_S)
         packed = zstd.compress(body, level=level)
         self._effort.spent(len(body), level, (self._clock.monotonic_ns() - started_ns) / NS_PER_S)
+        if level == HARD_LEVEL and self._effort.is_to_be_compared(len(body)):
+            fast = zstd.compress(body, level=FAST_LEVEL)
+            self._effort.compared(len(body), hard_bytes=len(packed), fast_bytes=len(fast))
         return packed
 
 

@@ -16,6 +16,7 @@ from gateway.uplinks.pacing import (
     FAST_LEVEL,
     HARD_BYTES_MAX,
     HARD_LEVEL,
+    LOOK_EACH,
     READINGS_MIN,
     READINGS_START,
     SPARED,
@@ -220,6 +221,28 @@ def test_a_slow_link_is_worth_the_work() -> None:
     # However much it would be worth: the tables of a hard level grow with what they are for.
     assert HARD_BYTES_MAX == 256 * 1024
     assert effort.level(HARD_BYTES_MAX + 1, now_s=0) == FAST_LEVEL
+
+
+def test_what_saves_little_is_not_worth_the_work() -> None:
+    """Of requests of that size, and until it is looked at anew; on a slow link, or where bytes are counted, it is."""
+    for saved, saves_min, expected in ((0.2, 0.05, LOOK_EACH), (0.04, 0.05, 0), (0.04, 0.0, LOOK_EACH), (-0.1, 0.0, 0)):
+        effort = Effort(saves_min=saves_min)
+        assert effort.level(8000, now_s=0) == HARD_LEVEL
+        assert effort.is_to_be_compared(8000)
+        effort.compared(8000, hard_bytes=round(1000 * (1 - saved)), fast_bytes=1000)
+        levels = []
+        for _ in range(LOOK_EACH):
+            assert not effort.is_to_be_compared(8000)
+            levels.append(effort.level(8000, now_s=0))
+        assert levels.count(HARD_LEVEL) == expected
+        assert effort.is_to_be_compared(8000)
+        assert effort.level(8000, now_s=0) == HARD_LEVEL
+        # A minute batch is another matter.
+        assert effort.level(100_000, now_s=0) == HARD_LEVEL
+    slow = Effort()
+    slow.compared(8000, hard_bytes=960, fast_bytes=1000)
+    slow.sent(8000, 10.0)
+    assert slow.level(8000, now_s=0) == HARD_LEVEL
 
 
 def test_nothing_is_learnt_from_nothing() -> None:

@@ -10,14 +10,14 @@ import pytest
 from gateway.codecs.otlp import ProtobufEncoder
 from gateway.core.clock import FakeClock
 from gateway.core.contracts import Signal, TryLaterError
-from gateway.core.units import Duration
+from gateway.core.units import Duration, Size
 from gateway.uplinks import sending as sending_module
 from gateway.uplinks.guards import Answer, Request, TooLargeError
 from gateway.uplinks.pacing import FAST_LEVEL, HARD_LEVEL
 from gateway.uplinks.parts import Closed
 from gateway.uplinks.requests import Hand, RequestBuilder
 from gateway.uplinks.sending import NotBegunError, Sending
-from gateway.uplinks.settings import OtlpUplinkSettings
+from gateway.uplinks.settings import BudgetSettings, OtlpUplinkSettings
 from gateway.uplinks.worker import Worker
 
 REQUEST = Request(Signal.METRICS, b"body", 1)
@@ -136,13 +136,33 @@ async def test_who_is_half_taken_keeps_the_rest(start, make_readings) -> None:
 
 
 async def test_who_is_in_haste_is_not_compressed_hard(start, monkeypatch) -> None:
-    """Others wait behind it."""
+    """Others wait behind it. The first that is has itself compared."""
     levels: list[int] = []
     monkeypatch.setattr(sending_module.zstd, "compress", lambda body, *, level: levels.append(level) or body)
     sending, _ = start(compression="zstd")
     for in_haste in (False, True):
         await sending.post(Request(Signal.METRICS, b"body" * 100, 1, in_haste)).answer
-    assert levels == [HARD_LEVEL, FAST_LEVEL]
+    assert levels == [HARD_LEVEL, FAST_LEVEL, FAST_LEVEL]
+
+
+@pytest.mark.parametrize("is_counted", [False, True])
+async def test_what_saves_little_is_not_compressed_hard_unless_bytes_are_counted(
+    start, monkeypatch, is_counted
+) -> None:
+    """A link without an allowance gives no processor's time away for 4 % of some bytes."""
+    levels: list[int] = []
+
+    def compress(body: bytes, *, level: int) -> bytes:
+        levels.append(level)
+        return body[: 96 if level == HARD_LEVEL else 100]
+
+    monkeypatch.setattr(sending_module.zstd, "compress", compress)
+    budget = BudgetSettings(per_month=Size(1 << 30)) if is_counted else BudgetSettings()
+    sending, wire = start(compression="zstd", budget=budget)
+    for _ in range(9):
+        await sending.post(Request(Signal.METRICS, b"body" * 100, 1)).answer
+    assert {len(sent) for sent in wire.sent} == {96} if is_counted else {100, 96}
+    assert levels.count(HARD_LEVEL) == (9 if is_counted else 1)
 
 
 async def test_what_is_put_behind_one_that_has_failed_already_is_not_begun(start) -> None:
