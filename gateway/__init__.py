@@ -206,7 +206,7 @@ uplinks/                    Roads: what is held leaves here, fresh first, and is
   breaker.py                A circuit breaker: whether to try somebody who fails, decided from how requests ended
   bridge.py                 An MQTT broker as the far side of an uplink: a request goes as one message or as many
   bridge_dial.py            How a connection to a broker comes about, and what it means when it does not
-  bridge_encoder.py         What an uplink to a broker writes: readings one by one or as OTLP, and all else as OTLP
+  bridge_encoder.py         What an uplink to a broker or NATS writes: readings one by one or as OTLP, and all else as OTLP
   bridge_line.py            One connection to a broker, from a thread that may wait: bytes go, answers come
   bridge_outcome.py         What became of a request that went as messages: an answer, or what to do next
   bridge_reasons.py         What a broker's reason codes mean for a publisher: fine, later, hold, split, refuse
@@ -235,6 +235,12 @@ uplinks/                    Roads: what is held leaves here, fresh first, and is
   linked.py                 A sender that holds a sender: what it sends leaves by the link that the uplink uses now
   links.py                  The links of this box: which of them are up, which one each uplink uses, and why
   metered.py                A sender that holds a sender: nothing leaves that is not paid, nor faster than it may
+  nats.py                   NATS JetStream as the far side of an uplink: a request goes as messages, each under its id
+  nats_builder.py           From a lease to messages for a stream: decoded segment by segment, so that ids stay
+  nats_pieces.py            What goes in one message to a stream, under an id that says which readings these are
+  nats_reasons.py           What a stream's answer, or a server's -ERR, means for a publisher: later, hold, split, refuse
+  nats_settings.py          What can be said of an uplink to NATS JetStream in the config, and what is refused by name
+  nats_shipment.py          One request as messages that a stream answers one by one: what is next, under way, stored, refused
   outages.py                Whether a way is one just now: what failed, since when, and how long to wait for it
   pacer.py                  A rate that is kept from piece to piece, by one sender or by several that share a line
   pacing.py                 How much to send at once and how hard to compress it: decisions from what was measured
@@ -316,6 +322,10 @@ net/                        Wires that everyone shares
   mqtt_fields.py            What MQTT packets are made of: reason codes, errors, numbers, texts, properties
   mqtt_oversize.py          A PUBLISH that is larger than may be taken, while it is read past
   mqtt_packets.py           MQTT packets beside PUBLISH, read and written: CONNECT, SUBSCRIBE, DISCONNECT and the answers
+  nats.py                   NATS on the wire: what a server says, taken apart, and what a publisher says to it
+  nats_address.py           What the URL of a NATS server means
+  nats_line.py              A connection to a NATS server, from a thread that may wait: it is greeted, and answers its questions
+  nkeys.py                  NKeys: who a NATS client is, by a key of Ed25519 that never leaves the box
   paho_client.py            A paho client that takes bytes in bulk; the one place that touches paho's private parts
   ports.py                  A port that nobody listens on, for the demo and the benchmark
   quiet.py                  Keeps headers out of the log: hpack writes each of them there, tokens too, for who listens to all that there is

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gateway import __version__
 from gateway.uplinks.bridge_settings import MqttUplinkSettings
 from gateway.uplinks.file_settings import FileUplinkSettings
+from gateway.uplinks.nats_settings import NatsUplinkSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,4 +57,8 @@ def build_road(settings: Any, ground: Ground) -> Part:
         from gateway.uplinks.bridge import seams_of  # noqa: PLC0415  the same
 
         seams = seams_of(settings, series=store.series, road=road, **written, **shared)
+    elif isinstance(settings, NatsUplinkSettings):
+        from gateway.uplinks.nats import seams_of as seams_of_nats  # noqa: PLC0415  the same
+
+        seams = seams_of_nats(settings, series=store.series, road=road, **written, **shared)
     return Uplink(settings, store=store, telemetry=ground.telemetry, seams=seams, **written, **shared)

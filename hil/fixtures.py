@@ -18,6 +18,7 @@ from hil.broker import Broker, why_no_broker
 from hil.certificates import Authority
 from hil.children import Child
 from hil.link_proxy import LinkProxy
+from hil.nats_server import NatsServer, why_no_nats
 from hil.needs import NotHereError, find_tool
 from hil.otlp_sink import OtlpSink
 from hil.power_cut import PowerCutRig
@@ -122,6 +123,19 @@ def make_broker(rigs: contextlib.ExitStack, tmp_path: Path) -> Callable[..., Bro
 def broker(make_broker: Callable[..., Broker]) -> Broker:
     """Give a mosquitto for anonymous clients."""
     return make_broker()
+
+
+@pytest.fixture
+def make_nats(rigs: contextlib.ExitStack, tmp_path: Path) -> Callable[..., NatsServer]:
+    """Make a nats-server: `make_nats(lines=("max_payload: 4KB",))`."""
+    skip_because(why_no_nats(), can_be_installed=True)
+    made: list[NatsServer] = []
+
+    def make(**options: Any) -> NatsServer:
+        made.append(rigs.enter_context(NatsServer(tmp_path / f"nats-{len(made)}", **options)))
+        return made[-1]
+
+    return make
 
 
 @pytest.fixture

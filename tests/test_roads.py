@@ -14,6 +14,7 @@ from gateway.store.database import Store, StoreSettings
 from gateway.uplinks.bridge_settings import MqttUplinkSettings
 from gateway.uplinks.delivery import Uplink
 from gateway.uplinks.file_settings import FileUplinkSettings
+from gateway.uplinks.nats_settings import NatsUplinkSettings
 from gateway.uplinks.settings import OtlpUplinkSettings
 
 if TYPE_CHECKING:
@@ -27,10 +28,14 @@ def settings_of(kind: str, folder: Path) -> Any:
         return OtlpUplinkSettings(endpoint="http://127.0.0.1:9", **more)
     if kind == "file":
         return FileUplinkSettings(directory=str(folder), **more)
+    if kind == "nats":
+        return NatsUplinkSettings(url="nats://127.0.0.1:9", **more)
     return MqttUplinkSettings(url="mqtt://127.0.0.1:9", topic="out/{signal}", **more)
 
 
-@pytest.mark.parametrize(("kind", "leads_to"), [("otlp", "endpoint"), ("file", "directory"), ("mqtt", "client_id")])
+@pytest.mark.parametrize(
+    ("kind", "leads_to"), [("otlp", "endpoint"), ("file", "directory"), ("mqtt", "client_id"), ("nats", "duplicates")]
+)
 async def test_each_kind_has_its_wire(tmp_path: Path, kind: str, leads_to: str) -> None:
     """Status says where it leads."""
     clock = FakeClock()

@@ -79,7 +79,8 @@ class _Plan:
 class ReadingsEncoder:
     """Writes batches as messages. For one thread.
 
-    `template` is a topic with names in braces: see `level`. `time_unit_ns` is what `ts` counts.
+    `template` is a topic with names in braces: see `level`, and `level_of` where topics are not MQTT's.
+    `time_unit_ns` is what `ts` counts.
     """
 
     def __init__(
@@ -89,8 +90,10 @@ class ReadingsEncoder:
         time_unit_ns: int,
         series: Callable[[int], Series],
         gateway_attributes: Attributes,
+        level_of: Callable[[AttributeValue], str] | None = None,
     ) -> None:
         self._template = template
+        self._level_of = level_of
         self._names = frozenset(_HOLE.findall(template))
         self._time_unit_ns = time_unit_ns
         self._series = series
@@ -142,7 +145,7 @@ class ReadingsEncoder:
             self._plans.clear()
             self._plans_bytes = 0
         series = self._series(number)
-        topic = topic_of(self._template, series, self._gateway_attributes)
+        topic = topic_of(self._template, series, self._gateway_attributes, level_of=self._level_of)
         said: dict[str, object] = {}
         if METRIC not in self._names:
             said[METRIC] = _text(series.name)
@@ -160,7 +163,13 @@ class ReadingsEncoder:
         return plan
 
 
-def topic_of(template: str, series: Series, gateway_attributes: Attributes) -> bytes:
+def topic_of(
+    template: str,
+    series: Series,
+    gateway_attributes: Attributes,
+    *,
+    level_of: Callable[[AttributeValue], str] | None = None,
+) -> bytes:
     """Return the topic of a series' readings: its names replaced by what is the series' own, "-" where it has none.
 
     >>> from gateway.core.batch import Series
@@ -169,7 +178,8 @@ def topic_of(template: str, series: Series, gateway_attributes: Attributes) -> b
     """
     known = {**dict(merge_resource(series.resource, gateway_attributes)), **dict(series.attributes)}
     known |= {name: known.get(key, "") for name, key in SHORT_NAMES.items()} | {METRIC: series.name}
-    topic = _HOLE.sub(lambda hole: level(known.get(hole[1], "")), template)
+    write = level if level_of is None else level_of
+    topic = _HOLE.sub(lambda hole: write(known.get(hole[1], "")), template)
     return (f"%24{topic[1:]}" if topic.startswith("$") else topic).encode("utf-8", "replace")
 
 

@@ -16,6 +16,7 @@ import msgspec
 from gateway.core.checks import Problem, below
 from gateway.sources import mqtt_server_settings, mqtt_settings, otlp_settings
 from gateway.uplinks.bridge_settings import MqttUplinkSettings
+from gateway.uplinks.nats_settings import NatsUplinkSettings
 from gateway.uplinks.settings import OtlpUplinkSettings
 
 if TYPE_CHECKING:
@@ -63,11 +64,11 @@ def _parts_with_tls(config: Any) -> Iterator[tuple[str, msgspec.Struct, Callable
         elif isinstance(source, mqtt_settings.MqttSettings):
             yield path, source.tls, partial(mqtt_settings.tls_context, source.tls)
     for index, uplink in enumerate(getattr(config, "uplinks", ())):
-        if isinstance(uplink, OtlpUplinkSettings | MqttUplinkSettings) and uplink.is_encrypted:
+        if isinstance(uplink, OtlpUplinkSettings | MqttUplinkSettings | NatsUplinkSettings) and uplink.is_encrypted:
             yield below("uplinks", index, "tls"), uplink.tls, partial(_uplink_context, uplink)
 
 
-def _uplink_context(uplink: OtlpUplinkSettings | MqttUplinkSettings) -> object:
+def _uplink_context(uplink: OtlpUplinkSettings | MqttUplinkSettings | NatsUplinkSettings) -> object:
     from gateway.uplinks.wires import tls_context  # noqa: PLC0415  an HTTP client, only where it is used
 
     return tls_context(uplink.tls)

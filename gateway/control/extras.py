@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.core.checks import Problem, below, parts
 from gateway.sources.otlp_settings import OtlpSettings
+from gateway.uplinks.nats_settings import NatsUplinkSettings
 from gateway.uplinks.settings import GRPC
 
 if TYPE_CHECKING:
@@ -15,11 +16,12 @@ if TYPE_CHECKING:
     from gateway.control.reading import Reading
 
 # The modules behind each extra of the distribution.
-EXTRAS: Final = {"grpc": ("h2", "hpack")}
+EXTRAS: Final = {"grpc": ("h2", "hpack"), "nats": ("cryptography",)}
 
 
 def check_extras(reading: Reading) -> Iterator[Problem]:
     """Yield what is configured and cannot be had before something is installed."""
+    yield from _keys_of_nats(reading)
     missing = f"needs a package that is not installed; pip install tidegate[{GRPC}]"
     if all(importlib.util.find_spec(name) for name in EXTRAS[GRPC]):
         return
@@ -29,3 +31,13 @@ def check_extras(reading: Reading) -> Iterator[Problem]:
     for index, uplink in parts(getattr(reading.value, "uplinks", ()), "protocol"):
         if uplink.protocol == GRPC:
             yield Problem(below("uplinks", index, "protocol"), f"OTLP over gRPC {missing}")
+
+
+def _keys_of_nats(reading: Reading) -> Iterator[Problem]:
+    missing = "needs a package that is not installed; pip install tidegate[nats]"
+    if all(importlib.util.find_spec(name) for name in EXTRAS["nats"]):
+        return
+    for index, uplink in enumerate(getattr(reading.value, "uplinks", ())):
+        for key in ("nkey", "credentials") if isinstance(uplink, NatsUplinkSettings) else ():
+            if getattr(uplink, key) is not None:
+                yield Problem(below("uplinks", index, key), f"an NKey {missing}")

@@ -189,6 +189,7 @@ SECTIONS: Final[dict[str, list[Instrument]]] = {
             tidegate_thinned_readings="Readings sent in place of more that are held: each may come twice, too.",
             tidegate_left_out_readings="Readings that the uplink does not take: classes, signals, mappings.",
             tidegate_uplink_unheard_messages="Messages that a broker took and nobody subscribed to.",
+            tidegate_uplink_duplicates_removed_readings="Readings sent again that a stream had, and threw away.",
         ),
         *_all("gauge", "uplink", tidegate_held_readings="Readings still to be delivered."),
         *_all(

@@ -63,6 +63,7 @@ UPLINK_NUMBERS: Final = {
     "maybe_twice": "tidegate_maybe_twice_readings",
     "thinned": "tidegate_thinned_readings",
     "unheard": "tidegate_uplink_unheard_messages",
+    "duplicates": "tidegate_uplink_duplicates_removed_readings",
     "attempt": "tidegate_uplink_attempt",
     "retry_in_s": "tidegate_uplink_retry_seconds",
     "goodput_bytes_s": "tidegate_uplink_goodput_bytes_per_second",

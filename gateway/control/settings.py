@@ -22,6 +22,7 @@ from gateway.store.settings import StoreSettings
 from gateway.uplinks.bridge_settings import MqttUplinkSettings
 from gateway.uplinks.file_settings import FileUplinkSettings
 from gateway.uplinks.link_settings import LinkSettings
+from gateway.uplinks.nats_settings import NatsUplinkSettings
 from gateway.uplinks.settings import OtlpUplinkSettings
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from gateway.core.batch import Attributes
 
 SourceSettings: TypeAlias = MqttServerSettings | MqttSettings | SerialSettings | OtlpSettings
-UplinkSettings: TypeAlias = OtlpUplinkSettings | MqttUplinkSettings | FileUplinkSettings
+UplinkSettings: TypeAlias = OtlpUplinkSettings | MqttUplinkSettings | FileUplinkSettings | NatsUplinkSettings
 
 STATE_DIR: Final = "/var/lib/tidegate"
 SERIES_IDLE_MIN: Final = Duration(3600)

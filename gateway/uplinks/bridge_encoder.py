@@ -1,8 +1,8 @@
-"""What an uplink to a broker writes: readings one by one or as OTLP, and all else as OTLP. Must not send."""
+"""What an uplink to a broker or NATS writes: readings one by one or as OTLP, and all else as OTLP. Must not send."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from gateway.codecs.otlp import ProtobufEncoder
 from gateway.codecs.readings_json import ReadingsEncoder
@@ -12,8 +12,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from gateway.codecs.otlp import Marks
-    from gateway.core.batch import Attributes, Batch, LogRecords, ResourceRecords, Series
-    from gateway.uplinks.bridge_settings import MqttUplinkSettings
+    from gateway.core.batch import Attributes, AttributeValue, Batch, LogRecords, ResourceRecords, Series
+
+
+class Written(Protocol):
+    """How readings are written, of the settings of an uplink."""
+
+    @property
+    def payload(self) -> str:
+        """Otlp or json."""
+        ...
+
+    @property
+    def time_unit(self) -> str:
+        """What times are counted in."""
+        ...
+
+    def topic_of_readings(self) -> str:
+        """Return the template of where they go."""
+        ...
 
 
 class BridgeEncoder:
@@ -23,11 +40,12 @@ class BridgeEncoder:
 
     def __init__(
         self,
-        settings: MqttUplinkSettings,
+        settings: Written,
         *,
         series: Callable[[int], Series],
         gateway_attributes: Attributes,
         version: str,
+        level_of: Callable[[AttributeValue], str] | None = None,
     ) -> None:
         self._otlp = ProtobufEncoder(series=series, gateway_attributes=gateway_attributes, version=version)
         self.messages_bytes_max = self._otlp.messages_bytes_max
@@ -38,6 +56,7 @@ class BridgeEncoder:
                 time_unit_ns=TIME_UNITS[settings.time_unit],
                 series=series,
                 gateway_attributes=gateway_attributes,
+                level_of=level_of,
             )
 
     def metrics(self, groups: Sequence[tuple[Batch, Marks]], /) -> bytes:

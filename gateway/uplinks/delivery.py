@@ -29,7 +29,7 @@ from gateway.uplinks.guards import HoldError
 from gateway.uplinks.outages import Outages
 from gateway.uplinks.pacing import Rounds
 from gateway.uplinks.parked import Parked
-from gateway.uplinks.requests import Hand, RequestBuilder, encoder_of
+from gateway.uplinks.requests import Hand, encoder_of
 from gateway.uplinks.sending import Ahead, NotBegunError, Sending
 from gateway.uplinks.spending import Spending
 from gateway.uplinks.state import Status, Tally
@@ -87,7 +87,7 @@ class Uplink:
         encoder = seams.encoder or encoder_of(
             settings.protocol, series=store.series, gateway_attributes=gateway_attributes, version=version
         )
-        builder = RequestBuilder(timeline=store.timeline, encoder=encoder, counts_series=self._spending.may_bind)
+        builder = seams.builder(timeline=store.timeline, encoder=encoder, counts_series=self._spending.may_bind)
         self._sending = Sending(
             settings, wire=self._wire, builder=builder, start_worker=seams.start_worker, clock=clock, random=random
         )

@@ -1,6 +1,6 @@
 """A request of which a part was taken: that part comes off the hand, the others stay. Must not send or decide.
 
-Only what sends each reading by itself knows such a thing, an MQTT bridge.
+Only what sends many messages in one request knows such a thing: an MQTT bridge, or NATS.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from gateway.codecs.otlp import Marks
     from gateway.core.batch import Batch
-    from gateway.uplinks.parts import Groups
+    from gateway.uplinks.parts import Groups, Part
     from gateway.uplinks.requests import Hand
 
 
@@ -53,11 +53,15 @@ class PartlyTakenError(InTransitError):
 
     def settle(self, hand: Hand) -> None:
         """Take off the first part of `hand` what has its answer."""
+        self.settle_with(hand, MetricsPart(_only(self._groups, self._left)))
+
+    def settle_with(self, hand: Hand, rest: Part) -> None:
+        """Have `rest` stand for the first part of `hand`."""
         assert hand.parts
         hand.delivered += self.taken
         hand.reject(self.rejected, REJECTED, self._said)
         hand.maybe_taken += self.maybe
-        hand.parts[0] = MetricsPart(_only(self._groups, self._left))
+        hand.parts[0] = rest
         if self.taken:
             hand.refusals = 0
 

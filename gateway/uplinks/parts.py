@@ -6,7 +6,7 @@ Whatever is refused or too large is cut in two, down to single readings, and los
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from gateway.codecs.otlp_messages import halves
 from gateway.core.batch import LogRecords, ResourceRecords
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from gateway.codecs.otlp import Marks
     from gateway.core.batch import Batch
+    from gateway.uplinks.nats_pieces import PiecesPart
 
 Groups: TypeAlias = "list[tuple[Batch, Marks]]"
 
@@ -25,11 +26,17 @@ Groups: TypeAlias = "list[tuple[Batch, Marks]]"
 class MetricsPart:
     """Readings that may go in one request."""
 
+    may_be_cut: ClassVar[bool] = True
+
     groups: Groups
     signal: Signal = Signal.METRICS
 
     def __len__(self) -> int:
         return sum(len(batch) for batch, _ in self.groups)
+
+    def plain(self) -> list[PlainPart]:
+        """Return it in parts that every uplink has."""
+        return [self]
 
     def halves(self) -> tuple[MetricsPart, MetricsPart]:
         """Return the first and the second half of the readings, in their order."""
@@ -54,12 +61,18 @@ class MetricsPart:
 class LogsPart:
     """Log records that may go in one request."""
 
+    may_be_cut: ClassVar[bool] = True
+
     records: LogRecords
     marks: Marks
     signal: Signal = Signal.LOGS
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def plain(self) -> list[PlainPart]:
+        """Return it in parts that every uplink has."""
+        return [self]
 
     def halves(self) -> tuple[LogsPart, LogsPart]:
         """Return the first and the second half of the records, in their order."""
@@ -78,6 +91,8 @@ class LogsPart:
 class MessagesPart:
     """OTLP messages, as somebody sent them to this gateway, that may go in one request."""
 
+    may_be_cut: ClassVar[bool] = True
+
     records: ResourceRecords
     marks: Marks
 
@@ -88,6 +103,10 @@ class MessagesPart:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def plain(self) -> list[PlainPart]:
+        """Return it in parts that every uplink has."""
+        return [self]
 
     def halves(self) -> tuple[MessagesPart, MessagesPart]:
         """Return about the first and the second half of the readings, in their order."""
@@ -103,12 +122,16 @@ class MessagesPart:
         return left, right
 
 
-Part: TypeAlias = "MetricsPart | LogsPart | MessagesPart"
+PlainPart: TypeAlias = "MetricsPart | LogsPart | MessagesPart"
+# What is sent under ids of its own is cut otherwise.
+Part: TypeAlias = "PlainPart | PiecesPart"
 
 
 @dataclass(frozen=True, slots=True)
 class Closed:
     """A whole lease whose request is made: it is opened again in the rare case that it is needed once more."""
+
+    may_be_cut: ClassVar[bool] = True
 
     readings: int
 

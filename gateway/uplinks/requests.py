@@ -183,7 +183,7 @@ class Hand:
             few, rest = part.cut(readings_max)
         else:
             rest, few = part.cut(len(part) - readings_max)
-        self.parts.extendleft((rest, few))
+        self.parts.extendleft(part for part in (rest, few) if len(part))
 
     def doubt(self, error: StatusRefusedError) -> None:
         """Lay the first part aside until it is known whether the road takes anything."""
@@ -219,7 +219,7 @@ class Hand:
         """Return the parts that were given up as a person may see them: why, how many readings, and as a segment."""
         first = self.lease.segments[0]
         pieces: list[tuple[str, int, Pressed]] = []
-        for message, part in self.refused:
+        for message, part in ((message, part) for message, whole in self.refused for part in whole.plain()):
             if isinstance(part, LogsPart):
                 pieces.append((message, len(part), press_logs(part.records)))
             elif isinstance(part, MessagesPart):
@@ -247,7 +247,7 @@ class Hand:
     def is_at_end(self, readings: int, least: int) -> bool:
         """Whether a part of so many readings that a server failed at is not cut any further."""
         is_cut = self.stage is Stage.CUT or (self.stage is Stage.LAST and not self.is_hurried)
-        return not is_cut or readings <= least
+        return not is_cut or readings <= least or not all(part.may_be_cut for part in list(self.parts or ())[:1])
 
     def split(self) -> None:
         """Cut the first part in two."""
@@ -344,7 +344,7 @@ class RequestBuilder:
         rejected: dict[str, tuple[int, str]] = {}
         found: list[Part] = []
         # What came as messages and what the mappings made stand on one shelf, and leave in requests of their own.
-        columns, messages = _by_form(lease.segments)
+        columns, messages = by_form(lease.segments)
         if messages:
             records = self._decode(messages, self._messages_of, rejected)
             if records:
@@ -357,7 +357,7 @@ class RequestBuilder:
             step_s = lease.step_s
             by_marks = self._thin(columns, step_s, rejected) if step_s else self._by_marks(columns, rejected)
             groups = [
-                (_merge(pieces), Marks(backfill=is_backfill, time_quality=word, diluted_s=max(int(step_s), diluted_s)))
+                (merge(pieces), Marks(backfill=is_backfill, time_quality=word, diluted_s=max(int(step_s), diluted_s)))
                 for (word, diluted_s), pieces in sorted(by_marks.items())
             ]
             found.append(MetricsPart(groups))
@@ -375,6 +375,7 @@ class RequestBuilder:
             return self._encoder.metrics(part.groups)
         if isinstance(part, MessagesPart):
             return self._encoder.records(part.records, part.marks)
+        assert isinstance(part, LogsPart)
         return self._encoder.logs(part.records, part.marks)
 
     def _messages_of(self, segment: LeasedSegment) -> ResourceRecords:
@@ -414,7 +415,7 @@ class RequestBuilder:
     def _by_marks(self, segments: Sequence[LeasedSegment], rejected: dict[str, tuple[int, str]]) -> ByMarks:
         """Return readings with Unix times by how good these are, and the step at which the shelf has diluted them."""
         by_marks: ByMarks = {}
-        for segment, batch in self._decode(segments, _columns_of, rejected):
+        for segment, batch in self._decode(segments, columns_of, rejected):
             # What came just now has not been diluted.
             diluted_s = read_header(segment.body).step_s if segment.readable is None else 0
             for word, piece in self._repair(segment.boot, batch, rejected):
@@ -458,7 +459,7 @@ def _portions(segments: Sequence[LeasedSegment]) -> Iterator[list[LeasedSegment]
     yield portion
 
 
-def _by_form(segments: Sequence[LeasedSegment]) -> tuple[list[LeasedSegment], list[LeasedSegment]]:
+def by_form(segments: Sequence[LeasedSegment]) -> tuple[list[LeasedSegment], list[LeasedSegment]]:
     """Return those of columns and those of OTLP messages; one that cannot be read is found out with the columns."""
     columns: list[LeasedSegment] = []
     messages: list[LeasedSegment] = []
@@ -471,7 +472,8 @@ def _by_form(segments: Sequence[LeasedSegment]) -> tuple[list[LeasedSegment], li
     return columns, messages
 
 
-def _columns_of(segment: LeasedSegment) -> Batch:
+def columns_of(segment: LeasedSegment) -> Batch:
+    """Return the readings of a segment, as they stand in it."""
     return decode_metrics(segment.body) if segment.readable is None else segment.readable
 
 
@@ -479,7 +481,7 @@ def _add(rejected: dict[str, tuple[int, str]], reason: str, readings: int, messa
     rejected[reason] = (rejected.get(reason, (0, ""))[0] + readings, message)
 
 
-def _merge(pieces: Sequence[Batch]) -> Batch:
+def merge(pieces: Sequence[Batch]) -> Batch:
     """Return all readings by series and kind. Within one series the pieces' order stays: it is that of time.
 
     Sorting by one key that is already sorted in stretches is a merge, several times quicker than a full sort.

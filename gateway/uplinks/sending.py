@@ -309,7 +309,7 @@ class Sending:
             if hand.stage is Stage.WHOLE and self._is_readied(hand):
                 continue
             # One stored segment may be larger than what this link should be given at once.
-            if readings > self.size.readings:
+            if readings > self.size.readings and part.may_be_cut:
                 hand.split()
                 continue
             body = self._builder.encode(part)
@@ -337,7 +337,7 @@ class Sending:
             return False
         is_known = not hand.is_thinned and all(map(self._suspects.are_all, hand.parts))
         hand.stage = Stage.ALONE if is_known else Stage.CUT
-        if is_known or len(part) <= _least(hand):
+        if is_known or len(part) <= _least(hand) or not part.may_be_cut:
             return False
         hand.part(self._random)
         return True
@@ -375,12 +375,20 @@ class Sending:
         body = request.body
         if not encoding:
             return body
+        each = getattr(body, "each", None)
+        if each is not None:
+            # Many messages: each can be read by itself.
+            packed: bytes = each(lambda payload: self._pack(payload, encoding, in_haste=request.in_haste))
+            return packed
+        return self._pack(body, encoding, in_haste=request.in_haste)
+
+    def _pack(self, body: bytes, encoding: str, *, in_haste: bool) -> bytes:
         if encoding == "gzip":
             import zlib  # noqa: PLC0415  only where a receiver wants it
 
             return zlib.compress(body, GZIP_LEVEL, _GZIP_WINDOW)
         started_ns = self._clock.monotonic_ns()
-        level = FAST_LEVEL if request.in_haste else self._effort.level(len(body), now_s=started_ns / NS_PER_S)
+        level = FAST_LEVEL if in_haste else self._effort.level(len(body), now_s=started_ns / NS_PER_S)
         packed = zstd.compress(body, level=level)
         self._effort.spent(len(body), level, (self._clock.monotonic_ns() - started_ns) / NS_PER_S)
         if level == HARD_LEVEL and self._effort.is_to_be_compared(len(body)):

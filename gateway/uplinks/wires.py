@@ -307,11 +307,14 @@ class KeptWire(ABC, Generic[C]):
         if isinstance(error, StalledError) or self._is_cut:
             what = "no answer" if answer_lost else "the line takes nothing"
             return InTransitError(f"{what} within {self._timeout_s:g} s", answer_lost=answer_lost)
+        return InTransitError(f"the connection to {self._host()} broke: {text}{self._hint()}", answer_lost=answer_lost)
+
+    def _hint(self) -> str:
+        """Say why a connection may have broken before anything was ever answered."""
         is_plain = not (self.is_encrypted or self._settings.proxy)
         # Most servers that expect TLS say nothing at all to who does not begin with it.
         hint = "; does it speak TLS at this port? then the endpoint begins with https://"
-        hint = hint if is_plain and not self._has_answered else ""
-        return InTransitError(f"the connection to {self._host()} broke: {text}{hint}", answer_lost=answer_lost)
+        return hint if is_plain and not self._has_answered else ""
 
     def _has_waited(self) -> bool:
         """Whether the answer had all of its time, as far as a look behind can tell."""

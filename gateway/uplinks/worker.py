@@ -15,6 +15,8 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from gateway.uplinks.requests import RequestBuilder
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -111,6 +113,7 @@ class Seams:
 
     wire: Wire | None = None
     encoder: Encoder | None = None
+    builder: Callable[..., RequestBuilder] = RequestBuilder
     start_worker: Callable[[str], Worker] = Worker
     road: Road | None = None
     on_server_time: Callable[[int, float], None] | None = None

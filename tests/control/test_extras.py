@@ -40,6 +40,19 @@ def test_who_configures_it_is_told_what_to_install() -> None:
     assert parse_config(OUT.replace('"grpc"', '"http/json"'))
 
 
+def test_keys_of_nats_need_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """User and password need none."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "cryptography" else find(name))
+    uplink = '[[uplinks]]\ntype = "nats"\nname = "s"\nurl = "nats://127.0.0.1"\n'
+    monkeypatch.setenv("SEED", "x")
+    with pytest.raises(ConfigError) as caught:
+        parse_config(f'{uplink}nkey = {{ env = "SEED" }}\n')
+    what = "an NKey needs a package that is not installed; pip install tidegate[nats]"
+    assert caught.value.problems == [f"uplinks[0].nkey: {what}"]
+    assert parse_config(f'{uplink}username = "u"\npassword = {{ env = "SEED" }}\n')
+
+
 @pytest.mark.usefixtures("missing")
 def test_check_says_so_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With the exit code of a configuration that does not work."""
@@ -56,6 +69,7 @@ def test_it_is_loaded_where_it_is_configured_and_nowhere_else() -> None:
     text = (
         "import sys, gateway.app, gateway.sources.otlp, gateway.uplinks.delivery\n"
         "assert not {'h2', 'hpack', 'grpc', 'gateway.net.http2'} & sys.modules.keys()\n"
+        "assert not {'gateway.net.nats', 'gateway.uplinks.nats', 'cryptography'} & sys.modules.keys()\n"
         "import gateway.uplinks.grpc_sender\n"
         "assert {'hpack'} <= sys.modules.keys() and not {'h2', 'grpc'} & sys.modules.keys()\n"
     )

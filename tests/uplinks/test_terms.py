@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.uplinks.file_settings import FileUplinkSettings
+from gateway.uplinks.nats_settings import NatsUplinkSettings
 from gateway.uplinks.settings import OtlpUplinkSettings
 from gateway.uplinks.terms import Terms
 
@@ -19,6 +20,7 @@ def test_there_are_terms() -> None:
 KINDS = [
     OtlpUplinkSettings(name="cloud", endpoint="http://localhost"),
     FileUplinkSettings(name="stick", directory="/media/stick"),
+    NatsUplinkSettings(name="stream", url="nats://localhost"),
 ]
 
 

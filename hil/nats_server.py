@@ -1,0 +1,212 @@
+"""A real nats-server with JetStream on a port of its own, and a client that looks into its streams. Loopback only.
+
+The client knows nothing of the gateway's own code for NATS: what a stream holds is to be seen from outside.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import socket
+import time
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+
+from hil.children import Child
+from hil.needs import find_tool, require_tool
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    from hil.certificates import Identity
+
+START_S: Final = 15.0
+STARTS_MAX: Final = 5
+ANSWER_S: Final = 15.0
+
+
+def why_no_nats() -> str:
+    """Return why there is no nats-server on this machine, or ""."""
+    return "" if find_tool("nats-server") else "nats-server is not installed (Debian: apt-get install nats-server)"
+
+
+class Stored(NamedTuple):
+    """A message of a stream."""
+
+    sequence: int
+    subject: str
+    headers: dict[str, str]
+    data: bytes
+
+
+class NatsServer:
+    """A nats-server with everything in `folder`. Starts in the constructor, so `port` is known and listening.
+
+    `lines` are more lines of its configuration. `identity` turns TLS on; `client_ca` asks clients for a certificate of
+    that CA as well. `admin` is a user and password, or a token, that may look into it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        lines: tuple[str, ...] = (),
+        identity: Identity | None = None,
+        client_ca: Path | None = None,
+        admin: dict[str, str] | None = None,
+    ) -> None:
+        self._program = require_tool("nats-server", package="nats-server")
+        folder.mkdir(parents=True, exist_ok=True)
+        self._config = folder / "nats.conf"
+        self._lines = [f'jetstream {{ store_dir: "{folder}/js" }}', *lines]
+        self.is_tls = identity is not None
+        if identity is not None:
+            more = f', ca_file: "{client_ca}", verify: true' if client_ca is not None else ""
+            self._lines.append(
+                f'tls {{ cert_file: "{identity.certificate}", key_file: "{identity.key}", timeout: 5{more} }}'
+            )
+        self._admin = admin or {}
+        self._child: Child | None = None
+        self.host = "127.0.0.1"
+        self.port = 0
+        self._start_somewhere()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where a proxy should lead to."""
+        return self.host, self.port
+
+    @property
+    def url(self) -> str:
+        """Its address, as clients write it."""
+        return f"{'tls' if self.is_tls else 'nats'}://{self.host}:{self.port}"
+
+    def start(self) -> None:
+        """Start at the port it had; returns when it is ready."""
+        assert self._child is None
+        listen = f'listen: "{self.host}:{self.port}"'
+        self._config.write_text("\n".join([listen, *self._lines, ""]))
+        self._child = Child([self._program, "-c", self._config])
+        deadline_s = time.monotonic() + START_S
+        while time.monotonic() < deadline_s:
+            if not self._child.is_running:
+                said = self._child.output
+                self.kill()
+                raise OSError(f"nats-server ended at once:\n{said}")
+            if any("Server is ready" in line for line in self._child.lines):
+                return
+            time.sleep(0.005)
+        raise TimeoutError(f"nats-server is not ready after {START_S} s:\n{self._child.tail()}")
+
+    def stop(self) -> None:
+        """End it as a service manager does."""
+        if self._child is not None:
+            self._child.terminate()
+            self._child.close()
+            self._child = None
+
+    def kill(self) -> None:
+        """End it as a power cut does."""
+        if self._child is not None:
+            self._child.close()
+            self._child = None
+
+    def signal(self, number: int) -> None:
+        """Send it a signal: SIGUSR2 is its lame duck mode."""
+        assert self._child is not None
+        self._child.process.send_signal(number)
+
+    def client(self, **who: str) -> NatsClient:
+        """Return somebody who looks into it; only where TLS is off."""
+        return NatsClient(self.address, {**self._admin, **who})
+
+    def make_stream(self, name: str, *subjects: str, **limits: Any) -> None:
+        """Make a stream."""
+        with self.client() as client:
+            client.ask(f"$JS.API.STREAM.CREATE.{name}", {"name": name, "subjects": list(subjects), **limits})
+
+    def update_stream(self, name: str, *subjects: str, **limits: Any) -> None:
+        """Change a stream."""
+        with self.client() as client:
+            client.ask(f"$JS.API.STREAM.UPDATE.{name}", {"name": name, "subjects": list(subjects), **limits})
+
+    def stored(self, stream: str) -> list[Stored]:
+        """Return all that a stream holds."""
+        with self.client() as client:
+            return client.stored(stream)
+
+    def _start_somewhere(self) -> None:
+        for attempt in range(STARTS_MAX):
+            with socket.socket() as free:
+                free.bind((self.host, 0))
+                self.port = free.getsockname()[1]
+            try:
+                self.start()
+            except OSError as error:
+                if "in use" not in str(error) or attempt == STARTS_MAX - 1:
+                    raise
+            else:
+                return
+
+
+class NatsClient:
+    """One connection that asks one thing after the other."""
+
+    def __init__(self, address: tuple[str, int], who: dict[str, str]) -> None:
+        self._socket = socket.create_connection(address, timeout=ANSWER_S)
+        self._file = self._socket.makefile("rb")
+        self._number = 0
+        assert self._file.readline().startswith(b"INFO ")
+        said = {"verbose": False, "headers": True, "no_responders": True, **who}
+        self._socket.sendall(b"CONNECT %b\r\nSUB _INBOX.look.* 1\r\nPING\r\n" % json.dumps(said).encode())
+        assert self._file.readline() == b"PONG\r\n"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.close()
+
+    def ask(self, subject: str, question: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the answer; raise OSError for one that is an error."""
+        self._number += 1
+        reply, payload = f"_INBOX.look.{self._number}", json.dumps(question or {}).encode()
+        self._socket.sendall(f"PUB {subject} {reply} {len(payload)}\r\n".encode() + payload + b"\r\n")
+        while True:
+            words = self._file.readline().split()
+            if not words:
+                raise OSError("nats-server hung up")
+            if words[0] == b"PING":
+                self._socket.sendall(b"PONG\r\n")
+            elif words[0] == b"HMSG":
+                raise OSError(self._file.read(int(words[-1]) + 2).decode())
+            elif words[0] == b"MSG":
+                answer: dict[str, Any] = json.loads(self._file.read(int(words[-1]) + 2))
+                if "error" in answer:
+                    raise OSError(str(answer["error"]))
+                return answer
+
+    def stored(self, stream: str) -> list[Stored]:
+        """Return all that a stream holds, in its order."""
+        state = self.ask(f"$JS.API.STREAM.INFO.{stream}")["state"]
+        found = []
+        for sequence in range(max(1, state["first_seq"]), state["last_seq"] + 1):
+            with contextlib.suppress(OSError):
+                message = self.ask(f"$JS.API.STREAM.MSG.GET.{stream}", {"seq": sequence})["message"]
+                lines = base64.b64decode(message.get("hdrs", "")).decode().split("\r\n")[1:]
+                headers = dict(line.split(": ", 1) for line in lines if line)
+                data = base64.b64decode(message.get("data", ""))
+                found.append(Stored(sequence, message["subject"], headers, data))
+        return found
