@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from itertools import pairwise
 
 import numpy as np
@@ -23,6 +24,7 @@ from gateway.uplinks.nats_pieces import (
 )
 from gateway.uplinks.parts import LogsPart, MessagesPart, MetricsPart
 from gateway.uplinks.requests import Hand
+from gateway.uplinks.verdicts import Stage
 
 
 def readings(places: list[int], stop: int, *, key: str = "K", word: str = "") -> ReadingsPiece:
@@ -129,11 +131,20 @@ def test_what_is_left_has_the_ids_that_it_had() -> None:
 def test_what_was_stored_comes_off_the_hand(rejected: int) -> None:
     """And what is left stands first."""
     hand = Hand(None)  # type: ignore[arg-type]
-    from collections import deque
-
     hand.parts = deque([PiecesPart(written().pieces, Signal.METRICS)])
     hand.refusals = 3
     left = written().left(np.array([False, True, False, True]))
     SomeStoredError("why", left=left, taken=3 - rejected, maybe=1, rejected=rejected, said="no").settle(hand)
     assert (hand.delivered, hand.maybe_taken, hand.lost, len(hand.parts[0])) == (3 - rejected, 1, rejected, 2)
     assert hand.refusals == 0
+
+
+def test_what_breaks_connections_is_not_cut_inside_a_piece() -> None:
+    """Between pieces it is: their ids stay."""
+    hand = Hand(None)  # type: ignore[arg-type]
+    hand.stage = Stage.CUT
+    pieces = [readings(list(range(10)), 10, key=key) for key in "ab"]
+    hand.parts = deque([PiecesPart(pieces, Signal.METRICS)])
+    assert not hand.is_at_end(20, 1)
+    hand.parts = deque([PiecesPart(pieces[:1], Signal.METRICS)])
+    assert hand.is_at_end(10, 1)

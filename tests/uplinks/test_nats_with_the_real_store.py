@@ -25,7 +25,9 @@ from gateway.store.database import Store, StoreSettings
 from gateway.uplinks.delivery import Uplink
 from gateway.uplinks.nats import seams_of
 from gateway.uplinks.nats_settings import NatsUplinkSettings
+from hil import scripted_nats
 from hil.otlp_readings import parse_logs, parse_metrics
+from hil.scripted_nats import NatsScript, ScriptedNats
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -464,3 +466,27 @@ async def test_an_nkey(make_nats, make_site, tmp_path: Path) -> None:
     await site.append(0, 10)
     await site.until(lambda: site.uplink.status()["held_back"])
     assert site.uplink.status()["held_back"]["metrics"].startswith("nkey is no seed of a user")
+
+
+async def test_a_message_at_which_connections_break_keeps_its_id(make_site) -> None:
+    """However often: cut in two it would be another one to the stream, which may have it."""
+
+    def answer(reply: bytes, number: int) -> bytes:
+        if b"bad" in server.taken[-1][2]:
+            raise OSError("hangs up")
+        return scripted_nats.message(reply, scripted_nats.stored(number))
+
+    with ScriptedNats(NatsScript(answer=answer)) as server:
+        site = await make_site(url=server.url)
+        bad = site.store.resolve(Series((("device.id", "bad"),), "n"))
+        times = CLOCK.wall_ns() + np.arange(50)
+        await site.store.append([(Priority.NORMAL, Batch.of(np.full(50, bad), times, np.arange(50)))])
+
+        def tries() -> list[bytes]:
+            return [headers for _, headers, payload in server.taken if b"bad" in payload]
+
+        await site.until(lambda: len(tries()) >= 8)
+        assert len(set(tries())) == 1
+        account = site.account()
+        assert (account["held"], account["ledger"]) == (50, {})
+        await site.close()
