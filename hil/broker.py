@@ -131,9 +131,9 @@ class Broker:
         deadline_s = time.monotonic() + START_S
         while time.monotonic() < deadline_s:
             if not self._child.is_running:
-                said = self._child.output
+                ended = self._child
                 self.stop()
-                raise OSError(f"mosquitto ended at once:\n{said}")
+                raise OSError(f"mosquitto ended at once:\n{ended.output}")
             # Somebody else may have taken the port: our own child's word counts. Nor is it knocked at before: while
             # nobody listens there, the kernel may give who knocks that very port, and the broker finds it in use.
             if any("running" in line for line in self._child.lines):
