@@ -12,6 +12,9 @@ PEERS := mosquitto:mosquitto mosquitto_pub:mosquitto-clients systemd-analyze:sys
 # What a daemon loads of numpy has no docstrings (gateway/net/imports.py); where that cannot be, Python's own file is read.
 COMPILE_LEAN := $(BIN)/python -c 'import compileall, re, numpy; compileall.compile_dir(numpy.__path__[0], quiet=1, optimize=2, rx=re.compile("/tests/"))' 2>/dev/null || true
 PYTEST_ARGS ?=
+# The tests run in so many processes at once: they wait more than they compute. Those marked `alone` have nothing beside
+# them. `make test PROCESSES=0` runs all in one, for a debugger.
+PROCESSES ?= 2
 
 .PHONY: demo test install lint types contracts docs coverage nightly bench peers clean help
 
@@ -61,7 +64,7 @@ peers:
 	else echo "not installed, and this is not root:$$missing; tests against it are skipped"; fi
 
 test: $(DEV_STAMP) peers ## all tests but the nightly ones
-	@$(BIN)/python -m pytest -m 'not nightly' -rs $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m 'not nightly' -n $(PROCESSES) --dist worksteal -rs $(PYTEST_ARGS)
 
 nightly: $(DEV_STAMP) peers ## thousands of kills and power cuts, and the soak
 	@$(BIN)/python -m pytest -m nightly --timeout 7200 -rs $(PYTEST_ARGS)
@@ -77,7 +80,7 @@ contracts: $(DEV_STAMP) ## floors: who may import whom
 
 coverage: $(DEV_STAMP) peers ## the tests again, with coverage and its floors
 	@$(BIN)/coverage erase
-	@$(BIN)/python -m pytest -m 'not nightly' --cov=gateway --cov-branch --cov-report= $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m 'not nightly' -n $(PROCESSES) --dist worksteal --cov=gateway --cov-branch --cov-report= $(PYTEST_ARGS)
 	@$(MAKE) --no-print-directory coverage-report
 
 # The rooms that must not be wrong are covered to the last branch; the tenth of a per cent is for what only chance brings.

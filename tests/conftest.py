@@ -10,7 +10,7 @@ import pytest
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
 
-pytest_plugins = ["hil.fixtures"]
+pytest_plugins = ["hil.fixtures", "hil.alone"]
 
 
 @pytest.hookimpl(trylast=True)

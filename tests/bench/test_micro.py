@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from gateway.bench.micro import encode, on_the_wire, shelf
 from gateway.bench.report import Figure
 
 
+@pytest.mark.alone
 def test_encoding_ten_thousand_readings_takes_under_a_millisecond() -> None:
     """P99 of the thread's own time, in ten series, a thousand, ten thousand."""
     figures = [figure for figure in encode(True) if isinstance(figure, Figure)]

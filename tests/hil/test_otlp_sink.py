@@ -265,6 +265,7 @@ def test_runs_of_points_that_differ_in_size_are_told_apart() -> None:
     assert count_points(message.SerializeToString()) == 200
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_counting_is_fast(make_otlp_sink) -> None:
     """Over ten million readings a second through HTTP and zstd, where points of a series stand together."""

@@ -16,6 +16,7 @@ from gateway.net.mqtt_packets import publish_bytes
 HERE = Path(__file__).parent
 
 
+@pytest.mark.alone
 def test_scanning_costs_a_few_slices_a_message() -> None:
     """The scanner takes less than eight times what cutting three slices a message in a loop takes."""
     messages = 4000
@@ -39,6 +40,7 @@ def test_scanning_costs_a_few_slices_a_message() -> None:
     assert seconds(lambda: scanner.feed(data)) < 8 * seconds(bare)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_a_second_of_load_is_acknowledged_to_the_last_message() -> None:
     """Four connections with tens of thousands in flight; the bound is loose, machines differ."""

@@ -11,6 +11,7 @@ from hil.broker import why_no_broker
 from hil.fixtures import skip_because
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_a_message_costs_a_fifth_of_pahos_loop_at_most() -> None:
     """CPU time of this process, both against the same broker and flood, in one run."""
