@@ -91,7 +91,7 @@ def test_a_rate_is_kept(link) -> None:
         started_s = time.monotonic()
         exchange(client, bytes(20_000))
         took_s = time.monotonic() - started_s
-    assert 0.17 < took_s < 1.0
+    assert 0.17 < took_s < 5
 
 
 def test_a_delay_is_added_each_way(link) -> None:

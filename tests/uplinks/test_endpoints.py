@@ -734,5 +734,5 @@ def test_stopping_ends_whoever_hangs(make_otlp_sink, make_link, connect) -> None
     began_s = time.monotonic()
     with pytest.raises(TryLaterError, match="stopping"):
         both.send(EMPTY)
-    assert time.monotonic() - began_s < 2
+    assert time.monotonic() - began_s < 4.5
     assert other.totals.requests == 0

@@ -435,7 +435,7 @@ def test_stopping_ends_a_call_under_way(grpc_sink, make_sender) -> None:
     sender.stop()
     thread.join(5)
     ended.set()
-    assert time.monotonic() - began_s < 2
+    assert time.monotonic() - began_s < 4.5
     assert [(str(error), error.answer_lost) for error in errors] == [("the uplink is stopping", True)]
     with pytest.raises(TryLaterError, match="stopping"):
         sender.send(PACKED)

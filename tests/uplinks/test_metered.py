@@ -285,7 +285,7 @@ def test_a_real_line_is_sent_no_more_than_its_rate(make_real, otlp_sink) -> None
     began_s = time.monotonic()
     with pytest.raises(TryLaterError):
         sender.send(noise(60_000))
-    assert 0.3 < time.monotonic() - began_s < 3
+    assert 0.3 < time.monotonic() - began_s < 10
 
 
 @pytest.mark.parametrize("end", ["stop", "abort"])

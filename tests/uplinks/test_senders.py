@@ -489,7 +489,7 @@ def test_an_answer_that_drips_is_not_waited_for(serve, make_sender, through: str
     began_s = time.monotonic()
     with pytest.raises(TryLaterError) as caught:
         sender.send(PACKED)
-    assert 0.25 < time.monotonic() - began_s < 1.0
+    assert 0.25 < time.monotonic() - began_s < 4
     assert str(caught.value) == sentence
     assert caught.value.answer_lost is not bool(through)
 
@@ -534,28 +534,32 @@ def test_an_attempt_is_over_in_its_time_however_much_moves(serve, make_sender) -
     began_s = time.monotonic()
     with pytest.raises(InTransitError, match="longer than it may") as caught:
         sender.send(Packed(Signal.METRICS, bytes(3_000_000), ""))
-    assert 0.4 < time.monotonic() - began_s < 1.5
+    assert 0.4 < time.monotonic() - began_s < 4
     assert not caught.value.answer_lost
 
 
 def test_whoever_sends_hands_down_what_is_left(serve, make_sender) -> None:
     """An attempt gets no more than the time of what it is a part of."""
-    sender = make_sender(serve(say(after=threading.Event())), timeout=Duration(5), attempt_timeout=Duration(4))
+    is_over = threading.Event()
+    sender = make_sender(serve(say(after=is_over)), timeout=Duration(5), attempt_timeout=Duration(4))
     began_s = time.monotonic()
     with pytest.raises(InTransitError, match="longer than it may") as caught:
         sender.send(PACKED, until=Deadline.after(0.3))
-    assert 0.2 < time.monotonic() - began_s < 1.5
+    assert 0.2 < time.monotonic() - began_s < 3.5
     assert caught.value.answer_lost
+    is_over.set()
 
 
 def test_a_connection_has_a_time_of_its_own(serve, make_sender) -> None:
     """TLS that never ends is not waited for as long as an answer would be."""
-    address = serve(lambda connection: time.sleep(1)).replace("http", "https")
+    is_over = threading.Event()
+    address = serve(lambda connection: is_over.wait(10)).replace("http", "https")
     sender = make_sender(address, timeout=Duration(5), connect_timeout=Duration(0.2))
     began_s = time.monotonic()
     with pytest.raises(UnreachableError, match=r"within 0\.2 s"):
         sender.send(PACKED)
-    assert time.monotonic() - began_s < 1.0
+    assert time.monotonic() - began_s < 4
+    is_over.set()
 
 
 @pytest.mark.parametrize("limit", ["connection_max_age", "connection_max_idle"])
@@ -601,7 +605,7 @@ def test_stop_ends_a_body_under_way(otlp_sink, make_link, make_sender) -> None:
     started_s = time.monotonic()
     with pytest.raises(TryLaterError) as caught:
         sender.send(Packed(Signal.METRICS, bytes(50_000_000), ""))
-    assert time.monotonic() - started_s < 4
+    assert time.monotonic() - started_s < 20
     assert not caught.value.answer_lost
 
 
