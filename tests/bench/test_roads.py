@@ -14,6 +14,7 @@ def test_guards_decide_within_twenty_microseconds() -> None:
     assert all(figure.meets(figure.floor) for figure in figures), figures
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_who_hangs_costs_the_others_next_to_nothing() -> None:
     """Really delivered over real sockets; the exact part is the benchmark's to say, on a machine of its own."""
