@@ -402,7 +402,8 @@ class EvictionMachine(RuleBasedStateMachine):
             assert brought_bytes
             log_may_grow = max(self.log_bytes_max + brought_bytes - before.log_bytes, 0)
             room_bytes = self.limit - now.used_bytes - log_may_grow
-            last_bytes = before.sizes[first[-1]]
+            # As above: which of them was the last depends on the walk, so that it may have been the largest.
+            last_bytes = max(before.sizes[unit] for unit in (evicted if evicted <= left else first[-1:]))
             spare = room_bytes - last_bytes - self.limit // 64
             is_enough = spare < TOLERANCE + brought_bytes // 16 or now.changed
             assert is_enough, f"the last need not have gone: {spare} bytes to spare"
