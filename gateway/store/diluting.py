@@ -84,17 +84,19 @@ class Walk:
     is_over: bool = False  # as far as this commit is concerned
     has_chosen: bool = False  # for this commit
     has_turned: bool = False  # in this commit: a second time is not worth it
-    keeps_floor: bool = False
+    keeps_floor: bool = False  # behind it lies what was passed over since this commit had chosen it already
     rows_left: int = 0  # to be looked at by it
     reached: dict[int, int] = field(default_factory=dict)  # by origin, where that is beyond `next`
     stay: int | None = None  # to be joined there: the first beside which there will soon be more
 
     def begin_anew(self, sequence: int, *, takes_small: bool = False) -> None:
-        """Begin once more from there."""
+        """Begin once more from there. What lies before it and has yet to be looked at is not forgotten."""
+        self.keeps_floor &= self.floor < sequence
+        if self.blocked is not None and self.blocked >= sequence:
+            self.blocked = None
         self.next, self.floor = sequence, min(sequence, self.floor)
         self.has_gained, self.takes_small = False, takes_small
-        self.blocked = self.small = None
-        self.keeps_floor = False
+        self.small = None
         self.reached.clear()
 
     def go_on(self, sequence: int, *, reached: Mapping[int, int] = NOWHERE) -> None:
@@ -192,6 +194,9 @@ class Diluter:
         self._done, self._may_go = done, may_go
         self._chosen.clear()
         for walk in self._walks:
+            if walk.is_over and walk.keeps_floor:
+                # What the last commit chose may be worth it once more.
+                walk.begin_anew(walk.floor)
             walk.is_over = walk.has_chosen = walk.has_turned = False
             walk.rows_left = LOOK_ROWS_MAX
 

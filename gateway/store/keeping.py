@@ -146,13 +146,16 @@ class Keeper:
             self.turned_away_bytes = incoming_bytes
             raise full_and_refuse(self._room)
         free: Callable[[int], bool] = may_go
-        whole_over = over
+        whole_over, before = over, self._room.lacking(0)
         if may_rewrite:
             ids = [segment_id for of in self.rewritings for segment_id in of.ids]
             self.diluter.begin(done=done, may_go=without(may_go, ids))
             over, gained = await self._dilute(over, incoming_bytes)
-            # As with those who go: where a bound was lowered it may take more than one commit.
-            if over <= self._room.slack_bytes or (gained >= incoming_bytes and not self.diluter.is_exhausted):
+            # As with those who go: where a bound was lowered it may take more than one commit. What this one writes
+            # anew may be thinned further by the next.
+            is_better = bool(self.rewritings) and before > 0 and over <= before
+            is_more = is_better or (gained >= incoming_bytes and not self.diluter.is_exhausted)
+            if over <= self._room.slack_bytes or is_more:
                 return list(victims.values())
             free = without(may_go, [segment_id for of in self.rewritings for segment_id in of.ids])
         evicted = await self._find_evictions(over, incoming_bytes, free)

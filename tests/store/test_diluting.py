@@ -241,6 +241,27 @@ async def test_a_shelf_that_was_filled_before_there_was_thinning_takes_what_come
     shelves.check(store)
 
 
+async def test_where_the_bound_was_lowered_all_is_thinned_again_and_again_before_any_goes(
+    shelves, plant, monkeypatch
+) -> None:
+    """All of it becomes half in one commit, which is not enough yet: the next ones go on with that."""
+    monkeypatch.setattr(Room, "limit_bytes", property(lambda room: room._max_bytes))
+    store = await shelves.open(max_bytes=MIB * 3 // 2, when_full="dilute")
+    number = store.resolve(Series((), "m"))
+    for _ in range(10):
+        shelves.clock.advance(12_000 * NS_PER_S)
+        times = shelves.clock.wall_ns() - np.arange(12_000, 0, -1) * NS_PER_S
+        values = plant.noise.integers(-(2**62), 2**62, 12_000)
+        await store.append([(Priority.NORMAL, Batch.of(number, times, values))])
+    store._committer.room._max_bytes = MIB * 3 // 4
+    for _ in range(9):
+        await plant.put(store, 1)
+    account = store.status()["uplinks"]["cloud"]
+    assert set(account["ledger"]) == {"diluted"}
+    assert store.status()["store"]["used_bytes"] <= MIB * 3 // 4
+    shelves.check(store)
+
+
 async def test_what_is_put_off_becomes_part_of_nothing_else(shelves, plant, store) -> None:
     """Its neighbours, at which no receiver fails, are not to wait with it, and it is not to come back with them."""
     for _ in range(3):
