@@ -14,7 +14,9 @@ A commit looks at so much and no more, and where a walk ended it goes on with th
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from gateway.core.contracts import Priority, Signal
@@ -40,10 +42,14 @@ BYTES_MAX: Final = 512 << 10
 READINGS_MAX: Final = 1 << 17
 # On a small shelf less, for what takes its place has to find room beside it.
 SHELF_SHARE: Final = 16
-# Looked at with one commit: some ten milliseconds for each of eight pieces, and more than any commit brings. On the
-# way as many rows are passed over, in each class.
+# To decode one takes as long as so many readings more, however few it has.
+SEGMENT_READINGS: Final = 512
+# Looked at with one commit: some ten milliseconds for each of three pieces, and more than any commit brings. Where no
+# step is worth it, all of them have been tried. On the way so many rows are passed over in each class.
 LOOK_ROWS_MAX: Final = 4 * ROWS_MAX
 LOOK_BYTES_MAX: Final = 8 * BYTES_MAX
+LOOK_READINGS_MAX: Final = 3 * READINGS_MAX
+VAIN_TIMES: Final = 6
 LOOK_MAX: Final = 512  # rows in one query by their ids
 # Little beside each other, as what came last, would have to be thinned much to become half: it has time.
 SMALL_SHARE: Final = 4
@@ -118,6 +124,15 @@ class Walk:
         self.go_on(sequence, reached=reached)
 
 
+class Rows(NamedTuple):
+    """Rows of a class from a sequence on, and whether these are all."""
+
+    priority: Priority
+    first: int
+    rows: Sequence[tuple[int, ...]]
+    is_all: bool
+
+
 class Run(NamedTuple):
     """What may become one. What lies behind it is looked at from `after` on, of its own origin from where it ends."""
 
@@ -125,6 +140,7 @@ class Run(NamedTuple):
     after: int
     others: int  # the sequence of the first of another origin that was passed over on the way, 0: none was
     is_last: bool  # whether there is no more of it
+    is_full: bool  # whether there may be more, which would have been too much at once
 
     @property
     def first(self) -> int:
@@ -167,7 +183,8 @@ class Diluter:
             *(Walk(priority) for priority in classes),
             *(Walk(priority, is_evidence=True) for priority in classes),
         ]
-        self._bytes_left = 0
+        self._bytes_left = self._readings_left = 0
+        self._rows: Rows | None = None  # of this commit, which nobody changes before it is written
         self._may_go: Callable[[int], bool] = bool
         self._done: Mapping[int, int] = {}
         self._chosen: set[int] = set()
@@ -190,9 +207,10 @@ class Diluter:
 
     def begin(self, *, done: Mapping[int, int], may_go: Callable[[int], bool]) -> None:
         """Begin to look for a commit; `done` are acks that it will write, and `may_go` says who may be touched."""
-        self._bytes_left = LOOK_BYTES_MAX
+        self._bytes_left, self._readings_left = LOOK_BYTES_MAX, LOOK_READINGS_MAX
         self._done, self._may_go = done, may_go
         self._chosen.clear()
+        self._rows = None
         for walk in self._walks:
             if walk.is_over and walk.keeps_floor:
                 # What the last commit chose may be worth it once more.
@@ -210,10 +228,14 @@ class Diluter:
         """Whether something lies between small ones that were found, with no page that it does not share."""
         return any(walk.is_joining and walk.has_chosen and walk.reached for walk in self._walks)
 
+    def end(self) -> None:
+        """Give back the memory that looking takes."""
+        self._rows = None
+
     async def next(self) -> Rewriting | None:
         """Return the next piece, None where there is none, or where enough has been looked at."""
         for walk in self._walks:
-            while not walk.is_over and walk.rows_left > 0 and self._bytes_left > 0:
+            while not walk.is_over and walk.rows_left > 0 and min(self._bytes_left, self._readings_left) > 0:
                 if (found := await self._step(walk)) is not None:
                     self._chosen.update(found.ids)
                     return found
@@ -239,17 +261,16 @@ class Diluter:
 
     async def _step(self, walk: Walk) -> Rewriting | None:
         """Look at the next rows of a walk."""
-        rows = await self._rows(walk)
-        if not rows:
+        found_rows = await self._rows_from(walk)
+        if not found_rows.rows:
             self._reached_end(walk)
             return None
-        walk.rows_left -= len(rows)
-        run = self._run(walk, rows)
+        run = self._run(walk, found_rows.rows)
         if run is None:
             return None
         size_bytes = sum(member.row.size_bytes for member in run.members)
         # At the end there will soon be more of them.
-        is_last = run.is_last and len(rows) < ROWS_MAX
+        is_last = run.is_last and found_rows.is_all
         if walk.is_joining and size_bytes < JOIN_BYTES_MIN:
             if is_last and walk.stay is None:
                 walk.stay = run.first
@@ -257,7 +278,8 @@ class Diluter:
             return None
         # With others behind it these come first.
         is_last &= not run.others
-        if not (walk.is_joining or walk.takes_small) and size_bytes < self._bytes_max // SMALL_SHARE:
+        is_small = not run.is_full and size_bytes < self._bytes_max // SMALL_SHARE
+        if is_small and not (walk.is_joining or walk.takes_small):
             walk.passed_small(run.first, run.first if is_last else run.after, reached=run.reached)
             if is_last:
                 self._reached_end(walk)
@@ -268,7 +290,12 @@ class Diluter:
             self._reached_end(walk)
         return found
 
-    async def _rows(self, walk: Walk) -> list[tuple[int, ...]]:
+    async def _rows_from(self, walk: Walk) -> Rows:
+        known = self._rows
+        if known is not None and known.priority is walk.priority and known.first <= walk.next:
+            begin = bisect_left(known.rows, self._id(walk, walk.next), key=itemgetter(0))
+            if known.is_all or 2 * (len(known.rows) - begin) > ROWS_MAX:
+                return known._replace(rows=known.rows[begin:])
         rows = await self._connection.execute_fetchall(
             "SELECT id, done, readings, boot, stored_ns, first_ns, last_ns, length(body), substr(body, 1, ?)"
             " FROM shelf WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
@@ -279,7 +306,9 @@ class Diluter:
                 ROWS_MAX,
             ),
         )
-        return [tuple(row) for row in rows]
+        found = [tuple(row) for row in rows]
+        self._rows = Rows(walk.priority, walk.next, found, is_all=len(found) < ROWS_MAX)
+        return self._rows
 
     def _reached_end(self, walk: Walk) -> None:
         """Begin anew if that may be worth something; with what this commit has changed already the next one does."""
@@ -309,8 +338,10 @@ class Diluter:
         run: list[Member] = []
         key: Key | None = None
         size_bytes = readings = others = 0
+        is_full = False
         spans = self._spans
         for columns in rows:
+            walk.rows_left -= 1
             sequence, header = columns[0] & (SEQUENCE_END - 1), _header_of(columns[-1])
             if header is not None and sequence < walk.reached.get(header.origin, 0):
                 if not run:
@@ -327,20 +358,16 @@ class Diluter:
                 continue
             row = member.row
             size_bytes += row.size_bytes
-            readings += row.readings
+            readings += _work_of(member)
             found = self._key(member, spans)
-            if run and (
-                found != key
-                or size_bytes > self._bytes_max
-                or readings > READINGS_MAX
-                or row.stored_ns - run[0].row.stored_ns > self._age_ns
-            ):
+            is_full = bool(run) and (size_bytes > self._bytes_max or readings > READINGS_MAX)
+            if is_full or (run and (found != key or row.stored_ns - run[0].row.stored_ns > self._age_ns)):
                 break
             run.append(member)
             key = found
         else:
-            return Run(run, others or run[-1].row.sequence + 1, others, is_last=True) if run else None
-        return Run(run, others or run[-1].row.sequence + 1, others, is_last=False)
+            return Run(run, others or run[-1].row.sequence + 1, others, is_last=True, is_full=is_full) if run else None
+        return Run(run, others or run[-1].row.sequence + 1, others, is_last=False, is_full=is_full)
 
     def _member(self, walk: Walk, columns: tuple[int, ...], header: SegmentHeader | None) -> Member | None:
         """Return a row that this walk may change, None for another."""
@@ -386,11 +413,13 @@ class Diluter:
         members = run.members
         step_s = max(member.header.step_s for member in members)
         bodies = await self._bodies([member.row.id for member in members])
-        self._bytes_left -= sum(map(len, bodies))
         if walk.is_joining:
             found = await asyncio.to_thread(join, bodies)
         else:
             found = await asyncio.to_thread(lambda: coarsen(bodies, step_s=step_s))
+        times = 1 if found.pressed is not None else VAIN_TIMES
+        self._bytes_left -= sum(map(len, bodies))
+        self._readings_left -= sum(SEGMENT_READINGS + times * member.row.readings for member in members)
         # Behind a damaged one it goes on; whoever leases that one sees it.
         reached = run.reached_by(max(found.members, 1))
         (end,) = reached.values()
@@ -412,6 +441,11 @@ class Diluter:
             found += [bytes(body) for (body,) in rows]
         assert len(found) == len(ids)
         return found
+
+
+def _work_of(member: Member) -> int:
+    """Return how long it takes to decode and thin, told in readings."""
+    return SEGMENT_READINGS + member.row.readings
 
 
 def _header_of(head: object) -> SegmentHeader | None:

@@ -150,7 +150,10 @@ class Keeper:
         if may_rewrite:
             ids = [segment_id for of in self.rewritings for segment_id in of.ids]
             self.diluter.begin(done=done, may_go=without(may_go, ids))
-            over, gained = await self._dilute(over, incoming_bytes)
+            try:
+                over, gained = await self._dilute(over, incoming_bytes)
+            finally:
+                self.diluter.end()
             # As with those who go: where a bound was lowered it may take more than one commit. What this one writes
             # anew may be thinned further by the next.
             is_better = bool(self.rewritings) and before > 0 and over <= before
@@ -158,7 +161,9 @@ class Keeper:
             if over <= self._room.slack_bytes or is_more:
                 return list(victims.values())
             free = without(may_go, [segment_id for of in self.rewritings for segment_id in of.ids])
-        evicted = await self._find_evictions(over, incoming_bytes, free)
+        # Where the next one looks further, no more goes than needed.
+        is_more = may_rewrite and not self.diluter.is_exhausted
+        evicted = await self._find_evictions(over, incoming_bytes, free, has_slack=not is_more)
         if evicted is None and self.rewritings:
             # What was to be thinned is all there is: now it goes, or what comes would be turned away for it.
             self.rewritings = []
@@ -170,17 +175,18 @@ class Keeper:
         return [*victims.values(), *((EVICTED, row) for row in evicted)]
 
     async def _find_evictions(
-        self, over: int, incoming_bytes: int, free: Callable[[int], bool]
+        self, over: int, incoming_bytes: int, free: Callable[[int], bool], *, has_slack: bool = True
     ) -> list[Candidate] | None:
-        """Return who goes so that `over` bytes become free, None where that is not enough.
+        """Return who goes so that `over` bytes become free, without the slack where so told; None: too few may go.
 
         Where a bound was lowered, or others filled the disk, it may take more than one commit; each takes away more
         than it brings.
         """
+        needed = over - self._room.slack_bytes
         evicted, may_more_go = await find_evictions(
-            self._connection, bytes_over=over, incoming_bytes=incoming_bytes, may_go=free
+            self._connection, bytes_over=over if has_slack else needed, incoming_bytes=incoming_bytes, may_go=free
         )
-        is_enough = may_more_go or sum(row.size_bytes for row in evicted) + self._room.slack_bytes >= over
+        is_enough = may_more_go or sum(row.size_bytes for row in evicted) >= needed
         return list(evicted) if is_enough else None
 
     async def _dilute(self, over: int, incoming_bytes: int) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -523,6 +524,44 @@ async def test_one_commit_looks_at_so_much_and_goes_on_with_the_next(shelves, pl
         await plant.put(store, 60)
     assert set(store.status()["uplinks"]["cloud"]["ledger"]) == {"diluted"}
     assert store.status()["store"]["used_bytes"] < used
+
+
+async def test_one_commit_decodes_so_much_and_no_more(plant, store, monkeypatch) -> None:
+    """However little there is in each: a commit waits for that."""
+    decoded = []
+
+    def join(bodies, *, real=diluting.join):
+        decoded.append(len(bodies))
+        return real(bodies)
+
+    monkeypatch.setattr(diluting, "join", join)
+    for _ in range(3000):
+        await plant.put(store, 1)
+    assert store.status()["store"]["rewritten"] > 3
+    assert max(decoded) * diluting.SEGMENT_READINGS <= diluting.READINGS_MAX
+
+
+async def test_where_no_step_is_worth_it_a_commit_tries_few(shelves, store, monkeypatch) -> None:
+    """To try all steps takes long; and until all has been looked at no more goes than has to."""
+    tried = [0]
+
+    def coarsen(bodies, *, real=diluting.coarsen, **more):
+        tried[-1] += sum(diluting.SEGMENT_READINGS + read_header(body).readings for body in bodies)
+        return real(bodies, **more)
+
+    monkeypatch.setattr(diluting, "coarsen", coarsen)
+    monkeypatch.setattr(diluting, "LOOK_READINGS_MAX", 3000)
+    used = []
+    for _ in range(2000):
+        await put_what_cannot_be_thinned(shelves, store)
+        tried.append(0)
+        used.append(store.status()["store"]["used_bytes"])
+        if sum(map(bool, tried)) > 10:
+            break
+    assert 0 < max(tried) <= 6000
+    went = max(before - after for before, after in itertools.pairwise(used))
+    assert went < MIB // 2 // 64
+    shelves.check(store)
 
 
 async def test_rows_that_are_not_ours_are_passed_over(shelves, plant, store) -> None:
