@@ -12,6 +12,7 @@ from gateway.core.batch import Batch
 from gateway.core.clock import NS_PER_S
 from gateway.core.thinning import thin
 from gateway.store.segments import FRONT_BYTES_MAX, SegmentError, decode_metrics, press_metrics
+from gateway.store.writer import ROW_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,8 +28,6 @@ READINGS_MAX: Final = 49_152
 DECODED_MAX: Final = 32_768
 """Readings that are decoded at once on the way to being thinned."""
 PIECES_MAX: Final = 8
-ROW_BYTES: Final = 64
-"""A row's columns, its cell and its share of the page's header."""
 GAIN_BYTES_MIN: Final = 4096
 """A commit that writes something anew touches some pages of 512 bytes more: less is not worth that."""
 

@@ -121,7 +121,7 @@ class Keeper:
         victims = {row.id: (reason, row) for reason, row in going if self.may_go(row.id)}
         # Acks, state and deletions need a little room too, but never make anybody go by themselves.
         over = self._lacking(incoming_bytes) if incoming_bytes else 0
-        over -= sum(row.size_bytes for _, row in victims.values())
+        over -= sum(row.disk_bytes for _, row in victims.values())
         self.rewritings = rewritings if may_rewrite else []
         if over <= 0:
             return list(victims.values())
@@ -137,7 +137,7 @@ class Keeper:
         for some in (self._unwanted, self._leftovers):
             for row in await some.spare(bytes_over=over, may_go=may_go):
                 victims[row.id] = (EVICTED, row)
-                over -= row.size_bytes
+                over -= row.disk_bytes
             if over <= 0:
                 return list(victims.values())
         if self._settings.when_full == "refuse":
@@ -186,7 +186,7 @@ class Keeper:
         evicted, may_more_go = await find_evictions(
             self._connection, bytes_over=over if has_slack else needed, incoming_bytes=incoming_bytes, may_go=free
         )
-        is_enough = may_more_go or sum(row.size_bytes for row in evicted) >= needed
+        is_enough = may_more_go or sum(row.disk_bytes for row in evicted) >= needed
         return list(evicted) if is_enough else None
 
     async def _dilute(self, over: int, incoming_bytes: int) -> tuple[int, int]:

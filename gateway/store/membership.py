@@ -266,7 +266,7 @@ class Leftovers:
                 row = rows.pop(0)
                 if may_go(row.id):
                     chosen.append(row)
-                    bytes_over -= row.size_bytes
+                    bytes_over -= row.disk_bytes
             for row in reversed(rows):
                 self._next[(row.id >> SEQUENCE_BITS) - 1] = row.id
         return chosen

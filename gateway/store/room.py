@@ -22,6 +22,7 @@ from gateway.store.pages import FRAME_HEADER_BYTES
 from gateway.store.policy import Summary, choose_evictions
 from gateway.store.records import SEQUENCE_END, SHELVES, place, where_from
 from gateway.store.settings import ANY_BOARD
+from gateway.store.writer import ROW_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -59,6 +60,11 @@ class Candidate(NamedTuple):
     first_ns: int
     last_ns: int
     size_bytes: int
+
+    @property
+    def disk_bytes(self) -> int:
+        """About how much of the disk it takes; `size_bytes` is its body alone."""
+        return self.size_bytes + ROW_BYTES
 
     @property
     def sequence(self) -> int:
@@ -206,7 +212,7 @@ async def find_unneeded(
 async def find_settled(
     connection: aiosqlite.Connection, done: Mapping[int, int], *, needed: Callable[[int], int]
 ) -> dict[int, int]:
-    """Return the bytes of each segment that all who need it have, once the bits of `done` are written.
+    """Return about how much of the disk each segment takes that all who need it have once `done` is written.
 
     `needed(sequence)` has the bits of those who want a segment.
     """
@@ -219,7 +225,7 @@ async def find_settled(
             part,
         )
         settled |= {
-            segment_id: size_bytes
+            segment_id: size_bytes + ROW_BYTES
             for segment_id, bits, size_bytes in rows
             if not needed(where_from(segment_id)[2]) & ~(bits | done[segment_id])
         }
@@ -272,7 +278,7 @@ def merge_signals(rows: Sequence[Sequence[Candidate]], *, limit: int) -> tuple[l
 
 def _summary(row: Candidate) -> Summary:
     priority, _, sequence = where_from(row.id)
-    return Summary(sequence, priority, row.size_bytes, row.readings, row.first_ns, row.last_ns)
+    return Summary(sequence, priority, row.disk_bytes, row.readings, row.first_ns, row.last_ns)
 
 
 async def find_expired(

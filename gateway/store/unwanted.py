@@ -71,7 +71,7 @@ class Unwanted:
                     break
                 if may_go(row.id) and not self._accounts.needed(row.sequence) & ~row.done:
                     chosen.append(row)
-                    freed += row.size_bytes
+                    freed += row.disk_bytes
             start = dict.fromkeys(shelves, SEQUENCE_END if end is None else end)
         begin = chosen[first].sequence if len(chosen) > first else await self._newest(shelves)
         self._next |= dict.fromkeys(shelves, begin)

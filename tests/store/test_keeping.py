@@ -91,6 +91,17 @@ async def test_what_all_have_is_counted_before_anybody_is_looked_for(shelves) ->
     assert not {row.id for _, row in found} & {*done}
 
 
+async def test_what_many_small_ones_take_beside_their_readings_makes_room_too(shelves) -> None:
+    """More than a third of the shelf comes at once: all that lies there may go for it, with its rows and their pages."""
+    store = await shelves.open(max_bytes=1 << 20)
+    for _ in range(1200):
+        await shelves.put(store, 10)
+    await shelves.put_noise(store, 380 << 10)
+    assert store.status()["uplinks"]["cloud"]["ledger"].keys() == {"evicted_full"}
+    assert store.status()["store"]["used_bytes"] <= 1 << 20
+    shelves.check(store)
+
+
 async def test_more_at_once_than_fits_is_called_that(shelves) -> None:
     """Nothing is being sent, and letting go of all would not help: nothing goes, and the sentence says what to do."""
     store = await shelves.open(max_bytes=Size(1 << 20))

@@ -16,6 +16,7 @@ from gateway.store.connection import DATABASE
 from gateway.store.database import Loss
 from gateway.store.reading import read_held, verify
 from gateway.store.room import Candidate
+from gateway.store.writer import ROW_BYTES
 
 DAY_S = 86_400
 MIB = 1 << 20
@@ -463,7 +464,7 @@ class Rows:
 
     async def find(self, _, shelf: int, *, first: int, before: int, has: int, limit: int) -> list[Candidate]:
         found = [k for k in self.ids if (k >> 59) - 1 == shelf and k >= first and k & ((1 << 59) - 1) < before]
-        return [Candidate(k, has, 1, 1, 0, 0, 0, 100) for k in found[:limit]]
+        return [Candidate(k, has, 1, 1, 0, 0, 0, 100 - ROW_BYTES) for k in found[:limit]]
 
 
 async def test_what_is_looked_at_and_not_needed_is_found_again(monkeypatch) -> None:
