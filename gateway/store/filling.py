@@ -11,6 +11,7 @@ import contextlib
 import logging
 import sqlite3
 from array import array
+from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -67,7 +68,8 @@ class Filling:
         self.damaged_segments = 0
         self.older_boots: dict[int, tuple[Value, ...]] = {}  # from pages that are outdated
         self._rewritten = (0, b"")  # the last number of those that were written anew, and the hash
-        self._replaced = Ranges()  # what these took the place of: their first one's place is theirs
+        # What these took the place of, by origin: their first one's place is theirs, and what others made lies between.
+        self._replaced: defaultdict[int, Ranges] = defaultdict(Ranges)
         self._connection = connection
         pages.leave_older_log()
         self._pages = pages
@@ -211,7 +213,7 @@ class Filling:
         if not self._is_segment(row):
             return
         row_id = _int(row[0])
-        if row_id in self._replaced:
+        if row_id in self._replaced.get(read_header(_bytes(row[-1])).origin, Ranges()):
             return
         if self._is_anywhere or row_id in self._gaps or row_id in self._torn:
             self._add(_MAYBE_HELD, (row_id, _int(row[1]) | UNSURE, *row[2:]))
@@ -258,7 +260,8 @@ class Filling:
             self._rewritten = max(self._rewritten, (header.ancestors.number, segment_hash(body)))
             if header.ancestors.last_sequence > sequence:
                 priority, signal, _ = where_from(_int(row[0]))
-                self._replaced.add(_int(row[0]) + 1, place(priority, signal, header.ancestors.last_sequence))
+                last = place(priority, signal, header.ancestors.last_sequence)
+                self._replaced[header.origin].add(_int(row[0]) + 1, last)
         return is_ours
 
     def _add(self, sql: str, row: tuple[object, ...]) -> None:

@@ -1,7 +1,8 @@
 """Random damage to a shelf whose truth is known: what a salvage says is lost is what is lost, or lies around it.
 
 A seed makes a shelf (uplinks that come and go, classes, deliveries and refusals in between, so that free pages and
-older versions of pages hold what was delivered), another one damages it.
+older versions of pages hold what was delivered), another one damages it. Some have been full, and much of what they
+hold was written anew.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ import contextlib
 import random
 import shutil
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
+from gateway.core.batch import Batch, Series
+from gateway.core.clock import NS_PER_S
 from gateway.core.contracts import Priority
 from gateway.store.accounts import decode_state
 from gateway.store.connection import DATABASE, PAGE_BYTES
@@ -23,6 +27,7 @@ from gateway.store.pages import FRAME_HEADER_BYTES, leaves_of, rows_of
 from gateway.store.reading import verify
 from gateway.store.records import STATE_ID, where_from
 from gateway.store.salvage import salvage
+from gateway.store.taking import origin_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,13 +36,37 @@ LOG = f"{DATABASE}-wal"
 UPLINKS = ("cloud", "backup", "third")
 
 
-async def make(shelves, rng: random.Random, tmp_path: Path) -> Path:
+async def put_steadily(shelves, store, rng: random.Random, count: int) -> None:
+    """So many readings of two series, one a second each, that can be thinned; one of two mappings made them."""
+    shelves.clock.advance(count * NS_PER_S)
+    numbers = [store.resolve(Series((), f"steady{k}")) for k in range(2)]
+    times = np.tile(shelves.clock.wall_ns() - np.arange(count, 0, -1) * NS_PER_S, 2)
+    values = np.random.default_rng(rng.randrange(10**6)).integers(0, 10**6, 2 * count) / 100
+    batch = Batch.of(np.repeat(np.array(numbers, np.uint32), count), times, values)
+    made_by = origin_of(rng.choice(["x", "y"]))
+    await store.append([(rng.choice(list(Priority)), replace(batch, origin=made_by))])
+
+
+async def fill_up(shelves, store, rng: random.Random) -> None:
+    """Until some has been written anew."""
+    for _ in range(400):
+        if store.status()["store"]["rewritten"] >= 4:
+            return
+        await put_steadily(shelves, store, rng, rng.choice([5, 5, 5, 3000]))
+    pytest.fail("nothing was written anew")
+
+
+async def make(shelves, rng: random.Random, tmp_path: Path, *, is_diluted: bool) -> Path:
     """Let a gateway live on a shelf; return what it leaves behind, in order or as if it had died."""
     uplinks = UPLINKS[: rng.randint(1, 3)]
-    settings = {"max_bytes": 1 << 20, "when_full": "drop_oldest"}
+    settings = {"max_bytes": 1 << 20, "when_full": "dilute" if is_diluted else "drop_oldest"}
     store = await shelves.open(uplinks=uplinks, **settings)
+    if is_diluted:
+        await fill_up(shelves, store, rng)
     for _ in range(rng.randint(30, 150)):
-        match rng.randrange(10):
+        match rng.randrange(12 if is_diluted else 10):
+            case 10 | 11:
+                await put_steadily(shelves, store, rng, rng.choice([5, 5, 3000]))
             case 0:
                 await shelves.put_noise(store, rng.randint(100, 6000), priority=rng.choice(list(Priority)))
             case 1 | 2 | 3 | 4:
@@ -187,8 +216,8 @@ def check(state_dir: Path, truth: Truth, hurts: list[tuple[str, int, int]]) -> s
     return "exact" if all(one.least == one.most for one in salvaged.lost.values()) else "range"
 
 
-async def damage_often(shelves, tmp_path: Path, *, seed: int, rounds: int) -> dict[str, int]:
-    left = await make(shelves, random.Random(seed), tmp_path)
+async def damage_often(shelves, tmp_path: Path, *, seed: int, rounds: int, is_diluted: bool = False) -> dict[str, int]:
+    left = await make(shelves, random.Random(seed), tmp_path, is_diluted=is_diluted)
     truth = Truth.of(left)
     known: dict[str, int] = {}
     for number in range(rounds):
@@ -209,6 +238,21 @@ async def test_what_is_lost_is_said(shelves, tmp_path, seed) -> None:
     """Some of what `test_what_is_lost_is_said_whatever_happens` does."""
     known = await damage_often(shelves, tmp_path, seed=seed, rounds=20)
     assert sum(known.values()) == 20
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_what_is_lost_of_a_shelf_that_was_diluted_is_said(shelves, tmp_path, seed) -> None:
+    """What became part of something else does not come back beside it, and the books go on with what it became."""
+    known = await damage_often(shelves, tmp_path, seed=seed, rounds=10, is_diluted=True)
+    assert sum(known.values()) == 10
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("seed", range(200, 300))
+async def test_what_is_lost_of_a_shelf_that_was_diluted_is_said_whatever_happens(shelves, tmp_path, seed) -> None:
+    """The same at length."""
+    known = await damage_often(shelves, tmp_path, seed=seed, rounds=40, is_diluted=True)
+    assert sum(known.values()) == 40
 
 
 @pytest.mark.nightly

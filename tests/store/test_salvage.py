@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -22,11 +23,13 @@ from gateway.store.asides import ASIDE_MAX
 from gateway.store.connection import PAGE_BYTES
 from gateway.store.database import Loss
 from gateway.store.evidence import look
+from gateway.store.pages import TABLE_INTERIOR
 from gateway.store.reading import find, verify
 from gateway.store.reckoning import Missing
 from gateway.store.records import STATE_ID, StoreError, place
 from gateway.store.salvage import Salvaged
 from gateway.store.segments import decode
+from gateway.store.taking import origin_of
 
 DATABASE = "tidegate.db"
 
@@ -653,6 +656,33 @@ async def test_what_was_written_anew_is_salvaged_and_what_it_stands_for_stays_go
     assert after.problems == []
     assert after.rewritten >= before.rewritten - 1 > 3
     assert after.readings <= before.readings
+
+
+async def test_what_lies_between_what_became_one_is_found_where_no_page_leads_to_it(shelves) -> None:
+    """What another mapping made is no part of that: it is still held."""
+    store = await shelves.open(max_bytes=1 << 20, when_full="dilute")
+    number = store.resolve(Series((), "m"))
+    noise = np.random.default_rng(6)
+    while store.status()["store"]["rewritten"] < 9:
+        shelves.clock.advance(3000 * NS_PER_S)
+        times = shelves.clock.wall_ns() - np.arange(3000, 0, -1) * NS_PER_S
+        batches = [Batch.of(number, times, noise.integers(0, 10**6, 3000) / 100) for _ in range(2)]
+        pieces = [replace(batch, origin=origin_of(name)) for batch, name in zip(batches, "xy", strict=True)]
+        await store.append([(Priority.NORMAL, piece) for piece in pieces])
+    await shelves.close()
+    before = verify(shelves.state_dir)
+    path = shelves.state_dir / DATABASE
+    data = path.read_bytes()
+    for start in range(PAGE_BYTES, len(data), PAGE_BYTES):
+        if data[start] == TABLE_INTERIOR:
+            damage(path, start, b"\xff" * PAGE_BYTES)
+    damage(path, 0, b"\xff" * PAGE_BYTES)
+    store = await shelves.open(max_bytes=1 << 20, when_full="dilute")
+    shelves.check(store)
+    await shelves.close()
+    after = verify(shelves.state_dir)
+    assert after.problems == []
+    assert after.segments == before.segments
 
 
 async def test_an_older_state_row_learns_how_much_was_written_anew(rewritten) -> None:
