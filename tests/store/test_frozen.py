@@ -8,8 +8,10 @@ import shutil
 import sqlite3
 
 import msgspec
+import numpy as np
 import pytest
 
+from gateway.core.batch import Batch, Series
 from gateway.core.clock import NS_PER_S
 from gateway.core.contracts import FullError, Priority
 from gateway.store import frozen as frozen_module
@@ -20,6 +22,7 @@ from gateway.store.database import Loss, StoreError
 from gateway.store.frozen import Frozen
 from gateway.store.reading import verify
 from gateway.store.records import STATE_ID
+from gateway.store.segments import read_header
 
 
 def read_only() -> sqlite3.OperationalError:
@@ -133,6 +136,52 @@ async def test_when_it_can_be_written_again_what_was_sent_is_known(shelves, fill
     assert sorted(await shelves.drain(store) + sent) == put
     await shelves.put(store, 1)
     shelves.check(store)
+
+
+@pytest.mark.parametrize("dies", [True, False])
+async def test_what_was_thinned_is_sent_and_known_to_be_sent(shelves, tmp_path, freeze, dies) -> None:
+    """A shelf that was full before its disk could be written no more: nothing is written anew there, none comes back."""
+    opening = {"max_bytes": 1 << 20, "when_full": "dilute"}
+    store = await shelves.open(**opening)
+    number = store.resolve(Series((), "m"))
+    noise = np.random.default_rng(6)
+    while store.status()["store"]["rewritten"] < 9:
+        shelves.clock.advance(3000 * NS_PER_S)
+        times = shelves.clock.wall_ns() - np.arange(3000, 0, -1) * NS_PER_S
+        await store.append([(Priority.NORMAL, Batch.of(number, times, noise.integers(0, 10**6, 3000) / 100))])
+    copy = tmp_path / "dead"
+    shutil.copytree(shelves.state_dir, copy)
+    await shelves.close()
+    shelves.state_dir = copy if dies else shelves.state_dir
+    before = store.status()
+    disk = freeze()
+    store = await shelves.open(**opening)
+    assert store.is_frozen
+    assert store.status()["store"]["diluted"] == before["store"]["diluted"] != []
+    lease = await shelves.lease(store, readings_max=60_000)
+    assert read_header(lease.segments[-1].body).step_s == 0
+    store.ack(lease)
+    lease = await shelves.lease(store, readings_max=60_000)
+    sent = lease.readings
+    assert max(read_header(segment.body).step_s for segment in lease.segments) > 0
+    store.ack(lease)
+    await store.tend()
+    disk.is_read_only = False
+    await shelves.close()
+    report = verify(shelves.state_dir)
+    assert (report.problems, report.diluted > 0) == ([], True)
+    store = await shelves.open(**opening)
+    assert not store.is_frozen
+    cloud, was = store.status()["uplinks"]["cloud"], before["uplinks"]["cloud"]
+    assert cloud["held"] <= was["held"] - sent
+    assert cloud["ledger"] == was["ledger"]
+    while store.status()["store"]["rewritten"] < before["store"]["rewritten"] + 3:
+        shelves.clock.advance(3000 * NS_PER_S)
+        times = shelves.clock.wall_ns() - np.arange(3000, 0, -1) * NS_PER_S
+        await store.append([(Priority.NORMAL, Batch.of(number, times, noise.integers(0, 10**6, 3000) / 100))])
+    shelves.check(store)
+    await shelves.close()
+    assert verify(shelves.state_dir).problems == []
 
 
 @pytest.mark.parametrize("dies", [True, False])
