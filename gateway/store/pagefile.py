@@ -7,6 +7,7 @@ damage stands before it too.
 from __future__ import annotations
 
 import os
+from collections import ChainMap
 from typing import TYPE_CHECKING, Final
 
 from gateway.store.accounts import DamagedStateError, State, decode_state
@@ -17,7 +18,7 @@ from gateway.store.pages import PAGE_SIZES, TABLE_LEAF, Log, TreeError, leaves_o
 from gateway.store.records import STATE_ID, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
     from typing import Self
 
@@ -207,9 +208,17 @@ class PageFile:
 
     def states_of_log(self) -> tuple[State, State] | None:
         """Return the states of the first and the last commit in the log, None where it holds none."""
+        # A long state goes on in pages that later commits write anew: each is read as the log was at its end.
         transactions = list(self._transactions())
-        first = next(filter(None, map(self._newest_state, transactions)), None)
-        last = next(filter(None, map(self._newest_state, reversed(transactions))), None)
+        by_then: dict[int, int] = {}
+        first = last = None
+        for frames in transactions:
+            by_then.update(frames)
+            if (first := self._newest_state(frames, by_then)) is not None:
+                break
+        for frames in reversed(transactions):
+            if (last := self._newest_state(frames, ChainMap(dict(frames), self.log.newest))) is not None:
+                break
         return None if first is None or last is None else (first, last)
 
     def is_half_moved(self, *, commit: int) -> bool:
@@ -242,11 +251,20 @@ class PageFile:
                 yield frames
                 frames = []
 
-    def _newest_state(self, frames: Iterable[tuple[int, int]]) -> State | None:
-        """Return the state that a transaction wrote: where rows moved, pages that it left have an earlier one still."""
+    def _newest_state(self, frames: Iterable[tuple[int, int]], places: Mapping[int, int]) -> State | None:
+        """Return the state that a transaction wrote: where rows moved, pages that it left have an earlier one still.
+
+        `places` says where in the log pages were by then.
+        """
         found: State | None = None
+
+        def page(number: int) -> bytes | None:
+            self._pages_left -= 1
+            found = self.log.page(places[number]) if number in places else self.page_of_file(number)
+            return found if self._pages_left >= 0 else None
+
         for number, place in frames:
-            for row_id, values in rows_of(self.log.page(place), number, self._page_behind):
+            for row_id, values in rows_of(self.log.page(place), number, page):
                 state = state_in(values) if row_id == STATE_ID else None
                 if state is not None and (found is None or state.commit > found.commit):
                     found = state

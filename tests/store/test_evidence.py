@@ -74,6 +74,21 @@ async def test_a_log_that_is_whole_leads_to_nothing(shelves, die, small_log) -> 
     assert await opened(shelves, put) == []
 
 
+async def test_a_log_that_is_whole_leads_to_nothing_where_the_state_takes_several_pages(
+    shelves, tmp_path, small_log
+) -> None:
+    """Each commit writes these anew: the first one of the log is not read with what the last one put there."""
+    names = [f"uplink-{number}" for number in range(20)]
+    store = await shelves.open(uplinks=names)
+    for number in range(30):
+        await shelves.put(store, 20)
+        store.ack(await shelves.lease(store, names[-1 - number % 9], readings_max=1))
+        copy = tmp_path / str(number)
+        shutil.copytree(shelves.state_dir, copy)
+        assert look(copy / DATABASE) is None
+    shelves.check(store)
+
+
 async def test_a_log_that_was_deleted(shelves, die) -> None:
     """The file says that it ought to have one; how much is missing nobody knows, since when and up to when it is said.
 
