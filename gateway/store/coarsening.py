@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from gateway.core.batch import Batch
+import numpy as np
+
+from gateway.core.batch import Batch, distinct
 from gateway.core.clock import NS_PER_S
-from gateway.core.thinning import thin
+from gateway.core.thinning import KEPT_MAX, thin
 from gateway.store.segments import FRONT_BYTES_MAX, SegmentError, decode_metrics, press_metrics
 from gateway.store.writer import ROW_BYTES
 
@@ -28,16 +30,25 @@ READINGS_MAX: Final = 49_152
 DECODED_MAX: Final = 32_768
 """Readings that are decoded at once on the way to being thinned."""
 PIECES_MAX: Final = 8
+PARTS_MAX: Final = 8
+"""Where there are more series than one segment may have of each what stands for a step, it becomes so many, each with
+the next of the series. Of more nothing is thinned."""
+WIDE_SERIES: Final = READINGS_MAX // KEPT_MAX
 GAIN_BYTES_MIN: Final = 4096
 """A commit that writes something anew touches some pages of 512 bytes more: less is not worth that."""
 
 
 class Coarse(NamedTuple):
-    """What became of the first `members` segments, at which step; no `pressed`: nothing that would be worth it."""
+    """What became of the first `members` segments, at which step; no `pressed`: nothing that would be worth it.
+
+    `more` are the next ones, where one is too little for all series. There are `series` of them then; 0: one is enough.
+    """
 
     members: int
     pressed: Pressed | None = None
     step_s: int = 0
+    more: tuple[Pressed, ...] = ()
+    series: int = 0
 
 
 def size_on_disk(body_bytes: int) -> int:
@@ -74,7 +85,10 @@ def join(bodies: Sequence[bytes]) -> Coarse:
 
 
 def coarsen(bodies: Sequence[bytes], *, step_s: int) -> Coarse:
-    """Make one segment of some, thinned at the least step that is worth it; `step_s` is the coarsest of theirs."""
+    """Make one segment of some, thinned at the least step that is worth it; `step_s` is the coarsest of theirs.
+
+    Of more than WIDE_SERIES it makes several, no more than there were.
+    """
     count = readings = 0
     kept: list[Batch] = []
     steps = steps_from(step_s)
@@ -89,15 +103,31 @@ def coarsen(bodies: Sequence[bytes], *, step_s: int) -> Coarse:
     if not count:
         return Coarse(0)
     batch, tried, old_bytes = Batch.join(kept), -1, _sum_of(bodies[:count])
+    series = len(distinct(batch.series))
+    parts_max = min(PARTS_MAX, count) if series > WIDE_SERIES else 1
     for step in steps:
         batch = thin(batch, step * NS_PER_S)
-        if len(batch) > READINGS_MAX or len(batch) == tried:
+        parts = _parts_of(batch)
+        if len(parts) > parts_max or len(batch) == tried:
             continue
         tried = len(batch)
-        pressed = press_metrics(batch)
-        if is_worth(old_bytes, size_on_disk(_sealed_bytes(pressed))):
-            return Coarse(count, pressed, step if step_s or tried < readings else 0)
-    return Coarse(count)
+        pressed, *more = [press_metrics(part) for part in parts]
+        if is_worth(old_bytes, sum(size_on_disk(_sealed_bytes(part)) for part in [pressed, *more])):
+            return Coarse(count, pressed, step if step_s or tried < readings else 0, tuple(more))
+    return Coarse(count, series=series if series > WIDE_SERIES else 0)
+
+
+def _parts_of(batch: Batch) -> list[Batch]:
+    """Cut a batch in order of series into such of READINGS_MAX at most, between two series where one ends in time."""
+    starts = np.append(np.flatnonzero(batch.series[1:] != batch.series[:-1]) + 1, len(batch))
+    parts: list[Batch] = []
+    begin = 0
+    while begin < len(batch):
+        end = int(starts[np.searchsorted(starts, begin + READINGS_MAX, side="right") - 1])
+        end = end if end > begin else begin + READINGS_MAX
+        parts.append(batch.take(slice(begin, end)))
+        begin = end
+    return parts
 
 
 def _sum_of(bodies: Sequence[bytes]) -> int:

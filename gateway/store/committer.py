@@ -412,6 +412,7 @@ class Committer:
         self.accounts.apply(change)
         self.state = state
         self._take_effect(work)
+        self.forgetter.moved(rewritings)
         if self.forgetter.took_effect(sealed, len(work.series_left)):
             self.want(ACK_WAIT_S)
         self.room.note(*pages)

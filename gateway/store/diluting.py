@@ -50,6 +50,10 @@ LOOK_ROWS_MAX: Final = 4 * ROWS_MAX
 LOOK_BYTES_MAX: Final = 8 * BYTES_MAX
 LOOK_READINGS_MAX: Final = 3 * READINGS_MAX
 VAIN_TIMES: Final = 6
+# With many series a piece has to be larger, so that there is enough of each to be thinned: so many readings of each;
+# and so many times as large at most.
+SERIES_READINGS: Final = 16
+WIDTH_MAX: Final = 4
 LOOK_MAX: Final = 512  # rows in one query by their ids
 # Little beside each other, as what came last, would have to be thinned much to become half: it has time.
 SMALL_SHARE: Final = 4
@@ -93,6 +97,7 @@ class Walk:
     keeps_floor: bool = False  # behind it lies what was passed over since this commit had chosen it already
     rows_left: int = 0  # to be looked at by it
     reached: dict[int, int] = field(default_factory=dict)  # by origin, where that is beyond `next`
+    width: int = 1  # how many times as much becomes one, or several, where there are so many series
     stay: int | None = None  # to be joined there: the first beside which there will soon be more
 
     def begin_anew(self, sequence: int, *, takes_small: bool = False) -> None:
@@ -175,7 +180,7 @@ class Diluter:
         self._accounts = accounts
         self._desks = desks
         self._evidence = evidence
-        self._bytes_max = min(BYTES_MAX, max_bytes // SHELF_SHARE)
+        self._share_bytes = max_bytes // SHELF_SHARE
         self._age_ns = int(max_age_s * 1e9) // AGE_SHARE
         classes = [*reversed(Priority)]
         self._walks = [
@@ -278,7 +283,7 @@ class Diluter:
             return None
         # With others behind it these come first.
         is_last &= not run.others
-        is_small = not run.is_full and size_bytes < self._bytes_max // SMALL_SHARE
+        is_small = not run.is_full and size_bytes < self._bytes_max(walk) // SMALL_SHARE
         if is_small and not (walk.is_joining or walk.takes_small):
             walk.passed_small(run.first, run.first if is_last else run.after, reached=run.reached)
             if is_last:
@@ -329,6 +334,9 @@ class Diluter:
         else:
             walk.is_over = True
 
+    def _bytes_max(self, walk: Walk) -> int:
+        return min(walk.width * BYTES_MAX, self._share_bytes)
+
     @staticmethod
     def _id(walk: Walk, sequence: int) -> int:
         return place(walk.priority, Signal.METRICS, sequence)
@@ -339,6 +347,7 @@ class Diluter:
         key: Key | None = None
         size_bytes = readings = others = 0
         is_full = False
+        bytes_max = self._bytes_max(walk)
         spans = self._spans
         for columns in rows:
             walk.rows_left -= 1
@@ -360,7 +369,7 @@ class Diluter:
             size_bytes += row.size_bytes
             readings += _work_of(member)
             found = self._key(member, spans)
-            is_full = bool(run) and (size_bytes > self._bytes_max or readings > READINGS_MAX)
+            is_full = bool(run) and (size_bytes > bytes_max or readings > walk.width * READINGS_MAX)
             if is_full or (run and (found != key or row.stored_ns - run[0].row.stored_ns > self._age_ns)):
                 break
             run.append(member)
@@ -417,6 +426,11 @@ class Diluter:
             found = await asyncio.to_thread(join, bodies)
         else:
             found = await asyncio.to_thread(lambda: coarsen(bodies, step_s=step_s))
+        width = min(-(-SERIES_READINGS * found.series // READINGS_MAX), WIDTH_MAX)
+        if width > walk.width:
+            # Once more, with more of each.
+            walk.width = width
+            return None
         times = 1 if found.pressed is not None else VAIN_TIMES
         self._bytes_left -= sum(map(len, bodies))
         self._readings_left -= sum(SEGMENT_READINGS + times * member.row.readings for member in members)
@@ -427,8 +441,16 @@ class Diluter:
         walk.passed(after, was_worth=found.pressed is not None, reached=reached)
         if found.pressed is None:
             return None
-        pressed = replace(found.pressed, origin=members[0].header.origin)
-        return Rewriting(members[: found.members], pressed, found.step_s, bodies[0], is_evidence=walk.is_evidence)
+        origin = members[0].header.origin
+        pressed, *more = [replace(part, origin=origin) for part in (found.pressed, *found.more)]
+        return Rewriting(
+            members[: found.members],
+            pressed,
+            found.step_s,
+            bodies[0],
+            is_evidence=walk.is_evidence,
+            more=list(zip(more, bodies[1:], strict=False)),
+        )
 
     async def _bodies(self, ids: Sequence[int]) -> list[bytes]:
         found: list[bytes] = []

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gateway.core.clock import Clock
     from gateway.core.telemetry import Telemetry
     from gateway.store.records import LeasedSegment
+    from gateway.store.rewriting import Rewriting
     from gateway.store.series import SeriesRegistry
     from gateway.store.writer import Pending, Sealed
 
@@ -96,6 +97,12 @@ class Forgetter:
             parts += holder.series_in_use()
         numbers: npt.NDArray[np.uint32] = distinct(np.concatenate(parts))
         return numbers
+
+    def moved(self, rewritings: Iterable[Rewriting]) -> None:
+        """Take note of what was written anew: some of its series may be in a newer segment now than they came in."""
+        for rewriting in rewritings:
+            for members, pressed, _ in rewriting.parts[1:]:
+                self._registry.hold(pressed.series, held_to=members[0].row.sequence)
 
     def took_effect(self, sealed: Sealed, left: int) -> bool:
         """Take note of a commit that wrote `sealed` and deleted `left` rows; return whether more rows wait."""

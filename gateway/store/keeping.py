@@ -197,7 +197,8 @@ class Keeper:
         freed = sum(of.old_bytes for of in self.rewritings)
         while True:
             left = over - first + self._room.lacking(incoming_bytes + written) - freed
-            is_enough = left <= 0 or (left <= self._room.slack_bytes and len(self.rewritings) >= SPARE_PIECES)
+            pieces = sum(len(of.parts) for of in self.rewritings)
+            is_enough = left <= 0 or (left <= self._room.slack_bytes and pieces >= SPARE_PIECES)
             # What lies between is found with it: only together they make whole pages free.
             is_enough &= not self.diluter.is_between
             if is_enough or (found := await self.diluter.next()) is None:

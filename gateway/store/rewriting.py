@@ -1,7 +1,8 @@
 """What takes the place of segments on the shelf: what it says of them, and what is remembered of it. Does no I/O.
 
 What was written anew stands where the first of those stood that it was made of, as if the others had been delivered: in
-the order of leases, in the hash chain, and for whoever asks which series are still held.
+the order of leases, in the hash chain, and for whoever asks which series are still held. Where there are too many for
+one, several stand where the first ones stood, each with some of the series (store/forgetting is told).
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class Member(NamedTuple):
 class Rewriting:
     """Segments of one class that follow each other, and what they become at a step of so many seconds; 0: all of it.
 
-    `first_body` is that of the first one.
+    `first_body` is that of the first one. Where they become several, of some series each, `more` are the next ones:
+    they take the places of the next members, the last one that of all that are left.
     """
 
     members: Sequence[Member]
@@ -50,6 +52,24 @@ class Rewriting:
     step_s: int
     first_body: bytes
     is_evidence: bool = False
+    more: Sequence[tuple[Pressed, bytes]] = ()  # each with the body of the member whose place it takes
+
+    @property
+    def parts(self) -> list[tuple[Sequence[Member], Pressed, bytes]]:
+        """Each segment that they become, with whose place it takes, and the body of the first of these."""
+        pairs = [(self.pressed, self.first_body), *self.more]
+        places = [self.members[at : at + 1] for at in range(len(pairs) - 1)] + [self.members[len(pairs) - 1 :]]
+        return [(members, *pair) for members, pair in zip(places, pairs, strict=True)]
+
+    @property
+    def came(self) -> list[int]:
+        """How many readings each part stands for, as they came: its own, and the last one for all that are left out."""
+        all_came = sum(
+            member.row.readings if member.header.ancestors is None else member.header.ancestors.readings
+            for member in self.members
+        )
+        of_parts = [pressed.readings for _, pressed, _ in self.parts]
+        return [*of_parts[:-1], all_came - sum(of_parts[:-1])]
 
     @property
     def id(self) -> int:
@@ -69,12 +89,15 @@ class Rewriting:
     @property
     def new_bytes(self) -> int:
         """How many bytes of the disk what they become takes at most."""
-        return -(-size_on_disk(FRONT_BYTES_MAX + len(self.pressed.body)) // PAGE_ROOM_BYTES) * PAGE_BYTES
+        return sum(
+            -(-size_on_disk(FRONT_BYTES_MAX + len(pressed.body)) // PAGE_ROOM_BYTES) * PAGE_BYTES
+            for _, pressed, _ in self.parts
+        )
 
     @property
     def lost(self) -> int:
         """How many readings are left out."""
-        return sum(member.row.readings for member in self.members) - self.pressed.readings
+        return sum(member.row.readings for member in self.members) - sum(of.readings for _, of, _ in self.parts)
 
     def times(self, timeline: Timeline) -> tuple[int, int]:
         """Return Unix ns of the first and last reading, as well as they are known; 0: not at all."""
@@ -112,35 +135,37 @@ def seal_again(
     rows: list[Rewritten] = []
     count, chain, stretches = before.count, before.hash, list(before.stretches)
     for rewriting in rewritings:
-        count += 1
-        first, last = rewriting.members[0], rewriting.members[-1]
-        pressed = rewriting.pressed
-        all_ancestors = [member.header.ancestors for member in rewriting.members]
-        ancestors = Ancestors(
-            hash=link_hash(rewriting.first_body, first.header),
-            previous_hash=chain or FIRST_HASH,
-            number=count,
-            last_sequence=last.row.sequence if all_ancestors[-1] is None else all_ancestors[-1].last_sequence,
-            readings=sum(
-                member.row.readings if of is None else of.readings
-                for member, of in zip(rewriting.members, all_ancestors, strict=True)
-            ),
-            step_s=rewriting.step_s,
-        )
-        body = pressed.seal(
-            sequence=first.row.sequence,
-            boot=BootId(first.row.boot),
-            previous_hash=first.header.previous_hash,
-            ancestors=ancestors,
-        )
-        chain = segment_hash(body)
         known = [member.row for member in rewriting.members if member.row.first_ns]
         times = min((row.first_ns for row in known), default=0), max((row.last_ns for row in known), default=0)
-        row = Row(rewriting.id, pressed.readings, first.row.boot, len(body))
-        rows.append(Rewritten(row, first.done, first.row.stored_ns, *times, body, rewriting.ids))
-        if rewriting.step_s:
-            stretches = widen(stretches, _stretch_of(rewriting, ancestors, timeline))
+        for (members, pressed, first_body), readings in zip(rewriting.parts, rewriting.came, strict=True):
+            count += 1
+            first = members[0]
+            ancestors = Ancestors(
+                hash=link_hash(first_body, first.header),
+                previous_hash=chain or FIRST_HASH,
+                number=count,
+                last_sequence=_last_of(members[-1]),
+                readings=readings,
+                step_s=rewriting.step_s,
+            )
+            body = pressed.seal(
+                sequence=first.row.sequence,
+                boot=BootId(first.row.boot),
+                previous_hash=first.header.previous_hash,
+                ancestors=ancestors,
+            )
+            chain = segment_hash(body)
+            row = Row(first.row.id, pressed.readings, first.row.boot, len(body))
+            ids = [member.row.id for member in members]
+            rows.append(Rewritten(row, first.done, first.row.stored_ns, *times, body, ids))
+            if rewriting.step_s:
+                stretches = widen(stretches, _stretch_of(rewriting, ancestors, timeline))
     return rows, msgspec.structs.replace(before, count=count, hash=chain, stretches=stretches)
+
+
+def _last_of(member: Member) -> int:
+    ancestors = member.header.ancestors
+    return member.row.sequence if ancestors is None else ancestors.last_sequence
 
 
 def _stretch_of(rewriting: Rewriting, ancestors: Ancestors, timeline: Timeline) -> Stretch:

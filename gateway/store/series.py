@@ -219,6 +219,10 @@ class SeriesRegistry:
         self._now_s = now_s
         self._uses.note(numbers, held_to=held_to, now_s=now_s)
 
+    def hold(self, numbers: npt.NDArray[np.uint32], *, held_to: int) -> None:
+        """Take note that a segment as new as that holds readings of `numbers`, distinct and in order, too."""
+        self._uses.hold(numbers, held_to=held_to)
+
     def touch(self, numbers: npt.NDArray[np.uint32], *, now_s: int) -> None:
         """Let `numbers`, distinct and in order, count as used now."""
         self._uses.touch(numbers, now_s=now_s)

@@ -93,6 +93,11 @@ class Uses:
         self["held_to"][places] = held_to
         self["used_s"][places] = now_s
 
+    def hold(self, numbers: npt.NDArray[np.uint32], *, held_to: int) -> None:
+        """Take note that a segment as new as that holds readings of `numbers`, distinct and in order, too."""
+        places = self.places(numbers)
+        self["held_to"][places] = np.maximum(self["held_to"][places], held_to)
+
     def touch(self, numbers: npt.NDArray[np.uint32], *, now_s: int) -> None:
         """Let `numbers`, distinct and in order, count as used now."""
         self["used_s"][self.places(numbers)] = now_s

@@ -13,11 +13,13 @@ from gateway.core.batch import MONOTONIC, Batch
 from gateway.core.clock import NS_PER_S
 from gateway.core.contracts import BootId
 from gateway.core.thinning import thin
+from gateway.store import coarsening
 from gateway.store.coarsening import (
     DECODED_MAX,
     GAIN_BYTES_MIN,
     READINGS_MAX,
     STEPS_S,
+    Coarse,
     coarsen,
     is_worth,
     join,
@@ -91,13 +93,13 @@ def test_many_small_ones_become_one_with_all_of_it() -> None:
 )
 def test_what_gains_little_is_not_joined(bodies) -> None:
     """Each time costs as much of the card as it writes."""
-    assert join(bodies) == (len(bodies), None, 0)
+    assert join(bodies) == Coarse(len(bodies))
 
 
 def test_what_is_too_much_for_one_is_not_joined() -> None:
     """Decoded it would take many megabytes."""
     batch = Batch.of(1, np.zeros(READINGS_MAX, np.int64), np.zeros(READINGS_MAX))
-    assert join([sealed(batch), sealed(batch)]) == (2, None, 0)
+    assert join([sealed(batch), sealed(batch)]) == Coarse(2)
 
 
 def test_it_is_thinned_at_the_least_step_that_halves_it() -> None:
@@ -134,8 +136,8 @@ def test_where_all_is_left_it_is_not_called_diluted() -> None:
 def test_what_is_thinned_as_far_as_it_goes_stays() -> None:
     """A day is the last step."""
     bodies = [sealed(thin(steady(3 * 86_400, series=1, every_s=60), 86_400 * NS_PER_S))]
-    assert coarsen(bodies, step_s=86_400) == (1, None, 0)
-    assert coarsen(bodies, step_s=100_000) == (1, None, 0)
+    assert coarsen(bodies, step_s=86_400) == Coarse(1)
+    assert coarsen(bodies, step_s=100_000) == Coarse(1)
     assert steps_from(100_000) == []
 
 
@@ -153,13 +155,59 @@ def test_what_would_be_too_much_for_one_is_thinned_more() -> None:
     assert found.pressed.readings <= READINGS_MAX
 
 
+def test_what_has_more_series_than_one_may_have_becomes_several() -> None:
+    """Each with the next of the series; together they are what is left of all, and half of it at most."""
+    rng = np.random.default_rng(1)
+    numbers = np.arange(20_000, dtype=np.uint32)
+    batches = [Batch.of(numbers, k * NS_PER_S, rng.integers(0, 50_000, len(numbers)) / 100) for k in range(12)]
+    bodies = [sealed(batch) for batch in batches]
+    found = coarsen(bodies, step_s=0)
+    assert found.pressed is not None
+    assert (found.members, len(found.more)) == (12, 1)
+    parts = [
+        decode_metrics(part.seal(sequence=1, boot=BootId(1), previous_hash=FIRST_HASH))
+        for part in (found.pressed, *found.more)
+    ]
+    assert all(len(part) <= READINGS_MAX for part in parts)
+    assert parts[0].series[-1] + 1 == parts[1].series[0]
+    assert rows_of(Batch.join(parts)) == rows_of(thin(Batch.join(batches), found.step_s * NS_PER_S))
+    assert 2 * sum(size_on_disk(len(part.body)) for part in (found.pressed, *found.more)) < sum(map(len, bodies))
+
+
+def test_too_little_of_each_of_many_series_is_said() -> None:
+    """With more of them it may be worth it."""
+    numbers = np.arange(20_000, dtype=np.uint32)
+    bodies = [sealed(Batch.of(numbers, k * NS_PER_S, np.random.default_rng(k).random(20_000))) for k in range(3)]
+    found = coarsen(bodies, step_s=0)
+    assert (found.pressed, found.series) == (None, 20_000)
+
+
+def test_one_series_that_is_too_much_for_one_is_cut_in_time(monkeypatch) -> None:
+    """Beside many others: what is left of each part is all of it."""
+    monkeypatch.setattr(coarsening, "READINGS_MAX", 50)
+    monkeypatch.setattr(coarsening, "WIDE_SERIES", 10)
+    many = [steady(8, series=12, start_s=8 * k) for k in range(10)]
+    long = [Batch.of(40, np.arange(40 * k, 40 * k + 40) * 10 * NS_PER_S, np.arange(40.0)) for k in range(10)]
+    bodies = [sealed(Batch.join(pair)) for pair in zip(many, long, strict=True)]
+    monkeypatch.setattr(coarsening, "is_worth", lambda *_: True)
+    found = coarsen(bodies, step_s=60)
+    assert found.pressed is not None
+    parts = [
+        decode_metrics(part.seal(sequence=1, boot=BootId(1), previous_hash=FIRST_HASH))
+        for part in (found.pressed, *found.more)
+    ]
+    assert all(len(part) <= 50 for part in parts)
+    for part in parts:
+        assert len(thin(part, found.step_s * NS_PER_S)) == len(part)
+
+
 def test_behind_a_damaged_one_nothing_is_taken() -> None:
     """It stays as it is: whoever leases it counts it."""
     bodies = [sealed(batch) for batch in pieces(6, 2000)]
     bodies[4] = bodies[4][:-1]
     assert coarsen(bodies, step_s=0).members == 4
-    assert coarsen(bodies[4:], step_s=0) == (0, None, 0)
-    assert join(bodies[4:]) == (0, None, 0)
+    assert coarsen(bodies[4:], step_s=0) == Coarse(0)
+    assert join(bodies[4:]) == Coarse(0)
 
 
 def test_times_of_different_clocks_are_thinned_each_for_themselves() -> None:

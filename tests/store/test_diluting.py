@@ -15,7 +15,7 @@ from gateway.core.clock import NS_PER_S
 from gateway.core.contracts import Priority
 from gateway.core.thinning import thin
 from gateway.core.units import Size
-from gateway.store import diluting
+from gateway.store import coarsening, diluting
 from gateway.store.connection import DATABASE
 from gateway.store.policy import Terms
 from gateway.store.reading import read_held, verify
@@ -561,6 +561,34 @@ async def test_where_no_step_is_worth_it_a_commit_tries_few(shelves, store, monk
     assert 0 < max(tried) <= 6000
     went = max(before - after for before, after in itertools.pairwise(used))
     assert went < MIB // 2 // 64
+    shelves.check(store)
+
+
+async def test_more_series_than_one_segment_may_have_are_thinned_all_the_same(shelves, monkeypatch) -> None:
+    """They become several, each with some of the series; none goes, and no series is forgotten that is held."""
+    monkeypatch.setattr(coarsening, "READINGS_MAX", 400)
+    monkeypatch.setattr(coarsening, "WIDE_SERIES", 100)
+    monkeypatch.setattr(diluting, "READINGS_MAX", 1500)
+    monkeypatch.setattr(diluting, "SEGMENT_READINGS", 10)
+    monkeypatch.setattr(diluting, "LOOK_READINGS_MAX", 100_000)
+    store = await shelves.open(max_bytes=MIB, when_full="dilute", max_series=1000)
+    noise = np.random.default_rng(3)
+    numbers = np.array([store.resolve(Series((), f"m{k}")) for k in range(250)], np.uint32)
+    came = []
+    for _ in range(2500):
+        shelves.clock.advance(NS_PER_S)
+        came.append(Batch.of(numbers, shelves.clock.wall_ns(), noise.integers(0, 50_000, 250) / 100))
+        await store.append([(Priority.NORMAL, came[-1])])
+    status = store.status()
+    assert set(status["uplinks"]["cloud"]["ledger"]) == {"diluted"}
+    assert status["store"]["used_bytes"] <= MIB
+    assert verify(shelves.state_dir).problems == []
+    await store.tend()
+    await store.append([])
+    whole = Batch.join(came)
+    left = await leased(store)
+    assert rows_of(left) < rows_of(whole)
+    assert ranges_of(left) == ranges_of(whole)
     shelves.check(store)
 
 

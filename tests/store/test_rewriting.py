@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from gateway.core.batch import Batch
 from gateway.core.clock import NS_PER_S, BootTimes, Quality, Sample, Timeline
 from gateway.core.contracts import BootId, Priority, Signal
 from gateway.store.accounts import STRETCHES_MAX, Dilution, Stretch
+from gateway.store.forgetting import Forgetter
 from gateway.store.records import place
 from gateway.store.rewriting import Member, Rewriting, describe, seal_again, still_held, widen
 from gateway.store.room import Candidate
@@ -54,6 +57,41 @@ def test_it_stands_in_the_place_of_the_first_and_says_up_to_which() -> None:
     assert len(decode_metrics(body)) == 8
     assert (after.count, after.hash) == (1, hash_of(body))
     assert after.stretches == [Stretch(Priority.NORMAL, 60, 1000, 1250, 5)]
+
+
+def parted() -> Rewriting:
+    """Three of 20 readings each, of which two become: one of series 7, one of series 8 and 9."""
+    members = [member(3 + k, Batch.of(7, np.arange(20), np.arange(20)), first_s=1000 + 100 * k) for k in range(3)]
+    first = press_metrics(Batch.of(7, np.arange(24), np.arange(24)))
+    more = press_metrics(Batch.of([8, 9], np.arange(2), np.arange(2)))
+    return Rewriting([of for of, _ in members], first, 60, members[0][1], more=[(more, members[1][1])])
+
+
+def test_several_stand_in_the_places_of_the_first_ones_each_for_itself() -> None:
+    """The last one for all that are left; together they stand for all that came, and none for less than it holds."""
+    rewriting = parted()
+    assert rewriting.lost == 60 - 26
+    rows, after = seal_again([rewriting], Dilution(), timeline=timeline())
+    assert [row.replaced for row in rows] == [rewriting.ids[:1], rewriting.ids[1:]]
+    assert [row.row.readings for row in rows] == [24, 2]
+    assert {(row.first_ns, row.last_ns) for row in rows} == {(1000 * NS_PER_S, 1250 * NS_PER_S)}
+    headers = [read_header(row.body) for row in rows]
+    assert [header.sequence for header in headers] == [3, 4]
+    assert [header.ancestors.last_sequence for header in headers] == [3, 5]
+    assert [header.ancestors.readings for header in headers] == [24, 36]
+    assert [header.ancestors.number for header in headers] == [1, 2]
+    assert headers[1].ancestors.previous_hash == hash_of(rows[0].body)
+    assert link_hash(rows[1].body, headers[1]) == hash_of(rewriting.more[0][1])
+    assert (after.count, after.hash) == (2, hash_of(rows[1].body))
+    assert after.stretches == [Stretch(Priority.NORMAL, 60, 1000, 1250, 5)]
+
+
+def test_series_that_moved_into_a_newer_segment_are_held_as_long_as_that() -> None:
+    """Or nobody would know any more whose readings they are that are still to be sent."""
+    noted = []
+    registry = SimpleNamespace(hold=lambda numbers, *, held_to: noted.append((numbers.tolist(), held_to)))
+    Forgetter(registry, clock=None, telemetry=None).moved([some(), parted()])
+    assert noted == [([8, 9], 4)]
 
 
 def test_what_is_written_anew_once_more_stands_for_the_first_ones_still() -> None:

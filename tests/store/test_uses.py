@@ -37,6 +37,16 @@ def test_a_commit_is_noted_for_what_it_holds() -> None:
     assert uses["born_s"].tolist() == [0, 0, 0]
 
 
+def test_what_has_moved_into_a_newer_segment_is_held_as_long_as_that() -> None:
+    """What a newer one holds still is held for that."""
+    uses = filled(3)
+    uses.note(numbers(10, 30), held_to=7, now_s=99)
+    uses.note(numbers(20), held_to=12, now_s=99)
+    uses.hold(numbers(10, 20, 40), held_to=9)
+    assert uses["held_to"].tolist() == [9, 12, 7]
+    assert uses["used_s"].tolist() == [99, 99, 99]
+
+
 def test_the_same_series_are_noted_again_wherever_they_stand_now() -> None:
     """After new ones came, and after others went."""
     uses = filled(3)
