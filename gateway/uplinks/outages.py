@@ -24,6 +24,8 @@ log = logging.getLogger("tidegate.uplinks")
 # after them are small, until one is taken.
 ALONE_MAX: Final = 3
 WHOLE_MAX: Final = 2
+# And so many connections in a row may break at whole ones, or bring no answer: it may be what is in them.
+BREAKS_MAX: Final = 3
 
 
 class Outages:
@@ -34,7 +36,7 @@ class Outages:
     ) -> None:
         self.is_down = False
         self.is_in_doubt = False  # the last request met what may be about its data: does the server take others?
-        self._alone = 0
+        self._alone = self._breaks = 0
         self.backoff = Backoff.of(retry, random)
         self.holding = Holding(retry, random)
         self._uplink = uplink
@@ -51,7 +53,8 @@ class Outages:
     @property
     def wants_proof(self) -> bool:
         """Whether a request is to be small, since it may only show that the server takes nothing."""
-        return self.is_in_doubt and (self.is_down or self._alone >= WHOLE_MAX)
+        is_servers = self.is_in_doubt and (self.is_down or self._alone >= WHOLE_MAX)
+        return is_servers or self._breaks >= BREAKS_MAX
 
     def failed(self, error: TryLaterError, readings: int) -> float:
         """Take note that a request of so many readings failed; return how long to wait, in seconds."""
@@ -69,6 +72,7 @@ class Outages:
             self._alone += 1
             return 0.0
         self.is_down = True
+        self._breaks += isinstance(error, InTransitError)
         self._size.failed(readings, in_transit=isinstance(error, InTransitError | PassedOnError))
         if error.at_once:
             return 0.0
@@ -108,4 +112,4 @@ class Outages:
     def _took(self) -> None:
         self.backoff.succeeded()
         self.is_in_doubt = False
-        self._alone = 0
+        self._alone = self._breaks = 0

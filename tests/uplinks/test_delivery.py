@@ -1771,6 +1771,25 @@ def test_data_at_which_connections_break_keeps_nobody_waiting(make_road, make_re
     run(main())
 
 
+@pytest.mark.parametrize("each", [5, 50])
+def test_data_at_which_connections_break_is_found_among_what_is_fresh(make_road, make_readings, each: int) -> None:
+    """Where it is in the only lease there is, and nothing else shows that the road takes anything: a small part does."""
+
+    async def main() -> None:
+        road = make_road(compression="zstd")
+        road.wire.judge = breaking(103)
+        task = await road.start(1)
+        for k in range(90):
+            road.store.add(make_readings(each, start=each * k))
+            await asyncio.sleep(1)
+        assert len({r.value for r in road.wire.readings()}) >= 85 * each
+        assert road.uplink.status()["put_off"]["readings"] == 1
+        assert not road.store.ledger
+        await road.stop(task)
+
+    run(main())
+
+
 def test_what_breaks_all_connections_for_hours_is_given_up(make_road, make_readings) -> None:
     """With others taken before each of its tries: then it is in the ledger, and a person can see it."""
 
