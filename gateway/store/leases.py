@@ -13,7 +13,7 @@ from gateway.core.contracts import Priority, Signal
 from gateway.store.accounts import NOTE_BYTES_MAX, THINNED_SPANS_MAX, UNSENT_EVIDENCE_MAX
 from gateway.store.policy import ALL, Choice, Lane, LaneScheduler, Order, Terms
 from gateway.store.records import SHELVES, Lease, place, where_from
-from gateway.store.rows import is_whole, leased, side_by_side, within
+from gateway.store.rows import is_whole, leased, of_one_side, side_by_side, within
 from gateway.store.spans import Spans
 from gateway.store.spots import Found, Outlook, Spot, next_stretch
 from gateway.store.taking import EVERYTHING
@@ -392,6 +392,7 @@ class Desk:
                 found = found._replace(rows=rows, from_id=from_id)
             else:
                 found = await self._look_for(spot, min(most, readings_max), bytes_max)
+                found = found._replace(rows=of_one_side(found.rows, self.live_from))
             if found.rows:
                 return found._replace(order=order, step_s=step_s)
             self._maybe.pop(spot, None)
@@ -492,4 +493,6 @@ class Desk:
             segments, rest = segments[:count], segments[count:]
             self.allowance.give_back(sum(segment.readings for segment in rest), allowed_by)
             self.show(segment.id for segment in rest)
-        return Lease(self.name, lane, segments, signal, allowed_by, is_fresh, step_s, found.from_id)
+        lease = Lease(self.name, lane, segments, signal, allowed_by, is_fresh, step_s, found.from_id)
+        lease.is_late = lane is Lane.EVIDENCE and segments[0].sequence < self.live_from
+        return lease

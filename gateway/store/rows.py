@@ -46,6 +46,13 @@ def within(rows: list[Row], readings_max: int, bytes_max: int) -> list[Row]:
     return rows
 
 
+def of_one_side(rows: list[Row], border: int) -> list[Row]:
+    """Return the first `rows` that are all before a sequence, or all of them where the first is not."""
+    if not rows or where_from(rows[-1].id)[2] < border or where_from(rows[0].id)[2] >= border:
+        return rows
+    return [row for row in rows if where_from(row.id)[2] < border]
+
+
 def side_by_side(rows: list[Row], from_id: int, *, away: Iterable[int]) -> tuple[list[Row], int]:
     """Return the first of `rows` up to what is `away`, on its way or put off, and from where on there is nothing else.
 

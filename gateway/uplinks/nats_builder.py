@@ -80,7 +80,7 @@ class NatsBuilder(RequestBuilder):
     def open(self, hand: Hand) -> Sequence[Part]:
         """Fill `hand.parts` and return them; raise NoClockError, with nothing changed, while times are not known."""
         lease = hand.lease
-        is_backfill = lease.lane in {"backlog", "thinned"}
+        is_backfill = lease.is_late or lease.lane in {"backlog", "thinned"}
         late = Marks(backfill=True) if is_backfill else NO_MARKS
         rejected: Rejected = {}
         columns, messages = by_form(lease.segments)

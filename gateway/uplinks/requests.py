@@ -339,7 +339,7 @@ class RequestBuilder:
     def open(self, hand: Hand) -> Sequence[Part]:
         """Fill `hand.parts` and return them; raise NoClockError, with nothing changed, while times are not known."""
         lease = hand.lease
-        is_backfill = lease.lane in {"backlog", "thinned"}
+        is_backfill = lease.is_late or lease.lane in {"backlog", "thinned"}
         late = Marks(backfill=True) if is_backfill else NO_MARKS
         rejected: dict[str, tuple[int, str]] = {}
         found: list[Part] = []

@@ -132,6 +132,22 @@ async def test_what_is_not_taken_is_looked_for_nowhere(reader, make_desk) -> Non
     assert await take(desk) is None
 
 
+async def test_what_is_around_a_finding_is_late_where_it_was_held_before_the_road_was_there(reader, make_desk) -> None:
+    """It goes first, and says so all the same: one lease is late, the next one is not."""
+    desk = make_desk()
+    desk.evidence_s = 60.0
+    for sequence in range(1, 6):
+        reader.put(sequence)
+    desk.link_up(4, held=3)
+    desk._add_evidence(2, 9)
+    leases = [await take(desk) for _ in range(3)]
+    assert [(lease.lane, lease.is_late, sequences(lease)) for lease in leases] == [
+        ("evidence", True, [2, 3]),
+        ("evidence", False, [4, 5]),
+        ("backlog", False, [1]),
+    ]
+
+
 async def test_what_comes_back_is_leased_again(reader, make_desk) -> None:
     """The place moves back to it."""
     desk = make_desk()

@@ -10,7 +10,7 @@ from gateway.core.batch import Batch
 from gateway.core.contracts import BootId, Priority, Signal
 from gateway.store.recent import Row
 from gateway.store.records import place, where_from
-from gateway.store.rows import is_whole, leased, origin_in, side_by_side, within
+from gateway.store.rows import is_whole, leased, of_one_side, origin_in, side_by_side, within
 from gateway.store.segments import HEADER_BYTES_MAX, encode_metrics
 from gateway.store.taking import ANY
 
@@ -30,6 +30,14 @@ def test_a_whole_segment_says_what_its_row_says() -> None:
     assert not is_whole(Row(place(*METRICS, 5), 2, 1, len(body)), body)
     assert not is_whole(Row(place(*METRICS, 4), 2, 1, len(body)), None)
     assert where_from(place(*METRICS, 4))[2] == 4
+
+
+def test_rows_are_cut_at_a_border() -> None:
+    """Those before it come first, by themselves."""
+    rows = [Row(place(*METRICS, k), 10, 1, 100) for k in range(1, 6)]
+    assert of_one_side(rows, 3) == rows[:2]
+    assert of_one_side(rows, 6) == of_one_side(rows, 1) == rows
+    assert of_one_side([], 3) == []
 
 
 def test_one_fits_whatever_its_size() -> None:

@@ -59,6 +59,7 @@ class FakeLease:
     readings: int
     signal: Signal
     step_s: float = 0.0
+    is_late: bool = False
     sent_bytes: int = 0
 
     @property
