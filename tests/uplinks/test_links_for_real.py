@@ -234,6 +234,7 @@ def test_two_uplinks_share_one_modem_and_its_bill(tmp_path: Path, ways: TwoWays,
 
         ways.plug_in("eth9")
         wait_until(lambda: site.link() == "ethernet", "the free link to be used")
+        wait_until(lambda: not lte_of(site)["used_by"], "by both of them")
         spent, cable = spent_of(site), ways.carried("wwan9")
         site.drain()
         wait_until(lambda: not site.status()["uplinks"]["second"]["held"], "the other to have delivered too")
