@@ -310,7 +310,8 @@ class Committer:
             full = self._turned_away(error, self._keeper.turned_away_bytes)
             self.want(ACK_WAIT_S)
         elif closed := self.trouble.look_at_files():
-            # Whatever failed, it is because of that.
+            # Whatever failed, it is because of that; who rested at the last commit would wait for the next for ever.
+            mute_all((desk.allowance for desk in self._desks.values()), failing_s=0.0)
             full = self.gathering.full("closed", closed, CLOSED_RETRY_S)
             self.want(RETRY_S)
         else:

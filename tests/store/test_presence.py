@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 
 import pytest
@@ -132,6 +133,23 @@ async def test_a_directory_that_is_gone_when_something_comes(shelves, when_full)
     shelves.state_dir.rename(shelves.state_dir.with_name("moved"))
     with pytest.raises(FullError, match="was deleted, moved away or replaced"):
         await shelves.put(store, 1)
+
+
+async def test_who_rested_when_the_directory_went_sends_what_is_held(shelves, monkeypatch) -> None:
+    """The last commit allowed it nothing, and where none succeeds any more no other does."""
+
+    async def fail(*_: object, **__: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    store = await shelves.open()
+    put = await shelves.put(store, 5)
+    store.rest("cloud", 3600.0)
+    await store.append([])
+    shelves.state_dir.rename(shelves.state_dir.with_name("moved"))
+    assert store._desks["cloud"].allowance.left == 0
+    monkeypatch.setattr(store._committer, "_write", fail)
+    assert await asyncio.wait_for(shelves.drain(store), 10) == put
+    monkeypatch.undo()
 
 
 async def test_a_directory_that_is_moved_and_moved_back(shelves, caplog) -> None:
