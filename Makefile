@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 # As root on Debian the real peers of the tests are installed too; otherwise what needs them is skipped.
 # Each is the program that is looked for, and the package that has it.
-PEERS := mosquitto:mosquitto mosquitto_pub:mosquitto-clients systemd-analyze:systemd nats-server:nats-server
+PEERS := mosquitto:mosquitto mosquitto_pub:mosquitto-clients systemd-analyze:systemd nats-server:nats-server ip:iproute2
 # What a daemon loads of numpy has no docstrings (gateway/net/imports.py); where that cannot be, Python's own file is read.
 COMPILE_LEAN := $(BIN)/python -c 'import compileall, re, numpy; compileall.compile_dir(numpy.__path__[0], quiet=1, optimize=2, rx=re.compile("/tests/"))' 2>/dev/null || true
 PYTEST_ARGS ?=
