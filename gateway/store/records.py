@@ -123,6 +123,11 @@ class Lease:
         self.readings = sum(segment.readings for segment in self.segments)
         self.size_bytes = sum(len(segment.body) for segment in self.segments)
 
+    @property
+    def is_backfill(self) -> bool:
+        """Whether what leaves with it comes late, and says so."""
+        return self.is_late or self.lane in {"backlog", "thinned"}
+
     def ids(self) -> Iterator[int]:
         """Return the row ids."""
         return (segment.id for segment in self.segments)

@@ -80,8 +80,7 @@ class NatsBuilder(RequestBuilder):
     def open(self, hand: Hand) -> Sequence[Part]:
         """Fill `hand.parts` and return them; raise NoClockError, with nothing changed, while times are not known."""
         lease = hand.lease
-        is_backfill = lease.is_late or lease.lane in {"backlog", "thinned"}
-        late = Marks(backfill=True) if is_backfill else NO_MARKS
+        late = Marks(backfill=True) if lease.is_backfill else NO_MARKS
         rejected: Rejected = {}
         columns, messages = by_form(lease.segments)
         pieces: list[Piece] = []
@@ -94,7 +93,7 @@ class NatsBuilder(RequestBuilder):
             pieces += self._thinned(columns, lease.step_s, rejected)
         else:
             for segment, batch in self._decode(columns, columns_of, rejected):
-                pieces.append(self._readings_of(segment, batch, rejected, is_backfill=is_backfill))
+                pieces.append(self._readings_of(segment, batch, rejected, is_backfill=lease.is_backfill))
         if self._counts_series:
             groups = [group for piece in pieces if isinstance(piece, ReadingsPiece) for group in piece.groups]
             hand.series = len(distinct(np.concatenate([batch.series for batch, _ in groups]))) if groups else 0

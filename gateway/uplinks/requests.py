@@ -339,8 +339,7 @@ class RequestBuilder:
     def open(self, hand: Hand) -> Sequence[Part]:
         """Fill `hand.parts` and return them; raise NoClockError, with nothing changed, while times are not known."""
         lease = hand.lease
-        is_backfill = lease.is_late or lease.lane in {"backlog", "thinned"}
-        late = Marks(backfill=True) if is_backfill else NO_MARKS
+        late = Marks(backfill=True) if lease.is_backfill else NO_MARKS
         rejected: dict[str, tuple[int, str]] = {}
         found: list[Part] = []
         # What came as messages and what the mappings made stand on one shelf, and leave in requests of their own.
@@ -357,7 +356,10 @@ class RequestBuilder:
             step_s = lease.step_s
             by_marks = self._thin(columns, step_s, rejected) if step_s else self._by_marks(columns, rejected)
             groups = [
-                (merge(pieces), Marks(backfill=is_backfill, time_quality=word, diluted_s=max(int(step_s), diluted_s)))
+                (
+                    merge(pieces),
+                    Marks(backfill=lease.is_backfill, time_quality=word, diluted_s=max(int(step_s), diluted_s)),
+                )
                 for (word, diluted_s), pieces in sorted(by_marks.items())
             ]
             found.append(MetricsPart(groups))

@@ -59,8 +59,11 @@ class FakeLease:
     readings: int
     signal: Signal
     step_s: float = 0.0
-    is_late: bool = False
     sent_bytes: int = 0
+
+    @property
+    def is_backfill(self) -> bool:
+        return self.lane in {"backlog", "thinned"}
 
     @property
     def size_bytes(self) -> int:
