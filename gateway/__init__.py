@@ -247,6 +247,7 @@ uplinks/                    Roads: what is held leaves here, fresh first, and is
   parked.py                 Leases in hand whose rest has to wait while others go
   partly.py                 A request of which a part was taken: that part comes off the hand, the others stay
   parts.py                  Parts of a lease: what may go in one request, of each kind, and how it is halved
+  publishing.py             What uplinks that publish have in common in the config: keys, several addresses, names that are filled in
   purse.py                  What an uplink over links pays from: its own budget, and that of the link that it uses
   requests.py               From a lease to request bodies: decode, repair times, mark, encode, split
   retry.py                  How long to wait after failures: four schedules, and who counts along one of them

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from gateway.codecs.otlp import ProtobufEncoder
 from gateway.codecs.readings_json import ReadingsEncoder
-from gateway.uplinks.bridge_settings import JSON, TIME_UNITS
+from gateway.uplinks.publishing import JSON, TIME_UNITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -28,8 +28,9 @@ from gateway.uplinks.nats_pieces import (
     ReadingsPiece,
     small_pieces,
 )
-from gateway.uplinks.nats_settings import JSON, fill, token_of
+from gateway.uplinks.nats_settings import token_of
 from gateway.uplinks.parts import MessagesPart
+from gateway.uplinks.publishing import JSON, fill
 from gateway.uplinks.requests import RequestBuilder, by_form, columns_of, merge
 
 if TYPE_CHECKING:

@@ -8,16 +8,38 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from gateway.core.checks import Checked, Problem, below, check, parts
+from gateway.core.checks import Checked, Problem, check
 from gateway.core.units import Duration, Size
-from gateway.net.addresses import is_loopback
 from gateway.net.nats_address import parse_url
 from gateway.net.secrets import Secret
-from gateway.uplinks.balance import FAILOVER, Kind
+from gateway.uplinks.balance import FAILOVER
 from gateway.uplinks.endpoint_settings import BreakerSettings, EndpointSettings, LinkNames, warnings_of_endpoints
+from gateway.uplinks.publishing import (
+    JSON,
+    OTLP,
+    AttemptTimeout,
+    BacklogShare,
+    Balance,
+    BatchInterval,
+    BatchReadingsMax,
+    Breaker,
+    Budget,
+    ConnectionMaxAge,
+    ConnectionMaxIdle,
+    ConnectTimeout,
+    Mappings,
+    Password,
+    Retry,
+    StopGrace,
+    TimeUnit,
+    bare_of,
+    check_names,
+    in_the_open,
+    problems_of_urls,
+    targets_of,
+)
 from gateway.uplinks.settings import (
     BATCH_READINGS_MAX,
-    MAPPINGS_MAX,
     REQUEST_BYTES_MAX,
     BudgetSettings,
     Classes,
@@ -29,22 +51,17 @@ from gateway.uplinks.settings import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from gateway.core.batch import AttributeValue
 
-OTLP: Final = "otlp"
-JSON: Final = "json"
 OTLP_SUBJECT: Final = "tidegate.{gateway}.{signal}"
 JSON_SUBJECT: Final = "tidegate.{gateway}.{device}.{metric}"
 # A server's line of control has 4 KiB at most, with the reply's subject in it.
 SUBJECT_CHARS_MAX: Final = 512
 INFLIGHT_MAX: Final = 256
-TIME_UNITS: Final = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 
-_HOLE: Final = re.compile(r"\{([^{}]*)\}")
 _NAME: Final = re.compile(r"[^\s.*>/\\]+")
-_TIMES: Final = ("connect_timeout", "attempt_timeout", "operation_timeout", "connection_max_age", "connection_max_idle")
 # What means something in a subject, or ends it, and controls.
 _ODD: Final = re.compile(r"[%.*>\s\0-\x1f\x7f-\x9f\ufffe\uffff]")
 
@@ -67,13 +84,7 @@ class NatsUplinkSettings(
             max_length=8,
         ),
     ] = ()
-    balance: Annotated[
-        Kind,
-        _about(
-            "Which of several is published to: the first that works; one after the other; each by its weight; or the "
-            "one that had requests outstanding for the shortest time."
-        ),
-    ] = FAILOVER
+    balance: Balance = FAILOVER
     stream: Annotated[
         str,
         _about(
@@ -108,9 +119,7 @@ class NatsUplinkSettings(
             max_length=SUBJECT_CHARS_MAX,
         ),
     ] = OTLP_SUBJECT
-    time_unit: Annotated[
-        Literal["s", "ms", "us", "ns"], _about('With payload = "json": what "ts" counts since 1970, in whole numbers.')
-    ] = "ms"
+    time_unit: TimeUnit = "ms"
     compression: Annotated[
         Literal["none", "gzip", "zstd"],
         _about('With payload = "otlp": how each message is packed; its header Content-Encoding says so.'),
@@ -119,7 +128,7 @@ class NatsUplinkSettings(
         INFLIGHT_MAX
     )
     username: Annotated[str, _about("User name at the server.")] = ""
-    password: Annotated[Secret | None, _about("Its password, by reference.")] = None
+    password: Password = None
     token: Annotated[Secret | None, _about("A token instead of user and password, by reference.")] = None
     nkey: Annotated[
         Secret | None,
@@ -136,32 +145,20 @@ class NatsUplinkSettings(
         ),
     ] = "_INBOX"
     tls: Annotated[TlsSettings, _about("Certificates, for tls://.")] = TlsSettings()
-    breaker: Annotated[BreakerSettings, _about("When one of several is left out, and for how long.")] = (
-        BreakerSettings()
-    )
+    breaker: Breaker = BreakerSettings()
     timeout: Annotated[
         Duration,
         _about("Longest wait to connect, for the line to take more bytes, and for the next answer of the stream."),
     ] = Duration(10)
-    connect_timeout: Annotated[
-        Duration | None, _about("Longest wait for a connection, where it is another than `timeout`.")
-    ] = None
-    attempt_timeout: Annotated[
-        Duration | None, _about("The longest that one attempt at a request may take in all, however much moves.")
-    ] = None
+    connect_timeout: ConnectTimeout = None
+    attempt_timeout: AttemptTimeout = None
     operation_timeout: Annotated[
         Duration | None, _about("The longest that one request may take in all, over as many servers as it is tried at.")
     ] = None
-    connection_max_age: Annotated[
-        Duration | None,
-        _about("A connection that is older is closed before the next request; without it one is kept."),
-    ] = None
-    connection_max_idle: Annotated[Duration | None, _about("The same for one that was not used for so long.")] = None
-    batch_interval: Annotated[
-        Duration,
-        _about('How long fresh data may wait to be sent together; "60s" is good on metered links.'),
-    ] = Duration(1)
-    batch_readings_max: Annotated[int, _about("Readings in one request at most.", ge=1)] = BATCH_READINGS_MAX
+    connection_max_age: ConnectionMaxAge = None
+    connection_max_idle: ConnectionMaxIdle = None
+    batch_interval: BatchInterval = Duration(1)
+    batch_readings_max: BatchReadingsMax = BATCH_READINGS_MAX
     request_bytes_max: Annotated[
         Size,
         _about(
@@ -172,26 +169,12 @@ class NatsUplinkSettings(
     evidence: Evidence = Duration(60)
     classes: Classes = None
     signals: SignalNames = None
-    mappings: Annotated[
-        Annotated[tuple[str, ...], Meta(min_length=1, max_length=MAPPINGS_MAX)] | None,
-        _about(
-            "The mappings whose readings it takes, by their `name`, with what was found in these; without it all, and "
-            "what no mapping makes."
-        ),
-    ] = None
+    mappings: Mappings = None
     links: LinkNames = ()
-    backlog_share: Annotated[
-        Annotated[float, Meta(ge=0, le=1)] | None,
-        _about("Its own `[store] backlog_share`: how much of what is sent is backlog while live data waits."),
-    ] = None
-    budget: Annotated[
-        BudgetSettings,
-        _about("What the link may carry; what finds no room in it is thinned, and goes whole when there is."),
-    ] = BudgetSettings()
-    retry: Annotated[RetrySettings, _about("Waits between attempts; they go on without end.")] = RetrySettings()
-    stop_grace: Annotated[Duration, _about("How long to go on sending fresh data when the gateway stops.")] = Duration(
-        2
-    )
+    backlog_share: BacklogShare = None
+    budget: Budget = BudgetSettings()
+    retry: Retry = RetrySettings()
+    stop_grace: StopGrace = Duration(2)
 
     _timeout_is_possible = OtlpUplinkSettings._timeout_is_possible  # noqa: SLF001  the same checks for the same keys
     _times_are_possible = OtlpUplinkSettings._times_are_possible  # noqa: SLF001
@@ -206,7 +189,7 @@ class NatsUplinkSettings(
 
     @check("urls")
     def _urls_are_servers(self) -> Iterator[Problem]:
-        yield from _problems_of_urls(self.urls)
+        yield from problems_of_urls(self.urls, parse=parse_url, what="server", mixed="nats:// and tls://")
 
     @check("url", "urls")
     def _there_is_one_way(self) -> Iterator[Problem]:
@@ -217,7 +200,7 @@ class NatsUplinkSettings(
 
     @check("tls", "url", "urls")
     def _tls_has_a_use(self) -> None:
-        if self.tls != TlsSettings() and not parse_url(_targets(self.url, self.urls)[0].url).is_tls:
+        if self.tls != TlsSettings() and not parse_url(targets_of(self.url, self.urls)[0].url).is_tls:
             raise ValueError("tls is set, but the server's address does not use TLS; write tls://")
 
     @check("password", "username")
@@ -270,7 +253,7 @@ class NatsUplinkSettings(
 
     def targets(self) -> tuple[EndpointSettings, ...]:
         """Return the servers, of which there is at least one."""
-        return _targets(self.url, self.urls)
+        return targets_of(self.url, self.urls)
 
     def topic_of_readings(self) -> str:
         """Return the template of what goes out as `payload` says."""
@@ -284,13 +267,10 @@ class NatsUplinkSettings(
         """Return what works and should be thought about, for `tidegate check`."""
         said: list[str] = []
         key = "urls" if self.urls else "url"
-        bare = [one.url for one in self.targets() if not is_loopback(parse_url(one.url).host)]
-        if bare and not self.is_encrypted:
-            what = "password and data" if self.password is not None else "data"
-            what = "token and data" if self.token is not None or self.credentials is not None else what
-            are = "is" if len(bare) == 1 else "are"
-            plain = f"{', '.join(bare)} {are} not encrypted"
-            said.append(f"{key}: {plain}, {what} can be read on the way; tls:// would protect them")
+        what = "password and data" if self.password is not None else "data"
+        what = "token and data" if self.token is not None or self.credentials is not None else what
+        if open_ones := in_the_open(self.targets(), parse=parse_url, what=what, safe="tls://"):
+            said.append(f"{key}: {open_ones}")
         return [*said, *warnings_of_endpoints(self.targets(), key=key, balance=self.balance)]
 
 
@@ -306,36 +286,6 @@ def token_of(value: AttributeValue) -> str:
     return _ODD.sub(lambda odd: "".join(f"%{byte:02X}" for byte in odd[0].encode()), text)
 
 
-def fill(template: str, values: dict[str, str]) -> str:
-    """Return the subject, each name replaced by its value, which has to be `token_of` text already."""
-    return _HOLE.sub(lambda hole: values[hole[1]], template)
-
-
-def _targets(url: str, urls: Iterable[str | EndpointSettings]) -> tuple[EndpointSettings, ...]:
-    return tuple(EndpointSettings(url=one) if isinstance(one, str) else one for one in urls or (url,))
-
-
-def _problems_of_urls(urls: Iterable[str | EndpointSettings]) -> Iterator[Problem]:
-    """Yield what is wrong with the addresses of several servers, each by itself and all of them together."""
-    seen: dict[tuple[str, int], int] = {}
-    kinds: set[bool] = set()
-    for index, one in parts(urls):
-        if not isinstance(one, str) and not hasattr(one, "url"):
-            continue
-        path = below("urls", index) if isinstance(one, str) else below("urls", index, "url")
-        try:
-            server = parse_url(one if isinstance(one, str) else one.url)
-        except ValueError as error:
-            yield Problem(path, str(error))
-            continue
-        first = seen.setdefault((server.host, server.port), index)
-        if first != index:
-            yield Problem(path, f"is the same server as urls[{first}]; leave it out, or give that one a weight")
-        kinds.add(server.is_tls)
-    if len(kinds) > 1:
-        yield Problem("urls", "nats:// and tls:// are not mixed: what one protects another would show")
-
-
 def _wrong_with(bare: str) -> str:
     """Say what keeps a text, with a letter for each of its names, from being a subject; "" for nothing."""
     if any(letter.isspace() or not letter.isprintable() for letter in bare):
@@ -349,22 +299,9 @@ def _wrong_with(bare: str) -> str:
 
 def _check_subject(template: str, *, is_otlp: bool) -> None:
     """Raise ValueError for a subject that no message can have, and for names that nothing fills in."""
-    names = _HOLE.findall(template)
-    bare = _HOLE.sub("x", template)
-    if "{" in bare or "}" in bare:
-        raise ValueError(f"{template!r} has a brace that belongs to no name; write names like {{device}}")
+    bare = bare_of(template, "x")
     if what := _wrong_with(bare):
         raise ValueError(f"{template!r} {what}")
     if template.startswith(("$", "_INBOX")):
         raise ValueError(f"{template!r} begins with what servers keep for themselves")
-    if "" in names:
-        raise ValueError(f"{template!r} has {{}} in it; write what is to be filled in, like {{device}}")
-    if is_otlp:
-        if odd := next((name for name in names if name not in {"gateway", "signal"}), ""):
-            raise ValueError(
-                f"{template!r} wants {{{odd}}}, but a message is of many; there is {{gateway}}, {{signal}}"
-            )
-        if "signal" not in names:
-            raise ValueError(f"{template!r}: add {{signal}}, or nobody can tell metrics from logs and traces")
-    elif "signal" in names:
-        raise ValueError(f"{template!r}: {{signal}} is for OTLP; a reading has {{gateway}}, {{device}}, {{metric}}")
+    check_names(template, is_otlp=is_otlp, what="a message")

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from gateway.control.reading import decode_hook, read
-from gateway.uplinks.nats_settings import NatsUplinkSettings, fill, token_of
+from gateway.uplinks.nats_settings import NatsUplinkSettings, token_of
+from gateway.uplinks.publishing import fill
 
 
 def settings(**table: Any) -> NatsUplinkSettings:
