@@ -16,6 +16,7 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
+from gateway.codecs.readings_json import SHORT_NAMES
 from gateway.core.clock import NS_PER_S
 from gateway.core.contracts import TryLaterError
 from gateway.core.text import printable
@@ -395,7 +396,7 @@ def seams_of(
 
     No server says what time it is.
     """
-    gateway_id = str(dict(gateway_attributes).get("tidegate.gateway.id", ""))
+    gateway_id = str(dict(gateway_attributes).get(SHORT_NAMES["gateway"], ""))
     wires = [
         NatsWire(settings, url=one.url, version=version, clock=clock, random=random, gateway_id=gateway_id)
         for one in settings.targets()
