@@ -246,7 +246,7 @@ def test_every_sync_may_be_the_last(changing: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.nightly
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", range(5))
 def test_any_moment_may_be_the_last(tmp_path: Path, seed: int) -> None:
     """Five runs, each cut at every sync, just before it, and in between."""
@@ -256,7 +256,7 @@ def test_any_moment_may_be_the_last(tmp_path: Path, seed: int) -> None:
 
 
 @pytest.mark.nightly
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", range(3))
 def test_every_moment_while_it_is_diluted_may_be_the_last(tmp_path: Path, seed: int) -> None:
     """The same at every operation of three runs."""
@@ -266,7 +266,7 @@ def test_every_moment_while_it_is_diluted_may_be_the_last(tmp_path: Path, seed: 
 
 
 @pytest.mark.nightly
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", range(4))
 def test_any_operation_may_be_the_last(changing: Run, tmp_path: Path, seed: int) -> None:
     """Between any two, with several fates of what was under way."""

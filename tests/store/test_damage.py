@@ -177,11 +177,11 @@ def hurt(state_dir: Path, rng: random.Random) -> list[tuple[str, int, int]]:
     return hurts
 
 
-def found_in(state_dir: Path, bits: dict[str, int]) -> dict[str, set[int]]:
-    """Return by uplink which segments it can still get."""
+def found_in(state_dir: Path, bits: dict[str, int]) -> dict[str, dict[int, int]]:
+    """Return by uplink which segments it can still get, and how many readings are in each."""
     with contextlib.closing(sqlite3.connect(state_dir / DATABASE)) as connection:
-        rows = connection.execute("SELECT id, done FROM shelf WHERE id < ?", (STATE_ID,)).fetchall()
-    return {name: {row for row, done in rows if not done & bit} for name, bit in bits.items()}
+        rows = connection.execute("SELECT id, done, readings FROM shelf WHERE id < ?", (STATE_ID,)).fetchall()
+    return {name: {row: readings for row, done, readings in rows if not done & bit} for name, bit in bits.items()}
 
 
 def check(state_dir: Path, truth: Truth, hurts: list[tuple[str, int, int]]) -> str:
@@ -195,13 +195,13 @@ def check(state_dir: Path, truth: Truth, hurts: list[tuple[str, int, int]]) -> s
     assert salvaged.state_found or "how much is not known" in sentence
     lost_any = False
     for name, held in truth.held.items():
-        lost = {row for row in held if row not in found[name]}
-        readings = sum(held[row] for row in lost)
+        # A segment that grew when others became part of it may be back as it was before: that is a loss, too.
+        readings = sum(max(readings - found[name].get(row, 0), 0) for row, readings in held.items())
         lost_any |= bool(readings)
         if salvaged.is_newest:
             least, most = salvaged.lost[name]
             assert least <= readings <= most, (name, readings, sentence)
-        for row in lost:
+        for row in held.keys() - found[name].keys():
             assert any(
                 file == name and start < end_hurt and begin_hurt < end
                 for file, start, end in truth.places[row]
