@@ -135,6 +135,7 @@ class Shipment:
         """Take note that only so many bytes of the last portion were handed over: what is behind them has not left."""
         count = int(np.searchsorted(np.cumsum(self._sizes[self._portion]), size_bytes, side="right"))
         left = self._portion[count:]
+        self._next -= len(left)
         left = left[self._states[left] == UNDER_WAY]
         self._states[left] = WAITING
         self.under_way -= len(left)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 import threading
 import time
 from typing import Any
@@ -413,6 +414,21 @@ def test_a_connection_that_breaks_took_what_it_took(make_bridge, make_scripted) 
     assert bridge.send(70).rejected == 0
     assert broker.connections == 2
     assert not any(message.is_duplicate for message in broker.messages)
+
+
+@pytest.mark.parametrize("payload", ["json", "otlp"])
+def test_a_line_that_breaks_before_the_first_byte_took_nothing(make_bridge, make_scripted, payload: str) -> None:
+    """It stood when it was looked at: nothing is in doubt, and nothing is held to be taken."""
+    broker = make_scripted()
+    bridge = make_bridge(broker.port, payload=payload)
+    bridge.send(5)
+    bridge.wire.before_piece = lambda _: bridge.wire._line.client._sock.shutdown(socket.SHUT_WR)
+    with pytest.raises(InTransitError, match="broke") as caught:
+        bridge.send(5)
+    assert not caught.value.answer_lost
+    bridge.wire.before_piece = lambda _: None
+    assert bridge.send(5).rejected == 0
+    assert len(broker.messages) == (10 if payload == "json" else 2)
 
 
 @pytest.mark.parametrize("payload", ["json", "otlp"])

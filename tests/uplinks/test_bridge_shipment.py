@@ -68,6 +68,15 @@ def test_a_broken_connection_took_what_was_handed_to_it_whole() -> None:
     assert one.under_way == 3
 
 
+def test_what_was_not_handed_over_is_still_to_leave() -> None:
+    """Though nothing is under way: a line that breaks before the first byte has not taken all."""
+    one = shipment(9)
+    leave(one)
+    one.handed(0)
+    assert (one.under_way, one.is_done) == (0, False)
+    assert one.among(WAITING).all()
+
+
 def test_refusals_are_counted_by_reason() -> None:
     """And what nobody subscribes to is taken, and counted."""
     one = shipment(5)
