@@ -8,6 +8,7 @@ import subprocess
 import time
 from typing import TYPE_CHECKING, Final, Self
 
+from gateway.net.ports import free_port
 from hil.children import Child
 from hil.needs import find_tool, require_tool
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
     from hil.certificates import Identity
 
-START_S: Final = 10.0
+START_S: Final = 60.0
+ASK_AGAIN_S: Final = 0.5
 STARTS_MAX: Final = 5
 
 
@@ -145,7 +147,11 @@ class Broker:
     def stop(self) -> None:
         """End it as a service manager does: it saves its sessions and its queue."""
         if self._child is not None:
-            self._child.terminate()
+            # mosquitto 2.0.11 says that it runs, and forgets then whatever signal it has had until that moment.
+            for _ in range(round(START_S / ASK_AGAIN_S)):
+                with contextlib.suppress(TimeoutError):
+                    self._child.terminate(within_s=ASK_AGAIN_S)
+                    break
             self._child.close()
             self._child = None
 
@@ -167,11 +173,8 @@ class Broker:
     def _start_somewhere(self) -> None:
         for attempt in range(STARTS_MAX):
             # mosquitto cannot take port 0; between our look and its bind somebody else may take the port.
-            with socket.socket() as free, socket.socket() as another:
-                free.bind((self.host, 0))
-                another.bind((self.host, 0))
-                self.port = free.getsockname()[1]
-                self.websocket_port = another.getsockname()[1] if self._has_websockets else 0
+            self.port = free_port()
+            self.websocket_port = free_port() if self._has_websockets else 0
             try:
                 self.start()
             except OSError as error:

@@ -25,7 +25,7 @@ def connect_packet(user: str = "", password: str = "") -> bytes:
 
 def knock(broker: Broker, packet: bytes) -> bytes:
     """Return the broker's first answer."""
-    with socket.create_connection(broker.address, timeout=5) as client:
+    with socket.create_connection(broker.address, timeout=60) as client:
         client.sendall(packet)
         return client.recv(4)
 
@@ -53,6 +53,16 @@ def test_it_comes_back_at_the_same_port(broker: Broker) -> None:
     broker.start()
     assert broker.port == port
     assert knock(broker, connect_packet()) == b"\x20\x02\x00\x00"
+
+
+def test_it_stops_though_it_has_only_begun(make_broker) -> None:
+    """It forgets a signal that comes too early."""
+    for _ in range(20):
+        broker = make_broker()
+        child = broker._child
+        assert child is not None
+        broker.stop()
+        assert child.process.returncode == 0
 
 
 def test_a_bad_option_shows_what_the_broker_says(make_broker) -> None:
