@@ -156,12 +156,13 @@ def test_a_large_packet_byte_by_byte_takes_linear_time() -> None:
     def seconds(size: int) -> float:
         pieces = [bytes([byte]) for byte in publish_bytes(b"t", bytes(size), qos=1, packet_id=1)]
         scanner = PublishScanner(packet_bytes_max=size + 100)
-        started = time.perf_counter()
+        # Its own time: a machine that has something else to do in between says nothing of it.
+        started = time.thread_time()
         taken = [item for piece in pieces for item in scanner.feed(piece)]
         assert len(taken[0].payloads[0]) == size
-        return time.perf_counter() - started
+        return time.thread_time() - started
 
-    small, large = min(seconds(1 << 17) for _ in range(3)), min(seconds(1 << 20) for _ in range(2))
+    small, large = min(seconds(1 << 17) for _ in range(3)), min(seconds(1 << 20) for _ in range(3))
     assert large < small * 8 * 3
 
 
