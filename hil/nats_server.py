@@ -12,6 +12,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
+from gateway.net.ports import free_port
 from hil.children import Child
 from hil.needs import find_tool, require_tool
 
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 
     from hil.certificates import Identity
 
-START_S: Final = 15.0
+START_S: Final = 60.0
 STARTS_MAX: Final = 5
-ANSWER_S: Final = 15.0
+ANSWER_S: Final = 60.0
 
 
 def why_no_nats() -> str:
@@ -64,7 +65,7 @@ class NatsServer:
         if identity is not None:
             more = f', ca_file: "{client_ca}", verify: true' if client_ca is not None else ""
             self._lines.append(
-                f'tls {{ cert_file: "{identity.certificate}", key_file: "{identity.key}", timeout: 5{more} }}'
+                f'tls {{ cert_file: "{identity.certificate}", key_file: "{identity.key}", timeout: 60{more} }}'
             )
         self._admin = admin or {}
         self._child: Child | None = None
@@ -146,9 +147,7 @@ class NatsServer:
 
     def _start_somewhere(self) -> None:
         for attempt in range(STARTS_MAX):
-            with socket.socket() as free:
-                free.bind((self.host, 0))
-                self.port = free.getsockname()[1]
+            self.port = free_port()
             try:
                 self.start()
             except OSError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
@@ -48,8 +48,12 @@ def server() -> Iterator[ScriptedNats]:
         yield scripted
 
 
+# What is waited for in vain. A server that says something has all the time that it needs to be run, before and after.
+SHORT: Final = {"timeout": "300ms", "connect_timeout": "20s"}
+
+
 def wire_to(url: str, **table: Any) -> NatsWire:
-    full = {"type": "nats", "name": "s", "url": url, "timeout": "300ms", **table}
+    full = {"type": "nats", "name": "s", "url": url, "timeout": "20s", **table}
     settings = msgspec.convert(full, NatsUplinkSettings, dec_hook=decode_hook)
     return NatsWire(settings, url=url, version="1", clock=SystemClock(), random=random.Random(1), gateway_id="g")
 
@@ -109,7 +113,7 @@ def test_who_greets_otherwise_is_no_server(
 ) -> None:
     """Nothing has left, and it is said in a sentence."""
     server.script = NatsScript(greeting=greeting, hello=b"")
-    wire = wire_to(server.url)
+    wire = wire_to(server.url, timeout="20s" if greeting else "300ms")
     with pytest.raises(TryLaterError, match=said) as error:
         wire.send(packed(1))
     assert isinstance(error.value, kind)
@@ -138,7 +142,7 @@ def strange(reply: bytes, _: int) -> bytes:
 def test_what_is_no_answer_leaves_it_in_doubt(server: ScriptedNats, answer: Any, said: str) -> None:
     """It may be stored, and is sent again under its id."""
     server.script.answer = answer
-    wire = wire_to(server.url)
+    wire = wire_to(server.url, **(SHORT if said.startswith("no answer") else {}))
     with pytest.raises(TryLaterError, match=said) as error:
         wire.send(packed(1))
     assert error.value.answer_lost
@@ -157,7 +161,7 @@ def test_an_answer_that_comes_twice_or_late_counts_once(server: ScriptedNats) ->
 
 def test_some_are_stored_when_it_breaks(server: ScriptedNats) -> None:
     """Those come off; of the others it is said how many may be there."""
-    server.script.answer = lambda reply, number: message(reply, stored(number)) if number <= 3 else b""
+    server.script.answer = lambda reply, number: message(reply, stored(number)) if number <= 3 else b"-ERR 'Stale'\r\n"
     wire = wire_to(server.url, inflight_max=2)
     with pytest.raises(SomeStoredError) as error:
         wire.send(packed(10))
@@ -216,7 +220,7 @@ def test_who_only_asks_for_signs_of_life_is_given_up(server: ScriptedNats) -> No
     asking.start()
     try:
         with pytest.raises(TryLaterError, match="no answer within 0.3 s"):
-            wire_to(server.url).send(packed(1))
+            wire_to(server.url, **SHORT).send(packed(1))
     finally:
         done.set()
         asking.join()

@@ -8,6 +8,7 @@ import binascii
 import contextlib
 import random
 import signal
+import socket
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,7 @@ class Site:
     """A store with one uplink to a stream."""
 
     def __init__(self, store: Store, **table: Any) -> None:
-        quick = {"timeout": "1s", "batch_interval": "50ms", "retry": {"initial": "50ms", "max": "50ms"}}
+        quick = {"timeout": "20s", "batch_interval": "50ms", "retry": {"initial": "50ms", "max": "50ms"}}
         full = {"type": "nats", "name": "cloud", **quick, **table}
         settings = msgspec.convert(full, NatsUplinkSettings, dec_hook=decode_hook)
         shared: dict[str, Any] = {
@@ -52,13 +53,9 @@ class Site:
         self.store = store
         self.is_closed = False
         self.telemetry = Telemetry()
-        self.uplink = Uplink(
-            settings,
-            store=store,
-            telemetry=self.telemetry,
-            seams=seams_of(settings, series=store.series, **shared),
-            **shared,
-        )
+        seams = seams_of(settings, series=store.series, **shared)
+        self.wire: Any = seams.wire
+        self.uplink = Uplink(settings, store=store, telemetry=self.telemetry, seams=seams, **shared)
         self.task = asyncio.create_task(self.uplink.run())
 
     async def append(self, start: int, count: int, *, devices: int = 4) -> None:
@@ -73,7 +70,7 @@ class Site:
         assert status["accepted"] == account["delivered"] + account["held"] + sum(account["ledger"].values())
         return account
 
-    async def until(self, condition, *, within_s: float = 40.0) -> None:
+    async def until(self, condition, *, within_s: float = 60.0) -> None:
         try:
             async with asyncio.timeout(within_s):
                 while not condition():
@@ -196,7 +193,7 @@ async def test_an_answer_that_is_lost_makes_no_second_copy(
 ) -> None:
     """The stream has it, the answer does not come through; what is sent again the stream knows by its id."""
     link = make_link(nats.address)
-    site = await make_site(url=f"nats://127.0.0.1:{link.port}", payload=payload, timeout="20s")
+    site = await make_site(url=f"nats://127.0.0.1:{link.port}", payload=payload)
     await site.append(0, 40)
     await site.drain()
     for start in range(40, 240, 40):
@@ -421,7 +418,15 @@ async def test_a_server_that_leaves_has_its_place_taken_by_another(make_nats, ma
     await site.append(0, 100)
     await site.drain()
     one.signal(signal.SIGUSR2)
-    await asyncio.sleep(0.3)
+    # It says so to each of its clients, and only who has heard it can act on it.
+    line = site.wire._all[0].wire._connection._socket
+
+    def has_come() -> bool:
+        with contextlib.suppress(BlockingIOError):
+            return b'"ldm":true' in line.recv(1 << 16, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        return False
+
+    await site.until(has_come)
     await site.append(100, 100)
     await site.drain()
     assert readings(other.stored("ALL")) == Counter(range(100, 200))
