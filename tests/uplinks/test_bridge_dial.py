@@ -22,7 +22,7 @@ from hil.scripted_broker import Script, ScriptedBroker
 
 
 def dialler(port: int, **table) -> Dialler:
-    full = {"type": "mqtt", "name": "b", "url": f"mqtt://127.0.0.1:{port}", "timeout": "2s", **table}
+    full = {"type": "mqtt", "name": "b", "url": f"mqtt://127.0.0.1:{port}", "timeout": "20s", **table}
     settings = msgspec.convert(full, MqttUplinkSettings, dec_hook=decode_hook)
     return Dialler(settings, url=settings.url, client_id="us", clock=SystemClock())
 
@@ -43,7 +43,7 @@ def test_a_session_of_its_own(protocol: str) -> None:
 
         helper = threading.Thread(target=answer)
         helper.start()
-        line = one.dial(Deadline.after(2))
+        line = one.dial(Deadline.after(60))
         options = (socket.SO_KEEPALIVE, socket.SOL_SOCKET), (socket.TCP_KEEPIDLE, socket.IPPROTO_TCP)
         assert [one.client._dialled.getsockopt(level, name) for name, level in options] == [1, 300]
         line.say_goodbye()
@@ -88,7 +88,7 @@ def test_one_that_nobody_waits_for_any_more() -> None:
     with pytest.raises(TryLaterError, match="the uplink is stopping"):
         one.dial(Deadline.after(1))
     one.is_aborted, one.is_cut = False, True
-    with pytest.raises(UnreachableError, match="no connection to 127.0.0.1:1 within 2 s"):
+    with pytest.raises(UnreachableError, match="no connection to 127.0.0.1:1 within 20 s"):
         one.dial(Deadline.after(1))
 
 

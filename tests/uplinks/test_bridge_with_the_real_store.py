@@ -43,7 +43,7 @@ class Site:
     """A store with one uplink to a broker."""
 
     def __init__(self, store: Store, **table: Any) -> None:
-        quick = {"timeout": "1s", "batch_interval": "50ms", "retry": {"initial": "50ms", "max": "50ms"}}
+        quick = {"timeout": "20s", "batch_interval": "50ms", "retry": {"initial": "50ms", "max": "50ms"}}
         full = {"type": "mqtt", "name": "cloud", **quick, **table}
         settings = msgspec.convert(full, MqttUplinkSettings, dec_hook=decode_hook)
         shared: dict[str, Any] = {
@@ -72,7 +72,7 @@ class Site:
         assert status["accepted"] == account["delivered"] + account["held"] + sum(account["ledger"].values())
         return account
 
-    async def until(self, condition, *, within_s: float = 30.0) -> None:
+    async def until(self, condition, *, within_s: float = 60.0) -> None:
         try:
             async with asyncio.timeout(within_s):
                 while not condition():
@@ -132,7 +132,7 @@ class Ear:
         self._client.connect("127.0.0.1", port)
         self._client.subscribe("#", qos=1)
         self._client.loop_start()
-        assert self._subscribed.wait(5)
+        assert self._subscribed.wait(60)
 
     def values(self) -> Counter[float]:
         return Counter(
@@ -248,7 +248,9 @@ async def test_a_link_that_stalls_costs_a_window_and_no_more(make_site, broker, 
     """Half a second without an answer, then another way is tried; only what was under way may be there twice."""
     link = make_link(broker.address)
     ear = listen(broker.port)
-    site = await make_site(url=f"mqtt://127.0.0.1:{link.port}", payload="json", timeout="300ms", inflight_max=40)
+    site = await make_site(
+        url=f"mqtt://127.0.0.1:{link.port}", payload="json", timeout="1s", connect_timeout="20s", inflight_max=40
+    )
     await site.append(0, 400)
     await site.drain()
     link.mode = Mode.STALL
