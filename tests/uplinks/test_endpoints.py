@@ -655,7 +655,7 @@ def connect(rigs):
     """Make receivers over HTTP: `connect(url, url, balance="weighted")`."""
 
     def make(*urls: str, **options) -> Endpoints:
-        made = OtlpUplinkSettings(name="cloud", endpoints=urls, **{"timeout": Duration(2), **options})
+        made = OtlpUplinkSettings(name="cloud", endpoints=urls, **{"timeout": Duration(20), **options})
         all_ = Endpoints.of(made, version="0.1.0", clock=SystemClock(), random=random.Random(1))
         rigs.callback(all_.close)
         return all_
@@ -728,11 +728,11 @@ def test_a_receiver_that_says_503_sends_it_to_the_next(make_otlp_sink, connect) 
 def test_stopping_ends_whoever_hangs(make_otlp_sink, make_link, connect) -> None:
     """And nothing is sent to the next one after it."""
     hanging, other = make_otlp_sink(), make_otlp_sink()
-    hanging.always = Behaviour(delay_s=5)
+    hanging.always = Behaviour(delay_s=30)
     both = connect(hanging.url, other.url)
     threading.Timer(0.1, both.stop).start()
     began_s = time.monotonic()
     with pytest.raises(TryLaterError, match="stopping"):
         both.send(EMPTY)
-    assert time.monotonic() - began_s < 4.5
+    assert time.monotonic() - began_s < 20
     assert other.totals.requests == 0

@@ -204,7 +204,7 @@ def make_real(make_link, otlp_sink):
 
     def make(budget: Budget | None, **more) -> tuple[Metered, object]:
         link = make_link(otlp_sink.address)
-        settings = OtlpUplinkSettings(name="cloud", endpoint=link.url, timeout=Duration(5))
+        settings = OtlpUplinkSettings(name="cloud", endpoint=link.url, timeout=Duration(20))
         wire = HttpSender(settings, version="0.1.0", clock=SystemClock())
         made.append(Metered(wire, budget, **{"rate": None, "now_s": time.monotonic, **more}))
         return made[-1], link
@@ -251,7 +251,7 @@ def test_what_goes_between_two_requests_is_paid_with_the_next(make_real, otlp_si
 def test_a_handshake_that_fails_is_paid_too(authority, make_link, make_otlp_sink) -> None:
     """Who is not accepted has shown certificates by then, and does so at each attempt."""
     link = make_link(make_otlp_sink(identity=authority.issue()).address)
-    settings = OtlpUplinkSettings(name="cloud", endpoint=link.url.replace("http:", "https:"), timeout=Duration(5))
+    settings = OtlpUplinkSettings(name="cloud", endpoint=link.url.replace("http:", "https:"), timeout=Duration(20))
     budget = funded(10_000_000)
     sender = Metered(
         HttpSender(settings, version="0.1.0", clock=SystemClock()), budget, rate=None, now_s=time.monotonic
@@ -296,7 +296,7 @@ def test_a_pause_ends_with_its_request(end: str) -> None:
     waiting = threading.Thread(target=wire.pause, args=(60,), daemon=True)
     waiting.start()
     getattr(wire, end)()
-    waiting.join(5)
+    waiting.join(30)
     assert not waiting.is_alive()
 
 
