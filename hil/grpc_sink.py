@@ -169,13 +169,13 @@ class GrpcSink:
             answered = {call.number for call in self.calls if call.is_answered}
             return [reading for reading, numbers in self._seen.items() if any(n in answered for n in numbers[:-1])]
 
-    def wait_for(self, readings: int, *, within_s: float = 20.0) -> None:
+    def wait_for(self, readings: int, *, within_s: float = 60.0) -> None:
         """Return when so many different readings have been taken; raise TimeoutError."""
         with self._arrived:
             if not self._arrived.wait_for(lambda: len(self._seen) >= readings, within_s):
                 raise TimeoutError(f"{len(self._seen)} of {readings} readings within {within_s} s")
 
-    def wait_for_calls(self, count: int, *, within_s: float = 20.0) -> None:
+    def wait_for_calls(self, count: int, *, within_s: float = 60.0) -> None:
         """Return when so many calls have come, taken or not; raise TimeoutError."""
         with self._arrived:
             if not self._arrived.wait_for(lambda: len(self.calls) >= count, within_s):
@@ -210,7 +210,7 @@ class GrpcSink:
         if behaviour.is_taken:
             self._keep(call, readings)
         if behaviour.waits_for is not None:
-            behaviour.waits_for.wait(20)
+            behaviour.waits_for.wait(60)
         if behaviour.code:
             self._refuse(context, behaviour)
         call.is_answered = context.is_active()

@@ -70,7 +70,7 @@ def make_sender():
     made: list[GrpcSender] = []
 
     def make(endpoint: str, *, clock: Clock | None = None, **settings) -> GrpcSender:
-        settings = {"timeout": Duration(5), **settings}
+        settings = {"timeout": Duration(20), **settings}
         made.append(
             GrpcSender(
                 OtlpUplinkSettings(name="cloud", endpoint=endpoint, protocol="grpc", **settings),
@@ -106,8 +106,13 @@ def serve(rigs):
                         if head[3] == DATA and head[4] & END_STREAM:
                             break
                     connection.sendall(data)
+                    if not data:
+                        # An end, and no reset: what has not been read when a connection is closed makes one.
+                        connection.shutdown(socket.SHUT_WR)
+                        while stream.read(9):
+                            pass
                     if hold is not None:
-                        hold.wait(10)
+                        hold.wait(60)
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
@@ -142,7 +147,7 @@ GRPC = (":status", "200"), ("content-type", "application/grpc")
 @pytest.mark.parametrize(("encoding", "encode"), [("", bytes), ("gzip", gzipped)])
 def test_a_call_is_taken(grpc_sink, make_sender, encoding: str, encode) -> None:
     """Method, metadata and message are OTLP's; what was sent is what the far side reads."""
-    sender = make_sender(grpc_sink.url, headers={"X-Site": "7"}, timeout=Duration(5))
+    sender = make_sender(grpc_sink.url, headers={"X-Site": "7"})
     found = sender.send(Packed(Signal.METRICS, encode(body(3)), encoding))
     (call,) = grpc_sink.calls
     assert (call.signal, call.body, call.readings) == ("metrics", body(3), 3)
@@ -246,10 +251,11 @@ def test_compression_is_gzip_and_none_where_that_is_refused(make_grpc_sink, make
 def test_silence_is_a_lost_answer(grpc_sink, make_sender) -> None:
     """The server has it, and nobody says so."""
     ended = threading.Event()
-    sender = make_sender(grpc_sink.url, timeout=Duration(0.3))
+    sender = make_sender(grpc_sink.url, timeout=Duration(0.3), connect_timeout=Duration(20))
     grpc_sink.behave(Behaviour(waits_for=ended))
     with pytest.raises(InTransitError, match=r"no answer within 0.3 s") as caught:
         sender.send(PACKED)
+    grpc_sink.wait_for(1)
     ended.set()
     assert caught.value.answer_lost
     assert sum(grpc_sink.readings().values()) == 1
@@ -263,7 +269,7 @@ def test_a_deadline_is_told(grpc_sink, make_sender) -> None:
     ended = threading.Event()
     grpc_sink.behave(Behaviour(waits_for=ended))
     with pytest.raises(TryLaterError) as caught:
-        sender.send(PACKED, until=Deadline.after(0.4))
+        sender.send(PACKED, until=Deadline.after(1.5))
     ended.set()
     assert caught.value.answer_lost
 
@@ -271,7 +277,7 @@ def test_a_deadline_is_told(grpc_sink, make_sender) -> None:
 def test_half_open_links_are_found_out(grpc_sink, make_link, make_sender) -> None:
     """A stall before the call has gone is no delivery; one after it may have been."""
     link = make_link(grpc_sink.address)
-    sender = make_sender(link.url, timeout=Duration(0.4))
+    sender = make_sender(link.url, timeout=Duration(1.5), connect_timeout=Duration(20))
     sender.send(PACKED)
     link.mode = Mode.STALL
     with pytest.raises(InTransitError) as caught:
@@ -303,18 +309,18 @@ def test_a_call_that_is_cut_on_its_way_was_no_delivery(grpc_sink, make_link, mak
 def test_a_server_that_drains_answers_what_it_has_and_is_left(make_grpc_sink, make_sender) -> None:
     """GOAWAY under a call is not its end: nothing is sent twice for it."""
     sink, ended = make_grpc_sink(), threading.Event()
-    sender = make_sender(sink.url, timeout=Duration(10))
+    sender = make_sender(sink.url)
     sender.send(PACKED)
     sink.behave(Behaviour(waits_for=ended))
     found: list[object] = []
     thread = threading.Thread(target=lambda: found.append(sender.send(Packed(Signal.METRICS, body(2), ""))))
     thread.start()
     sink.wait_for_calls(2)
-    stopped = sink.stop(5.0)
+    stopped = sink.stop(20.0)
     time.sleep(0.2)
     ended.set()
-    thread.join(10)
-    assert stopped.wait(5)
+    thread.join(20)
+    assert stopped.wait(20)
     assert [one.rejected for one in found] == [0]
     assert [call.readings for call in sink.calls] == [1, 2]
     with pytest.raises(UnreachableError):
@@ -433,9 +439,9 @@ def test_stopping_ends_a_call_under_way(grpc_sink, make_sender) -> None:
     grpc_sink.wait_for(1)
     began_s = time.monotonic()
     sender.stop()
-    thread.join(5)
+    thread.join(20)
     ended.set()
-    assert time.monotonic() - began_s < 4.5
+    assert time.monotonic() - began_s < 18
     assert [(str(error), error.answer_lost) for error in errors] == [("the uplink is stopping", True)]
     with pytest.raises(TryLaterError, match="stopping"):
         sender.send(PACKED)
@@ -554,7 +560,7 @@ def test_real_receivers_stand_in_for_each_other(make_grpc_sink, make_link) -> No
     """Balance, breaker and health are the same; what one has said that it did not take goes to the next at once."""
     first, second = make_grpc_sink(), make_grpc_sink()
     link = make_link(first.address)
-    settings = OtlpUplinkSettings(name="cloud", endpoints=(link.url, second.url), protocol="grpc", timeout=Duration(5))
+    settings = OtlpUplinkSettings(name="cloud", endpoints=(link.url, second.url), protocol="grpc", timeout=Duration(20))
     both = Endpoints.of(settings, version="0", clock=SystemClock(), random=random.Random(1))
     both.send(PACKED)
     both.close()
@@ -574,7 +580,7 @@ def test_a_server_that_is_killed_in_between(make_sender) -> None:
     command = [sys.executable, "-m", "hil.grpc_sink"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         url = json.loads(child.stdout.readline())["url"]
-        sender = make_sender(url, timeout=Duration(5))
+        sender = make_sender(url)
         sender.send(PACKED)
         errors: list[TryLaterError] = []
 
@@ -589,7 +595,7 @@ def test_a_server_that_is_killed_in_between(make_sender) -> None:
         thread.start()
         time.sleep(0.2)
         child.send_signal(signal.SIGKILL)
-        thread.join(10)
-        child.wait(5)
+        thread.join(20)
+        child.wait(20)
     (error,) = errors
     assert isinstance(error, InTransitError | UnreachableError)
