@@ -119,9 +119,9 @@ class Server:
                 return
             with connection:
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self.peers.append(Peer(connection))
                 try:
                     with contextlib.suppress(EOFError, OSError):
+                        self.peers.append(Peer(connection))
                         talk(self.peers[-1])
                 except AssertionError as error:
                     self.failures.append(error)
@@ -132,7 +132,7 @@ class Server:
         with contextlib.suppress(OSError):
             self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
-        self.thread.join(5)
+        self.thread.join(20)
         assert not self.failures, self.failures
 
 
@@ -143,7 +143,7 @@ def serve() -> Iterator[Callable[..., tuple[Http2Connection, Server]]]:
 
         def start(*talks: Callable[[Peer], None], **options: object) -> tuple[Http2Connection, Server]:
             server = Server(*talks)
-            connection = Http2Connection(to=Address(*server.address), timeout_s=5.0, **options)
+            connection = Http2Connection(to=Address(*server.address), timeout_s=20.0, **options)
             stack.callback(server.close)
             stack.callback(connection.close)
             return connection, server
@@ -273,7 +273,7 @@ def test_who_opens_no_window_is_not_waited_for(serve) -> None:
             peer.say(frame(PING, 0, 0, bytes(8)))
 
     connection, _ = serve(talk)
-    connection.timeout_s = 0.4
+    connection.timeout_s, connection.connect_timeout_s = 0.4, 20.0
     with pytest.raises(StalledError):
         call(connection, bytes(200_000))
     ended.set()
@@ -317,7 +317,7 @@ def test_who_talks_without_end_while_a_request_goes_is_left(serve, chatter: byte
             peer.say(chatter * 1000)
 
     connection, _ = serve(talk)
-    connection.timeout_s = 0.5
+    connection.timeout_s, connection.connect_timeout_s = 0.5, 20.0
     with pytest.raises(HttpError):
         call(connection, piece=2)
 
@@ -337,7 +337,7 @@ def test_an_early_answer_is_heard_between_pieces(serve) -> None:
 
     def pieces() -> Iterator[bytes]:
         yield b"a"
-        said.wait(5)
+        said.wait(20)
         yield b"b"
         pytest.fail("nobody wants the rest")
 
@@ -424,7 +424,7 @@ def test_a_connection_that_ended_meanwhile_is_replaced(serve, end: str) -> None:
         peer.say(HELLO)
         peer.read_request()
         peer.say(answer())
-        asked.wait(5)
+        asked.wait(20)
         if end == "goaway":
             peer.say(goaway(1))
         elif end == "garbage":
@@ -443,7 +443,7 @@ def test_a_connection_that_ended_meanwhile_is_replaced(serve, end: str) -> None:
     connection, server = serve(first, say(answer()))
     assert call(connection).body == b"hi"
     asked.set()
-    assert ended.wait(5)
+    assert ended.wait(20)
     assert call(connection).body == b"hi"
     assert len(server.peers) == 2
     assert [kind for kind, *_ in server.peers[0].frames].count(DATA) == 1
@@ -466,7 +466,7 @@ def test_what_is_said_in_between_is_answered(serve) -> None:
 
     connection, server = serve(talk)
     call(connection)
-    assert said.wait(5)
+    assert said.wait(20)
     assert call(connection).body == b"hi"
     assert len(server.peers) == 1
 
@@ -486,7 +486,7 @@ def test_who_talks_without_end_in_between_is_left(serve, monkeypatch: pytest.Mon
 
     connection, server = serve(talk, say(answer()))
     call(connection)
-    assert said.wait(5)
+    assert said.wait(20)
     call(connection)
     assert len(server.peers) == 2
 
@@ -529,10 +529,10 @@ def test_silence_is_an_error_after_a_while(serve) -> None:
             peer.say(frame(PING, 0, 0, bytes(8)))
 
     connection, _ = serve(say(b""), drip)
-    connection.timeout_s = 0.2
+    connection.timeout_s, connection.connect_timeout_s = 0.2, 20.0
     with pytest.raises(StalledError):
         call(connection)
-    connection.timeout_s = 5.0
+    connection.timeout_s = 20.0
     with pytest.raises(OverdueError):
         call(connection, until=Deadline.after(0.3))
     ended.set()
@@ -649,7 +649,7 @@ def test_a_plain_connection_goes_through_a_proxy_by_a_tunnel(serve) -> None:
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=proxy, args=(listener,), daemon=True).start()
-        connection = Http2Connection(to=Address(*far.address), timeout_s=5.0, proxy=Address(*listener.getsockname()))
+        connection = Http2Connection(to=Address(*far.address), timeout_s=20.0, proxy=Address(*listener.getsockname()))
         assert call(connection).body == b"hi"
         connection.close()
     host = f"127.0.0.1:{far.address[1]}"

@@ -17,7 +17,7 @@ from gateway.net.http_server import Answer, HttpServer
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-LIMITS = HttpLimits(connections_max=4, body_bytes_max=1000, request_s=5.0, idle_s=5.0)
+LIMITS = HttpLimits(connections_max=4, body_bytes_max=1000, request_s=30.0, idle_s=30.0)
 
 
 class Echo:
@@ -89,7 +89,7 @@ async def serve() -> AsyncIterator[Callable]:
         async def start(handler: Echo, **changes: object) -> HttpServer:
             limits = {key: changes.pop(key) for key in list(changes) if key in LIMITS._fields}
             server = HttpServer(handler, address="127.0.0.1:0", limits=LIMITS._replace(**limits), name="t", **changes)
-            task = asyncio.create_task(server.serve(stop_s=2.0))
+            task = asyncio.create_task(server.serve(stop_s=20.0))
             servers.append(server)
             server.task = task
             await server.listening.wait()
@@ -210,7 +210,7 @@ async def test_who_goes_away_in_the_middle_is_counted(serve) -> None:
 
 async def test_who_says_nothing_is_not_waited_for(serve) -> None:
     """A head that does not come, a connection that is not used, a body that drips."""
-    await serve(Echo(), request_s=0.05, idle_s=0.05)
+    await serve(Echo(), request_s=0.5, idle_s=0.5)
     silent, idle, slow = [await serve.connect() for _ in range(3)]
     idle.post("/a")
     assert (await idle.answer())[0] == 200
