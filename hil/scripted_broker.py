@@ -85,9 +85,11 @@ class ScriptedBroker:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        # Nobody comes in any more; then whoever is there can be told from whoever will be.
+        self._threads[0].join(20)
         self.hang_up()
         for thread in self._threads:
-            thread.join(5)
+            thread.join(20)
 
     def hang_up(self) -> None:
         """End all connections without a word."""
@@ -105,12 +107,12 @@ class ScriptedBroker:
             while True:
                 stream, _ = self._listener.accept()
                 self.connections += 1
+                self._open.add(stream)
                 thread = threading.Thread(target=self._serve, args=(stream,), name="scripted connection", daemon=True)
                 self._threads.append(thread)
                 thread.start()
 
     def _serve(self, stream: socket.socket) -> None:
-        self._open.add(stream)
         try:
             with stream:
                 self._talk(stream)
@@ -179,7 +181,7 @@ class ScriptedBroker:
         # What came behind is read, so that what was said is not lost in a reset.
         stream.shutdown(socket.SHUT_WR)
         self.ends += 1
-        stream.settimeout(1)
+        stream.settimeout(20)
         with contextlib.suppress(OSError):
             while stream.recv(READ_BYTES):
                 pass

@@ -64,8 +64,8 @@ class ScriptedNats:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self._thread.join(20)
         self.hang_up()
-        self._thread.join(5)
 
     @property
     def url(self) -> str:
@@ -89,8 +89,9 @@ class ScriptedNats:
     def _serve(self, connection: socket.socket) -> None:
         with contextlib.suppress(OSError, ValueError), connection, connection.makefile("rb") as file:
             connection.sendall(self.script.greeting)
-            while line := file.readline():
-                words = line.split()
+            # What is cut off in the middle was never said.
+            while (line := file.readline()).endswith(b"\n"):
+                words = line.split() or [b""]
                 if words[0] != b"HPUB":
                     self.said.append(line)
                     if words[0] == b"PING":
@@ -98,6 +99,8 @@ class ScriptedNats:
                     continue
                 head, size = int(words[3]), int(words[4])
                 data = file.read(size + 2)
+                if len(data) < size + 2:
+                    break
                 self.taken.append((words[1], data[:head], data[head:size]))
                 connection.sendall(self.script.answer(words[2], len(self.taken)))
         self._open.discard(connection)
