@@ -179,7 +179,7 @@ class LinkProxy:
         self._loop.close()
 
     def _in_loop(self, act: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(act, self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(act, self._loop).result(60)
 
     async def _start_listening(self) -> None:
         self._listener.listen(1024)
@@ -233,6 +233,7 @@ class _Connection:
         self._client = client
         self._far: socket.socket | None = None
         self._task: asyncio.Task[None] | None = None
+        self._is_reset = False
         client.setblocking(False)
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -243,6 +244,8 @@ class _Connection:
                 # Linger of zero seconds turns the close into a reset.
                 with contextlib.suppress(OSError):
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        # It may have been accepted this moment, and not begun.
+        self._is_reset = True
         if self._task is not None:
             self._task.cancel()
 
@@ -251,6 +254,8 @@ class _Connection:
         self._task = asyncio.current_task()
         loop, link = asyncio.get_running_loop(), self._link
         try:
+            if self._is_reset:
+                raise ConnectionResetError
             # A stalled link does not reach the far side either: that learns of us when the stall ends.
             await link.gate.wait()
             self._far = socket.socket()
