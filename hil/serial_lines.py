@@ -205,7 +205,7 @@ class SerialLine:
             with contextlib.suppress(BlockingIOError):
                 view = view[os.write(self._end, view[:1024]) :]
 
-    def read(self, bytes_max: int = CHUNK_BYTES, *, within_s: float = 5.0) -> bytes:
+    def read(self, bytes_max: int = CHUNK_BYTES, *, within_s: float = 20.0) -> bytes:
         """Play the device: return what the host sent, at least one byte, or b"" after `within_s`."""
         deadline_s = time.monotonic() + within_s
         while select.select([self._end], [], [], max(0.0, deadline_s - time.monotonic()))[0]:
@@ -215,7 +215,7 @@ class SerialLine:
                 break
         return b""
 
-    def read_exactly(self, count: int, *, within_s: float = 5.0) -> bytes:
+    def read_exactly(self, count: int, *, within_s: float = 20.0) -> bytes:
         """Play the device: return `count` bytes of what the host sent; raise TimeoutError."""
         deadline_s = time.monotonic() + within_s
         data = b""

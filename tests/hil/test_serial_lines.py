@@ -7,10 +7,12 @@ import time
 import pytest
 import serial
 
+from hil.children import wait_until
+
 
 @pytest.fixture
 def host(serial_line):
-    with serial.Serial(str(serial_line.path), 115200, timeout=2) as port:
+    with serial.Serial(str(serial_line.path), 115200, timeout=20) as port:
         yield port
 
 
@@ -36,7 +38,7 @@ def test_the_devices_end_waits_for_nothing_that_does_not_come(serial_line, monke
 
 def test_a_program_can_play_the_device(serial_line, host) -> None:
     """The device's end is a path too."""
-    with serial.Serial(str(serial_line.device_path), 115200, timeout=2) as device:
+    with serial.Serial(str(serial_line.device_path), 115200, timeout=20) as device:
         host.write(b"ping")
         assert device.read(4) == b"ping"
         device.write(b"pong")
@@ -65,9 +67,11 @@ def test_random_faults_follow_the_seed(make_serial_line) -> None:
     for name in ("one", "two"):
         line = make_serial_line(name=name, seed=7)
         line.to_host.drop = 0.2
-        with serial.Serial(str(line.path), timeout=0.3) as host:
+        with serial.Serial(str(line.path), timeout=20) as host:
             line.write(b"x" * 200)
-            seen.append((len(host.read(200)), line.to_host.dropped))
+            way = line.to_host
+            wait_until(lambda way=way: way.passed + way.dropped == 200, "all to have gone one way or the other")
+            seen.append((len(host.read(way.passed)), way.dropped))
     assert seen[0] == seen[1]
     assert 10 < seen[0][1] < 80
 
@@ -92,7 +96,7 @@ def test_a_baud_rate_is_kept(serial_line, host) -> None:
 
 def test_unplugging_hangs_up_and_replugging_brings_a_new_device(serial_line) -> None:
     """The reader gets an error, the link goes away, and the new device behind it works."""
-    with serial.Serial(str(serial_line.path), timeout=2) as host:
+    with serial.Serial(str(serial_line.path), timeout=20) as host:
         before = serial_line.path.resolve()
         serial_line.unplug()
         assert not serial_line.path.exists()
@@ -102,7 +106,7 @@ def test_unplugging_hangs_up_and_replugging_brings_a_new_device(serial_line) -> 
         # While the old one is still open the kernel gives the new one another number.
         serial_line.plug()
         assert serial_line.path.resolve() != before
-    with serial.Serial(str(serial_line.path), timeout=2) as host:
+    with serial.Serial(str(serial_line.path), timeout=20) as host:
         serial_line.write(b"back")
         assert host.read(4)[-4:] == b"back"
 
@@ -112,7 +116,7 @@ def test_a_reader_that_never_comes_costs_bounded_memory(serial_line) -> None:
     serial_line.to_host.bytes_per_s = 10
     for _ in range(5):
         serial_line.write(bytes(300_000))
-    deadline_s = time.monotonic() + 5
+    deadline_s = time.monotonic() + 60
     while not serial_line.to_host.overrun and time.monotonic() < deadline_s:
         time.sleep(0.01)
     assert serial_line.to_host.overrun > 0
