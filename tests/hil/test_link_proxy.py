@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
@@ -9,7 +10,7 @@ import time
 import pytest
 
 from hil.children import wait_until
-from hil.link_proxy import HEADER_BYTES, Mode
+from hil.link_proxy import HEADER_BYTES, Mode, _Connection
 
 
 @pytest.fixture
@@ -130,6 +131,23 @@ def test_a_cut_resets_both_sides(link) -> None:
             client.recv(1)
     with dial(link) as client:
         assert exchange(client, b"after") == b"after"
+
+
+def test_a_cut_reaches_who_has_only_come(link) -> None:
+    """Accepted this moment, and nothing has moved yet."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname())
+        theirs, _ = listener.accept()
+
+    async def come() -> None:
+        connection = _Connection(link, theirs)
+        connection.reset()
+        await asyncio.wait_for(connection.run(), 5)
+
+    with ours:
+        link._in_loop(come())
+        with pytest.raises(ConnectionResetError):
+            ours.recv(1)
 
 
 def test_a_cut_after_n_bytes_is_exact(link) -> None:
