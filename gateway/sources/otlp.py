@@ -274,10 +274,10 @@ class OtlpSource:
             return
         wait_s = self._attempts.failed(request.peer, name, now_s=loop.time())
         if wait_s:
-            try:
-                await asyncio.sleep(wait_s)
-            finally:
-                self._attempts.answered(request.peer, name)
+            # Its place in the queue is taken for so long even if nobody waits for the answer any more: who takes a
+            # guess back must not guess faster.
+            loop.call_later(wait_s, self._attempts.answered, request.peer, name)
+            await asyncio.sleep(wait_s)
         raise RequestError(401, "not_authorized", "a token, a name and password or a certificate is needed")
 
     async def _open(self, body: bytes, signal: Signal, kind: str) -> Taken:

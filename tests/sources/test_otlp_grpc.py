@@ -294,6 +294,29 @@ async def test_who_may_not_send_is_told_so_unread(make) -> None:
     assert (len(site.door.kept), site.status["refused"]) == (2, {"not_authorized": 3})
 
 
+async def test_who_takes_back_a_guess_does_not_guess_faster(make, monkeypatch) -> None:
+    """A wrong token holds its place for as long as its answer would take, whether somebody waits for that or not."""
+    monkeypatch.setenv("TEST_TOKEN", "right")
+    seen = asyncio.Event()
+    failed = mqtt_server_auth.Attempts.failed
+
+    def see(*given: Any, **named: Any) -> float:
+        seen.set()
+        return failed(*given, **named)
+
+    monkeypatch.setattr(mqtt_server_auth.Attempts, "failed", see)
+    site = await make(token=Secret(env="TEST_TOKEN"))
+    channel = site.channel()
+    for _ in range(mqtt_server_auth.WAITING_PER_NAME_MAX):
+        seen.clear()
+        metadata = [("authorization", "Bearer wrong")]
+        guess = channel.unary_unary(METHODS[Signal.LOGS]).future(logs("a"), metadata=metadata)
+        await seen.wait()
+        guess.cancel()
+    code, said, _ = await site.call(logs("a"), channel=channel, metadata=[("authorization", "Bearer right")])
+    assert (code, said) == (8, "too many wrong tokens or passwords")
+
+
 async def test_a_page_in_a_browser_is_not_let_in(make) -> None:
     """Without a token only who asks by address is answered."""
     site = await make()
