@@ -1,7 +1,8 @@
 """The connections of a listener: how many there are, which make way, and how they end. Must not know what is said.
 
 A connection on which nothing is being asked makes way for a new one. A handshake of TLS takes as long as the client
-likes, and counts as such a one.
+likes, and counts as such a one; so does a request of somebody who is not let in, since who shows a wrong token has to
+wait for the answer, and may be slow to hear it.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ class ConnectionServer(ABC):
         task = asyncio.current_task()
         assert task is not None
         # Until there is a transport: a handshake of TLS takes as long as the client likes.
-        self._idle[task] = partial(_cancel, task)
+        self._idle[task] = partial(cancel, task)
         reader = asyncio.StreamReader(limit=HEAD_BYTES_MAX)
         protocol = asyncio.StreamReaderProtocol(reader)
         is_handed_over = False
@@ -175,5 +176,6 @@ class ConnectionServer(ABC):
             transport.abort()
 
 
-def _cancel(task: asyncio.Task[None]) -> None:
+def cancel(task: asyncio.Task[None]) -> None:
+    """End a conversation where it is."""
     task.cancel()

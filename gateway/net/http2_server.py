@@ -255,8 +255,9 @@ class _Conversation:
             self._writer.close()
 
     def _mark(self) -> None:
-        """Say whether this connection may make way for another."""
-        self._server.set_idle(self._task, None if self._streams else self._hang_up)
+        """Say whether this connection may make way for another: nothing is asked, by nobody who was let in."""
+        is_busy = any(stream.is_admitted for stream in self._streams.values())
+        self._server.set_idle(self._task, None if is_busy else self._hang_up)
 
     def _hang_up(self) -> None:
         self._is_over = True
@@ -358,6 +359,7 @@ class _Conversation:
                 reply = await handler.admit(request)
                 if reply is None:
                     stream.is_admitted = True
+                    self._mark()
                     stream.body.begin_time()
                     reply = await handler.answer(request, stream.body)
             except RequestError as error:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from gateway.core.timeouts import timeout
-from gateway.net.connections import READ_BYTES, ConnectionServer, HttpLimits, Watcher
+from gateway.net.connections import READ_BYTES, ConnectionServer, HttpLimits, Watcher, cancel
 from gateway.net.http_requests import Body, Request, RequestError, read_head
 
 if TYPE_CHECKING:
@@ -73,7 +74,9 @@ class HttpServer(ConnectionServer):
             try:
                 async with timeout(wait_s):
                     head = await reader.readuntil(b"\r\n\r\n")
-                self._idle.pop(task, None)
+                if task in self._idle:
+                    # Until it is let in: what is taken then is kept and answered. Who is refused makes room all along.
+                    self._idle[task] = partial(cancel, task)
                 request = read_head(head, peer=peer, has_certificate=has_certificate)
                 answer = await self._answer(request, body, writer)
             except asyncio.IncompleteReadError as error:
@@ -86,8 +89,9 @@ class HttpServer(ConnectionServer):
                 answer = self._handler.refuse(None, RequestError(431, "head_too_large", "the head is too large"))
             except RequestError as error:
                 answer = self._handler.refuse(None, error)
-            self._idle.pop(task, None)
             if not await self._send(writer, request, body, answer):
+                if task in self._connections:
+                    self._idle.setdefault(task, writer.transport.abort)
                 await _linger(reader, writer)
                 return
             wait_s = self._limits.idle_s
@@ -98,6 +102,9 @@ class HttpServer(ConnectionServer):
             body.begin(request)
             if (answer := await self._handler.admit(request)) is not None:
                 return answer
+            task = asyncio.current_task()
+            assert task is not None
+            self._idle.pop(task, None)
             if request.expects_continue:
                 writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             body.begin_time()

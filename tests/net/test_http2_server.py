@@ -470,6 +470,21 @@ async def test_who_asks_for_nothing_makes_way(serve) -> None:
     assert [reason for reason, _ in echo.away] == ["connections_max"] * 2
 
 
+async def test_who_is_not_let_in_yet_makes_way(serve) -> None:
+    """Whoever shows a wrong token waits for its answer, and must not keep out those who have the right one."""
+    echo = Echo()
+    await serve(echo, connections_max=1)
+    guesser = await serve.connect()
+    guesser.begin("/slow")
+    await echo.began.wait()
+    honest = await serve.connect()
+    number = honest.begin("/x")
+    await honest.send(number, b"data")
+    assert (await honest.answer(number))["body"] == b"4"
+    assert await guesser.end() == 0
+    assert [reason for reason, _ in echo.away] == ["connections_max"]
+
+
 async def test_an_answer_waits_for_the_clients_window_but_not_for_ever(serve) -> None:
     """One that opens it hears all of it."""
     await serve(Echo())

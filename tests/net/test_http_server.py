@@ -31,6 +31,9 @@ class Echo:
 
     async def admit(self, request: Request) -> Answer | None:
         self.seen.append(request)
+        if request.path == "/guess":
+            self.waits.set()
+            await asyncio.sleep(60)
         if request.path == "/no":
             raise RequestError(404, "not_found", "nothing here")
         return Answer(204) if request.path == "/early" else None
@@ -240,6 +243,40 @@ async def test_idle_connections_make_room(serve) -> None:
     assert (handler.away, server.connections, handler.count) == (["connections_max"] * 2, 2, 2)
     handler.go_on.set()
     assert (await third.answer())[0] == (await second.answer())[0] == 200
+
+
+async def test_who_is_not_let_in_yet_makes_room(serve) -> None:
+    """Whoever shows a wrong token waits for its answer, and must not keep out those who have the right one."""
+    handler = Echo()
+    server = await serve(handler, connections_max=2)
+    guessers = [await serve.connect() for _ in range(2)]
+    for guesser in guessers:
+        handler.waits.clear()
+        guesser.post("/guess")
+        await handler.waits.wait()
+    honest = [await serve.connect() for _ in range(2)]
+    for client in honest:
+        client.post("/a", b"data")
+        assert (await client.answer())[0] == 200
+    assert [await guesser.end() for guesser in guessers] == [b""] * 2
+    assert (handler.away, server.connections) == (["connections_max"] * 2, 2)
+
+
+@pytest.mark.parametrize(
+    "said", [b"garbage\r\n\r\n", b"POST /no HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n", b"x" * 20_000]
+)
+async def test_who_was_refused_makes_room(serve, said: bytes) -> None:
+    """Whoever has had its answer, and stays or owes the rest of what it was refused for, must not keep out others."""
+    handler = Echo()
+    await serve(handler, connections_max=2)
+    refused = [await serve.connect() for _ in range(2)]
+    for client in refused:
+        client.send(said)
+        assert (await client.answer())[0] >= 400
+    for _ in range(3):
+        honest = await serve.connect()
+        honest.post("/a", b"data")
+        assert (await honest.answer())[0] == 200
 
 
 async def test_the_end_answers_what_is_under_way(serve) -> None:
