@@ -172,6 +172,10 @@ class ConnectionServer(ABC):
         except (OSError, EOFError):
             # Gone in the middle: what was taken of it is kept, and what was not is sent again.
             pass
+        except asyncio.CancelledError:
+            # Nobody waits for this task's result, and with an error in it would know itself by its own frames: what is
+            # read would stay until Python happens to look for such circles.
+            pass
         finally:
             transport.abort()
 

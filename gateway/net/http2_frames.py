@@ -33,6 +33,9 @@ SMALL_BYTES: Final = 64
 IDLE_FRAMES_MAX: Final = 2000
 IDLE_FRAMES_PER_ANSWER: Final = 100
 IDLE_FRAME_BYTES: Final = 1024
+# From so many of these and of headers on, and a few more for each request that is let in, it is chatter.
+CHATTER_FRAMES_MAX: Final = 64
+CHATTER_FRAMES_PER_REQUEST: Final = 16
 
 
 class FloodError(Exception):
@@ -48,11 +51,19 @@ class Frames:
 
     def __init__(self) -> None:
         self.answered = 0
+        self.admitted = 0
         self._left = len(PREFACE)  # bytes until the next head
         self._head = b""  # the beginning of one
         self._block_bytes = 0  # of headers that have begun
         self._idle = 0
+        self._asked = 0
         self._body_bytes = 0
+
+    @property
+    def is_chatter(self) -> bool:
+        """Whether most of what comes brings next to nothing."""
+        free = CHATTER_FRAMES_MAX + CHATTER_FRAMES_PER_REQUEST * self.admitted + self._body_bytes // IDLE_FRAME_BYTES
+        return self._idle + self._asked > free
 
     def cut(self, data: bytes) -> Iterator[bytes]:
         """Yield `data`, a few frames at a time; raise FloodError, FrameSizeError behind what came before it."""
@@ -85,6 +96,7 @@ class Frames:
         if size_bytes > FRAME_BYTES_MAX:
             raise FrameSizeError(f"a frame of {size_bytes} bytes")
         if kind in {HEADERS, CONTINUATION}:
+            self._asked += 1
             self._block_bytes += size_bytes + HEAD_BYTES
             if self._block_bytes > HEADERS_BYTES_MAX:
                 raise FloodError(f"more than {HEADERS_BYTES_MAX} bytes of headers")

@@ -110,6 +110,9 @@ class Http2Server(ConnectionServer):
             tls.set_alpn_protocols([ALPN])
         super().__init__(handler, address=address, limits=limits, tls=tls, name=name)
         self.handler = handler
+        # Those who chatter are heard one after the other. A turn of the event loop looks at everybody, so what all of
+        # them say at once is what all others wait for, at other ports, too.
+        self.line = asyncio.Lock()
 
     @property
     def limits(self) -> HttpLimits:
@@ -162,7 +165,7 @@ class _Conversation:
         self._streams: dict[int, _Stream] = {}
         self._frames = Frames()
         self._resets = 0
-        self._is_over = self._has_said_goodbye = False
+        self._is_over = self._has_said_goodbye = self._is_in_line = False
         self._waiting: asyncio.Timeout | None = None
         task = asyncio.current_task()
         assert task is not None
@@ -203,9 +206,7 @@ class _Conversation:
         """Act on what came, a few frames at a time; raise TimeoutError where the client does not read the answers."""
         try:
             for some in self._frames.cut(data):
-                for event in self._h2.receive_data(some):
-                    self._act(event)
-                self._flush()
+                await self._take(some)
                 async with timeout(self._server.limits.request_s):
                     await self._writer.drain()
                 if self._is_over:
@@ -220,6 +221,22 @@ class _Conversation:
             self._is_over = self._has_said_goodbye = True
             why = f"{self._peer}: not HTTP/2: {error}" if not self._frames.answered else f"{self._peer}: {error}"
             self._server.handler.turned_away("bad_request", why)
+        self._flush()
+
+    async def _take(self, some: bytes) -> None:
+        """Act on some frames; who chatters waits for its turn."""
+        if not self._frames.is_chatter:
+            self._act_on(some)
+            return
+        self._is_in_line = True
+        async with self._server.line:
+            self._is_in_line = False
+            self._act_on(some)
+            await asyncio.sleep(0)
+
+    def _act_on(self, some: bytes) -> None:
+        for event in self._h2.receive_data(some):
+            self._act(event)
         self._flush()
 
     async def _end(self) -> None:
@@ -262,6 +279,8 @@ class _Conversation:
     def _hang_up(self) -> None:
         self._is_over = True
         self._say_goodbye()
+        if self._is_in_line:
+            self._task.cancel()
 
     def _flush(self) -> None:
         data = self._h2.data_to_send()
@@ -359,6 +378,7 @@ class _Conversation:
                 reply = await handler.admit(request)
                 if reply is None:
                     stream.is_admitted = True
+                    self._frames.admitted += 1
                     self._mark()
                     stream.body.begin_time()
                     reply = await handler.answer(request, stream.body)

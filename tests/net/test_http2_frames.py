@@ -19,7 +19,14 @@ from gateway.net.http2 import (
     frame,
     head,
 )
-from gateway.net.http2_frames import FRAMES_AT_ONCE, IDLE_FRAMES_MAX, FloodError, Frames, FrameSizeError
+from gateway.net.http2_frames import (
+    CHATTER_FRAMES_MAX,
+    FRAMES_AT_ONCE,
+    IDLE_FRAMES_MAX,
+    FloodError,
+    Frames,
+    FrameSizeError,
+)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -65,6 +72,19 @@ def test_what_is_endless_ends(before: bytes, too_much: bytes, why: str) -> None:
             out += some
     assert out.startswith(PREFACE + before)
     assert len(out) < len(PREFACE + before + too_much)
+
+
+def test_who_says_much_that_brings_nothing_chatters() -> None:
+    """Or asks for what nobody gets; not who is let in, or sends, beside it."""
+    frames = Frames()
+    list(frames.cut(PREFACE + frame(PING, 0, 0, bytes(8)) * CHATTER_FRAMES_MAX))
+    assert not frames.is_chatter
+    list(frames.cut(frame(PING, 0, 0, bytes(8))))
+    assert frames.is_chatter
+    frames.admitted = 1
+    assert not frames.is_chatter
+    list(frames.cut(frame(HEADERS, END_HEADERS, 1, bytes(8)) * 20))
+    assert frames.is_chatter
 
 
 def test_who_asks_and_sends_may_say_more() -> None:

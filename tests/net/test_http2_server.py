@@ -615,6 +615,41 @@ async def test_who_floods_is_left_before_it_is_held(serve, data: bytes, why: str
     assert why in echo.away[0][1]
 
 
+async def test_those_who_chatter_wait_for_each_other(serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not the others for them: a turn of the loop hears one of them, however many they are."""
+    heard = 0
+    receive = http2_server._Protocol.receive_data
+
+    def count(self: http2_server._Protocol, data: bytes) -> list[Any]:
+        nonlocal heard
+        heard += len(data)
+        return receive(self, data)
+
+    monkeypatch.setattr(http2_server._Protocol, "receive_data", count)
+    chatter = PREFACE + frame(SETTINGS, 0, 0, b"") + frame(PING, 0, 0, bytes(8)) * 1500
+    server = await serve(Echo(), connections_max=30)
+    for _ in range(20):
+        _, writer = await serve.dial()
+        writer.write(chatter)
+    client = await serve.connect()
+    for _ in range(10):
+        assert (await client.ask("/x"))["body"] == b"5"
+    assert heard < 20 * len(chatter) / 2
+    assert server.connections == 21
+
+
+async def test_who_chatters_in_line_makes_way(serve) -> None:
+    """It does not stay in line for that: whoever comes again and again would make it ever longer."""
+    server = await serve(Echo(), connections_max=1)
+    _, writer = await serve.dial()
+    async with server.line:
+        writer.write(PREFACE + frame(SETTINGS, 0, 0, b"") + frame(PING, 0, 0, bytes(8)) * 1500)
+        await asyncio.sleep(0.1)
+        assert (await (await serve.connect()).ask("/x"))["body"] == b"5"
+        while sum(task.get_name() == "t: 127.0.0.1" for task in asyncio.all_tasks()) > 1:
+            await asyncio.sleep(0.001)
+
+
 async def test_headers_that_come_again_and_again_are_not_copied(serve) -> None:
     """A block of few bytes names 16 KB of the table: a read of such blocks would be 40 MB as text, all at once."""
     await serve(Echo())
