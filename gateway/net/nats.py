@@ -34,6 +34,8 @@ NO_RESPONDERS: Final = 503
 
 _STATUS: Final = re.compile(rb"NATS/1\.0[ \t]+(\d{3})\b")
 _SIZE_DIGITS_MAX: Final = 9
+# The last of them where it is nested too deeply.
+_NO_JSON: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class NatsError(Exception):
@@ -155,7 +157,7 @@ def _message(subject: bytes, data: bytes, headers: int) -> Message:
 def _info(text: bytes) -> Info:
     try:
         return msgspec.json.decode(text, type=Info)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except _NO_JSON as error:
         raise NatsError("an INFO that is none") from error
 
 
@@ -227,7 +229,7 @@ def read_answer(message: Message) -> Stored | NotStored | None:
         return NotStored(message.status, 0, "")
     try:
         answer = msgspec.json.decode(message.payload, type=_PubAck)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except _NO_JSON:
         return None
     if answer.error is not None:
         trouble = answer.error

@@ -60,6 +60,7 @@ def test_it_comes_apart_the_same_in_pieces_of_any_size(size: int) -> None:
         b"INFO {\r\n",
         b'INFO {"max_payload":"x"}\r\n',
         b"INFO \xff\r\n",
+        b'INFO {"x":' + b"[" * 30_000 + b"]" * 30_000 + b"}\r\n",
         b"MSG a 1\r\n",
         b"MSG a 1 -1\r\n",
         b"MSG a 1 x\r\n",
@@ -98,6 +99,7 @@ def test_whatever_comes_is_an_event_or_an_error(data: bytes) -> None:
         (Message(b"r", b'{"stream":"S"}'), None),
         (Message(b"r", b'{"stream":7,"seq":1}'), None),
         (Message(b"r", b"\xff"), None),
+        (Message(b"r", b'{"x":' + b"[" * 30_000 + b"]" * 30_000 + b"}"), None),
     ],
 )
 def test_only_a_streams_answer_is_one(message: Message, answer: object) -> None:
