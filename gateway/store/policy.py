@@ -179,7 +179,8 @@ class LaneScheduler:
     `backlog_share` of the bytes as long as both lanes hold something; a lane alone has all of the road.
     Within each lane the classes share by `weights`. A share of 0 sends backlog only while nothing live waits;
     1, the other way round. What is there in thinned form already goes last, where nothing else waits. What came in
-    around a finding goes before all else, but for each fourth lease, so that findings without end keep nobody waiting.
+    around a finding goes before all else, but for what is newest when the link has come up, so that it is known what is
+    now, and for each fourth lease, so that findings without end keep nobody waiting.
     """
 
     def __init__(self, *, backlog_share: float = 0.3, weights: Mapping[Priority, float] = CLASS_WEIGHTS) -> None:
@@ -218,7 +219,9 @@ class LaneScheduler:
         whether it is 0 counts. Asking changes no share: `sent` does.
         """
         has_live, has_backlog = any(live), any(backlog)
-        if any(evidence) and not (self._evidence_run >= EVIDENCE_RUN and (has_live or has_backlog)):
+        if any(evidence) and not (
+            self._is_owed(live) or (self._evidence_run >= EVIDENCE_RUN and (has_live or has_backlog))
+        ):
             lane = _PLACE[Lane.EVIDENCE]
             return self._decide(lane, self._classes[lane].next(evidence), Order.OLDEST, "evidence")
         if not (has_live or has_backlog):
@@ -239,6 +242,10 @@ class LaneScheduler:
         lane = self._lanes.next((has_live, has_backlog))
         index = self._classes[lane].next(backlog if lane else live)
         return self._decide(lane, index, Order.OLDEST, "share" if has_live and has_backlog else "alone")
+
+    def _is_owed(self, live: Sequence[int]) -> bool:
+        """Whether the link has just come up and nothing of what is live now has gone."""
+        return any(held and owed for held, owed in zip(live, self._fresh_owed, strict=True))
 
     def _decide(self, lane: int, index: int, order: Order, why: str) -> Choice:
         self._last, self._why = Choice(_LANES[lane], _CLASSES[index], order), why

@@ -27,9 +27,12 @@ def tell_quickly(folder: Path, *, seconds: float = 0.0) -> tuple[Demo, io.String
 
 @pytest.mark.slow
 def test_the_whole_story_holds(tmp_path: Path) -> None:
-    """Outage, kill, recovery, anomaly: every line of it true, and nothing left running."""
+    """Outage, kill, recovery, anomaly: every line of it true, and nothing left running.
+
+    Shorter, and what was held when the gateway was killed would still pass for fresh.
+    """
     before = set(threading.enumerate())
-    story, out = tell_quickly(tmp_path, seconds=8)
+    story, out = tell_quickly(tmp_path, seconds=24)
     assert story.run(keep=False) == 0, out.getvalue()
     text = " ".join(out.getvalue().split())
     for part in ("kill -9", "pump-3", "The link is back", "Fresh readings go first", "lost 0", "0 of them are missing"):

@@ -804,6 +804,8 @@ async def test_evidence_that_was_sent_is_not_remembered(shelves, numbers) -> Non
     """Nor what is evidence no more by the settings; one in hand is, until it was answered."""
     store = await shelves.open()
     store.evidence.keep("cloud", 5.0)
+    await shelves.put(store, 1)
+    store.ack(await lease_thinned(store, readings_max=100))
     found = await shelves.put(store, 3)
     store.evidence.found()
     lease = await lease_thinned(store, readings_max=100)

@@ -364,8 +364,10 @@ def test_terms_are_by_lane_and_class() -> None:
 
 
 def test_evidence_goes_first_but_for_each_fourth_lease() -> None:
-    """Findings without end keep nobody waiting; what is fresh is owed still."""
+    """Findings without end keep nobody waiting; what is newest of a backlog is owed still."""
     scheduler = LaneScheduler()
+    for priority in Priority:
+        scheduler.sent(Lane.LIVE, priority, 100)
     taken = []
     for _ in range(12):
         choice = scheduler.next(live=ALL, backlog=NONE, evidence=(0, 1, 0))
@@ -377,7 +379,22 @@ def test_evidence_goes_first_but_for_each_fourth_lease() -> None:
     assert scheduler.explain() == "The normal data from around a finding goes first, whole."
     scheduler = LaneScheduler()
     scheduler.sent(Lane.EVIDENCE, Priority.CRITICAL, 100)
-    assert scheduler.next(live=ALL, backlog=NONE).order is Order.NEWEST
+    assert scheduler.next(live=NONE, backlog=ALL).order is Order.NEWEST
+
+
+def test_when_the_link_comes_up_what_is_newest_goes_before_evidence() -> None:
+    """What was found in an outage may be many requests: first it is known how things are now, of each class once."""
+    scheduler = LaneScheduler()
+    everything = {"live": (0, 1, 1), "backlog": ALL, "evidence": (0, 1, 0)}
+    taken = []
+    for _ in range(6):
+        choice = scheduler.next(**everything)
+        taken.append((choice.lane, choice.order))
+        scheduler.sent(choice.lane, choice.priority, 100)
+    newest = [(Lane.BACKLOG, Order.NEWEST), *[(Lane.LIVE, Order.NEWEST)] * 2]
+    assert taken == [*newest, *[(Lane.EVIDENCE, Order.OLDEST)] * EVIDENCE_RUN]
+    choice = LaneScheduler().next(live=NONE, backlog=ALL, evidence=(0, 1, 0))
+    assert choice.lane is Lane.EVIDENCE, "nothing has come in since: then evidence is what is wanted first"
 
 
 @pytest.mark.parametrize("alone", [True, False])
