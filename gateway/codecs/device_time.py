@@ -69,15 +69,25 @@ def at_arrival(count: int, moment: Moment) -> Times:
     return Times(np.full(count, moment.arrived_ns, np.int64), MONOTONIC)
 
 
-def read_times(values: list[Any], *, unit: Unit, moment: Moment, owners: npt.NDArray[np.intp] | None = None) -> Times:
-    """Return Unix times out of what documents held; `owners` (n,) says which of them share a payload."""
+def read_times(
+    values: list[Any],
+    *,
+    unit: Unit,
+    moment: Moment,
+    owners: npt.NDArray[np.intp] | None = None,
+    zone: dt.tzinfo | None = dt.UTC,
+) -> Times:
+    """Return Unix times out of what documents held; `owners` (n,) says which of them share a payload.
+
+    `zone` is that of texts which name none; None is the box's own.
+    """
     if unit != "iso8601" and set(map(type, values)) == {int}:
         numbers = pack_integers(values)
         scale = UNIT_NS[unit]
         if numbers is not None and moment.floor_ns <= int(numbers.min()) * scale:  # noqa: SIM102  one test a line
             if int(numbers.max()) * scale <= moment.ceiling_ns:
                 return Times(numbers * scale, 0)
-    ns, was_read = read_numbers(values, unit) or _read_each(values, unit)
+    ns, was_read = read_numbers(values, unit) or _read_each(values, unit, zone)
     return keep_sane(ns, was_read, values, moment=moment, owners=owners)
 
 
@@ -116,8 +126,10 @@ def read_numbers(values: list[Any], unit: Unit) -> tuple[npt.NDArray[np.int64], 
     return np.rint(np.where(was_read, doubles, 0) * (scale / 1000)).astype(np.int64) * 1000, was_read
 
 
-def _read_each(values: list[Any], unit: Unit) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    read = [to_ns(value, unit) for value in values]
+def _read_each(
+    values: list[Any], unit: Unit, zone: dt.tzinfo | None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    read = [to_ns(value, unit, zone) for value in values]
     was_read = np.array([ns is not None for ns in read], np.bool_)
     return np.array([0 if ns is None else ns for ns in read], np.int64), was_read
 
@@ -140,14 +152,14 @@ def _ages(
     return ages
 
 
-def to_ns(value: Any, unit: Unit) -> int | None:
+def to_ns(value: Any, unit: Unit, zone: dt.tzinfo | None = dt.UTC) -> int | None:
     """Return a Unix time in ns, None for what is none. Fractions are taken to the microsecond.
 
     >>> to_ns(1700000000.123, "s"), to_ns("2023-11-14T22:13:20.5Z", "iso8601")
     (1700000000123000000, 1700000000500000000)
     """
     if isinstance(value, str):
-        value = read_iso8601(value) if unit == "iso8601" else parse_number(value)
+        value = read_iso8601(value, zone) if unit == "iso8601" else parse_number(value)
     elif unit == "iso8601":
         return None
     scale = UNIT_NS.get(unit, 1)
@@ -159,16 +171,17 @@ def to_ns(value: Any, unit: Unit) -> int | None:
     return value * scale if isinstance(value, int) else round(value * (scale / 1000)) * 1000
 
 
-def read_iso8601(text: str) -> int | None:
-    """Return Unix time in ns of a date and time (UTC if it names no zone), None for other text."""
+def read_iso8601(text: str, zone: dt.tzinfo | None = dt.UTC) -> int | None:
+    """Return Unix time in ns of a date and time (of `zone` if it names none), None for other text."""
     if len(text) > ISO_LETTERS_MAX:
         return None
     try:
         moment = dt.datetime.fromisoformat(text.strip())
-    except ValueError:
+        if moment.tzinfo is None:
+            # Without a zone of its own it is the box's to `astimezone`, with that day's summer time.
+            moment = moment.replace(tzinfo=zone).astimezone(dt.UTC)
+    except (ValueError, OverflowError):
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=dt.UTC)
     since = moment - _EPOCH
     finer = _BELOW_MICROSECONDS.search(text)
     below_ns = int(finer[1].ljust(3, "0")) if finer else 0
@@ -212,10 +225,10 @@ def _step_ns(step: Any, count: int, scale: int) -> int | float:
     raise MalformedError("bad_step", f"the time between values is {said}, so {count} values have no times")
 
 
-def list_times(values: Any, *, unit: Unit, moment: Moment) -> Times:
+def list_times(values: Any, *, unit: Unit, moment: Moment, zone: dt.tzinfo | None = dt.UTC) -> Times:
     """Return the times that a list or an array in the payload gives, one for each value."""
     items = values.tolist() if isinstance(values, np.ndarray) else values
-    return read_times(items, unit=unit, moment=moment, owners=np.zeros(len(items), np.intp))
+    return read_times(items, unit=unit, moment=moment, owners=np.zeros(len(items), np.intp), zone=zone)
 
 
 def tick_times(ticks: list[Any], now: list[Any], *, unit: Unit, moment: Moment) -> Times:

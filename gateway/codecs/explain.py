@@ -202,7 +202,8 @@ def _time_from(flags: int, taken: MappingSettings | None) -> str:
     if time is None:
         return "from the payload"
     said = f"{time.start} and {time.step}" if time.step is not None else time.field
-    return f"from {said} ({time.unit})"
+    zone = f", {time.zone} where it names no zone" if time.unit == "iso8601" else ""
+    return f"from {said} ({time.unit}{zone})"
 
 
 def iso_text(ns: int) -> str:

@@ -6,6 +6,7 @@ them; `resource`, `attributes`, `class` whose it is and how much it matters; `ex
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
@@ -33,6 +34,25 @@ Unit: TypeAlias = Literal["s", "ms", "us", "ns", "iso8601"]
 
 UNIT_NS: Final = {"s": NS_PER_S, "ms": 1_000_000, "us": 1_000, "ns": 1}
 NAME_LENGTH_MAX: Final = 255
+
+
+def read_zone(name: str) -> dt.tzinfo | None:
+    """Return the time zone of this name, None for the box's own, which is "local".
+
+    Raises ValueError where there is no such zone.
+    """
+    if name in {"UTC", "local"}:
+        return dt.UTC if name == "UTC" else None
+    # Where all is UTC nobody needs it.
+    from zoneinfo import ZoneInfo  # noqa: PLC0415
+
+    try:
+        return ZoneInfo(name)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f'"{name}" is no time zone that this box knows; write UTC, local, or a name like Europe/Berlin, '
+            "for which tzdata has to be installed"
+        ) from error
 
 
 def is_own_name(name: str) -> bool:
@@ -94,6 +114,13 @@ class TimeSettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fields=
     ] = None
     now: Annotated[str | None, Meta(description="Path of the same clock when the message was sent.")] = None
     unit: Annotated[Unit, Meta(description="What the numbers count since 1970, or iso8601 for text.")] = "s"
+    zone: Annotated[
+        str,
+        Meta(
+            description="Time zone of texts that name none, as a Tasmota's do: UTC, local for this box's own, or "
+            "one like Europe/Berlin. In the hour that comes twice the first is meant."
+        ),
+    ] = "UTC"
 
     _field_is_path = _is_path("field")
     _start_is_path = _is_path("start")
@@ -112,6 +139,12 @@ class TimeSettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fields=
         numbers = (self.start, self.step, self.ticks, self.now)
         if self.unit == "iso8601" and self.field is None and numbers != (None,) * 4:
             raise ValueError('unit = "iso8601" goes with field; write s, ms, us or ns')
+
+    @check("zone", "unit")
+    def _zone_is_known(self) -> None:
+        read_zone(self.zone)
+        if self.zone != "UTC" and self.unit != "iso8601":
+            raise ValueError('zone goes with unit = "iso8601"; numbers count in UTC')
 
 
 class MetricSettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):

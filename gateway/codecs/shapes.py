@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from gateway.codecs.device_time import Times, at_arrival, keep_sane, read_times
+from gateway.codecs.mapping_settings import read_zone
 from gateway.codecs.paths import ABSENT
 from gateway.codecs.payloads import JSON_ERRORS, decode_any_json
 from gateway.codecs.routing import Rows
@@ -84,7 +85,8 @@ class ShapeTime:
     def times(self, values: list[Any], work: Work) -> tuple[Times, npt.NDArray[np.bool_] | None]:
         """Return the times of objects, and which of them the walk must look at."""
         if self.settings is not None:
-            return read_times(values, unit=self.settings.unit, moment=work.moment), None
+            zone = read_zone(self.settings.zone)
+            return read_times(values, unit=self.settings.unit, moment=work.moment, zone=zone), None
         ns, is_sure = sure_times(values)
         return keep_sane(ns, is_sure, values, moment=work.moment), None if is_sure.all() else ~is_sure
 

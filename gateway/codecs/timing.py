@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from gateway.codecs.device_time import Times, at_arrival, list_times, read_times, step_times, tick_times
+from gateway.codecs.mapping_settings import read_zone
 from gateway.codecs.paths import read_path
 from gateway.core.contracts import MalformedError
 
@@ -31,6 +33,7 @@ class Timing:
 
     def __init__(self, settings: TimeSettings | None, *, is_each: bool) -> None:
         self.unit: Any = "ns" if settings is None else settings.unit
+        self._zone = read_zone("UTC" if settings is None else settings.zone)
         self._is_each = is_each
         self._item_names = [name for name in ("field", "ticks") if getattr(settings, name, None) is not None]
         self._names = [name for name in ("start", "step", "now") if getattr(settings, name, None) is not None]
@@ -70,7 +73,7 @@ class Timing:
             return at_arrival(len(cut.items), moment), None
         values = cut.time_values
         if self._item_names == ["field"]:
-            return read_times(values, unit=self.unit, moment=moment, owners=cut.owners), None
+            return read_times(values, unit=self.unit, moment=moment, owners=cut.owners, zone=self._zone), None
         (now,) = self._document_values(cut)
         if cut.owners is not None:
             now = [now[owner] for owner in cut.owners.tolist()]
@@ -81,7 +84,7 @@ class Timing:
         named: dict[str, list[Any]] = dict(zip(self._names, self._document_values(cut), strict=True))
         if self._item_names:
             named[self._item_names[0]] = cut.time_values
-        return ArrayTimes(named, unit=self.unit, moment=moment)
+        return ArrayTimes(named, unit=self.unit, moment=moment, zone=self._zone)
 
     def _document_values(self, cut: Cut) -> list[list[Any]]:
         count = len(self._names)
@@ -109,8 +112,11 @@ class Timing:
 class ArrayTimes:
     """Times of the arrays in some documents; `named` are the documents' start, step, now, field, ticks."""
 
-    def __init__(self, named: dict[str, list[Any]], *, unit: Any, moment: Moment) -> None:
+    def __init__(
+        self, named: dict[str, list[Any]], *, unit: Any, moment: Moment, zone: dt.tzinfo | None = dt.UTC
+    ) -> None:
         self._named = named
+        self._zone = zone
         self._unit = unit
         self._moment = moment
         self._last: tuple[int, int | None, Times] | None = None
@@ -131,7 +137,7 @@ class ArrayTimes:
             many = 1 if count is None else count
             return step_times(start, named["step"][k], many, unit=self._unit, moment=self._moment)
         if "field" in named:
-            times = list_times(named["field"][k], unit=self._unit, moment=self._moment)
+            times = list_times(named["field"][k], unit=self._unit, moment=self._moment, zone=self._zone)
         else:
             ticks = named["ticks"][k]
             ticks = ticks.tolist() if isinstance(ticks, np.ndarray) else ticks

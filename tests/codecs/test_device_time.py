@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import time
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from gateway.codecs.device_time import (
     tick_times,
     to_ns,
 )
-from gateway.codecs.mapping_settings import UNIT_NS
+from gateway.codecs.mapping_settings import UNIT_NS, read_zone
 from gateway.codecs.paths import ABSENT
 from gateway.core.batch import MONOTONIC
 from gateway.core.contracts import MalformedError
@@ -156,6 +157,34 @@ def test_times_may_come_as_an_array() -> None:
 def test_iso_8601_is_read_to_the_nanosecond(text: str, ns: int | None) -> None:
     """UTC where no zone is named."""
     assert read_iso8601(text) == ns
+
+
+@pytest.mark.parametrize(
+    ("text", "utc"),
+    [
+        ("2026-11-28T06:00:00", "2026-11-28T05:00:00Z"),
+        ("2026-07-01T06:00:00", "2026-07-01T04:00:00Z"),
+        ("2026-07-01T06:00:00Z", "2026-07-01T06:00:00Z"),
+        ("2026-07-01T06:00:00-03:00", "2026-07-01T09:00:00Z"),
+        ("2026-10-25T02:30:00", "2026-10-25T00:30:00Z"),  # comes twice
+        ("2026-07-01", "2026-06-30T22:00:00Z"),
+        ("0001-01-01", None),
+    ],
+)
+@pytest.mark.parametrize("name", ["Europe/Berlin", "local"])
+def test_a_text_without_a_zone_is_of_the_zone_that_is_set(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str, utc: str | None
+) -> None:
+    """A Tasmota says its local time and not where it is: taken for UTC, every reading is hours off."""
+    if name == "local":
+        monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+        time.tzset()
+    try:
+        found = read_iso8601(text, read_zone(name))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert found == (None if utc is None else read_iso8601(utc))
 
 
 @given(st.datetimes(min_value=dt.datetime(1970, 1, 1), timezones=st.just(dt.UTC)))  # noqa: DTZ001  Hypothesis wants it so

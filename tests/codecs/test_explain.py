@@ -57,6 +57,15 @@ def test_what_is_dropped_on_purpose_is_no_problem(desk: Any) -> None:
     ]
 
 
+def test_it_is_said_how_a_time_without_a_zone_is_read(desk: Any) -> None:
+    """Who sees that can set another zone."""
+    text = b'{"Time":"2026-09-21T15:56:40","x":1}'
+    for options, said in [({}, "UTC"), ({"zone": "Europe/Berlin"}, "Europe/Berlin")]:
+        time = {"field": "Time", "unit": "iso8601", **options}
+        at = desk({"match": "#", "payload": "json", "metrics": [{"field": "x"}], "time": time})
+        assert f"from Time (iso8601, {said} where it names no zone)" in "\n".join(lines(at, "t", text))
+
+
 def test_an_explanation_can_be_read_by_programs(desk: Any) -> None:
     """The same as fields."""
     found = desk(CLIMATE).mapper.explain("plant/d1/climate", b'{"temp":20,"n":null}', wall_ns=WALL_NS, source="direct")

@@ -82,6 +82,13 @@ def test_the_mappings_of_the_design_are_read() -> None:
         ({"time": {"ticks": "b"}}, "time takes"),
         ({"time": {"step": "b", "unit": "iso8601"}}, "goes with field"),
         ({"time": {"field": "a["}}, "is not a path"),
+        (
+            {"time": {"field": "a", "unit": "iso8601", "zone": "Europe/Atlantis"}},
+            "Europe/Atlantis.*no time zone.*tzdata",
+        ),
+        ({"time": {"field": "a", "unit": "iso8601", "zone": "../../etc/passwd"}}, "no time zone"),
+        ({"time": {"field": "a", "unit": "iso8601", "zone": ""}}, "no time zone"),
+        ({"time": {"field": "a", "zone": "local"}}, "zone goes with"),
         ({"time": {"field": "a", "unit": "min"}}, "Invalid enum"),
         ({"examples": [{"topic": "a"}]}, "one of them"),
         ({"examples": [{"topic": "a", "payload": "1", "payload_hex": "31"}]}, "one of them"),

@@ -189,6 +189,22 @@ def test_a_mappings_own_time_field_is_read_in_a_form_too(desk: Any) -> None:
     assert len(shapes_of(at)) == 2
 
 
+def test_a_mappings_time_zone_is_read_in_a_form_too(desk: Any) -> None:
+    """The first time they are walked, then they are read as forms; in lists, one by one and in items too."""
+    zoned = {"field": "at", "unit": "iso8601", "zone": "Asia/Kolkata"}
+    at = desk({"match": "#", "payload": "json", "fields": "*", "time": zoned})
+    for _ in range(4):
+        rows, _ = at.map(("a", b'{"at":"2023-11-15T03:43:20","x":1}'), ("a", b'{"at":"2023-11-14T22:13:20Z","x":1}'))
+        assert {(row.time_ns, row.flags) for row in rows} == {(1_700_000_000 * 10**9, 0)}
+    declared = [{"field": "x", "name": "x"}]
+    lists = desk({"match": "#", "payload": "json", "metrics": declared, "time": zoned})
+    rows, _ = lists.map(("a", b'{"at":["2023-11-15T03:43:20","2023-11-15T03:43:20"],"x":[1,2]}'))
+    assert [row.time_ns for row in rows] == [1_700_000_000 * 10**9] * 2
+    each = desk({"match": "#", "payload": "json", "each": "*", "metrics": declared, "time": zoned})
+    rows, _ = each.map(("a", b'[{"at":"2023-11-15T03:43:20","x":1}]'))
+    assert [row.time_ns for row in rows] == [1_700_000_000 * 10**9]
+
+
 def test_a_mapping_of_json_without_a_time_has_arrival(desk: Any) -> None:
     """Only auto looks for a time."""
     at = desk({"match": "#", "payload": "json"})
