@@ -14,7 +14,8 @@ Attributes, and the start of a sum (`11` and 8 bytes, before the time), are the 
 
 So a request is laid out once as a skeleton for its run structure (which series, of which kind, how many
 points each) and times and values are scattered into it by two numpy assignments, however short the runs are.
-Steady telemetry repeats its structure from batch to batch, so the last layouts are kept, bounded in bytes.
+Steady telemetry repeats its structure from batch to batch, so the last layouts are kept, bounded in bytes. Long runs
+are written one by one instead: an assignment to each eighth byte or so of a run's points is quicker than scattering.
 
 What the layout does for the wire (gateway/bench/wire.py): all series of one device stand behind each other
 under one ResourceMetrics, so the times that they share recur at a constant distance, which zstd says in a
@@ -29,6 +30,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
@@ -54,8 +56,10 @@ PLAN_BYTES: Final = 1000
 HEADS_PER_PLAN_MAX: Final = 8
 LAYOUTS_MAX: Final = 8
 LAYOUTS_BYTES_MAX: Final = 2 * 1024 * 1024
-# Laying out costs by the run and keeping by the byte: long runs are laid out anew.
+# Laying out costs by the run and keeping by the byte: where points are long they are laid out anew.
 LAYOUT_BYTES_PER_RUN_MAX: Final = 4096
+# Writing a run by itself costs some microseconds whatever its length, and scattering costs by the reading.
+LONG_RUN_READINGS: Final = 128
 
 _START_TAG: Final = b"\x11"
 _TIME_TAG: Final = b"\x19"
@@ -122,9 +126,17 @@ class _Plan:
         self.heads[kind, count] = head
         return head
 
+    def fill_points(self, kind: int, time_ns: npt.NDArray[np.int64], bits: npt.NDArray[np.int64]) -> bytearray:
+        """Return the points of one run."""
+        point = self.points[kind]
+        filled = bytearray(point) * len(bits)
+        for column, offset in ((time_ns, self.time_offset), (bits, self.time_offset + _VALUE_AFTER_TIME)):
+            np.ndarray((len(bits),), "<i8", buffer=filled, offset=offset, strides=(len(point),))[:] = column
+        return filled
+
 
 # Resource → (index of the group, whose marks are the scope's; scope name) → Metric messages, their runs.
-_Tree: TypeAlias = "dict[bytes, dict[tuple[int, str], tuple[list[bytes], list[int]]]]"
+_Tree: TypeAlias = "dict[bytes, dict[tuple[int, str], tuple[list[bytes | bytearray], list[int]]]]"
 
 
 @dataclass(slots=True)
@@ -135,6 +147,9 @@ class _Runs:
     kinds: npt.NDArray[np.uint8]
     starts: npt.NDArray[np.intp]
     length: int
+
+    def __len__(self) -> int:
+        return len(self.starts)
 
     def key(self) -> tuple[bytes, bytes, bytes, int]:
         return self.numbers.tobytes(), self.kinds.tobytes(), self.starts.tobytes(), self.length
@@ -187,16 +202,36 @@ class MetricsEncoder:
         if not groups:
             return b""
         runs = [_find_runs(batch) for batch, _ in groups]
+        if sum(map(len, runs)) * LONG_RUN_READINGS <= sum(run.length for run in runs):
+            return self._write_long(groups, runs)
         key = tuple((marks, run.key()) for (_, marks), run in zip(groups, runs, strict=True))
         layout = self._layouts.get(key)
         if layout is None:
             layout = self._lay_out([(run, marks) for (_, marks), run in zip(groups, runs, strict=True)])
-            if layout.size_bytes <= LAYOUT_BYTES_PER_RUN_MAX * sum(len(run.starts) for run in runs):
+            if layout.size_bytes <= LAYOUT_BYTES_PER_RUN_MAX * sum(map(len, runs)):
                 self._keep(key, layout)
         else:
             self._layouts.move_to_end(key)
         batch = Batch.join([batch for batch, _ in groups])
         return layout.fill(np.maximum(batch.time_ns, 0), batch.bits)
+
+    def _write_long(self, groups: Sequence[tuple[Batch, Marks]], runs: Sequence[_Runs]) -> bytes:
+        """Return the request, each run written by itself."""
+        tree: _Tree = {}
+        for index, ((batch, _), run) in enumerate(zip(groups, runs, strict=True)):
+            time_ns = np.maximum(batch.time_ns, 0)
+            bounds = [*run.starts.tolist(), run.length]
+            for number, kind, (start, stop) in zip(
+                run.numbers.tolist(), run.kinds.tolist(), pairwise(bounds), strict=True
+            ):
+                plan = self._plans.get(number) or self._plan(number)
+                count = stop - start
+                head = plan.heads.get((kind, count)) or plan.add_head(kind, count)
+                points = plan.fill_points(kind, time_ns[start:stop], batch.bits[start:stop])
+                blocks, _ = tree.setdefault(plan.resource, {}).setdefault((index, plan.scope), ([], []))
+                blocks += (head, points, plan.tail)
+        pieces, _ = self._arrange(tree, [marks for _, marks in groups])
+        return b"".join(pieces)
 
     def forget_layouts(self) -> None:
         """Lay every request out anew, as if its structure had not been seen before."""
@@ -237,10 +272,12 @@ class MetricsEncoder:
         )
         return _Layout(bytearray().join(pieces), _time_offsets(groups, bases, np.array(strides, np.int64)))
 
-    def _arrange(self, tree: _Tree, marks: Sequence[Marks]) -> tuple[list[bytes], list[tuple[list[int], int]]]:
+    def _arrange(
+        self, tree: _Tree, marks: Sequence[Marks]
+    ) -> tuple[list[bytes | bytearray], list[tuple[list[int], int]]]:
         """Return the request in pieces, and for each scope its runs and the piece before its first block."""
         scope_leads: dict[tuple[int, str], bytes] = {}
-        pieces: list[bytes] = []
+        pieces: list[bytes | bytearray] = []
         places: list[tuple[list[int], int]] = []
         for resource, sections in tree.items():
             size = len(resource)

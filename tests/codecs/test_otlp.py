@@ -246,11 +246,33 @@ def test_layouts_are_bounded(monkeypatch) -> None:
     assert len(encoder._layouts) == otlp.LAYOUTS_MAX
     assert encoder._layouts_bytes == sum(layout.size_bytes for layout in encoder._layouts.values())
     monkeypatch.setattr(otlp, "LAYOUTS_BYTES_MAX", 20_000)
-    for count in range(200, 240):
+    for count in range(100, otlp.LONG_RUN_READINGS):
         encoder.encode([(Batch.of(1, range(count), np.ones(count)), NO_MARKS)])
-    assert encoder._layouts_bytes <= 20_000
-    encoder.encode([(Batch.of(1, range(5000), np.ones(5000)), NO_MARKS)])
-    assert all(layout.size_bytes < 10_001 for layout in encoder._layouts.values())
+    assert 15_000 < encoder._layouts_bytes <= 20_000
+
+
+def test_long_runs_are_not_laid_out() -> None:
+    """A layout of theirs would be as large as the request."""
+    encoder = encoder_for(device("a"))
+    encoder.encode([(Batch.of(0, range(5000), np.ones(5000)), NO_MARKS)])
+    assert not encoder._layouts
+
+
+def test_long_runs_are_written_as_if_they_were_laid_out(monkeypatch) -> None:
+    """Byte for byte, whatever the series, the kinds and the marks."""
+    series = [
+        device("a", "count", kind="sum", start_ns=NOW_NS, attributes=(("axis", "x"),)),
+        device("b"),
+        device("a", scope="other", unit="Cel"),
+    ]
+    numbers = np.repeat([0, 1, 2], [200, 300, 250])
+    batch = Batch.of(numbers, NOW_NS + np.arange(750) * 1000, np.arange(750) / 8)
+    batch.flags[400:] += np.uint8(ValueKind.INT)
+    batch = replace(batch, time_ns=np.where(np.arange(750) == 3, -5, batch.time_ns))
+    groups = [(batch, NO_MARKS), (batch.take(slice(200, 600)), Marks(backfill=True))]
+    written = encoder_for(*series).encode(groups)
+    monkeypatch.setattr(otlp, "LONG_RUN_READINGS", 1000)
+    assert written == encoder_for(*series).encode(groups)
 
 
 def test_a_layout_as_large_as_all_others_is_not_kept(monkeypatch) -> None:
