@@ -34,6 +34,9 @@ DEVICE_TIME_REJECTED: Final = 0b1000
 """Flag (with MONOTONIC): the device gave a time, it was not sane, and arrival stands in for it."""
 FLAGS_MAX: Final = 0b1111
 
+# Pieces of this mean length or more are moved one by one, and of shorter ones each reading.
+PIECE_READINGS_MIN: Final = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Series:
@@ -147,13 +150,28 @@ class Batch:
             return _sort_singly(self)
         else:
             # Readings come in pieces of one series; moving pieces is much cheaper than sorting readings.
-            order = np.argsort(key, kind="stable")
+            batch = self._move(starts, np.argsort(key, kind="stable"))
+            starts = batch.run_starts()
+        backward = batch.time_ns[1:] < batch.time_ns[:-1]
+        backward[starts[1:] - 1] = False
+        return _sort_singly(batch) if backward.any() else batch
+
+    def _move(self, starts: npt.NDArray[np.intp], order: npt.NDArray[np.intp]) -> Batch:
+        """Return the pieces that begin at `starts` in another order."""
+        first = np.flatnonzero(np.diff(order, prepend=-2) != 1)
+        if len(first) * PIECE_READINGS_MIN > len(self):
             counts = np.diff(starts, append=len(self))[order]
             before = np.cumsum(counts) - counts
-            batch = self.take(np.repeat(starts[order] - before, counts) + np.arange(len(self)))
-        backward = batch.time_ns[1:] < batch.time_ns[:-1]
-        backward[batch.run_starts()[1:] - 1] = False
-        return _sort_singly(batch) if backward.any() else batch
+            return self.take(np.repeat(starts[order] - before, counts) + np.arange(len(self)))
+        # Those that stay side by side are one.
+        last = order[np.append(first[1:], len(order)) - 1]
+        ends = np.append(starts[1:], len(self))
+        pieces = [slice(*bounds) for bounds in zip(starts[order[first]].tolist(), ends[last].tolist(), strict=True)]
+        series, time_ns, bits, flags = (
+            np.concatenate([column[piece] for piece in pieces])
+            for column in (self.series, self.time_ns, self.bits, self.flags)
+        )
+        return Batch(series, time_ns, bits, flags, self.origin)
 
     def run_starts(self) -> npt.NDArray[np.intp]:
         """Return where each run of one series with the same flags begins; expects `sorted` order.

@@ -36,7 +36,7 @@ import numpy as np
 
 from gateway.core.batch import FLAGS_MAX, KIND_MASK, Batch, ValueKind
 from gateway.store.integers import Reader, SegmentError, Writer
-from gateway.store.runs import Runs
+from gateway.store.runs import Runs, counts_of
 from gateway.store.times import read_times, write_times
 from gateway.store.values import read_values, write_values
 
@@ -49,7 +49,7 @@ SERIES_MAX: Final = 0xFFFF_FFFF
 def encode(batch: Batch) -> list[Part]:
     """Return the columns of a sorted batch of at least one reading, in parts that are alike in themselves."""
     starts = batch.run_starts()
-    runs = Runs(starts, np.diff(starts, append=len(batch)))
+    runs = Runs(starts, counts_of(starts, len(batch)))
     flags = batch.flags[starts]
     writer = Writer()
     writer.varint(len(runs))

@@ -72,7 +72,7 @@ def ordered(bits: Signed) -> Signed:
     return bits ^ ((bits >> 63) & 0x7FFF_FFFF_FFFF_FFFF)
 
 
-def to_doubles(integers: Signed, form: int) -> Signed:
+def to_doubles(integers: Signed | Doubles, form: int) -> Signed:
     """Return the bits of the doubles that `integers` stand for in a decimal form (0 to 25).
 
     >>> to_doubles(np.array([2051]), 2).view(np.float64).tolist()
@@ -111,11 +111,14 @@ def to_integers(bits: Signed, form: int) -> tuple[Signed, Bools]:
         exponent, limit = form, DECIMAL_MAX if form else WHOLE_MAX
         if form >= SINGLE:
             exponent, limit = form - SINGLE, _SINGLE_MAX
-        whole = np.rint(bits.view(np.float64) * POWERS[exponent])
+        whole = bits.view(np.float64) * POWERS[exponent]
+        np.rint(whole, out=whole)
+        # Of NaN neither is true.
+        if whole.min(initial=0.0) > -limit and whole.max(initial=0.0) < limit:
+            # -0.0 is no integer.
+            whole += 0.0
+            return whole.astype(np.int64), to_doubles(whole, form) != bits
         fits = np.abs(whole) < limit
-        if fits.all():
-            integers = whole.astype(np.int64)
-            return integers, to_doubles(integers, form) != bits
         # Casting NaN or what does not fit is undefined, and differs between processors.
         integers = np.where(fits, whole, 0.0).astype(np.int64)
         return integers, (to_doubles(integers, form) != bits) | ~fits
@@ -145,7 +148,7 @@ def choose(bits: Signed, starts: Index, counts: Index) -> tuple[npt.NDArray[np.i
     where they are exceptions (readings,).
     """
     forms = np.full(len(starts), DOUBLE_BITS, np.int64)
-    integers = ordered(bits)
+    integers = np.empty(len(bits), np.int64)
     exceptions = np.zeros(len(bits), np.bool_)
     spread = np.arange(min(_SAMPLES, int(counts.max())))
     where = starts[:, None] + spread * (counts[:, None] - 1) // max(1, len(spread) - 1)
@@ -171,6 +174,10 @@ def choose(bits: Signed, starts: Index, counts: Index) -> tuple[npt.NDArray[np.i
         likely = known.sum(axis=1) * 4 >= rows.shape[1] * 3
         guess = np.where(known, guesses, -1).max(axis=1)
         _verify(bits, starts, counts, left[likely], guess[likely], last, out=(forms, integers, exceptions))
+    neither = np.flatnonzero(forms == DOUBLE_BITS)
+    if len(neither):
+        rest = readings_of(starts[neither], counts[neither])
+        integers[rest] = ordered(bits[rest])
     return forms, integers, exceptions
 
 

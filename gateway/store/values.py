@@ -13,7 +13,7 @@ import numpy as np
 from gateway.core.batch import distinct as each_once
 from gateway.store import decimals
 from gateway.store.integers import WIDTH_MAX, SegmentError, byte_widths, unzigzag, zigzag
-from gateway.store.runs import Runs, read_steps, write_steps
+from gateway.store.runs import Runs, counts_of, read_steps, write_steps
 
 if TYPE_CHECKING:
     from gateway.store.integers import Reader, Signed, Unsigned, Writer
@@ -181,9 +181,11 @@ def _write_inside(writer: Writer, runs: Runs, inside: Runs, integers: Signed) ->
     """Write the integers of long runs but for the first of each."""
     steps = runs.steps(integers)
     by_offset = _scatters(runs, inside, integers, steps)
-    smallest = np.minimum.reduceat(integers, runs.starts)
-    mine = inside.readings_of(by_offset)
+    below = np.empty(0, np.int64)
     if by_offset.any():
+        smallest = np.minimum.reduceat(integers, runs.starts)
+        below = (integers[runs.starts] - smallest)[by_offset]
+        mine = inside.readings_of(by_offset)
         steps = np.where(mine, integers[runs.inside()] - inside.spread(smallest), steps)
     divisors = _common_divisors(inside, steps)
     if (divisors > 1).any():
@@ -193,7 +195,7 @@ def _write_inside(writer: Writer, runs: Runs, inside: Runs, integers: Signed) ->
         folded = np.where(mine, steps.view(np.uint64), folded)
     widths = byte_widths(np.maximum.reduceat(folded, inside.starts))
     writer.bits(by_offset)
-    writer.unsigned((integers[runs.starts] - smallest)[by_offset].view(np.uint64))
+    writer.unsigned(below.view(np.uint64))
     writer.unsigned((divisors - 1).view(np.uint64))
     writer.unsigned(widths.astype(np.uint64))
     for width in each_once(widths).tolist():
@@ -244,14 +246,14 @@ def _scatters(runs: Runs, inside: Runs, integers: Signed, steps: Signed) -> Bool
     stride = _stride(inside)
     some, bounds = runs.sampled(stride)
     sample = integers[::stride].astype(np.float64)
-    counts = np.diff(bounds, append=len(sample))
+    counts = counts_of(bounds, len(sample))
     means = np.add.reduceat(sample, bounds) / counts
     away = np.full(len(runs), np.inf)
     away[some] = np.add.reduceat(np.abs(sample - np.repeat(means, counts)), bounds) / counts
     some, bounds = inside.sampled(stride)
     sample = np.abs(steps[::stride].astype(np.float64))
     moved = np.zeros(len(runs))
-    moved[some] = np.add.reduceat(sample, bounds) / np.diff(bounds, append=len(sample))
+    moved[some] = np.add.reduceat(sample, bounds) / counts_of(bounds, len(sample))
     return scatters & (away < moved)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -102,13 +104,26 @@ def test_sorting_is_by_series_flags_and_time_and_stable(rows: list[tuple[int, in
     assert batch.run_starts().tolist() == [k for k in range(len(keys)) if k == 0 or keys[k] != keys[k - 1]]
 
 
-def test_pieces_of_many_readings_are_put_in_order() -> None:
+@pytest.mark.parametrize("length", [8, 200])
+def test_pieces_of_many_readings_are_put_in_order(length: int) -> None:
     """Messages of two series that took turns come out as two runs, also where one message came late."""
-    pieces = [Batch.of(series, np.arange(at, at + 8), np.zeros(8)) for series, at in ((2, 0), (1, 0), (2, 8), (1, 8))]
+    pieces = [
+        Batch.of(series, np.arange(at, at + length), np.zeros(length))
+        for series, at in ((2, 0), (1, 0), (2, length), (1, length))
+    ]
     for order, late in ((pieces, False), (pieces[::-1], True)):
         batch = Batch.join(order).sorted()
-        assert batch.series.tolist() == [1] * 16 + [2] * 16
-        assert batch.time_ns.tolist() == [*range(16)] * 2, late
+        assert batch.series.tolist() == [1] * 2 * length + [2] * 2 * length
+        assert batch.time_ns.tolist() == [*range(2 * length)] * 2, late
+
+
+def test_pieces_that_stay_side_by_side_are_moved_together() -> None:
+    """What comes out is the same, with its origin."""
+    numbers = [3, 4, 5, 1, 2, 9]
+    batch = replace(Batch.of(np.repeat(numbers, 500), np.arange(3000), np.arange(3000)), origin=7).sorted()
+    assert batch.series.tolist() == np.repeat(sorted(numbers), 500).tolist()
+    assert batch.time_ns.tolist() == batch.bits.tolist() == [*range(1500, 2500), *range(1500), *range(2500, 3000)]
+    assert batch.origin == 7
 
 
 @pytest.mark.parametrize("column", ["series", "time_ns", "bits", "flags"])
