@@ -92,7 +92,7 @@ def _finish(group: _Group, output: Output, priority: Priority) -> None:
         for part, (_, reason, sentence) in zip(parts, column.problems, strict=True):
             said = sentence.replace(group.reader.label, group.labels[part], 1) if group.is_shared else sentence
             output.lose(group.positions[part], reason, said)
-    series = np.repeat(np.array(group.series, np.int64), counts)
+    series = np.repeat(np.array(group.series, np.uint32), counts)
     times = _join_times(group.times, counts)
     if column.which is not None:
         series = series[column.which]
@@ -108,6 +108,9 @@ def _read(group: _Group) -> Column:
 
 def _join_times(parts: list[Times], counts: npt.NDArray[np.intp]) -> Times:
     ns = np.concatenate([part.ns for part in parts])
+    first = parts[0].flags
+    if isinstance(first, int) and all(isinstance(part.flags, int) and part.flags == first for part in parts):
+        return Times(ns, first)
     if all(isinstance(part.flags, int) for part in parts):
         return Times(ns, np.repeat(np.array([part.flags for part in parts], np.uint8), counts))
     flags = [np.broadcast_to(np.asarray(part.flags, np.uint8), len(part.ns)) for part in parts]

@@ -129,7 +129,7 @@ class ValueReader:
         letter = array.dtype.kind
         if letter == "f" and self.type in {"auto", "double"}:
             self.is_double = True
-            return self._finish_doubles(array.astype(np.float64), None)
+            return self._finish_doubles(array.astype(np.float64, copy=False), None)
         is_small = letter != "u" or not len(array) or int(array.max()) <= INT64_MAX
         if letter in "iu" and self.type != "bool" and is_small:
             integers = array.astype(np.int64)

@@ -195,25 +195,26 @@ def step_times(start: Any, step: Any, count: int, *, unit: Unit, moment: Moment)
     """
     scale = UNIT_NS[unit]
     step_ns = _step_ns(step, count, scale)
-    offsets: npt.NDArray[np.int64] = np.arange(count, dtype=np.int64)
     start_ns = to_ns(start, unit)
-    last = 0
     # A whole step is exact; a fraction of a nanosecond would add up if it were rounded first.
-    if isinstance(step_ns, int):
-        offsets *= step_ns
-        last = max(0, count - 1) * step_ns
-    else:
-        offsets = np.rint(offsets * step_ns).astype(np.int64)
-        last = int(offsets[-1])
+    offsets = None if isinstance(step_ns, int) else np.rint(np.arange(count) * step_ns).astype(np.int64)
+    last = max(0, count - 1) * int(step_ns) if offsets is None else int(offsets[-1])
     if start_ns is not None:
         ends = (start_ns, start_ns + last)
         if moment.floor_ns <= min(ends) and max(ends) <= moment.ceiling_ns:
-            offsets += start_ns
-            return Times(offsets, 0)
+            return Times(_stepped(start_ns, int(step_ns), count) if offsets is None else start_ns + offsets, 0)
+    if offsets is None:
+        offsets = _stepped(0, int(step_ns), count)
     ages = max(0, last) - offsets
     if abs(last) > AGE_NS_MAX:
         ages = np.zeros(count, np.int64)
     return Times(moment.arrived_ns - ages, MONOTONIC if start is None or start is ABSENT else REJECTED)
+
+
+def _stepped(start_ns: int, step_ns: int, count: int) -> npt.NDArray[np.int64]:
+    if not step_ns:
+        return np.full(count, start_ns, np.int64)
+    return np.arange(start_ns, start_ns + count * step_ns, step_ns, dtype=np.int64)
 
 
 def _step_ns(step: Any, count: int, scale: int) -> int | float:

@@ -83,7 +83,7 @@ class Output:
         self,
         priority: Priority,
         *,
-        series: npt.NDArray[np.int64],
+        series: npt.NDArray[np.int64] | npt.NDArray[np.uint32],
         times: Times,
         bits: npt.NDArray[np.int64],
         kinds: int | npt.NDArray[np.uint8],
@@ -103,11 +103,15 @@ class Output:
         pieces: list[tuple[Priority, Batch]] = []
         for priority, origin in sorted(self._columns):
             all_series, all_times, all_bits, all_flags = self._columns[priority, origin]
-            series, times, bits = map(np.concatenate, (all_series, all_times, all_bits))
+            series, times, bits = map(_join, (all_series, all_times, all_bits))
             flags = _join_flags(all_flags, [len(part) for part in all_bits])
             if len(series):
-                pieces.append((priority, Batch(series.astype(np.uint32), times, bits, flags, origin)))
+                pieces.append((priority, Batch(series.astype(np.uint32, copy=False), times, bits, flags, origin)))
         return pieces
+
+
+def _join(parts: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _join_flags(parts: list[int | npt.NDArray[np.uint8]], counts: list[int]) -> npt.NDArray[np.uint8]:
