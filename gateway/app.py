@@ -456,6 +456,7 @@ class Gateway:
     def is_ready(self) -> bool:
         """Whether the doors are open, and what comes is taken."""
         is_open = self._store is not None and self._store.is_taking
+        is_open = is_open and not any(source.status().get("state") == "failed" for source in self._sources)
         return is_open and self.ready.is_set() and not self._stopping.is_set()
 
     def _why_not(self) -> str:

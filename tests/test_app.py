@@ -628,6 +628,18 @@ async def test_a_shelf_that_can_only_be_read_is_run_with_closed_doors(
         assert not gateway.wants_anew
 
 
+async def test_a_door_whose_port_another_program_has_is_not_open(make: Callable[..., Gateway]) -> None:
+    """Not ready until it is: the others go on meanwhile, and the data path moves."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        async with running(make(server(port))) as gateway:
+            await until(lambda: gateway.status()["sources"]["direct"]["state"] == "failed")  # type: ignore[index]
+            assert not gateway.is_ready()
+            assert gateway.is_healthy()
+            other.close()
+            await until(gateway.is_ready)
+
+
 async def test_a_shelf_that_takes_nothing_is_not_ready(
     make: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch
 ) -> None:

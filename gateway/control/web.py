@@ -211,7 +211,7 @@ def _routes(
         return _verdict(healthy(), "ok", why_not() or "the data path does not move")
 
     async def readyz(_: Request) -> Response:
-        return _verdict(ready(), "ready", why_not() or "the sources are not open")
+        return _verdict(ready(), "ready", why_not() or "not all sources are open; `tidegate status` says which")
 
     page = MetricsPage(telemetry=telemetry, status=status)
 

@@ -149,7 +149,10 @@ async def test_what_keeps_the_data_path_from_moving_is_said(open_window, monkeyp
     window = await open_window(why_not=lambda: "the disk is read-only", token=Secret(env="CONTROL_TOKEN"))
     window.says |= {"healthy": False, "ready": False}
     assert await _status_and_body(window, "/healthz") == (503, "the data path does not move\n")
-    assert await _status_and_body(window, "/readyz") == (503, "the sources are not open\n")
+    assert await _status_and_body(window, "/readyz") == (
+        503,
+        "not all sources are open; `tidegate status` says which\n",
+    )
 
 
 async def test_readiness_follows_the_doors(open_window) -> None:
@@ -157,7 +160,10 @@ async def test_readiness_follows_the_doors(open_window) -> None:
     window = await open_window()
     assert await _status_and_body(window, "/readyz") == (200, "ready\n")
     window.says["ready"] = False
-    assert await _status_and_body(window, "/readyz") == (503, "the sources are not open\n")
+    assert await _status_and_body(window, "/readyz") == (
+        503,
+        "not all sources are open; `tidegate status` says which\n",
+    )
 
 
 async def test_status_is_json(open_window) -> None:
