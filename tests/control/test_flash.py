@@ -129,8 +129,11 @@ def test_rates_are_of_the_last_hour_and_not_known_at_once() -> None:
     steady.run(60)
     assert steady.allowance.bytes_per_day == pytest.approx(500 * DAY_S)
     assert steady.allowance.bytes_per_reading == pytest.approx(500)
+    steady.run(PURSE_S)
     steady.commit_bytes = 1000
-    steady.run(2 * PURSE_S)
+    steady.run(PURSE_S / 2)
+    assert steady.allowance.bytes_per_day == pytest.approx(750 * DAY_S, rel=0.02)
+    steady.run(PURSE_S)
     assert steady.allowance.bytes_per_day == pytest.approx(1000 * DAY_S)
 
 

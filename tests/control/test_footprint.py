@@ -135,7 +135,7 @@ def test_memory_is_shown_against_its_limit() -> None:
 def test_too_much_memory_is_said_once(caplog) -> None:
     """Not again for every page more or less."""
     machine = Machine(memory_max=Size(50 * MIB))
-    for rss in (49, 51, 50, 52, 51):
+    for rss in (49, 51, 49, 52, 51):
         machine.rss = rss * MIB
         machine.run(10)
     assert caplog.text.count("memory: ") == 1
@@ -165,6 +165,11 @@ def groups(root: Path, membership: str, limits: dict[str, str]) -> Path:
         ("0::/a/b\n", {"a/b/memory.max": "max\n", "a/memory.max": "5000\n", "memory.max": "9000\n"}, 5000),
         ("0::/\n", {"memory.max": "7000\n"}, 7000),
         ("5:memory:/a\n4:cpu,cpuacct:/b\n", {"memory/a/memory.limit_in_bytes": "6000\n"}, 6000),
+        (
+            "5:memory:/a\n4:cpu,cpuacct:/b\n",
+            {"memory/a/memory.limit_in_bytes": "6000\n", "memory/b/memory.limit_in_bytes": "5000\n"},
+            6000,
+        ),
         ("5:memory:/a\n", {"memory/a/memory.limit_in_bytes": "9223372036854771712\n"}, None),
         ("0::/gone\n", {}, None),
         ("", {}, None),

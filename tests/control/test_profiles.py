@@ -52,6 +52,11 @@ def test_boards_are_known(tmp_path: Path, model: bytes | None, machine: str, exp
     assert detect(board(tmp_path, model), machine=machine).name == expected
 
 
+def test_the_end_of_the_model_line_is_no_part_of_it(tmp_path: Path) -> None:
+    """The kernel ends it with a zero, which a pattern without a star at its end would not fit."""
+    assert profiles._model(board(tmp_path, b"Radxa ROCK 5B\0")) == "Radxa ROCK 5B"
+
+
 def test_this_machine_has_a_profile() -> None:
     """`auto` always finds one."""
     assert load("auto").name in names()

@@ -128,7 +128,8 @@ def test_what_is_no_link_says_what_would_be(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("disk_bytes", "link", "fits"), [(10**6, 0.0, True), (10, 0.0, False), (10**6, 1.0, False), (10**6, 10**6, True)]
+    ("disk_bytes", "link", "fits"),
+    [(51_000, 0.0, True), (50_999, 0.0, False), (10**6, 1.0, False), (10**6, 10**6, True)],
 )
 def test_what_fits(disk_bytes: int, link: float, fits: bool) -> None:
     """The disk decides where no link is given."""

@@ -136,6 +136,36 @@ def test_a_jump_between_two_synced_looks_does_not_smear_or_turn_time_around() ->
     assert quality is Quality.REPAIRED
 
 
+@pytest.mark.parametrize(("span_ns", "moved_ns"), [(HOUR, 600 * NS_PER_S), (10_000_000, -STEP_NS_MIN)])
+def test_what_drift_cannot_explain_is_a_jump(span_ns: int, moved_ns: int) -> None:
+    """Ten minutes in an hour are none, nor twice as much as there was time for: the spacing is kept."""
+    clock = FakeClock(monotonic=0)
+    line = timeline()
+    line.observe(clock)
+    clock.advance(span_ns)
+    clock.wall += moved_ns
+    assert line.observe(clock)
+    times, quality = line.repair(np.array([0, span_ns // 2, span_ns]), ONE)
+    assert (times - clock.wall).tolist() == [-span_ns, -span_ns // 2, 0]
+    assert quality is Quality.REPAIRED
+
+
+def test_what_was_stamped_before_and_after_the_time_server_was_lost_is_as_good_as_the_rest_of_it() -> None:
+    """The last of several moments decides as well as the first."""
+    clock = FakeClock(monotonic=0)
+    line = timeline()
+    line.observe(clock)
+    clock.advance(HOUR)
+    clock.synced = False
+    assert line.observe(clock)
+    for moments, expected in (
+        ([HOUR - 2, HOUR], Quality.SYNCED),
+        ([HOUR - 1, HOUR + 1], Quality.UNSYNCED),
+        ([HOUR + 1, HOUR + 2], Quality.UNSYNCED),
+    ):
+        assert line.repair(np.array(moments), ONE)[1] is expected
+
+
 def test_a_passing_wrong_time_is_overruled_by_what_stands_on_both_sides() -> None:
     """Right, wrong, right again: the wrong look is left out, the right ones on both sides count."""
     clock = FakeClock(monotonic=0)
@@ -210,10 +240,21 @@ def test_a_clockless_boot_between_two_known_ones_ends_where_the_second_begins() 
     assert line.repair(np.array([0]), TWO) == _same([NOW + HOUR], Quality.ESTIMATED)
 
 
+def test_two_confirmed_boots_that_overlap_stand_where_they_say() -> None:
+    """Whoever of the time servers was wrong: neither is moved, and both say that they are confirmed."""
+    line = timeline(
+        BootTimes(ONE, "a", last_ns=2 * HOUR, samples=[Sample(0, NOW, Quality.SYNCED)]),
+        BootTimes(TWO, "b", samples=[Sample(0, NOW + HOUR, Quality.SYNCED)]),
+    )
+    assert line.repair(np.array([0, 2 * HOUR]), ONE) == _same([NOW, NOW + 2 * HOUR], Quality.SYNCED)
+    assert line.repair(np.array([0]), TWO) == _same([NOW + HOUR], Quality.SYNCED)
+
+
 def test_a_reading_later_than_the_last_look_moves_its_boot_back() -> None:
     """`saw` tells that the boot ran longer than the clocks were looked at."""
     line = timeline(BootTimes(ONE, "a", last_ns=HOUR), BootTimes(TWO, "b"))
     line.observe(FakeClock(monotonic=0, wall=NOW))
+    assert line.repair(np.array([HOUR]), ONE) == _same([NOW], Quality.ESTIMATED)
     line.saw(ONE, 2 * HOUR)
     line.saw(ONE, HOUR)
     line.saw(BootId(9), HOUR)

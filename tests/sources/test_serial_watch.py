@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.sources.serial_settings import SerialSettings
-from gateway.sources.serial_watch import COUNTED_MAX, NOISE_MIN, SILENT_S, LineWatch
+from gateway.sources.serial_watch import COUNTED_MAX, NOISE_MIN, NOISE_SHARE, SILENT_S, LineWatch
 
 
 def watch(framing: str = "cobs") -> LineWatch:
@@ -30,7 +30,9 @@ def test_noise_is_probably_the_baud_rate(framing: str) -> None:
     assert line.advice(100.0) == ""
     line.cut(damaged=1)
     assert "115200 baud, parity none, 1 stop bit, and" in line.advice(100.0)
-    line.cut(whole=NOISE_MIN)
+    line.cut(whole=NOISE_MIN // NOISE_SHARE - 1)
+    assert "115200 baud" in line.advice(100.0)
+    line.cut(whole=1)
     assert line.advice(100.0) == ""
 
 
