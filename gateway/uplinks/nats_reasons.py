@@ -5,6 +5,7 @@
 | stored, a duplicate or not                      | delivered                                                      |
 | 503 without a word: no stream listens there     | try later: it may be on its way up; the sentence says so       |
 | full, out of resources, no leader, busy (5xx)   | try later                                                      |
+| the account has no room left (400)              | try later: it is full, though it sounds as if it were us       |
 | message too large, for the server or the stream | split; a single reading is refused                             |
 | not allowed, another stream, sealed             | hold: a person's work                                          |
 | any other 4xx                                   | refused, as an HTTP 400 is (verdicts.py)                       |
@@ -38,10 +39,14 @@ NOT_ENABLED: Final = frozenset({10039, 10076})
 OTHER_STREAM: Final = 10060
 SEALED: Final = 10109
 IN_PROCESS: Final = 10158
+ACCOUNT_FULL: Final = 10002
+NO_LIMITS: Final = 10120
+_LATER: Final = frozenset({IN_PROCESS, ACCOUNT_FULL})
 _HOLD: Final = {
     **dict.fromkeys(NOT_ENABLED, "have somebody turn JetStream on there, for this account"),
     OTHER_STREAM: "correct stream or subject",
     SEALED: "name another stream",
+    NO_LIMITS: "have somebody give this account room for JetStream",
 }
 
 _SUBJECT: Final = re.compile(r'"([^"]*)"')
@@ -66,7 +71,7 @@ def decide(answer: NotStored, *, subject: str) -> Exception:
         return TooLargeError(sentence)
     if answer.error in _HOLD:
         return HoldError(f"{sentence}; {_HOLD[answer.error]}")
-    if answer.code >= SERVER_ERROR or answer.code == TOO_MANY or answer.error == IN_PROCESS or not answer.code:
+    if answer.code >= SERVER_ERROR or answer.code == TOO_MANY or answer.error in _LATER or not answer.code:
         return TryLaterError(sentence)
     return StatusRefusedError(f"{sentence} (error {answer.code})", answer.code)
 

@@ -25,6 +25,8 @@ from gateway.uplinks.nats_reasons import decide, decide_error, denied_subject, i
         (NotStored(400, 10109, "sealed"), HoldError, "name another stream"),
         (NotStored(503, 10076, "not enabled"), HoldError, "turn JetStream on"),
         (NotStored(403, 0, "Permissions Violation"), HoldError, "give the user that right"),
+        (NotStored(400, 10002, "resource limits exceeded for account"), TryLaterError, "limits exceeded for account"),
+        (NotStored(400, 10120, "no applicable limit"), HoldError, "give this account room for JetStream"),
         (NotStored(400, 10099, "strange"), StatusRefusedError, "strange (error 400)"),
     ],
 )

@@ -262,6 +262,26 @@ async def test_a_stream_that_is_full_is_waited_for(make_nats, make_site) -> None
     assert (account["delivered"], account["ledger"], account["maybe_twice"]) == (100, {}, 0)
 
 
+async def test_an_account_that_is_full_is_waited_for(make_nats, make_site) -> None:
+    """A server says that with a 400, as if it were about what we sent: nothing of it is given up."""
+    account = "accounts { A: { jetstream: { max_file: %s }, users: [ { user: a, password: b } ] } }\nno_auth_user: a"
+    server = make_nats(lines=(account % "4KB",))
+    server.make_stream("S", "tidegate.>")
+    site = await make_site(url=server.url, payload="json", inflight_max=10)
+    await site.append(0, 200)
+    await site.until(lambda: "resource limits exceeded for account" in site.uplink.status()["last_error"])
+    for start in range(200, 1000, 200):
+        await site.append(start, 200)
+    # An attempt is made each 50 ms.
+    await asyncio.sleep(1)
+    account = site.account()
+    assert (account["held"], account["ledger"], account["maybe_twice"]) == (1000, {}, 0)
+    assert site.uplink.status()["held_back"] == {}
+    with server.client() as client:
+        client.ask("$JS.API.STREAM.PURGE.S")
+    await site.until(lambda: len(server.stored("S")) > 0)
+
+
 async def test_another_stream_than_the_one_that_is_named_gets_nothing(nats: NatsServer, make_site) -> None:
     """Held, with who is to mend what."""
     site = await make_site(url=nats.url, stream="OTHER")
