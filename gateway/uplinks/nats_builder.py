@@ -135,7 +135,11 @@ class NatsBuilder(RequestBuilder):
             groups.append((batch, Marks(backfill=True, time_quality=word, diluted_s=max(int(step_s), diluted_s))))
             places.append(np.arange(count, count + len(batch)))
             count += len(batch)
-        yield ReadingsPiece(self._key(*segments, more=b"%d" % int(step_s)), groups, places, 0, count)
+        # Which readings stand for others depends on their times, and those are known better later.
+        told = hashlib.blake2b(digest_size=KEY_BYTES)
+        for column in (column for batch, _ in groups for column in (batch.series, batch.time_ns, batch.bits)):
+            told.update(np.ascontiguousarray(column).tobytes())
+        yield ReadingsPiece(self._key(*segments, more=told.digest()), groups, places, 0, count)
 
     def _key(self, *segments: LeasedSegment, more: bytes = b"") -> str:
         """Return what names segments: their bytes, and who sends them."""

@@ -150,6 +150,25 @@ def test_what_stands_for_more_has_ids_too() -> None:
     assert hand.series == 5
 
 
+@pytest.mark.parametrize("payload", ["otlp", "json"])
+def test_other_readings_that_stand_for_more_have_other_ids(payload: str) -> None:
+    """Which do depends on their time, and that is known better later: what the stream has is not what is sent then."""
+    seconds = np.arange(0, 600, 7)
+    batch = Batch.of(0, seconds * 10**9, np.sin(seconds.astype(np.float64)), flags=MONOTONIC)
+    thinned = sealed(1, press_metrics(batch), len(batch), Signal.METRICS)
+
+    class Later(Times):
+        def repair(self, monotonic_ns, boot):
+            found, quality = super().repair(monotonic_ns, boot)
+            return found + 30 * 10**9, quality
+
+    hand = hand_of(thinned, lane=Lane.THINNED, step_s=60.0)
+    first, then = messages(builder(payload=payload), hand), messages(builder(Later(), payload=payload), hand)
+    assert total(first) != total(then)
+    for ident in set(first) & set(then):
+        assert first[ident] == then[ident]
+
+
 def test_nothing_leaves_while_no_time_is_known() -> None:
     """And what is of a boot that nobody remembers is counted."""
     times = Times()
