@@ -49,7 +49,9 @@ _HOLD: Final = {
     NO_LIMITS: "have somebody give this account room for JetStream",
 }
 
-_SUBJECT: Final = re.compile(r'"([^"]*)"')
+# As Go quotes it: what is printable stands there as it is, but for these two.
+_SUBJECT: Final = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_ESCAPED: Final = re.compile(r'\\(["\\])')
 _ACCOUNT: Final = ("authorization", "authentication", "user authentication", "account")
 
 
@@ -90,7 +92,7 @@ def denied_subject(reason: str) -> str:
     """
     found = _SUBJECT.search(reason)
     is_denied = reason.lower().startswith("permissions violation for publish")
-    return found[1] if is_denied and found is not None else ""
+    return _ESCAPED.sub(r"\1", found[1]) if is_denied and found is not None else ""
 
 
 def decide_error(reason: str, *, host: str) -> Exception:

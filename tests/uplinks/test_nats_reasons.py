@@ -68,3 +68,6 @@ def test_what_is_about_one_subject_says_nothing_of_others() -> None:
     assert not is_of_subject(NotStored(503, 10077, "full"))
     assert denied_subject("Permissions Violation for Publish") == ""
     assert denied_subject("Stale Connection") == ""
+    # As a server writes it, which is how Go quotes.
+    assert denied_subject(r'Permissions Violation for Publish to "a.\"b\".c"') == 'a."b".c'
+    assert denied_subject(r'Permissions Violation for Publish to "a.\\.c"') == r"a.\.c"
