@@ -129,9 +129,11 @@ class NatsWire(KeptWire[NatsConnection]):
                 connected=self._connected,
                 device=self.device,
                 credentials=self._credentials,
-                inbox=f"{self._nats.inbox}.{''.join(self._random.choices(_LETTERS, k=INBOX_LETTERS))}".encode(),
             )
         return self._connection
+
+    def _new_inbox(self) -> bytes:
+        return f"{self._nats.inbox}.{''.join(self._random.choices(_LETTERS, k=INBOX_LETTERS))}".encode()
 
     def _new(self, **options: Any) -> NatsConnection:
         return NatsConnection(**options)
@@ -180,6 +182,8 @@ class NatsWire(KeptWire[NatsConnection]):
             self.close()
             raise TryLaterError(f"{self._host()} shuts down and sends its clients elsewhere (lame duck)")
         if not connection.is_open:
+            # Numbers begin anew: an answer to one of the connection before would be taken for one to another message.
+            connection.inbox = self._new_inbox()
             try:
                 connection.open(until)
             except SaidNoError as error:

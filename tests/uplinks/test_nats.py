@@ -96,6 +96,26 @@ def test_a_connection_that_ended_meanwhile_is_made_anew(server: ScriptedNats) ->
     wire.close()
 
 
+def test_answers_of_one_connection_are_none_on_the_next(server: ScriptedNats) -> None:
+    """Each hears of a subject of its own: a cluster's answer may come when its connection is long gone."""
+    replies: list[bytes] = []
+
+    def refuse(reply: bytes, number: int) -> bytes:
+        replies.append(reply.rpartition(b".")[0])
+        return b"-ERR 'Maximum Payload Violation'\r\n" if number == 1 else message(reply, stored(number))
+
+    server.script.answer = refuse
+    wire = wire_to(server.url)
+    with pytest.raises(TooLargeError):
+        wire.send(packed(1))
+    server.hang_up()
+    wire.send(packed(1))
+    server.hang_up()
+    wire.send(packed(1))
+    assert (server.connections, len(set(replies))) == (3, 3)
+    wire.close()
+
+
 @pytest.mark.parametrize(
     ("greeting", "kind", "said"),
     [
