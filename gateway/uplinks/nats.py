@@ -21,7 +21,7 @@ from gateway.core.clock import NS_PER_S
 from gateway.core.contracts import TryLaterError
 from gateway.core.text import printable
 from gateway.net.line import Address, BrokenError, HttpError, StalledError
-from gateway.net.nats import Info, Message, read_answer, write_publication
+from gateway.net.nats import Info, Message, NotStored, Stored, read_answer, write_publication
 from gateway.net.nats_address import parse_url
 from gateway.net.nats_line import NatsConnection, NoTlsError, NotNatsError, SaidNoError
 from gateway.uplinks.bridge_encoder import BridgeEncoder
@@ -29,7 +29,7 @@ from gateway.uplinks.endpoints import Endpoints
 from gateway.uplinks.guards import Answer, HoldError, TooLargeError
 from gateway.uplinks.nats_builder import NatsBuilder
 from gateway.uplinks.nats_pieces import Publications
-from gateway.uplinks.nats_reasons import decide_error, denied_subject
+from gateway.uplinks.nats_reasons import BAD_REQUEST, OTHER_STREAM, decide_error, denied_subject
 from gateway.uplinks.nats_settings import token_of
 from gateway.uplinks.nats_shipment import Shipment
 from gateway.uplinks.wires import PIECE_BYTES, TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX, WRITTEN_AT_ONCE_BYTES, KeptWire
@@ -298,6 +298,9 @@ class NatsWire(KeptWire[NatsConnection]):
 
     def _take_no(self, reason: str, shipment: Shipment) -> bool:
         subject = denied_subject(reason)
+        if isinstance(answer, Stored) and self._nats.stream not in {"", answer.stream}:
+            # Servers heed the header that names it; whoever does not, a person has to look at.
+            answer = NotStored(BAD_REQUEST, OTHER_STREAM, f"it went to the stream {answer.stream}")
         if subject:
             return shipment.denied(subject, reason)
         decided = decide_error(reason, host=self._host())

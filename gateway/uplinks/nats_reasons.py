@@ -32,6 +32,7 @@ SAID_CHARS_MAX: Final = 160
 SERVER_ERROR: Final = 500
 TOO_MANY: Final = 429
 FORBIDDEN: Final = 403
+BAD_REQUEST: Final = 400
 
 # JetStream's own numbers (its server's errors.json).
 MESSAGE_TOO_LARGE: Final = frozenset({10054, 10097})

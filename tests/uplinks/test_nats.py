@@ -116,6 +116,15 @@ def test_answers_of_one_connection_are_none_on_the_next(server: ScriptedNats) ->
     wire.close()
 
 
+def test_what_another_stream_says_to_have_is_not_delivered(server: ScriptedNats) -> None:
+    """A server that heeds no header is one that a person has to look at."""
+    wire = wire_to(server.url, stream="OTHER")
+    with pytest.raises(HoldError, match="correct stream or subject") as error:
+        wire.send(packed(3))
+    assert "it went to the stream S" in str(error.value)
+    wire.close()
+
+
 @pytest.mark.parametrize(
     ("greeting", "kind", "said"),
     [
