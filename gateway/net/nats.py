@@ -25,6 +25,8 @@ LINE_BYTES_MAX: Final = 64 * 1024
 # What a publisher is sent are answers of some hundred bytes.
 PAYLOAD_BYTES_MAX: Final = 64 * 1024
 EVENTS_MAX: Final = 100_000
+# What a server takes that was told nothing else.
+MESSAGE_BYTES_MAX: Final = 1 << 20
 SHOWN_MAX: Final = 60
 
 PING: Final = b"PING\r\n"
@@ -47,12 +49,17 @@ class Info(msgspec.Struct, frozen=True):
 
     version: str = ""
     headers: bool = False
-    max_payload: int = 1 << 20
+    max_payload: int = MESSAGE_BYTES_MAX
     tls_required: bool = False
     tls_available: bool = False
     auth_required: bool = False
     nonce: str = ""
     ldm: bool = False
+
+    @property
+    def message_bytes_max(self) -> int:
+        """How large a message may be with its headers; one that is said to be nothing, or less, is not said at all."""
+        return self.max_payload if self.max_payload > 0 else MESSAGE_BYTES_MAX
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,7 @@ class NatsWire(KeptWire[NatsConnection]):
     @property
     def payload_bytes_max(self) -> int:
         """How large the payload of a message may be, as the server said last."""
-        return max(PAYLOAD_BYTES_MIN, self._info.max_payload - HEADERS_ROOM_BYTES)
+        return max(PAYLOAD_BYTES_MIN, self._info.message_bytes_max - HEADERS_ROOM_BYTES)
 
     def told(self) -> dict[str, Any]:
         """Return where it leads, and on what terms."""
@@ -238,13 +238,18 @@ class NatsWire(KeptWire[NatsConnection]):
         )
 
     def _check_sizes(self, body: Publications, info: Info, headers: str) -> None:
-        """Raise TooLargeError with nothing sent, where a message is larger than the server takes."""
-        previous = 0
+        """Raise TooLargeError with nothing sent, where a message is larger than the server takes.
+
+        Where next to nothing is, it is HoldError: readings are not too large because a server takes none.
+        """
+        previous, most = 0, info.message_bytes_max
         for end in body.ends.tolist():
             size = end - previous + len(headers) + HEADERS_ROOM_BYTES // 2
-            if size > info.max_payload:
+            if size > most and most < PAYLOAD_BYTES_MIN + HEADERS_ROOM_BYTES:
+                raise HoldError(f"{self._host()} takes messages of {most} bytes at most; raise max_payload there")
+            if size > most:
                 raise TooLargeError(
-                    f"a message of {end - previous} bytes, and {self._host()} takes {info.max_payload} with its headers"
+                    f"a message of {end - previous} bytes, and {self._host()} takes {most} with its headers"
                 )
             previous = end
 
@@ -293,14 +298,14 @@ class NatsWire(KeptWire[NatsConnection]):
         if answer is None:
             raise BrokenError("who answers there is no stream of JetStream; is the subject right?")
         index = int(number) - self._first
+        if isinstance(answer, Stored) and self._nats.stream not in {"", answer.stream}:
+            # Servers heed the header that names it; whoever does not, a person has to look at.
+            answer = NotStored(BAD_REQUEST, OTHER_STREAM, f"it went to the stream {answer.stream}")
         shipment.answered(index, answer)
         return 0 <= index < len(shipment)
 
     def _take_no(self, reason: str, shipment: Shipment) -> bool:
         subject = denied_subject(reason)
-        if isinstance(answer, Stored) and self._nats.stream not in {"", answer.stream}:
-            # Servers heed the header that names it; whoever does not, a person has to look at.
-            answer = NotStored(BAD_REQUEST, OTHER_STREAM, f"it went to the stream {answer.stream}")
         if subject:
             return shipment.denied(subject, reason)
         decided = decide_error(reason, host=self._host())

@@ -125,6 +125,25 @@ def test_what_another_stream_says_to_have_is_not_delivered(server: ScriptedNats)
     wire.close()
 
 
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_server_that_says_no_size_takes_what_others_take(server: ScriptedNats, size: int) -> None:
+    """Whatever does not fit into nothing would be given up as too large."""
+    server.script.greeting = INFO.replace(b"1048576", b"%d" % size)
+    wire = wire_to(server.url)
+    assert wire.send(packed(3, size=2000)).rejected == 0
+    wire.close()
+
+
+def test_a_server_that_takes_next_to_nothing_is_waited_for(server: ScriptedNats) -> None:
+    """No reading fits there, and it is not the readings."""
+    server.script.greeting = INFO.replace(b"1048576", b"300")
+    wire = wire_to(server.url)
+    with pytest.raises(HoldError, match="takes messages of 300 bytes"):
+        wire.send(packed(3, size=200))
+    assert server.taken == []
+    wire.close()
+
+
 @pytest.mark.parametrize(
     ("greeting", "kind", "said"),
     [
