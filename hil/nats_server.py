@@ -10,13 +10,14 @@ import contextlib
 import json
 import socket
 import time
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeAlias
 
 from gateway.net.ports import free_port
 from hil.children import Child
 from hil.needs import find_tool, require_tool
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from types import TracebackType
 
@@ -32,6 +33,10 @@ def why_no_nats() -> str:
     return "" if find_tool("nats-server") else "nats-server is not installed (Debian: apt-get install nats-server)"
 
 
+# What CONNECT says of who it is, or who makes that of the server's nonce.
+Proof: TypeAlias = "dict[str, str] | Callable[[str], dict[str, str]]"
+
+
 class Stored(NamedTuple):
     """A message of a stream."""
 
@@ -45,7 +50,8 @@ class NatsServer:
     """A nats-server with everything in `folder`. Starts in the constructor, so `port` is known and listening.
 
     `lines` are more lines of its configuration. `identity` turns TLS on; `client_ca` asks clients for a certificate of
-    that CA as well. `admin` is a user and password, or a token, that may look into it.
+    that CA as well. `admin` is a user and password, or a token, that may look into it, or makes what CONNECT says of a
+    nonce.
     """
 
     def __init__(
@@ -55,7 +61,7 @@ class NatsServer:
         lines: tuple[str, ...] = (),
         identity: Identity | None = None,
         client_ca: Path | None = None,
-        admin: dict[str, str] | None = None,
+        admin: Proof | None = None,
     ) -> None:
         self._program = require_tool("nats-server", package="nats-server")
         folder.mkdir(parents=True, exist_ok=True)
@@ -67,7 +73,7 @@ class NatsServer:
             self._lines.append(
                 f'tls {{ cert_file: "{identity.certificate}", key_file: "{identity.key}", timeout: 60{more} }}'
             )
-        self._admin = admin or {}
+        self._admin: Proof = admin or {}
         self._child: Child | None = None
         self.host = "127.0.0.1"
         self.port = 0
@@ -128,7 +134,7 @@ class NatsServer:
 
     def client(self, **who: str) -> NatsClient:
         """Return somebody who looks into it; only where TLS is off."""
-        return NatsClient(self.address, {**self._admin, **who})
+        return NatsClient(self.address, self._admin if callable(self._admin) else {**self._admin, **who})
 
     def make_stream(self, name: str, *subjects: str, **limits: Any) -> None:
         """Make a stream."""
@@ -160,12 +166,14 @@ class NatsServer:
 class NatsClient:
     """One connection that asks one thing after the other."""
 
-    def __init__(self, address: tuple[str, int], who: dict[str, str]) -> None:
+    def __init__(self, address: tuple[str, int], who: Proof) -> None:
         self._socket = socket.create_connection(address, timeout=ANSWER_S)
         self._file = self._socket.makefile("rb")
         self._number = 0
-        assert self._file.readline().startswith(b"INFO ")
-        said = {"verbose": False, "headers": True, "no_responders": True, **who}
+        info = self._file.readline()
+        assert info.startswith(b"INFO ")
+        proof = who(json.loads(info[5:]).get("nonce", "")) if callable(who) else who
+        said = {"verbose": False, "headers": True, "no_responders": True, **proof}
         self._socket.sendall(b"CONNECT %b\r\nSUB _INBOX.look.* 1\r\nPING\r\n" % json.dumps(said).encode())
         assert self._file.readline() == b"PONG\r\n"
 

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import binascii
 import contextlib
+import itertools
 import random
 import signal
 import socket
@@ -27,6 +28,7 @@ from gateway.uplinks.delivery import Uplink
 from gateway.uplinks.nats import seams_of
 from gateway.uplinks.nats_settings import NatsUplinkSettings
 from hil import scripted_nats
+from hil.nats_operator import Key, Operator
 from hil.otlp_readings import parse_logs, parse_metrics
 from hil.scripted_nats import NatsScript, ScriptedNats
 
@@ -491,6 +493,71 @@ async def test_an_nkey(make_nats, make_site, tmp_path: Path) -> None:
     await site.append(0, 10)
     await site.until(lambda: site.uplink.status()["held_back"])
     assert site.uplink.status()["held_back"]["metrics"].startswith("nkey is no seed of a user")
+
+
+@pytest.fixture
+def operated(make_nats) -> tuple[Operator, NatsServer]:
+    """Give a server that an operator's accounts use, with a stream of all that is sent."""
+    operator = Operator()
+    server = make_nats(lines=operator.lines(), admin=operator.user().prove)
+    server.make_stream("ALL", "tidegate.>")
+    return operator, server
+
+
+async def test_a_credentials_file(operated, make_site, tmp_path: Path) -> None:
+    """Of an operator's account; one that another account's key has signed is held, and taken once it is mended."""
+    operator, server = operated
+    path = operator.user(signer=Key("account")).write(tmp_path / "creds")
+    site = await make_site(url=server.url, credentials={"file": str(path)}, compression="zstd")
+    await site.append(0, 100)
+    await site.until(lambda: site.uplink.status()["held_back"])
+    assert "Authorization Violation" in site.uplink.status()["held_back"]["metrics"]
+    await site.close()
+    rights = {"pub": {"allow": ["tidegate.g1.>"]}, "sub": {"allow": ["_INBOX.>"]}}
+    operator.user(**rights).write(path)
+    site = await make_site(url=server.url, credentials={"file": str(path)}, compression="zstd")
+    assert (await site.drain())["delivered"] == 100
+    assert readings(server.stored("ALL")) == Counter(range(100))
+
+
+async def test_credentials_that_expire_are_held_and_read_anew(operated, make_site, tmp_path: Path) -> None:
+    """While connected too; whoever writes new ones into the file needs to tell nobody."""
+    operator, server = operated
+    path = operator.user(until_s=CLOCK.wall_ns() / 1e9 + 3).write(tmp_path / "creds")
+    site = await make_site(url=server.url, credentials={"file": str(path)})
+    await site.append(0, 10)
+    await site.drain()
+
+    async def feed() -> None:
+        for start in itertools.count(10, 10):
+            await site.append(start, 10)
+            await asyncio.sleep(0.1)
+
+    feeding = asyncio.create_task(feed())
+    await site.until(lambda: site.uplink.status()["held_back"])
+    feeding.cancel()
+    said = site.uplink.status()["held_back"]["metrics"]
+    assert "Expired" in said or "Authorization Violation" in said
+    operator.user().write(path)
+    await site.close()
+    site = await make_site(url=server.url, credentials={"file": str(path)})
+    account = await site.drain()
+    assert readings(server.stored("ALL")) == Counter(range(account["delivered"]))
+    assert account["ledger"] == {}
+
+
+@pytest.mark.parametrize("payload", ["otlp", "json"])
+async def test_messages_are_cut_to_what_a_user_may_send(operated, make_site, tmp_path: Path, payload: str) -> None:
+    """A limit in its token, of which the server's greeting says nothing: it hangs up on what is larger."""
+    operator, server = operated
+    path = operator.user(payload=3000).write(tmp_path / "creds")
+    site = await make_site(url=server.url, credentials={"file": str(path)}, payload=payload)
+    await site.append(0, 3000)
+    account = await site.drain()
+    assert (account["delivered"], account["ledger"]) == (3000, {})
+    messages = server.stored("ALL")
+    assert readings(messages) == Counter(range(3000))
+    assert max(len(message.data) for message in messages) < 3000
 
 
 async def test_a_message_at_which_connections_break_keeps_its_id(make_site) -> None:
