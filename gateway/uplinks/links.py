@@ -433,7 +433,8 @@ class Links:
         if link.budget is None:
             return True
         try:
-            link.budget.take(PROBE_BYTES, is_probe=True, payer=PROBE)
+            may_overdraw = bool(link.settings.budget.overdraws())
+            link.budget.take(PROBE_BYTES, is_probe=True, may_overdraw=may_overdraw, payer=PROBE)
         except NotYetError as error:
             if error.after_s:
                 link.asks(now_s)

@@ -375,6 +375,29 @@ def test_probes_are_paid_from_the_links_budget(tmp_path: Path) -> None:
     run(scenario)
 
 
+def test_a_probe_may_cost_what_may_be_overdrawn(tmp_path: Path) -> None:
+    """Else who may go beyond a spent budget finds no link after a restart, for want of the probe's 900 bytes."""
+    budget = BudgetSettings(per_month=Size(1 << 20), overdraw=("critical",), overdraw_max=Size(1 << 17))
+
+    async def scenario() -> None:
+        made = box(lte(probe=PROBE, budget=budget), folder=tmp_path)
+        road = made.road("lte")
+        link = road.links[0]
+        assert link.budget is not None
+        while link.budget.lacking(4096) is None:
+            link.budget.covers(4096)
+            assert await link.write_note()
+            link.budget.take(4096)
+        link.budget.settle(0, 4096)
+        assert link.budget.lacking(1) is not None
+        made.start()
+        await asyncio.sleep(5 * LOOK_S)
+        assert (name_of(road), made.links.told()["lte"]["reason"]) == ("lte", "")
+        await made.stop()
+
+    run(scenario)
+
+
 def test_what_is_set_aside_is_given_back_at_a_stop_alone(tmp_path: Path) -> None:
     """A process that dies leaves it as spent."""
     budget = BudgetSettings(per_month=Size(1 << 20))
