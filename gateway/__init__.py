@@ -234,6 +234,7 @@ uplinks/                    Roads: what is held leaves here, fresh first, and is
   link_settings.py          What can be said of a link in the config: how it is told to be up, and whether it is paid
   linked.py                 A sender that holds a sender: what it sends leaves by the link that the uplink uses now
   links.py                  The links of this box: which of them are up, which one each uplink uses, and why
+  lost_notes.py             What a link is taken to have spent whose notes are damaged: rather too much than a bill twice
   metered.py                A sender that holds a sender: nothing leaves that is not paid, nor faster than it may
   nats.py                   NATS JetStream as the far side of an uplink: a request goes as messages, each under its id
   nats_builder.py           From a lease to messages for a stream: decoded segment by segment, so that ids stay

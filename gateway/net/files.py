@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -27,13 +28,17 @@ def write_file(path: Path, data: bytes, *, sync: bool = False) -> None:
             os.fsync(file.fileno())
 
 
-def replace_file(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes, *, before: Path | None = None) -> None:
     """Write `data` to the medium and put it in the place of `path`; raise OSError with the old file as it was.
 
-    After a power cut it is the old one or the new one, never half of one.
+    After a power cut it is the old one or the new one, never half of one. `before` is the name that the old one gets;
+    for a moment it has no other.
     """
     new = path.with_suffix(path.suffix + ".new")
     write_file(new, data, sync=True)
+    if before is not None:
+        with suppress(FileNotFoundError):
+            path.replace(before)
     new.replace(path)
 
 

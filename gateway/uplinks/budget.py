@@ -192,7 +192,8 @@ def _has_jumped(now: Moment, before: Moment | None) -> bool:
     return now.wall_s - before.wall_s > passed_s
 
 
-def _for_probes(limit_bytes: int) -> int:
+def kept_for_probes(limit_bytes: int) -> int:
+    """Return what of a window is for asking for the time alone, where no time server stands behind the clock."""
     return min(PROBES_BYTES_MAX, limit_bytes // PROBES_SHARE)
 
 
@@ -298,7 +299,7 @@ class Budget:
     def largest_bytes(self) -> int:
         """The most that one request can ever cost."""
         return min(
-            (window.limit_bytes - _for_probes(window.limit_bytes) for window in self._windows), default=COUNT_MAX
+            (window.limit_bytes - kept_for_probes(window.limit_bytes) for window in self._windows), default=COUNT_MAX
         )
 
     def settle(self, taken_bytes: int, spent_bytes: int, *, payer: str = "") -> None:
@@ -343,7 +344,7 @@ class Budget:
     def _left(self, window: Window, *, is_probe: bool, more_bytes: int = 0) -> int:
         now = self._now()
         is_known = now.is_sure and now.wall_s is not None
-        kept_bytes = 0 if is_probe or is_known else _for_probes(window.limit_bytes)
+        kept_bytes = 0 if is_probe or is_known else kept_for_probes(window.limit_bytes)
         return max(0, window.limit_bytes + more_bytes - window.spent.spent_bytes - kept_bytes)
 
     def _over(self, window: Window, size_bytes: int, *, left_bytes: int, more_bytes: int) -> OverBudgetError:

@@ -37,9 +37,10 @@ if TYPE_CHECKING:
 
     from gateway.core.clock import Clock
     from gateway.store.database import Store
-    from gateway.uplinks.budget import Budget
-    from gateway.uplinks.link_notes import LinkNotes
+    from gateway.uplinks.budget import Budget, Moment
+    from gateway.uplinks.link_notes import Known, LinkNotes
     from gateway.uplinks.link_settings import LinkSettings
+    from gateway.uplinks.settings import BudgetSettings
     from gateway.uplinks.terms import Terms
 
 log = logging.getLogger("tidegate.uplinks")
@@ -324,6 +325,16 @@ class Road:
         return {"link": None if link is None else link.name, "links": [one.name for one in self.links]}
 
 
+def _note_in_doubt(budget: BudgetSettings, note: bytes, known: Known, now: Moment) -> bytes:
+    """Return what a link is taken to have spent whose last note is damaged."""
+    from gateway.uplinks import lost_notes  # noqa: PLC0415  as good as never
+    from gateway.uplinks.link_notes import Known  # noqa: PLC0415  only for who has allowances
+
+    if known is Known.NOTHING:
+        return lost_notes.note_of_lost(budget.allowances(), now, month_begins=budget.month_begins)
+    return lost_notes.note_after(note)
+
+
 class Links:
     """All of them. `run` looks at them until it is cancelled; a road of an uplink is good from the first look on."""
 
@@ -354,13 +365,15 @@ class Links:
         self._probes: set[asyncio.Task[None]] = set()
 
     def _open_budgets(self, store: Store, folder: Path, clock: Clock) -> None:
-        from gateway.uplinks.link_notes import NAME, LinkNotes  # noqa: PLC0415  only for who has allowances
+        from gateway.uplinks.link_notes import NAME, Known, LinkNotes  # noqa: PLC0415  only for who has allowances
         from gateway.uplinks.purse import budget_of  # noqa: PLC0415  the same
         from gateway.uplinks.spending import moment_of  # noqa: PLC0415  the same
 
         self._notes = notes = LinkNotes(folder / NAME)
         for name, link in self._links.items():
             now, note = partial(moment_of, store, clock), notes.last(name)
+            if notes.known is not Known.ALL:
+                note = _note_in_doubt(link.settings.budget, note, notes.known, now())
             link.budget = budget_of(link.settings.budget, now=now, note=note, where=f" on {name}")
             if link.budget is not None:
                 link.write_note = notes.write

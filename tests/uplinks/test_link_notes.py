@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from gateway.uplinks import link_notes
-from gateway.uplinks.link_notes import LINKS_MAX, NAME, LinkNotes
+from gateway.uplinks.link_notes import LINKS_MAX, NAME, Known, LinkNotes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,22 +53,45 @@ async def test_of_links_that_are_gone_only_so_many_are_remembered(tmp_path: Path
     assert len(LinkNotes(tmp_path / NAME)._notes) == LINKS_MAX + 1
 
 
-async def test_a_file_that_is_damaged_is_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_of_a_file_that_is_damaged_the_one_before_is_known(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """It is said; what comes is written again."""
     path = tmp_path / NAME
     notes = LinkNotes(path)
+    assert notes.known is Known.ALL
     notes.keep("lte", Counting())
+    await notes.write()
     await notes.write()
     whole = path.read_bytes()
     for wrong in (b"", whole[:-1], whole[:9] + bytes([whole[9] ^ 1]) + whole[10:], b"what" + whole[4:]):
         path.write_bytes(wrong)
-        assert LinkNotes(path).last("lte") == b""
+        again = LinkNotes(path)
+        assert (again.last("lte"), again.known) == (b"1", Known.ALL_BUT_THE_LAST)
         assert "is damaged" in caplog.text
         caplog.clear()
     path.unlink()
+    again = LinkNotes(path)
+    assert (again.last("lte"), again.known, caplog.text) == (b"1", Known.ALL, ""), "a power cut between two names"
     path.mkdir()
-    assert LinkNotes(path).last("lte") == b""
+    assert LinkNotes(path).known is Known.ALL_BUT_THE_LAST
     assert "cannot be read" in caplog.text
+
+
+async def test_where_nothing_can_be_read_it_is_known_that_nothing_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Which is something else than a new gateway."""
+    path = tmp_path / NAME
+    path.write_bytes(b"what")
+    notes = LinkNotes(path)
+    assert (notes.last("lte"), notes.known) == (b"", Known.NOTHING)
+    assert "what links have spent is not known" in caplog.text
+    path.rename(path.with_suffix(".state.before"))
+    assert LinkNotes(path).known is Known.NOTHING
+    notes.keep("lte", Counting())
+    assert await notes.write()
+    assert LinkNotes(path).known is Known.ALL
 
 
 async def test_a_disk_that_takes_nothing_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -87,10 +110,10 @@ async def test_those_who_come_meanwhile_share_the_next(tmp_path: Path, monkeypat
     may_go, begun = threading.Event(), threading.Event()
     put = link_notes.replace_file
 
-    def replace_slowly(path: Path, data: bytes) -> None:
+    def replace_slowly(path: Path, data: bytes, *, before: Path) -> None:
         begun.set()
         assert may_go.wait(10)
-        put(path, data)
+        put(path, data, before=before)
 
     monkeypatch.setattr(link_notes, "replace_file", replace_slowly)
     notes, book = LinkNotes(tmp_path / NAME), Counting()

@@ -398,6 +398,33 @@ def test_a_probe_may_cost_what_may_be_overdrawn(tmp_path: Path) -> None:
     run(scenario)
 
 
+def test_damaged_notes_do_not_double_a_bill(tmp_path: Path) -> None:
+    """Whether one of them can be read or none."""
+    budget = BudgetSettings(per_month=Size(3 << 20))
+
+    async def scenario() -> None:
+        def opened() -> int:
+            link = box(lte(budget=budget), folder=tmp_path).road("lte").links[0]
+            assert link.budget is not None
+            return int(link.budget.told()["per_month"]["spent_bytes"])
+
+        made = box(lte(budget=budget), folder=tmp_path)
+        link = made.road("lte").links[0]
+        assert link.budget is not None
+        for _ in range(20):
+            if not link.budget.covers(1 << 16):
+                assert await link.write_note()
+            link.budget.take(1 << 16)
+        assert opened() >= 20 << 16
+        (tmp_path / "links.state").write_bytes(b"what")
+        assert 20 << 16 <= opened() <= 24 << 16
+        (tmp_path / "links.state.before").write_bytes(b"what")
+        # It is the twenty-first of a month.
+        assert 2 << 20 <= opened() < 3 << 20
+
+    run(scenario)
+
+
 def test_what_is_set_aside_is_given_back_at_a_stop_alone(tmp_path: Path) -> None:
     """A process that dies leaves it as spent."""
     budget = BudgetSettings(per_month=Size(1 << 20))

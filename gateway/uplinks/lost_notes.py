@@ -1,0 +1,44 @@
+"""What a link is taken to have spent whose notes are damaged: rather too much than a bill twice. Does no I/O.
+
+| lost is           | then spent is                                                                                |
+| ----------------- | -------------------------------------------------------------------------------------------- |
+| the last note     | what the one before says, all that it covered, and as much again, which the lost one covered |
+| all of it         | of each window the part that has passed: a plan spends it evenly, so that is about right     |
+| and no clock runs | each window, but for what is kept to ask for the time: nobody knows how much of it is over   |
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway.uplinks.budget import Note, Spent, decode_note, end_of, kept_for_probes, start_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gateway.uplinks.budget import Moment
+
+
+def note_after(note: bytes) -> bytes:
+    """Return what is known by `note`, which was written before one that is lost."""
+    known = decode_note(note)
+    return b"" if known is None else msgspec.msgpack.encode(Note(2 * known.ahead_bytes, *_rest(known)))
+
+
+def note_of_lost(limits: Mapping[str, int], now: Moment, *, month_begins: int = 1) -> bytes:
+    """Return what is to be noted of windows of which nothing is known."""
+    windows = []
+    for window, limit in limits.items():
+        if now.wall_s is None:
+            windows.append(Spent(window, spent_bytes=limit - kept_for_probes(limit)))
+            continue
+        start_s = start_of(window, now.wall_s, month_begins=month_begins)
+        share = (now.wall_s - start_s) / (end_of(window, start_s) - start_s)
+        windows.append(Spent(window, start_s, int(limit * share), start_s if now.is_sure else 0))
+    return msgspec.msgpack.encode(Note(0, windows, now))
+
+
+def _rest(note: Note) -> tuple[list[Spent], Moment | None, int]:
+    return note.windows, note.looked, note.free_bytes
