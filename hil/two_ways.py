@@ -101,6 +101,12 @@ class TwoWays:
         """Have it lead to the far side again."""
         self._run("-n", self._far, "address", "add", f"{WAYS[device]}.1/24", "dev", f"f{device}")
 
+    def give_address(self, device: str, address: str, *, instead_of: str = "") -> None:
+        """Have the box's device get an address, and lose another one."""
+        if instead_of:
+            self._run("-n", self._box, "address", "delete", f"{instead_of}/24", "dev", device)
+        self._run("-n", self._box, "address", "add", f"{address}/24", "dev", device)
+
     def forget_route(self, device: str) -> None:
         """Take away the box's default route by a device, as its network manager does."""
         self._run("-n", self._box, "route", "delete", "default", "dev", device)

@@ -6,6 +6,7 @@ of it is of the network namespace that this process is in. Elsewhere than on Lin
 
 from __future__ import annotations
 
+import array
 import errno
 import ipaddress
 import re
@@ -21,6 +22,7 @@ PROC: Final = Path("/proc/thread-self/net")
 # linux/sockios.h, linux/if.h, linux/route.h; a name has a NUL behind it.
 SIOCGIFFLAGS: Final = 0x8913
 SIOCGIFADDR: Final = 0x8915
+SIOCGIFCONF: Final = 0x8912
 IFF_UP: Final = 0x1
 IFF_RUNNING: Final = 0x40
 NAME_BYTES_MAX: Final = 15
@@ -33,7 +35,10 @@ SO_BINDTODEVICE: Final = 25
 SCOPE_LINK: Final = 0x20
 # What is read of a table: a box with a whole internet of routes has its default route at the beginning.
 TABLE_BYTES_MAX: Final = 256 * 1024
+ADDRESSES_MAX: Final = 256
 _REQUEST: Final = struct.Struct("16sH22x")
+_ADDRESS: Final = slice(20, 24)
+_LIST: Final = struct.Struct("iP")
 _NAME: Final = re.compile(r"[^\s/:\x00-\x20\x7f]{1,15}")
 
 
@@ -73,7 +78,19 @@ def why_down(device: str) -> str:
         return f"{device} is switched off"
     if not flags & IFF_RUNNING:
         return f"{device} has no carrier"
-    return "" if _has_address(device) else f"{device} has no address"
+    return _why_no_address(device)
+
+
+def mark_of(device: str) -> str:
+    """Return what is another one when connections from before lead nowhere any more; "" where there is no device.
+
+    That is which device has the name, since a modem that was pulled out may be back under it, and its IPv4 address.
+    """
+    try:
+        index = socket.if_nametoindex(device)
+    except OSError:
+        return ""
+    return f"{index} {_address_v4(device)}"
 
 
 def default_route(*, is_v6: bool) -> Route | None:
@@ -105,12 +122,39 @@ def _flags(device: str) -> int:
     return int(_REQUEST.unpack(_ask(SIOCGIFFLAGS, device))[1])
 
 
-def _has_address(device: str) -> bool:
+def _why_no_address(device: str) -> str:
+    own = _address_v4(device)
+    if own and not (is_own := ipaddress.ip_address(own).is_link_local):
+        return ""
+    if any(fields[5] == device and int(fields[3], 16) != SCOPE_LINK for fields in _table("if_inet6", 6)):
+        return ""
+    if not own:
+        return f"{device} has no address"
+    # It stands first where it was there first.
+    if is_own and any(not ipaddress.ip_address(one).is_link_local for one in _addresses_v4(device)):
+        return ""
+    return f"{device} has no address but one that it gave itself ({own})"
+
+
+def _address_v4(device: str) -> str:
+    """Return a device's first IPv4 address, "" where it has none."""
     try:
-        _ask(SIOCGIFADDR, device)
+        return socket.inet_ntoa(_ask(SIOCGIFADDR, device)[_ADDRESS])
     except OSError:
-        return any(fields[5] == device and int(fields[3], 16) != SCOPE_LINK for fields in _table("if_inet6", 6))
-    return True
+        return ""
+
+
+def _addresses_v4(device: str) -> list[str]:
+    import fcntl  # noqa: PLC0415  not on every system, but where there is an address
+
+    found = array.array("B", bytes(ADDRESSES_MAX * _REQUEST.size))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as asking:
+        said = fcntl.ioctl(asking, SIOCGIFCONF, _LIST.pack(len(found), found.buffer_info()[0]))
+    data = found.tobytes()[: _LIST.unpack(said)[0]]
+    rows = [data[at : at + _REQUEST.size] for at in range(0, len(data), _REQUEST.size)]
+    # A label has the device's name before a colon.
+    named = device.encode()
+    return [socket.inet_ntoa(row[_ADDRESS]) for row in rows if row[:16].split(b"\0")[0].partition(b":")[0] == named]
 
 
 def _ask(request: int, device: str) -> bytes:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from gateway.core.clock import NS_PER_S
 from gateway.core.timeouts import timeout
-from gateway.net.devices import route_by, why_down
+from gateway.net.devices import mark_of, route_by, why_down
 from gateway.uplinks.allocation import share_out
 from gateway.uplinks.guards import NoLinkError, NotYetError
 from gateway.uplinks.link_probe import PROBE_BYTES, Found, ask
@@ -63,10 +63,14 @@ PROBE: Final = ""
 
 
 class Seen(NamedTuple):
-    """What the kernel says: by which device what uses the link leaves ("": as routes have it), and why it cannot."""
+    """What the kernel says: by which device what uses the link leaves ("": as routes have it), and why it cannot.
+
+    Where `mark` is another one, it leaves otherwise than before: see `devices.mark_of`.
+    """
 
     device: str
     why: str = ""
+    mark: str = ""
 
 
 async def _nothing_to_write() -> bool:
@@ -79,11 +83,11 @@ def look_at(settings: LinkSettings) -> Seen:
     if device and (why := why_down(device)):
         return Seen(device, why)
     if not settings.gateway:
-        return Seen(device)
+        return Seen(device, "", mark_of(device) if device else "")
     by, why = route_by(settings.gateway)
     if not why and device and by != device:
         why = f"the default route leads over {by}"
-    return Seen(device or by, why or why_down(by))
+    return Seen(device or by, why or why_down(by), mark_of(device or by))
 
 
 class Link:
@@ -99,7 +103,7 @@ class Link:
         self.name = settings.name
         self.is_up = False
         self.why = "not looked at yet"
-        self.device = ""
+        self.device = self._mark = ""
         # Of what leaves by another device, or after it was down, a connection from before is no good.
         self.turn = 0
         self.changed_s = float("-inf")
@@ -116,6 +120,9 @@ class Link:
         """Take note of what the kernel says."""
         if seen.why:
             self._answer = None
+        if seen.mark != self._mark and self.is_up:
+            self.turn += 1
+        self._mark = seen.mark
         self._set(seen.device, seen.why or self._why_by_probe(), now_s)
 
     def _why_by_probe(self) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway.net import devices
-from gateway.net.devices import Route, bind_to, default_route, is_device_name, is_there, route_by, why_down
+from gateway.net.devices import Route, bind_to, default_route, is_device_name, is_there, mark_of, route_by, why_down
 from hil.two_ways import FAR, WAYS, TwoWays
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def test_the_loopback_is_up() -> None:
 
 def test_a_device_that_is_not_there() -> None:
     """Modems come and go: that is said, and nothing fails."""
+    assert mark_of("wwan9nothere") == ""
     assert why_down("wwan9nothere") == "there is no interface wwan9nothere just now"
     assert not is_there("wwan9nothere")
 
@@ -111,6 +112,14 @@ def test_real_devices(ways: TwoWays) -> None:
         before = ways.carried("eth9")
         assert ways.box(connect) == "10.66.2.2"
         assert ways.carried("eth9") - before < 4096, "the kernel's own, if anything"
+        mark = ways.box(lambda: mark_of("wwan9"))
+        assert mark.endswith(" 10.66.2.2")
+        ways.give_address("wwan9", "10.66.2.3", instead_of="10.66.2.2")
+        assert ways.box(lambda: (why_down("wwan9"), mark_of("wwan9"))) == ("", mark[:-1] + "3")
+        ways.give_address("wwan9", "169.254.7.8", instead_of="10.66.2.3")
+        assert ways.box(lambda: why_down("wwan9")) == "wwan9 has no address but one that it gave itself (169.254.7.8)"
+        ways.give_address("wwan9", "10.66.2.2")
+        assert ways.box(lambda: why_down("wwan9")) == ""
         ways.unplug("wwan9")
         until_s = time.monotonic() + 20
         while not (why := ways.box(lambda: why_down("wwan9"))) and time.monotonic() < until_s:

@@ -40,12 +40,14 @@ class Box:
     down: dict[str, str] = field(default_factory=dict)
     silent: set[str] = field(default_factory=set)
     devices: dict[str, str] = field(default_factory=dict)
+    marks: dict[str, str] = field(default_factory=dict)
     asked: list[tuple[str, float]] = field(default_factory=list)
     takes_s: float = 0.1
     task: asyncio.Task | None = None
 
     def look(self, settings: LinkSettings) -> Seen:
-        return Seen(self.devices.get(settings.name, settings.interface), self.down.get(settings.name, ""))
+        device = self.devices.get(settings.name, settings.interface)
+        return Seen(device, self.down.get(settings.name, ""), self.marks.get(settings.name, ""))
 
     async def ask(self, settings: LinkSettings, _device: str) -> Found:
         self.asked.append((settings.name, asyncio.get_running_loop().time()))
@@ -222,6 +224,28 @@ def test_another_device_is_another_turn() -> None:
     run(scenario)
 
 
+def test_another_address_is_another_turn() -> None:
+    """A modem that dialled anew between two looks: what was sent from the address that is gone has no answer."""
+
+    async def scenario() -> None:
+        made = box(lte())
+        made.marks["lte"] = "3 10.0.0.1"
+        road, lost = made.road("lte"), []
+        road.on_lost = lambda: lost.append(1)
+        made.start()
+        await asyncio.sleep(0.1)
+        link = road.take()
+        turn = link.turn
+        await asyncio.sleep(3 * LOOK_S)
+        assert (road.is_good(link, turn), lost) == (True, [])
+        made.marks["lte"] = "3 10.0.0.2"
+        await asyncio.sleep(LOOK_S)
+        assert (road.is_good(link, turn), road.take().is_up, lost) == (False, True, [1])
+        await made.stop()
+
+    run(scenario)
+
+
 def test_a_link_with_a_probe_is_asked_first() -> None:
     """What stands behind it is not used before it has answered, and it is not asked while it is used and works."""
 
@@ -329,11 +353,12 @@ def test_a_probe_under_way_ends_with_the_links() -> None:
 
 def test_the_kernel_is_asked_for_all_that_is_given() -> None:
     """The loopback is up and no default route leads there."""
-    assert look_at(LinkSettings(name="a", interface="lo")) == ("lo", "")
+    device, why, mark = look_at(LinkSettings(name="a", interface="lo"))
+    assert (device, why, mark.endswith(" 127.0.0.1")) == ("lo", "", True)
     assert look_at(LinkSettings(name="a", interface="wwan9nothere")).why
-    device, why = look_at(LinkSettings(name="a", interface="lo", gateway="127.77.0.1"))
+    device, why, _ = look_at(LinkSettings(name="a", interface="lo", gateway="127.77.0.1"))
     assert (device, bool(why)) == ("lo", True)
-    assert look_at(LinkSettings(name="a", probe=PROBE)) == ("", "")
+    assert look_at(LinkSettings(name="a", probe=PROBE)) == ("", "", "")
 
 
 def test_probes_are_paid_from_the_links_budget(tmp_path: Path) -> None:
