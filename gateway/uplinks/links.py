@@ -115,6 +115,7 @@ class Link:
         # Why the last probe failed, "" where it did not; None: it was not asked since the kernel says that it is up.
         self._answer: str | None = None
         self._ask_s = float("-inf")  # when it may be asked again
+        self._has_answered = False  # well, when it was asked last
 
     def look(self, seen: Seen, now_s: float) -> None:
         """Take note of what the kernel says."""
@@ -185,6 +186,12 @@ class Link:
         """Whether its probe was not answered yet, and will be soon."""
         return not self.is_up and self._answer is None and (self._is_asking or self.may_ask(now_s))
 
+    def trust(self, now_s: float) -> None:
+        """Have it count as up where the kernel says so, and its server has answered and may not be asked again yet."""
+        if self.why == self._why_by_probe() and self._answer is None and not self._is_asking and self._has_answered:
+            self._answer = ""
+            self._set(self.device, "", now_s)
+
     def asks(self, now_s: float) -> None:
         """Take note that its probe is on the way."""
         interval_s = float(self.settings.probe_interval)
@@ -196,6 +203,7 @@ class Link:
         self._is_asking = False
         if found is None:
             return
+        self._has_answered = not found.why
         self.carried(found.wire_bytes)
         if self.is_up or self.why == self._why_by_probe():
             self._answer = found.why
@@ -446,6 +454,10 @@ class Links:
                 self._probes.add(probe)
                 probe.add_done_callback(self._probes.discard)
         for road in self._roads:
+            # One that comes and goes is used while it is there, where there is no other way.
+            if not any(link.is_up or link.is_unsure(now_s) for link in road.links):
+                for link in road.links:
+                    link.trust(now_s)
             road.choose(now_s)
 
     def _is_paid(self, link: Link, now_s: float) -> bool:

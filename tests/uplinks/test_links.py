@@ -312,22 +312,56 @@ def test_a_doubt_without_a_probe_is_none() -> None:
 
 
 def test_a_link_that_was_down_is_asked_anew() -> None:
-    """What its server said before says nothing of now; it is not asked more often for that."""
+    """What its server said before says nothing of now, where another link is up; it is not asked more often for that."""
+
+    async def scenario() -> None:
+        made = box(ethernet(probe=PROBE), lte())
+        road = made.road("ethernet", "lte")
+        made.start()
+        await asyncio.sleep(10)
+        for _ in range(30):
+            made.down["ethernet"] = "gone"
+            await asyncio.sleep(2)
+            assert name_of(road) == "lte"
+            del made.down["ethernet"]
+            await asyncio.sleep(2)
+            assert name_of(road) == "lte"
+        assert len(made.asked) <= 3
+        await asyncio.sleep(120)
+        assert name_of(road) == "ethernet"
+        await made.stop()
+
+    run(scenario)
+
+
+def test_a_modem_that_comes_and_goes_is_used_while_it_is_there() -> None:
+    """Where there is no other way: its server has answered lately, and may not be asked again so soon."""
 
     async def scenario() -> None:
         made = box(lte(probe=PROBE))
         road = made.road("lte")
         made.start()
         await asyncio.sleep(10)
-        for _ in range(30):
+        used = 0
+        for _ in range(50):
             made.down["lte"] = "gone"
             await asyncio.sleep(2)
             assert name_of(road) is None
             del made.down["lte"]
             await asyncio.sleep(2)
-        assert len(made.asked) <= 3
+            used += name_of(road) == "lte"
+        assert used >= 45
+        assert len(made.asked) <= 5
+        # One that has not answered is not used for that.
+        made.silent.add("lte")
+        road.doubt(road.links[0])
         await asyncio.sleep(80)
-        assert name_of(road) == "lte"
+        assert name_of(road) is None
+        made.down["lte"] = "gone"
+        await asyncio.sleep(2)
+        del made.down["lte"]
+        await asyncio.sleep(2)
+        assert name_of(road) is None
         await made.stop()
 
     run(scenario)
