@@ -76,11 +76,16 @@ class LinkSettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fields=
 
     @check("gateway")
     def _gateway_is_an_address(self) -> None:
+        address, _, device = self.gateway.partition("%")
         try:
             if self.gateway:
-                ipaddress.ip_address(self.gateway)
+                ipaddress.ip_address(address)
         except ValueError:
             raise ValueError(f'"{self.gateway}" is no address; write one like "192.168.8.1"') from None
+        if device:
+            # Routes have both apart, so it would be down for ever.
+            what = f'"{self.gateway}" has an interface in it; write interface = "{device}", and gateway = "{address}"'
+            raise ValueError(what)
 
     @check("probe")
     def _probe_is_a_server(self) -> None:

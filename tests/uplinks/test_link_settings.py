@@ -22,6 +22,7 @@ def test_a_link_says_how_it_is_recognised() -> None:
         ({}, "nothing says when it is up"),
         ({"interface": "no/name"}, 'interface: "no/name" is no interface\'s name'),
         ({"gateway": "router.example"}, 'gateway: "router.example" is no address'),
+        ({"gateway": "fe80::1%eth0"}, 'gateway: "fe80::1%eth0" has an interface in it; write interface = "eth0"'),
         ({"probe": "http://a:1"}, "probe: "),
         ({"probe": "tcp://host"}, 'probe: "tcp://host" is not a server like'),
         ({"probe": "tcp://host:0"}, "probe: "),
