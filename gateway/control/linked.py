@@ -41,9 +41,17 @@ def look_at_links(config: Config) -> Iterator[Problem]:
         if not (link.interface or link.gateway) and len(config.links) > 1:
             what = "says when the link is up, but not by which way it goes; add interface or gateway"
             yield Problem(below("links", index, "probe"), what)
+        first = next(n for n, other in enumerate(config.links) if _way_of(other) == _way_of(link))
+        if first != index and any(_way_of(link)) and link.metered and config.links[first].metered:
+            what = f"is the way of links[{first}] too, and each counts what it carries alone: one modem has one bill"
+            yield Problem(below("links", index), what)
         if link.interface and not _is_there(link.interface):
             what = f"there is no {link.interface} on this machine now; the link is down until there is"
             yield Problem(below("links", index, "interface"), what)
+
+
+def _way_of(link: LinkSettings) -> tuple[str, str]:
+    return link.interface, link.gateway
 
 
 def _is_there(device: str) -> bool:

@@ -83,6 +83,18 @@ def test_a_probe_alone_says_not_which_way_is_meant() -> None:
     assert "links[2].probe: says when the link is up, but not by which way it goes; add interface or gateway" in found
 
 
+def test_two_links_of_one_modem_have_a_bill_each() -> None:
+    """Which is perhaps not meant; with a cable, or a second router behind one interface, it is another thing."""
+    again = '[[links]]\nname = "{}"\ninterface = "{}"\n{}\n'
+    more = again.format("sim2", "wwan9nothere", "") + again.format("free", "lo", "")
+    more += again.format("other", "wwan9nothere", 'gateway = "192.0.2.1"')
+    config = parse_config(BOX + more + uplink('links = ["ethernet", "lte", "sim2", "free", "other"]'), offline=True)
+    found = [str(one) for one in look_at_links(config) if "one bill" in str(one)]
+    assert found == [
+        "links[2]: is the way of links[1] too, and each counts what it carries alone: one modem has one bill"
+    ]
+
+
 def test_an_interface_that_is_not_here_is_no_mistake() -> None:
     """Modems come and go; a link that nobody uses is perhaps not meant."""
     config = parse_config(BOX + uplink('links = ["lte"]'), offline=True)
