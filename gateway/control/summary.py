@@ -260,7 +260,7 @@ def _link(link: dict[str, Any]) -> Iterator[str]:
     if carried := link.get("wire_bytes"):
         yield f"carried {amount(carried)} since the start"
     if budget := link.get("budget"):
-        yield _budget(budget)
+        yield from _budget(budget)
 
 
 def _uplink(uplink: dict[str, Any]) -> Iterator[str]:
@@ -285,7 +285,7 @@ def _uplink(uplink: dict[str, Any]) -> Iterator[str]:
         yield f"sent {amount(sent)} in {plural(uplink.get('requests', 0), 'request')} since the start"
     yield from _speed(uplink)
     if budget := uplink.get("budget"):
-        yield _budget(budget)
+        yield from _budget(budget)
         yield from _plan(budget.get("plan", {}), said=uplink.get("reason"))
     if thinned := uplink.get("thinned"):
         yield f"sent thinned {plural(thinned, 'reading')} in place of more, which go whole when there is room"
@@ -345,8 +345,8 @@ def _diluted(part: dict[str, Any]) -> str:
     )
 
 
-def _budget(budget: dict[str, Any]) -> str:
-    """Say what the link may carry, and how much of it is spent."""
+def _budget(budget: dict[str, Any]) -> Iterator[str]:
+    """Say what the link may carry, and how much of it is spent; nothing of who pays from its links' alone."""
     windows = {key.removeprefix("per_"): value for key, value in budget.items() if key.startswith("per_")}
     said = [
         f"{amount(spent['spent_bytes'])} of {amount(spent['limit_bytes'])} this {window}"
@@ -358,7 +358,8 @@ def _budget(budget: dict[str, Any]) -> str:
         said.append(_free(free))
     if rate := budget.get("rate_bit_s"):
         said.append(f"at most {Rate(rate / 8)}")
-    return f"budget: {'; '.join(said)}"
+    if said:
+        yield f"budget: {'; '.join(said)}"
 
 
 def _free(free: dict[str, Any]) -> str:

@@ -498,6 +498,14 @@ def test_a_budget_is_shown_with_what_is_spent_of_it() -> None:
     )
 
 
+def test_who_pays_from_a_links_budget_alone_has_a_plan_and_no_budget() -> None:
+    """The link says what is spent."""
+    budget = {"wire_bytes": 5 << 20, "plan": {"why": "all that comes in fits"}}
+    text = render({**STATUS, "uplinks": {"cloud": {**STATUS["uplinks"]["cloud"], "budget": budget}}}, colour=False)
+    assert "budget:" not in text
+    assert "plan: all that comes in fits" in " ".join(text.split())
+
+
 def test_what_is_overdrawn_is_said_beside_what_is_spent() -> None:
     """Nothing, where it is nothing."""
     day = {"limit_bytes": 20 << 20, "spent_bytes": 21 << 20, "ends_in_s": 7200, "overdrawn_bytes": 1 << 20}
