@@ -509,7 +509,7 @@ async def test_on_a_real_disk_that_is_read_only(shelves, loop_disk, dies) -> Non
     if dies:
         shutil.rmtree(shelves.state_dir)
         saved.rename(shelves.state_dir)
-    os.sync()
+    loop_disk.sync()
     loop_disk.go_read_only()
     store = await shelves.open()
     assert store.is_frozen
