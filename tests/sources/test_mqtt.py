@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from hil.broker import Broker
 
-QUICK = {"reconnect_min": Duration(0.05), "reconnect_max": Duration(0.2), "connect_timeout": Duration(5)}
+QUICK = {"reconnect_min": Duration(0.05), "reconnect_max": Duration(0.2), "connect_timeout": Duration(30)}
 
 
 class Shelf:
@@ -129,7 +129,7 @@ def source_for(port: int, shelf: Shelf, *, url: str = "", state_dir: Path | None
     )
 
 
-async def until(condition: Callable[[], object], what: str = "", *, within_s: float = 10) -> None:
+async def until(condition: Callable[[], object], what: str = "", *, within_s: float = 60) -> None:
     """Poll until `condition()`; the message has `what`."""
     for _ in range(int(within_s / 0.005)):
         if condition():
@@ -504,7 +504,16 @@ async def test_what_no_broker_delivers_again_stands_in_the_ledger_at_the_stop(
 ) -> None:
     """QoS 0 comes once, and a session that is forgotten brings nothing again."""
     monkeypatch.setattr("gateway.sources.mqtt.STOP_S", 0.1)
-    shelf = Shelf()
+
+    class ShelfForLosses(Shelf):
+        """Has room for what is said to be lost, and then for all."""
+
+        async def __call__(self, arrivals: Arrivals, /) -> Accepted:
+            if arrivals.dropped:
+                self.gate.set()
+            return await super().__call__(arrivals)
+
+    shelf = ShelfForLosses()
     shelf.gate.clear()
     source = source_for(broker.port, shelf, clean=clean)
     async with running(source) as task:
@@ -512,7 +521,6 @@ async def test_what_no_broker_delivers_again_stands_in_the_ledger_at_the_stop(
         await in_thread(publisher.publish, "plant/d", *numbered(5))
         await in_thread(publisher.publish, "plant/d", *numbered(3), qos=0)
         await until(lambda: shelf.offered == 8)
-        asyncio.get_running_loop().call_later(0.3, shelf.gate.set)
         task.cancel()
         await asyncio.wait({task})
     assert (shelf.kept, shelf.dropped) == ([], [{"no_room": lost}])
@@ -679,6 +687,8 @@ async def test_a_stop_lets_what_is_under_way_be_kept_and_acknowledged(broker, pu
         await asyncio.wait({task})
         assert task.cancelled()
     assert (len(shelf.kept), source.status()["acknowledged"]) == (5, 5)
+    # Of answers that it has not read yet the broker would know nothing when the next one takes the session.
+    await until(lambda: any("tidegate-g1-plant disconnected" in line for line in broker.log), "the broker to hear it")
     async with running(source_for(broker.port, later)):
         await in_thread(publish_to(broker.port).publish, "plant/d", b"new")
         await until(lambda: later.kept)
@@ -692,7 +702,7 @@ async def test_what_accept_raises_ends_the_source_unacknowledged(broker, publish
     async with running(source) as task:
         shelf.error = OSError("disk gone")
         await in_thread(publish_to(broker.port).publish, "plant/d", b"precious")
-        await asyncio.wait({task}, timeout=10)
+        await asyncio.wait({task}, timeout=60)
         assert isinstance(task.exception(), OSError)
     async with running(source_for(broker.port, later)):
         await until(lambda: later.kept)
@@ -873,7 +883,7 @@ async def test_a_dead_link_is_noticed_by_the_keepalive(broker, make_link) -> Non
     source = source_for(link.port, Shelf(), keepalive=Duration(1))
     async with running(source):
         link.mode = Mode.STALL
-        await until(lambda: source.status()["state"] != "connected", within_s=10)
+        await until(lambda: source.status()["state"] != "connected")
         link.cut()
         link.mode = Mode.UP
         await until(lambda: source.status()["state"] == "connected")
@@ -884,11 +894,11 @@ async def test_a_long_back_pressure_is_not_mistaken_for_a_dead_link(broker, publ
     """While we don't read we don't hear the ping's answer either: that must not end the connection."""
     shelf = Shelf()
     shelf.gate.clear()
-    source = source_for(broker.port, shelf, keepalive=Duration(1), buffer_max=Size(64 << 10))
+    source = source_for(broker.port, shelf, keepalive=Duration(2), buffer_max=Size(64 << 10))
     async with running(source):
         await in_thread(publish_to(broker.port).publish, "plant/d", *[bytes(10_000)] * 100)
         await until(lambda: source.status()["held_back"])
-        await asyncio.sleep(3.5)
+        await asyncio.sleep(6)
         assert source.status()["connects"] == 1
         assert source.status()["state"] == "connected"
         shelf.gate.set()
@@ -1147,7 +1157,7 @@ async def test_a_broker_that_says_nothing_is_left(fake_broker) -> None:
     """Connected, no CONNACK: given up after the timeout."""
     port, _ = await fake_broker([b""])
     source = source_for(port, Shelf(), connect_timeout=Duration(0.1))
-    async with asyncio.timeout(5), running(source, state="disconnected"):
+    async with running(source, state="disconnected"):
         assert "said nothing" in str(source.status()["last_error"])
 
 
@@ -1155,7 +1165,7 @@ async def test_a_handshake_that_does_not_end_is_left(fake_broker) -> None:
     """Connected, and nobody shakes hands: given up after the timeout too."""
     port, _ = await fake_broker([b""])
     source = source_for(port, Shelf(), url=f"mqtts://127.0.0.1:{port}", connect_timeout=Duration(0.1))
-    async with asyncio.timeout(5), running(source, state="disconnected"):
+    async with running(source, state="disconnected"):
         assert "timed out" in str(source.status()["last_error"])
 
 

@@ -90,7 +90,7 @@ class Site:
 
         def ask() -> tuple[int, Any, dict[str, Any]]:
             try:
-                answer, call = one.unary_unary(method).with_call(body, timeout=20, **options)
+                answer, call = one.unary_unary(method).with_call(body, timeout=60, **options)
                 return 0, answer, dict(call.trailing_metadata())
             except grpc.RpcError as error:
                 return error.code().value[0], error.details(), dict(error.trailing_metadata() or ())
@@ -495,8 +495,9 @@ async def test_a_port_that_is_taken_ends_both(make) -> None:
     assert (other.status["state"], str(port) in other.status["last_error"]) == ("failed", True)
 
 
-async def test_the_end_answers_what_is_under_way_and_takes_seconds(make) -> None:
+async def test_the_end_answers_what_is_under_way_and_takes_seconds(make, monkeypatch) -> None:
     """A client with a channel that stands is no reason to wait."""
+    monkeypatch.setattr("gateway.sources.otlp.STOP_S_MAX", 60.0)
     site = await make()
     channel = site.channel()
     await site.call(logs("a"), channel=channel)
@@ -510,7 +511,7 @@ async def test_the_end_answers_what_is_under_way_and_takes_seconds(make) -> None
     site.door.may_commit.set()
     assert (await task)[0] == 0
     await ending
-    assert asyncio.get_running_loop().time() - began_s < 3
+    assert asyncio.get_running_loop().time() - began_s < 40
     assert len(site.door.kept) == 2
 
 
@@ -522,7 +523,7 @@ async def test_programs_send_by_opentelemetrys_own_exporters(make) -> None:
     site = await make()
     command = [sys.executable, "-m", "hil.otlp_program", "--endpoint", f"http://{site.target}", "--seconds", "1.5"]
     child = await asyncio.create_subprocess_exec(*command, "--grpc", stdout=subprocess.PIPE)
-    out, _ = await asyncio.wait_for(child.communicate(), 50)
+    out, _ = await asyncio.wait_for(child.communicate(), 120)
     said = json.loads(out)
     assert said["steps"] > 5
     assert (len(said["spans"]), len(said["logs"])) == (said["steps"], said["steps"])
