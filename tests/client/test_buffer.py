@@ -244,7 +244,7 @@ def test_what_went_another_way_is_counted() -> None:
 
 def test_who_drops_waits_once_until_there_is_room_again() -> None:
     """A control loop must not stand still for a second with each reading that nobody can store."""
-    rig = Rig(wait_s=0.4, raises=False)
+    rig = Rig(wait_s=1.0, raises=False)
 
     def fill() -> float:
         """Add until something is dropped; return how long that took."""
@@ -254,12 +254,13 @@ def test_who_drops_waits_once_until_there_is_room_again() -> None:
             rig.add()
         return time.monotonic() - began_s
 
-    assert fill() >= 0.4
-    assert max(fill(), fill()) < 0.4
+    assert fill() >= 1.0
+    # One of them may meet a moment in which the machine is busy.
+    assert sorted(fill() for _ in range(5))[3] < 1.0
     parcel = rig.buffer.take()
     assert parcel is not None
     rig.buffer.kept(parcel)
-    assert fill() >= 0.4
+    assert fill() >= 1.0
 
 
 class InterruptedHereError(Exception):

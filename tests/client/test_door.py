@@ -121,8 +121,14 @@ class Rig:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
+    async def deferred(self) -> None:
+        """Wait until the door waits for a commit to begin."""
+        async with asyncio.timeout(60):
+            while not self.shelf.deferred:
+                await asyncio.sleep(0.001)
+
     async def all_kept(self) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while self.buffer.waiting:
                 await asyncio.sleep(0.001)
 
@@ -135,7 +141,7 @@ async def test_what_comes_goes_with_the_next_commit(monkeypatch: pytest.MonkeyPa
     assert deferred is not None
     async with rig.running():
         rig.add(1.0)
-        await asyncio.sleep(0.02)
+        await rig.deferred()
         rig.add(2.0)
         await asyncio.sleep(0.02)
         assert rig.shelf.kept == []
@@ -144,14 +150,14 @@ async def test_what_comes_goes_with_the_next_commit(monkeypatch: pytest.MonkeyPa
         assert [value for _, value, _ in rig.shelf.readings()] == [1.0, 2.0]
         assert not rig.shelf.kept[0][2]
         rig.add(3.0)
-        await asyncio.sleep(0.02)
-        assert await asyncio.to_thread(rig.buffer.flush, 5)
+        await rig.deferred()
+        assert await asyncio.to_thread(rig.buffer.flush, 60)
         assert rig.shelf.kept[1][2]
         late = deferred.pop()
         rig.add(4.0)
         late()
         assert len(rig.shelf.kept) == 2, "its turn is over"
-        await asyncio.sleep(0.02)
+        await rig.deferred()
         deferred.pop()()
         await rig.all_kept()
     assert [value for _, value, _ in rig.shelf.readings()] == [1.0, 2.0, 3.0, 4.0]
@@ -176,7 +182,7 @@ async def test_a_turn_without_room_is_not_the_last(monkeypatch: pytest.MonkeyPat
     rig = Rig(Shelf(deferred=[], full=1))
     async with rig.running():
         rig.add(1.0)
-        await asyncio.sleep(0.02)
+        await rig.deferred()
         assert rig.shelf.deferred is not None
         rig.shelf.deferred.pop()()
         await rig.all_kept()

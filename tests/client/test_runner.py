@@ -83,9 +83,21 @@ def test_who_waits_for_an_answer_when_it_ends_is_told(make: Callable[..., Runner
     """Instead of waiting on."""
     runner = make()
     runner.start()
-    threading.Timer(0.05, runner.stop, [0]).start()
+    waits = threading.Event()
+
+    async def wait() -> None:
+        waits.set()
+        await asyncio.sleep(300)
+
+    def stop() -> None:
+        waits.wait(60)
+        runner.stop(0)
+
+    stopping = threading.Thread(target=stop)
+    stopping.start()
     with pytest.raises(ClientError, match="shut down meanwhile"):
-        runner.run(asyncio.sleep(60), 30)
+        runner.run(wait(), 200)
+    stopping.join()
 
 
 def test_a_start_that_fails_says_why(make: Callable[..., Runner], tmp_path: Path) -> None:
@@ -143,7 +155,7 @@ def test_later_it_is_started_again(
     runner = make(visitor)
     with caplog.at_level(logging.ERROR, "tidegate.client"):
         runner.start()
-        until_s = time.monotonic() + 20
+        until_s = time.monotonic() + 60
         while errors and time.monotonic() < until_s:
             time.sleep(0.02)
         while runner.gateway is None and time.monotonic() < until_s:
@@ -168,9 +180,9 @@ def test_it_ends_also_while_it_waits_to_start_again(
         gateway.stop()
 
     runner.call_soon(end)
-    until_s = time.monotonic() + 20
+    until_s = time.monotonic() + 60
     while runner.gateway is not None and time.monotonic() < until_s:
         time.sleep(0.01)
     began_s = time.monotonic()
     assert runner.stop(20)
-    assert time.monotonic() - began_s < 5
+    assert time.monotonic() - began_s < 20
