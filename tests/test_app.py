@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from hil.otlp_sink import OtlpSink
 
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 
 async def until(condition: Callable[[], object], what: str = "it") -> None:
@@ -86,7 +86,7 @@ async def running(gateway: Gateway) -> AsyncIterator[Gateway]:
         yield gateway
     finally:
         gateway.stop()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(WAIT_S):
             await task
 
 
@@ -95,7 +95,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nobody wait for a whole second."""
     monkeypatch.setattr(app, "HOUSEKEEPING_S", 0.02)
     monkeypatch.setattr(supervision, "RESTART_WAIT_S", 0.02)
-    monkeypatch.setattr(app, "OPEN_S_MAX", 0.2)
+    monkeypatch.setattr(app, "OPEN_S_MAX", WAIT_S)
 
 
 def server(port: int, name: str = "direct") -> str:
@@ -345,11 +345,11 @@ async def test_a_message_is_traced_in_a_whole_gateway(make: Callable[..., Gatewa
     port, window = free_port(), free_port()
     control = f'[control]\nlisten = "127.0.0.1:{window}"\n'
     async with running(make(server(port) + uplink(otlp_sink.url) + control)) as gateway:
-        asked = {"topic": "plant/+/count", "count": 2, "seconds": 10}
+        asked = {"topic": "plant/+/count", "count": 2, "seconds": 60}
         url = f"http://127.0.0.1:{window}"
 
         def trace() -> list[str]:
-            return list(follow(url, token="", asked=asked, timeout_s=5, sleep=lambda _: time.sleep(0.02)))
+            return list(follow(url, token="", asked=asked, timeout_s=60, sleep=lambda _: time.sleep(0.02)))
 
         tracing = asyncio.create_task(asyncio.to_thread(trace))
         await until(lambda: gateway._pipeline.tracer is not None)  # type: ignore[union-attr]
@@ -454,9 +454,10 @@ async def test_a_part_that_fails_is_started_again(
 
 
 async def test_a_port_in_use_is_one_sentence_and_is_tried_again(
-    make: Callable[..., Gateway], caplog: pytest.LogCaptureFixture
+    make: Callable[..., Gateway], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No traceback; as soon as the port is free the door opens, and nothing else has suffered."""
+    monkeypatch.setattr(app, "OPEN_S_MAX", 0.2)
     caplog.set_level(logging.INFO)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
