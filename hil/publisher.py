@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 WINDOW: Final = 200
 PUBACK: Final = 0x40
 RECONNECT_S: Final = 0.02
+ANSWER_S: Final = 20.0
+# How often it is looked whether it shall end.
+LOOK_S: Final = 1.0
 
 
 class Publisher:
@@ -48,11 +51,11 @@ class Publisher:
     def stop(self) -> None:
         """Send no more; wait a moment for what is in flight."""
         self._stop.set()
-        self._thread.join(10)
+        self._thread.join(30)
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            with contextlib.suppress(OSError), socket.create_connection(self._address, timeout=2) as stream:
+            with contextlib.suppress(OSError), socket.create_connection(self._address, timeout=ANSWER_S) as stream:
                 self._talk(stream)
             time.sleep(RECONNECT_S)
 
@@ -61,6 +64,7 @@ class Publisher:
         if stream.recv(4)[:1] != b"\x20":
             return
         self.connections += 1
+        stream.settimeout(LOOK_S)
         in_flight: dict[int, int] = {}
         packet_id = 0
         rest = b""
@@ -77,7 +81,11 @@ class Publisher:
                 parts.append(publish_bytes(self._topic, b'{"n":%d}' % self.sent, qos=1, packet_id=packet_id))
                 self.sent += 1
             stream.sendall(b"".join(parts))
-            data = stream.recv(65536)
+            try:
+                data = stream.recv(65536)
+            except TimeoutError:
+                # A gateway that keeps its answers back, or a busy machine: it is the same connection still.
+                continue
             if not data:
                 return
             rest = self._acknowledge(rest + data, in_flight)
