@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import signal
     from collections.abc import Callable
 
-START_S_MAX: Final = 30.0
-END_S_MAX: Final = 30.0
+START_S_MAX: Final = 60.0
+END_S_MAX: Final = 60.0
 LOG_LINES_SHOWN: Final = 10
 WIDTH_MIN: Final = 60
 WIDTH_MAX: Final = 100
@@ -163,7 +163,7 @@ class Gateway:
 
     def status(self) -> dict[str, Any]:
         """Ask it how it is."""
-        return fetch_status(self.control_url, token="", timeout_s=5)
+        return fetch_status(self.control_url, token="", timeout_s=20)
 
     def uplink(self) -> dict[str, Any]:
         """Ask it how its uplink is."""

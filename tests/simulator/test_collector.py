@@ -45,7 +45,7 @@ def metrics(numbers: list[int], *, backfill: bool = False) -> bytes:
 
 def post(url: str, body: bytes, encoding: str = "") -> int:
     headers = {"content-encoding": encoding} if encoding else {}
-    with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=5) as answer:
+    with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=60) as answer:
         return int(answer.status)
 
 
@@ -84,7 +84,7 @@ def test_an_empty_probe_is_no_reading(collector: Collector) -> None:
 def test_the_link_goes_and_comes_back_on_the_same_port(collector: Collector) -> None:
     """Away: connections are refused and open ones are cut. Back: what was counted is still there."""
     post(f"{collector.endpoint}/v1/metrics", metrics([1]))
-    with socket.create_connection(("127.0.0.1", collector.port), timeout=5) as kept_open:
+    with socket.create_connection(("127.0.0.1", collector.port), timeout=60) as kept_open:
         kept_open.sendall(b"POST /v1/metrics HTTP/1.1\r\ncontent-length: 5\r\n\r\n")
         collector.close()
         collector.close()

@@ -169,6 +169,7 @@ def test_a_gateway_that_dies_while_kept_running_is_noticed(end_of_story) -> None
 def test_stale_first_data_is_a_broken_promise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fresh first: what comes first after the outage must not be a minute old; and the backlog says what it is."""
     story, _ = tell_quickly(tmp_path)
+    monkeypatch.setattr(demo_module, "DRAIN_S_MAX", 0.05)
     story._gateway = FakeGateway()  # type: ignore[assignment]
     now_ns = demo_module.CLOCK.wall_ns()
 

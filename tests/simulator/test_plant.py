@@ -22,7 +22,7 @@ from gateway.sources.serial_settings import SerialSettings
 if TYPE_CHECKING:
     from pathlib import Path
 
-WAIT_S = 15.0
+WAIT_S = 60.0
 
 
 class Keeper:
@@ -52,7 +52,7 @@ async def door():
     settings = MqttServerSettings(name="direct", listen="127.0.0.1:0")
     source = MqttServerSource(settings, accept=keeper, clock=SystemClock(), telemetry=Telemetry())
     task = asyncio.create_task(source.run())
-    await asyncio.wait_for(source.listening.wait(), 5)
+    await asyncio.wait_for(source.listening.wait(), 60)
     yield source, keeper
     task.cancel()
     await asyncio.wait([task])
@@ -65,7 +65,7 @@ async def test_what_the_plant_says_was_acknowledged_was_kept(door) -> None:
     plant.start()
     try:
         await until(lambda: plant.published > 600)
-        assert await asyncio.to_thread(plant.pause, wait_s=10) == 0
+        assert await asyncio.to_thread(plant.pause, wait_s=60) == 0
         assert sum(map(len, plant.acknowledged.values())) == plant.published == len(keeper.messages)
         kept = {(topic.split("/")[1], json.loads(payload)["n"]) for topic, payload in keeper.messages}
         assert kept == {(device, n) for device, numbers in plant.acknowledged.items() for n in numbers}
@@ -80,7 +80,7 @@ async def test_the_plant_pauses_goes_on_and_runs_hot(door) -> None:
     plant.start()
     try:
         await until(lambda: plant.published > 20)
-        await asyncio.to_thread(plant.pause, wait_s=10)
+        await asyncio.to_thread(plant.pause, wait_s=60)
         count = plant.published
         await asyncio.sleep(0.05)
         assert plant.published == count
@@ -114,7 +114,7 @@ async def test_the_serial_device_keeps_what_is_not_acknowledged(tmp_path: Path) 
         task = asyncio.create_task(source.run())
         device.resume()
         await until(lambda: len(device.acknowledged) > 50)
-        assert await asyncio.to_thread(device.pause, wait_s=10) == 0
+        assert await asyncio.to_thread(device.pause, wait_s=60) == 0
         task.cancel()
         await asyncio.wait([task])
     finally:
