@@ -1,8 +1,9 @@
 """A program with OpenTelemetry's own SDK: it traces, logs and measures itself, and says what its exporters got rid of.
 
 `python -m hil.otlp_program --endpoint http://127.0.0.1:4318 --seconds 6` prints as JSON the names of spans and bodies
-of log records whose export succeeded, and how often its metrics were exported. With `--grpc` it sends over gRPC. Needs
-opentelemetry-sdk and opentelemetry-exporter-otlp-proto-http, or -grpc.
+of log records whose export succeeded, and how often its metrics were exported. Without `--seconds` it works until a
+line comes on its stdin. With `--grpc` it sends over gRPC. Needs opentelemetry-sdk and
+opentelemetry-exporter-otlp-proto-http, or -grpc.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
+import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -73,11 +77,16 @@ def watched(exporter: Any, take: Callable[[Any], None]) -> Any:
     return exporter
 
 
+def _wait_for_a_line(asked: threading.Event) -> None:
+    sys.stdin.readline()
+    asked.set()
+
+
 def main() -> None:
     """Work for a while, and say what was taken."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--endpoint", required=True)
-    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--seconds", type=float, default=math.inf)
     parser.add_argument("--grpc", action="store_true")
     options = parser.parse_args()
     resource = Resource.create({"service.name": "program"})
@@ -98,8 +107,11 @@ def main() -> None:
     logger.addHandler(LoggingHandler(logger_provider=loggers))
     meter = meters.get_meter("hil")
     counter, histogram = meter.create_counter("steps"), meter.create_histogram("step.duration", unit="s")
+    asked = threading.Event()
+    if options.seconds == math.inf:
+        threading.Thread(target=_wait_for_a_line, args=(asked,), daemon=True).start()
     number, until_s = 0, time.monotonic() + options.seconds
-    while time.monotonic() < until_s:
+    while time.monotonic() < until_s and not asked.is_set():
         number += 1
         with tracer.start_as_current_span(f"step {number}") as span:
             span.set_attribute("number", number)

@@ -55,7 +55,7 @@ class Place(Site):
 
     def send(self, signal_name: str, body: bytes, **headers: str) -> tuple[int, dict[str, str]]:
         """Send one request; return status and headers of the answer, 0 where there was none."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.otlp, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.otlp, timeout=60)
         try:
             said = {"Content-Type": "application/x-protobuf"} | {k.replace("_", "-"): v for k, v in headers.items()}
             connection.request("POST", f"/v1/{signal_name}", body, said)
@@ -305,7 +305,8 @@ def test_programs_with_opentelemetrys_own_sdk(place, otlp_sink: OtlpSink, make_c
         wait_until(lambda before=before: site.status()["accepted"] > before + 50, "the program to be heard")
         child.kill()
         child = site.start()
-    said = json.loads(program.wait_for('{"steps"', within_s=60))
+    program.write_line("that is enough")
+    said = json.loads(program.wait_for('{"steps"'))
     account = site.drain()
     span_names = {
         span.name
@@ -319,6 +320,6 @@ def test_programs_with_opentelemetrys_own_sdk(place, otlp_sink: OtlpSink, make_c
     assert set(said["spans"]) <= span_names
     assert set(said["logs"]) <= texts
     assert (max(steps), len(steps) >= said["metrics"]) == (said["steps"], True)
-    assert min(len(said["spans"]), len(said["logs"])) > said["steps"] / 2
+    assert min(len(said["spans"]), len(said["logs"])) > 50
     assert account.gap == 0
     child.terminate()
