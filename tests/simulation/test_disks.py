@@ -34,7 +34,7 @@ def acknowledges(publisher: Publisher) -> bool:
 def ask(site: Site, page: str) -> tuple[int, str]:
     """Return status and text of one of the pages for monitoring."""
     try:
-        with urllib.request.urlopen(f"{site.url}/{page}", timeout=5) as answer:
+        with urllib.request.urlopen(f"{site.url}/{page}", timeout=60) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -47,7 +47,7 @@ def settle(site: Site, child: Child, publisher: Publisher, sink: OtlpSink) -> No
     account = site.drain()
     assert site.status()["store"]["trouble"] == ""
     assert account.gap == 0
-    assert child.terminate(within_s=15) == 0
+    assert child.terminate() == 0
     arrived = {int(reading.value) for reading in sink.readings()}
     missing = publisher.acknowledged - arrived
     assert len(missing) <= sum(account.ledger.values()), f"{len(missing)} are missing, {account}"
@@ -58,7 +58,7 @@ def settle(site: Site, child: Child, publisher: Publisher, sink: OtlpSink) -> No
 
 def stop_well(site: Site, child: Child) -> None:
     """Have it stop, without a traceback all along, and leave a shelf without a fault."""
-    assert child.terminate(within_s=15) == 0
+    assert child.terminate() == 0
     assert "Traceback" not in child.output, child.tail(40)
     assert site.verify()[0] == 0, site.verify()[1]
 
@@ -87,7 +87,8 @@ def test_a_disk_that_others_fill(
         wait_until(lambda: len(publisher.acknowledged) > 500, "some load")
         disk.fill()
         if when_full == "refuse":
-            wait_until(lambda: not acknowledges(publisher), "the gateway to push back")
+            wait_until(lambda: site.status()["sources"]["direct"]["state"] == "full", "the gateway to push back")
+            wait_until(lambda: not acknowledges(publisher), "the device to hear no more")
             status = site.status()
             words = status["store"]["trouble"] + status["sources"]["direct"]["last_error"]
             assert "full" in words, status
@@ -130,8 +131,8 @@ def test_a_disk_that_turns_read_only(
         publisher.stop()
     began_s = time.monotonic()
     child.send(15)
-    child.wait(within_s=20)
-    assert time.monotonic() - began_s < 15
+    child.wait()
+    assert time.monotonic() - began_s < 45
     assert "Traceback" not in child.output, child.tail(40)
     # Started again it cannot write a byte, but it can read, and send what it holds.
     second = site.start()
@@ -151,7 +152,7 @@ def test_a_disk_that_turns_read_only(
         publisher.stop()
     assert kept <= {int(reading.value) for reading in otlp_sink.readings()}
     assert site.account().maybe_twice >= len(kept) - before
-    assert second.terminate(within_s=15) == 0
+    assert second.terminate() == 0
     assert "could not be written down: they are sent again" in second.output
     assert "Traceback" not in second.output, second.tail(40)
     # Somebody puts it into a good reader: everything acknowledged is still there.
@@ -160,7 +161,7 @@ def test_a_disk_that_turns_read_only(
     third = site.start()
     site.drain()
     assert site.status()["healthy"]
-    assert third.terminate(within_s=15) == 0
+    assert third.terminate() == 0
     assert site.verify()[0] == 0, site.verify()[1]
 
 
@@ -176,14 +177,14 @@ def test_a_disk_that_can_be_written_again(
     with Publisher(port=site.mqtt) as publisher:
         wait_until(lambda: len(publisher.acknowledged) > 500, "some load")
         publisher.stop()
-    assert child.terminate(within_s=15) == 0
+    assert child.terminate() == 0
     disk.read_only()
     child = site.start()
     otlp_sink.always = Behaviour()
     site.drain()
     with Publisher(port=site.mqtt) as later:
         disk.read_only(on=False)
-        wait_until(lambda: later.acknowledged, "the door to open", within_s=30)
+        wait_until(lambda: later.acknowledged, "the door to open")
         later.stop()
     assert f"{site.state_dir} can be written again: starting anew" in child.output
     account = site.drain()
@@ -211,13 +212,15 @@ def test_a_database_that_is_taken_away_while_it_runs(
                 file.unlink()
         else:
             site.state_dir.rename(tmp_path / "moved")
-        wait_until(lambda: not acknowledges(publisher), "the gateway to push back")
+        # Who hears nothing for a moment may have a busy machine: what the gateway says of itself comes first.
+        wait_until(lambda: ask(site, "healthz")[0] == 503, "the gateway to notice")
+        wait_until(lambda: not acknowledges(publisher), "the device to hear no more")
         for page in ("healthz", "readyz"):
             code, said = ask(site, page)
             assert code == 503
             assert "was deleted, moved away or replaced" in said
         otlp_sink.always = Behaviour()
-        wait_until(lambda: acknowledges(publisher), "the gateway to go on", within_s=30)
+        wait_until(lambda: acknowledges(publisher), "the gateway to go on")
         publisher.stop()
     site.drain()
     assert publisher.acknowledged <= {int(reading.value) for reading in otlp_sink.readings()}
@@ -238,7 +241,7 @@ def test_a_directory_that_is_gone_when_it_stops(
         site.state_dir.rename(tmp_path / "moved")
         wait_until(lambda: not acknowledges(publisher), "the gateway to push back")
         publisher.stop()
-    assert child.terminate(within_s=15) == 0
+    assert child.terminate() == 0
     assert "in the file that was taken away" in child.output
     assert "Traceback" not in child.output, child.tail(40)
 
@@ -252,7 +255,7 @@ def test_a_full_disk_at_the_start(
     site = Site(tmp_path, endpoint=otlp_sink.url, make_child=make_child, state_dir=disk.path / "state")
     disk.fill()
     child = site.launch()
-    assert child.wait(within_s=15) == 1, child.output
+    assert child.wait() == 1, child.output
     assert len(child.lines) == 1, child.output
     assert child.lines[0].startswith("tidegate: ")
     assert f"mounted at {disk.path}; free some room there" in child.lines[0]
@@ -269,7 +272,7 @@ def test_a_full_disk_at_the_start(
     site.drain()
     assert publisher.acknowledged <= {int(reading.value) for reading in otlp_sink.readings()}
     assert f"mounted at {disk.path}; free some room there" in site.status()["store"]["trouble"]
-    assert child.terminate(within_s=15) == 0
+    assert child.terminate() == 0
     assert "Traceback" not in child.output, child.tail(40)
 
 
@@ -280,12 +283,12 @@ def test_a_damaged_shelf_on_a_read_only_disk(
     """Nothing can be salvaged there: one sentence about both, exit code 1, not a byte changed."""
     disk = make_small_disk(8 << 20)
     site = Site(tmp_path, endpoint=otlp_sink.url, make_child=make_child, state_dir=disk.path / "state")
-    assert site.start().terminate(within_s=15) == 0
+    assert site.start().terminate() == 0
     path = site.state_dir / "tidegate.db"
     path.write_bytes(path.read_bytes()[:2048])
     disk.read_only()
     child = site.launch()
-    assert child.wait(within_s=15) == 1, child.output
+    assert child.wait() == 1, child.output
     said = child.lines[-1]
     assert said.startswith(f"tidegate: {path} is damaged (the file is cut short), and salvaging it failed: ")
     assert f"the disk is read-only (mounted at {disk.path})" in said
@@ -304,7 +307,7 @@ def test_a_second_gateway_on_the_same_directory(
     other.mkdir()
     intruder = Site(other, endpoint=otlp_sink.url, make_child=make_child, state_dir=site.state_dir)
     second = intruder.launch()
-    assert second.wait(within_s=15) == 1, second.output
+    assert second.wait() == 1, second.output
     assert f"pid {first.pid}" in second.output
     assert "state_dir" in second.output
     assert "Traceback" not in second.output, second.output
@@ -348,7 +351,7 @@ def test_a_damaged_database(tmp_path: Path, otlp_sink: OtlpSink, make_child: Cal
     child = site.start()
     with Publisher(port=site.mqtt) as publisher:
         wait_until(lambda: len(publisher.acknowledged) > 3000, "some load")
-        child.terminate(within_s=15)
+        child.terminate()
         before = len(publisher.acknowledged)
         damage(site.state_dir, kind, random.Random(kind))
         otlp_sink.always = Behaviour()
@@ -367,5 +370,5 @@ def test_a_damaged_database(tmp_path: Path, otlp_sink: OtlpSink, make_child: Cal
         assert not known or len(missing) <= account.ledger.get("damaged", 0), (len(missing), account, status["events"])
         assert any(".damaged-" in file.name for file in site.state_dir.iterdir())
     assert "Traceback" not in child.output, child.tail(40)
-    assert child.terminate(within_s=15) == 0
+    assert child.terminate() == 0
     assert site.verify()[0] == 0, site.verify()[1]
