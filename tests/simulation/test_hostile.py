@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hil.children import Child
     from hil.otlp_sink import OtlpSink
 
-SOURCE = 'connect_timeout = "1s"'
+SOURCE = 'connect_timeout = "3s"'
 BOMBS = """\
 [[mappings]]
 match = "bomb/{device}"
@@ -46,7 +46,7 @@ def settle(site: Site, child: Child, publisher: Publisher, sink: OtlpSink) -> di
     status = site.status()
     assert account.gap == 0
     assert status["restarts"] == {}, child.tail()
-    assert child.terminate(within_s=15) == 0
+    assert child.terminate() == 0
     arrived = {int(reading.value) for reading in sink.readings() if reading.device == "d1"}
     assert publisher.acknowledged <= arrived
     assert publisher.acknowledged

@@ -120,7 +120,7 @@ def silent(port: int, count: int, first: bytes = b"") -> Iterator[list[socket.so
         streams = []
         for _ in range(count):
             with contextlib.suppress(OSError):
-                stream = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+                stream = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
                 stream.sendall(first)
                 streams.append(stream)
         yield streams
@@ -149,7 +149,7 @@ def settle(site: Place, child: Child, honest: Honest, sink: OtlpSink) -> dict[st
     status = site.status()
     assert (account.gap, status["restarts"]) == (0, {}), child.tail()
     peak = child.peak_bytes
-    assert child.terminate(within_s=15) == 0
+    assert child.terminate() == 0
     assert honest.taken <= {line.body for line in sink.logs()}
     assert len(honest.taken) > 20
     assert "Traceback" not in child.output
@@ -168,13 +168,13 @@ def test_who_attacks_the_wire_does_not_disturb_the_honest(site: Place, otlp_sink
         for first in (b"", b"POST /v1/lo", head, head + b"Content-Length: 4000000\r\n\r\n" + bytes(1000)):
             before = len(honest.taken)
             with silent(site.otlp, 100, first):
-                wait_until(lambda before=before: len(honest.taken) > before + 3, "the honest to be heard", within_s=20)
+                wait_until(lambda before=before: len(honest.taken) > before + 3, "the honest to be heard")
         for _ in range(100):
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", site.otlp)) as stream:
                 stream.sendall(dice.choice([b"", head]) + dice.randbytes(dice.randrange(2000)) + b"\r\n\r\n")
         with silent(site.otlp, 20, head + b"Transfer-Encoding: chunked\r\n\r\n") as drips:
             before, until_s = len(honest.taken), time.monotonic() + 3
-            while time.monotonic() < until_s:
+            while time.monotonic() < until_s or (len(honest.taken) <= before + 3 and time.monotonic() < until_s + 60):
                 for stream in drips:
                     with contextlib.suppress(OSError):
                         stream.sendall(b"1\r\nx\r\n")
