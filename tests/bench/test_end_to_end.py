@@ -33,12 +33,13 @@ def test_batched_readings_are_measured_and_all_arrive() -> None:
     assert is_of_a_gateway(rss), rss
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_a_trickle_is_measured() -> None:
     """At about the rate that is asked for, with a gateway's memory."""
     figures = {figure.name: figure for figure in idle(True) if isinstance(figure, Figure)}
     note = figures["CPU at 100 readings/s"].note
-    assert 80 < float(note.removeprefix("measured at ").partition("/s")[0]) < 120
+    assert 50 < float(note.removeprefix("measured at ").partition("/s")[0]) < 120
     assert 20 < figures["RSS at 100 readings/s"].value < 200
 
 

@@ -30,8 +30,8 @@ def test_calls_are_counted_whoever_makes_them() -> None:
             for signal, request in ((Signal.METRICS, metrics), (Signal.LOGS, logs)):
                 call = channel.unary_unary(METHODS[signal])
                 for compression in (grpc.Compression.NoCompression, grpc.Compression.Gzip):
-                    assert call(request.SerializeToString(), timeout=30, compression=compression) == b""
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+                    assert call(request.SerializeToString(), timeout=60, compression=compression) == b""
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         connection.request("GET", "/")
         counts = json.loads(connection.getresponse().read())
         connection.close()

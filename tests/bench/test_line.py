@@ -90,7 +90,7 @@ def test_the_receiver_takes_gzip_and_requests_that_come_together() -> None:
 
     with Receiver() as receiver:
         receiver.open()
-        connection = http.client.HTTPConnection("127.0.0.1", receiver.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", receiver.port, timeout=60)
         for _ in range(2):
             connection.request("POST", "/v1/logs", gzip.compress(b"abc"), {"Content-Encoding": "gzip"})
             assert connection.getresponse().read() == b""

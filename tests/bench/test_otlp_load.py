@@ -44,7 +44,7 @@ def test_what_is_taken_is_counted(answer: bytes, taken: bool, monkeypatch: pytes
 
         thread = threading.Thread(target=serve)
         thread.start()
-        load = Load(listener.getsockname()[1], request, seconds=0.05)
+        load = Load(listener.getsockname()[1], request, seconds=0.5)
         load.run()
         thread.join()
     assert (load.taken > 0, load.refused > 0) == (taken, not taken)
@@ -71,7 +71,7 @@ def test_calls_are_counted_as_requests_are(is_refused: bool, monkeypatch: pytest
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
-        load = GrpcLoad(port, "traces", seconds=0.05)
+        load = GrpcLoad(port, "traces", seconds=0.5)
         load.run()
     finally:
         server.stop(None).wait()

@@ -60,7 +60,7 @@ def test_a_sink_counts_what_it_is_sent() -> None:
     child = subprocess.Popen([sys.executable, "-m", "gateway.bench.sink"], stdout=subprocess.PIPE, text=True)
     try:
         assert child.stdout is not None
-        connection = http.client.HTTPConnection("127.0.0.1", int(child.stdout.readline()), timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", int(child.stdout.readline()), timeout=60)
         body = request_of([[(7, False)]]).SerializeToString()
         for data, headers in ((body, {}), (gzip.compress(body), {"content-encoding": "gzip"})):
             connection.request("POST", "/v1/metrics", data, headers)
