@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
-WAIT_S: Final = 20.0
+WAIT_S: Final = 60.0
 LINES_MAX: Final = 200_000
 PathOrText: TypeAlias = "str | Path"
 

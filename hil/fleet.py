@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-START_S: Final = 20.0
-DRAIN_S: Final = 40.0
+START_S: Final = 60.0
+DRAIN_S: Final = 60.0
 
 HEAD: Final = """\
 [gateway]
@@ -62,7 +62,7 @@ class Member:
 
     def status(self) -> dict[str, Any]:
         """Return /status."""
-        return dict(fetch_status(self.url, token="", timeout_s=5))
+        return dict(fetch_status(self.url, token="", timeout_s=60))
 
     def account(self) -> dict[str, Any]:
         """Return the account of its uplink, which adds up."""

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-START_S: Final = 20.0
-DRAIN_S: Final = 30.0
+START_S: Final = 60.0
+DRAIN_S: Final = 60.0
 
 CONFIG: Final = """\
 [gateway]
@@ -129,7 +129,7 @@ class Site:
 
     def status(self) -> dict[str, Any]:
         """Return /status."""
-        return dict(fetch_status(self.url, token="", timeout_s=5))
+        return dict(fetch_status(self.url, token="", timeout_s=60))
 
     def account(self) -> Account:
         """Return the counts of its uplink."""

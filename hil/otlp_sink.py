@@ -197,13 +197,13 @@ class OtlpSink:
             answered = {request.number for request in self.requests if request.is_answered}
             return [reading for reading, numbers in self._seen.items() if any(n in answered for n in numbers[:-1])]
 
-    def wait_for(self, readings: int, *, within_s: float = 20.0) -> None:
+    def wait_for(self, readings: int, *, within_s: float = 60.0) -> None:
         """Return when `readings` have been taken (repeats included); raise TimeoutError."""
         with self._arrived:
             if not self._arrived.wait_for(lambda: self.totals.readings >= readings, within_s):
                 raise TimeoutError(f"{self.totals.readings} of {readings} readings within {within_s} s")
 
-    def wait_for_requests(self, count: int, *, within_s: float = 20.0) -> None:
+    def wait_for_requests(self, count: int, *, within_s: float = 60.0) -> None:
         """Return when `count` requests have come, taken or not; raise TimeoutError."""
         with self._arrived:
             if not self._arrived.wait_for(lambda: self.totals.requests >= count, within_s):

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from paho.mqtt.client import Client, MQTTMessageInfo
 
-WAIT_S: Final = 10.0
+WAIT_S: Final = 60.0
 
 
 @contextlib.contextmanager

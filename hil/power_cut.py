@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import subprocess
     from types import TracebackType
 
-STOP_S: Final = 5.0
+STOP_S: Final = 30.0
 
 
 class PowerCutRig:

@@ -40,7 +40,7 @@ from hil.publisher import Publisher
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 
 class FakeGateway:
@@ -580,7 +580,7 @@ class Site:
         return child
 
     def status(self) -> dict[str, Any]:
-        return fetch_status(f"http://127.0.0.1:{self.ports['control']}", token="", timeout_s=5)
+        return fetch_status(f"http://127.0.0.1:{self.ports['control']}", token="", timeout_s=60)
 
 
 @pytest.fixture
@@ -625,7 +625,7 @@ def test_sigterm_at_any_moment_of_the_start_is_heard(site: Site) -> None:
         else:
             looks = iter(range(20 * k + 1))
             wait_until(lambda looks=looks: next(looks, None) is None, "a moment")
-        code = child.terminate(within_s=10)
+        code = child.terminate()
         assert code in {0, -signal.SIGTERM}
         assert "Traceback" not in child.output
     child = site.start()
@@ -689,7 +689,7 @@ def test_metrics_are_served_where_openssl_was_left_out(site: Site) -> None:
     child = site.start()
     assert "libssl" not in Path(f"/proc/{child.pid}/maps").read_text(encoding="utf-8")
     for _ in range(2):
-        with urllib.request.urlopen(f"http://127.0.0.1:{site.ports['control']}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{site.ports['control']}/metrics", timeout=60) as answer:
             assert b"tidegate_healthy 1.0" in answer.read()
     assert child.terminate() == 0
 

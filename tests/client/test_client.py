@@ -71,7 +71,7 @@ def test_five_lines(tmp_path: Path, otlp_sink: OtlpSink) -> None:
     with Client(otlp_sink.url, state_dir=tmp_path / "state", resource={"service.name": "pump"}) as client:
         client.send_metric("temperature", 20.5, unit="Cel", attributes={"device.id": "d1"})
         client.send_log("started")
-        assert client.drain(20)
+        assert client.drain(60)
     ((reading, times),) = otlp_sink.readings().items()
     assert (reading.metric, reading.value, times) == ("temperature", 20.5, 1)
     assert (reading.resource, reading.attributes) == ((("service.name", "pump"),), (("device.id", "d1"),))
@@ -92,7 +92,7 @@ def test_values_keep_their_types(client: Client, otlp_sink: OtlpSink) -> None:
     }  # fmt: skip
     for name, value in sent.items():
         client.send_metric(name, value)
-    assert client.drain(20)
+    assert client.drain(60)
     points = {
         metric.name: metric.gauge.data_points[0]
         for request in requests(otlp_sink, "metrics")
@@ -111,7 +111,7 @@ def test_attributes_that_python_takes_for_equal_are_others(client: Client, otlp_
         client.send_metric("n", 5, attributes={"a": value})
     client.send_metric("n", 6, attributes={"a": 1, "b": "x"})
     client.send_metric("n", 7, attributes={"b": "x", "a": 1})
-    assert client.drain(20)
+    assert client.drain(60)
     kinds = [
         [pair.value.WhichOneof("value") for pair in metric.gauge.data_points[0].attributes]
         for request in requests(otlp_sink, "metrics")
@@ -132,7 +132,7 @@ def test_an_array_is_a_reading_each(client: Client, otlp_sink: OtlpSink, dtype: 
     client.send_metric("c", values, time=times.astype("datetime64[ns]"))
     kept = values.copy()
     values[:], times[:] = 0, 0
-    assert client.drain(20)
+    assert client.drain(60)
     for name in "abc":
         found = sorted((r.time_ns, r.value) for r in otlp_sink.readings() if r.metric == name)
         assert found == [(NOW_NS + k * 1_000_000, value) for k, value in enumerate(kept.tolist())]
@@ -158,7 +158,7 @@ def test_times_of_every_kind(client: Client, otlp_sink: OtlpSink) -> None:
         client.send_metric(name, 1.0, time=moment_given)
         client.send_metric(f"{name}s", [1.0], time=[moment_given])
     client.send_metric("sum", 5, kind="sum", time=ns)
-    assert client.drain(20)
+    assert client.drain(60)
     assert {r.metric: r.time_ns for r in otlp_sink.readings()} == dict.fromkeys(
         [*given, *(f"{name}s" for name in given), "sum"], ns
     )
@@ -175,7 +175,7 @@ def test_a_time_that_cannot_be_right_is_marked(client: Client, otlp_sink: OtlpSi
     """As with devices: the time of sending stands in for it, an array keeps its spacing, and the scope says so."""
     client.send_metric("odd", 1.0, time=5)
     client.send_metric("odds", [1.0, 2.0], time=7, step=2)
-    assert client.drain(20)
+    assert client.drain(60)
     found = {(r.metric, r.value): r.time_ns for r in otlp_sink.readings()}
     assert all(abs(ns - time.time_ns()) < 20e9 for ns in found.values())
     assert found["odds", 2.0] - found["odds", 1.0] == 2_000_000_000
@@ -191,7 +191,7 @@ def test_log_records(client: Client, otlp_sink: OtlpSink) -> None:
     trace, span = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
     client.send_log({"a": [1, None, b"\xff"]}, severity=18, time=NOW_NS, trace_id=trace, span_id=int(span, 16))
     client.send_log("now", severity="warning", attributes={"n": np.int64(5), "deep": {"x": 1.5}})
-    assert client.drain(20)
+    assert client.drain(60)
     found = [
         record
         for request in requests(otlp_sink, "logs")
@@ -217,7 +217,7 @@ def test_spans(client: Client, otlp_sink: OtlpSink) -> None:
         events=[("began", NOW_NS), ("broke", NOW_NS + 1, {"why": "x"})],
     )  # fmt: skip
     child = client.send_trace("SELECT", start=NOW_NS, end=NOW_NS, trace_id=parent.trace_id, parent_id=parent.span_id)
-    assert client.drain(20)
+    assert client.drain(60)
     found = [
         span
         for request in requests(otlp_sink, "traces")
@@ -309,7 +309,7 @@ def test_what_is_wrong_is_told_by_name(
     with pytest.raises(error, match=says):
         call(client)
     client.send_metric("fine", 1)
-    assert client.drain(20)
+    assert client.drain(60)
     assert account(client) == (1, 1, 0, {})
 
 
@@ -351,7 +351,7 @@ def test_a_directory_has_one_client(client: Client, tmp_path: Path, otlp_sink: O
     with pytest.raises(ClientError, match=rf"another gateway \(pid {os.getpid()}\) uses .*state; stop it or give"):
         Client(otlp_sink.url, state_dir=tmp_path / "state")
     client.send_metric("a", 1)
-    assert client.drain(20)
+    assert client.drain(60)
 
 
 def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
@@ -375,7 +375,7 @@ def test_the_environment_says_where_to_send(
     monkeypatch.setenv("OTEL_SERVICE_NAME", "named-outside")
     with Client(state_dir=tmp_path / "state", headers={"Authorization": "Bearer hush"}) as client:
         client.send_metric("a", 1)
-        assert client.drain(20)
+        assert client.drain(60)
         shown = repr(client) + json.dumps(client.status()) + repr(client._runner._config)
     headers = otlp_sink.requests[0].headers
     assert (headers["x-tenant"], headers["Authorization"], "authorization" in headers) == ("7", "Bearer hush", False)
@@ -464,7 +464,7 @@ def test_an_outage_and_the_next_run(make_client: Callable[..., Client], otlp_sin
     assert account(first)[2] == 1
     otlp_sink.always = Behaviour()
     second = make_client(quick(otlp_sink.url))
-    assert second.drain(20)
+    assert second.drain(60)
     assert account(second) == (1, 1, 0, {})
     assert [reading.value for reading in otlp_sink.readings()] == [1]
 
@@ -568,7 +568,7 @@ def test_too_many_series_are_counted(make_client: Callable[..., Client], otlp_si
     for number in range(30):
         client.send_metric(f"m{number}", 1.0)
         client.send_metric(f"m{number}", [1, 2], time=[NOW_NS, NOW_NS + 1])
-    assert client.drain(20)
+    assert client.drain(60)
     accepted, delivered, _, ledger = account(client)
     assert (accepted, ledger["max_series"]) == (90, 90 - delivered)
     assert 0 < delivered < 90
@@ -578,7 +578,7 @@ def test_a_shelf_that_was_taken_away(make_client: Callable[..., Client], tmp_pat
     """Nothing is said to be on the disk that is not; at the end it is said what is lost, and why."""
     client = make_client(quick(otlp_sink.url))
     client.send_metric("a", 1)
-    assert client.drain(20)
+    assert client.drain(60)
     (tmp_path / "state" / "tidegate.db").unlink()
     client.send_metric("a", 2)
     with pytest.raises(TimeoutError, match=r"1 reading not on the disk after 3 s: .*tidegate.db"):
@@ -673,7 +673,7 @@ def test_a_new_start_where_the_shelf_needs_one(client: Client, otlp_sink: OtlpSi
         time.sleep(0.005)
     client.flush()
     assert client._runner.gateway is not first
-    assert client.drain(20)
+    assert client.drain(60)
     assert sorted(int(r.value) for r in otlp_sink.readings()) == list(range(1, 200))
 
 
@@ -726,7 +726,7 @@ if not child:
     client.shutdown()
     with Client(state_dir=state + "-child", config=config) as own:
         own.send_metric("child", 1)
-        own.drain(20)
+        own.drain(60)
     del client, own
     gc.collect()
     sys.exit(0)
@@ -741,7 +741,7 @@ assert os.waitpid(child, 0)[1] == 0
 client.flush()
 client.shutdown()
 with Client(state_dir=state, config=config) as again:
-    assert again.drain(20)
+    assert again.drain(60)
     status = again.status()
 os.kill(sleeper, 9)
 print(status["accepted"], status["uplinks"]["cloud"]["delivered"], flush=True)
@@ -783,7 +783,7 @@ def test_the_commands_work_on_its_directory(
     assert numbers == CLIENT_NUMBERS.keys() | {"bytes_pending"}
     assert all(f"{name}" in page for name in CLIENT_NUMBERS.values())
     assert 'tidegate_client_spans_total{source="client"} 1' in page
-    there, here = fetch_status(url, token="", timeout_s=5), client.status()
+    there, here = fetch_status(url, token="", timeout_s=60), client.status()
     assert there.keys() == here.keys()
     assert there["uplinks"]["cloud"].keys() == here["uplinks"]["cloud"].keys()
     assert (there["accepted"], there["uplinks"]["cloud"]["held"]) == (2, 2)
@@ -798,7 +798,7 @@ def test_the_commands_work_on_its_directory(
 
 def answers(url: str) -> bool:
     with contextlib.suppress(OSError, ValueError):
-        return bool(fetch_status(url, token="", timeout_s=5))
+        return bool(fetch_status(url, token="", timeout_s=60))
     return False
 
 
@@ -824,12 +824,12 @@ def test_it_does_not_speak_for_the_program(
 def test_the_wait_for_an_end_is_bounded(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes longer is said, and goes on."""
     busy = threading.Event()
-    client._runner.call_soon(busy.wait, 5.0)
+    client._runner.call_soon(busy.wait, 60.0)
     client.send_metric("a", 1)
     with pytest.raises(TimeoutError, match="has not stopped after 0.05 s; 1 reading not written yet"):
         client.shutdown(0.05)
     busy.set()
-    client._runner._thread.join(20)
+    client._runner._thread.join(60)
     assert account(client)[0] == 1
 
 
@@ -917,7 +917,7 @@ def test_a_handler_of_the_clients_own_log_waits_for_nothing(
     wait_until(lambda: len(said) == 5, "it to be told")
     assert "slower than what is sent" in said[0]
     assert all("client's own thread" in text for text in said[1:])
-    assert client.drain(20)
+    assert client.drain(60)
 
 
 def test_what_others_can_read_on_the_way_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -294,10 +294,10 @@ def test_what_another_thread_made_of_older_looks_does_not_stay(monkeypatch: pyte
     monkeypatch.setattr(module, "_placed", slowly)
     asking = threading.Thread(target=line.wall_from, args=(HOUR,))
     asking.start()
-    assert is_asking.wait(5)
+    assert is_asking.wait(60)
     line.add(Sample(HOUR, NOW, Quality.SYNCED))
     may_end.set()
-    asking.join(5)
+    asking.join(60)
     assert line.wall_from(HOUR) == NOW + HOUR
     assert line.repair(ns(3600), ONE)[1] is Quality.SYNCED
 

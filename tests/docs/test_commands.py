@@ -101,15 +101,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     url = f"http://127.0.0.1:{control}"
     command = python("-m", "gateway", "run", "-c", folder / "tidegate.toml")
     with Child(command, env={"OTLP_TOKEN": "secret"}) as child:
-        wait_until(lambda: not child.is_running or answers(url), "the gateway to be ready", within_s=20)
+        wait_until(lambda: not child.is_running or answers(url), "the gateway to be ready", within_s=60)
         with Publisher(port=mqtt, topic=b"plant/d1/climate"):
-            wait_until(lambda: fetch_status(url, token="", timeout_s=5)["store"]["quarantined"], "a message")
+            wait_until(lambda: fetch_status(url, token="", timeout_s=60)["store"]["quarantined"], "a message")
             yield Place(folder, url, folder / "state")
 
 
 def answers(url: str) -> bool:
     try:
-        fetch_status(url, token="", timeout_s=5)
+        fetch_status(url, token="", timeout_s=60)
     except (OSError, ValueError):
         return False
     return True

@@ -101,7 +101,7 @@ def _python() -> str:
 
 def _is_connected(port: str) -> bool:
     try:
-        status = fetch_status(f"http://127.0.0.1:{port}", token="", timeout_s=5)
+        status = fetch_status(f"http://127.0.0.1:{port}", token="", timeout_s=60)
     except (OSError, ValueError):
         return False
     return bool(status["sources"]["plant"]["state"] == "connected")

@@ -167,7 +167,7 @@ def check(gateway: Gateway, report: dict[str, Any]) -> None:
 
 async def interrupt(gateway: Gateway, line: SerialLine, ended: Callable[[], bool]) -> None:
     """Pull the plug half way, then wait for the end."""
-    async with asyncio.timeout(50):
+    async with asyncio.timeout(100):
         while len(gateway.numbers) < SAMPLES // 4 and not ended():
             await asyncio.sleep(0.01)
         line.unplug()
@@ -260,7 +260,7 @@ async def test_the_example_for_a_board_runs_as_it_is(serial_line: SerialLine, st
         return Accepted(1)
 
     gateway.source._accept = accept
-    async with running(gateway), asyncio.timeout(20):
+    async with running(gateway), asyncio.timeout(60):
         child = start_vm((SHIMS / "main.py").read_text(), port=serial_line.device_path, files={"machine.py": MACHINE})
         while not kept:
             assert child.is_running, child.output

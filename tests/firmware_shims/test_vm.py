@@ -139,14 +139,14 @@ def test_in_the_web_assembly_vm(start_vm: Callable[..., Child], source: str) -> 
 def test_in_the_unix_port(start_unix_port: Callable[..., subprocess.Popen[bytes]], source: str) -> None:
     """Compiled by mpy-cross, with a heap of 64 KiB."""
     child = start_unix_port(source, heap="64k", stderr=-1)
-    _, said = child.communicate(timeout=20)
+    _, said = child.communicate(timeout=60)
     assert child.returncode == 0, said
 
 
 def test_memory_stays_as_it_is(start_unix_port: Callable[..., subprocess.Popen[bytes]]) -> None:
     """20,000 samples in a heap of 64 KiB of a 64-bit VM; the code takes about half on 32 bits."""
     child = start_unix_port(MEMORY, heap="64k", stdout=-1, stderr=-1)
-    said, error = child.communicate(timeout=20)
+    said, error = child.communicate(timeout=60)
     assert child.returncode == 0, error
     code, link, in_use, _ = map(int, said.split())
     assert code < 20_000

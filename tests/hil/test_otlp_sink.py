@@ -44,7 +44,7 @@ def request(values: list[float], *, device: str = "d1", mark: str = "", attribut
 
 def post(sink, body: bytes, *, path: str = "/v1/metrics", encoding: str = "") -> tuple[int, bytes, dict[str, str]]:
     """Send a request on a connection of its own."""
-    connection = http.client.HTTPConnection(sink.host, sink.port, timeout=5)
+    connection = http.client.HTTPConnection(sink.host, sink.port, timeout=60)
     try:
         connection.request("POST", path, body, {"Content-Encoding": encoding} if encoding else {})
         answer = connection.getresponse()
@@ -172,7 +172,7 @@ def test_traces_are_taken_as_json_too(otlp_sink) -> None:
     ):
         asked = urllib.request.Request(otlp_sink.url + path, json.dumps(body).encode(), method="POST")
         asked.add_header("Content-Type", "application/json")
-        with urllib.request.urlopen(asked, timeout=10) as answer:
+        with urllib.request.urlopen(asked, timeout=60) as answer:
             assert json.load(answer) == {}
     traces = ExportTraceServiceRequest.FromString(otlp_sink.requests[0].body)
     assert traces.resource_spans[0].scope_spans[0].spans[0].trace_id == bytes(range(16))
@@ -203,10 +203,10 @@ def test_tls(make_otlp_sink, authority) -> None:
     """With an identity it speaks HTTPS."""
     sink = make_otlp_sink(identity=authority.issue())
     context = ssl.create_default_context(cafile=str(authority.certificate))
-    with urllib.request.urlopen(sink.url + "/stats", context=context, timeout=5) as answer:
+    with urllib.request.urlopen(sink.url + "/stats", context=context, timeout=60) as answer:
         assert json.load(answer)["requests"] == 0
     with pytest.raises(urllib.error.URLError, match="CERTIFICATE_VERIFY_FAILED"):
-        urllib.request.urlopen(sink.url, timeout=5)
+        urllib.request.urlopen(sink.url, timeout=60)
 
 
 def test_waiting_for_readings(otlp_sink) -> None:
@@ -222,7 +222,7 @@ def test_it_runs_as_a_process_of_its_own(make_child) -> None:
     """Says its address, counts, and says its totals when it is ended."""
     child = make_child(python("-m", "hil.otlp_sink", "--count"))
     address = json.loads(child.wait_for("{"))
-    connection = http.client.HTTPConnection("127.0.0.1", address["port"], timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", address["port"], timeout=60)
     connection.request("POST", "/v1/metrics", request([1.0] * 50))
     assert connection.getresponse().status == 200
     connection.close()

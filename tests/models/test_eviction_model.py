@@ -175,7 +175,7 @@ class EvictionMachine(RuleBasedStateMachine):
         await self.store.append(*what, **more)
 
     def run(self, work):
-        return self.loop.run_until_complete(asyncio.wait_for(self.calmly(work), 20))
+        return self.loop.run_until_complete(asyncio.wait_for(self.calmly(work), 120))
 
     async def calmly(self, work):
         """Do it, and let a commit that it asked for come to its end."""

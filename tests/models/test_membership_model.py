@@ -54,7 +54,7 @@ class MembershipMachine(RuleBasedStateMachine):
         await self.store.append(*what, **more)
 
     def run(self, work):
-        return self.loop.run_until_complete(asyncio.wait_for(work, 20))
+        return self.loop.run_until_complete(asyncio.wait_for(work, 120))
 
     def open(self) -> None:
         self.store = self.run(

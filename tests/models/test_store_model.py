@@ -84,7 +84,7 @@ class StoreMachine(RuleBasedStateMachine):
         await self.store.append(*what, **more)
 
     def run(self, work):
-        return self.loop.run_until_complete(asyncio.wait_for(work, 20))
+        return self.loop.run_until_complete(asyncio.wait_for(work, 120))
 
     def open(self) -> None:
         self.generation += 1

@@ -99,15 +99,15 @@ class Bench:
         return True
 
     def status(self) -> dict:
-        return fetch_status(self.url, token="", timeout_s=5)
+        return fetch_status(self.url, token="", timeout_s=60)
 
     def finish(self, acknowledged: set[int]) -> Counter[int]:
         """Let it write all that is held, hold it to account, and return how often each number is in the files."""
         child = self.start()
-        wait_until(lambda: self.status()["uplinks"]["stick"]["held"] == 0, "everything to be written", within_s=60)
+        wait_until(lambda: self.status()["uplinks"]["stick"]["held"] == 0, "everything to be written")
         status = self.status()
         account = status["uplinks"]["stick"]
-        assert child.terminate(within_s=15) == 0
+        assert child.terminate() == 0
         assert status["accepted"] == account["delivered"] + sum(account["ledger"].values())
         found: Counter[int] = Counter()
         for reading, times in readings_in(self.stick).items():

@@ -18,7 +18,7 @@ from gateway.sources.mqtt_server_settings import MqttServerSettings
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 
 class Door:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from hil.serial_lines import SerialLine
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 # asm-generic/termbits.h, which Python's termios leaves out: the parity bit is always 1, or always 0.
 CMSPAR = 0o10000000000
 S = 0x0BADCAFE

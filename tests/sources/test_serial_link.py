@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 OPTIONS = PortOptions(baud=115_200, parity="none", stopbits=1, bytesize=8, rtscts=False, xonxoff=False)
-DEADLINE_S = 5.0
+DEADLINE_S = 60.0
 
 
 async def until(condition: Callable[[], object]) -> None:

@@ -185,7 +185,7 @@ async def test_waiting_for_something_to_send(shelves) -> None:
     await asyncio.sleep(0)
     assert not waiting.done()
     await shelves.put(store, 1)
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, 60)
 
 
 async def test_a_backlog_is_drained_from_disk(shelves) -> None:

@@ -1010,7 +1010,7 @@ def real_uplink(store, endpoint: str, **settings) -> Uplink:
             **{
                 "name": "cloud",
                 "endpoint": endpoint,
-                "timeout": Duration(1),
+                "timeout": Duration(20),
                 "batch_interval": Duration(0.05),
                 **settings,
             }
@@ -1024,7 +1024,7 @@ def real_uplink(store, endpoint: str, **settings) -> Uplink:
     )
 
 
-async def until(condition, *, within_s: float = 10.0) -> None:
+async def until(condition, *, within_s: float = 60.0) -> None:
     async with asyncio.timeout(within_s):
         while not condition():
             await asyncio.sleep(0.01)

@@ -112,7 +112,7 @@ async def test_those_who_come_meanwhile_share_the_next(tmp_path: Path, monkeypat
 
     def replace_slowly(path: Path, data: bytes, *, before: Path) -> None:
         begun.set()
-        assert may_go.wait(10)
+        assert may_go.wait(60)
         put(path, data, before=before)
 
     monkeypatch.setattr(link_notes, "replace_file", replace_slowly)

@@ -62,7 +62,7 @@ class BoxSite(Site):
         super().__init__(folder, endpoint=endpoint, make_child=on_box, store=links)
         self._ways = ways
         text = self.config.read_text(encoding="utf-8")
-        named = 'batch_interval = "50ms"\nlinks = ["ethernet", "lte"]\ntimeout = "2s"\n'
+        named = 'batch_interval = "50ms"\nlinks = ["ethernet", "lte"]\ntimeout = "5s"\n'
         text = text.replace('batch_interval = "50ms"\n', named)
         if second:
             more = f'[[uplinks]]\ntype = "otlp"\nname = "second"\nendpoint = "{second}"\n{named}'

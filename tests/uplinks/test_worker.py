@@ -38,7 +38,7 @@ async def test_a_busy_thread_is_not_waited_for() -> None:
     assert worker._thread.daemon
     future.cancel()
     go.set()
-    worker._thread.join(5)
+    worker._thread.join(60)
     await asyncio.sleep(0)
     assert not worker._thread.is_alive()
 
@@ -54,7 +54,7 @@ def test_a_loop_that_is_gone_is_nobody_to_tell() -> None:
 
     worker = asyncio.run(start())
     go.set()
-    worker._thread.join(5)
+    worker._thread.join(60)
     assert not worker._thread.is_alive()
 
 
@@ -71,7 +71,7 @@ async def test_threads_that_are_stuck_are_bounded(monkeypatch: pytest.MonkeyPatc
         Worker("w")
     go.set()
     for worker in stuck:
-        worker._thread.join(5)
+        worker._thread.join(60)
     for _ in range(10):
         worker = Worker("w")
         assert await worker.submit(lambda: 1) == 1
