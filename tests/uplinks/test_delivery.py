@@ -1047,7 +1047,7 @@ async def test_over_real_http_through_every_fault(no_threads_left, make_store, m
         Behaviour(cut="after_read"),
         Behaviour(answer=b"<html>", content_type="text/html", takes=False),
     )
-    uplink = real_uplink(store, otlp_sink.url)
+    uplink = real_uplink(store, otlp_sink.url, timeout=Duration(30))
     uplink._outages.backoff.max_s = 0.05
     task = asyncio.create_task(uplink.run())
     for k in range(20):
