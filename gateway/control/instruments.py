@@ -121,6 +121,7 @@ SECTIONS: Final[dict[str, list[Instrument]]] = {
             tidegate_mqtt_connects="Connections to the broker.",
             tidegate_mqtt_subscriptions_refused="Subscriptions that the broker refused.",
             tidegate_mqtt_delivered_again="Messages that the broker delivered again.",
+            tidegate_mqtt_sessions_lost="Times that the broker had forgotten our session, and what it kept for it.",
         ),
         *_all("counter", "source state", tidegate_mqtt_failures="Connections and subscriptions that failed."),
         *_all(

@@ -23,6 +23,7 @@ SOURCE_NUMBERS: Final = {
     "clients": "tidegate_source_clients",
     "sessions": "tidegate_source_sessions",
     "delivered_again": "tidegate_mqtt_delivered_again",
+    "sessions_lost": "tidegate_mqtt_sessions_lost",
     "unacknowledged": "tidegate_mqtt_unacknowledged_messages",
     "window": "tidegate_mqtt_window_messages",
     "messages_held": "tidegate_mqtt_held_messages",

@@ -135,6 +135,7 @@ class MqttSource:
             "protocol": "5" if self._version == VERSION_5 else "3.1.1",
             "session_present": self._session_present,
             "connects": self._connects,
+            "sessions_lost": self._subscriptions.sessions_lost,
             "received": self._received,
             "acknowledged": self._acknowledged,
             "delivered_again": self._again,
@@ -299,7 +300,7 @@ class MqttSource:
         ends: set[asyncio.Future[Any]] = {link.ended, intake.failure}
         try:
             if not self._session_present:
-                await self._subscriptions.forget()
+                await self._subscriptions.forget(has_kept=any(qos for _, qos in wanted))
             await self._subscriptions.add([topic for topic, _ in wanted])
             wanted = await self._subscribe(link, wanted)
             # Only now: what a new filter lets through instead of an old one must not slip between the two.

@@ -47,6 +47,7 @@ class Subscriptions:
         name = hashlib.blake2b(f"{broker}\0{client_id}".encode(), digest_size=8).hexdigest()
         self.path = None if folder is None else folder / f"mqtt-{name}.json"
         self._filters = dict.fromkeys(self._read())
+        self.sessions_lost = 0  # since the start
 
     def surplus(self, wanted: Iterable[str]) -> list[str]:
         """Return the filters that nobody wants any more."""
@@ -62,8 +63,20 @@ class Subscriptions:
         gone = set(topics)
         await self._become(dict.fromkeys(topic for topic in self._filters if topic not in gone))
 
-    async def forget(self) -> None:
-        """Note that the broker has no session of ours: nothing is subscribed to."""
+    async def forget(self, *, has_kept: bool = False) -> None:
+        """Note that the broker has no session of ours: nothing is subscribed to.
+
+        Where there was one, `has_kept` says whether it kept messages while we were away: nobody knows how many, so
+        that no ledger has them, and saying it is all that can be done.
+        """
+        if self._filters and self.path is not None and has_kept:
+            self.sessions_lost += 1
+            log.warning(
+                "the broker at %s has forgotten our session %s, and with it whatever it had taken for us and not sent: "
+                "nobody can count that; give the broker persistence, and the source a longer session_expiry if it was "
+                "away for longer than that (docs/OPERATING.md)",
+                *(self._session.broker, self._session.client_id),
+            )
         await self._become({})
 
     async def _become(self, filters: dict[str, None]) -> None:

@@ -1218,6 +1218,17 @@ async def test_qos_2_is_kept_once_across_a_cut(broker, make_link, publish_to, is
     assert shelf.payloads == [b"once", b"next"]
 
 
+@pytest.mark.parametrize(("qos", "lost"), [(1, 1), (0, 0)])
+async def test_a_broker_that_has_forgotten_the_session_is_said(fake_broker, tmp_path, caplog, qos, lost) -> None:
+    """It had acknowledged what was in it, and a mosquitto without persistence loses it at each restart."""
+    port, heard = await fake_broker([CONNACK_5, b"close"], [CONNACK_5, SUBACK_5])
+    source = source_for(port, Shelf(), qos=qos, state_dir=tmp_path)
+    async with running(source):
+        await until(lambda: sum(packet.startswith(b"\x82") for packet in heard) == 2, "a second SUBSCRIBE")
+        assert source.status()["sessions_lost"] == lost
+    assert ("has forgotten our session tidegate-g1-plant" in caplog.text) == bool(lost)
+
+
 @pytest.mark.parametrize(("session_present", "kept"), [(b"\0", [b"20.5", b"20.5"]), (b"\1", [b"20.5"])])
 async def test_a_session_that_is_lost_takes_its_packet_ids_along(fake_broker, session_present, kept) -> None:
     """Under an id that it had not released comes another message then, though it be in the same words."""

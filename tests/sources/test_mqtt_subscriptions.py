@@ -40,6 +40,30 @@ async def test_a_session_that_is_gone_has_none(tmp_path: Path) -> None:
     assert session.surplus([]) == known(tmp_path).surplus([]) == []
 
 
+async def test_a_session_that_the_broker_has_lost_is_said_once(tmp_path: Path, caplog) -> None:
+    """What the broker had queued in it stands in no ledger; after a restart of ours it is known, too."""
+    await known(tmp_path).forget(has_kept=True)
+    await known(None).add(["a"])
+    assert not caplog.records, "there was none, at the first connect"
+    await known(tmp_path).add(["a"])
+    session = known(tmp_path)
+    for _ in range(2):
+        await session.forget(has_kept=True)
+    assert session.sessions_lost == 1
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "broker at here:1883 has forgotten our session g1" in caplog.text
+
+
+@pytest.mark.parametrize("is_clean", [True, False])
+async def test_where_nothing_was_kept_nothing_is_lost(tmp_path: Path, caplog, is_clean: bool) -> None:
+    """A clean session, or one of QoS 0 alone."""
+    session = known(None if is_clean else tmp_path)
+    await session.add(["a"])
+    await session.forget(has_kept=is_clean)
+    assert not session.sessions_lost
+    assert not caplog.records
+
+
 async def test_sessions_are_kept_apart(tmp_path: Path) -> None:
     """By broker and client id; the file says whose it is."""
     await known(tmp_path).add(["a"])
