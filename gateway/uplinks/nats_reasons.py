@@ -74,7 +74,8 @@ def decide(answer: NotStored, *, subject: str) -> Exception:
         return TooLargeError(sentence)
     if answer.error in _HOLD:
         return HoldError(f"{sentence}; {_HOLD[answer.error]}")
-    if answer.code >= SERVER_ERROR or answer.code == TOO_MANY or answer.error in _LATER or not answer.code:
+    is_about_us = BAD_REQUEST <= answer.code < SERVER_ERROR and answer.code != TOO_MANY
+    if not is_about_us or answer.error in _LATER:
         return TryLaterError(sentence)
     return StatusRefusedError(f"{sentence} (error {answer.code})", answer.code)
 

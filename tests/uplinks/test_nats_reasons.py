@@ -20,6 +20,8 @@ from gateway.uplinks.nats_reasons import decide, decide_error, denied_subject, i
         (NotStored(429, 10167, "too many requests"), TryLaterError, "too many requests"),
         (NotStored(409, 10158, "in process"), TryLaterError, "in process"),
         (NotStored(0, 0, ""), TryLaterError, "error 0"),
+        (NotStored(-1, 0, "nonsense"), TryLaterError, "nonsense"),
+        (NotStored(200, 0, "fine"), TryLaterError, "fine"),
         (NotStored(400, 10054, "message size exceeds"), TooLargeError, "message size exceeds"),
         (NotStored(400, 10060, "expected stream does not match"), HoldError, "correct stream or subject"),
         (NotStored(400, 10109, "sealed"), HoldError, "name another stream"),
