@@ -216,6 +216,8 @@ def test_values_follow_each_other_in_steps() -> None:
     assert [ns - start * 10**6 for ns, _ in thirds] == [0, 333333, 666667, 10**6]
     assert steps(float(start), -5, 2) == [(start * 10**6, 0), (start * 10**6 - 5 * 10**6, 0)]
     assert steps("1700000000000", 5, 1) == [(start * 10**6, 0)]
+    assert steps(start, 0, 3) == [(start * 10**6, 0)] * 3
+    assert steps(None, 0, 2) == [(ARRIVED, MONOTONIC)] * 2
 
 
 @pytest.mark.parametrize("start", [0, 12_345, True, "x", 2**80, (NOW_S + 90_000) * 1000, NOW_S * 1000 + 86_399_995])
