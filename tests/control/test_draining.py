@@ -41,6 +41,11 @@ def test_a_backlog_below_the_saw_of_the_requests_is_seen() -> None:
     assert outlook.eta_s == pytest.approx((60_000 - 20 * 300) / 20, rel=0.1)
 
 
+def test_what_has_drained_is_no_backlog() -> None:
+    """There is nothing to wait for, and no rate to be told of."""
+    assert watched(lambda s: 1000 - 100 * s, seconds=11).outlook() == UNKNOWN
+
+
 def test_more_than_leaves_has_no_end() -> None:
     """The change says so."""
     outlook = watched(lambda s: 1000 + 30 * s, seconds=100).outlook()

@@ -155,6 +155,19 @@ def test_rows_of_forgotten_series_are_given_to_others() -> None:
     assert watched.status()["zscore"]["series_over_limit"] == 1
 
 
+def test_of_several_forgotten_series_the_longest_forgotten_loses_its_row() -> None:
+    """The other one is still known when it comes back."""
+    table = {1: TEMPERATURE, 2: HUMIDITY, 3: Series((("device.id", "new"),), "temperature"), 77: HUMIDITY}
+    watched = engine(ZScoreSettings(series_max=2), table=table)
+    watched.watch(noise(1, 500))
+    watched.watch(noise(2, 500))
+    watched.forget_series(numbers(1))
+    watched.forget_series(numbers(2))
+    watched.watch(noise(3, 10))
+    (found,) = watched.watch(Batch.of(77, [0], np.array([9999.0])))
+    assert found.series == 77
+
+
 def test_a_series_that_comes_back_is_known() -> None:
     """Under its new number it is judged at once, by what was learnt under the old one."""
     table = {1: TEMPERATURE, 2: HUMIDITY, 77: TEMPERATURE}

@@ -71,6 +71,15 @@ def test_a_finding_must_top_the_record() -> None:
     assert row.show(12, after=200) == pytest.approx(10 * RECORD_FACTOR)
 
 
+def test_what_only_just_tops_the_record_is_no_news_and_raises_it() -> None:
+    """Else many small steps, none of them news, would make the next one news."""
+    row = Row(make(habituation=10**9))
+    row.show(10)
+    assert row.show(10.4, after=200) is None
+    assert row.show(10.6, after=200) is None
+    assert row.show(12, after=200) == pytest.approx(10.6 * RECORD_FACTOR)
+
+
 def test_a_record_that_nobody_heard_of_counts_too() -> None:
     """The loudest moment falls into the silence; what comes after is measured by it."""
     row = Row(make())

@@ -56,6 +56,16 @@ def test_half_a_file_is_seen(length: int) -> None:
         unpack(DATA[:length])
 
 
+@pytest.mark.parametrize("more", [1, 2, 1 << 40])
+def test_a_table_that_promises_more_than_there_is_is_not_believed(more: int) -> None:
+    """By one number too: the checksum is no part of the last array."""
+    data = pack({"a": np.arange(3.0)})[:-4].replace(b"[3]", f"[{3 + more}]".encode())
+    table_bytes = len(data) - 10 - 24
+    data = data[:6] + table_bytes.to_bytes(4, "little") + data[10:]
+    with pytest.raises(SavedError, match="a is cut off"):
+        unpack(data + zlib.crc32(data).to_bytes(4, "little"))
+
+
 @given(st.binary(max_size=200))
 def test_bytes_with_a_right_checksum_are_not_believed_for_that(body: bytes) -> None:
     """Odd heads, tables and sizes raise SavedError and nothing else."""

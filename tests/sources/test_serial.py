@@ -620,6 +620,23 @@ async def test_a_port_is_opened_by_one_program_only(make_rig: Callable[..., Rig]
     assert rig.status["state"] == "stopped"
 
 
+async def test_it_is_read_again_when_half_of_what_may_be_pending_is_on_the_disk(rig: Rig) -> None:
+    """Not with each message that gets there: that would be a pause for each."""
+    most = int(rig.settings.pending_max)
+    for pending, state in [
+        (most - 1, "reading"),
+        (most, "full, not reading"),
+        (most - 1, "full, not reading"),
+        (most // 2 + 1, "full, not reading"),
+        (most // 2, "reading"),
+        (most - 1, "reading"),
+        (0, "reading"),
+    ]:
+        rig.source._pending_bytes = pending
+        rig.source._read_if_room()
+        assert (rig.status["state"], rig.source._link.is_reading) == (state, state == "reading")
+
+
 async def test_waits_grow_for_a_port_that_does_not_open_and_not_for_one_that_is_missing(
     make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -638,6 +655,25 @@ async def test_waits_grow_for_a_port_that_does_not_open_and_not_for_one_that_is_
     await rig.start(state="waiting for port")
     await until(lambda: len(asked) >= 6)
     assert asked[:6] == [1, 2, 3, 1, 1, 1]
+
+
+async def test_waits_grow_for_a_port_that_opens_and_goes_again_without_a_word(
+    make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An adapter on a hub without power is not opened in a circle; one that brought something is, at once."""
+    rig = make_rig()
+    asked: list[int] = []
+
+    async def go(port: serial_port.Port) -> None:
+        rig.source._counts["bytes"] += len(asked) == 3
+        serial_port.close_port(port)
+
+    monkeypatch.setattr(rig.source, "_serve", go)
+    monkeypatch.setattr(rig.source, "_wait_s", lambda attempts: asked.append(attempts) or 0)
+    rig.task = asyncio.create_task(rig.source.run())
+    await until(lambda: len(asked) >= 5)
+    await rig.stop()
+    assert asked[:5] == [1, 2, 3, 1, 2]
 
 
 async def test_what_opens_after_the_stop_is_closed(
@@ -808,6 +844,25 @@ async def test_what_waits_for_room_at_the_stop_is_lost_as_well(
     asyncio.get_running_loop().call_later(0.2, rig.shelf.open.set)
     await rig.stop()
     assert [arrivals.dropped for arrivals in rig.shelf.kept] == [{"no_room": 2}]
+
+
+async def test_what_was_let_in_before_the_stop_is_not_lost(
+    make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It comes to the disk without the source, which must not count it a second time."""
+    monkeypatch.setattr(serial_module, "STOP_S_MAX", 0.05)
+    rig = make_rig(framing="lines")
+    await rig.start()
+    rig.shelf.open.clear()
+    rig.line.write(b"one\ntwo\n")
+    await until(lambda: sum(map(len, rig.shelf.offers)) == 2)
+    for arrivals in rig.shelf.offers:
+        # Who lets them in has made columns of them.
+        arrivals.payloads = ()
+    asyncio.get_running_loop().call_later(0.2, rig.shelf.open.set)
+    await rig.stop()
+    assert [arrivals.dropped for arrivals in rig.shelf.kept] == []
+    assert "found no room" not in caplog.text
 
 
 async def test_a_failure_behind_the_door_ends_the_source_and_it_can_be_started_again(rig: Rig) -> None:

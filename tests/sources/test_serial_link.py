@@ -137,6 +137,26 @@ async def test_what_the_port_does_not_take_now_it_is_given_later_up_to_a_bound(e
     assert ends.link.send(b"more")
 
 
+async def test_what_waits_to_be_written_when_it_is_given_up_is_not_waited_for(ends: Ends) -> None:
+    """The event loop must not look at a port that is about to be closed, whose number is soon another's."""
+    while ends.link.send(b"x" * 4096):
+        pass
+    ends.link.give_up("it leads elsewhere now")
+    assert ends.gone == ["it leads elsewhere now"]
+    assert not ends.link._unsent
+    assert not asyncio.get_running_loop().remove_writer(ends.link.port.fd)
+
+
+async def test_a_port_that_is_left_open_and_not_taken_up_is_closed_after_a_while(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What arrives at it would be heard by nobody, and another program could not have it."""
+    monkeypatch.setattr(serial_link, "LEFT_OPEN_S", 0.05)
+    ends.link.leave_open(rest=b"")
+    assert ends.link.port.handle.is_open
+    await until(lambda: not ends.link.port.handle.is_open)
+
+
 async def test_drain_waits_until_all_is_out_but_not_for_ever(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
     """A device that does not read must not hold up the stop."""
     while ends.link.send(b"x" * 4096):

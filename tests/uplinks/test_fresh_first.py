@@ -102,11 +102,12 @@ def test_fresh_data_has_what_leaves_the_backlog_its_share(make_turns) -> None:
         asked.clear()
         assert await turns.lease(lease_next, ALL) is None
         assert not asked
-        # Of one that took much too long so much is made up for: a turn of two seconds and one of three.
+        # Of one that took much too long so much is made up for: two turns of two seconds, and a part of one of three.
         assert turns.gives_way(hand, Answer(seconds=3.0))
         await turns.lease(lease_next, ALL)
         await asyncio.sleep(1000)
         assert await turns.lease(lease_next, ALL) is None
+        assert not turns.gives_way(hand, Answer(seconds=0.9))
         assert not turns.gives_way(hand, Answer(seconds=0.9))
         assert turns.gives_way(hand, Answer(seconds=1.3))
 

@@ -11,7 +11,7 @@ from gateway.core.contracts import Signal, TryLaterError
 from gateway.core.telemetry import Telemetry
 from gateway.core.units import Duration
 from gateway.uplinks.guards import Answer, HoldError, InTransitError, NotYetError, UnreachableError
-from gateway.uplinks.outages import ALONE_MAX, WHOLE_MAX, Outages
+from gateway.uplinks.outages import ALONE_MAX, BREAKS_MAX, WHOLE_MAX, Outages
 from gateway.uplinks.pacing import READINGS_START, BatchSize
 from gateway.uplinks.settings import RetrySettings
 from gateway.uplinks.state import Status, Tally
@@ -138,6 +138,16 @@ def test_what_throttles_says_nothing_of_data(way) -> None:
     assert not way.outages.is_in_doubt
     assert way.outages.failed(TryLaterError("status 500", answer_lost=True, put_off_s=2.0), 100) > 0
     assert way.outages.is_in_doubt
+
+
+def test_connections_that_break_three_times_in_a_row_want_a_small_request(way) -> None:
+    """What breaks them may be what is in it; one that gets through ends the row."""
+    for k in range(BREAKS_MAX):
+        assert way.outages.wants_proof == (k >= BREAKS_MAX)
+        way.outages.failed(InTransitError("cut"), 100)
+    assert way.outages.wants_proof
+    way.outages.heard(Answer())
+    assert not way.outages.wants_proof
 
 
 def test_a_part_that_fails_says_nothing_of_the_way(way) -> None:
