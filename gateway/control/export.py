@@ -62,11 +62,11 @@ class Exported:
         """Return sentences about what is held and not in the file."""
         said: list[str] = []
         if self.damaged:
-            said.append(f"{self.damaged} damaged segments were left out; `tidegate verify` names them")
+            said.append(f"left out: {plural(self.damaged, 'damaged segment')}, which `tidegate verify` names")
         if self.timeless:
             said.append(
-                f"{self.timeless} readings were left out: nobody knows yet what time it was; "
-                "they stay in the store until the gateway learns it"
+                f"left out: {plural(self.timeless, 'reading')}, of which nobody knows yet what time it was; "
+                "what is left out stays in the store until the gateway learns it"
             )
         if self.damage:
             said.append(self.damage)

@@ -10,6 +10,7 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from gateway.core.words import plural
 from gateway.store.accounts import Entry
 from gateway.store.planning import DAMAGED
 from gateway.store.records import where_from
@@ -137,7 +138,7 @@ class Settling:
             lost = DAMAGED, self._entry(row.readings)
             self._accounts.deliver(name, row.readings, priority=where_from(row.id)[0], lost=lost)
             self.done[row.id] = self.done.get(row.id, 0) | bit
-        log.error("%s: %d segments on the disk are damaged; they are in the ledger", name, len(rows))
+        log.error("%s: damaged on the disk: %s, counted in the ledger", name, plural(len(rows), "segment"))
         self._want(False)
 
     async def wait(self) -> None:

@@ -195,7 +195,7 @@ async def test_a_damaged_segment_is_counted_and_left_out(tmp_path: Path) -> None
     damage_second(tmp_path)
     result = export(tmp_path, tmp_path / "out", attributes=(), progress=no_progress)
     assert (result.readings, result.damaged) == (2, 1)
-    assert "1 damaged segments" in result.left_out()[0]
+    assert "left out: 1 damaged segment, which" in result.left_out()[0]
     assert [value for *_, value, _ in points(tmp_path / "out")] == [20.5, 22.5]
 
 

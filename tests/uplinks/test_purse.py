@@ -61,6 +61,16 @@ class Desk:
         return purse
 
 
+def test_what_is_free_for_one_of_two_is_not_free() -> None:
+    """It goes against the allowance of the other, and has to fit there."""
+    free = BudgetSettings(per_day=Size(1 << 20), free=("11:00-13:00",)).free_hours()
+    own = funded(500_000, free=free)
+    desk = Desk()
+    assert not desk.purse(own=own).take(1000)
+    assert (spent(own), spent(desk.shared)) == (0, 1000)
+    assert Desk(shared=funded(1_000_000, free=free)).purse(own=own).take(1000)
+
+
 def test_over_a_metered_link_both_pay() -> None:
     """What one of them has not is taken of none."""
     desk, own = Desk(), funded(500_000)
