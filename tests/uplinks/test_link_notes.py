@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,17 @@ async def test_what_was_noted_is_there_after_a_restart(tmp_path: Path) -> None:
     again.keep("lte", Counting())
     assert await again.write()
     assert (LinkNotes(tmp_path / NAME).last("lte"), LinkNotes(tmp_path / NAME).last("sat")) == (b"1", b"2 last")
+
+
+async def test_what_is_told_to_be_written_survives_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file before it has its name, then the name; only then may be spent what it covers."""
+    notes, notebook = LinkNotes(tmp_path / NAME), Counting()
+    notes.keep("lte", notebook)
+    synced: list[tuple[bool, int]] = []
+    monkeypatch.setattr(os, "fsync", lambda _: synced.append(((tmp_path / NAME).exists(), notebook.was_written)))
+    assert await notes.write()
+    assert synced == [(False, 0), (True, 0)]
+    assert notebook.was_written == 1
 
 
 async def test_of_links_that_are_gone_only_so_many_are_remembered(tmp_path: Path) -> None:
