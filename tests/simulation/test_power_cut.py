@@ -120,8 +120,9 @@ def cut_again_and_again(rig: PowerCutRig, *, rounds: int, seed: int) -> Memory:
 def test_nothing_promised_is_lost_by_power_cuts(power_cut) -> None:
     """Twenty cuts: everything that an append returned for is there, the sums add up, the shelf verifies."""
     memory = cut_again_and_again(power_cut, rounds=20, seed=1)
-    assert len(memory.kept) > 5000
-    assert len(memory.sent) > 1000
+    # How much that is says how busy the machine is: some of it has to be there at all.
+    assert len(memory.kept) > 500
+    assert len(memory.sent) > 100
 
 
 @pytest.mark.nightly
