@@ -9,7 +9,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.net.mqtt import VERSION_5, Publishes, PublishScanner
-from gateway.net.mqtt_fields import PacketType, ProtocolError, ReasonCode
+from gateway.net.mqtt_fields import PacketType, ProtocolError, ReasonCode, protocol_error
 from gateway.net.mqtt_packets import disconnect_bytes, read_answer
 from gateway.sources.portion import Portion
 
@@ -24,6 +24,8 @@ RECEIVE_BYTES: Final = 256 * 1024
 # what makes a message cheap. A message that comes alone is read at once.
 PACE_S: Final = 0.005
 MISC_S: Final = 1.0
+# Of what paho takes, packet by packet, a buffer holds a few: who sends more answers what nobody asked.
+ANSWERS_MAX: Final = 100
 DISCONNECT_BYTES: Final = b"\xe0\x00"
 
 
@@ -71,6 +73,7 @@ class Link:
         self._is_paused = False
         self._is_closing = False
         self._read_at_s = 0.0
+        self._answers = 0  # of the buffer that is being handed out
         self._next_read: asyncio.TimerHandle | asyncio.Handle | None = None
         self._next_misc: asyncio.TimerHandle | None = None
 
@@ -216,11 +219,13 @@ class Link:
             items = self._scanner.feed(data)
         except ProtocolError as error:
             items, wrong = error.before, error
+        self._answers, took_s = 0, 0.0
         for item in items:
             if isinstance(item, Publishes):
                 self._on_publishes(item, arrived_ns, size_bytes)
                 size_bytes = 0
                 continue
+            began_s = self._loop.time()
             try:
                 self._take(item.first_byte, item.body)
             except ProtocolError as error:
@@ -228,6 +233,8 @@ class Link:
                 break
             if not self.is_open:
                 return
+            took_s += self._loop.time() - began_s
+        self.portion.was_slow(len(data), took_s)
         if wrong is not None:
             # Told why, a broker can log it; what came before the mistake has been handed out.
             self.send(disconnect_bytes(version=self.client.version, code=wrong.code))
@@ -245,6 +252,9 @@ class Link:
             self._end(f"the broker ended the connection: {_reason(body[0] if body else 0)}")
             self.client.drop()
             return
+        self._answers += 1
+        if self._answers > ANSWERS_MAX:
+            raise protocol_error("answers that nobody asked for")
         self.client.take(first_byte, body)
         self._after_write()
 

@@ -34,3 +34,8 @@ class Portion:
             self.size_bytes = max(PORTION_BYTES_MIN, min(self.size_bytes, fitting))
         elif 2 * size_bytes >= self.size_bytes:
             self.size_bytes = min(2 * self.size_bytes, self._bytes_max)
+
+    def was_slow(self, size_bytes: int, took_s: float) -> None:
+        """Note how long something else took with so many bytes: where that is too long less is read, and never more."""
+        if took_s > TAKE_S_MAX:
+            self.took(size_bytes, took_s)

@@ -13,7 +13,8 @@ from gateway.core.clock import FakeClock
 from gateway.net.mqtt import VERSION_5, Publishes
 from gateway.net.mqtt_packets import publish_bytes
 from gateway.net.paho_client import BulkClient
-from gateway.sources.mqtt_link import PACE_S, Link, LinkClosed
+from gateway.sources import portion
+from gateway.sources.mqtt_link import ANSWERS_MAX, PACE_S, Link, LinkClosed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -161,6 +162,32 @@ async def test_a_release_is_handed_out(far: Far) -> None:
     far.far.sendall(b"\x62\x02\x00\x09")
     await settle()
     assert far.released == [b"\0\x09"]
+
+
+async def test_a_broker_that_answers_what_nobody_asked_is_left(far: Far) -> None:
+    """Each answer takes paho its time: of a buffer full of them everybody else would wait for seconds."""
+    taken = 0
+    take = far.link.client.take
+
+    def count(first_byte: int, body: bytes) -> None:
+        nonlocal taken
+        taken += 1
+        take(first_byte, body)
+
+    far.link.client.take = count
+    far.far.sendall(CONNACK + b"\xd0\x00" * 5000)
+    await settle()
+    assert far.link.ended.result() == "the broker sent what MQTT does not allow: answers that nobody asked for"
+    assert taken == ANSWERS_MAX
+
+
+async def test_less_is_read_at_a_time_of_releases_that_take_long(far: Far, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is answered by itself, and a buffer holds tens of thousands."""
+    monkeypatch.setattr(portion, "TAKE_S_MAX", 0.0)
+    far.far.sendall(b"\x62\x02\x00\x07" * 3000)
+    await settle()
+    assert len(far.released) == 3000
+    assert far.link.portion.size_bytes == portion.PORTION_BYTES_MIN
 
 
 async def test_what_the_socket_does_not_take_is_sent_later(far: Far) -> None:
