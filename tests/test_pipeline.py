@@ -526,6 +526,21 @@ async def test_a_request_of_which_nothing_can_be_kept_is_in_the_ledger() -> None
     assert (store.kept[0]["records"], store.kept[0]["losses"][0].readings) == ([], 2)
 
 
+async def test_what_waits_for_room_waits_as_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From devices and from programs: columns are several times the size of some payloads."""
+    store, room = FakeStore(), asyncio.Event()
+    monkeypatch.setattr(store, "wait_for_room", room.wait)
+    pipeline, _ = build(store)
+    one = arrivals(b'{"temp": 20.5}')
+    waiting = [pipeline.accept(one), pipeline.accept_messages(messages(b"a"))]
+    tasks = [asyncio.create_task(each) for each in waiting]
+    await asyncio.sleep(0.01)
+    assert (store.kept, one.prepared) == ([], None)
+    room.set()
+    await asyncio.gather(*tasks)
+    assert len(store.kept) == 2
+
+
 async def test_a_full_shelf_pushes_back_on_programs_too() -> None:
     """Nothing is counted as accepted."""
     pipeline, telemetry = build(FakeStore(full=1))

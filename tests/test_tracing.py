@@ -369,6 +369,15 @@ class QuietStore:
         self.settling = SimpleNamespace(on_settled=None)
 
 
+def test_a_message_in_two_segments_is_held_until_both_are_gone() -> None:
+    """Whichever of them is looked at first."""
+    tracer = Tracer(store=None, clock=FakeClock(), attach=lambda _: None)  # type: ignore[arg-type]
+    for words in ("settled", "held"), ("held", "settled"):
+        note = tracing.Note({}, 0, set(), segments=[1, 2])
+        places = {number: {"cloud": word} for number, word in enumerate(words, start=1)}
+        assert tracer._uplinks(note, places)["cloud"] == {"state": "held", "is_settled": False}
+
+
 def test_a_trace_that_nobody_asks_for_is_given_up() -> None:
     """As after Ctrl-C; and one that is asked for goes on until its time is over, and a little longer."""
 

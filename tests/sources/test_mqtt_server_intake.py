@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from gateway.core.clock import FakeClock
-from gateway.core.contracts import Accepted, Arrivals, Lost
+from gateway.core.contracts import Accepted, Arrivals, FullError, Lost
 from gateway.core.telemetry import Telemetry
 from gateway.sources.mqtt_server_intake import DOOR_PORTIONS, GATHER_BYTES_MAX, Intake, Receipt
+from gateway.sources.mqtt_server_session import Session
 from gateway.sources.portion import PORTION_BYTES_MIN, TAKE_S_MAX
 
 
@@ -209,6 +212,38 @@ async def test_draining_gives_up(door) -> None:
     assert (owner.settled, owner.failed) == (0, 1)
     assert made.bytes_held == 0
     assert await made.drain(timeout_s=60)
+
+
+@pytest.mark.parametrize("is_let_in", [False, True])
+async def test_what_has_no_room_at_the_end_is_lost_unless_it_comes_again_or_was_let_in(is_let_in: bool) -> None:
+    """Without a packet id nobody sends it again; what was let in comes to the disk by itself, and is counted there."""
+    told: list[dict[str, int]] = []
+
+    async def door(arrivals: Arrivals, /) -> Accepted:
+        if not arrivals.payloads:
+            told.append(dict(arrivals.dropped))
+            return Accepted(0)
+        if not is_let_in:
+            raise FullError("no room", after_s=60.0)
+        # Whoever makes columns of them leaves nothing in the arrivals.
+        arrivals.payloads = ()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    made, _ = intake(door)
+    one = Receipt(Owner(), b"", messages=5, bytes_held=10, unacknowledged=2, session=Session(("", "d1")))
+    made.put(one, [b"t"] * 5, [b"1"] * 5)
+    assert not await made.drain(timeout_s=0.05)
+    assert told == ([] if is_let_in else [{"no_room": 3}])
+
+
+async def test_it_is_read_again_when_a_quarter_is_free(door) -> None:
+    """Not with each message that is on the disk: that would be a word to all connections for each."""
+    made, pressure = intake(door, bytes_max=100)
+    for held, said in [(99, []), (100, [True]), (99, [True]), (76, [True]), (75, [True, False]), (99, [True, False])]:
+        made.bytes_held = held
+        made._weigh()
+        assert pressure == said
 
 
 async def test_what_comes_in_one_round_does_not_wait_for_more(door) -> None:

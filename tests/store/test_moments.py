@@ -32,6 +32,16 @@ def test_of_long_ago_it_is_the_oldest_that_is_known() -> None:
     assert moments.next_at(2.0 * MOMENTS_MAX) == 1 + 2 * MOMENTS_MAX
 
 
+def test_a_finding_with_less_around_it_ends_no_other_ones_time() -> None:
+    """Two uplinks may want more and less of it."""
+    moments = Moments(next_sequence=1)
+    moments.committed(100.0, 10)
+    moments.found(now_s=100.0, seconds=30.0)
+    moments.found(now_s=110.0, seconds=1.0)
+    moments.committed(129.0, 20)
+    assert [*moments.evidence] == [(1, 19)]
+
+
 def test_what_comes_after_a_finding_is_evidence_too() -> None:
     """As long as it is told to be; nothing that came in since is forgotten."""
     moments = Moments(next_sequence=1, evidence=[(1, 2)])

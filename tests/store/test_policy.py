@@ -335,6 +335,16 @@ def test_the_last_choice_is_explained() -> None:
     assert "has had 0 % of the bytes" in scheduler.explain()
 
 
+def test_who_was_passed_over_has_its_turn_again_once_another_was_sent() -> None:
+    """What did not arrive waits for one lease of another class, and not for as long as there are any."""
+    scheduler = settled()
+    both = {"live": (0, 1, 1), "backlog": NONE}
+    scheduler.gave_back(Lane.LIVE, Priority.NORMAL, 0)
+    assert scheduler.next(**both).priority is Priority.BULK
+    scheduler.sent(Lane.LIVE, Priority.BULK, 100)
+    assert scheduler.next(**both).priority is Priority.NORMAL
+
+
 def test_what_was_sent_thinned_goes_where_nothing_else_waits() -> None:
     """By class, and it is no part of the backlog's share."""
     scheduler = settled()
