@@ -282,7 +282,11 @@ class Uplink:
             if isinstance(error, HoldError):
                 self._endings.hold(error, hand)
                 return
+            was_down = self._outages.is_down
             wait_s = self._outages.failed(error, hand.next_readings)
+            if self._outages.is_down and not was_down:
+                # What comes from now on is live: of that the newest is sent first when the road is back.
+                self._store.link_up(self.name)
             may_park = error.put_off_s > 0 and not hand.is_thinned
             is_parked = may_park and not self._outages.is_down and self._parked.finds_room()
             if not is_parked and (not hand.is_begun or hand.is_thinned):

@@ -167,7 +167,8 @@ def test_failures_wait_longer_and_never_end(make_road, make_readings) -> None:
         waits = np.diff(times)
         assert all(wait <= min(60, 2**k) + 1e-6 for k, wait in enumerate(waits))
         assert 60 < len(times) < 200
-        assert road.store.kinds()[:4] == ["lease", "release", "lease", "release"]
+        assert road.store.kinds()[:5] == ["lease", "link_up", "release", "lease", "release"]
+        assert road.store.kinds().count("link_up") == 1
         status = road.uplink.status()
         assert (status["state"], status["reason"]) == ("waiting", "no connection")
         assert status["attempt"] == len(times)
@@ -299,8 +300,9 @@ def test_the_first_success_after_failures_says_that_the_link_is_up(make_road, ma
         await asyncio.sleep(5)
         await road.stop(task)
         kinds = road.store.kinds()
-        assert kinds.count("link_up") == 1
-        assert kinds[:4] == ["lease", "release", "lease", "link_up"]
+        # What came before the road closed is backlog at once: of what comes since the newest is sent first.
+        assert kinds.count("link_up") == 2
+        assert kinds[:5] == ["lease", "link_up", "release", "lease", "link_up"]
         late = [b"tidegate.backfill" in body for _, _, body in road.wire.sent]
         assert late[:2] == [False, False]
         assert all(late[2:])
@@ -682,7 +684,7 @@ def test_a_link_that_breaks_between_two_halves_sends_no_half_twice(make_road, ma
         road = make_road(TooLargeError("413"), Answer(), LATER, LATER)
         road.store.add(make_readings(10))
         await road.run_for(20)
-        assert road.store.kinds() == ["lease", "link_up", "ack"]
+        assert road.store.kinds() == ["lease", "link_up", "link_up", "ack"]
         assert [r.value for r in road.wire.readings()][10:] == [
             *range(5),
             *range(5, 10),

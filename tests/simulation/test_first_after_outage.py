@@ -1,0 +1,125 @@
+"""What an uplink sends first when its road is back, where the gateway ran all the time: what is newest, and marked so."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from gateway.bench.virtual_time import VirtualClock, run
+from gateway.codecs import zstd
+from gateway.control.reading import decode_hook
+from gateway.core.batch import Batch, Series
+from gateway.core.clock import NS_PER_S
+from gateway.core.contracts import Priority
+from gateway.core.telemetry import Telemetry
+from gateway.store.database import Store, StoreSettings
+from gateway.uplinks.delivery import Uplink
+from gateway.uplinks.guards import Answer, UnreachableError
+from gateway.uplinks.settings import OtlpUplinkSettings
+from gateway.uplinks.worker import Seams
+from hil.otlp_readings import parse_metrics
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gateway.uplinks.guards import Packed
+
+NOON_S = 1_789_948_800 + 43_200
+OUTAGE_S = 60
+
+
+class Road:
+    """Takes all while it is open, and remembers it; else there is no connection."""
+
+    def __init__(self) -> None:
+        self.requests = self.bytes_sent = 0
+        self.is_connected = False
+        self.is_open = True
+        self.sent: list[Packed] = []
+
+    def send(self, packed: Packed, /) -> Answer:
+        if not self.is_open:
+            raise UnreachableError("no connection")
+        self.sent.append(packed)
+        return Answer()
+
+    def is_overdue(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        pass
+
+    open = stop = abort = close
+
+    def told(self) -> dict[str, Any]:
+        return {}
+
+
+class Here:
+    """A worker that does at once what it is given."""
+
+    def submit(self, call: Any) -> asyncio.Future[Any]:
+        future = asyncio.get_running_loop().create_future()
+        try:
+            future.set_result(call())
+        except Exception as error:  # as a thread hands every error over
+            future.set_exception(error)
+        return future
+
+    def close(self) -> bool:
+        return True
+
+
+def look(packed: Packed) -> tuple[set[int], bool]:
+    """Return of which seconds a request is, and whether it says that it comes late."""
+    body = zstd.decompress(packed.body, bytes_max=1 << 26) if packed.encoding == "zstd" else packed.body
+    return {reading.time_ns // NS_PER_S - NOON_S for reading in parse_metrics(body)}, b"tidegate.backfill" in body
+
+
+@pytest.mark.parametrize("is_found", [False, True], ids=["plain", "something was found"])
+def test_what_is_newest_goes_first_and_the_rest_says_that_it_is_late(tmp_path: Path, is_found: bool) -> None:
+    """Almost a minute without a road, and no restart: the first request is of now, and no later one hides its age."""
+
+    async def live() -> None:
+        clock, road = VirtualClock(NOON_S * NS_PER_S), Road()
+        store = await Store.open(
+            state_dir=tmp_path, settings=StoreSettings(), clock=clock, uplinks=["far"], max_series=100,
+            telemetry=Telemetry(), commit_interval_s=0.2,
+        )  # fmt: skip
+        table = {"name": "far", "endpoint": "http://h:1", "retry": {"initial": "1s", "unreachable_max": "2s"}}
+        settings = msgspec.convert(table, OtlpUplinkSettings, dec_hook=decode_hook)
+        store.evidence.keep("far", 60.0)
+        uplink = Uplink(
+            settings, store=store, gateway_attributes=(), version="0", clock=clock, telemetry=Telemetry(),
+            random=Random(4), seams=Seams(wire=road, start_worker=lambda _: Here()),
+        )  # fmt: skip
+        task = asyncio.create_task(uplink.run())
+        series = [store.resolve(Series((("device.id", f"d{k}"),), "n")) for k in range(5)]
+        back_s = 0
+        for second in range(OUTAGE_S + 10):
+            road.is_open = not 10 <= second < OUTAGE_S
+            back_s = back_s or (second if second >= OUTAGE_S else 0)
+            times = np.full(len(series), (NOON_S + second) * NS_PER_S)
+            await store.append([(Priority.NORMAL, Batch.of(np.array(series, np.uint32), times, np.arange(5.0)))])
+            if is_found and second == OUTAGE_S - 20:
+                store.evidence.found()
+            if second == OUTAGE_S - 1:
+                before = len(road.sent)
+            await asyncio.sleep(NOON_S + second + 1 - clock.wall_ns() / NS_PER_S)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        await store.close()
+        after = [look(packed) for packed in road.sent[before:]]
+        first, _ = after[0]
+        assert min(first) >= OUTAGE_S - 3, (min(first), max(first))
+        assert all(is_late for seconds, is_late in after if min(seconds) < OUTAGE_S - 5)
+        assert set().union(*(seconds for seconds, _ in after)) >= set(range(11, OUTAGE_S + 5))
+
+    run(live())
