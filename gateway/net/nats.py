@@ -94,6 +94,11 @@ class Scanner:
         self._held = b""
         self._message: tuple[bytes, int, int] | None = None  # subject, bytes of headers, of all
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing has begun that is not whole."""
+        return not self._held and self._message is None
+
     def feed(self, data: bytes) -> list[Event]:
         """Return what is whole by now; raise NatsError."""
         self._held += data

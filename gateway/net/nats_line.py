@@ -95,13 +95,15 @@ class NatsConnection(Line):
         return ConnectError(str(error), party=str(self.to))
 
     def _greet(self, until: Deadline) -> None:
-        self.info = self._await_info()
+        self.info, is_alone = self._await_info()
         is_wanted = self.info.tls_required or self.info.tls_available
         if self.tls is None and self.info.tls_required:
             raise NoTlsError("it wants TLS", party=str(self.to), wants_tls=True)
         if self.tls is not None and not is_wanted:
             raise NoTlsError("it does not speak TLS", party=str(self.to), wants_tls=False)
         if self.tls is not None:
+            if not is_alone:
+                raise NotNatsError("it says more than INFO before TLS, where anybody may speak")
             self._secure(self.tls, until)
         said = {"tls_required": self.tls is not None, **self.credentials(self.info)}
         self._say(write_connect(said) + b"SUB %b.* %b\r\n" % (self.inbox, SUBSCRIPTION) + PING)
@@ -113,7 +115,8 @@ class NatsConnection(Line):
                     raise SaidNoError(event.reason)
         raise BrokenError("it greets without an end")
 
-    def _await_info(self) -> Info:
+    def _await_info(self) -> tuple[Info, bool]:
+        """Return it, and whether nothing else came."""
         events = self._next_events()
         while not events:
             events = self._next_events()
@@ -121,7 +124,7 @@ class NatsConnection(Line):
             raise SaidNoError(no)
         if not isinstance(events[0], Info):
             raise NotNatsError("it does not begin with INFO")
-        return events[0]
+        return events[0], len(events) == 1 and self._scanner.is_empty
 
     def _secure(self, context: ssl.SSLContext, until: Deadline) -> None:
         """Have all that follows encrypted: the server has said INFO in the open and waits for the handshake."""

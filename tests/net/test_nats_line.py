@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 
 import pytest
 
@@ -74,6 +75,16 @@ def test_greetings_without_an_end_are_no_greeting() -> None:
         line = connection_to(server.port)
         with pytest.raises(ConnectError):
             line.open(Deadline.after(1))
+        assert not line.is_open
+
+
+@pytest.mark.parametrize("more", [b"PONG\r\n", b"MSG _INBOX.0.1 1 5\r\nhel"])
+def test_what_is_said_in_the_open_is_not_taken_for_what_is_said_over_tls(more: bytes) -> None:
+    """Whoever stands in between would put words into the server's mouth."""
+    with ScriptedNats(NatsScript(greeting=b'INFO {"tls_required":true}\r\n' + more)) as server:
+        line = connection_to(server.port, tls=ssl.create_default_context())
+        with pytest.raises(ConnectError, match="says more than INFO before TLS"):
+            line.open(soon())
         assert not line.is_open
 
 
