@@ -20,6 +20,7 @@ bench/                      The performance suite: every number that is claimed 
   line.py                   A line to a receiver in virtual time: real requests over a real socket, which take as long as the line's rate says
   load.py                   A cheap load: QoS 1 PUBLISHes from prebuilt bytes over a few connections, PUBACKs counted by their length
   micro.py                  The parts of the data path by themselves: encoding, wire, segments
+  nats.py                   Readings into a real nats-server: from the devices' socket to what a stream holds
   otlp.py                   OTLP in, through the shelf and out again: log records and spans of programs, in requests of a thousand
   otlp_load.py              A program that sends OTLP: requests of a thousand log records or spans, made once and sent again and again
   outage.py                 A day without a link, then one of 64 kbit/s: the first fresh reading, how late live data is, the backlog's share

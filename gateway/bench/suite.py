@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from gateway.bench import allowance, client, end_to_end, micro, otlp, outage, roads
+from gateway.bench import allowance, client, end_to_end, micro, nats, otlp, outage, roads
 from gateway.bench.report import Bench
 
 SUITE: Final = [
     Bench("single", end_to_end.single, "single JSON messages, QoS 1, durable, to OTLP"),
     Bench("mosquitto", end_to_end.through_mosquitto, "the same through a broker"),
+    Bench("nats", nats.through_nats, "batched readings and JSON messages into a stream of NATS JetStream"),
     Bench("batched", end_to_end.batched, "CBOR arrays of 800 readings, to OTLP"),
     Bench("backlog", end_to_end.backlog, "ten million readings held, then the link comes"),
     Bench("otlp", otlp.through, "log records and spans of programs, in and out as OTLP"),
