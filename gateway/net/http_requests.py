@@ -202,6 +202,8 @@ class Body:
         return data
 
     async def _read_chunked(self) -> bytes:
+        # What has come already is read without waiting: a buffer of chunks of a byte would be seconds for all others.
+        await asyncio.sleep(0)
         if self._left is None:
             line = await self._reader.readuntil(b"\n")
             match = _CHUNK.fullmatch(line) if len(line) <= LINE_BYTES_MAX else None

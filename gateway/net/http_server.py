@@ -95,6 +95,8 @@ class HttpServer(ConnectionServer):
                 await _linger(reader, writer)
                 return
             wait_s = self._limits.idle_s
+            # What has come already is read without waiting: others have their turn between two requests.
+            await asyncio.sleep(0)
 
     async def _answer(self, request: Request, body: Body, writer: asyncio.StreamWriter) -> Answer:
         """Have a request answered, whatever becomes of it."""

@@ -132,6 +132,34 @@ async def test_many_requests_come_over_one_connection(serve) -> None:
     assert await client.end() == b""
 
 
+@pytest.mark.parametrize(
+    ("said", "answers"),
+    [
+        (b"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 900 + b"0\r\n\r\n", 1),
+        (b"POST /no HTTP/1.1\r\nHost: x\r\n\r\n" * 900, 900),
+    ],
+)
+async def test_others_have_their_turn_between_small_pieces(serve, said: bytes, answers: int) -> None:
+    """However many have come at once: a buffer of chunks of a byte, or of requests, would be seconds for all others."""
+    await serve(Echo())
+    client = await serve.connect()
+    turns, is_over = 0, False
+
+    async def others() -> None:
+        nonlocal turns
+        while not is_over:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(others())
+    client.send(said)
+    for _ in range(answers):
+        assert (await client.answer())[0] in {200, 404}
+    is_over = True
+    await task
+    assert turns > 800
+
+
 async def test_a_client_may_wait_for_a_word(serve) -> None:
     """Before it sends its body: the word comes where it is wanted, and a no comes at once."""
     await serve(Echo())
