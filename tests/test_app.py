@@ -464,7 +464,8 @@ async def test_a_port_in_use_is_one_sentence_and_is_tried_again(
         gateway = make(server(port))
         task = asyncio.create_task(gateway.run())
         await until(lambda: "Address already in use" in caplog.text)
-        await until(gateway.is_ready)
+        await until(gateway.ready.is_set)
+        assert not gateway.is_ready()
     await until(lambda: gateway.status()["sources"]["direct"]["state"] == "listening")  # type: ignore[index]
     gateway.stop()
     await task
@@ -629,8 +630,11 @@ async def test_a_shelf_that_can_only_be_read_is_run_with_closed_doors(
         assert not gateway.wants_anew
 
 
-async def test_a_door_whose_port_another_program_has_is_not_open(make: Callable[..., Gateway]) -> None:
+async def test_a_door_whose_port_another_program_has_is_not_open(
+    make: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not ready until it is: the others go on meanwhile, and the data path moves."""
+    monkeypatch.setattr(app, "OPEN_S_MAX", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         async with running(make(server(port))) as gateway:
