@@ -329,7 +329,7 @@ class EvictionMachine(RuleBasedStateMachine):
                 first, last = share.times.get(reason, (what.first_ns, what.last_ns))
                 share.times[reason] = min(first, what.first_ns), max(last, what.last_ns)
 
-    def dilute(self, changed: dict[int, bytes], sizes: dict[int, int]) -> None:
+    def dilute(self, changed: dict[int, bytes], sizes: dict[int, int], *, in_hand: set[int]) -> None:
         """Some units have become one each: compare what is left."""
         for unit, body in changed.items():
             assert self.when_full == "dilute"
@@ -342,7 +342,7 @@ class EvictionMachine(RuleBasedStateMachine):
             }
             assert min(members) == unit
             assert not [number for number in members if number != unit and number in sizes]
-            assert not {*members} & self.in_hand(), "what is being sent has changed"
+            assert not {*members} & in_hand, "what is being sent has changed"
             rows = [row for what in members.values() for row in rows_of(what.body)]
             left = left_of(rows, header.step_s * NS_PER_S) if header.step_s else rows
             assert Counter(rows_of(body)) == Counter(left)
@@ -378,13 +378,24 @@ class EvictionMachine(RuleBasedStateMachine):
             and coarsen([self.units[unit].body], step_s=read_header(self.units[unit].body).step_s).pressed
         ]
 
-    def see(self, before: Look, *, brought_bytes: int = 0, began_bytes: int = 0, due: set[int] | None = None) -> None:
-        """Compare what is on the disk after a commit with what was, what came and what may go. `due` is too old."""
+    def see(
+        self,
+        before: Look,
+        *,
+        brought_bytes: int = 0,
+        began: frozenset[int] | set[int] = frozenset(),
+        due: set[int] | None = None,
+    ) -> None:
+        """Compare what is on the disk after a commit with what was, what came and what may go.
+
+        `due` is too old; `began` to be sent meanwhile, maybe when the commit had been made.
+        """
+        began_bytes = sum(before.sizes.get(unit, 0) for unit in began)
         now = self.seen = self.look()
         self.is_broken = True
         order, left = self.order(), self.leftovers()
         self.saved()
-        self.dilute(now.changed, now.sizes)
+        self.dilute(now.changed, now.sizes, in_hand=self.in_hand() - began)
         gone = {unit for unit in self.units if unit not in now.sizes}
         assert not gone & self.in_hand(), "what is being sent has gone"
         due = due or set()
@@ -488,8 +499,8 @@ class EvictionMachine(RuleBasedStateMachine):
         if error is not None:
             self.pushed_back(error, size_bytes)
             return False
-        began_bytes = sum(before.sizes.get(unit, 0) for unit in self.in_hand() - in_hand)
-        self.see(before, brought_bytes=size_bytes, began_bytes=began_bytes)
+        # What they got is compared below.
+        self.see(before, brought_bytes=size_bytes, began=self.in_hand() - in_hand)
         self.take_note(brought)
         for lease in self.hand:
             assert {*lease.ids()} <= self.shares[lease.uplink].lacking
@@ -719,7 +730,7 @@ class EvictionMachine(RuleBasedStateMachine):
 EvictionMachine.TestCase.settings = settings(
     max_examples=10, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
-TestEviction = pytest.mark.slow(EvictionMachine.TestCase)
+TestEviction = pytest.mark.slow(pytest.mark.timeout(1200)(EvictionMachine.TestCase))
 
 
 @pytest.mark.nightly

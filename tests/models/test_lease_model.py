@@ -974,5 +974,5 @@ class NightlyLeaseMachine(LeaseMachine):
 
 LeaseMachine.TestCase.settings = examples(150)
 NightlyLeaseMachine.TestCase.settings = examples(3000, steps=80)
-TestLeases = pytest.mark.slow(LeaseMachine.TestCase)
+TestLeases = pytest.mark.slow(pytest.mark.timeout(1200)(LeaseMachine.TestCase))
 TestLeasesForLong = pytest.mark.nightly(NightlyLeaseMachine.TestCase)

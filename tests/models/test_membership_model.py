@@ -187,4 +187,4 @@ class MembershipMachine(RuleBasedStateMachine):
 MembershipMachine.TestCase.settings = settings(
     max_examples=30, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )
-TestMembership = pytest.mark.slow(MembershipMachine.TestCase)
+TestMembership = pytest.mark.slow(pytest.mark.timeout(1200)(MembershipMachine.TestCase))

@@ -296,4 +296,4 @@ class StoreMachine(RuleBasedStateMachine):
 StoreMachine.TestCase.settings = settings(
     max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )
-TestStore = pytest.mark.slow(StoreMachine.TestCase)
+TestStore = pytest.mark.slow(pytest.mark.timeout(1200)(StoreMachine.TestCase))
