@@ -159,6 +159,8 @@ store/                      The shelf: what was accepted is kept here, in SQLite
   lineage.py                Whether what was written anew on the shelf is what it says: what verify knows it by from what was tampered with
   membership.py             Who is configured: uplinks that come, go and come back, and what becomes of what is held for them
   moments.py                Which segment was the next one at which moment, for the last minutes; and what lies around findings
+  names.py                  The names of series once more, in a file apart from the database: how it is laid out, and reading it
+  naming.py                 Writing the file of names (store/names): after the commit that brought them, without a sync of its own
   notebook.py               A few bytes of each uplink's own that are written with every commit: what it wants to know after a restart
   opening.py                Opening the shelf: what it holds is read, and brought in line with the uplinks and the boot of today
   pace.py                   When a commit is due: how long arrivals wait for others to share it
@@ -199,6 +201,7 @@ store/                      The shelf: what was accepted is kept here, in SQLite
   unwritten.py              What left while nothing could be written: noted beside the disk, so that the next process does not send it again
   uses.py                   When each series was used last, and which of them may be forgotten: columns and choices
   values.py                 The value column of a segment: every value an integer in few bits
+  verdict.py                What `verify` says of a shelf
   waiting.py                Who waits at the shelf: for room to put something down, or for enough to take away
   writer.py                 Group commit: everything that waits becomes one transaction, then all return
 uplinks/                    Roads: what is held leaves here, fresh first, and is let go only when the far side has it

@@ -409,6 +409,8 @@ def run_verify(options: argparse.Namespace) -> int:
         print(report.summary())
         for problem in report.problems:
             print(f"- {sentence(problem)}")
+        for note in report.notes:
+            print(f"- Note: {note}")
     return FOUND if report.problems else FINE
 
 

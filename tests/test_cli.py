@@ -739,6 +739,10 @@ async def test_verify_of_a_whole_shelf_is_0(run, tmp_path: Path) -> None:
     assert "all is well" in out
     code, out, _ = run("verify", "--state-dir", tmp_path, "--json")
     assert (code, json.loads(out)["problems"]) == (0, [])
+    (tmp_path / "tidegate.series").unlink()
+    code, out, _ = run("verify", "--state-dir", tmp_path)
+    assert code == 0
+    assert "all is well\n- Note: tidegate.series" in out
 
 
 async def test_verify_of_a_damaged_shelf_is_1(run, tmp_path: Path) -> None:

@@ -172,6 +172,7 @@ SECTIONS: Final[dict[str, list[Instrument]]] = {
             tidegate_store_rewritten_segments="Segments that took the place of others, to make room on a full store.",
             tidegate_store_rewritten_bytes="Bytes of these: less than what came in, however often it is done.",
             tidegate_series_forgotten="Series that nothing was held of and nobody used.",
+            tidegate_store_series_file_errors="Times that tidegate.series, a copy of series' names, was not written.",
         ),
         *_all(
             "gauge",

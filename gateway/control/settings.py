@@ -67,7 +67,8 @@ class GatewaySettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_fiel
         Size | None,
         Meta(
             description="Memory for series, shared out like max_series; the hardware profile's if not given, and an "
-            "eighth of store.max_bytes at most, since on the disk each stands twice."
+            "eighth of store.max_bytes at most, since on the disk each stands twice, and once more in "
+            "tidegate.series beside it."
         ),
     ] = None
     series_idle: Annotated[

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 STATE_MAGIC: Final = b"TGs1"
 HASH_BYTES: Final = 16
+NAMES_ID_BYTES: Final = 8
 # What is lost before any uplink is configured stands under this name.
 NOBODY: Final = ""
 # Reasons come from our own code; should one be made of what the world sends, the ledger stays small all the same.
@@ -176,6 +177,7 @@ class State(msgspec.Struct, array_like=True):
     slots: dict[str, int] = {}  # of every uplink there ever was, so that one that comes back is known
     log_bytes: int = 0  # how long the write-ahead log was by then at least; 0: closed in order, there is none
     dilution: Dilution = Dilution()
+    names_id: bytes = b""  # by which its file of names is known (store/names); an earlier version has none
 
     @property
     def is_sane(self) -> bool:
@@ -194,6 +196,7 @@ class State(msgspec.Struct, array_like=True):
             and 1 <= self.series_next <= SERIES_MAX
             and 0 <= self.boot <= BOOT_MAX
             and len(self.previous_hash) == HASH_BYTES
+            and len(self.names_id) in {0, NAMES_ID_BYTES}
             and all(len(share.note) <= NOTE_BYTES_MAX for share in self.shares)
             and all(0 <= slot < SLOTS_MAX for slot in [*slots, *self.slots.values()])
             and len({share.name for share in self.shares}) == len(set(slots)) == len(slots)

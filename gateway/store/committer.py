@@ -26,6 +26,7 @@ from gateway.store.forgetting import Forgetter
 from gateway.store.gathering import RETRY_S, Gathering
 from gateway.store.keeping import TEND_S, Keeper, full_and_refuse
 from gateway.store.moments import Moments
+from gateway.store.naming import Naming
 from gateway.store.pace import Pace
 from gateway.store.pages import LOG_HEADER_BYTES
 from gateway.store.planning import encode_boot, make_change, next_state
@@ -90,6 +91,7 @@ class Committer:
         self.quarantine = Drawer(opened.quarantine, bytes_max=min(int(settings.quarantine_bytes), drawer_bytes_max))
         self.refused = Drawer(opened.refused, bytes_max=min(int(settings.refused_bytes), drawer_bytes_max))
         self._reached = Reached(around.room.state_dir)
+        self.naming = Naming(around, opened.names, registry)
         self._written = opened.written
         self._unsynced: tuple[State, Change] | None = None  # failed, and may be on the disk all the same
         self._desks = desks
@@ -245,6 +247,7 @@ class Committer:
         if not self.trouble.sentence:
             await self._move_log()
             self._reached.begin(self.state.commit, log_bytes=self.room.log_size_bytes)
+            await self.naming.begin(self.state)
 
     async def commit(self, *, last: bool = False) -> None:
         """Commit what is pending now. Failures end up with those who wait and in `trouble`."""
@@ -418,6 +421,7 @@ class Committer:
             self.want(ACK_WAIT_S)
         self.room.note(*pages)
         self._reached.note(state.commit, log_bytes=self.room.log_size_bytes)
+        self.naming.committed(work.series, work.series_left, state)
 
     def _plan(
         self, pending: Pending, sealed: Sealed, change: Change, dilution: Dilution, *, clean: bool
@@ -489,3 +493,5 @@ class Committer:
             self.moments.evidence.forget(first=0, last=oldest - 1)
         if self.forgetter.look(next_sequence if oldest is None else min(oldest, next_sequence)) or has_expired:
             self.want(0)
+        if not self.trouble.closed:
+            await self.naming.tend()

@@ -90,6 +90,7 @@ class Store:
             # Which of them the shelf's segments hold is not known: any of them may be in any.
             held_to=opened.state.sequence - 1,
             now_s=around.clock.monotonic_ns() // NS_PER_S,
+            unsaved=opened.restored,
         )
         opened.series.clear()
         recent = Recent(bytes_max=int(around.settings.recent_bytes), floor=opened.state.sequence)
@@ -488,6 +489,7 @@ class Store:
         try:
             await self._task
             await self._committer.commit(last=True)
+            await self._committer.naming.close()
             await closing.write_down(self._committer, self._frozen, self._around)
         finally:
             await self._end()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 DATABASE: Final = "tidegate.db"
 # All that the gateway makes there begins with one of these; the first two must be files.
-NAMES: Final = (DATABASE, "lock", "ballast", "detectors.state", "links.state", "mqtt-")
+NAMES: Final = (DATABASE, "lock", "ballast", "detectors.state", "links.state", "mqtt-", "tidegate.series")
 
 
 def check_place(state_dir: Path) -> None:

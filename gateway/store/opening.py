@@ -5,8 +5,10 @@ Everything found here takes effect on disk with the first commit. Must not salva
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
+import os
 import sqlite3
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -17,6 +19,7 @@ from gateway.core.clock import STEP_NS_MIN, BootTimes, Quality, Sample, Timeline
 from gateway.core.contracts import BootId
 from gateway.store.accounts import (
     BOOT_MAX,
+    NAMES_ID_BYTES,
     NOBODY,
     SERIES_MAX,
     UPLINK_REMOVED,
@@ -30,12 +33,14 @@ from gateway.store.accounts import (
 )
 from gateway.store.drawer import ROW_BYTES
 from gateway.store.membership import count_classes, count_lacking, follow_uplinks
+from gateway.store.names import NAMES, Comparison, as_now, compare
 from gateway.store.planning import DAMAGED
 from gateway.store.records import SEQUENCE_END, SHELVES, STATE_ID, place
 from gateway.store.series import NUMBER_MAX, decode_series, encode_series
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     import aiosqlite
 
@@ -67,10 +72,12 @@ class Opened:
     was_mended: bool = False  # whether commits may be missing: it was salvaged, or its log was cut
     is_littered: bool = False  # whether the shelf may hold what nobody wants any more
     lost: dict[tuple[str, str], int] = field(default_factory=dict)  # readings that this start put into the ledger
+    names: Comparison = field(default_factory=Comparison)  # what the file of names says beside the tables
+    restored: Sequence[int] = ()  # series that are on the disk in that file only
 
 
 async def read_shelf(
-    connection: aiosqlite.Connection, *, uplinks: Sequence[str], clock: Clock, grace_s: float
+    connection: aiosqlite.Connection, state_dir: Path, *, uplinks: Sequence[str], clock: Clock, grace_s: float
 ) -> Opened:
     """Read what the shelf holds; raise sqlite3.Error or DamagedStateError where it is damaged.
 
@@ -83,18 +90,19 @@ async def read_shelf(
         state,
         Accounts(state.shares or [Share(NOBODY, 0)], dict(ledger), accepted=state.accepted),
         ledger,
-        await read_series(connection),
+        [],
         await read_timeline(connection, state, clock),
         await _sizes(connection, "quarantine", ("source", "reason", "message", "topic", "payload")),
         await _sizes(connection, "refused", ("uplink", "reason", "message", "body")),
         state.clean,
     )
+    await _read_names(connection, state_dir, opened)
     _mend_ledger(opened)
     await _count_interrupted(connection, opened)
     for share in opened.accounts.shares.values():
         await count_classes(connection, share)
     await follow_uplinks(connection, opened, list(uplinks) or [NOBODY], grace_s=grace_s, now_ns=clock.monotonic_ns())
-    opened.state = msgspec.structs.replace(state, shares=list(opened.accounts.shares.values()))
+    opened.state = msgspec.structs.replace(opened.state, shares=list(opened.accounts.shares.values()))
     for key, entry in opened.accounts.ledger.items():
         lost = entry.readings - ledger.get(key, Entry(0)).readings
         if key[1] == UPLINK_REMOVED and lost > 0:
@@ -198,8 +206,30 @@ def as_closed(body: object) -> bytes:
     return encode_state(msgspec.structs.replace(decode_state(body), log_bytes=0))
 
 
-async def read_series(connection: aiosqlite.Connection) -> list[tuple[int, bytes]]:
-    """Return all series as they stand there; one whose row is damaged is read from its copy."""
+async def _read_names(connection: aiosqlite.Connection, state_dir: Path, opened: Opened) -> None:
+    """Read all series; what both tables lack is in the file of names, if that is theirs."""
+    state = opened.state
+    series, damaged = await read_series(connection)
+    names = await asyncio.to_thread(compare, state_dir, series, names_id=state.names_id, before=state.series_next)
+    found = {number: body for number, raw in names.found.items() if (body := as_now(raw))}
+    names.found.clear()
+    if lost := damaged - found.keys():
+        raise DamagedStateError(f"the series {sorted(lost)[:8]} are damaged in both copies")
+    if found:
+        opened.events.append(f"the names of {len(found):,} series were only left in {NAMES}")
+        series = sorted([*series, *found.items()])
+    if not names.is_theirs:
+        names.id = os.urandom(NAMES_ID_BYTES)
+    # Names of numbers that these tables never gave are not of what they lost.
+    names.has_to_be_written = not names.is_theirs or names.damaged > 0 or names.next_number > state.series_next
+    # What an older copy of the database does not know was given since, and is not given to others.
+    series_next = min(max(state.series_next, names.next_number), SERIES_MAX)
+    opened.state = msgspec.structs.replace(state, names_id=names.id, series_next=series_next)
+    opened.series, opened.names, opened.restored = series, names, list(found)
+
+
+async def read_series(connection: aiosqlite.Connection) -> tuple[list[tuple[int, bytes]], set[int]]:
+    """Return all series as they stand there, and which are damaged in both copies; a whole one is taken from either."""
     found: dict[int, bytes] = {}
     damaged: set[int] = set()
     for table in ("series_copy", "series"):
@@ -214,9 +244,7 @@ async def read_series(connection: aiosqlite.Connection) -> list[tuple[int, bytes
                 damaged.add(number)
             if not 0 < number < SERIES_MAX:
                 raise DamagedStateError(f"{number} is no series' number")
-    if lost := damaged - found.keys():
-        raise DamagedStateError(f"the series {sorted(lost)[:8]} are damaged in both copies")
-    return sorted(found.items())
+    return sorted(found.items()), damaged - found.keys()
 
 
 async def read_timeline(connection: aiosqlite.Connection, state: State, clock: Clock) -> Timeline:

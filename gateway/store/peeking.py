@@ -21,6 +21,7 @@ from gateway.core.contracts import BootId
 from gateway.store.accounts import DamagedStateError, State, decode_state
 from gateway.store.connection import APPLICATION_ID, DATABASE, PAGE_BYTES
 from gateway.store.files import check_file
+from gateway.store.names import spare_names
 from gateway.store.opening import decode_boot
 from gateway.store.pagefile import read_log_bytes
 from gateway.store.pages import HEADER_BYTES, LOG_HEADER_BYTES, TABLE_LEAF, children_of, read_log, rows_of
@@ -61,8 +62,10 @@ class Refused:
 class Tables:
     """The tables of a database, pages of the log before those of the file. Damaged rows are left out."""
 
-    def __init__(self, file: int, log: bytes, pages: dict[int, bytes]) -> None:
+    def __init__(self, file: int, log: bytes, pages: dict[int, bytes], *, state_dir: Path) -> None:
         self.has_read = False
+        self._state_dir = state_dir
+        self._spare: dict[int, Series] | None = None
         self._file = file
         self._log = read_log(log, page_bytes=PAGE_BYTES)
         self._pages = pages
@@ -140,14 +143,19 @@ class Tables:
             with contextlib.suppress(ValueError):
                 if values and isinstance(values[0], bytes):
                     return decode_series(values[0])
-        return lost_series(number)
+        if self._spare is None:
+            self._spare = spare_names(self._state_dir, [], self._state())
+        return self._spare.get(number) or lost_series(number)
+
+    def _state(self) -> State:
+        values = self.row("shelf", STATE_ID)
+        with contextlib.suppress(DamagedStateError):
+            return decode_state(values[-1]) if values else State()
+        return State()
 
     def timeline(self) -> Timeline:
         """Return what is known of the boots' clocks."""
-        values = self.row("shelf", STATE_ID)
-        state = State()
-        with contextlib.suppress(DamagedStateError):
-            state = decode_state(values[-1]) if values and isinstance(values[-1], bytes) else state
+        state = self._state()
         current = BootId(state.boot)
         boots: list[BootTimes] = []
         for number, row in self.rows("boots"):
@@ -181,7 +189,7 @@ def _peek(path: Path, file: int, look: Callable[[Tables], _T]) -> _T:
     pages: dict[int, bytes] = {}
     before, written_ns = read_log_bytes(path), os.fstat(file).st_mtime_ns
     for _ in range(ATTEMPTS_MAX):
-        tables = Tables(file, before, pages)
+        tables = Tables(file, before, pages, state_dir=path.parent)
         found = look(tables)
         if not tables.has_read:
             return found

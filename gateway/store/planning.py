@@ -116,6 +116,7 @@ def next_state(
         slots=state.slots,
         log_bytes=log_bytes,
         dilution=state.dilution,
+        names_id=state.names_id,
     )
 
 

@@ -14,7 +14,6 @@ import heapq
 import sqlite3
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 from urllib.parse import quote
@@ -25,20 +24,21 @@ import numpy as np
 from gateway.core.clock import BootTimes, Timeline
 from gateway.core.contracts import BootId, Priority
 from gateway.core.progress import no_progress
-from gateway.core.words import plural
 from gateway.store.accounts import NOBODY, Accounts, DamagedStateError, Entry, State, decode_state
 from gateway.store.connection import APPLICATION_ID, DATABASE, Guarded, schemas
 from gateway.store.evidence import DamagedError, check_tables, wrong_with_log
 from gateway.store.lineage import Lineage, next_carries
+from gateway.store.names import note_on, spare_names
 from gateway.store.opening import decode_boot
 from gateway.store.pagefile import PageFile, find
 from gateway.store.reached import read_reached
 from gateway.store.records import SEQUENCE_END, SHELVES, STATE_ID, LeasedSegment, StoreError, place, where_from
 from gateway.store.salvage import salvage_into
 from gateway.store.segments import SegmentError, decode, read_header
-from gateway.store.series import decode_series, lost_series
+from gateway.store.series import decode_series, encode_series, lost_series
 from gateway.store.snapshots import Snapshot, stamp_of
 from gateway.store.starting import is_damage
+from gateway.store.verdict import PROBLEMS_MAX, VerifyReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-PROBLEMS_MAX: Final = 100
 # The second look finds the log of the gateway that disturbed the first, and makes a copy.
 LOOKS_MAX: Final = 5
 LOG_LOOKS: Final = 3
@@ -67,42 +66,6 @@ class DamagedShelfError(StoreError):
 
 class ChangedError(StoreError):
     """A gateway has written to the shelf while it was read where it lies: what was read is of no one moment."""
-
-
-@dataclass(slots=True)
-class VerifyReport:
-    """What `verify` found. Counts are readings, log records included; `problems` are at most PROBLEMS_MAX sentences."""
-
-    state_dir: str
-    segments: int = 0
-    readings: int = 0
-    accepted: int = 0
-    uplinks: dict[str, dict[str, int]] = field(default_factory=dict)
-    series: int = 0
-    rewritten: int = 0  # segments that took the place of others, to make room
-    diluted: int = 0  # readings in those of them that were thinned
-    diluted_from: int = 0  # and how many that were as they came
-    problems: list[str] = field(default_factory=list)
-    problems_left_out: int = 0
-
-    def problem(self, sentence: str) -> None:
-        """Add a problem."""
-        if len(self.problems) < PROBLEMS_MAX:
-            self.problems.append(sentence)
-        else:
-            self.problems_left_out += 1
-
-    def as_dict(self) -> dict[str, object]:
-        """Return all of it for JSON."""
-        return asdict(self)
-
-    def summary(self) -> str:
-        """Return one line for people."""
-        held = f"{plural(self.segments, 'segment')} with {plural(self.readings, 'reading')} of {self.series:,} series"
-        if self.diluted_from:
-            held += f", {self.diluted:,} of them what is left of {self.diluted_from:,} diluted for want of room"
-        count = len(self.problems) + self.problems_left_out
-        return f"{held}: {plural(count, 'problem') if count else 'all is well'}"
 
 
 class HeldRow(NamedTuple):
@@ -150,6 +113,8 @@ class Held:
                 "SELECT count(*) FROM shelf WHERE id < ?", (STATE_ID,)
             ).fetchone()
             self._series, self.series_damaged = _read_series(self._connection)
+            self.series_rows = [(number, encode_series(series)) for number, series in sorted(self._series.items())]
+            self._series |= spare_names(path.parent, self.series_rows, self.state)
             self.timeline = _read_timeline(self._connection, self.state)
         except sqlite3.Error as error:
             self.close()
@@ -397,6 +362,8 @@ def _report_on(held: Held, state_dir: Path, wrong: str, progress: Progress) -> V
         for sentence in held.series_damaged:
             report.problem(sentence)
         _verify(held, report, progress)
+        if not held.damage and (note := note_on(state_dir, held.series_rows, held.state)):
+            report.notes.append(note)
     except sqlite3.Error as error:
         raise _sqlite_error(state_dir / DATABASE, error) from error
     return report
@@ -422,7 +389,7 @@ def _wrong_with_log(path: Path) -> str:
 
 def _verify(held: Held, report: VerifyReport, progress: Progress) -> None:
     known = held.series_known
-    report.series = len(known)
+    report.series = len(held.series_rows)
     counted = {share.name: [0] * len(Priority) for share in held.state.shares}
     before, lineage = (0, b""), Lineage()
     for row in progress(held.rows(), total=held.segments, what="verifying"):

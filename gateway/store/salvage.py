@@ -23,12 +23,14 @@ from gateway.store.asides import DAMAGED_NAME, READY_NAME, aside_name, keep_few,
 from gateway.store.connection import APPLICATION_ID, DATABASE, PAGE_BYTES, schemas
 from gateway.store.disks import free_bytes
 from gateway.store.filling import Filling
+from gateway.store.lineage import next_carries
+from gateway.store.names import names_beside
 from gateway.store.opening import LOST_BOOT
 from gateway.store.pagefile import PageFile
 from gateway.store.planning import encode_boot
 from gateway.store.reached import read_reached
 from gateway.store.reckoning import reckon
-from gateway.store.records import STATE_ID
+from gateway.store.records import SEQUENCE_END, SHELVES, STATE_ID, place
 from gateway.store.segments import read_header
 
 if TYPE_CHECKING:
@@ -117,7 +119,7 @@ def salvage_into(new: Path, path: Path) -> Salvaged:
         filling = Filling(
             connection, damaged, reached=read_reached(path.parent), room_bytes=room_bytes if is_short else None
         )
-        _fill(connection, filling, result)
+        _fill(connection, filling, result, path.parent)
     return result
 
 
@@ -133,8 +135,9 @@ def _make_tables(connection: sqlite3.Connection) -> None:
     connection.execute("INSERT INTO shelf VALUES (?, 0, 0, 0, 0, 0, 0, zeroblob(?))", (STATE_ID, ACCOUNTS_BYTES))
 
 
-def _fill(connection: sqlite3.Connection, filling: Filling, result: Salvaged) -> None:
+def _fill(connection: sqlite3.Connection, filling: Filling, result: Salvaged, state_dir: Path) -> None:
     known = filling.fill()
+    _restore_names(connection, state_dir, names_id=b"" if known.state is None else known.state.names_id)
     connection.execute("DELETE FROM shelf WHERE id = ?", (STATE_ID,))
     _restore_boots(connection, filling.older_boots)
     reckoned = reckon(connection, known)
@@ -142,6 +145,35 @@ def _fill(connection: sqlite3.Connection, filling: Filling, result: Salvaged) ->
     result.damaged_segments, result.is_complete = filling.damaged_segments, filling.is_complete
     result.state_found, result.is_newest = known.state is not None and bool(known.state.shares), reckoned.is_newest
     result.loss = known.loss
+
+
+def _restore_names(connection: sqlite3.Connection, state_dir: Path, *, names_id: bytes) -> None:
+    """Give back the names that both tables have lost, from the file beside the database."""
+
+    def body_of(number: int) -> bytes | None:
+        row = connection.execute("SELECT body FROM series WHERE number = ?", (number,)).fetchone()
+        return row[0] if row else None
+
+    def is_there(sequence: int, own_hash: bytes) -> bool:
+        for shelf in SHELVES:
+            for follows in (False, True):
+                row_id = place(*shelf, sequence + follows) if sequence < SEQUENCE_END else 0
+                row = connection.execute("SELECT body FROM shelf WHERE id = ?", (row_id,)).fetchone()
+                if row and own_hash == (read_header(row[0]).previous_hash if follows else next_carries(row[0])):
+                    return True
+        return False
+
+    names = names_beside(state_dir, names_id=names_id, body_of=body_of, is_there=is_there)
+    try:
+        connection.execute("BEGIN")
+        for row in names:
+            for table in ("series", "series_copy"):
+                connection.execute(f"INSERT OR IGNORE INTO {table} VALUES (?, ?)", row)  # noqa: S608  our own two names
+        connection.execute("COMMIT")
+    except sqlite3.OperationalError as error:
+        log.error("salvage of names stops: %s", error)  # noqa: TRY400  the sentence is enough
+        with contextlib.suppress(sqlite3.OperationalError):
+            connection.execute("ROLLBACK")
 
 
 def _restore_boots(connection: sqlite3.Connection, older: Mapping[int, tuple[Value, ...]]) -> None:

@@ -52,7 +52,8 @@ ROUND_MAX: Final = 16_384
 class SeriesBounds:
     """What series may take in memory, who shares them, and when an idle one is forgotten.
 
-    On the disk, where they stand twice, they take less than twice `bytes_max`.
+    On the disk, where they stand twice, they take less than twice `bytes_max`; the file of names, which is beside what
+    the store may take, is written anew before it is longer than that.
     """
 
     bytes_max: int = 8 << 20
@@ -63,7 +64,8 @@ class SeriesBounds:
 class SeriesRegistry:
     """Series by number and numbers by series. Numbers start at 1 and are never given twice.
 
-    `known` are those on the disk, in order of number; segments up to `held_to` may hold them.
+    `known` are those on the disk, in order of number; segments up to `held_to` may hold them. The next commit writes
+    those of them that are `unsaved`.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class SeriesRegistry:
         next_number: int = 1,
         held_to: int = 0,
         now_s: int = 0,
+        unsaved: Iterable[int] = (),
     ) -> None:
         self.refused: dict[str, int] = {}
         self.forgotten = 0
@@ -89,7 +92,7 @@ class SeriesRegistry:
         # The gateway's own sums: with one forgotten, the far side would see it begin anew.
         self._started: list[int] = []
         self._uses = Uses()
-        self._unsaved: list[int] = []
+        self._unsaved = list(unsaved)
         self._leaving: deque[int] = deque()
         self._now_s = now_s
         self._fill(dict(known), held_to=held_to)
@@ -209,6 +212,19 @@ class SeriesRegistry:
     def unsaved(self) -> list[tuple[int, bytes]]:
         """Return rows (number, body) that the next commit must write."""
         return [(number, self._bodies[number]) for number in self._unsaved]
+
+    def body(self, number: int) -> bytes | None:
+        """Return the row of a series, None where there is none (any more). May be called from any thread."""
+        return self._bodies.get(number)
+
+    def saved_numbers(self) -> npt.NDArray[np.uint32]:
+        """Return the numbers of all series whose rows are on the disk, in order."""
+        return np.setdiff1d(self._uses["number"], np.array(self._unsaved, np.uint32), assume_unique=True)
+
+    @property
+    def names_bytes(self) -> int:
+        """What all rows come to."""
+        return self._bytes.total - SERIES_BYTES * len(self._bodies)
 
     def saved(self, count: int) -> None:
         """Take note that the first `count` of `unsaved` are on disk."""

@@ -218,7 +218,9 @@ class Starter:
         try:
             if is_thorough:
                 await _check(connection)
-            return await read_shelf(connection, uplinks=self._uplinks, clock=self._clock, grace_s=self._grace_s)
+            return await read_shelf(
+                connection, self._state_dir, uplinks=self._uplinks, clock=self._clock, grace_s=self._grace_s
+            )
         except (DamagedStateError, msgspec.MsgspecError, ValueError, TypeError) as error:
             # Whatever a damaged row made of itself.
             raise DamagedError(str(error)) from error

@@ -13,6 +13,7 @@ from gateway.core.contracts import Priority, Signal
 from gateway.store import reading
 from gateway.store.connection import DATABASE, PAGE_BYTES
 from gateway.store.database import Loss, StoreError
+from gateway.store.names import NAMES
 from gateway.store.reading import (
     PROBLEMS_MAX,
     ChangedError,
@@ -210,6 +211,7 @@ async def test_an_unknown_series_is_named(shelves, filled) -> None:
     """Readings that nobody can name are no data."""
     for table in ("series", "series_copy"):
         change(shelves.state_dir, f"DELETE FROM {table} WHERE number = 1")
+    (shelves.state_dir / NAMES).unlink()
     assert any("nobody knows its series [1]" in problem for problem in verify(shelves.state_dir).problems)
 
 

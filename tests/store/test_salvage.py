@@ -23,6 +23,7 @@ from gateway.store.asides import ASIDE_MAX
 from gateway.store.connection import PAGE_BYTES
 from gateway.store.database import Loss
 from gateway.store.evidence import look
+from gateway.store.names import NAMES
 from gateway.store.pages import TABLE_INTERIOR
 from gateway.store.reading import find, verify
 from gateway.store.reckoning import Missing
@@ -320,6 +321,7 @@ async def test_series_survive_in_their_copy(shelves, filled) -> None:
     connection.execute("UPDATE series SET body = x'00000000'")
     connection.commit()
     connection.close()
+    (shelves.state_dir / NAMES).unlink()
     store = await shelves.open()
     assert store.series(1).name == "tidegate.lost_series"
     assert "damaged in both copies" in store.events[0]

@@ -13,7 +13,8 @@ CREATE TABLE shelf (
   body BLOB NOT NULL           -- store/segments.py; last, so that reading the columns above never reads it
 );
 
--- Twice, on different pages: a segment whose series are lost says nothing. The body carries its own checksum.
+-- Twice, on different pages: a segment whose series are lost says nothing. The body carries its own checksum. Pages lie
+-- side by side, and one bad block of the disk may hold both: the third copy is in a file apart (store/names.py).
 CREATE TABLE series (number INTEGER PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE series_copy (number INTEGER PRIMARY KEY, body BLOB NOT NULL);
 
