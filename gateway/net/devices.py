@@ -124,14 +124,14 @@ def _flags(device: str) -> int:
 
 def _why_no_address(device: str) -> str:
     own = _address_v4(device)
-    if own and not (is_own := ipaddress.ip_address(own).is_link_local):
+    if own and not ipaddress.ip_address(own).is_link_local:
         return ""
     if any(fields[5] == device and int(fields[3], 16) != SCOPE_LINK for fields in _table("if_inet6", 6)):
         return ""
     if not own:
         return f"{device} has no address"
     # It stands first where it was there first.
-    if is_own and any(not ipaddress.ip_address(one).is_link_local for one in _addresses_v4(device)):
+    if any(not ipaddress.ip_address(one).is_link_local for one in _addresses_v4(device)):
         return ""
     return f"{device} has no address but one that it gave itself ({own})"
 

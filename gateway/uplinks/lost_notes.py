@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 def note_after(note: bytes) -> bytes:
     """Return what is known by `note`, which was written before one that is lost."""
     known = decode_note(note)
-    return b"" if known is None else msgspec.msgpack.encode(Note(2 * known.ahead_bytes, *_rest(known)))
+    if known is None:
+        return b""
+    return msgspec.msgpack.encode(msgspec.structs.replace(known, ahead_bytes=2 * known.ahead_bytes))
 
 
 def note_of_lost(limits: Mapping[str, int], now: Moment, *, month_begins: int = 1) -> bytes:
@@ -38,7 +40,3 @@ def note_of_lost(limits: Mapping[str, int], now: Moment, *, month_begins: int = 
         share = (now.wall_s - start_s) / (end_of(window, start_s) - start_s)
         windows.append(Spent(window, start_s, int(limit * share), start_s if now.is_sure else 0))
     return msgspec.msgpack.encode(Note(0, windows, now))
-
-
-def _rest(note: Note) -> tuple[list[Spent], Moment | None, int]:
-    return note.windows, note.looked, note.free_bytes
