@@ -36,7 +36,7 @@ from gateway.store.membership import count_classes, count_lacking, follow_uplink
 from gateway.store.names import NAMES, Comparison, as_now, compare
 from gateway.store.planning import DAMAGED
 from gateway.store.records import SEQUENCE_END, SHELVES, STATE_ID, place
-from gateway.store.series import NUMBER_MAX, decode_series, encode_series
+from gateway.store.series import NUMBER_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -237,10 +237,10 @@ async def read_series(connection: aiosqlite.Connection) -> tuple[list[tuple[int,
             if not 0 < number <= NUMBER_MAX:
                 # No reading can be of it.
                 continue
-            try:
-                # As this version writes it: by that it is found again.
-                found[number] = encode_series(decode_series(body))
-            except ValueError:
+            # As this version writes it: by that it is found again.
+            if now := as_now(body):
+                found[number] = now
+            else:
                 damaged.add(number)
             if not 0 < number < SERIES_MAX:
                 raise DamagedStateError(f"{number} is no series' number")
