@@ -32,6 +32,7 @@ from gateway.uplinks.file_wire import FileWire
 from gateway.uplinks.guards import Answer
 from gateway.uplinks.settings import OtlpUplinkSettings
 from gateway.uplinks.worker import Seams
+from hil.at_once import AtOnce, QuietWire
 from hil.otlp_files import files_in, requests_in, signal_of
 from hil.otlp_readings import parse_logs, parse_metrics
 
@@ -55,7 +56,7 @@ KINDS = {
 }
 
 
-class Wire:
+class Wire(QuietWire):
     """Takes all, and remembers it. It costs what is in it and 300 bytes, of many messages each 150 more."""
 
     def __init__(self) -> None:
@@ -72,34 +73,8 @@ class Wire:
         self.sent.append(packed)
         return Answer()
 
-    def is_overdue(self) -> bool:
-        return False
-
     def pause(self, seconds: float) -> None:
         assert seconds == 0
-
-    def close(self) -> None:
-        pass
-
-    open = stop = abort = close
-
-    def told(self) -> dict[str, Any]:
-        return {}
-
-
-class Here:
-    """A worker that does at once what it is given."""
-
-    def submit(self, call: Any) -> asyncio.Future[Any]:
-        future = asyncio.get_running_loop().create_future()
-        try:
-            future.set_result(call())
-        except Exception as error:  # as a thread hands every error over
-            future.set_exception(error)
-        return future
-
-    def close(self) -> bool:
-        return True
 
 
 class Box:
@@ -127,13 +102,13 @@ class Box:
         )  # fmt: skip
         self.store.evidence.keep("far", float(settings.evidence))
         shared: dict[str, Any] = {"gateway_attributes": (), "version": "0"}
-        seams = Seams(wire=self.wire, start_worker=lambda _: Here())
+        seams = Seams(wire=self.wire, start_worker=lambda _: AtOnce())
         if make is MqttUplinkSettings:
             encoder = BridgeEncoder(settings, series=self.store.series, **shared)
-            seams = Seams(wire=self.wire, start_worker=lambda _: Here(), encoder=encoder)
+            seams = Seams(wire=self.wire, start_worker=lambda _: AtOnce(), encoder=encoder)
         if make is FileUplinkSettings:
             wire = FileWire(settings, gateway_id="g", notes=self.store.notes, clock=self.clock, random=self.dice)
-            seams = Seams(wire=wire, start_worker=lambda _: Here())
+            seams = Seams(wire=wire, start_worker=lambda _: AtOnce())
         self.uplink = Uplink(
             settings, store=self.store, clock=self.clock, telemetry=Telemetry(), random=self.dice, seams=seams, **shared
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -23,6 +23,7 @@ from gateway.uplinks.delivery import Uplink
 from gateway.uplinks.guards import Answer, UnreachableError
 from gateway.uplinks.settings import OtlpUplinkSettings
 from gateway.uplinks.worker import Seams
+from hil.at_once import AtOnce, QuietWire
 from hil.otlp_readings import parse_metrics
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ NOON_S = 1_789_948_800 + 43_200
 OUTAGE_S = 60
 
 
-class Road:
+class Road(QuietWire):
     """Takes all while it is open, and remembers it; else there is no connection."""
 
     def __init__(self) -> None:
@@ -48,32 +49,6 @@ class Road:
             raise UnreachableError("no connection")
         self.sent.append(packed)
         return Answer()
-
-    def is_overdue(self) -> bool:
-        return False
-
-    def close(self) -> None:
-        pass
-
-    open = stop = abort = close
-
-    def told(self) -> dict[str, Any]:
-        return {}
-
-
-class Here:
-    """A worker that does at once what it is given."""
-
-    def submit(self, call: Any) -> asyncio.Future[Any]:
-        future = asyncio.get_running_loop().create_future()
-        try:
-            future.set_result(call())
-        except Exception as error:  # as a thread hands every error over
-            future.set_exception(error)
-        return future
-
-    def close(self) -> bool:
-        return True
 
 
 def look(packed: Packed) -> tuple[set[int], bool]:
@@ -97,7 +72,7 @@ def test_what_is_newest_goes_first_and_the_rest_says_that_it_is_late(tmp_path: P
         store.evidence.keep("far", 60.0)
         uplink = Uplink(
             settings, store=store, gateway_attributes=(), version="0", clock=clock, telemetry=Telemetry(),
-            random=Random(4), seams=Seams(wire=road, start_worker=lambda _: Here()),
+            random=Random(4), seams=Seams(wire=road, start_worker=lambda _: AtOnce()),
         )  # fmt: skip
         task = asyncio.create_task(uplink.run())
         series = [store.resolve(Series((("device.id", f"d{k}"),), "n")) for k in range(5)]
