@@ -402,7 +402,9 @@ class EvictionMachine(RuleBasedStateMachine):
         assert due <= gone, "too old and still there"
         self.lose(gone & due, "expired_age")
         evicted = gone - due
-        order = [unit for unit in order if unit in self.units and unit not in self.in_hand() - evicted]
+        # What is left of what this commit has thinned stays, where others go whole besides.
+        stays = (self.in_hand() | {*now.changed}) - evicted
+        order = [unit for unit in order if unit in self.units and unit not in stays]
         first = order[: len(evicted)]
         # Of those whom nobody waits for any more it depends on where the walk among them stands who goes first.
         assert set(first) == evicted or evicted <= left, "others should have gone first"
