@@ -5,7 +5,7 @@ It would be sent and taken in for ever. MQTT's own remedy, "no local", is about 
 
 from __future__ import annotations
 
-import ipaddress
+import socket
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.codecs.topics import Pattern
@@ -49,7 +49,7 @@ def _place(url: str) -> tuple[str, int]:
 def _is_own(listen: str, host: str, port: int) -> bool:
     """Whether a broker's address is the one that a server of this gateway listens at."""
     own, own_port = split_address(listen)
-    is_everywhere = own in {"::", str(ipaddress.IPv4Address(0))}
+    is_everywhere = own in {"::", socket.inet_ntoa(bytes(4))}
     return port == own_port and (host == own or (is_loopback(host) and (is_everywhere or is_loopback(own))))
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
 import os
+import socket
 from typing import Final
 
 LISTEN_ADVICE: Final = {
@@ -12,6 +12,7 @@ LISTEN_ADVICE: Final = {
     errno.EADDRNOTAVAIL: "this machine has no such address; use one of its own, or 0.0.0.0 for all of them",
     errno.EACCES: "ports below 1024 are not for everybody; choose a higher one",
 }
+_LOOPBACK_V6: Final = bytes(15) + b"\1"
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -42,18 +43,33 @@ def cannot_listen(address: str, error: OSError) -> OSError:
     return OSError(error.errno, f"cannot listen on {address}: {why}")
 
 
+def packed_address(host: str) -> bytes:
+    r"""Return the 4 bytes of an IPv4 or the 16 of an IPv6 address, which may name an interface; b"" for a name.
+
+    As `ipaddress` reads it, which a daemon does without: it takes 0.2 MB.
+
+    >>> packed_address("127.0.0.1"), packed_address("fe80::1%eth0")[:2].hex(), packed_address("127.1")
+    (b'\x7f\x00\x00\x01', 'fe80', b'')
+    """
+    address, percent, device = host.partition("%")
+    if percent and (not device or {*device} & {"%", "/"}):
+        return b""
+    for family in (socket.AF_INET6,) if percent else (socket.AF_INET, socket.AF_INET6):
+        try:
+            return socket.inet_pton(family, address)
+        except (OSError, ValueError):
+            continue
+    return b""
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches `host`.
 
     >>> is_loopback("127.0.0.1"), is_loopback("0.0.0.0")
     (True, False)
     """
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    packed = packed_address(host)
+    return host == "localhost" or packed[:-3] == b"\x7f" or packed == _LOOPBACK_V6
 
 
 def names_this_machine(host: str) -> bool:
@@ -63,10 +79,4 @@ def names_this_machine(host: str) -> bool:
     (True, True, False)
     """
     name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() and not host.endswith("]") else host
-    if name in {"", "localhost"}:
-        return True
-    try:
-        ipaddress.ip_address(name.strip("[]"))
-    except ValueError:
-        return False
-    return True
+    return name in {"", "localhost"} or packed_address(name.strip("[]")) != b""

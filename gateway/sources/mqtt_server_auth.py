@@ -9,8 +9,8 @@ password, is let in at once.
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import secrets
+import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway.core.checks import Checked, Problem, below, check, parts
+from gateway.net.addresses import packed_address
 from gateway.net.secrets import Secret
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ DELAY_S: Final = 0.5
 DELAY_S_MAX: Final = 8.0
 FORGET_AFTER_S: Final = 600.0
 ANONYMOUS: Final = ""
+# How an IPv4 address begins where a socket is for both (RFC 4291, section 2.5.5.2).
+_MAPPED: Final = bytes(10) + b"\xff\xff"
 
 
 def _check_name(name: str, what: str) -> None:
@@ -246,12 +249,9 @@ def address_group(address: str) -> str:
     >>> address_group("2001:db8::5"), address_group("192.0.2.7")
     ('2001:db8::/64', '192.0.2.7')
     """
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
+    packed = packed_address(address)
+    if len(packed) <= 4:
         return address
-    if isinstance(parsed, ipaddress.IPv6Address):
-        if parsed.ipv4_mapped is not None:
-            return str(parsed.ipv4_mapped)
-        return str(ipaddress.ip_network((parsed, 64), strict=False))
-    return address
+    if packed[:12] == _MAPPED:
+        return socket.inet_ntoa(packed[12:])
+    return f"{socket.inet_ntop(socket.AF_INET6, packed[:8] + bytes(8))}/64"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from typing import TYPE_CHECKING, Annotated, Protocol, TypeAlias
 from urllib.parse import SplitResult, quote, urlsplit
@@ -12,6 +11,7 @@ from msgspec import Meta
 
 from gateway.core.checks import Checked, Problem, below, check, parts
 from gateway.core.units import Duration
+from gateway.net import addresses
 from gateway.uplinks.breaker import Limits
 
 if TYPE_CHECKING:
@@ -189,7 +189,4 @@ def _in_ascii(url: SplitResult) -> str:
 
 def is_loopback(host: str) -> bool:
     """Whether a host is this box itself."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
+    return addresses.is_loopback(host) or host.endswith(".localhost")
