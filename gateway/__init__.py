@@ -318,7 +318,7 @@ net/                        Wires that everyone shares
   http2_server.py           HTTP/2 as a receiver speaks it: several requests at a time over kept connections
   http_requests.py          What an HTTP/1.1 request is made of: its head, and its body as it comes
   http_server.py            HTTP/1.1 as a receiver speaks it: requests with bodies over kept connections
-  imports.py                What a daemon loads of libraries: not what only people read of numpy, nor a second `typing`
+  imports.py                What a daemon loads of libraries: not what only people read, nor what nothing that runs ever asks
   interfaces.py             Hears from the kernel that this box has a network again: a link that is up, an address, a route
   line.py                   A connection of an uplink: TCP, a proxy and TLS, its waits and what it has cost
   listeners.py              Opens the sockets of a listener, and takes connections from them

@@ -13,6 +13,9 @@ def main() -> int:
     is_daemon = sys.argv[1:2] == ["run"]
     if is_daemon:
         hear_hangups()
+        from gateway.net.imports import load_lean  # noqa: PLC0415  before whatever it is about
+
+        load_lean()
     from gateway import cli  # noqa: PLC0415  a tenth of a second
 
     try:

@@ -7,9 +7,12 @@ import importlib
 import os
 import subprocess
 import sys
+import threading
+from importlib.machinery import SourceFileLoader
 from importlib.util import cache_from_source
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -108,3 +111,93 @@ def test_msgspec_does_without_a_second_typing() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "{'a': 1} 3\n"
+
+
+LATE = """
+import threading
+assert threading.current_thread() is not threading.main_thread(), "read before it was asked"
+began.set()
+assert may_go_on.wait(30)
+import readme_late
+assert not hasattr(readme_late, "answer")
+answer = 7
+"""
+
+
+def test_what_nothing_asks_is_read_when_somebody_does(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Imported twice or taken from its package it is not; a second thread waits for the first, then it is like any."""
+    (tmp_path / "readme_late.py").write_text(LATE, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(imports, "LATER", frozenset(("readme_late",)))
+    monkeypatch.setattr(sys, "meta_path", [imports.LeanFinder, *sys.meta_path])
+    importlib.invalidate_caches()
+    late: Any = importlib.import_module("readme_late")
+    try:
+        assert importlib.import_module("readme_late") is late
+        assert type(late) is imports.Later
+        late.began, late.may_go_on = threading.Event(), threading.Event()
+        answers: list[int] = []
+        askers = [threading.Thread(target=lambda: answers.append(late.answer)) for _ in range(3)]
+        askers[0].start()
+        assert late.began.wait(30)
+        for asker in askers[1:]:
+            asker.start()
+        assert not answers
+        late.may_go_on.set()
+        for asker in askers:
+            asker.join(30)
+        assert answers == [7, 7, 7]
+        assert type(late) is ModuleType
+        assert type(late.__loader__) is type(late.__spec__.loader) is SourceFileLoader
+        with pytest.raises(AttributeError, match=r"module 'readme_late' has no attribute 'more'"):
+            late.more  # noqa: B018  to ask is what is done
+    finally:
+        sys.modules.pop("readme_late", None)
+
+
+def test_what_cannot_be_read_says_so_each_time(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an import of it would."""
+    (tmp_path / "readme_late.py").write_text("raise ImportError('half of it is missing')", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(imports, "LATER", frozenset(("readme_late",)))
+    monkeypatch.setattr(sys, "meta_path", [imports.LeanFinder, *sys.meta_path])
+    importlib.invalidate_caches()
+    late: Any = importlib.import_module("readme_late")
+    try:
+        for _ in range(2):
+            with pytest.raises(ImportError, match="half of it is missing"):
+                late.answer  # noqa: B018  to ask is what is done
+    finally:
+        sys.modules.pop("readme_late", None)
+
+
+def test_a_daemon_reads_nothing_that_is_for_later(tmp_path: Path) -> None:
+    """Nor numpy's words for people: it starts, serves, and has not asked for any of it."""
+    (tmp_path / "tidegate.toml").write_text(
+        f"""
+        [gateway]
+        state_dir = "{tmp_path}/state"
+        [control]
+        listen = "127.0.0.1:0"
+        [[sources]]
+        name = "devices"
+        type = "mqtt_server"
+        listen = "127.0.0.1:0"
+        [[uplinks]]
+        name = "cloud"
+        type = "otlp"
+        endpoint = "http://127.0.0.1:9"
+        """,
+        encoding="utf-8",
+    )
+    code = (
+        "import os, signal, sys; from gateway.net import imports; imports.load_lean(); from gateway import __main__, daemon;"
+        "settle = daemon.settle;"
+        "daemon.settle = lambda: (settle(), os.kill(os.getpid(), signal.SIGTERM));"
+        f"sys.argv = ['tidegate', 'run', '--config', {str(tmp_path / 'tidegate.toml')!r}];"
+        "code = __main__.main();"
+        "print(code, sorted(name for name in imports.LATER if type(sys.modules.get(name)) is not imports.Later),"
+        "sys.modules['numpy._core._add_newdocs'].__doc__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "0 [] None\n", done.stderr
