@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from gateway.codecs.content_encoding import ENCODINGS, Opener
+from gateway.codecs.content_encoding import ENCODINGS, PIECE_BYTES, Opener
 from gateway.codecs.grpc import PREFIX_BYTES
 from gateway.codecs.otlp_intake import Taken, TooManyError, open_request
 from gateway.codecs.otlp_replies import JSON, PROTOBUF, failure, success
@@ -46,9 +46,12 @@ if TYPE_CHECKING:
 
 SIGNALS: Final = {"/v1/metrics": Signal.METRICS, "/v1/logs": Signal.LOGS, "/v1/traces": Signal.TRACES}
 STOP_S_MAX: Final = 5.0
-# Larger ones are opened in a thread, one at a time: for as long the event loop has others to serve.
-HERE_BYTES_MAX: Final = 256 * 1024
+# Larger ones are opened in a thread, one at a time: for as long the event loop has others to serve. A byte may take a
+# microsecond and more (fields of two bytes, groups), and compressed it costs its sender nothing.
+HERE_BYTES_MAX: Final = 16 * 1024
 JSON_HERE_BYTES_MAX: Final = 8 * 1024
+# What took longer than that is all of a turn of the event loop: the next one is opened in another.
+OPENED_S_MAX: Final = 0.001
 # Every object, list and value in a JSON body takes about a hundred bytes, and again as much as a message.
 JSON_ITEMS_MAX: Final = 200_000
 BUSY_S: Final = 1.0
@@ -95,7 +98,7 @@ class OtlpSource:
             bytes_max=int(settings.in_flight_bytes_total),
             now_s=lambda: asyncio.get_running_loop().time(),
         )
-        self._opening = asyncio.Lock()
+        self._opening, self._opening_here = asyncio.Lock(), asyncio.Lock()
         self._state = "stopped"
         self._last_error = ""
         limits = HttpLimits(
@@ -217,6 +220,9 @@ class OtlpSource:
                             raise self._too_large(request)
                         held.grow(len(data) + len(part))
                         data += part
+                        if len(part) >= PIECE_BYTES:
+                            # A few bytes may stand for all that is taken: others have their turn between two pieces.
+                            await asyncio.sleep(0)
                 opener.close()
             except ValueError as error:
                 raise RequestError(400, "malformed", str(error)) from error
@@ -295,10 +301,17 @@ class OtlpSource:
     async def _run(
         self, work: Callable[[bytes, Signal], Taken], body: bytes, signal: Signal, *, here_bytes_max: int
     ) -> Taken:
-        if len(body) <= here_bytes_max:
-            return work(body, signal)
-        async with self._opening:
-            return await asyncio.to_thread(work, body, signal)
+        if len(body) > here_bytes_max:
+            async with self._opening:
+                return await asyncio.to_thread(work, body, signal)
+        loop = asyncio.get_running_loop()
+        async with self._opening_here:
+            began_s = loop.time()
+            try:
+                return work(body, signal)
+            finally:
+                if loop.time() - began_s > OPENED_S_MAX:
+                    await asyncio.sleep(0)
 
     async def _keep(self, taken: Taken, signal: Signal, arrived_ns: int) -> None:
         """Return when all is on disk; raise RequestError where there is no room."""

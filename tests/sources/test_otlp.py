@@ -7,7 +7,9 @@ import base64
 import contextlib
 import gzip
 import json
-from typing import TYPE_CHECKING
+import threading
+import time
+from typing import TYPE_CHECKING, Self
 
 import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
@@ -15,6 +17,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from gateway.codecs import protobuf, zstd
 from gateway.codecs.otlp_answers import read_status_message
+from gateway.codecs.otlp_intake import Taken, open_request
 from gateway.codecs.otlp_replies import JSON, PROTOBUF
 from gateway.core.clock import FakeClock
 from gateway.core.contracts import FullError, Messages, Priority, Signal
@@ -244,6 +247,69 @@ async def test_what_is_small_and_becomes_much_is_refused(make, monkeypatch) -> N
     )
     status, sentence = why(await site.send(b'{"resourceLogs":[' + b"{}," * 100 + b"{}]}", kind=JSON))
     assert (status, sentence) == (413, "more than 100 values in a JSON body; send smaller requests")
+
+
+class Turns:
+    """Counts turns of the event loop while it is entered."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        while True:
+            self.now += 1
+            await asyncio.sleep(0)
+
+
+async def test_who_sends_what_takes_long_to_open_waits_for_the_others_who_do(make, monkeypatch) -> None:
+    """Others have their turn between any two of them: forty small requests at once were seconds without a PUBACK."""
+    site = await make()
+    opened: list[int] = []
+
+    def open_slowly(body: bytes, signal: Signal) -> Taken:
+        opened.append(turns.now)
+        time.sleep(2 * module.OPENED_S_MAX)
+        return open_request(body, signal)
+
+    monkeypatch.setattr(module, "open_request", open_slowly)
+    async with Turns() as turns:
+        answers = await asyncio.gather(*(site.send(logs(f"line {number}")) for number in range(40)))
+    assert [status for status, *_ in answers] == [200] * 40
+    assert len(set(opened)) == 40
+
+
+@pytest.mark.parametrize("unit", [b"\x12\x00", b"\x0b\x0c"], ids=["records", "groups"])
+async def test_what_may_take_long_is_opened_elsewhere(make, monkeypatch, unit: bytes) -> None:
+    """A few hundred bytes, compressed, stood for a third of a second in which nobody else was heard."""
+    site = await make()
+    threads: list[threading.Thread] = []
+
+    def open_and_tell(body: bytes, signal: Signal) -> Taken:
+        threads.append(threading.current_thread())
+        return open_request(body, signal)
+
+    monkeypatch.setattr(module, "open_request", open_and_tell)
+    body = protobuf.delimited(1, protobuf.delimited(2, unit * (16 * 1024)))
+    assert (await site.send(gzip.compress(body), content_encoding="gzip"))[0] == 200
+    assert threads
+    assert threading.main_thread() not in threads
+
+
+async def test_others_have_their_turn_while_much_comes_out_of_little(make) -> None:
+    """A body is decompressed a piece a turn."""
+    site = await make()
+    bomb = gzip.compress(bytes(4 * 1024 * 1024))
+    async with Turns() as turns:
+        assert (await site.send(bomb, content_encoding="gzip"))[0] == 400
+        assert turns.now > 60
 
 
 async def test_a_part_that_cannot_be_kept_is_said(make) -> None:
