@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 # What is acted on before others have their turn.
 FRAMES_AT_ONCE: Final = 64
 HEADERS_BYTES_MAX: Final = 16 * 1024
-# Frames that bring next to nothing (PING, SETTINGS, some bytes of DATA …): so many for nothing, for each request that
-# is answered, and for each so many bytes of bodies.
+# Frames that bring next to nothing (PING, SETTINGS, some bytes of DATA, or any that nobody waits for …): so many for
+# nothing, for each request that is answered, and for each so many bytes of bodies.
 SMALL_BYTES: Final = 64
 IDLE_FRAMES_MAX: Final = 2000
 IDLE_FRAMES_PER_ANSWER: Final = 100
@@ -36,6 +36,8 @@ IDLE_FRAME_BYTES: Final = 1024
 # From so many of these and of headers on, and a few more for each request that is let in, it is chatter.
 CHATTER_FRAMES_MAX: Final = 64
 CHATTER_FRAMES_PER_REQUEST: Final = 16
+# A body in smaller pieces than that is chatter, too: what a frame costs does not depend on its size.
+CHATTER_FRAME_BYTES: Final = 256
 
 
 class FloodError(Exception):
@@ -57,13 +59,21 @@ class Frames:
         self._block_bytes = 0  # of headers that have begun
         self._idle = 0
         self._asked = 0
-        self._body_bytes = 0
+        self._ends = self._resets = 0  # of requests
+        self._body_frames = self._body_bytes = 0
 
     @property
     def is_chatter(self) -> bool:
         """Whether most of what comes brings next to nothing."""
-        free = CHATTER_FRAMES_MAX + CHATTER_FRAMES_PER_REQUEST * self.admitted + self._body_bytes // IDLE_FRAME_BYTES
-        return self._idle + self._asked > free
+        free = CHATTER_FRAMES_MAX + CHATTER_FRAMES_PER_REQUEST * self.admitted + self._body_bytes // CHATTER_FRAME_BYTES
+        return self._idle + self._asked + self._body_frames > free
+
+    def brought(self, size_bytes: int) -> None:
+        """Take note of a frame of DATA that somebody waits for, and is not the last."""
+        if size_bytes >= SMALL_BYTES:
+            self._idle -= 1
+            self._body_frames += 1
+            self._body_bytes += size_bytes
 
     def cut(self, data: bytes) -> Iterator[bytes]:
         """Yield `data`, a few frames at a time; raise FloodError, FrameSizeError behind what came before it."""
@@ -102,10 +112,13 @@ class Frames:
                 raise FloodError(f"more than {HEADERS_BYTES_MAX} bytes of headers")
             if flags & END_HEADERS:
                 self._block_bytes = 0
-        elif kind == DATA and size_bytes >= SMALL_BYTES:
-            self._body_bytes += size_bytes
-        elif kind != RST_STREAM and not (kind == DATA and flags & END_STREAM):
-            # Requests that are taken back are counted as such.
+            return
+        # Each request ends once, and may be taken back: those that are taken back are counted as such.
+        if kind == DATA and flags & END_STREAM and self._ends < self._asked:
+            self._ends += 1
+        elif kind == RST_STREAM and self._resets < self._asked:
+            self._resets += 1
+        else:
             self._idle += 1
             free = IDLE_FRAMES_MAX + IDLE_FRAMES_PER_ANSWER * self.answered + self._body_bytes // IDLE_FRAME_BYTES
             if self._idle > free:

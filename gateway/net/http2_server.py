@@ -296,6 +296,8 @@ class _Conversation:
         elif isinstance(event, DataReceived):
             size_bytes = event.flow_controlled_length or 0
             if stream is not None:
+                if event.stream_ended is None:
+                    self._frames.brought(size_bytes)
                 stream.body.put(event.data or b"", size_bytes)
             else:
                 self._acknowledge(size_bytes, event.stream_id or 0)

@@ -87,12 +87,44 @@ def test_who_says_much_that_brings_nothing_chatters() -> None:
     assert frames.is_chatter
 
 
+def test_a_body_in_crumbs_is_chatter() -> None:
+    """A frame costs what it costs, however little is in it."""
+    crumbs, pieces = Frames(), Frames()
+    for frames, size_bytes in ((crumbs, 64), (pieces, 256)):
+        for some in frames.cut(PREFACE + frame(DATA, 0, 1, bytes(size_bytes)) * 1000):
+            for _ in range(some.count(head(size_bytes, DATA, 0, 1))):
+                frames.brought(size_bytes)
+    assert crumbs.is_chatter
+    assert not pieces.is_chatter
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        frame(RST_STREAM, 0, 1, bytes(4)),
+        frame(DATA, 0, 1, bytes(9000)),
+        frame(DATA, END_STREAM, 1, bytes(9000)),
+        frame(DATA, END_STREAM, 1, b""),
+    ],
+    ids=["resets", "data", "ends", "empty ends"],
+)
+def test_what_nobody_waits_for_brings_nothing(more: bytes) -> None:
+    """One request is ended once, and taken back once."""
+    frames = Frames()
+    list(frames.cut(PREFACE + frame(HEADERS, END_HEADERS, 1, bytes(8)) + more * (CHATTER_FRAMES_MAX - 1)))
+    assert not frames.is_chatter
+    with pytest.raises(FloodError):
+        list(frames.cut(more * (IDLE_FRAMES_MAX + 2)))
+    assert frames.is_chatter
+
+
 def test_who_asks_and_sends_may_say_more() -> None:
     """A client asks for PINGs and opens windows as it sends and hears; ends of requests and of headers are none."""
     frames = Frames()
     list(frames.cut(PREFACE + frame(HEADERS, END_HEADERS, 1, bytes(9000)) * 100))
-    list(frames.cut((frame(RST_STREAM, 0, 1, bytes(4)) + frame(DATA, END_STREAM, 1, b"")) * IDLE_FRAMES_MAX * 2))
+    list(frames.cut((frame(RST_STREAM, 0, 1, bytes(4)) + frame(DATA, END_STREAM, 1, b"")) * 100))
     list(frames.cut(frame(DATA, 0, 1, bytes(10_240))))
+    frames.brought(10_240)
     frames.answered += 1
     pings = frame(PING, 0, 0, bytes(8))
     list(frames.cut(pings * (IDLE_FRAMES_MAX + 110)))

@@ -27,6 +27,7 @@ from gateway.net.http2 import (
     PADDED,
     PING,
     PREFACE,
+    RST_STREAM,
     SETTINGS,
     frame,
     head,
@@ -613,6 +614,28 @@ async def test_who_floods_is_left_before_it_is_held(serve, data: bytes, why: str
     assert len(echo.away) == 1
     assert echo.away[0][0] == "flood"
     assert why in echo.away[0][1]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        frame(DATA, 0, 1, bytes(1000)) * 3000,
+        frame(DATA, END_STREAM, 1, bytes(1000)) * 3000,
+        frame(RST_STREAM, 0, 1, bytes(4)) * 3000,
+        frame(RST_STREAM, 0, 2**31 - 1, bytes(4)) * 3000,
+    ],
+    ids=["data", "ends", "resets", "resets of nothing"],
+)
+async def test_who_goes_on_about_what_is_over_is_left(serve, data: bytes) -> None:
+    """Nobody hears of such frames, and each takes as long as another: a few clients without a token stopped all others."""
+    echo = Echo()
+    await serve(echo)
+    client = await serve.connect()
+    await client.answer(client.begin("/no"))
+    client.writer.write(data)
+    with contextlib.suppress(ConnectionError):
+        await asyncio.wait_for(client.reader.read(-1), 20.0)
+    assert [reason for reason, _ in echo.away] == ["flood"]
 
 
 async def test_those_who_chatter_wait_for_each_other(serve, monkeypatch: pytest.MonkeyPatch) -> None:
