@@ -42,7 +42,12 @@ PRIVATE_PARTS: Final = (
     "_ssl_wrap_socket",
 )
 # And those of what stands for its socket where a WebSocket is spoken.
-WEBSOCKET_PARTS: Final = ("_payload_head", "_readbuffer")
+WEBSOCKET_PARTS: Final = ("_payload_head", "_readbuffer", "_socket")
+# What a broker may say before its WebSocket stands: a status and some headers.
+GREETING_BYTES_MAX: Final = 16 * 1024
+# Of a frame that is no message: its head, and the most that one may hold (RFC 6455, section 5.5).
+CONTROL_BYTES_MAX: Final = 14 + 125
+_MESSAGE_OPCODES: Final = frozenset({0, 2})  # a continuation, binary
 # When to send what is retained (MQTT 5.0 section 3.8.3.1, Retain Handling).
 ALWAYS: Final = SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE
 NEW_ONLY: Final = SubscribeOptions.RETAIN_SEND_IF_NEW_SUB
@@ -83,11 +88,13 @@ class BulkClient(Client):
         self._clean = clean
         self.device = ""  # the network device by which it connects, if not as the kernel's routes have it
         self._is_plain = transport == "tcp" and tls is None
+        self._is_websocket, self._is_tls = transport == "websockets", tls is not None
         self._fed = b""
         self._fed_at = 0
         self._dialled: socket.socket | None = None
         self.is_abandoned = False
         self.error: OSError | None = None  # what ended the reading, where it was not the broker's FIN
+        self.wrong = ""  # what ended it that the broker must not send
         self.connect_timeout = timeout_s
         if tls is not None:
             self.tls_set_context(tls)
@@ -135,13 +142,17 @@ class BulkClient(Client):
             try:
                 part = self._sock.recv(bytes_max - size)
             except OSError as error:
-                if is_waiting(error):
+                self.wrong = _wrong_frame(self._sock)
+                if is_waiting(error) and not self.wrong:
                     # A WebSocket frame that is none of ours, or half a one; TLS may hold the next already.
                     if self.pending():
                         continue
                     return b"".join(parts) if parts else None
                 self.error, part = error, b""
             if not part:
+                break
+            self.wrong = _wrong_frame(self._sock)
+            if self.wrong:
                 break
             parts.append(part)
             size += len(part)
@@ -227,7 +238,9 @@ class BulkClient(Client):
 
     def _create_socket(self) -> Any:
         try:
-            made = super()._create_socket()
+            made: Any = super()._create_socket()
+            if self._is_websocket:
+                made._socket = self._dialled  # noqa: SLF001  see WEBSOCKET_PARTS
             self._check_abandoned()
         except BaseException:
             # paho leaves a socket whose handshake failed to the garbage collector.
@@ -242,10 +255,13 @@ class BulkClient(Client):
             # A CONNECT now would throw our own next connection out of the session.
             raise ConnectionAbortedError("nobody waits for this connection any more")
 
-    def _create_socket_connection(self) -> socket.socket:
+    def _create_socket_connection(self) -> Any:
         self._dialled = self._connect_by(self.device) if self.device else super()._create_socket_connection()
         self._dialled.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return self._dialled
+        return self._dialled if self._is_tls else self._to_be_greeted(self._dialled)
+
+    def _to_be_greeted(self, dialled: socket.socket) -> Any:
+        return _Greeting(dialled, within_s=self._connect_timeout) if self._is_websocket else dialled
 
     def _connect_by(self, device: str) -> socket.socket:
         """Return what `create_connection` does, made by one network device: that has to be said before it connects."""
@@ -265,7 +281,7 @@ class BulkClient(Client):
                 return one
         raise failure
 
-    def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> ssl.SSLSocket:
+    def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> Any:
         # As paho does it, but the wrapped socket is known here before its handshake can fail.
         assert self._ssl_context is not None
         wrapped: ssl.SSLSocket = self._ssl_context.wrap_socket(
@@ -274,7 +290,51 @@ class BulkClient(Client):
         self._dialled = wrapped
         wrapped.settimeout(self._connect_timeout)
         wrapped.do_handshake()
-        return wrapped
+        return self._to_be_greeted(wrapped)
+
+
+class _Greeting:
+    """A socket until its WebSocket stands: paho reads what a broker says to that a byte at a time, without an end."""
+
+    def __init__(self, dialled: socket.socket, *, within_s: float) -> None:
+        self._dialled = dialled
+        self._until_s = time.monotonic() + within_s
+        self._left = GREETING_BYTES_MAX
+
+    def settimeout(self, seconds: float) -> None:
+        """Wait no longer than for all of it, whatever is asked for."""
+
+    def send(self, data: bytes) -> int:
+        """Send."""
+        return self._dialled.send(data)
+
+    def recv(self, size: int) -> bytes:
+        """Receive; raise OSError where it takes too long, or is too long."""
+        left_s = self._until_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("timed out")
+        self._dialled.settimeout(left_s)
+        data = self._dialled.recv(min(size, self._left))
+        self._left -= len(data)
+        if not self._left:
+            raise ConnectionAbortedError("its answer to the WebSocket does not end")
+        return data
+
+
+def _wrong_frame(sock: Any) -> str:
+    """Say what is wrong with the WebSocket frame that paho holds a part of, "" where nothing is.
+
+    It would hold all of one that is no message, however long, and copy it at each read; of one that is masked, too, and
+    that look at each byte. Servers mask nothing (RFC 6455, section 5.1).
+    """
+    held = getattr(sock, "_readbuffer", b"")
+    if len(held) < 2:
+        return ""
+    if held[1] > 0x7F:
+        return "a WebSocket frame that is masked, as only those of clients are"
+    if held[0] & 0x0F not in _MESSAGE_OPCODES and len(held) > CONTROL_BYTES_MAX:
+        return "a long WebSocket frame that is no MQTT"
+    return ""
 
 
 def _let_go_of_read(sock: Any) -> None:
@@ -288,9 +348,6 @@ def _let_go_of_read(sock: Any) -> None:
         return
     held = sock._readbuffer  # noqa: SLF001  see PRIVATE_PARTS
     kind = held[1]
-    # Servers mask nothing, and a mask counts from the frame's beginning.
-    if kind > 0x7F:
-        return
     at = {126: 4, 127: 10}.get(kind, 2)
     left = (kind if at == 2 else int.from_bytes(held[2:at], "big")) - read
     sock._readbuffer = held[:1] + b"\x7f" + left.to_bytes(8, "big") + held[at + read :]  # noqa: SLF001

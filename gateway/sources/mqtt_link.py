@@ -194,7 +194,9 @@ class Link:
         data = self.client.receive(portion_bytes)
         self._read_at_s = self._loop.time()
         if data == b"":
-            self._end("closed" if self._is_closing else "the broker closed the connection")
+            wrong = self.client.wrong
+            gone = f"the broker sent {wrong}" if wrong else "the broker closed the connection"
+            self._end("closed" if self._is_closing else gone)
             return
         # What was on its way when we said goodbye is not acknowledged: it comes again.
         if data and not self._is_closing:

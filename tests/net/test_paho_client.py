@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import socket
 import ssl
+import threading
 from typing import Literal
 
 import pytest
@@ -80,20 +82,80 @@ def test_the_private_parts_of_a_websocket_are_there(websocket, part: str) -> Non
     assert hasattr(websocket[0]._sock, part)
 
 
-@pytest.mark.parametrize("mask", [b"", b"\1\2\3\4"])
 @pytest.mark.parametrize("sizes", [[1, 125, 126, 300], [65_535, 65_536, 5], [400_000]])
-def test_no_more_is_held_of_a_websocket_frame_than_is_read_at_a_time(websocket, sizes: list[int], mask: bytes) -> None:
-    """However large it is, and in whatever pieces it comes; a frame with a mask, which no server sends, is read too."""
+def test_no_more_is_held_of_a_websocket_frame_than_is_read_at_a_time(websocket, sizes: list[int]) -> None:
+    """However large it is, and in whatever pieces it comes."""
     client, theirs = websocket
     payloads = [bytes(at % 251 for at in range(size)) for size in sizes]
-    wire = b"".join(frame(payload, mask=mask) + frame(b"", first=0x8A) for payload in payloads)
+    wire = b"".join(frame(payload) + frame(bytes(125), first=0x8A) for payload in payloads)
     got = b""
     for at in range(0, len(wire), 7_001):
         theirs.sendall(wire[at : at + 7_001])
         while data := client.receive(1000):
             got += data
-            assert mask or len(client._sock._readbuffer) < 1100
+            assert len(client._sock._readbuffer) < 1100
     assert got == b"".join(payloads)
+
+
+@pytest.mark.parametrize(
+    ("wire", "why"),
+    [
+        (frame(bytes(1 << 20), first=0x89), "a long WebSocket frame that is no MQTT"),
+        (frame(bytes(1 << 20), first=0x81), "a long WebSocket frame that is no MQTT"),
+        (frame(bytes(1 << 20), mask=b"abcd"), "a WebSocket frame that is masked, as only those of clients are"),
+    ],
+    ids=["ping", "text", "masked"],
+)
+def test_a_websocket_frame_that_paho_would_hold_is_the_end(websocket, wire: bytes, why: str) -> None:
+    """It holds all of it, and copies it at each read: of a gigabyte until there is no memory left."""
+    client, theirs = websocket
+    theirs.sendall(frame(b"before") + wire[:200_000])
+    assert client.receive(6) == b"before"
+    assert client.receive(100_000) == b""
+    assert client.wrong == why
+    assert len(client._sock._readbuffer) < 110_000
+
+
+@pytest.mark.parametrize("piece", [b"HTTP/1.1 200 OK\r\nX: " + bytes(100), b"A: b\r\n" * 10], ids=["line", "lines"])
+def test_an_answer_to_a_websocket_that_does_not_end_is_not_read_for_ever(piece: bytes) -> None:
+    """paho reads it a byte at a time and keeps it: a thread, and memory, for as long as somebody likes."""
+
+    def talk() -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            for _ in range(2000):
+                connection.sendall(piece)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=talk)
+        thread.start()
+        client = make_client(transport="websockets")
+        with pytest.raises(OSError, match="does not end"):
+            client.dial(*listener.getsockname(), keepalive_s=10, properties=None)
+        thread.join(30)
+    assert client._dialled is not None
+    assert client._dialled.fileno() == -1
+
+
+def test_an_answer_to_a_websocket_that_comes_slowly_has_its_time_in_all() -> None:
+    """And not for each byte."""
+    is_over = threading.Event()
+
+    def drip() -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            while not is_over.wait(0.05):
+                connection.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip)
+        thread.start()
+        client = make_client(transport="websockets")
+        client.connect_timeout = 0.3
+        with pytest.raises(TimeoutError):
+            client.dial(*listener.getsockname(), keepalive_s=10, properties=None)
+        is_over.set()
+        thread.join(30)
 
 
 def test_the_time_of_the_last_bytes_has_one_of_two_names() -> None:
