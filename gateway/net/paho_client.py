@@ -43,6 +43,8 @@ PRIVATE_PARTS: Final = (
 )
 # And those of what stands for its socket where a WebSocket is spoken.
 WEBSOCKET_PARTS: Final = ("_payload_head", "_readbuffer", "_socket")
+# What a packet takes beside its bytes while it waits to be sent.
+PACKET_BYTES: Final = 512
 # What a broker may say before its WebSocket stands: a status and some headers.
 GREETING_BYTES_MAX: Final = 16 * 1024
 # Of a frame that is no message: its head, and the most that one may hold (RFC 6455, section 5.5).
@@ -180,6 +182,11 @@ class BulkClient(Client):
         """Queue whole packets behind whatever paho is sending, and send what the socket takes."""
         # As PUBACK: paho does things of its own after it has sent a PUBLISH or a DISCONNECT.
         self._packet_queue(PacketType.PUBACK << 4, packets, 0, 1)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What waits in paho's queue, and what each packet takes there."""
+        return sum(len(packet["packet"]) + PACKET_BYTES for packet in self._out_packet)
 
     def send_some(self, data: bytes | memoryview[int]) -> int:
         """Send what the socket takes of `data`, past paho's queue; return how much that is, 0 for nothing now.

@@ -26,6 +26,8 @@ PACE_S: Final = 0.005
 MISC_S: Final = 1.0
 # Of what paho takes, packet by packet, a buffer holds a few: who sends more answers what nobody asked.
 ANSWERS_MAX: Final = 100
+# A broker that lets so much of ours wait is not read from until it reads.
+UNSENT_BYTES_MAX: Final = 256 * 1024
 DISCONNECT_BYTES: Final = b"\xe0\x00"
 
 
@@ -71,7 +73,9 @@ class Link:
         self._is_reading = False
         self._is_writing = False
         self._is_paused = False
+        self._is_clogged = False  # the broker does not read what we send
         self._is_closing = False
+        self._gathered: list[bytes] | None = None  # what leaves together, while a buffer is handed out
         self._read_at_s = 0.0
         self._answers = 0  # of the buffer that is being handed out
         self._next_read: asyncio.TimerHandle | asyncio.Handle | None = None
@@ -140,7 +144,9 @@ class Link:
 
     def send(self, packets: bytes) -> None:
         """Send whole packets, behind what waits already. Into a closed link: nothing happens."""
-        if packets and self.is_open:
+        if self._gathered is not None:
+            self._gathered.append(packets)
+        elif packets and self.is_open:
             self.client.send_raw(packets)
             self._after_write()
 
@@ -165,7 +171,7 @@ class Link:
     # Reading
 
     def _listen(self) -> None:
-        if not self._is_reading and not self._is_paused and self._descriptor >= 0:
+        if not self._is_reading and not (self._is_paused or self._is_clogged) and self._descriptor >= 0:
             self._loop.add_reader(self._descriptor, self._on_readable)
             self._is_reading = True
             if self.client.pending():
@@ -210,7 +216,7 @@ class Link:
             self._hand_out(data, arrived_ns)
         if self.is_open:
             self._listen()
-            if self.client.pending() and not self._is_paused and self._next_read is None:
+            if self.client.pending() and self._is_reading and self._next_read is None:
                 self._next_read = self._loop.call_soon(self._read)
 
     def _hand_out(self, data: bytes, arrived_ns: int) -> None:
@@ -222,20 +228,25 @@ class Link:
         except ProtocolError as error:
             items, wrong = error.before, error
         self._answers, took_s = 0, 0.0
-        for item in items:
-            if isinstance(item, Publishes):
-                self._on_publishes(item, arrived_ns, size_bytes)
-                size_bytes = 0
-                continue
-            began_s = self._loop.time()
-            try:
+        # A buffer holds tens of thousands of the shortest packets, each with an answer.
+        gathered: list[bytes] = []
+        self._gathered = gathered
+        try:
+            for item in items:
+                if isinstance(item, Publishes):
+                    self._on_publishes(item, arrived_ns, size_bytes)
+                    size_bytes = 0
+                    continue
+                began_s = self._loop.time()
                 self._take(item.first_byte, item.body)
-            except ProtocolError as error:
-                wrong = error
-                break
-            if not self.is_open:
-                return
-            took_s += self._loop.time() - began_s
+                if not self.is_open:
+                    return
+                took_s += self._loop.time() - began_s
+        except ProtocolError as error:
+            wrong = error
+        finally:
+            self._gathered = None
+            self.send(b"".join(gathered))
         self.portion.was_slow(len(data), took_s)
         if wrong is not None:
             # Told why, a broker can log it; what came before the mistake has been handed out.
@@ -264,6 +275,9 @@ class Link:
 
     def _write(self) -> None:
         if self.is_open:
+            if self._is_clogged:
+                # The socket takes more, so the broker reads, however slowly.
+                self.client.forgive_silence()
             self.client.loop_write()
             self._after_write()
 
@@ -275,8 +289,18 @@ class Link:
         elif self._is_writing and not wants and self._descriptor >= 0:
             self._loop.remove_writer(self._descriptor)
         self._is_writing = wants
+        if wants != self._is_clogged:
+            self._weigh()
         if self._is_closing and not wants:
             self.client.end_writing()
+
+    def _weigh(self) -> None:
+        """Read only from who reads. One that never does is gone when its keep alive is over, as paho counts it."""
+        was_clogged, self._is_clogged = self._is_clogged, self.client.unsent_bytes > UNSENT_BYTES_MAX
+        if self._is_clogged:
+            self._deaf()
+        elif was_clogged:
+            self._listen()
 
     def _keep_alive(self) -> None:
         if not self.is_open:

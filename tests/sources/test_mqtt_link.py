@@ -11,10 +11,11 @@ import pytest
 
 from gateway.core.clock import FakeClock
 from gateway.net.mqtt import VERSION_5, Publishes
-from gateway.net.mqtt_packets import publish_bytes
+from gateway.net.mqtt_fields import PacketType
+from gateway.net.mqtt_packets import answer_bytes, publish_bytes
 from gateway.net.paho_client import BulkClient
 from gateway.sources import portion
-from gateway.sources.mqtt_link import ANSWERS_MAX, PACE_S, Link, LinkClosed
+from gateway.sources.mqtt_link import ANSWERS_MAX, PACE_S, UNSENT_BYTES_MAX, Link, LinkClosed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -188,6 +189,34 @@ async def test_less_is_read_at_a_time_of_releases_that_take_long(far: Far, monke
     await settle()
     assert len(far.released) == 3000
     assert far.link.portion.size_bytes == portion.PORTION_BYTES_MIN
+
+
+async def test_a_broker_that_does_not_read_its_answers_is_not_read(far: Far) -> None:
+    """Its releases are four bytes each, and what waits for it took a hundred times that, without a bound."""
+    link, sent = far.link, 0
+    link._on_release = lambda packet_id: link.send(answer_bytes(PacketType.PUBCOMP, packet_id))
+    release = answer_bytes(PacketType.PUBREL, b"\0\x07") * 5000
+    most = idle = 0
+    while idle < 200:
+        try:
+            sent += far.far.send(release[sent % 4 :])
+            idle = 0
+        except BlockingIOError:
+            idle += 1
+        await asyncio.sleep(PACE_S / 10)
+        most = max(most, link.client.unsent_bytes)
+        assert sent < 32 << 20, "without a bound"
+    assert most < 2 * UNSENT_BYTES_MAX
+    # Once it reads, it is read, and has an answer to each.
+    got = bytearray()
+    while len(got) < sent // 4 * 4:
+        await asyncio.sleep(0)
+        try:
+            got += far.far.recv(1 << 20)
+        except BlockingIOError:
+            continue
+    assert got == answer_bytes(PacketType.PUBCOMP, b"\0\x07") * (sent // 4)
+    assert link.is_open
 
 
 async def test_what_the_socket_does_not_take_is_sent_later(far: Far) -> None:
