@@ -156,7 +156,6 @@ _BOOLEAN: Final = frozenset({Property.PAYLOAD_FORMAT, Property.REQUEST_PROBLEM, 
 _NOT_ZERO: Final = frozenset(
     {Property.RECEIVE_MAXIMUM, Property.MAXIMUM_PACKET_SIZE, Property.TOPIC_ALIAS, Property.SUBSCRIPTION_ID}
 )
-_REPEATABLE: Final = frozenset({Property.USER, Property.SUBSCRIPTION_ID})
 # These may be there by the ten thousand, and nobody looks at them: they are passed over in one step, or few.
 _USER: Final = int(Property.USER)
 # Not with ++, which takes too much in Python before 3.11.5 (gh-106052); and bounded, since each round takes memory.
@@ -325,7 +324,7 @@ def read_properties(data: bytes, position: int, end: int, allowed: frozenset[Pro
         identifier, position = read_variable_integer(data, position, stop)
         if identifier not in allowed:
             raise malformed(f"property {identifier:#04x} does not belong in this packet")
-        if identifier in properties and identifier not in _REPEATABLE:
+        if identifier in properties:
             raise protocol_error(f"property {identifier:#04x} is there twice")
         value, position = _read_value(identifier, data, position, stop)
         properties[identifier] = value
