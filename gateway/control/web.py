@@ -21,9 +21,11 @@ from microdot import Response as BareResponse
 from gateway import __version__
 from gateway.control.metrics import MetricsPage
 from gateway.core.timeouts import timeout
-from gateway.net.addresses import cannot_listen, names_this_machine, split_address
+from gateway.net.addresses import names_this_machine
+from gateway.net.listeners import accept_from, listen, make_ready, stop_accepting
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Awaitable, Callable, Mapping
     from typing import TypeAlias
 
@@ -90,21 +92,46 @@ class ControlServer:
 
     async def run(self) -> None:
         """Listen and answer until cancelled; raise OSError if the address cannot be had."""
-        host, port = split_address(self._settings.listen)
-        try:
-            server = await asyncio.start_server(self._meet, host, port, limit=int(self._settings.request_max))
-        except OSError as error:
-            raise cannot_listen(self._settings.listen, error) from error
-        self.port = server.sockets[0].getsockname()[1]
+        listeners = await listen(self._settings.listen)
+        self.port = listeners[0].getsockname()[1]
+        accepting = {
+            listener: asyncio.create_task(accept_from(listener, self._admit_from, self._lack), name="control: accept")
+            for listener in listeners
+        }
         self.started.set()
         try:
-            await asyncio.get_running_loop().create_future()
+            done, _ = await asyncio.wait(accepting.values(), return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
         finally:
             self.started.clear()
-            server.close()
+            await stop_accepting(accepting)
             for task in self._connections:
                 task.cancel()
             await asyncio.gather(*self._connections, return_exceptions=True)
+
+    def _lack(self, _: str) -> None:
+        self._count("out of resources")
+
+    async def _admit_from(self, connected: socket.socket, _peer: str) -> None:
+        """Begin with one connection: the next is taken when this one could say what it wants.
+
+        asyncio's own server takes a hundred at once, and whoever had asked would make room before being heard.
+        """
+        reader = asyncio.StreamReader(limit=int(self._settings.request_max))
+        protocol = asyncio.StreamReaderProtocol(reader)
+        loop = asyncio.get_running_loop()
+        try:
+            make_ready(connected)
+            transport, _ = await loop.connect_accepted_socket(lambda: protocol, connected)
+        except OSError:
+            # Gone again.
+            connected.close()
+            self._count("connection lost")
+            return
+        task = asyncio.create_task(self._meet(reader, asyncio.StreamWriter(transport, protocol, reader, loop)))
+        task.add_done_callback(self._leave)
+        await asyncio.sleep(0)  # begun, it hangs up however it ends
 
     async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -132,7 +159,7 @@ class ControlServer:
         except OSError:
             self._count("connection lost")
         except asyncio.CancelledError:
-            # The end of `run`, and of this task: start_server, which began it, logs one that was cancelled as an error.
+            # The end of `run`, and of this task.
             pass
         finally:
             self._leave(task)

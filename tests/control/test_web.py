@@ -381,6 +381,18 @@ async def test_connections_are_bounded(open_window) -> None:
     assert (await window.ask("/healthz"))[0] == 200
 
 
+async def test_who_has_asked_is_heard_before_a_crowd_that_comes_behind(open_window) -> None:
+    """However many connect at once: those who ask nothing made whoever asks make room, unheard."""
+    window = await open_window(connections_max=2)
+    address = ("127.0.0.1", window.server.port)
+    with contextlib.ExitStack() as stack:
+        asking = stack.enter_context(socket.create_connection(address, timeout=60))
+        asking.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        for _ in range(60):
+            stack.enter_context(socket.create_connection(address, timeout=60))
+        assert (await asyncio.to_thread(asking.recv, 100)).startswith(b"HTTP/1.0 200")
+
+
 async def test_who_says_nothing_makes_room_for_who_asks(open_window) -> None:
     """The one that was there first; nobody can shut the window by connecting to it."""
     window = await open_window(connections_max=2)
