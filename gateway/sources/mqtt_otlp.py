@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 
 MALFORMED: Final = "malformed"
 SIGNALS: Final = {signal.name.lower(): signal for signal in Signal}
-# How large one is read at once without a thread.
-HERE_BYTES_MAX: Final = 64 * 1024
+# How large one is read at once without a thread: a byte may take a microsecond and more.
+HERE_BYTES_MAX: Final = 16 * 1024
+# What took longer than that is all of a turn of the event loop: the next one is read in another.
+OPENED_S_MAX: Final = 0.001
 # So much of them is open before it is kept, and what the last of them adds.
 AT_ONCE_BYTES: Final = 256 * 1024
 TOPICS_KNOWN_MAX: Final = 4096
@@ -199,7 +201,13 @@ async def _open(request: _Request, *, bytes_max: int) -> Taken:
     payload = request.payload
     if len(payload) > HERE_BYTES_MAX or _is_packed(payload):
         return await asyncio.to_thread(_read, payload, request.signal, bytes_max)
-    return _read(payload, request.signal, bytes_max)
+    loop = asyncio.get_running_loop()
+    began_s = loop.time()
+    try:
+        return _read(payload, request.signal, bytes_max)
+    finally:
+        if loop.time() - began_s > OPENED_S_MAX:
+            await asyncio.sleep(0)
 
 
 def _together(arrivals: Arrivals, signal: Signal, opened: Sequence[Taken]) -> Messages:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import tracemalloc
 import zlib
 
@@ -10,6 +11,7 @@ import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from gateway.codecs import zstd
+from gateway.codecs.otlp_intake import Taken, open_request
 from gateway.core.contracts import Accepted, Arrivals, FullError, Lost, Messages, Signal
 from gateway.sources import mqtt_otlp
 from gateway.sources.mqtt_otlp import OtlpTopics
@@ -141,6 +143,28 @@ async def test_a_large_request_is_read_beside_the_loop(door, doors) -> None:
     await door(came((b"tidegate/g/metrics", request(20_000)), dropped={"no_room": 2}))
     assert sum(len(m.records) for m in doors.messages) == 20_000
     assert [(len(rest), rest.dropped) for rest in doors.arrivals] == [(0, {"no_room": 2})]
+
+
+async def test_others_have_their_turn_between_requests_that_take_long(doors, monkeypatch) -> None:
+    """A buffer of what is well-formed and holds nothing was a third of a second for everybody."""
+    turn, opened = 0, []
+
+    def open_slowly(body: bytes, signal: Signal) -> Taken:
+        opened.append(turn)
+        time.sleep(2 * mqtt_otlp.OPENED_S_MAX)
+        return open_request(body, signal)
+
+    async def others() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(mqtt_otlp, "open_request", open_slowly)
+    task = asyncio.create_task(others())
+    await make(doors)(came(*[(b"tidegate/g/metrics", b"\x0a\x02\x0b\x0c")] * 30))
+    task.cancel()
+    assert len(set(opened)) == 30
 
 
 async def test_topics_are_remembered_in_a_bounded_number(door, doors, monkeypatch) -> None:
