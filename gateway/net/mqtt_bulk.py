@@ -38,6 +38,8 @@ Ids: TypeAlias = "npt.NDArray[np.uint16]"
 
 # What a broker answers has some bytes; a reason in words may be as long as a text can be.
 PACKET_BYTES_MAX: Final = 256 * 1024
+# From so many in a row on PUBACKs are a run, and its end is looked for.
+ALIKE_MIN: Final = 64
 HEADER_BYTES_MAX: Final = 5
 # From here on a message is moved by itself: an index of its bytes would be eight times as large.
 LARGE_BYTES: Final = 2048
@@ -186,6 +188,12 @@ class Acks:
     codes: npt.NDArray[np.uint8]
 
 
+def _alike(rows: npt.NDArray[np.uint8]) -> int:
+    """Return how many rows are a PUBACK of that width, from the first on."""
+    is_one = (rows[:, 0] == _PUBACK) & (rows[:, 1] == rows.shape[1] - 2)
+    return len(rows) if is_one.all() else int(is_one.argmin())
+
+
 @dataclass(slots=True)
 class AckScanner:
     """Cuts what a broker sends to a publisher into packets; PUBACKs come out in runs, all else one by one.
@@ -217,8 +225,10 @@ class AckScanner:
         if data[position] == _PUBACK and position + 1 < end and data[position + 1] in {2, 3}:
             width = 2 + data[position + 1]
             rows = np.frombuffer(data, np.uint8, (end - position) // width * width, position).reshape(-1, width)
-            is_one = (rows[:, 0] == _PUBACK) & (rows[:, 1] == width - 2)
-            count = len(rows) if is_one.all() else int(is_one.argmin())
+            # All are looked at only where some are alike: short and long ones by turns would be a look at all each.
+            count = _alike(rows[:ALIKE_MIN])
+            if count == ALIKE_MIN:
+                count += _alike(rows[ALIKE_MIN:])
             if not count:
                 return position, None
             return position + count * width, self._plain(rows[:count])
