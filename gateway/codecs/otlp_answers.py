@@ -34,6 +34,9 @@ _COUNTS: Final = (
 # Where a JSON text has a string, with its end unless it was cut, or a value ends or begins.
 _MARKS: Final = re.compile(r""""(?:[^"\\]+|\\u[0-9a-fA-F]{4}|\\[^u])*(?P<end>"?)|[][{},]""", re.DOTALL)
 _CLOSERS: Final = {"{": "}", "[": "]"}
+# So much stands between a value and the message behind it, its name and all; what does not end is not looked through
+# for each string in it.
+NEXT_CHARS_MAX: Final = 1024
 _MESSAGE_NEXT: Final = re.compile(r"""[,\s]*"(?:errorMessage|error_message)"\s*:\s*""")
 
 
@@ -131,7 +134,7 @@ def _closed(text: str) -> str:
             whole = mark.end()
         elif sign == ",":
             whole = mark.start()
-        elif _MESSAGE_NEXT.fullmatch(text, whole, mark.start()):
+        elif mark.start() - whole < NEXT_CHARS_MAX and _MESSAGE_NEXT.fullmatch(text, whole, mark.start()):
             if not mark["end"]:
                 closers.append('"')
             whole = mark.end()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 
 import pytest
 from hypothesis import given
@@ -66,6 +67,21 @@ def test_a_partial_success_in_json_may_be_cut_anywhere(size: int) -> None:
         assert whole.message.startswith(found.message)
         assert found.message or b"too" not in body
         assert found == whole or b"more" not in body
+
+
+def test_json_that_is_nothing_but_strings_takes_linear_time() -> None:
+    """Each was looked at with all that stood before it: an answer of 64 KB took two seconds."""
+
+    def seconds(size: int) -> float:
+        body = b"{" + b" " * size + b'""' * size
+        # Its own time: a machine that has something else to do in between says nothing of it.
+        started = time.thread_time()
+        with pytest.raises(otlp_answers.NoResponseError):
+            otlp_answers.read_response(body, is_cut=True)
+        return time.thread_time() - started
+
+    small, large = min(seconds(2_000) for _ in range(3)), min(seconds(32_000) for _ in range(3))
+    assert large < small * 16 * 3
 
 
 def test_a_count_that_stands_behind_a_long_sentence_is_not_known() -> None:
