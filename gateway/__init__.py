@@ -106,8 +106,10 @@ codecs/                     Words on the wire: bytes become columns and columns 
   otlp_answers.py           What receivers answer to OTLP: what was not taken, a no that comes as success, an error's sentence
   otlp_intake.py            A request that a program sends: is it well-formed, what can be kept of it
   otlp_json.py              OTLP as JSON: columns become text, for receivers that want it and for `tidegate export`
+  otlp_layouts.py           OTLP messages that are laid out as one before: only times and values differ, and are taken without walking the rest
   otlp_messages.py          OTLP messages that are passed on as they came: counted, cut and given attributes without being read
   otlp_messages_json.py     OTLP messages that are passed on, as JSON and back, by the official classes
+  otlp_points.py            Number points of OTLP metrics as columns, for who watches them: gauges and sums, read where they stand in a message
   otlp_replies.py           What a receiver of OTLP answers, in protobuf or JSON: taken, taken in part, or why not
   paths.py                  Where in a document a value stands: paths like a.b[0].c
   payloads.py               Payloads become documents: JSON, CBOR, text, CSV, from bytes that anyone may have sent
@@ -352,6 +354,7 @@ core/                       Ground: the words that every room speaks
   timeouts.py               Timeouts that hold in a task that is being cancelled, too: what asyncio's do from Python 3.11.3 on (gh-102780)
   units.py                  Durations, sizes and rates as people write them
   words.py                  Numbers for people: sizes, time spans, and how many of what
+otlp_watch.py               Has the number points of OTLP metrics watched as devices' readings are
 parts.py                    What the assembly asks of its parts, and of a program that has a gateway inside of it
 roads.py                    Builds each uplink of a configuration, with the wire that its kind needs and no other loaded
 supervision.py              Keeps parts running: one that fails is started again, one that does not stop keeps nobody waiting

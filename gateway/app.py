@@ -19,7 +19,7 @@ from gateway import __version__
 from gateway.codecs.mapping import MapLimits, Mapper
 from gateway.control.backlog import look_for_old_shelf
 from gateway.control.draining import LOOK_S, Draining
-from gateway.control.fitting import fit
+from gateway.control.fitting import WATCHED_SHARE, fit
 from gateway.control.footprint import Footprint
 from gateway.control.taken import origins_of, takes_of
 from gateway.core.clock import NS_PER_S, Quality, Sample, is_plausible
@@ -249,7 +249,8 @@ class Gateway:
             from gateway.detect.engine import Engine  # noqa: PLC0415  only where something is watched
 
             engine = Engine(config.detectors, series=store.series)
-        pipeline = Pipeline(mapper=mapper, engine=engine, store=store, clock=self._clock, telemetry=self.telemetry)
+        more: dict[str, Any] = {"telemetry": self.telemetry, "watched_bytes": self._series_bytes // WATCHED_SHARE}
+        pipeline = Pipeline(mapper=mapper, engine=engine, store=store, clock=self._clock, **more)
         if engine is not None:
             self._restore_detectors(engine)
         return pipeline
@@ -487,6 +488,7 @@ class Gateway:
             },
             **self._footprint.status(),
             "detectors": {} if engine is None else engine.status(),
+            **({} if self._pipeline is None else self._pipeline.status()),
             "links": {} if self._links is None else self._links.told(),
             "sources": {source.name: source.status() for source in self._sources},
             "uplinks": {

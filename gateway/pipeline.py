@@ -11,32 +11,35 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import numpy as np
 
+from gateway import __version__
 from gateway.codecs.apart import map_apart
 from gateway.codecs.mapping import Mapped
-from gateway.codecs.otlp import encode_log_record
-from gateway.core.batch import MONOTONIC, LogRecords, Series
+from gateway.codecs.otlp import encode_log_record, encode_resource_logs
+from gateway.core.batch import MONOTONIC, LogRecords, ResourceRecords, Series
 from gateway.core.clock import NS_PER_S, Quality
-from gateway.core.contracts import DROPPED_BY_MAPPING, Accepted, FullError
+from gateway.core.contracts import DROPPED_BY_MAPPING, Accepted, FullError, Signal
 from gateway.core.text import sentence
 from gateway.store.database import Loss, SetAside
+from gateway.store.writer import LOG_PRIORITY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
 
     from gateway.codecs.device_time import Moment
     from gateway.codecs.mapping import Mapper
-    from gateway.core.batch import Attributes, Batch, ResourceRecords
+    from gateway.core.batch import Batch
     from gateway.core.clock import Clock
     from gateway.core.contracts import Arrivals, Messages, Priority
     from gateway.core.telemetry import Telemetry
     from gateway.detect.engine import Engine, Finding
+    from gateway.otlp_watch import OtlpWatch
     from gateway.store.database import Store
     from gateway.tracing import Noted, Tracer
 
@@ -50,6 +53,8 @@ SEVERITY_WARN = 13
 NO_SERIES = "max_series"
 # There is nothing wrong with a payload that found no series: one now and then shows whose they are.
 NO_SERIES_SHOWN_NS = 60 * NS_PER_S
+# What may be remembered of the series that come as OTLP and are watched, where nobody says.
+WATCHED_BYTES = 4 << 20
 UNSYNCED_BEHIND_NS_MAX = 400 * 86_400 * NS_PER_S
 
 
@@ -68,10 +73,19 @@ class Pipeline:
     """From arrivals to the shelf. One for all sources."""
 
     def __init__(
-        self, *, mapper: Mapper, engine: Engine | None, store: Store, clock: Clock, telemetry: Telemetry
+        self,
+        *,
+        mapper: Mapper,
+        engine: Engine | None,
+        store: Store,
+        clock: Clock,
+        telemetry: Telemetry,
+        watched_bytes: int = WATCHED_BYTES,
     ) -> None:
         self.mapper = mapper
         self.engine = engine
+        self._otlp: OtlpWatch | None = None  # from the first OTLP metrics on, where something is watched
+        self._watched_bytes = watched_bytes  # what may be remembered of their series
         self.tracer: Tracer | None = None  # as long as somebody traces messages
         self._store = store
         self._clock = clock
@@ -108,19 +122,28 @@ class Pipeline:
     async def accept_messages(self, messages: Messages, /) -> None:
         """Take OTLP messages as they are; return when they are on disk. The contract is `AcceptMessages`.
 
-        Nothing is mapped, and nothing is watched: detectors know series, and these name none.
+        Nothing is mapped. Gauges and sums are watched (`otlp_watch`) once there is room for their message.
         """
         await self._store.wait_for_room()
         wall_ns = self._store.timeline.wall_from(messages.arrived_ns) or 0
         records = replace(messages.records, time_ns=np.full(len(messages.records.bodies), wall_ns, np.int64))
-        await self._store.append(
+        kept = self._store.append(
             [],
             records=[(messages.priority, records)] if records.bodies else [],
             losses=[Loss(reason, count, wall_ns, wall_ns) for reason, count in messages.dropped.items()],
             # Whoever sends the next request on this connection has this one's answer first.
             is_last=True,
         )
+        try:
+            if self.engine is not None and messages.records.signal is Signal.METRICS:
+                await self._watch_messages(messages, self.engine)
+        finally:
+            await kept
         self._telemetry.count("tidegate_messages_accepted", source=messages.source)
+
+    def status(self) -> dict[str, object]:
+        """Return what people want to know of the OTLP metrics that are watched, if there were any."""
+        return {} if self._otlp is None else {"watched_otlp": self._otlp.status()}
 
     def moment(self, arrived_ns: int) -> Moment:
         """Return between which times readings that arrived then are believed to have been taken."""
@@ -258,6 +281,56 @@ class Pipeline:
         logs = [self._as_logs(findings, origin) for origin, findings in found.items()]
         return [records for records in logs if len(records)]
 
+    async def _watch_messages(self, messages: Messages, engine: Engine) -> None:
+        """Have the number points of OTLP messages watched; what is found stands beside them on the shelf."""
+        if self._otlp is None:
+            from gateway.otlp_watch import OtlpWatch  # noqa: PLC0415  only where OTLP comes and something is watched
+
+            parts: dict[str, Any] = {"clock": self._clock, "telemetry": self._telemetry}
+            self._otlp = OtlpWatch(engine, **parts, bytes_max=self._watched_bytes)
+        try:
+            findings = await self._otlp.look(messages.records.bodies, self.moment(messages.arrived_ns))
+        except Exception:
+            # The messages are kept; a mistake of ours must not have their sender bring them again.
+            log.exception("%s: OTLP metrics cannot be watched", messages.source)
+            self._telemetry.count("tidegate_watching_mistakes")
+            return
+        if findings:
+            self._telemetry.count("tidegate_findings", len(findings))
+            self._store.evidence.found()
+            self._keep_findings(findings, self._otlp)
+
+    def _keep_findings(self, findings: list[Finding], otlp: OtlpWatch) -> None:
+        """Put findings on the shelf as logs of the programs that they are about, which name themselves as they do."""
+        by_resource: dict[bytes, list[bytes]] = {}
+        observed_ns = self._clock.wall_ns()
+        for finding in findings:
+            about = otlp.points.series(finding.series)
+            record = _as_record(finding, about, time_ns=self._time_of(finding, observed_ns), observed_ns=observed_ns)
+            by_resource.setdefault(otlp.points.resource(finding.series), []).append(record)
+        bodies = tuple(
+            encode_resource_logs(resource, records, version=__version__) for resource, records in by_resource.items()
+        )
+        counts = np.array([len(records) for records in by_resource.values()], np.int64)
+        logs = ResourceRecords(Signal.LOGS, counts, np.full(len(bodies), observed_ns, np.int64), bodies)
+        try:
+            self._store.append([], records=[(LOG_PRIORITY, logs)]).add_done_callback(self._count_lost(len(findings)))
+        except FullError:
+            self._telemetry.count("tidegate_findings_lost", len(findings), reason="full")
+
+    def _count_lost(self, findings: int) -> Callable[[asyncio.Future[None]], None]:
+        def done(kept: asyncio.Future[None]) -> None:
+            if not kept.cancelled() and kept.exception() is not None:
+                self._telemetry.count("tidegate_findings_lost", findings, reason="full")
+
+        return done
+
+    def _time_of(self, finding: Finding, observed_ns: int) -> int:
+        """Return when a finding was, by the wall clock as far as it is known."""
+        if not finding.flags & MONOTONIC:
+            return finding.time_ns
+        return self._store.timeline.wall_from(finding.time_ns) or observed_ns
+
     def _as_logs(self, findings: list[Finding], origin: int) -> LogRecords:
         """Return the findings as log records of the device that they are about."""
         numbers: list[int] = []
@@ -271,29 +344,26 @@ class Pipeline:
             if number is None:
                 self._telemetry.count("tidegate_findings_lost", reason="max_series")
                 continue
-            time_ns = finding.time_ns
-            if finding.flags & MONOTONIC:
-                time_ns = self._store.timeline.wall_from(time_ns) or observed_ns
+            time_ns = self._time_of(finding, observed_ns)
             numbers.append(number)
             times.append(time_ns)
-            bodies.append(
-                encode_log_record(
-                    time_ns=time_ns,
-                    observed_ns=observed_ns,
-                    severity_number=SEVERITY_WARN,
-                    severity_text="WARN",
-                    body=finding.text,
-                    attributes=_finding_attributes(finding, about),
-                )
-            )
+            bodies.append(_as_record(finding, about, time_ns=time_ns, observed_ns=observed_ns))
         return LogRecords(np.array(numbers, np.uint32), np.array(times, np.int64), tuple(bodies), origin)
 
 
-def _finding_attributes(finding: Finding, about: Series) -> Attributes:
-    return (
-        ("tidegate.finding.detector", finding.detector),
-        ("tidegate.finding.metric", sentence(about.name)),
-        ("tidegate.finding.score", float(finding.score)),
-        ("tidegate.finding.threshold", float(finding.threshold)),
-        ("tidegate.finding.value", float(finding.value)),
+def _as_record(finding: Finding, about: Series, *, time_ns: int, observed_ns: int) -> bytes:
+    """Return a finding as a LogRecord message."""
+    return encode_log_record(
+        time_ns=time_ns,
+        observed_ns=observed_ns,
+        severity_number=SEVERITY_WARN,
+        severity_text="WARN",
+        body=finding.text,
+        attributes=(
+            ("tidegate.finding.detector", finding.detector),
+            ("tidegate.finding.metric", sentence(about.name)),
+            ("tidegate.finding.score", float(finding.score)),
+            ("tidegate.finding.threshold", float(finding.threshold)),
+            ("tidegate.finding.value", float(finding.value)),
+        ),
     )

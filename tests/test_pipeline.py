@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pytest
-from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs
+from opentelemetry.proto.metrics.v1.metrics_pb2 import ResourceMetrics
 
 from gateway.codecs.mapping import Mapper, MappingSettings, default_mappings
 from gateway.codecs.mapping_settings import MetricSettings, TimeSettings
@@ -547,6 +550,139 @@ async def test_a_full_shelf_pushes_back_on_programs_too() -> None:
     with pytest.raises(FullError):
         await pipeline.accept_messages(messages(b"a"))
     assert telemetry.value("tidegate_messages_accepted", source="local") == 0
+
+
+def metrics(*values: float, program: str = "shop", name: str = "temp") -> Messages:
+    """What a program measured second by second, as it sends it."""
+    message = ResourceMetrics()
+    message.resource.attributes.add(key="service.name").value.string_value = program
+    message.resource.attributes.add(key="args").value.array_value.values.add(string_value="-v")
+    message.resource.dropped_attributes_count = 3
+    points = message.scope_metrics.add().metrics.add(name=name, unit="Cel").gauge.data_points
+    for k, value in enumerate(values):
+        points.add(as_double=value, time_unix_nano=(1_790_000_000 + k) * NS_PER_S)
+    body = message.SerializeToString()
+    records = ResourceRecords(Signal.METRICS, np.array([len(values)]), np.zeros(1, np.int64), (body,))
+    return Messages("local", records, Priority.BULK, 1_000_000_000)
+
+
+STEADY = [20.0 + k % 5 for k in range(60)]
+
+
+async def test_what_programs_measure_is_watched_too() -> None:
+    """The finding is a log of the program, which names itself as it did; the message stays as it came."""
+    store = FakeStore()
+    pipeline, telemetry = build(store, watch=True)
+    assert pipeline.status() == {}
+    one = metrics(*STEADY, 500.0)
+    await pipeline.accept_messages(one)
+    kept, beside = store.kept
+    ((priority, records),) = kept["records"]
+    assert (priority, records.bodies, kept["is_last"]) == (Priority.BULK, one.records.bodies, True)
+    ((priority, logs),) = beside["records"]
+    assert (priority, logs.signal, len(logs), len(logs.bodies)) == (Priority.CRITICAL, Signal.LOGS, 1, 1)
+    message = ResourceLogs.FromString(logs.bodies[0])
+    assert message.resource == ResourceMetrics.FromString(one.records.bodies[0]).resource
+    (scope,) = message.scope_logs
+    (record,) = scope.log_records
+    assert scope.scope.name == "tidegate"
+    assert record.time_unix_nano == (1_790_000_000 + 60) * NS_PER_S
+    assert record.body.string_value.startswith("temp of ")
+    assert record.attributes[0].value.string_value == "zscore"
+    assert telemetry.value("tidegate_findings") == 1
+    assert (store.findings, store.numbers) == (1, {})
+    assert pipeline.status()["watched_otlp"]["series"] == 1
+
+
+async def test_findings_of_several_programs_go_as_their_own() -> None:
+    """In one segment; at the moment of arrival where their time is none."""
+    store = FakeStore()
+    pipeline, _ = build(store, watch=True)
+    both = [metrics(*STEADY, *[500.0] * 200, program=name).records for name in ("shop", "bank")]
+    odd = metrics(*STEADY)
+    odd.records = ResourceRecords.join(both)
+    await pipeline.accept_messages(odd)
+    ((_, logs),) = store.kept[1]["records"]
+    names = [ResourceLogs.FromString(body).resource.attributes[0].value.string_value for body in logs.bodies]
+    assert (names, logs.counts.tolist()) == (["shop", "bank"], [1, 1])
+
+
+@pytest.mark.parametrize("offset_ns", [1_790_000_000_000_000_000, None])
+async def test_a_finding_without_a_time_is_of_when_it_came(offset_ns: int | None) -> None:
+    """Or of now, where nobody knows when that was."""
+    store = FakeStore(timeline=FakeTimeline(offset_ns))
+    pipeline, _ = build(store, watch=True)
+    message = ResourceMetrics()
+    points = message.scope_metrics.add().metrics.add(name="temp").gauge.data_points
+    for value in [*STEADY, 500.0]:
+        points.add(as_double=value)
+    records = ResourceRecords(Signal.METRICS, np.array([61]), np.zeros(1, np.int64), (message.SerializeToString(),))
+    await pipeline.accept_messages(Messages("local", records, Priority.BULK, 1_000_000_000))
+    ((_, logs),) = store.kept[1]["records"]
+    (record,) = ResourceLogs.FromString(logs.bodies[0]).scope_logs[0].log_records
+    assert record.time_unix_nano == (FakeClock().wall if offset_ns is None else offset_ns + 1_000_000_000)
+
+
+async def test_what_is_pushed_back_is_watched_when_it_is_kept() -> None:
+    """Its sender brings it again: watched twice it would count twice."""
+    store = FakeStore(full=1)
+    pipeline, telemetry = build(store, watch=True)
+    with pytest.raises(FullError):
+        await pipeline.accept_messages(metrics(*STEADY, 500.0))
+    assert (pipeline.status(), store.findings) == ({}, 0)
+    await pipeline.accept_messages(metrics(*STEADY, 500.0))
+    assert pipeline.status()["watched_otlp"]["points"] == 61
+    assert telemetry.value("tidegate_findings") == 1
+
+
+@pytest.mark.parametrize("is_late", [True, False])
+async def test_findings_that_find_no_room_are_counted(monkeypatch, is_late: bool) -> None:
+    """At once or when the commit fails; the message is kept all the same."""
+    store = FakeStore()
+    pipeline, telemetry = build(store, watch=True)
+    append = store.append
+
+    def refuses(pieces, *, records=(), **more) -> asyncio.Future[None]:
+        if records and records[0][1].signal is Signal.LOGS:
+            if not is_late:
+                raise FullError("the shelf is full")
+            future = asyncio.get_running_loop().create_future()
+            future.set_exception(FullError("the disk is full"))
+            return future
+        return append(pieces, records=records, **more)
+
+    monkeypatch.setattr(store, "append", refuses)
+    await pipeline.accept_messages(metrics(*STEADY, 500.0))
+    await asyncio.sleep(0)
+    assert telemetry.value("tidegate_findings_lost", reason="full") == 1
+    assert telemetry.value("tidegate_messages_accepted", source="local") == 1
+
+
+async def test_a_mistake_of_a_watchers_costs_its_sender_nothing(caplog) -> None:
+    """The message is kept and acknowledged; the next one is watched again."""
+    store = FakeStore()
+    pipeline, telemetry = build(store, watch=True)
+    await pipeline.accept_messages(metrics(*STEADY))
+    real = pipeline.engine.watch
+    pipeline.engine.watch = None
+    await pipeline.accept_messages(metrics(*STEADY))
+    assert telemetry.value("tidegate_watching_mistakes") == 1
+    assert "local: OTLP metrics cannot be watched" in caplog.text
+    pipeline.engine.watch = real
+    await pipeline.accept_messages(metrics(500.0))
+    assert (store.findings, telemetry.value("tidegate_messages_accepted", source="local")) == (1, 3)
+
+
+async def test_without_a_detector_nothing_is_loaded_for_it() -> None:
+    """Nor for logs and spans; and who never sends OTLP does not pay for that."""
+    command = (
+        "import asyncio, sys; sys.path.insert(0, '.'); from tests import test_pipeline as t; "
+        "store = t.FakeStore(); plain, _ = t.build(store); watched, _ = t.build(store, watch=True); "
+        "asyncio.run(plain.accept_messages(t.metrics(1.0))); asyncio.run(watched.accept_messages(t.messages(b'a'))); "
+        "print([m for m in ('gateway.otlp_watch', 'gateway.codecs.otlp_points') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 async def test_what_needs_no_mapping_is_watched_once_and_kept_with_what_comes_beside_it() -> None:

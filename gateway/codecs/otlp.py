@@ -445,6 +445,13 @@ def encode_logs_request(
     return b"".join(parts)
 
 
+def encode_resource_logs(resource: bytes, records: Sequence[bytes], *, version: str) -> bytes:
+    """Return a ResourceLogs message of records of our own about whom a Resource message, as it is, names."""
+    head = protobuf.delimited(1, encode_scope("", NO_MARKS, version=version))
+    logs = b"".join(protobuf.delimited(2, record) for record in records)
+    return protobuf.delimited(1, resource) + protobuf.delimited(2, head + logs)
+
+
 def resource_writer(gateway_attributes: Attributes, marks: Marks) -> ResourceWriter:
     """Return what gives OTLP messages the gateway's attributes, and those of `marks`: their scopes are not ours."""
     attributes = (*gateway_attributes, *marks.attributes())

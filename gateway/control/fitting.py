@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
+from gateway.control.taken import brings_otlp
 from gateway.core.units import Size
 from gateway.sources.mqtt_server_settings import CONNECTIONS_MAX, MqttServerSettings
 from gateway.sources.otlp_settings import OtlpSettings
@@ -34,6 +35,8 @@ UPLINK_BYTES: Final = 2 << 20
 TLS_CONNECTION_BYTES: Final = 60 << 10
 # What all of them may take of memory_max where their number is not given; where it is, more should be known.
 TLS_SHARE: Final = 4
+# Series that come as OTLP and are watched have beside that of all others this part of it.
+WATCHED_SHARE: Final = 4
 STORE_BOUNDS: Final = {"pending_bytes": 256 << 10, "recent_bytes": 128 << 10}
 SOURCE_BOUNDS: Final = ("buffer_max", "in_flight_bytes_total", "pending_max")
 SOURCE_BOUND_MIN: Final = 64 << 10
@@ -79,6 +82,8 @@ def fit(config: Config, profile: HardwareProfile) -> Fit:
     store = msgspec.structs.replace(config.store, pending_bytes=min(config.store.pending_bytes, profile.pending_bytes))
     series_bytes = int(config.gateway.series_bytes or profile.series_bytes)
     config = msgspec.structs.replace(config, sources=_bound_tls(config.sources, profile))
+    if config.detectors and any(map(brings_otlp, config.sources)):
+        series_bytes += series_bytes // WATCHED_SHARE
     fixed = int(profile.cache_bytes) + series_bytes + len(config.uplinks) * UPLINK_BYTES
     wanted = _bytes_of(store) + sum(map(_held_by, config.sources))
     available = int(profile.memory_max) - CORE_BYTES - fixed

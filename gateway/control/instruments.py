@@ -72,9 +72,17 @@ SECTIONS: Final[dict[str, list[Instrument]]] = {
             tidegate_source_refused="Messages, packets, requests and connections that a source turned away.",
         ),
         *_all("counter", "", tidegate_mapping_mistakes="Messages that a mistake in the gateway itself set aside."),
-        *_all("counter", "", tidegate_findings="Readings that a detector found odd."),
         *_all(
-            "counter", "reason", tidegate_findings_lost="Findings that could not be sent, since they found no series."
+            "counter",
+            "",
+            tidegate_findings="Readings that a detector found odd.",
+            tidegate_otlp_points_unwatched="Number points of OTLP that no detector sees: their series found no room.",
+            tidegate_watching_mistakes="Requests of OTLP metrics that a mistake in the gateway itself left unwatched.",
+        ),
+        *_all(
+            "counter",
+            "reason",
+            tidegate_findings_lost="Findings that could not be sent, since they found no series or no room.",
         ),
     ],
     "Sources of type mqtt_server": [

@@ -207,9 +207,20 @@ def _troubles(status: dict[str, Any]) -> Iterator[str]:
     if lost := store.get("series_lost"):
         text = f"names of series lost to damage: {lost:,}; their readings leave as tidegate.lost_series"
         yield from _wrap(text, head="! ", colour=YELLOW)
+    yield from _watchers(status)
+
+
+def _watchers(status: dict[str, Any]) -> Iterator[str]:
+    """Say what was found, and what nobody looked at."""
     for name, detector in status.get("detectors", {}).items():
         if found := detector.get("findings"):
             yield from _wrap(f"detector {name}: {plural(found, 'finding')}")
+    watched = status.get("watched_otlp", {})
+    if unwatched := watched.get("points_over_limit"):
+        told = f"{watched['series']:,} of {watched['max_series']:,} series, with "
+        told += f"{amount(watched['bytes'])} of {amount(watched['max_bytes'])}"
+        text = f"points of OTLP that no detector saw, for want of room: {unwatched:,} ({told} by now)"
+        yield from _wrap(text, head="! ", colour=YELLOW)
 
 
 def _drawers(store: dict[str, Any]) -> Iterator[str]:

@@ -84,6 +84,9 @@ def _made(config: Config) -> Iterator[Made]:
     for origin, name in found.items() if config.detectors else ():
         what = "findings" if origin == ANY else f"findings in what the mapping {name} makes"
         yield Made("detectors", f"{what}, which are logs of class critical", LOG_PRIORITY, Signal.LOGS, origin)
+    if config.detectors and ANY not in found and any(map(brings_otlp, config.sources)):
+        what = "findings in what programs send, which are logs of class critical"
+        yield Made("detectors", what, LOG_PRIORITY, Signal.LOGS, ANY)
     for index, (mapping, origin) in enumerate(zip(mappings, origins, strict=True)):
         if not mapping.drop:
             path = below("mappings", index, "class") if index < len(config.mappings) else "mappings"
@@ -97,6 +100,11 @@ def _made(config: Config) -> Iterator[Made]:
             for signal in Signal:
                 what = f"the {signal.name.lower()} that come as OTLP, of class {OTLP_PRIORITY.name.lower()}"
                 yield Made(below("sources", index, "otlp"), what, OTLP_PRIORITY, signal, ANY)
+
+
+def brings_otlp(source: Any) -> bool:
+    """Whether OTLP comes by a source."""
+    return isinstance(source, OtlpSettings) or (isinstance(source, MqttSettings) and bool(source.otlp))
 
 
 def _class_of(settings: Any) -> Priority:

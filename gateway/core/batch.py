@@ -34,6 +34,9 @@ DEVICE_TIME_REJECTED: Final = 0b1000
 """Flag (with MONOTONIC): the device gave a time, it was not sane, and arrival stands in for it."""
 FLAGS_MAX: Final = 0b1111
 
+UNKEPT: Final = 2**32 - 2**20
+"""From this number on series are nobody's on the shelf: those that only somebody in this process tells apart."""
+
 # Pieces of this mean length or more are moved one by one, and of shorter ones each reading.
 PIECE_READINGS_MIN: Final = 64
 

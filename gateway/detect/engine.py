@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from gateway.core.batch import MONOTONIC, distinct, is_among
+from gateway.core.batch import MONOTONIC, UNKEPT, distinct, is_among
 from gateway.core.clock import NS_PER_S
 from gateway.core.text import sentence
 from gateway.detect.gate import Gate
@@ -74,8 +74,30 @@ class Engine:
 
     def __init__(self, settings: Sequence[DetectorSettings], *, series: Callable[[int], Series]) -> None:
         names = _names(settings)
-        self._watches = [_Watch(one, name=name, series=series) for one, name in zip(settings, names, strict=True)]
+        self._series = self._unkept = series
+        self._watches = [_Watch(one, name=name, series=self.series) for one, name in zip(settings, names, strict=True)]
         self.states_refused = 0
+
+    def series(self, number: int) -> Series:
+        """Return the series that has a number."""
+        return self._series(number) if number < UNKEPT else self._unkept(number)
+
+    def name_unkept(self, series: Callable[[int], Series]) -> None:
+        """Have `series` name the numbers from UNKEPT on."""
+        self._unkept = series
+
+    def wants(self, series: Series) -> bool:
+        """Whether some detector watches a series."""
+        return any(watch.wants(series) for watch in self._watches)
+
+    def wants_named(self, name: str, unit: str) -> bool:
+        """Whether some detector may watch series of such a name and unit: which, their attributes say."""
+        return any(watch.wants_named(name, unit) for watch in self._watches)
+
+    @property
+    def series_max(self) -> int:
+        """How many series the detector watches that watches most."""
+        return max((watch.settings.series_max for watch in self._watches), default=0)
 
     def watch(self, batch: Batch) -> list[Finding]:
         """Show a batch, readings of a series in order of time, to every detector; return what they found."""
@@ -137,7 +159,8 @@ class _Watch:
     detector: Detector = field(init=False)
     gate: Gate = field(init=False)
     kind: str = field(init=False)
-    _matches: Callable[[Series], bool] = field(init=False)
+    wants: Callable[[Series], bool] = field(init=False)
+    wants_named: Callable[[str, str], bool] = field(init=False)
     _row_of: RowTable = field(default_factory=RowTable)
     _identity: list[int] = field(default_factory=list)
     # Rows of series that have no number now, by identity, from the one that is without for longest: restored ones
@@ -155,7 +178,7 @@ class _Watch:
             silence_ns=round(settings.silence * NS_PER_S),
             findings_max=settings.findings_max,
         )
-        self._matches = matcher(settings.match)
+        self.wants, self.wants_named = matcher(settings.match), name_matcher(settings.match)
 
     @property
     def key(self) -> str:
@@ -233,7 +256,7 @@ class _Watch:
     def _enter(self, number: int) -> int:
         """Return the row for a series that is seen for the first time in this run."""
         series = self.series(number)
-        if not self._matches(series):
+        if not self.wants(series):
             return UNWATCHED
         identity = identify(series)
         known = self._unnumbered.pop(identity, None)
@@ -313,16 +336,26 @@ def matcher(match: Match) -> Callable[[Series], bool]:
     >>> matcher(Match(metric="temp*"))(Series(resource=(), name="temperature"))
     True
     """
-    metric, unit = re.compile(translate(match.metric)), re.compile(translate(match.unit))
+    is_named = name_matcher(match)
     wanted = {key: re.compile(translate(glob)) for key, glob in match.attributes.items()}
 
     def fits(series: Series) -> bool:
-        if series.kind == "log" or not metric.match(series.name) or not unit.match(series.unit):
+        if series.kind == "log" or not is_named(series.name, series.unit):
             return False
         has = dict(series.resource) | dict(series.attributes)
         return all(key in has and glob.match(_attribute(has[key])) for key, glob in wanted.items())
 
     return fits
+
+
+def name_matcher(match: Match) -> Callable[[str, str], bool]:
+    """Return whether a metric's name and unit fit.
+
+    >>> name_matcher(Match(metric="temp*", unit="Cel"))("temperature", "Cel")
+    True
+    """
+    metric, unit = re.compile(translate(match.metric)), re.compile(translate(match.unit))
+    return lambda name, of: bool(metric.match(name) and unit.match(of))
 
 
 def identify(series: Series) -> int:

@@ -28,7 +28,12 @@ class CommonSettings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, f
     """What every kind of detector can be told."""
 
     name: Annotated[str, Meta(description="What its findings are signed with; the type if not given.")] = ""
-    match: Annotated[Match, Meta(description="Which series it watches; all of them if not given.")] = Match()
+    match: Annotated[
+        Match,
+        Meta(
+            description="Which series it watches, of devices and of OTLP (gauges and sums); all of them if not given."
+        ),
+    ] = Match()
     warmup: Annotated[int, Meta(description="Readings of a series before it is judged.", ge=8, le=1_000_000)] = 64
     silence: Annotated[
         Duration,

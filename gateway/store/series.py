@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import numpy as np
 
-from gateway.core.batch import Series
+from gateway.core.batch import UNKEPT, Series
 from gateway.store.quota import NOBODY, Quota
 from gateway.store.uses import Uses, first_enough
 
@@ -32,7 +32,7 @@ log = logging.getLogger("tidegate.store")
 # Two entries in dicts, a number, the head of a bytes object and a row of columns, as measured with room to grow.
 SERIES_BYTES: Final = 256
 # Numbers are never given twice, and 32 bits have to do for ever.
-NUMBER_MAX: Final = 2**32 - 1
+NUMBER_MAX: Final = UNKEPT - 1
 # The gateway's own few, like the stream of the ledger's news, find room beyond the bounds.
 OWN_MAX: Final = 1024
 OWN_BYTES_MAX: Final = 256 << 10

@@ -148,6 +148,27 @@ def test_logs_and_metrics(client: Client, otlp_sink: OtlpSink) -> None:
     assert (sent["data_points"] >= 3, sent["log_records"]) == (True, 1)
 
 
+def test_what_the_sdk_measures_is_watched(tmp_path: Path, otlp_sink: OtlpSink) -> None:
+    """As what the client is told itself; what is found leaves as a log of the program."""
+    config = {
+        "uplinks": [{"type": "otlp", "name": "cloud", "endpoint": otlp_sink.url}],
+        "detectors": [{"type": "zscore", "match": {"metric": "level"}}],
+        "store": {"commit_interval": "20ms"},
+    }
+    with Client(config=config, state_dir=tmp_path / "state") as client:
+        reader = PeriodicExportingMetricReader(client.metric_exporter(), export_interval_millis=3_600_000)
+        meters = MeterProvider([reader], resource=RESOURCE, shutdown_on_exit=False)
+        level = meters.get_meter("library").create_gauge("level")
+        for k in [*range(80), 9999]:
+            level.set(k % 5 if k < 80 else k)
+            assert meters.force_flush()
+        meters.shutdown()
+        assert client.drain(20)
+        assert client.status()["detectors"]["zscore"]["findings"] == 1
+    (record,) = [line for line in otlp_sink.logs() if line.body.startswith("level of")]
+    assert dict(record.resource)["service.name"] == "instrumented"
+
+
 def test_what_is_not_kept_is_no_success(
     make_client: Callable[..., Client],
     otlp_sink: OtlpSink,

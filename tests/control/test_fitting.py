@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from gateway.control.config import parse_config
-from gateway.control.fitting import CORE_BYTES, SOURCE_BOUND_MIN, fit
+from gateway.control.fitting import CORE_BYTES, SOURCE_BOUND_MIN, WATCHED_SHARE, fit
 from gateway.control.profiles import load, names
 from gateway.core.units import Size
 
@@ -48,6 +48,15 @@ def test_each_uplink_wants_memory_of_its_own() -> None:
     one, three = (fit(config_of(SERVER, *[UPLINK] * count), profile) for count in (1, 3))
     assert three.share < one.share
     assert three.bounds_bytes + CORE_BYTES <= profile.memory_max
+
+
+def test_what_is_watched_of_programs_wants_memory_too() -> None:
+    """Where programs send and something is watched, both."""
+    profile = load("pi-zero-2w")
+    programs, watcher = '[[sources]]\ntype = "otlp"\nname = "p"\n', '[[detectors]]\ntype = "zscore"\n'
+    sent, both = fit(config_of(programs, UPLINK), profile), fit(config_of(programs, UPLINK, watcher), profile)
+    assert both.bounds_bytes == sent.bounds_bytes + int(profile.series_bytes) // WATCHED_SHARE
+    assert fit(config_of(SERVER, UPLINK, watcher), profile).share == fit(config_of(SERVER, UPLINK), profile).share
 
 
 def test_on_a_small_board_all_bounds_are_held_to_one_share() -> None:

@@ -213,6 +213,7 @@ FULL: dict[str, Any] = STATUS | {
     "restarts": {"source line1": 2},
     "events": ["tidegate.db was damaged (the file is cut short): 12 segments with 1200 readings were salvaged, lost: nothing"],
     "detectors": {"zscore": {"findings": 7}, "iqr": {"findings": 0}},
+    "watched_otlp": {"series": 9500, "max_series": 10_000, "bytes": 5 << 20, "max_bytes": 5 << 20, "points_over_limit": 1234},
     "sources": {
         "direct": {
             "state": "listening", "address": "127.0.0.1:1884", "tls": False, "clients": 0, "received": 0,
@@ -240,7 +241,9 @@ def test_everything_that_is_wrong_is_said_within_eighty_columns() -> None:
         "1,200 series", "(50%)", "clock set, but no time server", "! nothing can be written", "! tidegate.db was damaged",
         "source line1 failed and was started again 2 times", "3 payloads of which not all could be used",
         "1 segment that an uplink refused", "tidegate quarantine --state-dir /var/lib/tidegate ",
-        "tidegate quarantine --state-dir /var/lib/tidegate --refused", "detector zscore: 7 findings", "address 127.0.0.1:1884", "clients 0, received 0",
+        "tidegate quarantine --state-dir /var/lib/tidegate --refused", "detector zscore: 7 findings",
+        "points of OTLP that no detector saw, for want of room: 1,234 (9,500 of 10,000 series, with 5 MiB of 5 MiB by now)",
+        "address 127.0.0.1:1884", "clients 0, received 0",
         "refused: keep_alive_timeout 1", "received 1,234,567, malformed 2", "rejected: checksum 2",
         "last error: cannot open /dev/ttyUSB0", "waiting (no connection to otel.example: Name or service not known)",
         "to https://otel.example:4318", "sent 120.6 KiB in 17 requests", "next try in 12.5 s",

@@ -147,6 +147,17 @@ def test_findings_that_no_uplink_takes_are_said() -> None:
     )
 
 
+def test_findings_in_what_programs_send_are_of_no_mapping() -> None:
+    """Who takes some mappings alone does not get them."""
+    found = notes_of(DETECTORS, OTLP, uplink("all"))
+    assert found == []
+    text = BOX.replace('"wave/#"', '"wave/#"\nname = "wave"') + DETECTORS + OTLP
+    text += uplink("a", 'mappings = ["alarm", "climate", "wave"]')
+    said = [str(one) for one in not_taken(parse_config(text, offline=True)) if one.path == "detectors"]
+    assert len(said) == 1
+    assert "no uplink takes findings in what programs send, which are logs of class critical" in said[0]
+
+
 def test_an_uplink_that_takes_nothing_is_said() -> None:
     """Whoever configured it expects something of it."""
     assert notes_of(uplink("all"), uplink("odd", 'signals = ["traces"]')) == [

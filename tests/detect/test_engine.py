@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from gateway.core.batch import MONOTONIC, Batch, Series
+from gateway.core.batch import MONOTONIC, UNKEPT, Batch, Series
 from gateway.core.units import Duration
 from gateway.detect.engine import Engine, identify, matcher
 from gateway.detect.saved import pack, unpack
@@ -28,6 +28,37 @@ def engine(*settings, table=None) -> Engine:
 def noise(number: int, readings: int, *, seed: int = 1, level: float = 20.0, start: int = 0) -> Batch:
     values = np.random.default_rng(seed).normal(level, 0.5, readings)
     return Batch.of(number, np.arange(start, start + readings) * SECOND, values)
+
+
+def test_numbers_that_the_shelf_does_not_know_are_named_by_another() -> None:
+    """From UNKEPT on; detectors watch those as all others."""
+    watched = engine(ZScoreSettings(match=Match(metric="level")), ZScoreSettings(series_max=7))
+    watched.name_unkept({UNKEPT: Series((), "level"), UNKEPT + 5: Series((), "flow")}.__getitem__)
+    watched.watch(noise(UNKEPT, 100))
+    watched.watch(noise(UNKEPT + 5, 100))
+    found = watched.watch(Batch.of(UNKEPT, [777], np.array([93.25])))
+    assert [(one.detector, one.series, one.text[:8]) for one in found] == [
+        ("zscore", UNKEPT, "level is"), ("zscore-2", UNKEPT, "level is"),
+    ]  # fmt: skip
+    assert watched.series(UNKEPT + 5).name == "flow"
+    assert watched.series(1) is TEMPERATURE
+    assert [one["series"] for one in watched.status().values()] == [1, 2]
+    assert watched.series_max == 10_000
+
+
+def test_it_can_be_asked_what_is_watched() -> None:
+    """Before a series has a number: by its name and unit alone, or by all of it."""
+    watched = engine(
+        ZScoreSettings(match=Match(metric="temp*", attributes={"device.id": "pump-*"})),
+        IqrSettings(match=Match(unit="%")),
+    )
+    assert watched.wants(TEMPERATURE)
+    assert watched.wants(HUMIDITY)
+    assert not watched.wants(Series((), "temperature"))
+    assert not watched.wants(LOG)
+    assert watched.wants_named("temperature", "")
+    assert watched.wants_named("x", "%")
+    assert not watched.wants_named("x", "m")
 
 
 def test_a_spike_becomes_a_finding_that_says_all() -> None:
