@@ -21,8 +21,8 @@ bench/                      The performance suite: every number that is claimed 
   load.py                   A cheap load: QoS 1 PUBLISHes from prebuilt bytes over a few connections, PUBACKs counted by their length
   micro.py                  The parts of the data path by themselves: encoding, wire, segments
   nats.py                   Readings into a real nats-server: from the devices' socket to what a stream holds
-  otlp.py                   OTLP in, through the shelf and out again: log records and spans of programs, in requests of a thousand
-  otlp_load.py              A program that sends OTLP: requests of a thousand log records or spans, made once and sent again and again
+  otlp.py                   OTLP in, through the shelf and out again: what programs say of all three signals, in requests of a thousand
+  otlp_load.py              A program that sends OTLP: requests of a thousand log records, spans or data points, made once and sent many times
   outage.py                 A day without a link, then one of 64 kbit/s: the first fresh reading, how late live data is, the backlog's share
   paho_peer.py              The peer for the subscriber: paho's own loop, acknowledging and doing nothing else
   plant.py                  A plant whose every reading is known: what it says at any second, and what of that has arrived somewhere

@@ -1,4 +1,6 @@
-"""OTLP in, through the shelf and out again: log records and spans of programs, in requests of a thousand.
+"""OTLP in, through the shelf and out again: what programs say of all three signals, in requests of a thousand.
+
+Data points without a detector and with one: what watching costs is the difference.
 
 Gateway, load and receiver are processes of their own on the same cores; costs are what /proc says of the gateway's.
 """
@@ -30,17 +32,24 @@ http = "127.0.0.1:{port}"
 GRPC_RECEIVER: Final = RECEIVER + 'grpc = "127.0.0.1:{grpc_port}"\n'
 GRPC_UPLINK: Final = UPLINK + 'protocol = "grpc"\n'
 NOUNS: Final = {"logs": "log records", "traces": "spans"}
+DETECTOR: Final = '[[detectors]]\ntype = "zscore"\n'
+# A signal with what is said of it, and what stands beside the receiver in the configuration.
+LOADS: Final = (
+    *((signal, noun, "") for signal, noun in NOUNS.items()),
+    ("metrics", "data points", ""),
+    ("metrics", "data points, watched", DETECTOR),
+)
 
 
 def through(quick: bool) -> Iterator[Result]:  # noqa: FBT001  the suite's one switch
-    """Measure log records, then spans, from a program's socket to a receiver, durable in between."""
-    for signal in NOUNS:
+    """Measure log records, spans, then data points, from a program's socket to a receiver, durable in between."""
+    for signal, noun, more in LOADS:
         port = free_port()
         load = ("--port", str(port), "--signal", signal)
         with Workshop.open() as shop:
             sink = start_sink(shop)
-            gateway = start_gateway(shop, source=RECEIVER.format(port=port), endpoint=sink.endpoint)
-            yield from _measure(shop, gateway, sink, load=load, noun=NOUNS[signal], quick=quick)
+            gateway = start_gateway(shop, source=RECEIVER.format(port=port) + more, endpoint=sink.endpoint)
+            yield from _measure(shop, gateway, sink, load=load, noun=noun, quick=quick)
 
 
 def through_grpc(quick: bool) -> Iterator[Result]:  # noqa: FBT001  the suite's one switch

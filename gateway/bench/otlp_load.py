@@ -1,4 +1,4 @@
-"""A program that sends OTLP: requests of a thousand log records or spans, made once and sent again and again.
+"""A program that sends OTLP: requests of a thousand log records, spans or data points, made once and sent many times.
 
 `python -m gateway.bench.otlp_load --port N --signal logs --seconds S` prints as JSON how many were answered with 200,
 or with OK where `--grpc` has it speak gRPC.
@@ -26,8 +26,9 @@ from gateway.net.line import Address
 CLOCK: Final = SystemClock()
 RECORDS: Final = 1000
 CONNECTIONS: Final = 16
-PATHS: Final = {"logs": "/v1/logs", "traces": "/v1/traces"}
-SIGNALS: Final = {"logs": Signal.LOGS, "traces": Signal.TRACES}
+PATHS: Final = {"logs": "/v1/logs", "traces": "/v1/traces", "metrics": "/v1/metrics"}
+SIGNALS: Final = {"logs": Signal.LOGS, "traces": Signal.TRACES, "metrics": Signal.METRICS}
+METRICS: Final = 20
 HEADERS: Final = (("te", "trailers"), ("content-type", CONTENT_TYPE))
 ANSWER_S: Final = 60.0
 
@@ -67,6 +68,28 @@ def span(number: int, now_ns: int) -> bytes:
     )
 
 
+def metric(number: int, now_ns: int) -> bytes:
+    """Return a gauge with a point for each of the items that the service has, one of METRICS."""
+    points = RECORDS // METRICS
+    data = b"".join(
+        protobuf.delimited(
+            1,
+            b"".join(
+                (
+                    protobuf.fixed64(3, now_ns),
+                    protobuf.double(4, (number * points + k) * 7919 % 10_007 / 8),
+                    protobuf.delimited(7, protobuf.text(1, "item") + protobuf.delimited(2, protobuf.text(1, f"i-{k}"))),
+                    protobuf.delimited(
+                        7, protobuf.text(1, "shelf") + protobuf.delimited(2, protobuf.integer(3, k % 7))
+                    ),
+                )
+            ),
+        )
+        for k in range(points)
+    )
+    return protobuf.text(1, f"items.gauge.{number}") + protobuf.text(3, "1") + protobuf.delimited(5, data)
+
+
 def make_request(signal: str, port: int) -> bytes:
     """Return a whole HTTP request with RECORDS of one program."""
     body = make_body(signal)
@@ -77,8 +100,9 @@ def make_request(signal: str, port: int) -> bytes:
 def make_body(signal: str) -> bytes:
     """Return RECORDS of one program as an export request."""
     now_ns = CLOCK.wall_ns()
-    make = span if signal == "traces" else log_record
-    items = b"".join(protobuf.delimited(2, make(number, now_ns)) for number in range(RECORDS))
+    make = {"logs": log_record, "traces": span, "metrics": metric}[signal]
+    count = METRICS if signal == "metrics" else RECORDS
+    items = b"".join(protobuf.delimited(2, make(number, now_ns)) for number in range(count))
     resource = encode_resource((("service.name", "items"), ("service.instance.id", "items-1")), ())
     scope = protobuf.delimited(1, encode_scope("items.web", NO_MARKS, version=""))
     return protobuf.delimited(1, protobuf.delimited(1, resource) + protobuf.delimited(2, scope + items))

@@ -13,7 +13,7 @@ SUITE: Final = [
     Bench("nats", nats.through_nats, "batched readings and JSON messages into a stream of NATS JetStream"),
     Bench("batched", end_to_end.batched, "CBOR arrays of 800 readings, to OTLP"),
     Bench("backlog", end_to_end.backlog, "ten million readings held, then the link comes"),
-    Bench("otlp", otlp.through, "log records and spans of programs, in and out as OTLP"),
+    Bench("otlp", otlp.through, "log records, spans and data points of programs, in and out as OTLP"),
     Bench("otlp-grpc", otlp.through_grpc, "the same over gRPC, in and out"),
     Bench("client", client.calls, "a Python program with a client inside"),
     Bench("idle", end_to_end.idle, "CPU at 100 readings/s"),

@@ -9,12 +9,18 @@ from gateway.bench.report import Figure, Skipped
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("measure", "over"), [(otlp.through, ""), (otlp.through_grpc, " over gRPC")])
-def test_records_and_spans_are_measured_and_all_arrive(measure, over: str) -> None:
+@pytest.mark.parametrize(
+    ("measure", "over", "nouns"),
+    [
+        (otlp.through, "", ["log records", "spans", "data points", "data points, watched"]),
+        (otlp.through_grpc, " over gRPC", ["log records", "spans"]),
+    ],
+)
+def test_records_and_spans_are_measured_and_all_arrive(measure, over: str, nouns: list[str]) -> None:
     """A few microseconds each, on any machine."""
     figures = {figure.name: figure for figure in measure(True) if isinstance(figure, Figure)}
-    assert len(figures) == 6
-    for noun in ("log records", "spans"):
+    assert len(figures) == 3 * len(nouns)
+    for noun in nouns:
         assert 0 < figures[f"CPU for each of the {noun}{over}"].value < 50
         assert 20 < figures[f"RSS under {noun}{over}"].value < 200
 

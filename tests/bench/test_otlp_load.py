@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from gateway.bench import otlp_load
@@ -24,6 +25,15 @@ def test_requests_are_real_ones() -> None:
     spans = traces.resource_spans[0].scope_spans[0].spans
     assert {(len(s.trace_id), len(s.span_id)) for s in spans} == {(16, 8)}
     assert len({s.span_id for s in spans}) == len({s.trace_id for s in spans}) == RECORDS
+
+
+def test_data_points_are_of_as_many_series() -> None:
+    """Gauges, each with points that differ by their attributes."""
+    request = ExportMetricsServiceRequest.FromString(make_body("metrics"))
+    metrics = request.resource_metrics[0].scope_metrics[0].metrics
+    series = {(m.name, str(point.attributes)) for m in metrics for point in m.gauge.data_points}
+    assert len(series) == RECORDS
+    assert all(point.time_unix_nano and point.WhichOneof("value") for m in metrics for point in m.gauge.data_points)
 
 
 @pytest.mark.parametrize(("answer", "taken"), [(b"HTTP/1.1 200 OK\r\n\r\n", True), (b"HTTP/1.1 429 No\r\n\r\n", False)])
