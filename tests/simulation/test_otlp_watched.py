@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -17,7 +18,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.metrics.v1.metrics_pb2 import ResourceMetrics
 
 from gateway.bench.virtual_time import VirtualClock, run
-from gateway.codecs import zstd
+from gateway.codecs import protobuf, zstd
 from gateway.codecs.mapping import Mapper, default_mappings
 from gateway.control.reading import decode_hook
 from gateway.core.batch import ResourceRecords
@@ -72,6 +73,16 @@ for k in [*range(90), 10_000]:
     assert provider.force_flush()
 provider.shutdown()
 """
+
+
+def post(port: int, body: bytes, headers: dict[str, str], path: str) -> int:
+    """Send one request; return the status."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request("POST", path, body, headers)
+        return connection.getresponse().status
+    finally:
+        connection.close()
 
 
 class Place(Site):
@@ -238,3 +249,52 @@ def test_an_anomaly_of_a_program_brings_its_evidence(tmp_path: Path, evidence: s
     (about,) = logs
     assert about.resource.attributes[0].value.string_value == "boiler"
     assert about.scope_logs[0].log_records[0].time_unix_nano == NOON_NS + (60 * FOUND + 30) * NS_PER_S
+
+
+def crowd(k: int, points: int) -> bytes:
+    """A request of points that are each of a series of its own."""
+    item = 'level of {"%d"}'
+    data = b"".join(
+        protobuf.delimited(
+            1,
+            protobuf.fixed64(3, NOON_NS)
+            + protobuf.double(4, float(n))
+            + protobuf.delimited(
+                7, protobuf.text(1, "of") + protobuf.delimited(2, protobuf.text(1, item % (k * points + n)))
+            ),
+        )
+        for n in range(points)
+    )
+    metric = protobuf.delimited(2, protobuf.text(1, "level") + protobuf.delimited(5, data))
+    return protobuf.delimited(1, protobuf.delimited(2, metric))
+
+
+@pytest.mark.slow
+def test_programs_that_make_up_series_harm_nobody(
+    tmp_path: Path, otlp_sink: OtlpSink, make_child: Callable[..., Child]
+) -> None:
+    """All that they send is kept; what is watched and remembered is bounded, and who was there before is watched on."""
+    bounds = 'series_bytes = "4MiB"'
+    site = Place(tmp_path, endpoint=otlp_sink.url, make_child=make_child, gateway=bounds)
+    child = site.start()
+
+    def send(body: bytes) -> None:
+        assert post(site.http, body, {"Content-Type": "application/x-protobuf"}, "/v1/metrics") == 200
+
+    send(protobuf.delimited(1, minute_of(0).records.bodies[0]))
+    send(protobuf.delimited(1, minute_of(1).records.bodies[0]))
+    before = child.rss_bytes()
+    for k in range(6):
+        send(crowd(k, 10_000))
+    watched = site.status()["watched_otlp"]
+    assert watched["series"] <= watched["max_series"] == 10_000
+    assert watched["bytes"] < watched["max_bytes"] + 1000
+    assert watched["points_over_limit"] > 40_000
+    # A series has its row with the detector, too; and requests of 10,000 points are on their way.
+    assert child.rss_bytes() < before + (40 << 20)
+    send(protobuf.delimited(1, minute_of(FOUND).records.bodies[0]))
+    assert site.status()["detectors"]["zscore"]["findings"] == 1
+    account = site.drain()
+    assert (account.gap, account.ledger) == (0, {})
+    assert account.accepted >= 6 * 10_000 + 3 * 560 + 1
+    child.terminate()
