@@ -63,7 +63,7 @@ def unpack(data: bytes) -> Arrays:
         contents = msgspec.json.decode(
             data[_HEAD.size : _HEAD.size + length], type=list[tuple[str, str, tuple[int, ...]]]
         )
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise SavedError("the table of contents cannot be read") from error
     arrays: Arrays = {}
     at, end = _HEAD.size + length, len(data) - _CRC.size
@@ -73,6 +73,9 @@ def unpack(data: bytes) -> Arrays:
         count = math.prod(shape)
         if count * 8 > end - at:
             raise SavedError(f"{name} is cut off")
-        arrays[name] = np.frombuffer(data, dtype, count, at).reshape(shape).astype(dtype[1:], copy=True)
+        try:
+            arrays[name] = np.frombuffer(data, dtype, count, at).reshape(shape).astype(dtype[1:], copy=True)
+        except (ValueError, OverflowError) as error:
+            raise SavedError(f"{name} has a shape that is none") from error
         at += count * 8
     return arrays

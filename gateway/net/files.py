@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MODE: Final = 0o640
+# What is small.
+READ_BYTES_MAX: Final = 16 << 20
 
 
 def create(path: Path, flags: int = os.O_WRONLY | os.O_TRUNC) -> int:
@@ -51,9 +53,15 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def read_file(path: Path) -> bytes:
-    """Return a file's bytes; raise OSError where the name is a link (ELOOP), or anything else than a file."""
+def read_file(path: Path, *, bytes_max: int = READ_BYTES_MAX) -> bytes:
+    """Return a file's bytes; raise OSError where the name is a link (ELOOP), or anything else than a file.
+
+    It is one that is too large (EFBIG), too: a hole takes nothing on the disk, and all of the memory.
+    """
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
+        if status.st_size > bytes_max:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
         return file.read()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from gateway.net.files import replace_file
+from gateway.net.files import read_file, replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -98,8 +98,7 @@ class Subscriptions:
         if self.path is None:
             return []
         try:
-            with self.path.open("rb") as file:
-                found = msgspec.json.decode(file.read(FILE_BYTES_MAX), type=Session)
+            found = msgspec.json.decode(read_file(self.path, bytes_max=FILE_BYTES_MAX), type=Session)
         except FileNotFoundError:
             return []
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:

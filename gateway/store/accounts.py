@@ -223,7 +223,7 @@ def decode_state(data: object) -> State:
         raise DamagedStateError("the state row's checksum does not match")
     try:
         state = msgspec.msgpack.decode(body, type=State)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DamagedStateError(f"the state row cannot be read: {error}") from error
     if not state.is_sane:
         raise DamagedStateError("the state row says what cannot be")

@@ -138,6 +138,6 @@ def _read(path: Path) -> list[Unwritten]:
         notes = msgspec.msgpack.decode(data[8:], type=list[Unwritten])
         for note in notes:
             decode_state(note.before), decode_state(note.after)
-    except (OSError, msgspec.MsgspecError, DamagedStateError):
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, DamagedStateError):
         return []
     return notes

@@ -173,7 +173,7 @@ def decode_note(data: bytes) -> Note | None:
     """Read what `Budget.plan` returned; None for what is none."""
     try:
         note = msgspec.msgpack.decode(data, type=Note)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     numbers = [
         note.ahead_bytes,

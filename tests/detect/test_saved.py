@@ -82,11 +82,14 @@ def test_bytes_with_a_right_checksum_are_not_believed_for_that(body: bytes) -> N
         b'[["a","|O",[1]]]',
         b'[["a","<f8",[-1]]]',
         b'[["a","<f8",[-1,-1]]]',
+        b'[["a","<f8",[0,9223372036854775808]]]',
+        b'[["a","<f8",[' + b"1," * 70 + b"1]]]",
+        b'[["\xff","<f8",[1]]]',
         b"{}",
     ],
 )
 def test_a_table_of_contents_is_checked(table: bytes) -> None:
-    """More than there is, objects, negative sizes, another shape of JSON."""
+    """More than there is, objects, sizes and numbers of them that cannot be, another shape of JSON, what is no text."""
     data = b"TGDS\x01\x00" + len(table).to_bytes(4, "little") + table + bytes(16)
     with pytest.raises(SavedError):
         unpack(data + zlib.crc32(data).to_bytes(4, "little"))

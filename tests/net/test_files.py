@@ -70,6 +70,16 @@ def test_what_is_no_file_is_not_read(tmp_path: Path, is_held: bool) -> None:
         os.close(held)
 
 
+def test_what_is_too_large_is_not_read(tmp_path: Path) -> None:
+    """A hole of any size takes nothing on the disk."""
+    path = tmp_path / "hole"
+    path.write_bytes(b"12345")
+    assert read_file(path, bytes_max=5) == b"12345"
+    os.truncate(path, 1 << 40)
+    with pytest.raises(OSError, match="File too large"):
+        read_file(path)
+
+
 def test_what_is_replaced_does_not_go_through_a_link(tmp_path: Path) -> None:
     """The file that is written first may be one as well."""
     (tmp_path / "target").write_bytes(b"theirs")

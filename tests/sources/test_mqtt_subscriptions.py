@@ -107,6 +107,15 @@ async def test_a_damaged_file_is_said_and_begun_anew(tmp_path: Path, text: bytes
     assert known(tmp_path).surplus([]) == ["a"]
 
 
+async def test_a_pipe_in_its_place_is_said_and_not_waited_for(tmp_path: Path, caplog) -> None:
+    """Nobody need ever write to it, and the gateway would not start."""
+    path = known(tmp_path).path
+    assert path is not None
+    os.mkfifo(path)
+    assert known(tmp_path).surplus([]) == []
+    assert "cannot be read" in caplog.text
+
+
 async def test_a_disk_that_takes_nothing_is_said(tmp_path: Path, caplog) -> None:
     """The subscription is made all the same."""
     session = known(tmp_path / "gone")

@@ -52,6 +52,14 @@ def test_other_things_are_no_state(data) -> None:
         decode_state(data)
 
 
+def test_a_state_that_is_no_text_is_refused() -> None:
+    """Its checksum is right all the same: it says that the row is whole, and not who wrote it."""
+    state = encode_state(State(shares=[Share("cloud", 1)]))
+    body = state[8:].replace(b"cloud", b"\xffloud")
+    with pytest.raises(DamagedStateError, match="cannot be read"):
+        decode_state(state[:4] + zlib.crc32(body).to_bytes(4, "little") + body)
+
+
 def test_a_state_of_another_shape_is_refused() -> None:
     """Right checksum, wrong content."""
     body = msgspec.msgpack.encode({"not": "a state"})

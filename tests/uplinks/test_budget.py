@@ -359,6 +359,14 @@ def test_windows_follow_each_other_without_a_gap(window: str, wall_s: int, month
         assert dt.datetime.fromtimestamp(start_s, dt.UTC).day == month_begins
 
 
+def test_a_note_that_is_no_text_is_none() -> None:
+    """It may have stood in a file whose checksum is right."""
+    budget = Budget(LIMITS, now=Time())
+    note = budget.plan(is_last=False)
+    assert HOUR.encode() in note
+    assert decode_note(note.replace(HOUR.encode(), b"\xff" * len(HOUR))) is None
+
+
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_note_or_none(data: bytes) -> None:
     """A note of a version to come, or a damaged one, is none: nothing was spent that anybody could tell."""
