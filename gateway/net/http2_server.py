@@ -59,6 +59,8 @@ WINDOW_BYTES: Final = 65_535
 # forgets requests by the thousand is no program that sends what it has measured.
 RESETS_MAX: Final = 100
 CLOSED_STREAMS_KEPT: Final = 64
+# Of headers that were sent; a client may allow more than there is of memory. It is the protocol's own to begin with.
+HEADER_TABLE_BYTES_MAX: Final = 4096
 
 
 class Reply(NamedTuple):
@@ -306,6 +308,8 @@ class _Conversation:
         elif isinstance(event, StreamReset):
             self._take_back(event.stream_id or 0, stream)
         elif isinstance(event, WindowUpdated | RemoteSettingsChanged):
+            encoder = self._h2.encoder
+            encoder.header_table_size = min(encoder.header_table_size, HEADER_TABLE_BYTES_MAX)
             for one in self._streams.values():
                 one.window.set()
         elif isinstance(event, ConnectionTerminated):

@@ -15,6 +15,7 @@ import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import ConnectionTerminated, DataReceived, ResponseReceived, StreamEnded, StreamReset, TrailersReceived
+from h2.settings import SettingCodes
 
 from gateway.net import connections, http2_frames, http2_server
 from gateway.net.connections import HttpLimits
@@ -636,6 +637,25 @@ async def test_who_goes_on_about_what_is_over_is_left(serve, data: bytes) -> Non
     with contextlib.suppress(ConnectionError):
         await asyncio.wait_for(client.reader.read(-1), 20.0)
     assert [reason for reason, _ in echo.away] == ["flood"]
+
+
+async def test_what_is_remembered_of_answers_is_bounded(serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client says how large a table it has, gigabytes too: each answer of ours with a new word would stand in ours."""
+    made: list[http2_server._Protocol] = []
+    begin = http2_server._Protocol.initiate_connection
+
+    def note(self: http2_server._Protocol) -> None:
+        made.append(self)
+        begin(self)
+
+    monkeypatch.setattr(http2_server._Protocol, "initiate_connection", note)
+    await serve(Echo())
+    client = await serve.connect()
+    client.h2.update_settings({SettingCodes.HEADER_TABLE_SIZE: 2**31})
+    client.flush()
+    for _ in range(3):
+        assert (await client.ask("/x"))["body"] == b"5"
+    assert made[0].encoder.header_table_size == http2_server.HEADER_TABLE_BYTES_MAX
 
 
 async def test_those_who_chatter_wait_for_each_other(serve, monkeypatch: pytest.MonkeyPatch) -> None:
