@@ -46,6 +46,8 @@ PROBLEMS_SHOWN: Final = 4
 SKIPPED_SHOWN: Final = 4
 PAYLOAD_CHARS_MAX: Final = 160
 TOPICS_KNOWN_MAX: Final = 4096
+# A longer topic is looked at each time: a broker's may have 64 KB.
+KNOWN_BYTES_MAX: Final = 256
 
 
 @dataclass(slots=True)
@@ -79,9 +81,12 @@ class Trace:
         """Whether a topic matches."""
         known = self._known.get(topic)
         if known is None:
+            known = self._pattern.match(topic.decode(errors="replace")) is not None
+            if len(topic) > KNOWN_BYTES_MAX:
+                return known
             if len(self._known) >= TOPICS_KNOWN_MAX:
                 self._known.clear()
-            known = self._known[topic] = self._pattern.match(topic.decode(errors="replace")) is not None
+            self._known[topic] = known
         return known
 
     def add(self, note: Note) -> None:

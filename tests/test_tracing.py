@@ -412,6 +412,15 @@ async def test_many_topics_are_not_remembered_for_ever(plant: Plant, monkeypatch
     assert len(plant.tracer._traces[name]._known) <= 3
 
 
+def test_long_topics_are_not_remembered() -> None:
+    """Those of a broker may have 64 KB each."""
+    trace = tracing.Trace("a/#", count=1, until_s=1.0, now_s=0.0)
+    long = [b"a/" + b"x" * (60_000 + number) for number in range(20)]
+    assert all(trace.wants(topic) for topic in long)
+    assert not trace.wants(b"b" * 60_000)
+    assert sum(map(len, trace._known)) < 1000
+
+
 async def test_a_message_that_its_source_lost_says_so(plant: Plant) -> None:
     """And nothing is made of what there is of it; its neighbour is told as ever."""
     name = await plant.begin()

@@ -35,6 +35,8 @@ OPENED_S_MAX: Final = 0.001
 # So much of them is open before it is kept, and what the last of them adds.
 AT_ONCE_BYTES: Final = 256 * 1024
 TOPICS_KNOWN_MAX: Final = 4096
+# A longer topic is looked at each time: a broker's may have 64 KB, and so many of them are all of a board's memory.
+KNOWN_BYTES_MAX: Final = 256
 # No request begins so: its first field is that of a resource.
 _MAGIC: Final = {b"\x28\xb5\x2f\xfd": "zstd", b"\x1f\x8b\x08": "gzip"}
 
@@ -163,6 +165,8 @@ class OtlpTopics:
         except KeyError:
             pass
         signal = _match(self._patterns, topic.decode("utf-8", "replace"))
+        if len(topic) > KNOWN_BYTES_MAX:
+            return signal
         if len(self._known) >= TOPICS_KNOWN_MAX:
             self._known.clear()
         self._known[topic] = signal

@@ -175,6 +175,15 @@ async def test_topics_are_remembered_in_a_bounded_number(door, doors, monkeypatc
     assert len(door._known) <= 2
 
 
+async def test_long_topics_are_not_remembered(door, doors) -> None:
+    """Four thousand of 64 KB, which whoever may publish to the broker can think of, would be a quarter of a gigabyte."""
+    body = request(1)
+    topics = [b"tidegate/" + b"x" * (60_000 + number) + b"/metrics" for number in range(20)]
+    for _ in range(2):
+        assert (await door(came(*[(topic, body) for topic in topics]))).readings == 20
+    assert sum(map(len, door._known)) < 1000
+
+
 async def test_small_messages_that_are_much_when_opened_are_never_open_at_once(doors) -> None:
     """A read of a broker's messages may hold hundreds of them, and several reads are under way."""
     made = ExportMetricsServiceRequest()
