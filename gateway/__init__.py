@@ -134,6 +134,7 @@ detect/                     Watchers: columns in, scores out
 store/                      The shelf: what was accepted is kept here, in SQLite, until every uplink has it
   accounts.py               Counting: accepted = delivered + held + ledger + left_out for each uplink, in the state row
   allowance.py              Allowance: how many readings an uplink may lease before the next commit, as the state row on the disk says it
+  apart.py                  What is left of leases when all else of them has arrived: it gets segments of its own, which one uplink lacks alone
   asides.py                 Files that were set aside for a person to look at: how they are called, how many are kept, which make way
   asking.py                 Answers about single segments and payloads, over the connection that cannot write
   closing.py                Closing a store: what this process forgets is said, or noted where the next one finds it
@@ -248,6 +249,7 @@ uplinks/                    Roads: what is held leaves here, fresh first, and is
   nats_reasons.py           What a stream's answer, or a server's -ERR, means for a publisher: later, hold, split, refuse
   nats_settings.py          What can be said of an uplink to NATS JetStream in the config, and what is refused by name
   nats_shipment.py          One request as messages that a stream answers one by one: what is next, under way, stored, refused
+  nats_silence.py           Subjects at which no stream listens: what goes there waits, and how often it is tried again
   outages.py                Whether a way is one just now: what failed, since when, and how long to wait for it
   pacer.py                  A rate that is kept from piece to piece, by one sender or by several that share a line
   pacing.py                 How much to send at once and how hard to compress it: decisions from what was measured
@@ -257,6 +259,7 @@ uplinks/                    Roads: what is held leaves here, fresh first, and is
   publishing.py             What uplinks that publish have in common in the config: keys, several addresses, names that are filled in
   purse.py                  What an uplink over links pays from: its own budget, and that of the link that it uses
   requests.py               From a lease to request bodies: decode, repair times, mark, encode, split
+  rests.py                  What is left of leases that nobody hears, as it stands in their segments: so the store can keep it apart
   retry.py                  How long to wait after failures: four schedules, and who counts along one of them
   scheduling.py             What an uplink with a budget may send just now, and why: measured, then decided by `allocate`
   senders.py                The sender of OTLP/HTTP: packed requests go out over one kept connection

@@ -242,8 +242,9 @@ SECTIONS: Final[dict[str, list[Instrument]]] = {
             tidegate_uplink_retry_seconds="Time until it tries again.",
             tidegate_uplink_goodput_bytes_per_second="Bytes of requests that its way takes in a second, lately.",
             tidegate_uplink_round_trip_seconds="How long packets take there and back, as the kernel measures it.",
-            tidegate_uplink_put_off_leases="Leases in hand that a receiver failed at (500) and that are put off.",
+            tidegate_uplink_put_off_leases="Leases in hand that a receiver failed at (500), or nobody hears, put off.",
             tidegate_uplink_put_off_readings="Readings of them that it has not taken.",
+            tidegate_uplink_unheard_subjects="Subjects of NATS at which no stream listens: what goes there waits.",
         ),
         *_all(
             "counter",

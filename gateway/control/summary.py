@@ -287,9 +287,7 @@ def _uplink(uplink: dict[str, Any]) -> Iterator[str]:
     for signal, reason in uplink.get("held_back", {}).items():
         if reason != uplink.get("reason"):
             yield f"! {signal} are held back: {reason}"
-    if leases := uplink.get("put_off", {}).get("leases"):
-        left = plural(uplink["put_off"].get("readings", 0), "reading")
-        yield f"! the receiver fails at {left} of {plural(leases, 'request')}: others go first, they are tried again"
+    yield from _put_off(uplink)
     if uplink.get("maybe_twice"):
         yield f"possibly sent twice {uplink['maybe_twice']:,}"
     if sent := uplink.get("bytes_sent"):
@@ -304,6 +302,17 @@ def _uplink(uplink: dict[str, Any]) -> Iterator[str]:
     yield from _files(uplink)
     if retry := uplink.get("retry_in_s"):
         yield f"next try in {span(retry)}"
+
+
+def _put_off(uplink: dict[str, Any]) -> Iterator[str]:
+    """Say what waits while others go."""
+    put_off = uplink.get("put_off", {})
+    unheard = uplink.get("unheard") or {}
+    if unheard.get("subjects"):
+        yield f"! {unheard['reason']} It waits, others go; the next try is in {span(unheard['next_try_in_s'])}"
+    if leases := put_off.get("leases", 0) - put_off.get("unheard", 0):
+        left = plural(put_off.get("readings", 0), "reading")
+        yield f"! the receiver fails at {left} of {plural(leases, 'request')}: others go first, they are tried again"
 
 
 def _speed(uplink: dict[str, Any]) -> Iterator[str]:

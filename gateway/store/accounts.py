@@ -262,10 +262,16 @@ class Change:
     held: dict[tuple[str, Priority], int] = field(default_factory=dict)
     lost: list[tuple[str, str, Entry]] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)
+    delivered: dict[str, int] = field(default_factory=dict)
 
     def add_held(self, name: str, readings: int, *, priority: Priority) -> None:
         """Hold `readings` of a class more (or fewer, if negative) for one uplink."""
         self.held[name, priority] = self.held.get((name, priority), 0) + readings
+
+    def deliver(self, name: str, readings: int, *, priority: Priority) -> None:
+        """Settle `readings` of a class that were held for one uplink: they have arrived."""
+        self.add_held(name, -readings, priority=priority)
+        self.delivered[name] = self.delivered.get(name, 0) + readings
 
     def leave_out(self, name: str, readings: int) -> None:
         """Note that one uplink does not take so many that came."""
@@ -373,6 +379,8 @@ class Accounts:
             self.lose(name, reason, entry)
         for name, readings in change.left_out.items():
             self.shares[name].left_out += readings
+        for name, readings in change.delivered.items():
+            self.shares[name].delivered += readings
 
     def lost(self, name: str) -> dict[str, Entry]:
         """Return one uplink's ledger by reason.

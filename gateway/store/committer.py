@@ -402,7 +402,9 @@ class Committer:
             leaving = self.forgetter.plan(sealed, self.gathering.pending)
             work, state = self._plan(pending, sealed, change, dilution, clean=clean)
             work.series_left = leaving
-            work.done, work.removed, work.rewritten = done, gone, rewritten
+            work.removed, work.rewritten = gone, rewritten
+            # What fails is taken back without these.
+            work.done = done | {row_id: bits for of in sealed.apart for row_id, bits in of.settled(done).items()}
             work.refused = self.refused.plan(self.now_ns(), refusing)
             tried = None if hidden else (state, change)
             pages = await write(self.connection, work)
@@ -471,7 +473,7 @@ class Committer:
             self._keeper.forget_before = BootId(0)
         self.quarantine.done(work.quarantine)
         self.refused.done(work.refused)
-        self.newest = {new.row.id: new.origin for new in work.segments if new.is_columns}
+        self.newest = {new.row.id: new.origin for new in work.segments if new.is_columns and not new.is_apart}
         self.moments.committed(asyncio.get_running_loop().time(), self.state.sequence)
         self._effects.take_effect(work, now_s=self.moments.now_s)
         self.watchers.look()

@@ -19,6 +19,7 @@ from gateway.core.clock import NS_PER_S
 from gateway.store import asking, closing
 from gateway.store.accounts import NOBODY
 from gateway.store.allowance import Allowance
+from gateway.store.apart import Apart
 from gateway.store.committer import Committer
 from gateway.store.connection import DirectoryLock, share_cache
 from gateway.store.leases import Desk
@@ -122,6 +123,7 @@ class Store:
                 opened.accounts.takes[opened.accounts.shares[name].bit] = takes
         self.notes = Notes(self._desks, opened.accounts, is_sure=not opened.was_mended)
         self.evidence = Evidence(self._desks, self._committer.moments)
+        self.apart = Apart(self._committer, self._desks)
         self.settling = self._committer.settling
         self.settling.sent = None if self._frozen is None else self._frozen.sent
         self._task: asyncio.Task[None]

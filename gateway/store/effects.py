@@ -54,5 +54,5 @@ class Effects:
             if there:
                 desk.show(there)
             desk.written()
-            if taken := [new.row for new in work.segments if not new.left_out & bit]:
+            if taken := [new.row for new in work.segments if not (new.left_out & bit or new.is_apart)]:
                 desk.arrived(taken, now_s=now_s)

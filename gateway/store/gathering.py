@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from gateway.core.batch import Batch, ResourceRecords
     from gateway.core.contracts import Priority
     from gateway.core.telemetry import Telemetry
+    from gateway.store.apart import Moving
     from gateway.store.pace import Pace
     from gateway.store.records import Loss, SetAside
     from gateway.store.settings import StoreSettings
@@ -125,6 +126,19 @@ class Gathering:
         early_bytes = self._early_bytes if pending.pieces else self._early_bytes * 3 // 4
         if pending.readings >= COMMIT_READINGS_MAX or pending.size_bytes >= early_bytes:
             self._want(0)
+        return waiter
+
+    def keep_apart(self, moving: Moving) -> asyncio.Future[None]:
+        """Queue what is left of leases for the next commit; raise FullError where there is no room to wait."""
+        if self.is_closing:
+            raise FullError("the gateway is stopping")
+        if not self.has_room():
+            raise self.full("pending", TOO_SLOW, self._pace.interval_s)
+        self.pending.apart.append(moving)
+        self.pending.size_bytes += moving.readings * READING_BYTES
+        waiter = asyncio.get_running_loop().create_future()
+        self.pending.waiters.append(waiter)
+        self._want(self._pace.wait_s(asyncio.get_running_loop().time(), is_last=False))
         return waiter
 
     def defer(self, come: Callable[[], None], *, is_last: bool) -> bool:

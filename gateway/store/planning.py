@@ -43,7 +43,11 @@ def make_change(
 ) -> Change:
     """Return what a commit adds to the accounts: what comes for who takes it, what goes for who lacks it."""
     change = Change(accepted=sealed.readings)
-    for segment in sealed.segments:
+    for moving in sealed.apart:
+        for priority, readings in moving.delivered().items():
+            change.deliver(moving.uplink, readings, priority=priority)
+    # What is kept apart was held before, and is.
+    for segment in (segment for segment in sealed.segments if not segment.is_apart):
         priority = where_from(segment.row.id)[0]
         for share in accounts.configured:
             if segment.left_out & share.bit:

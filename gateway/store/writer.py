@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from gateway.store.accounts import Entry
+    from gateway.store.apart import Moving
     from gateway.store.records import Loss, SetAside
     from gateway.store.rewriting import Rewritten
     from gateway.store.segments import Pressed
@@ -65,6 +66,7 @@ class Pending:
     parts: list[Part] = field(default_factory=list)
     logs: list[LogRecords] = field(default_factory=list)
     records: list[tuple[Priority, ResourceRecords]] = field(default_factory=list)
+    apart: list[Moving] = field(default_factory=list)
     losses: list[Loss] = field(default_factory=list)
     set_aside: list[SetAside] = field(default_factory=list)
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
@@ -124,6 +126,7 @@ class Sealed:
     previous_hash: bytes
     series: Numbers = field(default_factory=lambda: np.empty(0, np.uint32))
     """The numbers of all series in them, each once and in order."""
+    apart: Sequence[Moving] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -132,8 +135,8 @@ class Sealed:
 
     @property
     def readings(self) -> int:
-        """Readings and log records in all of them."""
-        return sum(segment.row.readings for segment in self.segments)
+        """Readings and log records in all of them that came just now."""
+        return sum(segment.row.readings for segment in self.segments if not segment.is_apart)
 
 
 class NewSegment(NamedTuple):
@@ -147,6 +150,7 @@ class NewSegment(NamedTuple):
     form: Form = Form.COLUMNS
     left_out: int = 0  # the bits of those that do not take it
     origin: int = ANY
+    is_apart: bool = False  # of readings that were held before (store/apart)
 
     @property
     def is_columns(self) -> bool:
@@ -200,13 +204,17 @@ def seal(
     series: list[Numbers] = []
     chain = previous_hash
 
-    def add(part: Part) -> None:
+    def add(part: Part, moving: Moving | None = None) -> None:
         nonlocal chain, sequence
         priority, pressed, times = part
         body = pressed.seal(sequence=sequence, boot=boot, previous_hash=chain)
         row = Row(place(priority, pressed.signal, sequence), pressed.readings, boot, len(body))
         bits = left_out(takes, (priority, pressed.signal), pressed.origin) if takes else 0
-        segments.append(NewSegment(row, *times, body, pressed.readable, pressed.form, bits, pressed.origin))
+        if moving is not None:
+            bits = moving.others
+            moving.rows.append(row)
+        new = NewSegment(row, *times, body, pressed.readable, pressed.form, bits, pressed.origin, moving is not None)
+        segments.append(new)
         series.append(pressed.series)
         chain = segment_hash(body)
         sequence += 1
@@ -219,13 +227,19 @@ def seal(
         for _, some in sorted(mine.items()):
             for batches in cut(some):
                 add(press(priority, batches, offset_ns))
+    for moving in pending.apart:
+        moving.rows.clear()
+        for (priority, _), some in sorted(by_origin(moving.pieces).items()):
+            for batches in cut(some):
+                add(press(priority, batches, offset_ns), moving)
     for part in press_apart(pending.records):
         add(part)
     for origin in sorted({some.origin for some in pending.logs}):
         for records in _cut(LogRecords.join(some for some in pending.logs if some.origin == origin)):
             pressed = press_logs(records)
             add(Part(LOG_PRIORITY, pressed, (pressed.first_ns, pressed.last_ns)))
-    return Sealed(segments, sequence, chain, series[0] if len(series) == 1 else _all_of(series))
+    numbers = series[0] if len(series) == 1 else _all_of(series)
+    return Sealed(segments, sequence, chain, numbers, pending.apart)
 
 
 def _all_of(parts: Iterable[Numbers]) -> Numbers:

@@ -258,10 +258,11 @@ class Uplink:
 
     async def _deliver(self, hand: Hand) -> None:
         self._hand = hand
-        began_s, is_suspect = _now_s(), hand.is_suspect
+        began_s, is_suspect = _now_s(), hand.is_suspect or bool(hand.waits_for)
         hand.is_hurried = self._parked.is_crowded
         try:
             await self._bring_to_end(hand)
+            await self._endings.keep_apart()
         finally:
             self._hand = None
             self._spending.charge(hand)
@@ -287,11 +288,11 @@ class Uplink:
             if self._outages.is_down and not was_down:
                 # What comes from now on is live: of that the newest is sent first when the road is back.
                 self._store.link_up(self.name)
-            may_park = error.put_off_s > 0 and not hand.is_thinned
+            may_park = self._endings.may_park(hand, error)
             is_parked = may_park and not self._outages.is_down and self._parked.finds_room()
             if not is_parked and (not hand.is_begun or hand.is_thinned):
                 self._endings.give_back(hand, maybe_delivered=error.answer_lost, put_off_s=error.put_off_s)
-                await self._waits.until_again(error, wait_s)
+                await self._waits.until_again(error, wait_s or self._endings.apart_s(hand, error))
                 return
             try:
                 if error.answer_lost and hand.parts:
@@ -380,6 +381,7 @@ class Uplink:
             and not self._waits.is_stopping
             and self._ahead is None
             and not hand.is_suspect
+            and self._parked.has_room
         )
         is_long = hand.is_split or self._size.toll.expected_s(flight.request.readings) >= QUICK_S
         if not is_right or is_long or self._turns.is_parked_next() or not self._is_much_held():

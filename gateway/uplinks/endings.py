@@ -6,14 +6,17 @@
 | not begun, and the road is none     | given back: what is freshest by then goes first                         |
 | what a server failed at             | put off in hand, others go; where there is no room for that, given back |
 | of a signal whose way is wrong      | in hand if it was begun, one of each signal; else given back            |
+| heard by nobody where it goes       | put off in hand; where much is, the store writes all rests anew         |
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from gateway.core.contracts import FullError, TryLaterError
+from gateway.uplinks.guards import UnheardError
 from gateway.uplinks.requests import REJECTED
 from gateway.uplinks.verdicts import PUT_OFF_S, PUT_OFF_S_MAX, NothingTakenError
 
@@ -29,6 +32,12 @@ if TYPE_CHECKING:
     from gateway.uplinks.waits import Waits
 
 log = logging.getLogger("tidegate.uplinks")
+
+# So long it is waited where what nobody hears finds no place to wait: it would have the next turn, too.
+UNHEARD_S: Final = 1.0
+# So many leases are kept apart together, or none; and where that did not work, not before so long after.
+APART_MIN: Final = 8
+APART_S: Final = 10.0
 
 
 class Endings:
@@ -52,6 +61,7 @@ class Endings:
         self._parked = parked
         self._waits = waits
         self._say = say
+        self._apart_from_s = float("-inf")
 
     def settle(self, hand: Hand) -> None:
         """Tell the store what became of the whole lease."""
@@ -98,6 +108,9 @@ class Endings:
         assert hand.pause_s is not None
         pause_s, hand.pause_s = hand.pause_s, None
         is_parked = (pause_s > 0 or self._parked.has_room) and self._parked.put_off(hand, until_s=_now_s() + pause_s)
+        if not is_parked and hand.waits_for:
+            await self._wait_with(hand, pause_s)
+            return False
         if not is_parked and pause_s > 0:
             self.give_back(hand, maybe_delivered=hand.is_begun, put_off_s=pause_s)
             return True
@@ -107,6 +120,51 @@ class Endings:
             # It is sent again from the hand: not before the store has written that it may come twice.
             await self._store.count_maybe_twice(hand.lease, 0)
         return is_parked
+
+    async def _wait_with(self, hand: Hand, seconds: float) -> None:
+        """Wait with the rest in hand, for want of room: if it was given back, all of its lease would go again."""
+        self._outages.status.last_error = hand.waits_for
+        try:
+            why = f"{hand.waits_for}; so much waits for that by now that all else has to"
+            await self._waits.until_again(TryLaterError(why), seconds)
+        except asyncio.CancelledError:
+            self.give_back(hand, maybe_delivered=True)
+            raise
+
+    def may_park(self, hand: Hand, error: TryLaterError) -> bool:
+        """Whether a lease may wait in hand, if there is room: what has been kept apart waits in the store."""
+        if isinstance(error, UnheardError) and not hand.is_begun and self._store.apart.has_all(hand.lease):
+            return False
+        return error.put_off_s > 0 and not hand.is_thinned
+
+    def apart_s(self, hand: Hand, error: TryLaterError) -> float:
+        """Return how long to wait after what was given back and may have the next turn again, in seconds."""
+        is_next = isinstance(error, UnheardError) and not self._store.apart.is_put_off(hand.lease)
+        return UNHEARD_S if is_next else 0.0
+
+    async def keep_apart(self) -> None:
+        """Have the store write anew what is left of leases that nobody hears, where much of that is in hand."""
+        if _now_s() < self._apart_from_s or not (hands := self._parked.unheard):
+            return
+        from gateway.uplinks.rests import rest_of  # noqa: PLC0415  for those who have any
+
+        rests = [(hand, rest_of(hand, boot=self._store.apart.boot)) for hand in hands]
+        moved = [(hand, rest) for hand, rest in rests if rest is not None]
+        self._apart_from_s = _now_s() + APART_S
+        if len(moved) < APART_MIN:
+            return
+        leases, pieces = [hand.lease for hand, _ in moved], [piece for _, rest in moved for piece in rest]
+        try:
+            wait_s = self._parked.unheard_s(_now_s())
+            await self._store.apart.keep(self._uplink, leases, pieces, put_off_s=wait_s)
+        except FullError as error:
+            log.debug("uplink %s: nothing is kept apart: %s", self._uplink, error)
+            return
+        self._apart_from_s = _now_s()
+        for hand, _ in moved:
+            self._parked.remove(hand)
+            self._outages.status.readings_sent += hand.delivered
+            self._outages.tally.sent(hand.delivered)
 
     def put_off(self, hand: Hand, seconds: float) -> None:
         """Let others go before `hand`, at which a server failed; before its other parts only as long as they take."""

@@ -35,6 +35,7 @@ from gateway.uplinks.guards import (
     MeteredWire,
     NotYetError,
     StatusRefusedError,
+    UnheardError,
 )
 from gateway.uplinks.health import Health
 from gateway.uplinks.senders import HttpSender
@@ -367,12 +368,12 @@ class Endpoints:
 
     def _may_go_on(self, error: TryLaterError) -> bool:
         """Whether nothing was taken, so that another may be asked at once."""
-        is_theirs = not isinstance(error, NotYetError | InTransitError)
+        is_theirs = not isinstance(error, NotYetError | InTransitError | UnheardError)
         return is_theirs and not error.answer_lost and not self._is_stopped
 
     def _look_elsewhere(self, one: Endpoint, signal: Signal, error: TryLaterError | StatusRefusedError) -> None:
         """Say that what `one` has not answered, or failed at, may be sent again at once where another one is well."""
-        if isinstance(error, NotYetError) or self._is_stopped:
+        if isinstance(error, NotYetError | UnheardError) or self._is_stopped:
             return
         self._avoided, now_s = one, self._now_s()
         others = [other.health for other in self._all if other is not one]

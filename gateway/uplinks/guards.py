@@ -28,7 +28,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from gateway.core.contracts import RefusedError, TryLaterError
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.core.contracts import Signal
+    from gateway.uplinks.nats_pieces import PiecesPart
     from gateway.uplinks.settings import RetrySettings
 
 # 52x and 530 are Cloudflare's: it is there, and the receiver behind it is down, slow or not to be found.
@@ -106,6 +107,22 @@ def wait_bound_s(error: TryLaterError, retry: RetrySettings) -> float:
     return float(retry.unreachable_max if isinstance(error, UnreachableError) else retry.max)
 
 
+class Left(NamedTuple):
+    """What of a request waits though others of it were taken: what is left of it, why, and for how long at least."""
+
+    part: PiecesPart
+    why: str
+    wait_s: float
+
+
+class UnheardError(TryLaterError):
+    """Nobody takes any of this where it goes, which says nothing of the road: others may go."""
+
+    def __init__(self, left: Left) -> None:
+        super().__init__(left.why, put_off_s=left.wait_s)
+        self.left = left
+
+
 class TooLargeError(Exception):
     """The same data may be taken in smaller requests."""
 
@@ -155,7 +172,7 @@ class Answer:
     `on_settled` is called in the event loop when nothing is left of the lease that it belongs to, in the step in which
     the store hears the same: what a wire notes by it goes with what the next commit knows to be delivered.
     `maybe_twice` of them went twice on the way there, as connections broke. `round_trip_s` is the kernel's, 0 where it
-    does not say; `link` is the link it went over, where the uplink names any.
+    does not say; `link` is the link it went over, where the uplink names any. `left` of it was not taken and waits.
     """
 
     rejected: int = 0
@@ -167,6 +184,7 @@ class Answer:
     maybe_twice: int = 0
     round_trip_s: float = 0.0
     link: str = ""
+    left: Left | None = None
 
 
 class Wire(Protocol):

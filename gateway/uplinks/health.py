@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gateway.core.contracts import TryLaterError
 from gateway.uplinks.breaker import Breaker, State
-from gateway.uplinks.guards import SERVER_ERROR, HoldError, NotYetError, StatusRefusedError, TooLargeError
+from gateway.uplinks.guards import (
+    SERVER_ERROR,
+    HoldError,
+    NotYetError,
+    StatusRefusedError,
+    TooLargeError,
+    UnheardError,
+)
 
 if TYPE_CHECKING:
     from gateway.core.contracts import Signal
@@ -80,7 +87,7 @@ class Health:
 
     def failed(self, signal: Signal, error: Exception, *, now_s: float) -> None:
         """Take note of how a request ended that was not taken."""
-        if isinstance(error, TooLargeError):
+        if isinstance(error, TooLargeError | UnheardError):
             self.breaker.succeeded(now_s)
             return
         is_refused = isinstance(error, StatusRefusedError) and error.status < SERVER_ERROR

@@ -32,6 +32,7 @@ from gateway.uplinks.nats_pieces import Publications
 from gateway.uplinks.nats_reasons import BAD_REQUEST, OTHER_STREAM, decide_error, denied_subject
 from gateway.uplinks.nats_settings import token_of
 from gateway.uplinks.nats_shipment import Shipment
+from gateway.uplinks.nats_silence import Silence
 from gateway.uplinks.wires import PIECE_BYTES, TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX, WRITTEN_AT_ONCE_BYTES, KeptWire
 from gateway.uplinks.worker import Seams
 
@@ -68,11 +69,20 @@ class NatsWire(KeptWire[NatsConnection]):
     speaks = "NATS"
 
     def __init__(
-        self, settings: NatsUplinkSettings, *, url: str, version: str, clock: Clock, random: Random, gateway_id: str
+        self,
+        settings: NatsUplinkSettings,
+        *,
+        url: str,
+        version: str,
+        clock: Clock,
+        random: Random,
+        gateway_id: str,
+        silence: Silence,
     ) -> None:
         # The same keys as those of OTLP's, as far as they are asked for here.
         super().__init__(settings, version=version, clock=clock, endpoint=url)  # type: ignore[arg-type]
         self.duplicates = 0
+        self.silence = silence
         self._nats = settings
         self._address = parse_url(url)
         self._random = random
@@ -108,6 +118,7 @@ class NatsWire(KeptWire[NatsConnection]):
             "payload_bytes_max": self.payload_bytes_max,
             "is_leaving": self._info.ldm,
             "duplicates": self.duplicates,
+            "unheard": self.silence.told(),
         }
 
     # Connecting.
@@ -207,7 +218,7 @@ class NatsWire(KeptWire[NatsConnection]):
             headers += f"Nats-Expected-Stream: {self._nats.stream}\r\n"
         self._check_sizes(body, connection.info, headers)
         self.requests += 1
-        shipment = Shipment(body, window=self._nats.inflight_max)
+        shipment = Shipment(body, window=self._nats.inflight_max, silence=self.silence)
         self._is_well = False
         try:
             self._ship(connection, shipment, headers, until)
@@ -232,6 +243,7 @@ class NatsWire(KeptWire[NatsConnection]):
         return Answer(
             rejected=answer.rejected,
             message=answer.message,
+            left=answer.left,
             seconds=(self._used_ns - started_ns) / NS_PER_S,
             rtt_s=(self._used_ns - (self._written_ns or self._used_ns)) / NS_PER_S,
             round_trip_s=0.0 if self._connection is None else self._connection.round_trip_s,
@@ -260,6 +272,8 @@ class NatsWire(KeptWire[NatsConnection]):
         while not shipment.is_done:
             if shipment.may_go:
                 self._send_portion(connection, shipment, headers, until)
+            if not shipment.under_way:
+                continue
             self._hear(connection, shipment, until)
 
     def _hear(self, connection: NatsConnection, shipment: Shipment, until: Deadline) -> None:
@@ -409,10 +423,9 @@ def seams_of(
     No server says what time it is.
     """
     gateway_id = str(dict(gateway_attributes).get(SHORT_NAMES["gateway"], ""))
-    wires = [
-        NatsWire(settings, url=one.url, version=version, clock=clock, random=random, gateway_id=gateway_id)
-        for one in settings.targets()
-    ]
+    silence = Silence(settings.name, settings.retry, now_s=lambda: clock.monotonic_ns() / NS_PER_S)
+    shared: dict[str, Any] = {"version": version, "clock": clock, "random": random, "silence": silence}
+    wires = [NatsWire(settings, url=one.url, gateway_id=gateway_id, **shared) for one in settings.targets()]
 
     def build(*, timeline: Repair, encoder: Encoder, counts_series: bool) -> RequestBuilder:
         return NatsBuilder(

@@ -123,7 +123,7 @@ class NatsBuilder(RequestBuilder):
                 )
             )
             kept.append(piece.bits)
-        return ReadingsPiece(self._key(segment), groups, kept, 0, len(batch))
+        return ReadingsPiece(self._key(segment), groups, kept, 0, len(batch), segment.sequence)
 
     def _thinned(self, segments: Sequence[LeasedSegment], step_s: float, rejected: Rejected) -> Iterator[ReadingsPiece]:
         """Return what stands for all of the segments."""

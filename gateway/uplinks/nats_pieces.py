@@ -51,6 +51,7 @@ class ReadingsPiece:
     places: Sequence[Numbers]
     start: int
     stop: int
+    sequence: int = 0  # of the segment, where it is of one alone
     signal: Signal = Signal.METRICS
 
     def __len__(self) -> int:
@@ -187,6 +188,10 @@ class PiecesPart:
     def plain(self) -> list[PlainPart]:
         """Return it as other uplinks have it."""
         return [piece.plain() for piece in self.pieces]
+
+    def joined(self, others: Sequence[PiecesPart]) -> PiecesPart:
+        """Return this and others of the same signal in one."""
+        return PiecesPart([piece for part in (self, *others) for piece in part.pieces], self.signal)
 
     def cut(self, readings: int) -> tuple[PiecesPart, PiecesPart]:
         """Return the first `readings`, or fewer, but one piece at least, and the rest: nothing, where there is one."""

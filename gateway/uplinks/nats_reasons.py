@@ -3,7 +3,7 @@
 | said                                            | decision                                                       |
 | ----------------------------------------------- | -------------------------------------------------------------- |
 | stored, a duplicate or not                      | delivered                                                      |
-| 503 without a word: no stream listens there     | try later: it may be on its way up; the sentence says so       |
+| 503 without a word: no stream listens there     | put off, and others go (nats_silence.py); the sentence says so |
 | full, out of resources, no leader, busy (5xx)   | try later                                                      |
 | the account has no room left (400)              | try later: it is full, though it sounds as if it were us       |
 | message too large, for the server or the stream | split; a single reading is refused                             |
@@ -18,15 +18,15 @@ JetStream says no to a message before it keeps anything of it, so what was answe
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeGuard
 
 from gateway.core.contracts import TryLaterError
 from gateway.core.text import printable
-from gateway.net.nats import NO_RESPONDERS
+from gateway.net.nats import NO_RESPONDERS, NotStored
 from gateway.uplinks.guards import HoldError, StatusRefusedError, TooLargeError
 
 if TYPE_CHECKING:
-    from gateway.net.nats import NotStored
+    from gateway.net.nats import Stored
 
 SAID_CHARS_MAX: Final = 160
 SERVER_ERROR: Final = 500
@@ -64,8 +64,8 @@ def decide(answer: NotStored, *, subject: str) -> Exception:
     TryLaterError('the stream does not take a.b: maximum messages exceeded')
     """
     subject = printable(subject, SAID_CHARS_MAX)
-    if answer.code == NO_RESPONDERS and not answer.error:
-        return TryLaterError(f"no stream listens at {subject}; is there one, and does it have that subject?")
+    if is_unheard(answer):
+        return TryLaterError(nobody_at(subject))
     said = printable(answer.description, SAID_CHARS_MAX) or f"error {answer.code}"
     sentence = f"the stream does not take {subject}: {said}"
     if answer.code == FORBIDDEN:
@@ -80,10 +80,25 @@ def decide(answer: NotStored, *, subject: str) -> Exception:
     return StatusRefusedError(f"{sentence} (error {answer.code})", answer.code)
 
 
+def nobody_at(subject: str, others: int = 0) -> str:
+    """Return the sentence that no stream listens at a subject, and at so many others.
+
+    >>> nobody_at("a.b", 2)
+    'no stream listens at a.b and 2 other subjects; is there one, and does it have them?'
+    """
+    if others:
+        return f"no stream listens at {subject} and {others} other subjects; is there one, and does it have them?"
+    return f"no stream listens at {subject}; is there one, and does it have that subject?"
+
+
 def is_of_subject(answer: NotStored) -> bool:
     """Whether messages to other subjects may be taken all the same."""
-    is_nobody = answer.code == NO_RESPONDERS and not answer.error
-    return answer.code == FORBIDDEN or is_nobody or "per subject" in answer.description
+    return answer.code == FORBIDDEN or is_unheard(answer) or "per subject" in answer.description
+
+
+def is_unheard(answer: Stored | NotStored) -> TypeGuard[NotStored]:
+    """Whether no stream listens at a subject."""
+    return isinstance(answer, NotStored) and answer.code == NO_RESPONDERS and not answer.error
 
 
 def denied_subject(reason: str) -> str:

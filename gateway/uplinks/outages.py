@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
-from gateway.uplinks.guards import InTransitError, NotYetError, PassedOnError, wait_bound_s
+from gateway.uplinks.guards import InTransitError, NotYetError, PassedOnError, UnheardError, wait_bound_s
 from gateway.uplinks.retry import Backoff
 from gateway.uplinks.state import Holding
 
@@ -61,6 +61,10 @@ class Outages:
         if isinstance(error, NotYetError):
             return error.after_s
         reason = str(error)
+        if isinstance(error, UnheardError):
+            # Who is asked has told the log, of all of them together.
+            self.failed_at_part(reason)
+            return 0.0
         # It may be about this data alone: whether it is, the next ones show, and those are not to wait.
         self.is_in_doubt = error.put_off_s > 0
         is_alone = self.is_in_doubt and not (self.is_down or self.backoff.failures) and self._alone < ALONE_MAX

@@ -26,6 +26,8 @@ PUT_OFF_BYTES_MAX: Final = 6 << 20
 READING_BYTES: Final = 21
 # From so many on each has fewer tries, so that there is room for others.
 CROWDED: Final = 96
+# So many that nobody hears are enough to be written anew together.
+UNHEARD_MANY: Final = 64
 # Which part of the time goes into tries of what a server failed at while others wait: as much as a backlog has.
 TRIES_SHARE: Final = 0.3
 
@@ -69,6 +71,16 @@ class Parked:
         return len(self._put_off) >= CROWDED
 
     @property
+    def unheard(self) -> list[Hand]:
+        """What waits since nobody hears it where it goes, where there is much of it, or no room for more."""
+        found = [item.hand for item in self._put_off if item.hand.waits_for]
+        return found if len(found) >= UNHEARD_MANY or not self.has_room else []
+
+    def unheard_s(self, now_s: float) -> float:
+        """Return in how many seconds the last of that is due."""
+        return max((item.until_s - now_s for item in self._put_off if item.hand.waits_for), default=0.0)
+
+    @property
     def leased_readings(self) -> int:
         """How many readings their leases are of, of which most may be taken."""
         return sum(hand.lease.readings for hand in self)
@@ -105,9 +117,13 @@ class Parked:
         return bool(self._due(now_s))
 
     def pop_due(self, now_s: float, *, may_be_suspect: bool = True) -> Hand | None:
-        """Return one to go on with, None where there is none; one that a server failed at only if that is asked for."""
-        due = (hand for hand in self._due(now_s) if may_be_suspect or not hand.is_suspect)
+        """Return one to go on with, None where there is none; one that failed by itself only if that is asked for."""
+        due = (hand for hand in self._due(now_s) if may_be_suspect or not (hand.is_suspect or hand.waits_for))
         return next((self._remove(hand) for hand in due), None)
+
+    def remove(self, hand: Hand) -> None:
+        """Let go of one that is settled."""
+        self._remove(hand)
 
     def pop(self) -> Hand | None:
         """Return any of them, None where there is none."""
@@ -124,6 +140,7 @@ class Parked:
             "leases": len(self._put_off),
             "readings": sum(item.readings for item in self._put_off),
             "overflowed": self.overflowed,
+            "unheard": sum(bool(item.hand.waits_for) for item in self._put_off),
         }
 
     def _due(self, now_s: float) -> list[Hand]:

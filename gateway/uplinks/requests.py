@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from gateway.core.contracts import BootId
     from gateway.store.database import Lease, LeasedSegment
     from gateway.store.segments import Pressed
-    from gateway.uplinks.guards import StatusRefusedError
+    from gateway.uplinks.guards import Left, StatusRefusedError
     from gateway.uplinks.parts import Groups, Part
 
     # By how good their times are, and the step in seconds at which they were diluted on the shelf.
@@ -120,6 +120,8 @@ class Hand:
     is_suspect: bool = False  # a server failed at all that is left
     is_hurried: bool = False  # many others wait for their last try
     pause_s: float | None = None  # others have their turn now, for so long at least
+    unheard: list[Left] = field(default_factory=list)  # parts that nobody takes where they go, for now
+    waits_for: str = ""  # why all that is left of it waits, where it is that
     trouble: str = ""  # what a server failed with last
     series: int = 0  # in the parts, where that was looked at
     charged: int = 0  # of what was delivered: the budget has heard of it

@@ -26,6 +26,7 @@ from gateway.uplinks.guards import (
     Request,
     StatusRefusedError,
     TooLargeError,
+    UnheardError,
 )
 from gateway.uplinks.pacing import FAST_LEVEL, HARD_LEVEL, REQUEST_S, BatchSize, Effort
 from gateway.uplinks.partly import PartlyTakenError
@@ -169,6 +170,7 @@ class Sending:
         assert hand.parts
         request = flight.request
         hand.maybe_taken += request.readings * flight.failures
+        hand.waits_for = ""
         answer: Answer | None = None
         try:
             answer = flight.answer.result()
@@ -187,8 +189,12 @@ class Sending:
                 self._refused(hand, request, error)
         except InTransitError as error:
             self._broke(hand, request, error)
+        except UnheardError as error:
+            self._unheard(hand, error)
         else:
             self._took(hand, request, answer)
+            if answer.left is not None:
+                hand.unheard.append(answer.left)
             self.speeds.sent(flight.size_bytes, answer)
             if hand.stage in {Stage.WHOLE, Stage.ALONE}:
                 self._suspects.clear(hand.parts[0])
@@ -287,6 +293,16 @@ class Sending:
             hand.doubt(error)
         self._end_parts(hand)
 
+    def _unheard(self, hand: Hand, error: UnheardError) -> None:
+        """Have the others go, and keep what nobody hears; raise `error` where nothing of the lease was taken."""
+        assert hand.parts
+        hand.parts.popleft()
+        hand.unheard.append(error.left)
+        if not hand.parts and not hand.is_begun:
+            _lay_by(hand)
+            raise error
+        self._end_parts(hand)
+
     def _end_parts(self, hand: Hand) -> None:
         """Where no other part is left, give up those that were laid aside, or have them sent by themselves, later."""
         verdicts, first_id = self._verdicts[hand.lease.signal], hand.lease.segments[0].id
@@ -294,6 +310,8 @@ class Sending:
             hand.give_up()
             if hand.parts:
                 hand.pause_s = verdicts.put_off_s(first_id)
+            elif hand.unheard and not hand.is_thinned:
+                hand.pause_s = _lay_by(hand)
             else:
                 verdicts.forget(first_id)
         elif hand.stage is Stage.CUT and hand.pause_s is None:
@@ -361,8 +379,9 @@ class Sending:
 
     def _took(self, hand: Hand, request: Request, answer: Answer) -> None:
         self._verdicts[request.signal].took(hand.stage)
-        rejected = min(answer.rejected, request.readings)
-        hand.delivered += request.readings - rejected
+        readings = request.readings - (0 if answer.left is None else len(answer.left.part))
+        rejected = min(answer.rejected, readings)
+        hand.delivered += readings - rejected
         hand.maybe_taken += answer.maybe_twice
         hand.reject(rejected, REJECTED, answer.message)
         hand.message = answer.message or hand.message
@@ -395,6 +414,15 @@ class Sending:
             fast = zstd.compress(body, level=FAST_LEVEL)
             self._effort.compared(len(body), hard_bytes=len(packed), fast_bytes=len(fast))
         return packed
+
+
+def _lay_by(hand: Hand) -> float:
+    """Have what nobody hears be what is left of a lease; return for how long it waits, in seconds."""
+    assert hand.parts is not None
+    first, *more = hand.unheard
+    hand.parts.append(first.part.joined([left.part for left in more]))
+    hand.waits_for, hand.unheard = first.why, []
+    return min(left.wait_s for left in (first, *more))
 
 
 def _least(hand: Hand) -> int:

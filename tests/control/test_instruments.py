@@ -59,6 +59,7 @@ def test_what_is_declared_comes_from_somewhere() -> None:
         *metrics.LINK_BUDGET_NUMBERS.values(),
         *("tidegate_healthy", "tidegate_uptime_seconds", "tidegate_accepted_readings", "tidegate_series_refused"),
         *(name for name, _ in metrics.ENDPOINT_NUMBERS.values()),
+        "tidegate_uplink_unheard_subjects",
         "tidegate_uplink_endpoint_state",
         "tidegate_uplink_wire_bytes",
         "tidegate_uplink_free_bytes",

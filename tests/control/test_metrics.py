@@ -208,6 +208,12 @@ def test_what_is_put_off_is_shown() -> None:
     assert found["tidegate_uplink_put_off_overflows_total", ("uplink", "cloud")] == 1
 
 
+def test_subjects_without_a_stream_are_shown() -> None:
+    """Of uplinks to NATS alone."""
+    found = samples(Telemetry(), {"uplinks": {"cloud": {"unheard": {"subjects": 3}}, "odd": {}}})
+    assert found["tidegate_uplink_unheard_subjects", ("uplink", "cloud")] == 3
+
+
 def test_links_are_shown_with_who_uses_them() -> None:
     """An alert may be on one that is down, or on the dear one being used."""
     links = {

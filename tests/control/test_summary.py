@@ -347,6 +347,15 @@ def test_what_a_receiver_fails_at_is_told() -> None:
     assert "fails at" not in uplink_text(state="idle", put_off={"leases": 0, "readings": 0, "overflowed": 0})
 
 
+def test_what_no_stream_listens_for_is_told() -> None:
+    """With the subject, and that nobody else waits for it."""
+    unheard = {"subjects": 2, "some": ["a", "b"], "reason": "no stream listens at b?", "next_try_in_s": 5.0}
+    put_off = {"leases": 3, "readings": 9, "overflowed": 0, "unheard": 3}
+    text = uplink_text(state="idle", held=9, put_off=put_off, unheard=unheard)
+    assert "! no stream listens at b? It waits, others go; the next try is in 5 s" in text
+    assert "fails at" not in text
+
+
 def test_a_backlog_has_an_end_or_grows() -> None:
     """With how quickly; what a slow road has taken of a large lease is told."""
     text = uplink_text(

@@ -24,13 +24,16 @@ from gateway.uplinks.guards import (
     Answer,
     HoldError,
     InTransitError,
+    Left,
     NotYetError,
     Packed,
     StatusRefusedError,
     TooLargeError,
+    UnheardError,
     UnreachableError,
 )
 from gateway.uplinks.metered import COST_OF_CONNECTION, COST_OF_HANDSHAKE, Metered
+from gateway.uplinks.nats_pieces import PiecesPart
 from gateway.uplinks.settings import OtlpUplinkSettings
 from hil.link_proxy import Mode
 from hil.otlp_sink import Behaviour
@@ -49,6 +52,9 @@ def lost() -> InTransitError:
 
 def away() -> UnreachableError:
     return UnreachableError("no connection")
+
+
+UNHEARD = UnheardError(Left(PiecesPart([], Signal.METRICS), "no stream listens", 1.0))
 
 
 @dataclass
@@ -290,7 +296,7 @@ def test_when_all_are_away_each_attempt_asks_one() -> None:
     assert sum(all_.counts()) == 40
 
 
-@pytest.mark.parametrize("error", [TooLargeError("413"), NotYetError("budget", 9)])
+@pytest.mark.parametrize("error", [TooLargeError("413"), NotYetError("budget", 9), UNHEARD])
 def test_what_is_about_the_data_or_this_side_is_nobody_elses(error: Exception) -> None:
     """As with one receiver."""
     all_ = group([error], [])

@@ -13,10 +13,12 @@ from gateway.uplinks.guards import (
     Answer,
     HoldError,
     InTransitError,
+    Left,
     NotYetError,
     PassedOnError,
     StatusRefusedError,
     TooLargeError,
+    UnheardError,
     UnreachableError,
 )
 from gateway.uplinks.health import Health
@@ -66,11 +68,12 @@ def test_who_has_refused_what_another_took_is_not_well() -> None:
     assert health.last_error == "status 400; another one took it"
 
 
-def test_who_wants_it_smaller_is_well() -> None:
+@pytest.mark.parametrize("error", [TooLargeError("status 413"), UnheardError(Left(None, "no stream listens", 1.0))])
+def test_who_wants_it_smaller_or_elsewhere_is_well(error: Exception) -> None:
     """It has looked at it."""
     health = make(failures=2)
     end(health, LOST)
-    end(health, TooLargeError("status 413"))
+    end(health, error)
     end(health, LOST)
     assert health.breaker.state is State.CLOSED
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -20,6 +21,7 @@ from gateway.uplinks.guards import HoldError, InTransitError, Packed, TooLargeEr
 from gateway.uplinks.nats import NatsWire
 from gateway.uplinks.nats_pieces import Publications, ReadingsPiece, SomeStoredError
 from gateway.uplinks.nats_settings import NatsUplinkSettings
+from gateway.uplinks.nats_silence import Silence
 from hil.scripted_nats import INFO, NatsScript, ScriptedNats, message, stored
 
 if TYPE_CHECKING:
@@ -55,7 +57,8 @@ SHORT: Final = {"timeout": "300ms", "connect_timeout": "20s"}
 def wire_to(url: str, **table: Any) -> NatsWire:
     full = {"type": "nats", "name": "s", "url": url, "timeout": "20s", **table}
     settings = msgspec.convert(full, NatsUplinkSettings, dec_hook=decode_hook)
-    return NatsWire(settings, url=url, version="1", clock=SystemClock(), random=random.Random(1), gateway_id="g")
+    shared: dict[str, Any] = {"version": "1", "clock": SystemClock(), "random": random.Random(1), "gateway_id": "g"}
+    return NatsWire(settings, url=url, silence=Silence("s", settings.retry, now_s=time.monotonic), **shared)
 
 
 def test_each_message_has_its_id_and_is_answered(server: ScriptedNats) -> None:

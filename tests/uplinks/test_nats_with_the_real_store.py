@@ -21,9 +21,10 @@ from gateway.codecs.otlp import encode_log_record
 from gateway.control.reading import decode_hook
 from gateway.core.batch import Batch, LogRecords, Series
 from gateway.core.clock import SystemClock
-from gateway.core.contracts import Priority
+from gateway.core.contracts import FullError, Priority
 from gateway.core.telemetry import Telemetry
 from gateway.store.database import Store, StoreSettings
+from gateway.uplinks import endings, parked
 from gateway.uplinks.delivery import Uplink
 from gateway.uplinks.nats import seams_of
 from gateway.uplinks.nats_settings import NatsUplinkSettings
@@ -71,6 +72,10 @@ class Site:
         account = status["uplinks"]["cloud"]
         assert status["accepted"] == account["delivered"] + account["held"] + sum(account["ledger"].values())
         return account
+
+    def arrived(self) -> int:
+        """Return how many readings a stream has stored, as the uplink knows it."""
+        return int(self.account()["delivered"] + self.uplink.status()["in_hand_taken"])
 
     async def until(self, condition, *, within_s: float = 60.0) -> None:
         try:
@@ -582,3 +587,227 @@ async def test_a_message_at_which_connections_break_keeps_its_id(make_site) -> N
         account = site.account()
         assert (account["held"], account["ledger"]) == (50, {})
         await site.close()
+
+
+# Subjects at which no stream listens.
+
+
+GROWING = {"initial": "200ms", "max": "2s"}
+
+
+def taken(server: NatsServer, stream: str) -> Counter[float]:
+    return Counter(msgspec.json.decode(message.data)["value"] for message in server.stored(stream))
+
+
+async def append(site: Site, device: str, values: range, *, priority: Priority = Priority.NORMAL) -> None:
+    number = site.store.resolve(Series((("device.id", device),), "n"))
+    times = CLOCK.wall_ns() + np.arange(len(values))
+    await site.store.append([(priority, Batch.of(np.full(len(values), number), times, np.array(values)))])
+
+
+async def test_a_subject_without_a_stream_keeps_no_other_waiting(make_nats, make_site) -> None:
+    """Its readings are held and named; when a stream is made they go, each once, and nothing was sent twice."""
+    server = make_nats()
+    server.make_stream("GOOD", "tidegate.g1.good.>")
+    site = await make_site(url=server.url, payload="json", retry=GROWING)
+    for start in range(0, 400, 20):
+        await append(site, "good", range(start, start + 10))
+        await append(site, "odd", range(start + 10, start + 20))
+        await site.until(lambda start=start: site.arrived() >= start // 2 + 10)
+    status = site.uplink.status()
+    assert status["unheard"]["some"] == ["tidegate.g1.odd.n"]
+    assert "no stream listens at tidegate.g1.odd.n" in status["unheard"]["reason"]
+    account = site.account()
+    assert account["held"] > 0
+    assert account["ledger"] == {}
+    server.make_stream("LATE", "tidegate.g1.odd.>")
+    account = await site.drain()
+    assert (account["delivered"], account["ledger"], account["maybe_twice"]) == (400, {}, 0)
+    numbers = [number for start in range(0, 400, 20) for number in range(start, start + 10)]
+    assert taken(server, "GOOD") == Counter(numbers)
+    assert taken(server, "LATE") == Counter(number + 10 for number in numbers)
+    assert site.uplink.status()["unheard"]["subjects"] == 0
+
+
+async def test_thousands_of_them_before_the_one_that_is_heard(make_nats, make_site) -> None:
+    """In one lease, and again and again: the one that has a stream has its readings within moments."""
+    server = make_nats()
+    server.make_stream("GOOD", "tidegate.g1.zz.>")
+    site = await make_site(url=server.url, payload="json", retry=GROWING)
+    series = [site.store.resolve(Series((("device.id", f"d{number}"),), "n")) for number in range(900)]
+    for round_ in range(5):
+        numbers = np.arange(900) + 1000 * round_ + 1
+        batch = Batch.of(np.array(series), np.full(900, CLOCK.wall_ns()), numbers)
+        await site.store.append([(Priority.NORMAL, batch)])
+        await append(site, "zz", range(1000 * round_, 1000 * round_ + 1))
+        await site.until(lambda round_=round_: site.arrived() > round_)
+    assert site.account()["held"] >= 4500
+    server.update_stream("GOOD", "tidegate.g1.*.n")
+    account = await site.drain()
+    assert (account["delivered"], account["ledger"], account["maybe_twice"]) == (4505, {}, 0)
+
+
+async def test_a_class_of_its_own_that_nobody_hears(make_nats, make_site) -> None:
+    """Nothing of its leases is taken: they are put off, though theirs is the first turn each time."""
+    server = make_nats()
+    server.make_stream("GOOD", "tidegate.g1.good.>")
+    site = await make_site(url=server.url, payload="json", retry=GROWING)
+    for number in range(15):
+        await append(site, "odd", range(2 * number, 2 * number + 1), priority=Priority.CRITICAL)
+        await append(site, "good", range(2 * number + 1, 2 * number + 2))
+        await site.until(lambda number=number: site.arrived() > number)
+    await site.until(lambda: site.account()["held"] == 15)
+    server.make_stream("LATE", "tidegate.g1.odd.>")
+    account = await site.drain()
+    assert (account["delivered"], account["maybe_twice"]) == (30, 0)
+    assert taken(server, "LATE") == Counter(range(0, 30, 2))
+
+
+async def test_what_waits_is_still_there_after_a_restart(make_nats, make_site) -> None:
+    """What of its leases was stored is sent again then, and the stream knows it."""
+    server = make_nats()
+    server.make_stream("GOOD", "tidegate.g1.good.>")
+    site = await make_site(url=server.url, payload="json", retry=GROWING)
+    number = [site.store.resolve(Series((("device.id", name),), "n")) for name in ("good", "odd")]
+    for start in range(0, 40, 2):
+        batch = Batch.of(np.array(number), np.full(2, CLOCK.wall_ns()), np.arange(start, start + 2))
+        await site.store.append([(Priority.NORMAL, batch)])
+    await site.until(lambda: site.arrived() == 20)
+    await site.close()
+    site = await make_site(url=server.url, payload="json", retry=GROWING)
+    server.make_stream("LATE", "tidegate.g1.odd.>")
+    account = await site.drain()
+    assert (account["delivered"], account["ledger"]) == (40, {})
+    assert taken(server, "GOOD") == Counter(range(0, 40, 2))
+    assert taken(server, "LATE") == Counter(range(1, 40, 2))
+
+
+async def test_what_waits_for_long_takes_no_more_room_and_is_sent_once(make_nats, make_site, monkeypatch) -> None:
+    """The store keeps it apart, also over a restart: then only what was left goes, and nothing twice."""
+    monkeypatch.setattr(parked, "UNHEARD_MANY", 8)
+    server = make_nats()
+    server.make_stream("GOOD", "tidegate.g1.good.>")
+    site = await make_site(url=server.url, payload="json", retry=GROWING)
+    series = np.array([site.store.resolve(Series((("device.id", name),), "n")) for name in ("good", "odd", "good")])
+    for start in range(0, 120, 3):
+        batch = Batch.of(series, CLOCK.wall_ns() + np.arange(3), np.arange(start, start + 3))
+        await site.store.append([(Priority.NORMAL, batch)])
+        await site.until(lambda start=start: site.arrived() >= start // 3 * 2 + 2)
+        assert site.uplink.status()["put_off"]["leases"] <= 24
+    await site.until(lambda: site.account()["delivered"] >= 60)
+    assert site.uplink.status()["put_off"]["overflowed"] == 0
+    before = site.account()
+    await site.close()
+    site = await make_site(url=server.url, payload="json", retry=GROWING)
+    assert site.account()["held"] <= before["held"]
+    server.make_stream("LATE", "tidegate.g1.odd.>")
+    account = await site.drain()
+    assert (account["delivered"], account["ledger"]) == (120, {})
+    assert taken(server, "GOOD") == Counter(number for number in range(120) if number % 3 != 1)
+    assert taken(server, "LATE") == Counter(range(1, 120, 3))
+
+
+async def test_where_there_is_no_room_for_more_all_waits_and_nothing_comes_twice(
+    make_nats, make_site, monkeypatch
+) -> None:
+    """As it is said; what was given back would go again as a whole."""
+    monkeypatch.setattr(parked, "PUT_OFF_MAX", 3)
+    monkeypatch.setattr(endings, "APART_MIN", 1000)
+    server = make_nats()
+    server.make_stream("GOOD", "tidegate.g1.good.>")
+    site = await make_site(url=server.url, payload="json", retry=GROWING)
+    series = np.array([site.store.resolve(Series((("device.id", name),), "n")) for name in ("good", "odd")])
+    for start in range(0, 40, 2):
+        batch = Batch.of(series, CLOCK.wall_ns() + np.arange(2), np.arange(start, start + 2))
+        await site.store.append([(Priority.NORMAL, batch)])
+        await asyncio.sleep(0.06)
+    await site.until(lambda: "by now that all else has to" in site.uplink.status()["reason"])
+    server.make_stream("LATE", "tidegate.g1.odd.>")
+    account = await site.drain()
+    assert (account["delivered"], account["ledger"], account["maybe_twice"]) == (40, {}, 0)
+    assert taken(server, "GOOD") == Counter(range(0, 40, 2))
+    assert taken(server, "LATE") == Counter(range(1, 40, 2))
+
+
+async def test_a_stop_while_all_waits_gives_back_what_is_in_hand(make_nats, make_site, monkeypatch) -> None:
+    """What of it had arrived may come twice, and is counted so; the stream knows it."""
+    monkeypatch.setattr(parked, "PUT_OFF_MAX", 0)
+    server = make_nats()
+    server.make_stream("GOOD", "tidegate.g1.good.>")
+    site = await make_site(url=server.url, payload="json", retry={"initial": "50s", "max": "60s"}, stop_grace="0s")
+    series = np.array([site.store.resolve(Series((("device.id", name),), "n")) for name in ("good", "odd")])
+    await site.store.append([(Priority.NORMAL, Batch.of(series, CLOCK.wall_ns() + np.arange(2), np.arange(2)))])
+    await site.until(lambda: "by now that all else has to" in site.uplink.status()["reason"])
+    await site.end()
+    assert site.account()["held"] == 2
+    assert site.account()["maybe_twice"] == 2
+
+
+async def test_what_the_store_cannot_keep_apart_stays_in_hand(make_nats, make_site, monkeypatch) -> None:
+    """Until it can."""
+    monkeypatch.setattr(parked, "UNHEARD_MANY", 4)
+    monkeypatch.setattr(endings, "APART_S", 0.1)
+    server = make_nats()
+    server.make_stream("GOOD", "tidegate.g1.good.>")
+    site = await make_site(url=server.url, payload="json", retry=GROWING)
+    keep, refused = site.store.apart.keep, []
+
+    async def keep_later(*args: Any, **more: Any) -> None:
+        if len(refused) < 3:
+            refused.append(args)
+            raise FullError("the disk is busy")
+        await keep(*args, **more)
+
+    site.store.apart.keep = keep_later
+    series = np.array([site.store.resolve(Series((("device.id", name),), "n")) for name in ("good", "odd")])
+    for start in range(0, 80, 2):
+        batch = Batch.of(series, CLOCK.wall_ns() + np.arange(2), np.arange(start, start + 2))
+        await site.store.append([(Priority.NORMAL, batch)])
+        await site.until(lambda start=start: site.arrived() >= start // 2 + 1)
+    await site.until(lambda: site.account()["delivered"] >= 30)
+    assert len(refused) == 3
+    server.make_stream("LATE", "tidegate.g1.odd.>")
+    account = await site.drain()
+    assert (account["delivered"], account["ledger"], account["maybe_twice"]) == (80, {}, 0)
+    assert taken(server, "LATE") == Counter(range(1, 80, 2))
+
+
+async def test_a_lease_of_several_requests_of_which_nobody_hears_some(make_nats, make_site) -> None:
+    """The first as well as the last: the others go with the first try."""
+    server = make_nats()
+    server.make_stream("GOOD", "tidegate.g1.good.>")
+    site = await make_site(url=server.url, payload="json", retry=GROWING, request_bytes_max="64KiB")
+    await append(site, "good", range(1))
+    await site.drain()
+    names = ("aa", "good", "zz")
+    series = [site.store.resolve(Series((("device.id", name),), "n")) for name in names]
+    numbers = np.arange(1, 3001)
+    batch = Batch.of(np.repeat(series, 1000), CLOCK.wall_ns() + numbers, numbers).sorted()
+    await site.store.append([(Priority.NORMAL, batch)])
+    await site.until(lambda: site.arrived() == 1001)
+    await site.until(lambda: site.uplink.status()["unheard"]["subjects"] == 2)
+    assert site.account()["held"] == 3000
+    server.update_stream("GOOD", *(f"tidegate.g1.{name}.>" for name in names))
+    account = await site.drain()
+    assert (account["delivered"], account["ledger"], account["maybe_twice"]) == (3001, {}, 0)
+    assert taken(server, "GOOD") == Counter(range(3001))
+
+
+async def test_logs_that_nobody_hears_are_held_back_alone(make_nats, make_site) -> None:
+    """They have one subject for all of them."""
+    server = make_nats()
+    server.make_stream("GOOD", "tidegate.g1.metrics")
+    site = await make_site(url=server.url, retry=GROWING)
+    await append(site, "good", range(10))
+    await site.drain()
+    log = site.store.resolve(Series((("device.id", "d0"),), "", kind="log"))
+    record = encode_log_record(
+        time_ns=CLOCK.wall_ns(), observed_ns=0, severity_number=9, severity_text="", body="hello", attributes=()
+    )
+    await site.store.append([], logs=LogRecords(np.array([log], np.uint32), np.array([CLOCK.wall_ns()]), (record,)))
+    await site.until(lambda: site.uplink.status()["held_back"])
+    assert "no stream listens at tidegate.g1.logs" in site.uplink.status()["held_back"]["logs"]
+    await append(site, "good", range(10, 20))
+    await site.until(lambda: site.account()["held"] == 1)
+    server.make_stream("LOGS", "tidegate.g1.logs")
+    assert (await site.drain())["delivered"] == 21

@@ -10,7 +10,16 @@ import pytest
 from gateway.core.contracts import Signal, TryLaterError
 from gateway.core.telemetry import Telemetry
 from gateway.core.units import Duration
-from gateway.uplinks.guards import Answer, HoldError, InTransitError, NotYetError, UnreachableError
+from gateway.uplinks.guards import (
+    Answer,
+    HoldError,
+    InTransitError,
+    Left,
+    NotYetError,
+    UnheardError,
+    UnreachableError,
+)
+from gateway.uplinks.nats_pieces import PiecesPart
 from gateway.uplinks.outages import ALONE_MAX, BREAKS_MAX, WHOLE_MAX, Outages
 from gateway.uplinks.pacing import READINGS_START, BatchSize
 from gateway.uplinks.settings import RetrySettings
@@ -155,3 +164,13 @@ def test_a_part_that_fails_says_nothing_of_the_way(way) -> None:
     way.outages.failed_at_part("status 500")
     assert (way.outages.is_down, way.outages.is_in_doubt, way.outages.attempt) == (False, False, 0)
     assert (way.status.last_error, way.failures) == ("status 500", {"later": 1})
+
+
+def test_what_nobody_hears_says_nothing_of_the_way(way) -> None:
+    """However often: others may be taken."""
+    error = UnheardError(Left(PiecesPart([], Signal.METRICS), "no stream listens at a", 5.0))
+    assert [way.outages.failed(error, 10) for _ in range(20)] == [0.0] * 20
+    assert not way.outages.is_down
+    assert not way.outages.is_in_doubt
+    assert way.status.last_error == "no stream listens at a"
+    assert way.failures == {"later": 20}

@@ -14,7 +14,7 @@ from gateway.core.contracts import BootId, Priority, Signal
 from gateway.core.units import Duration
 from gateway.store.policy import Lane
 from gateway.store.records import Lease, LeasedSegment
-from gateway.uplinks.parked import PUT_OFF_BYTES_MAX, PUT_OFF_MAX, TRIES_SHARE, Parked
+from gateway.uplinks.parked import PUT_OFF_BYTES_MAX, PUT_OFF_MAX, TRIES_SHARE, UNHEARD_MANY, Parked
 from gateway.uplinks.parts import MetricsPart
 from gateway.uplinks.requests import Hand
 from gateway.uplinks.settings import RetrySettings
@@ -78,7 +78,7 @@ def test_there_is_room_for_some(holding) -> None:
     assert all(parked.put_off(hand(), until_s=5.0) for _ in range(PUT_OFF_MAX))
     assert not parked.has_room
     assert not parked.put_off(hand(), until_s=5.0)
-    assert parked.told() == {"leases": PUT_OFF_MAX, "readings": 0, "overflowed": 1}
+    assert parked.told() == {"leases": PUT_OFF_MAX, "readings": 0, "overflowed": 1, "unheard": 0}
 
 
 def test_what_is_put_off_is_bounded_in_memory(holding) -> None:
@@ -137,3 +137,23 @@ def test_all_of_them_are_given_back(holding) -> None:
     parked.hold(other)
     assert {id(parked.pop()), id(parked.pop())} == {id(one), id(other)}
     assert parked.pop() is None
+
+
+def test_what_nobody_hears_has_its_turn_with_what_failed(holding) -> None:
+    """Not before all that is held; of many, or where there is no room for more, the store is to take them."""
+    parked = Parked(holding)
+    assert parked.unheard_s(0.0) == 0.0
+    hands = [hand() for _ in range(UNHEARD_MANY)]
+    for one in hands:
+        assert parked.unheard == []
+        one.waits_for = "no stream"
+        assert parked.put_off(one, until_s=5.0)
+    assert parked.pop_due(10.0, may_be_suspect=False) is None
+    assert parked.unheard == hands
+    assert parked.told()["unheard"] == UNHEARD_MANY
+    assert parked.unheard_s(2.0) == 3.0
+    parked.remove(hands[0])
+    assert parked.unheard == []
+    assert parked.pop_due(10.0) is hands[1]
+    assert parked.put_off(hand(size_bytes=PUT_OFF_BYTES_MAX), until_s=5.0)
+    assert parked.unheard == hands[2:]

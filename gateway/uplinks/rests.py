@@ -1,0 +1,57 @@
+"""What is left of leases that nobody hears, as it stands in their segments: so the store can keep it apart. No I/O.
+
+Times and marks of what was made ready to be sent are those of that moment. What is written once more is taken from the
+segments, as it came; where it would not be the same in a segment of today it stays in hand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gateway.core.batch import MONOTONIC
+from gateway.core.contracts import Signal
+from gateway.store.segments import SegmentError, decode_metrics, read_header
+from gateway.uplinks.nats_pieces import PiecesPart, ReadingsPiece
+
+if TYPE_CHECKING:
+    from gateway.core.batch import Batch
+    from gateway.core.contracts import BootId, Priority
+    from gateway.core.ragged import Numbers
+    from gateway.store.database import LeasedSegment
+    from gateway.uplinks.requests import Hand
+
+
+def rest_of(hand: Hand, *, boot: BootId) -> list[tuple[Priority, Batch]] | None:
+    """Return all that is left of a lease, by class; None where it can't be kept apart in a segment of `boot`."""
+    if hand.rejected or hand.lease.signal is not Signal.METRICS or not hand.parts:
+        return None
+    places: dict[int, list[Numbers]] = {}
+    for part in hand.parts:
+        if not isinstance(part, PiecesPart):
+            return None
+        for piece in part.pieces:
+            if not isinstance(piece, ReadingsPiece) or not piece.sequence:
+                return None
+            places.setdefault(piece.sequence, []).extend(piece.places)
+    found: list[tuple[Priority, Batch]] = []
+    for segment in hand.lease.segments:
+        if segment.sequence in places:
+            batch = _some_of(segment, np.sort(np.concatenate(places[segment.sequence])), boot)
+            if batch is None:
+                return None
+            found.append((segment.priority, batch))
+    return found
+
+
+def _some_of(segment: LeasedSegment, places: Numbers, boot: BootId) -> Batch | None:
+    try:
+        header, batch = read_header(segment.body), decode_metrics(segment.body)
+    except SegmentError:
+        return None
+    some = replace(batch.take(places), origin=header.origin)
+    is_of_then = segment.boot != boot and bool((some.flags & MONOTONIC).any())
+    # What was diluted says so by its segment.
+    return None if is_of_then or header.ancestors is not None else some

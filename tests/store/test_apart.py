@@ -1,0 +1,138 @@
+"""What is left of leases is written once more for one uplink: held once at any moment, and nobody else's affair."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+
+import numpy as np
+import pytest
+
+from gateway.core.contracts import FullError, Priority
+from gateway.store.reading import verify
+from gateway.store.segments import decode_metrics
+
+TWO = ("cloud", "other")
+
+
+async def leases_of(shelves, store, count: int = 3, *, priority: Priority = Priority.NORMAL) -> list:
+    """Put ten readings for each of so many leases."""
+    found = []
+    for _ in range(count):
+        await shelves.put(store, 10, priority=priority)
+        found.append(await shelves.lease(store, readings_max=10))
+    return found
+
+
+def some_of(lease, *places: int) -> list:
+    """Return readings of a lease of one segment, as they stand in it."""
+    (segment,) = lease.segments
+    return [(segment.priority, decode_metrics(segment.body).take(np.array(places)))]
+
+
+async def test_the_rest_is_held_and_all_else_is_delivered(shelves, numbers) -> None:
+    """For that uplink; to the others nothing has happened, and nothing was accepted by it."""
+    store = await shelves.open(uplinks=TWO)
+    leases = await leases_of(shelves, store)
+    pieces = [piece for lease in leases for piece in some_of(lease, 2, 7)]
+    await store.apart.keep("cloud", leases, pieces, put_off_s=0.0)
+    status = store.status()
+    assert status["accepted"] == 30
+    cloud, other = (status["uplinks"][name] for name in TWO)
+    assert (cloud["delivered"], cloud["held"], cloud["leased"]) == (24, 6, 0)
+    assert (other["delivered"], other["held"]) == (0, 30)
+    shelves.check(store)
+    lease = await shelves.lease(store)
+    assert numbers(lease) == [3, 8, 13, 18, 23, 28]
+    assert len(lease.segments) == 1
+    assert store.apart.has_all(lease)
+    assert not store.apart.has_all(leases[0])
+    store.ack(lease)
+    assert sorted(await shelves.drain(store, "other")) == list(range(1, 31))
+    shelves.check(store)
+    await shelves.close()
+    report = verify(shelves.state_dir)
+    assert (report.segments, report.problems) == (0, [])
+    assert report.uplinks["cloud"] == {"delivered": 30, "held": 0, "ledger": 0}
+
+
+async def test_it_is_there_after_a_restart_and_what_had_arrived_is_not(shelves) -> None:
+    """Whoever was killed in between sends nothing twice that was kept apart from it."""
+    store = await shelves.open(uplinks=TWO)
+    leases = await leases_of(shelves, store)
+    await store.apart.keep("cloud", leases, some_of(leases[1], 0), put_off_s=100.0)
+    await shelves.close()
+    store = await shelves.open(uplinks=TWO)
+    assert await shelves.drain(store) == [11]
+    uplink = store.status()["uplinks"]["cloud"]
+    assert (uplink["delivered"], uplink["held"], uplink["maybe_twice"]) == (30, 0, 0)
+    shelves.check(store)
+
+
+async def test_each_class_stays_what_it_is(shelves) -> None:
+    """And is counted as such."""
+    store = await shelves.open()
+    critical = await leases_of(shelves, store, 1, priority=Priority.CRITICAL)
+    bulk = await leases_of(shelves, store, 1, priority=Priority.BULK)
+    pieces = [*some_of(critical[0], 0), *some_of(bulk[0], 1, 2)]
+    await store.apart.keep("cloud", [*critical, *bulk], pieces, put_off_s=0.0)
+    assert shelves.by_class(store) == (1, 0, 2)
+    assert await shelves.drain(store) == [1, 12, 13]
+
+
+async def test_it_is_put_off_and_others_go_first(shelves) -> None:
+    """Where there is room for that; else it is leased in its turn."""
+    store = await shelves.open()
+    leases = await leases_of(shelves, store, 2)
+    await store.apart.keep("cloud", leases[:1], some_of(leases[0], 0), put_off_s=0.2)
+    assert await shelves.lease(store) is None
+    put = await shelves.put(store, 1)
+    lease = await shelves.lease(store)
+    assert not store.apart.is_put_off(lease)
+    assert lease.readings == len(put)
+    await asyncio.sleep(0.3)
+    assert await shelves.drain(store) == [1]
+
+
+async def test_what_cannot_be_written_has_not_happened(shelves, failing) -> None:
+    """The leases are as they were, and so is the account; the next time it may work."""
+    store = await shelves.open()
+    leases = await leases_of(shelves, store)
+    failing.errors.append(sqlite3.OperationalError("disk I/O error"))
+    with pytest.raises(FullError):
+        await store.apart.keep("cloud", leases, some_of(leases[0], 0), put_off_s=0.0)
+    uplink = store.status()["uplinks"]["cloud"]
+    assert (uplink["delivered"], uplink["held"], uplink["leased"]) == (0, 30, 30)
+    await store.apart.keep("cloud", leases, some_of(leases[0], 0), put_off_s=0.0)
+    assert await shelves.drain(store) == [1]
+    shelves.check(store)
+    await shelves.close()
+    with pytest.raises(FullError, match="stopping"):
+        await store.apart.keep("cloud", leases, some_of(leases[0], 0), put_off_s=0.0)
+
+
+async def test_who_is_cancelled_meanwhile_has_it_all_the_same(shelves) -> None:
+    """A stop does not find leases that are settled on the disk and not in memory."""
+    store = await shelves.open(commit_interval_s=0.05)
+    leases = await leases_of(shelves, store)
+    task = asyncio.create_task(store.apart.keep("cloud", leases, some_of(leases[0], 0), put_off_s=0.0))
+    await asyncio.sleep(0)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    uplink = store.status()["uplinks"]["cloud"]
+    assert (uplink["delivered"], uplink["held"], uplink["leased"]) == (29, 1, 0)
+    assert await shelves.drain(store) == [1]
+    shelves.check(store)
+
+
+async def test_there_is_room_for_so_much_at_a_time(shelves) -> None:
+    """What waits for the disk has a bound, whoever it is of."""
+    store = await shelves.open(pending_bytes=65536, commit_interval_s=0.2)
+    leases = await leases_of(shelves, store, 1)
+    waiting = store.append([(Priority.NORMAL, shelves.batch(store, shelves.numbers(4000)))])
+    with pytest.raises(FullError):
+        await store.apart.keep("cloud", leases, some_of(leases[0], 0), put_off_s=0.0)
+    await waiting
+    shelves.check(store)

@@ -1,0 +1,87 @@
+"""What is left of a lease is taken from its segments as it came, or not at all."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from gateway.codecs.otlp import NO_MARKS
+from gateway.core.batch import MONOTONIC, Batch, ResourceRecords
+from gateway.core.contracts import BootId, Priority, Signal
+from gateway.store.policy import Lane
+from gateway.store.records import Lease, LeasedSegment
+from gateway.store.segments import Ancestors, press_metrics
+from gateway.uplinks.nats_pieces import MessagesPiece, PiecesPart, ReadingsPiece
+from gateway.uplinks.parts import MessagesPart, MetricsPart
+from gateway.uplinks.requests import Hand
+from gateway.uplinks.rests import rest_of
+
+BOOT = BootId(2)
+
+
+def segment(sequence: int, *, flags: int = 0, boot: BootId = BOOT, ancestors: Ancestors | None = None) -> LeasedSegment:
+    batch = Batch.of(1, np.arange(6), np.arange(6) + 10 * sequence, flags=flags)
+    pressed = replace(press_metrics(batch), origin=7)
+    body = pressed.seal(sequence=sequence, boot=boot, previous_hash=bytes(16), ancestors=ancestors)
+    return LeasedSegment(sequence, boot, Signal.METRICS, Priority.BULK, 6, body)
+
+
+def piece(sequence: int, *places: int) -> ReadingsPiece:
+    batch = Batch.of(1, np.array(places), np.array(places))
+    return ReadingsPiece("key", [(batch, NO_MARKS)], [np.array(places)], 0, 6, sequence)
+
+
+def hand(*segments: LeasedSegment, pieces: list, signal: Signal = Signal.METRICS) -> Hand:
+    found = Hand(Lease("cloud", Lane.LIVE, list(segments), signal))
+    found.parts = deque([PiecesPart(pieces, Signal.METRICS)])
+    return found
+
+
+def test_it_is_what_stands_at_its_places() -> None:
+    """With flags, origin and class; a segment of which nothing is left gives nothing."""
+    rest = rest_of(
+        hand(segment(1, flags=MONOTONIC), segment(2), segment(3), pieces=[piece(1, 4, 1), piece(3, 0), piece(1, 5)]),
+        boot=BOOT,
+    )
+    assert rest is not None
+    assert [(priority, batch.bits.tolist(), batch.origin) for priority, batch in rest] == [
+        (Priority.BULK, [11, 14, 15], 7),
+        (Priority.BULK, [30], 7),
+    ]
+    assert (rest[0][1].flags & MONOTONIC).all()
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        segment(1, flags=MONOTONIC, boot=BootId(1)),
+        segment(1, ancestors=Ancestors(bytes(16), bytes(16), 1, 1, 6, 60)),
+        replace(segment(1), body=b"damaged"),
+    ],
+    ids=["moments of another boot", "diluted", "damaged"],
+)
+def test_where_it_would_not_be_the_same_it_stays_in_hand(odd) -> None:
+    """It says of when it is, or that it was diluted, by its segment."""
+    assert rest_of(hand(odd, pieces=[piece(1, 0)]), boot=BOOT) is None
+
+
+def test_of_another_boot_what_has_the_devices_time_is_the_same() -> None:
+    """Its times need no boot."""
+    assert rest_of(hand(segment(1, boot=BootId(1)), pieces=[piece(1, 0)]), boot=BOOT) is not None
+
+
+def test_what_is_no_reading_of_one_segment_stays_in_hand() -> None:
+    """Messages, what was thinned, logs, and a lease of which something is lost: that goes to the ledger with it."""
+    numbers = np.ones(1, np.int64)
+    messages = MessagesPart(ResourceRecords(Signal.METRICS, numbers, numbers, (b"x",)), NO_MARKS)
+    assert rest_of(hand(segment(1), pieces=[MessagesPiece("key", messages)]), boot=BOOT) is None
+    assert rest_of(hand(segment(1), pieces=[piece(0, 1)]), boot=BOOT) is None
+    assert rest_of(hand(segment(1), pieces=[piece(1, 1)], signal=Signal.LOGS), boot=BOOT) is None
+    other = hand(segment(1), pieces=[])
+    other.parts = deque([MetricsPart([])])
+    assert rest_of(other, boot=BOOT) is None
+    other.rejected = {"rejected": 1}
+    assert rest_of(other, boot=BOOT) is None
