@@ -31,8 +31,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("tidegate")
 
 # More is read in a thread, where it is not laid out as before; so many readings are watched before others have a turn.
-HERE_BYTES_MAX: Final = 32 * 1024
+# A byte may take ten microseconds, where each point is a new series of a program that says much of itself.
+HERE_BYTES_MAX: Final = 8 * 1024
 AT_ONCE_READINGS: Final = 2048
+# What took longer than that is all of a turn of the event loop: the next request is looked at in another.
+LOOKED_S_MAX: Final = 0.001
 # How often it is looked who can be forgotten where there is no room.
 ROOM_S: Final = 60
 
@@ -66,7 +69,9 @@ class OtlpWatch:
 
     async def look(self, bodies: Sequence[bytes], moment: Moment) -> list[Finding]:
         """Show ResourceMetrics messages that arrived at `moment` to all detectors; return what they found."""
+        loop = asyncio.get_running_loop()
         async with self._turn:
+            began_s = loop.time()
             now_s = self._clock.monotonic_ns() // NS_PER_S
             self._make_room(now_s)
             before = self.points.over_limit
@@ -79,6 +84,8 @@ class OtlpWatch:
                 if at:
                     await asyncio.sleep(0)
                 found += self._engine.watch(batch.take(slice(at, at + AT_ONCE_READINGS)))
+            if loop.time() - began_s > LOOKED_S_MAX:
+                await asyncio.sleep(0)
             return found
 
     async def _read(self, bodies: Sequence[bytes], now_s: int) -> Batch:

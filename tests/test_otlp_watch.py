@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -144,6 +145,28 @@ async def test_much_is_watched_a_part_at_a_time(monkeypatch) -> None:
     looked = [turn for turn in turns if turn]
     assert looked == [10, 10, 10, 5, 1]
     assert turns[turns.index(10) + 1] == 0
+
+
+async def test_requests_that_take_long_leave_turns_to_others(monkeypatch) -> None:
+    """Each was quick enough by itself, and all that came at once were one turn of the event loop."""
+    one, turn, looked = Watched(), 0, []
+
+    def watch(_: Batch) -> list[object]:
+        looked.append(turn)
+        time.sleep(2 * otlp_watch.LOOKED_S_MAX)
+        return []
+
+    async def others() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(one.engine, "watch", watch)
+    task = asyncio.create_task(others())
+    await asyncio.gather(*(one.look(message(20.0)) for _ in range(30)))
+    task.cancel()
+    assert len(set(looked)) == 30
 
 
 async def test_series_above_what_is_watched_are_counted_and_said(caplog) -> None:
