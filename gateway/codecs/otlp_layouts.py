@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     Key: TypeAlias = "tuple[int, bytes]"
 
 LAYOUTS_MAX: Final = 64
+# Whose messages are laid out alike is remembered with all its words, beside what layouts may take.
+RESOURCE_BYTES_MAX: Final = 16 * 1024
 START_TAG: Final = 0x11
 AS_INT_TAG: Final = 0x31
 _EIGHT: Final = np.arange(8)
@@ -72,7 +74,7 @@ class Layouts:
     def note(self, resource: bytes, body: bytes, found: Found) -> None:
         """Take note of a message that was walked: the next one like it is the last that is."""
         key = (len(body), resource)
-        if not found.is_regular or 4 * len(body) > self._bytes_max:
+        if not found.is_regular or 4 * len(body) > self._bytes_max or len(resource) > RESOURCE_BYTES_MAX:
             return
         if key not in self._seen:
             self._seen[key] = None

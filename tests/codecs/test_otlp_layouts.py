@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.codecs.otlp_layouts import LAYOUTS_MAX, Found, Layouts, columns_of
+from gateway.codecs.otlp_layouts import LAYOUTS_MAX, RESOURCE_BYTES_MAX, Found, Layouts, columns_of
 from gateway.core.batch import UNKEPT
 
 WHOSE = b"a program"
@@ -98,6 +98,16 @@ def test_of_messages_that_came_once_only_the_last_are_remembered() -> None:
     assert len(layouts) == 0
     noted(layouts, bodies[-1], times=1)
     assert len(layouts) == 1
+
+
+def test_who_says_very_much_of_itself_is_not_remembered() -> None:
+    """Sixty-four programs with a quarter of a megabyte each were 15 MB beside all bounds."""
+    layouts, body = Layouts(bytes_max=1 << 20), filled((1, 2))
+    for resource, is_known in ((b"a" * RESOURCE_BYTES_MAX, True), (b"b" * (RESOURCE_BYTES_MAX + 1), False)):
+        for _ in range(2):
+            layouts.note(resource, body, found_in(body))
+        assert (layouts.find(resource, body) is not None) is is_known
+    assert not layouts._seen
 
 
 def test_a_message_without_points() -> None:
