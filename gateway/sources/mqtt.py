@@ -24,7 +24,7 @@ from gateway.net.mqtt_packets import answer_bytes
 from gateway.net.paho_client import BulkClient, connect_properties
 from gateway.net.tls import is_tls_error
 from gateway.sources.mqtt_intake import Intake, Receipt, ReceivedOnce
-from gateway.sources.mqtt_link import Link, LinkClosed
+from gateway.sources.mqtt_link import Link, LinkClosed, dial
 from gateway.sources.mqtt_settings import (
     MqttSettings,
     MqttTlsSettings,
@@ -211,16 +211,9 @@ class MqttSource:
         settings, address = self._settings, self._address
         client = self._make_client()
         try:
-            await asyncio.to_thread(
-                client.dial,
-                address.host,
-                address.port,
-                keepalive_s=round(settings.keepalive),
-                properties=self._properties(),
+            await dial(
+                client, address.host, address.port, keepalive_s=round(settings.keepalive), properties=self._properties()
             )
-        except asyncio.CancelledError:
-            client.abandon()
-            raise
         except OSError as error:
             if not is_tls_error(error):
                 raise

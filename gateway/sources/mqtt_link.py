@@ -6,6 +6,8 @@ Must not decide when to connect again, and must not know what becomes of a messa
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.net.mqtt import VERSION_5, Publishes, PublishScanner
@@ -15,6 +17,8 @@ from gateway.sources.portion import Portion
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from paho.mqtt.properties import Properties
 
     from gateway.core.clock import Clock
     from gateway.net.paho_client import BulkClient
@@ -29,6 +33,23 @@ ANSWERS_MAX: Final = 100
 # A broker that lets so much of ours wait is not read from until it reads.
 UNSENT_BYTES_MAX: Final = 256 * 1024
 DISCONNECT_BYTES: Final = b"\xe0\x00"
+
+
+async def dial(client: BulkClient, host: str, port: int, *, keepalive_s: int, properties: Properties | None) -> None:
+    """Connect, in a thread of its own; raise OSError.
+
+    There are few threads that all share, and the disk waits for some of what they do: brokers that do not answer, or
+    take their time, must not have them all.
+    """
+    threads = ThreadPoolExecutor(1, thread_name_prefix="tidegate-dial")
+    work = partial(client.dial, host, port, keepalive_s=keepalive_s, properties=properties)
+    try:
+        await asyncio.get_running_loop().run_in_executor(threads, work)
+    except asyncio.CancelledError:
+        client.abandon()
+        raise
+    finally:
+        threads.shutdown(wait=False)
 
 
 class LinkClosed(Exception):  # noqa: N818  an end is not always an error

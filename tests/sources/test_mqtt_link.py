@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +16,7 @@ from gateway.net.mqtt_fields import PacketType
 from gateway.net.mqtt_packets import answer_bytes, publish_bytes
 from gateway.net.paho_client import BulkClient
 from gateway.sources import portion
-from gateway.sources.mqtt_link import ANSWERS_MAX, PACE_S, UNSENT_BYTES_MAX, Link, LinkClosed
+from gateway.sources.mqtt_link import ANSWERS_MAX, PACE_S, UNSENT_BYTES_MAX, Link, LinkClosed, dial
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -189,6 +190,21 @@ async def test_less_is_read_at_a_time_of_releases_that_take_long(far: Far, monke
     await settle()
     assert len(far.released) == 3000
     assert far.link.portion.size_bytes == portion.PORTION_BYTES_MIN
+
+
+async def test_a_broker_that_does_not_answer_has_no_thread_of_all() -> None:
+    """The disk waits for some of what those few do; as many brokers as threads, and nothing was kept any more."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    client = BulkClient(client_id="t", version=VERSION_5, transport="websockets", clean=True, tls=None, timeout_s=60)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        dialling = asyncio.create_task(dial(client, *silent.getsockname(), keepalive_s=60, properties=None))
+        while client._dialled is None:
+            await asyncio.sleep(0.001)
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: "kept"), 20) == "kept"
+        dialling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await dialling
+    assert client.is_abandoned
 
 
 async def test_a_broker_that_does_not_read_its_answers_is_not_read(far: Far) -> None:
