@@ -15,7 +15,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
-from gateway.core.contracts import FullError, TryLaterError
+from gateway.core.contracts import FullError, Signal, TryLaterError
 from gateway.uplinks.guards import UnheardError
 from gateway.uplinks.requests import REJECTED
 from gateway.uplinks.verdicts import PUT_OFF_S, PUT_OFF_S_MAX, NothingTakenError
@@ -179,9 +179,14 @@ class Endings:
 
     def hold(self, error: HoldError, hand: Hand) -> None:
         """Keep a signal back whose way is wrong, and go on with the other."""
-        signal = hand.lease.signal
-        wait_s = self._outages.held(error, signal, now_s=_now_s())
+        signal, outages = hand.lease.signal, self._outages
+        was_away = outages.is_down or signal in outages.holding.reasons
+        wait_s = outages.held(error, signal, now_s=_now_s())
         self._say("holding", str(error), wait_s)
+        if signal is Signal.METRICS and not was_away:
+            # As in an outage: of what comes from now on the newest is sent first when it is taken again. A receiver
+            # without logs, or traces, goes on taking readings, and these are not late for that.
+            self._store.link_up(self._uplink)
         self._store.hold(self._uplink, signal, wait_s)
         may_go_on = hand.is_begun and not hand.is_thinned and not isinstance(error, NothingTakenError)
         if not (may_go_on and self._parked.hold(hand)):

@@ -20,7 +20,7 @@ from gateway.core.contracts import Priority
 from gateway.core.telemetry import Telemetry
 from gateway.store.database import Store, StoreSettings
 from gateway.uplinks.delivery import Uplink
-from gateway.uplinks.guards import Answer, UnreachableError
+from gateway.uplinks.guards import Answer, HoldError, UnreachableError
 from gateway.uplinks.settings import OtlpUplinkSettings
 from gateway.uplinks.worker import Seams
 from hil.at_once import AtOnce, QuietWire
@@ -36,9 +36,10 @@ OUTAGE_S = 60
 
 
 class Road(QuietWire):
-    """Takes all while it is open, and remembers it; else there is no connection."""
+    """Takes all while it is open, and remembers it; else there is no connection, or no receiver at this path."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_wrong: bool = False) -> None:
+        self._is_wrong = is_wrong
         self.requests = self.bytes_sent = 0
         self.is_connected = False
         self.is_open = True
@@ -46,7 +47,7 @@ class Road(QuietWire):
 
     def send(self, packed: Packed, /) -> Answer:
         if not self.is_open:
-            raise UnreachableError("no connection")
+            raise HoldError("no such path", 1.0) if self._is_wrong else UnreachableError("no connection")
         self.sent.append(packed)
         return Answer()
 
@@ -58,11 +59,14 @@ def look(packed: Packed) -> tuple[set[int], bool]:
 
 
 @pytest.mark.parametrize("is_found", [False, True], ids=["plain", "something was found"])
-def test_what_is_newest_goes_first_and_the_rest_says_that_it_is_late(tmp_path: Path, is_found: bool) -> None:
+@pytest.mark.parametrize("is_wrong", [False, True], ids=["no connection", "held back"])
+def test_what_is_newest_goes_first_and_the_rest_says_that_it_is_late(
+    tmp_path: Path, is_found: bool, is_wrong: bool
+) -> None:
     """Almost a minute without a road, and no restart: the first request is of now, and no later one hides its age."""
 
     async def live() -> None:
-        clock, road = VirtualClock(NOON_S * NS_PER_S), Road()
+        clock, road = VirtualClock(NOON_S * NS_PER_S), Road(is_wrong=is_wrong)
         store = await Store.open(
             state_dir=tmp_path, settings=StoreSettings(), clock=clock, uplinks=["far"], max_series=100,
             telemetry=Telemetry(), commit_interval_s=0.2,
