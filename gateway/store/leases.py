@@ -208,6 +208,8 @@ class Desk:
         self.live_from = sequence
         self._backlog_readings = held - self._thinned_readings
         self.scheduler.link_up()
+        for lease in self.leases.values():
+            lease.is_late = True
         for shelf in self._shelves:
             self._next[Lane.LIVE, shelf] = sequence
             self._maybe.pop((Lane.LIVE, shelf), None)

@@ -114,7 +114,7 @@ class Lease:
     step_s: float = 0.0  # at which it is to be thinned; 0: it goes whole
     from_id: int = 0  # there was nothing else to lease from here on
     sent_bytes: int = 0  # what its requests took on the road: the uplink notes it, shares are counted by it
-    is_late: bool = False  # of evidence: it was held before the road was there
+    is_late: bool = False  # it was held, or in hand, before the road was there
     readings: int = field(init=False)
     size_bytes: int = field(init=False)
 

@@ -21,7 +21,7 @@ from gateway.core.batch import LogRecords
 from gateway.core.contracts import Signal
 from gateway.uplinks.guards import InTransitError
 from gateway.uplinks.partly import PartlyTakenError
-from gateway.uplinks.parts import LogsPart, MessagesPart, MetricsPart
+from gateway.uplinks.parts import LogsPart, MessagesPart, MetricsPart, late
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -83,6 +83,10 @@ class ReadingsPiece:
         """Return it as other uplinks have it."""
         return MetricsPart(list(self.groups))
 
+    def late(self) -> ReadingsPiece:
+        """Return it with a word that it comes late."""
+        return replace(self, groups=late(self.groups))
+
 
 @dataclass(frozen=True, slots=True)
 class LogsPiece:
@@ -112,6 +116,10 @@ class LogsPiece:
         """Return it as other uplinks have it."""
         some, records = slice(self.start, self.stop), self.records
         return LogsPart(LogRecords(records.series[some], records.time_ns[some], records.bodies[some]), self.marks)
+
+    def late(self) -> LogsPiece:
+        """Return it with a word that it comes late."""
+        return replace(self, marks=replace(self.marks, backfill=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +151,10 @@ class MessagesPiece:
     def plain(self) -> MessagesPart:
         """Return it as other uplinks have it."""
         return self.part
+
+    def late(self) -> MessagesPiece:
+        """Return it with a word that it comes late."""
+        return replace(self, part=MessagesPart(self.part.records, replace(self.part.marks, backfill=True)))
 
 
 Piece: TypeAlias = "ReadingsPiece | LogsPiece | MessagesPiece"
@@ -192,6 +204,10 @@ class PiecesPart:
     def joined(self, others: Sequence[PiecesPart]) -> PiecesPart:
         """Return this and others of the same signal in one."""
         return PiecesPart([piece for part in (self, *others) for piece in part.pieces], self.signal)
+
+    def mark_late(self) -> None:
+        """Have it say that it comes late."""
+        self.pieces = [piece.late() for piece in self.pieces]
 
     def cut(self, readings: int) -> tuple[PiecesPart, PiecesPart]:
         """Return the first `readings`, or fewer, but one piece at least, and the rest: nothing, where there is one."""

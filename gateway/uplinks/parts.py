@@ -5,7 +5,7 @@ Whatever is refused or too large is cut in two, down to single readings, and los
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from gateway.codecs.otlp_messages import halves
@@ -13,7 +13,7 @@ from gateway.core.batch import LogRecords, ResourceRecords
 from gateway.core.contracts import Signal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from gateway.codecs.otlp import Marks
     from gateway.core.batch import Batch
@@ -37,6 +37,10 @@ class MetricsPart:
     def plain(self) -> list[PlainPart]:
         """Return it in parts that every uplink has."""
         return [self]
+
+    def mark_late(self) -> None:
+        """Have it say that it comes late."""
+        self.groups = late(self.groups)
 
     def halves(self) -> tuple[MetricsPart, MetricsPart]:
         """Return the first and the second half of the readings, in their order."""
@@ -74,6 +78,10 @@ class LogsPart:
         """Return it in parts that every uplink has."""
         return [self]
 
+    def mark_late(self) -> None:
+        """Have it say that it comes late."""
+        self.marks = replace(self.marks, backfill=True)
+
     def halves(self) -> tuple[LogsPart, LogsPart]:
         """Return the first and the second half of the records, in their order."""
         return self.cut(len(self) // 2)
@@ -108,6 +116,10 @@ class MessagesPart:
         """Return it in parts that every uplink has."""
         return [self]
 
+    def mark_late(self) -> None:
+        """Have it say that it comes late."""
+        self.marks = replace(self.marks, backfill=True)
+
     def halves(self) -> tuple[MessagesPart, MessagesPart]:
         """Return about the first and the second half of the readings, in their order."""
         left, right = halves(self.records)
@@ -137,6 +149,11 @@ class Closed:
 
     def __len__(self) -> int:
         return self.readings
+
+
+def late(groups: Iterable[tuple[Batch, Marks]]) -> Groups:
+    """Return readings that say that they come late."""
+    return [(batch, replace(marks, backfill=True)) for batch, marks in groups]
 
 
 def small_parts(part: MessagesPart, bytes_max: int) -> Iterator[MessagesPart]:

@@ -330,6 +330,9 @@ class Sending:
             if readings > self.size.readings and part.may_be_cut:
                 hand.split()
                 continue
+            if hand.lease.is_late:
+                # An outage may have come since it was opened.
+                part.mark_late()
             body = self._builder.encode(part)
             self.size.measured(readings, len(body))
             if len(body) > self._bytes_max and readings > 1:

@@ -102,3 +102,48 @@ def test_what_is_newest_goes_first_and_the_rest_says_that_it_is_late(
         assert set().union(*(seconds for seconds, _ in after)) >= set(range(11, OUTAGE_S + 5))
 
     run(live())
+
+
+class Breaking(Road):
+    """Closes by itself when it has taken the first request."""
+
+    def send(self, packed: Packed, /) -> Answer:
+        answer = super().send(packed)
+        self.is_open = len(self.sent) != 1
+        return answer
+
+
+@pytest.mark.parametrize("is_wrong", [False, True], ids=["no connection", "held back"])
+def test_the_rest_of_what_an_outage_cut_says_that_it_is_late(tmp_path: Path, is_wrong: bool) -> None:
+    """A stored segment of many requests, of which one was taken: what is sent of it a minute later is late."""
+
+    async def live() -> None:
+        clock, road = VirtualClock(NOON_S * NS_PER_S), Breaking(is_wrong=is_wrong)
+        store = await Store.open(
+            state_dir=tmp_path, settings=StoreSettings(), clock=clock, uplinks=["far"], max_series=100,
+            telemetry=Telemetry(), commit_interval_s=0.2,
+        )  # fmt: skip
+        table = {"name": "far", "endpoint": "http://h:1", "request_bytes_max": "16KiB"}
+        settings = msgspec.convert(table, OtlpUplinkSettings, dec_hook=decode_hook)
+        uplink = Uplink(
+            settings, store=store, gateway_attributes=(), version="0", clock=clock, telemetry=Telemetry(),
+            random=Random(4), seams=Seams(wire=road, start_worker=lambda _: AtOnce()),
+        )  # fmt: skip
+        task = asyncio.create_task(uplink.run())
+        series = store.resolve(Series((("device.id", "d1"),), "n"))
+        times = NOON_S * NS_PER_S + np.arange(10_000) * 1_000
+        await store.append([(Priority.NORMAL, Batch.of(series, times, np.random.default_rng(4).random(10_000)))])
+        await asyncio.sleep(OUTAGE_S)
+        assert len(road.sent) == 1
+        road.is_open = True
+        await asyncio.sleep(2 * OUTAGE_S)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        await store.close()
+        (_, was_late), *after = [look(packed) for packed in road.sent]
+        assert not was_late
+        assert after
+        assert all(is_late for _, is_late in after)
+
+    run(live())

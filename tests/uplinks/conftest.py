@@ -60,10 +60,11 @@ class FakeLease:
     signal: Signal
     step_s: float = 0.0
     sent_bytes: int = 0
+    is_late: bool = False
 
     @property
     def is_backfill(self) -> bool:
-        return self.lane in {"backlog", "thinned"}
+        return self.is_late or self.lane in {"backlog", "thinned"}
 
     @property
     def size_bytes(self) -> int:
@@ -259,6 +260,8 @@ class FakeStore:
         self.events.append(("refuse", lease.readings, reason, message))
 
     def link_up(self, uplink: str) -> None:
+        for lease in self.leased:
+            lease.is_late = True
         self.lanes["backlog"] += self.lanes["live"]
         self.lanes["live"] = []
         self.events.append(("link_up",))

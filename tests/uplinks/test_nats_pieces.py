@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.codecs.otlp import NO_MARKS, Marks
-from gateway.core.batch import Batch, ResourceRecords
+from gateway.core.batch import Batch, LogRecords, ResourceRecords
 from gateway.core.contracts import Signal
 from gateway.uplinks.nats_pieces import (
     LogsPiece,
@@ -148,3 +148,17 @@ def test_what_breaks_connections_is_not_cut_inside_a_piece() -> None:
     assert not hand.is_at_end(20, 1)
     hand.parts = deque([PiecesPart(pieces[:1], Signal.METRICS)])
     assert hand.is_at_end(10, 1)
+
+
+def test_what_comes_late_has_the_ids_that_it_had() -> None:
+    """Only its marks say so."""
+    logs = LogsPiece("b", LogRecords(np.arange(1, dtype=np.uint32), np.arange(1), (b"a",)), NO_MARKS, 0, 1)
+    messages = ResourceRecords(Signal.METRICS, np.array([1]), np.array([0]), (b"",))
+    part = PiecesPart([readings([0, 1], 2), logs, MessagesPiece("c", MessagesPart(messages, NO_MARKS))], Signal.METRICS)
+    idents = [piece.ident for piece in part.pieces]
+    part.mark_late()
+    assert [piece.ident for piece in part.pieces] == idents
+    marks = [Marks(backfill=True)]
+    for piece, plain in zip(part.pieces, part.plain(), strict=True):
+        found = [mark for _, mark in plain.groups] if isinstance(plain, MetricsPart) else [plain.marks]
+        assert set(found) == set(marks), piece

@@ -91,3 +91,15 @@ def test_a_few_are_cut_from_the_rest(lengths: list[int], data) -> None:
     head, tail = MessagesPart(messages, NO_MARKS).cut(few)
     assert 1 <= len(head) <= few
     assert len(head) + len(tail) == total
+
+
+def test_each_kind_says_that_it_comes_late() -> None:
+    """And goes on saying what it said of its times."""
+    batch = Batch.of(0, np.arange(2), np.zeros(2))
+    records = LogRecords(np.arange(1, dtype=np.uint32), np.arange(1), (b"a",))
+    messages = ResourceRecords(Signal.TRACES, np.array([1]), np.array([0]), (b"",))
+    marks = Marks(time_quality="unsynced")
+    metrics, logs, others = MetricsPart([(batch, marks)]), LogsPart(records, marks), MessagesPart(messages, marks)
+    for part in (metrics, logs, others):
+        part.mark_late()
+    assert [metrics.groups[0][1], logs.marks, others.marks] == [Marks(backfill=True, time_quality="unsynced")] * 3
