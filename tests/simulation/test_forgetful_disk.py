@@ -12,6 +12,7 @@ import shutil
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -21,16 +22,18 @@ from gateway.core.clock import FakeClock
 from gateway.core.contracts import Priority
 from gateway.core.telemetry import Telemetry
 from gateway.core.units import Size
-from gateway.store import room
+from gateway.store import names, room
 from gateway.store.database import BoardLimits, Loss, Store, StoreSettings
 from gateway.store.reading import verify
+from gateway.store.segments import decode_metrics
 from hil.apsw_disk import Recorder
-from hil.store_writer import numbers_in
 from hil.virtual_threads import Disk, inline_sqlite, run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    import numpy.typing as npt
 
     from gateway.store.records import Lease
     from hil.apsw_disk import Image, Kind
@@ -123,7 +126,7 @@ async def play(folder: Path, recorder: Recorder, site: Site, *, commits: int, se
                     store.release(lease, maybe_delivered=True)
                     continue
                 if site.uplinks[-1] == "cloud":
-                    promises[-1].sent.update(numbers_of(lease))
+                    promises[-1].sent.update(numbers_of(lease).tolist())
                 if fate < 0.3:
                     store.refuse(lease, "refused", "no")
                 else:
@@ -133,9 +136,10 @@ async def play(folder: Path, recorder: Recorder, site: Site, *, commits: int, se
     return promises
 
 
-def numbers_of(lease: Lease) -> list[int]:
+def numbers_of(lease: Lease) -> npt.NDArray[np.int64]:
     """Return the readings' numbers without the noise above them."""
-    return [value & 0xFFFFFFFFFF for value in numbers_in(lease)]
+    bits = np.concatenate([decode_metrics(segment.body).bits for segment in lease.segments])
+    return bits.astype(np.int64) & 0xFFFFFFFFFF
 
 
 async def look(folder: Path, image: Image, run_: Run) -> None:
@@ -144,9 +148,9 @@ async def look(folder: Path, image: Image, run_: Run) -> None:
     promise, last = run_.promise_at(image.ops), run_.site.uplinks[-1]
     store = await open_store(folder, run_.site, "boot-2")
     status = store.status()
-    numbers: list[int] = []
+    leased = [np.zeros(0, np.int64)]
     while (lease := await store.lease(last, readings_max=1 << 30, bytes_max=1 << 30)) is not None:
-        numbers += numbers_of(lease)
+        leased.append(numbers_of(lease))
     await store.close()
     damage = [event for event in status["events"] if "damaged" in event]
     assert not damage or not promise.kept, f"{hint}: {damage}"
@@ -157,12 +161,16 @@ async def look(folder: Path, image: Image, run_: Run) -> None:
         assert account["ledger"].get("malformed", 0) >= promise.lost, f"{hint}: {promise.lost} losses were promised"
     assert promise.kept + promise.lost <= status["accepted"], f"{hint}: {promise} of {status['accepted']}"
     account = status["uplinks"][last]
+    numbers = np.concatenate(leased)
     assert len(numbers) == account["held"], f"{hint}: {account['held']} should be held"
-    missing = set(range(promise.kept)).difference(numbers, promise.sent)
+    assert not len(numbers) or 0 <= numbers.min() <= numbers.max() < run_.promises[-1].kept, hint
+    is_there = np.zeros(run_.promises[-1].kept, np.bool_)
+    is_there[numbers] = True
+    is_there[list(promise.sent)] = True
+    missing = np.flatnonzero(~is_there[: promise.kept])
     gone = account["ledger"].get("evicted_full", 0) + account["ledger"].get("diluted", 0)
     assert len(missing) <= gone, f"{hint}: {len(missing)} of them are missing"
     assert status["store"]["rewritten"] >= promise.rewritten, hint
-    assert set(numbers) <= set(range(run_.promises[-1].kept)), hint
 
 
 def record(folder: Path, site: Site, *, commits: int, seed: int) -> Run:
@@ -176,7 +184,8 @@ def record(folder: Path, site: Site, *, commits: int, seed: int) -> Run:
 def play_back(folder: Path, run_: Run, moments: Sequence[int], kinds: Sequence[Kind], dice: random.Random) -> int:
     """Open the images of a run after so many operations each; return how many that were."""
     disk = Disk.still()
-    with inline_sqlite(lambda: disk):
+    # The images have no copy of the series' names, for which verify would look again a moment later.
+    with inline_sqlite(lambda: disk), patch.object(names, "LOOK_S", 0.0):
         for at in moments:
             for kind in kinds:
                 image = run_.recorder.image(at, kind, dice)
@@ -246,7 +255,7 @@ def test_every_sync_may_be_the_last(changing: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.nightly
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("seed", range(5))
 def test_any_moment_may_be_the_last(tmp_path: Path, seed: int) -> None:
     """Five runs, each cut at every sync, just before it, and in between."""
@@ -256,7 +265,7 @@ def test_any_moment_may_be_the_last(tmp_path: Path, seed: int) -> None:
 
 
 @pytest.mark.nightly
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("seed", range(3))
 def test_every_moment_while_it_is_diluted_may_be_the_last(tmp_path: Path, seed: int) -> None:
     """The same at every operation of three runs."""
@@ -266,7 +275,7 @@ def test_every_moment_while_it_is_diluted_may_be_the_last(tmp_path: Path, seed: 
 
 
 @pytest.mark.nightly
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("seed", range(4))
 def test_any_operation_may_be_the_last(changing: Run, tmp_path: Path, seed: int) -> None:
     """Between any two, with several fates of what was under way."""
