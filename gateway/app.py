@@ -65,7 +65,6 @@ MOVING_STATES = frozenset({"sending", "combining", "idle"})
 # How often it is looked whether a shelf that is closed can be written.
 THAW_LOOK_S = 10.0
 DETECTOR_STATE_FILE = "detectors.state"
-DETECTOR_STATE_BYTES_MAX = 128 << 20
 
 
 class StartError(Exception):
@@ -259,7 +258,7 @@ class Gateway:
     def _restore_detectors(self, engine: Engine) -> None:
         path = Path(self.config.gateway.state_dir) / DETECTOR_STATE_FILE
         try:
-            if not engine.restore(read_file(path, bytes_max=DETECTOR_STATE_BYTES_MAX)):
+            if not engine.restore(read_file(path, bytes_max=engine.saved_bytes_max)):
                 log.warning("%s cannot be used (damaged, or of another version): the detectors learn anew", path)
         except FileNotFoundError:
             pass

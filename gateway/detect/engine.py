@@ -70,7 +70,12 @@ class Counts:
 
 
 class Engine:
-    """All detectors of a gateway. Not for several threads at once."""
+    """All detectors of a gateway. Not for several threads at once.
+
+    What it saves is never as large as `saved_bytes_max`: a larger file is none of ours.
+    """
+
+    saved_bytes_max: Final = 128 << 20
 
     def __init__(self, settings: Sequence[DetectorSettings], *, series: Callable[[int], Series]) -> None:
         names = _names(settings)
