@@ -6,15 +6,16 @@ not there any more tells nothing of its neighbours, as with the chain of all seg
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from gateway.core.clock import NS_PER_S
 from gateway.core.thinning import thin
-from gateway.store.records import where_from
-from gateway.store.segments import FIRST_HASH, SegmentError, link_hash, read_header, segment_hash
+from gateway.store.records import SEQUENCE_END, SHELVES, place, where_from
+from gateway.store.segments import FIRST_HASH, SegmentError, decode, link_hash, read_header, segment_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from gateway.core.batch import Batch, LogRecords, ResourceRecords
     from gateway.core.contracts import Priority, Signal
@@ -28,6 +29,26 @@ def next_carries(body: bytes) -> bytes:
         return link_hash(body, read_header(body))
     except SegmentError:
         return segment_hash(body)
+
+
+def beside(sequence: int) -> list[int]:
+    """Return the row ids under which the segment with that sequence may stand, and the one after it."""
+    there = [at for at in (sequence, sequence + 1) if 0 < at < SEQUENCE_END]
+    return [place(*shelf, at) for shelf in SHELVES for at in there]
+
+
+def known_hash(body_at: Callable[[int], object], sequence: int) -> bytes | None:
+    """Return the hash by which the segment after one knows it, None where neither of both is there as it was written.
+
+    `body_at` returns what stands under a row id.
+    """
+    for row_id in beside(sequence):
+        body = body_at(row_id)
+        with contextlib.suppress(SegmentError):
+            if isinstance(body, bytes) and (header := read_header(body)).ancestors is None:
+                decode(body)
+                return segment_hash(body) if header.sequence == sequence else header.previous_hash
+    return None
 
 
 class Lineage:

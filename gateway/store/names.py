@@ -12,7 +12,9 @@ file of its own as well, `tidegate.series`: records, one after the other.
 
 All numbers are little endian. What is damaged is passed over up to the next record that is whole. The file is believed
 where its id is the one in the state row; where no state row is left, where an anchor is a segment that is there. Never
-where it calls a series otherwise than the tables do. Must not write: that is store/naming's.
+where it calls a series otherwise than the tables do, nor where an anchor is another segment than the one that is there:
+two copies of a state directory that have gone their own ways have one id, and other names under one number. Must not
+write: that is store/naming's.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import struct
 import time
 import zlib
 from bisect import bisect_left
+from collections import deque
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -52,6 +55,8 @@ BLOCK_BYTES: Final = 4096
 # A gateway that runs writes a name a moment after the commit that brought it.
 LOOKS: Final = 3
 LOOK_S: Final = 0.05
+# So many of the newest anchors are held against the shelf, if names are needed.
+ANCHORS_MAX: Final = 1024
 # Of a file where so often no record is where one seems to begin the rest is not read: it may be made to take long.
 TRIES_MAX: Final = 4096
 
@@ -276,13 +281,31 @@ def _is_same(known: bytes | None, body: bytes) -> bool:
     return known is None or known == body or as_now(known) == as_now(body)
 
 
-def spare_names(state_dir: Path, known: Sequence[tuple[int, bytes]], state: State) -> dict[int, Series]:
+def newest_anchors(state_dir: Path) -> list[tuple[int, bytes]]:
+    """Return sequence and hash of the last segments that the file knows, the newest first."""
+    anchors = (record for record in read_records(state_dir) if record.kind == ANCHOR)
+    return [(anchor.number, anchor.body) for anchor in reversed(deque(anchors, ANCHORS_MAX))]
+
+
+def is_of_another_branch(state_dir: Path, hash_of: Callable[[int], bytes | None]) -> bool:
+    """Whether the last segment that both the file and the shelf know is not the same; for a file with the right id.
+
+    `hash_of` returns the hash of a segment, None where that is not known.
+    """
+    known = ((hash_of(number), own_hash) for number, own_hash in newest_anchors(state_dir))
+    return next((there != own_hash for there, own_hash in known if there is not None), False)
+
+
+def spare_names(
+    state_dir: Path, known: Sequence[tuple[int, bytes]], state: State, *, hash_of: Callable[[int], bytes | None]
+) -> dict[int, Series]:
     """Return the series that only the file has, for who looks from outside; `known` is what the tables have."""
     rows = dict(known)
     if not state.names_id:
         return {}
     names = names_beside(state_dir, names_id=state.names_id, body_of=rows.get, is_there=lambda *_: False)
-    return {number: decode_series(body) for number, body in names if number not in rows and number < state.series_next}
+    found = {number: decode_series(body) for number, body in names if number not in rows and number < state.series_next}
+    return {} if found and is_of_another_branch(state_dir, hash_of) else found
 
 
 def note_on(state_dir: Path, known: Sequence[tuple[int, bytes]], state: State) -> str:

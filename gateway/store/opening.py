@@ -33,7 +33,7 @@ from gateway.store.accounts import (
 )
 from gateway.store.drawer import ROW_BYTES
 from gateway.store.membership import count_classes, count_lacking, follow_uplinks
-from gateway.store.names import NAMES, Comparison, as_now, compare
+from gateway.store.names import NAMES, Comparison, as_now, compare, newest_anchors
 from gateway.store.planning import DAMAGED
 from gateway.store.records import SEQUENCE_END, SHELVES, STATE_ID, place
 from gateway.store.series import NUMBER_MAX
@@ -213,6 +213,8 @@ async def _read_names(connection: aiosqlite.Connection, state_dir: Path, opened:
     names = await asyncio.to_thread(compare, state_dir, series, names_id=state.names_id, before=state.series_next)
     found = {number: body for number, raw in names.found.items() if (body := as_now(raw))}
     names.found.clear()
+    if found and await _is_of_another_branch(connection, state_dir):
+        found, names.is_theirs = {}, False
     if lost := damaged - found.keys():
         raise DamagedStateError(f"the series {sorted(lost)[:8]} are damaged in both copies")
     if found:
@@ -226,6 +228,21 @@ async def _read_names(connection: aiosqlite.Connection, state_dir: Path, opened:
     series_next = min(max(state.series_next, names.next_number), SERIES_MAX)
     opened.state = msgspec.structs.replace(state, names_id=names.id, series_next=series_next)
     opened.series, opened.names, opened.restored = series, names, list(found)
+
+
+async def _is_of_another_branch(connection: aiosqlite.Connection, state_dir: Path) -> bool:
+    """Hold the anchors of the file against the shelf, from the newest on until one is known."""
+    from gateway.store.lineage import beside, known_hash  # noqa: PLC0415  only where names are lost
+
+    for number, own_hash in await asyncio.to_thread(newest_anchors, state_dir):
+        bodies: dict[int, object] = {}
+        for row_id in beside(number):
+            for (body,) in await fetch(connection, "SELECT body FROM shelf WHERE id = ?", (row_id,)):
+                bodies[row_id] = body
+        known = known_hash(bodies.get, number)
+        if known is not None:
+            return known != own_hash
+    return False
 
 
 async def read_series(connection: aiosqlite.Connection) -> tuple[list[tuple[int, bytes]], set[int]]:

@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import os
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
@@ -21,6 +22,7 @@ from gateway.core.contracts import BootId
 from gateway.store.accounts import DamagedStateError, State, decode_state
 from gateway.store.connection import APPLICATION_ID, DATABASE, PAGE_BYTES
 from gateway.store.files import check_file
+from gateway.store.lineage import known_hash
 from gateway.store.names import spare_names
 from gateway.store.opening import decode_boot
 from gateway.store.pagefile import read_log_bytes
@@ -144,8 +146,13 @@ class Tables:
                 if values and isinstance(values[0], bytes):
                     return decode_series(values[0])
         if self._spare is None:
-            self._spare = spare_names(self._state_dir, [], self._state())
+            hash_of = partial(known_hash, self._body_at)
+            self._spare = spare_names(self._state_dir, [], self._state(), hash_of=hash_of)
         return self._spare.get(number) or lost_series(number)
+
+    def _body_at(self, row_id: int) -> object:
+        values = self.row("shelf", row_id)
+        return values[-1] if values else None
 
     def _state(self) -> State:
         values = self.row("shelf", STATE_ID)

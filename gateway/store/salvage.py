@@ -13,6 +13,7 @@ import contextlib
 import logging
 import sqlite3
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from gateway.core.clock import WALL_FLOOR_NS, BootTimes, Quality, Sample
@@ -23,8 +24,8 @@ from gateway.store.asides import DAMAGED_NAME, READY_NAME, aside_name, keep_few,
 from gateway.store.connection import APPLICATION_ID, DATABASE, PAGE_BYTES, schemas
 from gateway.store.disks import free_bytes
 from gateway.store.filling import Filling
-from gateway.store.lineage import next_carries
-from gateway.store.names import names_beside
+from gateway.store.lineage import known_hash, next_carries
+from gateway.store.names import is_of_another_branch, names_beside
 from gateway.store.opening import LOST_BOOT
 from gateway.store.pagefile import PageFile
 from gateway.store.planning import encode_boot
@@ -163,6 +164,12 @@ def _restore_names(connection: sqlite3.Connection, state_dir: Path, *, names_id:
                     return True
         return False
 
+    def body_at(row_id: int) -> object:
+        row = connection.execute("SELECT body FROM shelf WHERE id = ?", (row_id,)).fetchone()
+        return row[0] if row else None
+
+    if is_of_another_branch(state_dir, partial(known_hash, body_at)):
+        return
     names = names_beside(state_dir, names_id=names_id, body_of=body_of, is_there=is_there)
     try:
         connection.execute("BEGIN")

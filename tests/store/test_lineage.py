@@ -13,9 +13,9 @@ from gateway.core.clock import NS_PER_S
 from gateway.core.contracts import BootId, Priority
 from gateway.core.thinning import thin
 from gateway.store.connection import DATABASE
-from gateway.store.lineage import next_carries
+from gateway.store.lineage import known_hash, next_carries
 from gateway.store.reading import verify
-from gateway.store.records import STATE_ID, where_from
+from gateway.store.records import SEQUENCE_END, STATE_ID, where_from
 from gateway.store.segments import Ancestors, decode_metrics, press_metrics, read_header, segment_hash
 
 MIB = 1 << 20
@@ -157,3 +157,19 @@ async def test_what_stood_between_two_may_be_gone(diluted, shelves) -> None:
     report = verify(diluted)
     assert report.problems == []
     assert report.rewritten < before
+
+
+def test_the_hash_of_a_segment_is_known_by_itself_or_by_the_one_after(diluted):
+    """Where that is whole, and as it was written first: what is damaged or took another's place says nothing."""
+    rows = dict(Shelf(diluted).rows())
+    plain = {where_from(number)[2]: number for number, body in rows.items() if read_header(body).ancestors is None}
+    first = next(sequence for sequence in plain if sequence + 1 in plain)
+    own = segment_hash(rows[plain[first]])
+    assert known_hash(rows.get, first) == own
+    del rows[plain[first]]
+    assert known_hash(rows.get, first) == own
+    rows[plain[first + 1]] = rows[plain[first + 1]][:-1] + b"?"
+    assert known_hash(rows.get, first) is None
+    rewritten = {where_from(number)[2] for number, _ in Shelf(diluted).rewritten()}
+    assert known_hash(dict(Shelf(diluted).rewritten()).get, min(rewritten)) is None
+    assert known_hash(rows.get, SEQUENCE_END) is None

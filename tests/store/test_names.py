@@ -344,7 +344,7 @@ async def test_an_earlier_version_had_no_file(shelves, filled):
     connection.commit()
     connection.close()
     assert verify(filled).notes == []
-    assert spare_names(filled, [], State()) == {}
+    assert spare_names(filled, [], State(), hash_of=lambda _: None) == {}
     await shelves.open()
     await shelves.close()
     assert len(state_of(filled).names_id) == 8
@@ -444,3 +444,42 @@ def test_a_block_that_cannot_be_read_costs_itself(tmp_path, monkeypatch):
     assert 270 < len(numbers) < 399
     assert numbers[0] == 1
     assert numbers[-1] == 399
+
+
+@pytest.fixture
+async def branches(shelves, filled, tmp_path):
+    """Two copies of one state directory that have gone their own ways, as of a card that was put back or cloned."""
+    other = tmp_path / "other"
+    shutil.copytree(filled, other)
+    for state_dir, first in ((filled, 20), (other, 50)):
+        store = await shelves.open(state_dir=state_dir)
+        await fill(store, shelves.clock, series=5, rounds=3, first=first)
+        await shelves.close(store)
+    return filled, other
+
+
+@pytest.mark.parametrize("way", ["tables", "page"])
+async def test_a_file_of_another_branch_names_nothing(shelves, branches, way):
+    """It has the id of the tables and other names under their numbers: what they lost stays lost, and takes no other."""
+    state_dir, other = branches
+    (other / NAMES).replace(state_dir / NAMES)
+    lose_tables(state_dir, where="number > 5")
+    if way == "page":
+        with (state_dir / DATABASE).open("r+b") as file:
+            file.seek(100)
+            file.write(b"\xff" * 16)
+    else:
+        with Held(state_dir) as held:
+            assert held.series(6).name == LOST_NAME
+        assert peek(state_dir, lambda shelf: shelf.series(6)).name == LOST_NAME
+    store = await shelves.open(state_dir=state_dir)
+    assert [store.series(number).name for number in (5, 6, 10)] == ["m4", LOST_NAME, LOST_NAME]
+
+
+async def test_a_file_of_the_same_branch_names_what_is_lost(shelves, branches):
+    """However the database has ended."""
+    state_dir, _ = branches
+    lose_tables(state_dir, where="number > 5")
+    with Held(state_dir) as held:
+        assert held.series(6) == series_of(20)
+    assert await names_right(shelves, state_dir) == 35
