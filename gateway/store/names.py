@@ -158,6 +158,7 @@ class Comparison:
     damaged: int = 0
     size_bytes: int = 0
     missing: list[int] = field(default_factory=list)  # numbers that the tables have and the file has not
+    forgotten: int = 0  # those of them that it has, as forgotten
     found: dict[int, bytes] = field(default_factory=dict)  # names that only the file has
     next_number: int = 1  # higher than all in it
     anchored: int = 0  # the last segment that it knows
@@ -174,8 +175,9 @@ class Comparison:
             return f"{NAMES}, the copy of the series' names, is damaged in {self.damaged} places; {then}"
         if self.found:
             return f"{len(self.found)} of the series' names are only left in {NAMES}; {then}"
-        if self.missing:
-            return f"{NAMES}, the copy of the series' names, lacks {len(self.missing)} of them; {then}"
+        # A gateway that runs may have forgotten some since the tables were read, and says so here at once.
+        if lacking := len(self.missing) - self.forgotten:
+            return f"{NAMES}, the copy of the series' names, lacks {lacking} of them; {then}"
         return ""
 
 
@@ -200,7 +202,9 @@ def compare(state_dir: Path, known: Sequence[tuple[int, bytes]], *, names_id: by
             result.found.clear()
             result.next_number = 1
             return result
-    result.missing = [number for (number, body), was in zip(known, seen, strict=True) if not was and may_have(body)]
+    missing = [(number, was) for (number, body), was in zip(known, seen, strict=True) if was != NAME and may_have(body)]
+    result.missing = [number for number, _ in missing]
+    result.forgotten = sum(was == FORGOTTEN for _, was in missing)
     return result
 
 
@@ -214,7 +218,7 @@ def _look(
     is_known = place < len(known) and known[place][0] == number
     if is_known:
         # An older copy of the database may have what was forgotten since.
-        seen[place] = record.kind == NAME
+        seen[place] = record.kind
         return record.kind != NAME or known[place][1] == record.body
     if record.kind == FORGOTTEN:
         result.found.pop(number, None)

@@ -483,3 +483,13 @@ async def test_a_file_of_the_same_branch_names_what_is_lost(shelves, branches):
     with Held(state_dir) as held:
         assert held.series(6) == series_of(20)
     assert await names_right(shelves, state_dir) == 35
+
+
+def test_what_is_forgotten_while_somebody_looks_is_not_lacking(tmp_path):
+    """The tables were read before it: the file is right, and the next start has nothing to mend."""
+    rows = [(number, encode_series(series_of(number))) for number in (1, 2, 3)]
+    write(tmp_path, *(encode_record(NAME, *row) for row in rows[:2]), encode_record(FORGOTTEN, 2))
+    state = State(names_id=ID, series_next=4)
+    assert "lacks 1 of them" in note_on(tmp_path, rows, state)
+    assert note_on(tmp_path, rows[:2], state) == ""
+    assert compare(tmp_path, rows, names_id=ID, before=4).missing == [2, 3]
