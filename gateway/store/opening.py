@@ -251,7 +251,7 @@ async def read_series(connection: aiosqlite.Connection) -> tuple[list[tuple[int,
     damaged: set[int] = set()
     for table in ("series_copy", "series"):
         for number, body in await fetch(connection, f"SELECT number, body FROM {table}"):  # noqa: S608  our own two names
-            if not 0 < number <= NUMBER_MAX:
+            if not 0 < number <= SERIES_MAX:
                 # No reading can be of it.
                 continue
             # As this version writes it: by that it is found again.
@@ -259,7 +259,7 @@ async def read_series(connection: aiosqlite.Connection) -> tuple[list[tuple[int,
                 found[number] = now
             else:
                 damaged.add(number)
-            if not 0 < number < SERIES_MAX:
+            if number > NUMBER_MAX:
                 raise DamagedStateError(f"{number} is no series' number")
     return sorted(found.items()), damaged - found.keys()
 
