@@ -13,13 +13,13 @@ import contextlib
 import logging
 import sqlite3
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from gateway.core.clock import NS_PER_S
 from gateway.store import asking, closing
 from gateway.store.accounts import NOBODY
 from gateway.store.allowance import Allowance
-from gateway.store.apart import Apart
 from gateway.store.committer import Committer
 from gateway.store.connection import DirectoryLock, share_cache
 from gateway.store.leases import Desk
@@ -28,7 +28,7 @@ from gateway.store.moments import Evidence
 from gateway.store.notebook import Notes
 from gateway.store.policy import ALL, LaneScheduler, Terms
 from gateway.store.recent import Recent, Row
-from gateway.store.records import Lease, LeasedSegment, Loss, Quarantined, SetAside, StoreError, StoreStatus
+from gateway.store.records import Lease, Loss, Quarantined, SetAside, StoreError, StoreStatus
 from gateway.store.room import Room
 from gateway.store.series import SeriesBounds, SeriesRegistry
 from gateway.store.settings import ANY_BOARD, BoardLimits, StoreSettings
@@ -45,21 +45,11 @@ if TYPE_CHECKING:
     from gateway.core.clock import Clock, Timeline
     from gateway.core.contracts import Priority, Signal
     from gateway.core.telemetry import Telemetry
+    from gateway.store.apart import Apart
     from gateway.store.forgetting import Holder
     from gateway.store.spots import Outlook
 
-__all__ = [
-    "BoardLimits",
-    "Lease",
-    "LeasedSegment",
-    "Loss",
-    "SeriesBounds",
-    "SetAside",
-    "Store",
-    "StoreError",
-    "StoreSettings",
-    "StoreStatus",
-]
+__all__ = ["BoardLimits", "Lease", "Loss", "SeriesBounds", "SetAside", "Store", "StoreError", "StoreSettings"]
 
 log = logging.getLogger("tidegate.store")
 
@@ -123,7 +113,6 @@ class Store:
                 opened.accounts.takes[opened.accounts.shares[name].bit] = takes
         self.notes = Notes(self._desks, opened.accounts, is_sure=not opened.was_mended)
         self.evidence = Evidence(self._desks, self._committer.moments)
-        self.apart = Apart(self._committer, self._desks)
         self.settling = self._committer.settling
         self.settling.sent = None if self._frozen is None else self._frozen.sent
         self._task: asyncio.Task[None]
@@ -203,6 +192,13 @@ class Store:
         for name, readings in found.items():
             self.events.append(f"{name} takes less than it was given: {readings} readings held for it are left out")
             self.link_up(name)
+
+    @cached_property
+    def apart(self) -> Apart:
+        """Who keeps apart what is left of leases: made for whoever has any such."""
+        from gateway.store.apart import Apart  # noqa: PLC0415  memory for those
+
+        return Apart(self._committer, self._desks)
 
     @property
     def own_origin(self) -> int:

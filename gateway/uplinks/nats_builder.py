@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from gateway.core.batch import Attributes
     from gateway.core.ragged import Numbers
-    from gateway.store.database import LeasedSegment
+    from gateway.store.records import LeasedSegment
     from gateway.uplinks.nats_settings import NatsUplinkSettings
     from gateway.uplinks.parts import Part
     from gateway.uplinks.requests import Encoder, Hand, Repair

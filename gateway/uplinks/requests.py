@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from gateway.core.batch import Attributes, Series
     from gateway.core.contracts import BootId
-    from gateway.store.database import Lease, LeasedSegment
+    from gateway.store.records import Lease, LeasedSegment
     from gateway.store.segments import Pressed
     from gateway.uplinks.guards import Left, StatusRefusedError
     from gateway.uplinks.parts import Groups, Part

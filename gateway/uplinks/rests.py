@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gateway.core.batch import Batch
     from gateway.core.contracts import BootId, Priority
     from gateway.core.ragged import Numbers
-    from gateway.store.database import LeasedSegment
+    from gateway.store.records import LeasedSegment
     from gateway.uplinks.requests import Hand
 
 
