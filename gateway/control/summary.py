@@ -184,8 +184,7 @@ def _troubles(status: dict[str, Any]) -> Iterator[str]:
         yield from _wrap(
             f"the store is full to {share:.0%}: {then}; [store] max_bytes is the bound", head="! ", colour=RED
         )
-    for part in store.get("diluted", ()):
-        yield from _wrap(_diluted(part), head="! ", colour=YELLOW)
+    yield from _thinned(store)
     if status.get("clock", {}).get("quality") == "unknown":
         yield from _wrap(CLOCK_MISSING, head="! ", colour=YELLOW)
     if refused := status.get("config_refused"):
@@ -351,6 +350,15 @@ def _files(uplink: dict[str, Any]) -> Iterator[str]:
         yield f"! {plural(deleted, 'file')} deleted to make room, {amount(uplink.get('bytes_deleted', 0))}"
     if uplink.get("writing_s", 0) >= SLOW_WRITE_S:
         yield f"! the disk takes long: one record for {span(uplink['writing_s'])} by now"
+
+
+def _thinned(store: dict[str, Any]) -> Iterator[str]:
+    """Say what was thinned to make room, and what can't be."""
+    for part in store.get("diluted", ()):
+        yield from _wrap(_diluted(part), head="! ", colour=YELLOW)
+    for priority, series in store.get("too_many_series", {}).items():
+        text = f"{priority} readings are of {series:,} series, too many to be thinned: the oldest of them go instead"
+        yield from _wrap(text, head="! ", colour=RED)
 
 
 def _diluted(part: dict[str, Any]) -> str:

@@ -162,6 +162,7 @@ class Committer:
             "commits": self.state.commit,
             "rewritten": self.state.dilution.count,
             "diluted": self._describe_dilution(),
+            "too_many_series": self._keeper.too_many_series,
             "trouble": self.trouble.sentence,
         }
 

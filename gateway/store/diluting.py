@@ -193,6 +193,7 @@ class Diluter:
         self._may_go: Callable[[int], bool] = bool
         self._done: Mapping[int, int] = {}
         self._chosen: set[int] = set()
+        self.too_many: dict[Priority, int] = {}  # series, where what was looked at last has too many to be thinned
 
     @property
     def places(self) -> list[int]:
@@ -440,7 +441,11 @@ class Diluter:
         after = min(run.others, end) if run.others else end
         walk.passed(after, was_worth=found.pressed is not None, reached=reached)
         if found.pressed is None:
+            if found.series and walk.width == WIDTH_MAX:
+                # As large as a piece may be there is too little of each.
+                self.too_many[walk.priority] = found.series
             return None
+        self.too_many.pop(walk.priority, None)
         origin = members[0].header.origin
         pressed, *more = [replace(part, origin=origin) for part in (found.pressed, *found.more)]
         return Rewriting(

@@ -216,6 +216,12 @@ class Keeper:
         leaving = set(gone)
         return [of for of in found if leaving.isdisjoint(of.ids) and self.diluter.is_as_it_was(of, done)]
 
+    @property
+    def too_many_series(self) -> dict[str, int]:
+        """Which classes have too many series to be thinned, and how many, as far as was looked."""
+        found = {} if self._diluter is None else self._diluter.too_many
+        return {priority.name.lower(): series for priority, series in sorted(found.items())}
+
     def note(self, before: Dilution, rewritings: Sequence[Rewriting]) -> tuple[list[Rewritten], Dilution]:
         """Return what takes the place of these, and how far all is diluted then."""
         heads, self._heads = self._heads, None

@@ -356,6 +356,12 @@ def test_what_no_stream_listens_for_is_told() -> None:
     assert "fails at" not in text
 
 
+def test_a_class_that_cannot_be_thinned_is_told() -> None:
+    """Else nobody knows why it goes though it was to be thinned."""
+    text = " ".join(render({"store": {"too_many_series": {"bulk": 40_000}}}, colour=False).split())
+    assert "! bulk readings are of 40,000 series, too many to be thinned: the oldest of them go instead" in text
+
+
 def test_a_backlog_has_an_end_or_grows() -> None:
     """With how quickly; what a slow road has taken of a large lease is told."""
     text = uplink_text(

@@ -642,3 +642,33 @@ async def test_with_drop_oldest_nothing_is_written_anew(shelves, plant) -> None:
     await plant.fill(store, "evicted_full")
     assert store.status()["store"]["rewritten"] == 0
     assert set(store.status()["uplinks"]["cloud"]["ledger"]) == {"evicted_full"}
+
+
+async def test_a_class_with_too_many_series_to_be_thinned_is_said(shelves, monkeypatch) -> None:
+    """Its oldest readings go; where what is looked at can be thinned nothing is said any more."""
+    monkeypatch.setattr(coarsening, "READINGS_MAX", 400)
+    monkeypatch.setattr(coarsening, "WIDE_SERIES", 100)
+    monkeypatch.setattr(coarsening, "PARTS_MAX", 2)
+    monkeypatch.setattr(diluting, "READINGS_MAX", 1500)
+    monkeypatch.setattr(diluting, "SEGMENT_READINGS", 10)
+    monkeypatch.setattr(diluting, "LOOK_READINGS_MAX", 100_000)
+    store = await shelves.open(max_bytes=MIB, when_full="dilute", max_series=1000)
+    noise = np.random.default_rng(3)
+    numbers = np.array([store.resolve(Series((), f"m{k}")) for k in range(300)], np.uint32)
+
+    async def put_until(condition) -> None:
+        for _ in range(3000):
+            shelves.clock.advance(NS_PER_S)
+            values = noise.integers(0, 50_000, 300) / 100
+            await store.append([(Priority.NORMAL, Batch.of(numbers, shelves.clock.wall_ns(), values))])
+            status = store.status()
+            if condition(status["store"]["too_many_series"], status["uplinks"]["cloud"]["ledger"]):
+                return
+        raise AssertionError("it never came to that")
+
+    await put_until(lambda many, ledger: many and ledger.get("evicted_full"))
+    assert store.status()["store"]["too_many_series"] == {"normal": 300}
+    shelves.check(store)
+    monkeypatch.setattr(coarsening, "PARTS_MAX", 8)
+    await put_until(lambda many, ledger: not many and ledger.get("diluted"))
+    shelves.check(store)
