@@ -281,6 +281,7 @@ control/                    Windows: people and servers look in here
   backlog.py                What is still held in a state directory that is left for another: nobody sends it from there
   certificates.py           Looks at TLS files as `run` will
   check.py                  All that `tidegate check` says: what cannot work, and what is perhaps not meant
+  clocks.py                 What is said to people of the box's clock
   config.py                 Loads a configuration and says all that is wrong with it at once
   draining.py               How long until what is held is gone, from how it shrank in the last minutes
   environment.py            What the configuration leaves out of an OTLP uplink, from OpenTelemetry's own variables
@@ -303,6 +304,7 @@ control/                    Windows: people and servers look in here
   profiles.py               Hardware profiles: the limits that go with a board, from hw_profiles/*.toml
   reach.py                  Which topics can arrive, and which mapping they reach: what no mapping takes, and mappings that take nothing
   reading.py                Reads tables into settings classes and finds every problem at once
+  server_time.py            What receivers' answers say of the time of day, where no time server vouches for the clock
   settings.py               The whole configuration as one class, composed of the rooms' own
   sizing.py                 How long a disk and a link last: the arithmetic behind `tidegate size`
   sticks.py                 Looks at where uplinks of files would write: whether that is the disk they are meant for

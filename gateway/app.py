@@ -21,8 +21,9 @@ from gateway.control.backlog import look_for_old_shelf
 from gateway.control.draining import LOOK_S, Draining
 from gateway.control.fitting import WATCHED_SHARE, fit
 from gateway.control.footprint import Footprint
+from gateway.control.server_time import ServerTime
 from gateway.control.taken import origins_of, takes_of
-from gateway.core.clock import NS_PER_S, Quality, Sample, is_plausible
+from gateway.core.clock import NS_PER_S
 from gateway.core.telemetry import Telemetry
 from gateway.core.text import harmless
 from gateway.core.timeouts import timeout
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
     from gateway.control.config import Config
     from gateway.control.profiles import HardwareProfile
-    from gateway.core.clock import Clock
+    from gateway.core.clock import Clock, Timeline
     from gateway.detect.engine import Engine
     from gateway.parts import Part, Program
     from gateway.store.records import UplinkStatus
@@ -112,6 +113,7 @@ class Gateway:
         self._supervisor = Supervisor(self.telemetry)
         self._draining: dict[str, Draining] = {}
         self._store: Store | None = None
+        self._server_time = ServerTime(self._timeline, clock)
         self._pipeline: Pipeline | None = None
         self._control: Callable[[], Coroutine[Any, Any, None]] | None = None
         self._still_s = 0.0
@@ -308,20 +310,15 @@ class Gateway:
             gateway_id=self.config.gateway.id,
             attributes=self.config.identity(),
             links=self._links,
-            on_server_time=self._learn_time,
+            on_server_time=self._server_time.heard,
             clock=self._clock,
             random=self._random,
         )
         return build_road(settings, ground)
 
-    def _learn_time(self, server_time_s: int, rtt_s: float) -> None:
-        """Take the time of day from an upstream's answer where there is no other clock: coarse, but of this century."""
+    def _timeline(self) -> Timeline:
         assert self._store is not None
-        # Upstream may have booted without a clock as well, or be nobody to believe.
-        if is_plausible(server_time_s * NS_PER_S) and self._store.timeline.quality is Quality.UNKNOWN:
-            monotonic_ns = self._clock.monotonic_ns()
-            wall_ns = server_time_s * NS_PER_S + int(rtt_s * NS_PER_S / 2)
-            self._store.timeline.add(Sample(monotonic_ns, wall_ns - monotonic_ns, Quality.UNSYNCED))
+        return self._store.timeline
 
     def _build_control(self) -> Callable[[], Coroutine[Any, Any, None]] | None:
         if self.config.control is None:
@@ -481,6 +478,7 @@ class Gateway:
             "restarts": dict(self._supervisor.restarts),
             "config_refused": self.config_refused,
             **store,
+            "clock": {**store["clock"], "astray_s": self._server_time.astray_s},
             "store": {
                 **store["store"],
                 "state_dir": self.config.gateway.state_dir,

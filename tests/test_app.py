@@ -729,12 +729,13 @@ async def test_a_box_without_a_clock_learns_the_time_from_upstream(make: Callabl
         timeline = gateway._store.timeline  # type: ignore[union-attr]
         assert timeline.quality is Quality.UNKNOWN
         for odd_s in (600, -62_135_596_800, 10_413_792_000, 253_402_300_799):
-            gateway._learn_time(odd_s, 2.0)
+            gateway._server_time.heard(odd_s, 2.0)
             assert timeline.quality is Quality.UNKNOWN
-        gateway._learn_time(1_790_000_000, 2.0)
+        gateway._server_time.heard(1_790_000_000, 2.0)
         assert timeline.wall_from(clock.monotonic_ns()) == 1_790_000_001 * NS_PER_S
         assert timeline.quality is Quality.UNSYNCED
-        gateway._learn_time(1_800_000_000, 0.0)
+        gateway._server_time.heard(1_800_000_000, 0.0)
+        assert gateway.status()["clock"]["astray_s"] == -9_999_999
         assert timeline.wall_from(clock.monotonic_ns()) == 1_790_000_001 * NS_PER_S
 
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from gateway.control.clocks import CLOCK_MISSING, CLOCKS, clock_astray
 from gateway.core.contracts import Priority, Signal
 from gateway.core.text import harmless
 from gateway.core.units import Rate
@@ -34,15 +35,6 @@ WHO_GOES: Final = {
     "drop_oldest": "what is least important and oldest goes to make room, counted as evicted_full",
     "refuse": "sources are held back",
 }
-CLOCKS: Final = {
-    "synced": "right",
-    "unsynced": "set, but no time server has confirmed it",
-    "unknown": "not known",
-}
-CLOCK_MISSING: Final = (
-    "the time is not known since this boot: readings with no time of their own are kept until it is; "
-    "check the time server, or the clock's battery"
-)
 # A medium that takes so long for one record is worn out, or on its way out of its slot.
 SLOW_WRITE_S: Final = 5.0
 BOLD, RED, GREEN, YELLOW, PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m"
@@ -187,6 +179,8 @@ def _troubles(status: dict[str, Any]) -> Iterator[str]:
     yield from _thinned(store)
     if status.get("clock", {}).get("quality") == "unknown":
         yield from _wrap(CLOCK_MISSING, head="! ", colour=YELLOW)
+    if astray_s := status.get("clock", {}).get("astray_s"):
+        yield from _wrap(clock_astray(astray_s), head="! ", colour=YELLOW)
     if refused := status.get("config_refused"):
         text = f"what runs is not what is in the configuration file, which was refused at the last reload: {refused}"
         yield from _wrap(f"{text}; mend it (tidegate check -c FILE) and reload", head="! ", colour=YELLOW)

@@ -448,6 +448,14 @@ def test_a_clock_that_is_not_known_is_said_with_what_to_do() -> None:
     assert "clock right" in render({"clock": {"quality": "synced"}}, colour=False)
 
 
+def test_a_clock_that_is_astray_is_said() -> None:
+    """Readings leave with its time."""
+    clock = {"quality": "unsynced", "astray_s": 7200}
+    text = " ".join(render({"clock": clock}, colour=False).split())
+    assert "! the clock of this box is 2 h ahead of what receivers say" in text
+    assert "!" not in render({"clock": clock | {"astray_s": 0}}, colour=False)
+
+
 def test_what_is_set_aside_names_its_command() -> None:
     """Ready to be pasted, whatever the directory is called; an empty drawer is not named."""
     text = render({"store": {"quarantined": 1, "state_dir": "/my data"}}, colour=False)
