@@ -40,10 +40,11 @@ from gateway.store.database import BoardLimits, SeriesBounds, Store
 from gateway.supervision import Supervisor, end
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Mapping
 
     from gateway.control.config import Config
     from gateway.control.profiles import HardwareProfile
+    from gateway.control.web import ControlServer
     from gateway.core.clock import Clock, Timeline
     from gateway.detect.engine import Engine
     from gateway.parts import Part, Program
@@ -115,7 +116,7 @@ class Gateway:
         self._store: Store | None = None
         self._server_time = ServerTime(self._timeline, clock)
         self._pipeline: Pipeline | None = None
-        self._control: Callable[[], Coroutine[Any, Any, None]] | None = None
+        self._control: ControlServer | None = None
         self._still_s = 0.0
         self._end_reason = ""
         # Whether it ended because a new start would do better: a disk that can be written again.
@@ -204,7 +205,7 @@ class Gateway:
         start, network = self._supervisor.start, NetworkWatch(self._tell_of_network)
         windows = [start("housekeeping", self._keep_house), start("reporter", reporter.run)]
         if self._control is not None:
-            windows.append(start("control", self._control))
+            windows.append(start("control", self._control.run))
         windows += [] if self._links is None else [start("links", self._links.run)]
         roads = [start(f"uplink {part.name}", part.run) for part in self._uplinks]
         doors = [start(f"source {part.name}", part.run) for part in self._sources]
@@ -234,6 +235,8 @@ class Gateway:
     async def _wait_open(self) -> None:
         """Wait a moment for the listeners, so that who is told "ready" finds an open door."""
         listening = [part.listening.wait() for part in self._sources if isinstance(part, Listener)]
+        if self._control is not None:
+            listening.append(self._control.started.wait())
         with contextlib.suppress(TimeoutError):
             async with timeout(OPEN_S_MAX):
                 await asyncio.gather(*listening)
@@ -320,7 +323,7 @@ class Gateway:
         assert self._store is not None
         return self._store.timeline
 
-    def _build_control(self) -> Callable[[], Coroutine[Any, Any, None]] | None:
+    def _build_control(self) -> ControlServer | None:
         if self.config.control is None:
             return None
         from gateway.control.web import ControlServer  # noqa: PLC0415  microdot only where it is used
@@ -333,7 +336,7 @@ class Gateway:
                 tracer = self._build_tracer()
             return await tracer.answer(asked)
 
-        server = ControlServer(
+        return ControlServer(
             self.config.control,
             status=self.status,
             telemetry=self.telemetry,
@@ -342,7 +345,6 @@ class Gateway:
             trace=trace,
             why_not=self._why_not,
         )
-        return server.run
 
     def _build_tracer(self) -> Tracer:
         from gateway.tracing import Tracer  # noqa: PLC0415  only where somebody asks

@@ -20,6 +20,7 @@ import pytest
 
 from gateway import app, supervision
 from gateway.app import Gateway, NetworkUser, StartError, StillError
+from gateway.control import web
 from gateway.control.config import parse_config
 from gateway.control.draining import Draining, Outlook
 from gateway.control.live import follow
@@ -401,7 +402,10 @@ def faked(*, ends: list[str], failures: list[Exception | None] | None = None) ->
             return FakePart(settings.name, ends)
 
         def _build_control(self) -> Any:
-            return FakePart("control", ends).run
+            window: Any = FakePart("control", ends)
+            window.started = asyncio.Event()
+            window.started.set()
+            return window
 
         async def _save_detectors(self) -> None:
             ends.append("detectors")
@@ -475,6 +479,27 @@ async def test_a_port_in_use_is_one_sentence_and_is_tried_again(
     )
     assert "; trying again in " in said
     assert "Traceback" not in caplog.text
+
+
+async def test_who_is_told_ready_finds_an_open_window(
+    make: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long its address takes."""
+    real = web.listen
+
+    async def slowly(address: str) -> list[socket.socket]:
+        await asyncio.sleep(0.2)
+        return await real(address)
+
+    monkeypatch.setattr(web, "listen", slowly)
+    port = free_port()
+    gateway = make(f'[control]\nlisten = "127.0.0.1:{port}"\n')
+    task = asyncio.create_task(gateway.run())
+    await gateway.ready.wait()
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.close()
+    gateway.stop()
+    await task
 
 
 async def test_a_control_port_in_use_is_one_sentence_too(
