@@ -357,6 +357,7 @@ core/                       Ground: the words that every room speaks
   text.py                   Foreign text made fit for one line of a log or a terminal
   thinning.py               Thinning: of each series and step of time the first, least, greatest and last reading stand for all
   timeouts.py               Timeouts that hold in a task that is being cancelled, too: what asyncio's do from Python 3.11.3 on (gh-102780)
+  turns.py                  Turns of the event loop: who has taken long lets others have theirs before going on
   units.py                  Durations, sizes and rates as people write them
   words.py                  Numbers for people: sizes, time spans, and how many of what
 otlp_watch.py               Has the number points of OTLP metrics watched as devices' readings are

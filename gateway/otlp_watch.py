@@ -19,6 +19,7 @@ from gateway.codecs.device_time import keep_sane
 from gateway.codecs.otlp_points import Points
 from gateway.core.batch import Batch
 from gateway.core.clock import NS_PER_S
+from gateway.core.turns import Turn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,8 +35,6 @@ log = logging.getLogger("tidegate")
 # A byte may take ten microseconds, where each point is a new series of a program that says much of itself.
 HERE_BYTES_MAX: Final = 8 * 1024
 AT_ONCE_READINGS: Final = 2048
-# What took longer than that is all of a turn of the event loop: the next request is looked at in another.
-LOOKED_S_MAX: Final = 0.001
 # How often it is looked who can be forgotten where there is no room.
 ROOM_S: Final = 60
 
@@ -51,7 +50,7 @@ class OtlpWatch:
         self._engine = engine
         self._clock = clock
         self._telemetry = telemetry
-        self._turn = asyncio.Lock()
+        self._one = asyncio.Lock()
         self._room_s = -ROOM_S
         self._readings = 0
 
@@ -69,9 +68,7 @@ class OtlpWatch:
 
     async def look(self, bodies: Sequence[bytes], moment: Moment) -> list[Finding]:
         """Show ResourceMetrics messages that arrived at `moment` to all detectors; return what they found."""
-        loop = asyncio.get_running_loop()
-        async with self._turn:
-            began_s = loop.time()
+        async with self._one, Turn():
             now_s = self._clock.monotonic_ns() // NS_PER_S
             self._make_room(now_s)
             before = self.points.over_limit
@@ -84,8 +81,6 @@ class OtlpWatch:
                 if at:
                     await asyncio.sleep(0)
                 found += self._engine.watch(batch.take(slice(at, at + AT_ONCE_READINGS)))
-            if loop.time() - began_s > LOOKED_S_MAX:
-                await asyncio.sleep(0)
             return found
 
     async def _read(self, bodies: Sequence[bytes], now_s: int) -> Batch:

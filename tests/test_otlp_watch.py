@@ -21,6 +21,7 @@ from gateway.core.batch import DEVICE_TIME_REJECTED, MONOTONIC, Batch
 from gateway.core.clock import NS_PER_S, FakeClock
 from gateway.core.contracts import Signal
 from gateway.core.telemetry import Telemetry
+from gateway.core.turns import TURN_S_MAX
 from gateway.detect.engine import Engine
 from gateway.detect.settings import Match, ZScoreSettings
 from gateway.otlp_watch import ROOM_S, OtlpWatch
@@ -153,7 +154,7 @@ async def test_requests_that_take_long_leave_turns_to_others(monkeypatch) -> Non
 
     def watch(_: Batch) -> list[object]:
         looked.append(turn)
-        time.sleep(2 * otlp_watch.LOOKED_S_MAX)
+        time.sleep(2 * TURN_S_MAX)
         return []
 
     async def others() -> None:

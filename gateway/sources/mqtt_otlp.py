@@ -18,6 +18,7 @@ from gateway.codecs.otlp_intake import Taken, TooManyError, open_request
 from gateway.codecs.topics import Pattern
 from gateway.core.batch import ResourceRecords
 from gateway.core.contracts import OVERSIZE, Accepted, Arrivals, Lost, Messages, Signal
+from gateway.core.turns import Turn
 from gateway.core.units import Size
 from gateway.sources.mqtt_settings import OTLP_PRIORITY
 
@@ -30,8 +31,6 @@ MALFORMED: Final = "malformed"
 SIGNALS: Final = {signal.name.lower(): signal for signal in Signal}
 # How large one is read at once without a thread: a byte may take a microsecond and more.
 HERE_BYTES_MAX: Final = 16 * 1024
-# What took longer than that is all of a turn of the event loop: the next one is read in another.
-OPENED_S_MAX: Final = 0.001
 # So much of them is open before it is kept, and what the last of them adds.
 AT_ONCE_BYTES: Final = 256 * 1024
 TOPICS_KNOWN_MAX: Final = 4096
@@ -205,13 +204,8 @@ async def _open(request: _Request, *, bytes_max: int) -> Taken:
     payload = request.payload
     if len(payload) > HERE_BYTES_MAX or _is_packed(payload):
         return await asyncio.to_thread(_read, payload, request.signal, bytes_max)
-    loop = asyncio.get_running_loop()
-    began_s = loop.time()
-    try:
+    async with Turn():
         return _read(payload, request.signal, bytes_max)
-    finally:
-        if loop.time() - began_s > OPENED_S_MAX:
-            await asyncio.sleep(0)
 
 
 def _together(arrivals: Arrivals, signal: Signal, opened: Sequence[Taken]) -> Messages:

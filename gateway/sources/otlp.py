@@ -22,6 +22,7 @@ from gateway.codecs.otlp_replies import JSON, PROTOBUF, failure, success
 from gateway.core.batch import ResourceRecords
 from gateway.core.contracts import OVERSIZE, FullError, Messages, Signal
 from gateway.core.text import sentence
+from gateway.core.turns import Turn
 from gateway.core.words import plural
 from gateway.net.addresses import names_this_machine
 from gateway.net.connections import HttpLimits
@@ -50,8 +51,6 @@ STOP_S_MAX: Final = 5.0
 # microsecond and more (fields of two bytes, groups), and compressed it costs its sender nothing.
 HERE_BYTES_MAX: Final = 16 * 1024
 JSON_HERE_BYTES_MAX: Final = 8 * 1024
-# What took longer than that is all of a turn of the event loop: the next one is opened in another.
-OPENED_S_MAX: Final = 0.001
 # Every object, list and value in a JSON body takes about a hundred bytes, and again as much as a message.
 JSON_ITEMS_MAX: Final = 200_000
 BUSY_S: Final = 1.0
@@ -304,14 +303,8 @@ class OtlpSource:
         if len(body) > here_bytes_max:
             async with self._opening:
                 return await asyncio.to_thread(work, body, signal)
-        loop = asyncio.get_running_loop()
-        async with self._opening_here:
-            began_s = loop.time()
-            try:
-                return work(body, signal)
-            finally:
-                if loop.time() - began_s > OPENED_S_MAX:
-                    await asyncio.sleep(0)
+        async with self._opening_here, Turn():
+            return work(body, signal)
 
     async def _keep(self, taken: Taken, signal: Signal, arrived_ns: int) -> None:
         """Return when all is on disk; raise RequestError where there is no room."""

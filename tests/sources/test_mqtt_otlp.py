@@ -13,6 +13,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from gateway.codecs import zstd
 from gateway.codecs.otlp_intake import Taken, open_request
 from gateway.core.contracts import Accepted, Arrivals, FullError, Lost, Messages, Signal
+from gateway.core.turns import TURN_S_MAX
 from gateway.sources import mqtt_otlp
 from gateway.sources.mqtt_otlp import OtlpTopics
 
@@ -151,7 +152,7 @@ async def test_others_have_their_turn_between_requests_that_take_long(doors, mon
 
     def open_slowly(body: bytes, signal: Signal) -> Taken:
         opened.append(turn)
-        time.sleep(2 * mqtt_otlp.OPENED_S_MAX)
+        time.sleep(2 * TURN_S_MAX)
         return open_request(body, signal)
 
     async def others() -> None:

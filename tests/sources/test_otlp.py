@@ -22,6 +22,7 @@ from gateway.codecs.otlp_replies import JSON, PROTOBUF
 from gateway.core.clock import FakeClock
 from gateway.core.contracts import FullError, Messages, Priority, Signal
 from gateway.core.telemetry import Telemetry
+from gateway.core.turns import TURN_S_MAX
 from gateway.core.units import Duration, Size
 from gateway.net.secrets import Secret
 from gateway.sources import mqtt_server_auth, otlp_counts
@@ -276,7 +277,7 @@ async def test_who_sends_what_takes_long_to_open_waits_for_the_others_who_do(mak
 
     def open_slowly(body: bytes, signal: Signal) -> Taken:
         opened.append(turns.now)
-        time.sleep(2 * module.OPENED_S_MAX)
+        time.sleep(2 * TURN_S_MAX)
         return open_request(body, signal)
 
     monkeypatch.setattr(module, "open_request", open_slowly)
