@@ -22,7 +22,7 @@ from gateway import __version__
 from gateway.control.metrics import MetricsPage
 from gateway.core.timeouts import timeout
 from gateway.net.addresses import names_this_machine
-from gateway.net.listeners import accept_from, listen, make_ready, stop_accepting
+from gateway.net.listeners import keep_accepting, listen, make_ready, start_accepting, stop_accepting
 
 if TYPE_CHECKING:
     import socket
@@ -94,15 +94,10 @@ class ControlServer:
         """Listen and answer until cancelled; raise OSError if the address cannot be had."""
         listeners = await listen(self._settings.listen)
         self.port = listeners[0].getsockname()[1]
-        accepting = {
-            listener: asyncio.create_task(accept_from(listener, self._admit_from, self._lack), name="control: accept")
-            for listener in listeners
-        }
+        accepting = start_accepting(listeners, self._admit_from, self._lack, name="control")
         self.started.set()
         try:
-            done, _ = await asyncio.wait(accepting.values(), return_when=asyncio.FIRST_EXCEPTION)
-            for task in done:
-                task.result()
+            await keep_accepting(accepting)
         finally:
             self.started.clear()
             await stop_accepting(accepting)

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from gateway.net.listeners import accept_from, listen, make_ready, stop_accepting
+from gateway.net.listeners import keep_accepting, listen, make_ready, start_accepting, stop_accepting
 
 if TYPE_CHECKING:
     import socket
@@ -88,18 +88,10 @@ class ConnectionServer(ABC):
         listeners = await listen(self._where)
         self.address = listeners[0].getsockname()[:2]
         self._is_stopping = False
-        accepting = {
-            listener: asyncio.create_task(
-                accept_from(listener, self._admit, lambda why: self._watcher.turned_away("out_of_resources", why)),
-                name=f"{self._name}: accept",
-            )
-            for listener in listeners
-        }
+        accepting = start_accepting(listeners, self._admit, self._lack, name=self._name)
         self.listening.set()
         try:
-            done, _ = await asyncio.wait(accepting.values(), return_when=asyncio.FIRST_EXCEPTION)
-            for task in done:
-                task.result()
+            await keep_accepting(accepting)
         finally:
             self.listening.clear()
             self._is_stopping = True
@@ -115,6 +107,9 @@ class ConnectionServer(ABC):
                 task.cancel()
             if late:
                 await asyncio.wait(late)
+
+    def _lack(self, why: str) -> None:
+        self._watcher.turned_away("out_of_resources", why)
 
     async def _admit(self, connected: socket.socket, peer: str) -> None:
         if len(self._connections) >= self._limits.connections_max:

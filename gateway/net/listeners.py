@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.net.addresses import cannot_listen, split_address
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 BACKLOG: Final = 256
 # No descriptors or memory left: accept nothing for so long.
@@ -60,6 +60,27 @@ async def accept_from(
                 await asyncio.sleep(ACCEPT_PAUSE_S)
             continue
         await admit(connected, str(peer[0]))
+
+
+def start_accepting(
+    listeners: Iterable[socket.socket],
+    admit: Callable[[socket.socket, str], Awaitable[None]],
+    out_of_resources: Callable[[str], None],
+    *,
+    name: str,
+) -> dict[socket.socket, asyncio.Task[None]]:
+    """Begin to take connections from listeners, one at a time from each; `stop_accepting` ends that."""
+    return {
+        listener: asyncio.create_task(accept_from(listener, admit, out_of_resources), name=f"{name}: accept")
+        for listener in listeners
+    }
+
+
+async def keep_accepting(accepting: Mapping[socket.socket, asyncio.Task[None]]) -> None:
+    """Wait until cancelled; raise what ends one of the tasks."""
+    done, _ = await asyncio.wait(accepting.values(), return_when=asyncio.FIRST_EXCEPTION)
+    for task in done:
+        task.result()
 
 
 def make_ready(connected: socket.socket) -> None:

@@ -14,7 +14,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from gateway.core.timeouts import timeout
-from gateway.net.listeners import accept_from, listen, make_ready, stop_accepting
+from gateway.net.listeners import listen, make_ready, start_accepting, stop_accepting
 from gateway.net.mqtt_fields import ReasonCode
 from gateway.sources.mqtt_server_admission import Limits
 from gateway.sources.mqtt_server_auth import Attempts, Authenticator
@@ -100,10 +100,7 @@ class MqttServerSource:
         listeners = await self._listen()
         self._hub.is_stopping = False
         self._state = "listening"
-        accepting = {
-            listener: asyncio.create_task(accept_from(listener, self._admit, self._lack), name=f"{self.name}: accept")
-            for listener in listeners
-        }
+        accepting = start_accepting(listeners, self._admit, self._lack, name=self.name)
         self.listening.set()
         try:
             while True:
