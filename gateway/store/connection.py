@@ -244,6 +244,12 @@ class DirectoryLock:
         os.close(self._file)
 
 
+def body_at(connection: sqlite3.Connection, row_id: int) -> Any:
+    """Return what stands under a row id of the shelf, None where nothing does."""
+    row = connection.execute("SELECT body FROM shelf WHERE id = ?", (row_id,)).fetchone()
+    return row[0] if row else None
+
+
 async def connect(path: Path, *, mode: str) -> aiosqlite.Connection:
     """Open a connection in a thread of its own; raise sqlite3.Error."""
     return await aiosqlite.connect(

@@ -26,7 +26,7 @@ from gateway.core.clock import BootTimes, Timeline
 from gateway.core.contracts import BootId, Priority
 from gateway.core.progress import no_progress
 from gateway.store.accounts import NOBODY, Accounts, DamagedStateError, Entry, State, decode_state
-from gateway.store.connection import APPLICATION_ID, DATABASE, Guarded, schemas
+from gateway.store.connection import APPLICATION_ID, DATABASE, Guarded, body_at, schemas
 from gateway.store.evidence import DamagedError, check_tables, wrong_with_log
 from gateway.store.lineage import Lineage, known_hash, next_carries
 from gateway.store.names import note_on, spare_names
@@ -115,7 +115,7 @@ class Held:
             ).fetchone()
             self._series, self.series_damaged = _read_series(self._connection)
             self.series_rows = [(number, encode_series(series)) for number, series in sorted(self._series.items())]
-            hash_of = partial(known_hash, self._body_at)
+            hash_of = partial(known_hash, partial(body_at, self._connection))
             self._series |= spare_names(path.parent, self.series_rows, self.state, hash_of=hash_of)
             self.timeline = _read_timeline(self._connection, self.state)
         except sqlite3.Error as error:
@@ -124,10 +124,6 @@ class Held:
         except StoreError:
             self.close()
             raise
-
-    def _body_at(self, row_id: int) -> object:
-        row = self._connection.execute("SELECT body FROM shelf WHERE id = ?", (row_id,)).fetchone()
-        return row[0] if row else None
 
     def __enter__(self) -> Self:
         return self

@@ -21,17 +21,17 @@ from gateway.core.contracts import BootId
 from gateway.core.words import plural
 from gateway.net.files import sync_folder
 from gateway.store.asides import DAMAGED_NAME, READY_NAME, aside_name, keep_few, make_room, move, remove
-from gateway.store.connection import APPLICATION_ID, DATABASE, PAGE_BYTES, schemas
+from gateway.store.connection import APPLICATION_ID, DATABASE, PAGE_BYTES, body_at, schemas
 from gateway.store.disks import free_bytes
 from gateway.store.filling import Filling
-from gateway.store.lineage import known_hash, next_carries
+from gateway.store.lineage import beside, known_hash, next_carries
 from gateway.store.names import is_of_another_branch, names_beside
 from gateway.store.opening import LOST_BOOT
 from gateway.store.pagefile import PageFile
 from gateway.store.planning import encode_boot
 from gateway.store.reached import read_reached
 from gateway.store.reckoning import reckon
-from gateway.store.records import SEQUENCE_END, SHELVES, STATE_ID, place
+from gateway.store.records import STATE_ID, where_from
 from gateway.store.segments import read_header
 
 if TYPE_CHECKING:
@@ -156,19 +156,14 @@ def _restore_names(connection: sqlite3.Connection, state_dir: Path, *, names_id:
         return row[0] if row else None
 
     def is_there(sequence: int, own_hash: bytes) -> bool:
-        for shelf in SHELVES:
-            for follows in (False, True):
-                row_id = place(*shelf, sequence + follows) if sequence < SEQUENCE_END else 0
-                row = connection.execute("SELECT body FROM shelf WHERE id = ?", (row_id,)).fetchone()
-                if row and own_hash == (read_header(row[0]).previous_hash if follows else next_carries(row[0])):
-                    return True
+        for row_id in beside(sequence):
+            body = body_at(connection, row_id)
+            is_itself = where_from(row_id)[2] == sequence
+            if body and own_hash == (next_carries(body) if is_itself else read_header(body).previous_hash):
+                return True
         return False
 
-    def body_at(row_id: int) -> object:
-        row = connection.execute("SELECT body FROM shelf WHERE id = ?", (row_id,)).fetchone()
-        return row[0] if row else None
-
-    if is_of_another_branch(state_dir, partial(known_hash, body_at)):
+    if is_of_another_branch(state_dir, partial(known_hash, partial(body_at, connection))):
         return
     names = names_beside(state_dir, names_id=names_id, body_of=body_of, is_there=is_there)
     try:
