@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 import numpy as np
@@ -286,8 +286,7 @@ class Pipeline:
         if self._otlp is None:
             from gateway.otlp_watch import OtlpWatch  # noqa: PLC0415  only where OTLP comes and something is watched
 
-            parts: dict[str, Any] = {"clock": self._clock, "telemetry": self._telemetry}
-            self._otlp = OtlpWatch(engine, **parts, bytes_max=self._watched_bytes)
+            self._otlp = OtlpWatch(engine, clock=self._clock, telemetry=self._telemetry, bytes_max=self._watched_bytes)
         try:
             findings = await self._otlp.look(messages.records.bodies, self.moment(messages.arrived_ns))
         except Exception:

@@ -30,7 +30,6 @@ class ServerTime:
     def __init__(self, timeline: Callable[[], Timeline], clock: Clock) -> None:
         self._timeline = timeline
         self._clock = clock
-        self._was_said = False
         self._astray_s = 0
 
     @property
@@ -50,8 +49,7 @@ class ServerTime:
         if timeline.quality is Quality.UNKNOWN or own_ns is None:
             timeline.add(Sample(monotonic_ns, wall_ns - monotonic_ns, Quality.UNSYNCED))
             return
-        astray_s = round((own_ns - wall_ns) / NS_PER_S)
+        was_said, astray_s = self._astray_s != 0, round((own_ns - wall_ns) / NS_PER_S)
         self._astray_s = astray_s if abs(astray_s) >= ASTRAY_S_MIN + rtt_s else 0
-        if self._astray_s and not self._was_said:
+        if self._astray_s and not was_said:
             log.warning("%s", clock_astray(self._astray_s))
-        self._was_said = self._astray_s != 0

@@ -226,12 +226,11 @@ class Shipment:
     def broken(self, error: TryLaterError) -> TryLaterError:
         """Return what it comes to when the connection breaks, or is given up, because of `error`."""
         stored = self._states == STORED
-        if stored.any():
-            self._silence.stored()
         maybe = int(self.body.counts[self._states == UNDER_WAY].sum())
         if not stored.any():
             error.answer_lost = maybe > 0
             return error
+        self._silence.stored()
         return self._partly(error, ~stored, maybe=maybe)
 
     def _partly(
