@@ -5,8 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from gateway.codecs.readings_json import Messages
+from gateway.uplinks.guards import Answer
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from gateway.uplinks.guards import Packed
 
 
 class QuietWire:
@@ -24,6 +29,29 @@ class QuietWire:
     def told(self) -> dict[str, Any]:
         """Nothing."""
         return {}
+
+
+class TakingWire(QuietWire):
+    """Takes all, and remembers it. It costs what is in it and 300 bytes, of many messages each 150 more."""
+
+    def __init__(self) -> None:
+        self.requests = self.bytes_sent = self.wire_bytes = 0
+        self.head_bytes, self.piece_bytes_max = 200, 8192
+        self.is_connected = self.is_encrypted = False
+        self.before_piece: Any = lambda _: None
+        self.sent: list[Packed] = []
+
+    def send(self, packed: Packed, /) -> Answer:
+        """Take it."""
+        messages = len(packed.body.ends) if isinstance(packed.body, Messages) else 0
+        self.before_piece(len(packed.body) + 150 * messages)
+        self.wire_bytes += len(packed.body) + 300 + 150 * messages
+        self.sent.append(packed)
+        return Answer()
+
+    def pause(self, seconds: float) -> None:
+        """Nothing has to be waited for."""
+        assert seconds == 0
 
 
 class AtOnce:

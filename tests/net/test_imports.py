@@ -124,51 +124,47 @@ answer = 7
 """
 
 
-def test_what_nothing_asks_is_read_when_somebody_does(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def late(tmp_path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A module with the source that is asked for, imported as one that is read later."""
+    (tmp_path / "readme_late.py").write_text(request.param, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(imports, "LATER", frozenset(("readme_late",)))
+    monkeypatch.setattr(sys, "meta_path", [imports.LeanFinder, *sys.meta_path])
+    importlib.invalidate_caches()
+    yield importlib.import_module("readme_late")
+    sys.modules.pop("readme_late", None)
+
+
+@pytest.mark.parametrize("late", [LATE], indirect=True, ids=["waits"])
+def test_what_nothing_asks_is_read_when_somebody_does(late) -> None:
     """Imported twice or taken from its package it is not; a second thread waits for the first, then it is like any."""
-    (tmp_path / "readme_late.py").write_text(LATE, encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(imports, "LATER", frozenset(("readme_late",)))
-    monkeypatch.setattr(sys, "meta_path", [imports.LeanFinder, *sys.meta_path])
-    importlib.invalidate_caches()
-    late: Any = importlib.import_module("readme_late")
-    try:
-        assert importlib.import_module("readme_late") is late
-        assert type(late) is imports.Later
-        late.began, late.may_go_on = threading.Event(), threading.Event()
-        answers: list[int] = []
-        askers = [threading.Thread(target=lambda: answers.append(late.answer)) for _ in range(3)]
-        askers[0].start()
-        assert late.began.wait(30)
-        for asker in askers[1:]:
-            asker.start()
-        assert not answers
-        late.may_go_on.set()
-        for asker in askers:
-            asker.join(30)
-        assert answers == [7, 7, 7]
-        assert type(late) is ModuleType
-        assert type(late.__loader__) is type(late.__spec__.loader) is SourceFileLoader
-        with pytest.raises(AttributeError, match=r"module 'readme_late' has no attribute 'more'"):
-            late.more  # noqa: B018  to ask is what is done
-    finally:
-        sys.modules.pop("readme_late", None)
+    assert importlib.import_module("readme_late") is late
+    assert type(late) is imports.Later
+    late.began, late.may_go_on = threading.Event(), threading.Event()
+    answers: list[int] = []
+    askers = [threading.Thread(target=lambda: answers.append(late.answer)) for _ in range(3)]
+    askers[0].start()
+    assert late.began.wait(30)
+    for asker in askers[1:]:
+        asker.start()
+    assert not answers
+    late.may_go_on.set()
+    for asker in askers:
+        asker.join(30)
+    assert answers == [7, 7, 7]
+    assert type(late) is ModuleType
+    assert type(late.__loader__) is type(late.__spec__.loader) is SourceFileLoader
+    with pytest.raises(AttributeError, match=r"module 'readme_late' has no attribute 'more'"):
+        late.more  # noqa: B018  to ask is what is done
 
 
-def test_what_cannot_be_read_says_so_each_time(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("late", ["raise ImportError('half of it is missing')"], indirect=True, ids=["fails"])
+def test_what_cannot_be_read_says_so_each_time(late) -> None:
     """As an import of it would."""
-    (tmp_path / "readme_late.py").write_text("raise ImportError('half of it is missing')", encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(imports, "LATER", frozenset(("readme_late",)))
-    monkeypatch.setattr(sys, "meta_path", [imports.LeanFinder, *sys.meta_path])
-    importlib.invalidate_caches()
-    late: Any = importlib.import_module("readme_late")
-    try:
-        for _ in range(2):
-            with pytest.raises(ImportError, match="half of it is missing"):
-                late.answer  # noqa: B018  to ask is what is done
-    finally:
-        sys.modules.pop("readme_late", None)
+    for _ in range(2):
+        with pytest.raises(ImportError, match="half of it is missing"):
+            late.answer  # noqa: B018  to ask is what is done
 
 
 def test_a_daemon_reads_nothing_that_is_for_later(tmp_path: Path) -> None:

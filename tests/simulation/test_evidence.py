@@ -29,10 +29,9 @@ from gateway.uplinks.bridge_settings import MqttUplinkSettings
 from gateway.uplinks.delivery import Uplink
 from gateway.uplinks.file_settings import FileUplinkSettings
 from gateway.uplinks.file_wire import FileWire
-from gateway.uplinks.guards import Answer
 from gateway.uplinks.settings import OtlpUplinkSettings
 from gateway.uplinks.worker import Seams
-from hil.at_once import AtOnce, QuietWire
+from hil.at_once import AtOnce, TakingWire
 from hil.otlp_files import files_in, requests_in, signal_of
 from hil.otlp_readings import parse_logs, parse_metrics
 
@@ -56,34 +55,13 @@ KINDS = {
 }
 
 
-class Wire(QuietWire):
-    """Takes all, and remembers it. It costs what is in it and 300 bytes, of many messages each 150 more."""
-
-    def __init__(self) -> None:
-        self.requests = self.bytes_sent = self.wire_bytes = 0
-        self.head_bytes, self.piece_bytes_max = 200, 8192
-        self.is_connected = self.is_encrypted = False
-        self.before_piece: Any = lambda _: None
-        self.sent: list[Packed] = []
-
-    def send(self, packed: Packed, /) -> Answer:
-        messages = len(packed.body.ends) if isinstance(packed.body, Messages) else 0
-        self.before_piece(len(packed.body) + 150 * messages)
-        self.wire_bytes += len(packed.body) + 300 + 150 * messages
-        self.sent.append(packed)
-        return Answer()
-
-    def pause(self, seconds: float) -> None:
-        assert seconds == 0
-
-
 class Box:
     """A store with one uplink of a kind; `arrived` are the requests of readings, each with the numbers in it."""
 
     def __init__(self, kind: str, folder: Path) -> None:
         self.kind, self.folder = kind, folder
         self.clock = VirtualClock(NOON_S * NS_PER_S)
-        self.wire = Wire()
+        self.wire = TakingWire()
         self.task: asyncio.Task[None]
         self.dice = Random(4)
         self.minute = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -27,6 +27,7 @@ from hil.at_once import AtOnce, QuietWire
 from hil.otlp_readings import parse_metrics
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from gateway.uplinks.guards import Packed
@@ -58,6 +59,28 @@ def look(packed: Packed) -> tuple[set[int], bool]:
     return {reading.time_ns // NS_PER_S - NOON_S for reading in parse_metrics(body)}, b"tidegate.backfill" in body
 
 
+@contextlib.asynccontextmanager
+async def living(folder: Path, road: Road, **table: Any) -> AsyncIterator[tuple[VirtualClock, Store]]:
+    """A store whose one uplink sends by `road`."""
+    clock = VirtualClock(NOON_S * NS_PER_S)
+    store = await Store.open(
+        state_dir=folder, settings=StoreSettings(), clock=clock, uplinks=["far"], max_series=100,
+        telemetry=Telemetry(), commit_interval_s=0.2,
+    )  # fmt: skip
+    table |= {"name": "far", "endpoint": "http://h:1"}
+    settings = msgspec.convert(table, OtlpUplinkSettings, dec_hook=decode_hook)
+    uplink = Uplink(
+        settings, store=store, gateway_attributes=(), version="0", clock=clock, telemetry=Telemetry(),
+        random=Random(4), seams=Seams(wire=road, start_worker=lambda _: AtOnce()),
+    )  # fmt: skip
+    task = asyncio.create_task(uplink.run())
+    yield clock, store
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    await store.close()
+
+
 @pytest.mark.parametrize("is_found", [False, True], ids=["plain", "something was found"])
 @pytest.mark.parametrize("is_wrong", [False, True], ids=["no connection", "held back"])
 def test_what_is_newest_goes_first_and_the_rest_says_that_it_is_late(
@@ -66,35 +89,19 @@ def test_what_is_newest_goes_first_and_the_rest_says_that_it_is_late(
     """Almost a minute without a road, and no restart: the first request is of now, and no later one hides its age."""
 
     async def live() -> None:
-        clock, road = VirtualClock(NOON_S * NS_PER_S), Road(is_wrong=is_wrong)
-        store = await Store.open(
-            state_dir=tmp_path, settings=StoreSettings(), clock=clock, uplinks=["far"], max_series=100,
-            telemetry=Telemetry(), commit_interval_s=0.2,
-        )  # fmt: skip
-        table = {"name": "far", "endpoint": "http://h:1", "retry": {"initial": "1s", "unreachable_max": "2s"}}
-        settings = msgspec.convert(table, OtlpUplinkSettings, dec_hook=decode_hook)
-        store.evidence.keep("far", 60.0)
-        uplink = Uplink(
-            settings, store=store, gateway_attributes=(), version="0", clock=clock, telemetry=Telemetry(),
-            random=Random(4), seams=Seams(wire=road, start_worker=lambda _: AtOnce()),
-        )  # fmt: skip
-        task = asyncio.create_task(uplink.run())
-        series = [store.resolve(Series((("device.id", f"d{k}"),), "n")) for k in range(5)]
-        back_s = 0
-        for second in range(OUTAGE_S + 10):
-            road.is_open = not 10 <= second < OUTAGE_S
-            back_s = back_s or (second if second >= OUTAGE_S else 0)
-            times = np.full(len(series), (NOON_S + second) * NS_PER_S)
-            await store.append([(Priority.NORMAL, Batch.of(np.array(series, np.uint32), times, np.arange(5.0)))])
-            if is_found and second == OUTAGE_S - 20:
-                store.evidence.found()
-            if second == OUTAGE_S - 1:
-                before = len(road.sent)
-            await asyncio.sleep(NOON_S + second + 1 - clock.wall_ns() / NS_PER_S)
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-        await store.close()
+        road = Road(is_wrong=is_wrong)
+        async with living(tmp_path, road, retry={"initial": "1s", "unreachable_max": "2s"}) as (clock, store):
+            store.evidence.keep("far", 60.0)
+            series = [store.resolve(Series((("device.id", f"d{k}"),), "n")) for k in range(5)]
+            for second in range(OUTAGE_S + 10):
+                road.is_open = not 10 <= second < OUTAGE_S
+                times = np.full(len(series), (NOON_S + second) * NS_PER_S)
+                await store.append([(Priority.NORMAL, Batch.of(np.array(series, np.uint32), times, np.arange(5.0)))])
+                if is_found and second == OUTAGE_S - 20:
+                    store.evidence.found()
+                if second == OUTAGE_S - 1:
+                    before = len(road.sent)
+                await asyncio.sleep(NOON_S + second + 1 - clock.wall_ns() / NS_PER_S)
         after = [look(packed) for packed in road.sent[before:]]
         first, _ = after[0]
         assert min(first) >= OUTAGE_S - 3, (min(first), max(first))
@@ -118,29 +125,16 @@ def test_the_rest_of_what_an_outage_cut_says_that_it_is_late(tmp_path: Path, is_
     """A stored segment of many requests, of which one was taken: what is sent of it a minute later is late."""
 
     async def live() -> None:
-        clock, road = VirtualClock(NOON_S * NS_PER_S), Breaking(is_wrong=is_wrong)
-        store = await Store.open(
-            state_dir=tmp_path, settings=StoreSettings(), clock=clock, uplinks=["far"], max_series=100,
-            telemetry=Telemetry(), commit_interval_s=0.2,
-        )  # fmt: skip
-        table = {"name": "far", "endpoint": "http://h:1", "request_bytes_max": "16KiB"}
-        settings = msgspec.convert(table, OtlpUplinkSettings, dec_hook=decode_hook)
-        uplink = Uplink(
-            settings, store=store, gateway_attributes=(), version="0", clock=clock, telemetry=Telemetry(),
-            random=Random(4), seams=Seams(wire=road, start_worker=lambda _: AtOnce()),
-        )  # fmt: skip
-        task = asyncio.create_task(uplink.run())
-        series = store.resolve(Series((("device.id", "d1"),), "n"))
-        times = NOON_S * NS_PER_S + np.arange(10_000) * 1_000
-        await store.append([(Priority.NORMAL, Batch.of(series, times, np.random.default_rng(4).random(10_000)))])
-        await asyncio.sleep(OUTAGE_S)
-        assert len(road.sent) == 1
-        road.is_open = True
-        await asyncio.sleep(2 * OUTAGE_S)
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-        await store.close()
+        road = Breaking(is_wrong=is_wrong)
+        async with living(tmp_path, road, request_bytes_max="16KiB") as (_, store):
+            series = store.resolve(Series((("device.id", "d1"),), "n"))
+            times = NOON_S * NS_PER_S + np.arange(10_000) * 1_000
+            values = np.random.default_rng(4).random(10_000)
+            await store.append([(Priority.NORMAL, Batch.of(series, times, values))])
+            await asyncio.sleep(OUTAGE_S)
+            assert len(road.sent) == 1
+            road.is_open = True
+            await asyncio.sleep(2 * OUTAGE_S)
         (_, was_late), *after = [look(packed) for packed in road.sent]
         assert not was_late
         assert after

@@ -31,10 +31,9 @@ from gateway.net.ports import free_port
 from gateway.pipeline import Pipeline
 from gateway.store.database import Store, StoreSettings
 from gateway.uplinks.delivery import Uplink
-from gateway.uplinks.guards import Answer
 from gateway.uplinks.settings import OtlpUplinkSettings
 from gateway.uplinks.worker import Seams
-from hil.at_once import AtOnce, QuietWire
+from hil.at_once import AtOnce, TakingWire
 from hil.children import wait_until
 from hil.gateway_child import Site
 
@@ -174,29 +173,9 @@ def minute_of(k: int) -> Messages:
     return Messages("local", records, Priority.NORMAL, 0)
 
 
-class Wire(QuietWire):
-    """Takes all, and remembers it."""
-
-    def __init__(self) -> None:
-        self.requests = self.bytes_sent = self.wire_bytes = 0
-        self.head_bytes, self.piece_bytes_max = 200, 8192
-        self.is_connected = self.is_encrypted = False
-        self.before_piece: Any = lambda _: None
-        self.sent: list[Packed] = []
-
-    def send(self, packed: Packed, /) -> Answer:
-        self.before_piece(len(packed.body))
-        self.wire_bytes += len(packed.body) + 300
-        self.sent.append(packed)
-        return Answer()
-
-    def pause(self, seconds: float) -> None:
-        assert seconds == 0
-
-
 async def live_through(folder: Path, *, evidence: str) -> list[Packed]:
     """Let a program talk for a while without a link; return what leaves when there is one, over a small allowance."""
-    clock, wire, telemetry = VirtualClock(NOON_NS), Wire(), Telemetry()
+    clock, wire, telemetry = VirtualClock(NOON_NS), TakingWire(), Telemetry()
     table = {"name": "far", "endpoint": "http://h:1", "evidence": evidence, "budget": {"per_hour": "768KiB"}}
     settings = msgspec.convert(table, OtlpUplinkSettings, dec_hook=decode_hook)
     store = await Store.open(
