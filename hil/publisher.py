@@ -27,15 +27,21 @@ LOOK_S: Final = 1.0
 
 
 class Publisher:
-    """Publishes `{"n": number}` to one topic as fast as acknowledgements come, from a thread of its own."""
+    """Publishes `{"n": number}` to one topic as fast as acknowledgements come, from a thread of its own.
 
-    def __init__(self, *, port: int, topic: bytes = b"plant/d1/count", client_id: bytes = b"counter") -> None:
+    With `pause_s` it waits so long after each answer: at most WINDOW messages go in that time, on a quick machine too.
+    """
+
+    def __init__(
+        self, *, port: int, topic: bytes = b"plant/d1/count", client_id: bytes = b"counter", pause_s: float = 0.0
+    ) -> None:
         self.acknowledged: set[int] = set()
         self.sent = 0
         self.connections = 0
         self._address = ("127.0.0.1", port)
         self._topic = topic
         self._client_id = client_id
+        self._pause_s = pause_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
 
@@ -89,6 +95,8 @@ class Publisher:
             if not data:
                 return
             rest = self._acknowledge(rest + data, in_flight)
+            if self._pause_s:
+                time.sleep(self._pause_s)
 
     def _acknowledge(self, data: bytes, in_flight: dict[int, int]) -> bytes:
         whole = len(data) // 4 * 4

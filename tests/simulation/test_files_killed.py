@@ -213,7 +213,8 @@ def trouble(disk: LoopDisk, dice: random.Random) -> None:
 def plague(bench: Bench, disk: LoopDisk, *, rounds: int, seed: int) -> None:
     """Let a gateway run while its stick is filled, pulled, unmounted and turned read-only, now and then killed."""
     dice = random.Random(seed)
-    with Publisher(port=bench.mqtt) as publisher:
+    # All of it has to find room on the stick in the end: at full speed a quick machine brings more than that has.
+    with Publisher(port=bench.mqtt, pause_s=0.04) as publisher:
         child = bench.start()
         for _ in range(rounds):
             time.sleep(dice.uniform(0.1, 0.3))
