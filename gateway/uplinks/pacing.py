@@ -33,7 +33,8 @@ CHANGED_S: Final = 1.0
 # What a request may be larger than was thought, where it must fit.
 SPARED: Final = 0.8
 # How long requests that get through must have taken together before one of a size that broke is tried again: at first,
-# and at most.
+# and at most. One of that size counts as REQUEST_S however quick it was, a smaller one as its part of that: twenty
+# seconds over a road that answers within milliseconds would be thousands of small requests, for one break.
 CLIMB_S: Final = 20.0
 CLIMB_S_MAX: Final = 3600.0
 CEILING_BYTES_MIN: Final = 16 * 1024
@@ -164,7 +165,7 @@ class Climb:
             # What breaks breaks in all sizes, as in an outage, or that size breaks no more.
             self.avoided, self.climb_s = float("inf"), max(CLIMB_S, self.climb_s / 2)
         else:
-            self._climbed_s += seconds
+            self._climbed_s += max(seconds, REQUEST_S * readings / self.avoided)
 
 
 @dataclass(slots=True)

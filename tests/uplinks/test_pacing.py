@@ -159,6 +159,17 @@ def test_one_break_costs_little_and_is_forgotten() -> None:
         assert (size.climb.avoided, size.climb.climb_s) == (float("inf"), CLIMB_S)
 
 
+@pytest.mark.parametrize("readings", [205, 5_000, 50_000])
+def test_a_quick_road_that_breaks_once_is_not_kept_to_small_requests(readings: int) -> None:
+    """Twenty seconds of requests that take a few milliseconds are thousands of them: what got through counts as well."""
+    size = BatchSize(readings, 10**9)
+    breaks(size, readings, times=12, seconds=0.003)
+    for _ in range(3):
+        size.failed(readings, in_transit=True)
+        breaks(size, readings, times=24, seconds=0.003)
+        assert size.readings == readings
+
+
 def test_what_is_mended_is_found_out() -> None:
     """However often that size broke before, it is tried again within some time that is spent on requests."""
     size = BatchSize(50_000, 10**9)
