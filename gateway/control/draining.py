@@ -12,6 +12,8 @@ from typing import Final, NamedTuple
 
 LOOK_S: Final = 5.0
 LOOKS_MAX: Final = 24
+# Fewer compare one moment of a request's life with another one.
+LOOKS_MIN: Final = 4
 
 
 class Outlook(NamedTuple):
@@ -46,10 +48,10 @@ class Draining:
         >>> drain.outlook()
         Outlook(change_per_s=-100.0, eta_s=75.0)
         """
-        half = len(self._looks) // 2
-        if not half:
+        if len(self._looks) < LOOKS_MIN:
             return UNKNOWN
         looks = list(self._looks)
+        half = len(looks) // 2
         (before_s, before), (low_s, low) = (
             min(part, key=lambda look: look[1]) for part in (looks[:-half], looks[-half:])
         )

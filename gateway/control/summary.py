@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 STATUS_BYTES_MAX: Final = 4 * 1024 * 1024
 WIDTH: Final = 79
 # What says that a part does its work; everything else deserves a second look.
-GOOD_STATES: Final = frozenset({"connected", "listening", "open", "reading", "idle", "sending", "combining", "up"})
+# What waits for nothing but the end of its interval is no backlog, however much of it there is by then.
+COMBINING: Final = "combining"
+GOOD_STATES: Final = frozenset({"connected", "listening", "open", "reading", "idle", "sending", COMBINING, "up"})
 # Of a source even when they are nothing: that is what one looks for when nothing arrives.
 ALWAYS: Final = frozenset({"clients", "received", "acknowledged"})
 # Above this share of its bound a shelf lets go of what is oldest: each commit makes a little more room than it needs.
@@ -459,7 +461,7 @@ def _progress(uplink: dict[str, Any]) -> Iterator[str]:
     # Both are of the last look, a second ago: by now it may be gone.
     if (eta := uplink.get("backlog_eta_s")) and uplink.get("held"):
         yield f"backlog gone in about {span(eta)}" + (f", {-change:,.0f} readings a second" if change <= -1 else "")
-    elif change >= 1 and uplink.get("held"):
+    elif change >= 1 and uplink.get("held") and uplink.get("state") != COMBINING:
         yield f"the backlog grows by about {change:,.0f} readings a second: more arrives than leaves"
 
 

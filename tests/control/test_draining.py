@@ -20,8 +20,8 @@ def watched(held: Callable[[int], float], *, seconds: int, step_s: int = 1) -> D
 
 
 def test_a_steady_drain_has_an_end() -> None:
-    """After ten seconds already, and later as well."""
-    for seconds in (11, 60, 400):
+    """After a quarter of a minute already, and later as well."""
+    for seconds in (16, 60, 400):
         outlook = watched(lambda s: 100_000 - 50 * s, seconds=seconds).outlook()
         assert outlook.change_per_s == -50
         assert outlook.eta_s == pytest.approx((100_000 - 50 * seconds) / 50, rel=0.01)

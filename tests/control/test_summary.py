@@ -374,6 +374,7 @@ def test_a_backlog_has_an_end_or_grows() -> None:
     assert "backlog" not in uplink_text(state="idle", held=0, backlog_eta_s=None, backlog_change_per_s=0.0)
     assert "backlog" not in uplink_text(state="idle", held=0, backlog_eta_s=52.6, backlog_change_per_s=0.0)
     assert "backlog" not in uplink_text(state="idle", held=0, backlog_eta_s=None, backlog_change_per_s=4.0)
+    assert "backlog" not in uplink_text(state="combining", held=200, backlog_eta_s=None, backlog_change_per_s=40.0)
 
 
 def test_while_nothing_leaves_one_knows_since_when() -> None:
