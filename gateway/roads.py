@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from gateway import __version__
 from gateway.uplinks.bridge_settings import MqttUplinkSettings
 from gateway.uplinks.file_settings import FileUplinkSettings
 from gateway.uplinks.nats_settings import NatsUplinkSettings
+from gateway.uplinks.settings import OtlpUplinkSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,14 +27,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ground:
-    """What all uplinks of a gateway stand on. `on_server_time` gets Unix seconds and the round trip of an answer."""
+    """What all uplinks of a gateway stand on.
+
+    `on_server_time` gets Unix seconds and the round trip of an answer, and whether a certificate vouches for it.
+    """
 
     store: Store
     telemetry: Telemetry
     gateway_id: str
     attributes: Attributes
     links: Links | None
-    on_server_time: Callable[[int, float], None]
+    on_server_time: Callable[..., None]
     clock: Clock
     random: Random
 
@@ -48,7 +54,8 @@ def build_road(settings: Any, ground: Ground) -> Part:
     shared: dict[str, Any] = {"clock": ground.clock, "random": ground.random}
     road = None if ground.links is None else ground.links.road(settings)
     written: dict[str, Any] = {"gateway_attributes": ground.attributes, "version": __version__}
-    seams = Seams(on_server_time=ground.on_server_time, road=road)
+    heard = partial(ground.on_server_time, is_vouched=shows_certificates(settings))
+    seams = Seams(on_server_time=heard, road=road)
     if isinstance(settings, FileUplinkSettings):
         from gateway.uplinks.file_wire import FileWire  # noqa: PLC0415  the same
 
@@ -62,3 +69,9 @@ def build_road(settings: Any, ground: Ground) -> Part:
 
         seams = seams_of_nats(settings, series=store.series, road=road, **written, **shared)
     return Uplink(settings, store=store, telemetry=ground.telemetry, seams=seams, **written, **shared)
+
+
+def shows_certificates(settings: Any) -> bool:
+    """Whether every receiver of an uplink is one that has to."""
+    targets = settings.targets() if isinstance(settings, OtlpUplinkSettings) else []
+    return bool(targets) and all(urlsplit(target.url).scheme == "https" for target in targets)

@@ -9,10 +9,11 @@ import pytest
 
 from gateway.core.clock import FakeClock
 from gateway.core.telemetry import Telemetry
-from gateway.roads import Ground, build_road
+from gateway.roads import Ground, build_road, shows_certificates
 from gateway.store.database import Store, StoreSettings
 from gateway.uplinks.bridge_settings import MqttUplinkSettings
 from gateway.uplinks.delivery import Uplink
+from gateway.uplinks.endpoint_settings import EndpointSettings
 from gateway.uplinks.file_settings import FileUplinkSettings
 from gateway.uplinks.nats_settings import NatsUplinkSettings
 from gateway.uplinks.settings import OtlpUplinkSettings
@@ -55,7 +56,7 @@ async def test_each_kind_has_its_wire(tmp_path: Path, kind: str, leads_to: str) 
             gateway_id="g",
             attributes=(("tidegate.gateway.id", "g"),),
             links=None,
-            on_server_time=lambda *_: None,
+            on_server_time=lambda *_, is_vouched: None,
             clock=clock,
             random=random.Random(1),
         )
@@ -66,3 +67,18 @@ async def test_each_kind_has_its_wire(tmp_path: Path, kind: str, leads_to: str) 
         assert (told["type"], leads_to in told) == (kind, True), told
     finally:
         await store.close()
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "does"),
+    [
+        (["https://a.example"], True),
+        (["https://a.example", EndpointSettings(url="https://b.example")], True),
+        (["http://a.example", EndpointSettings(url="http://b.example")], False),
+        (["HTTPS://a.example"], True),
+    ],
+)
+def test_who_shows_certificates_is_asked_for_the_time(endpoints: list[str | EndpointSettings], does: bool) -> None:
+    """One that anybody on the way can answer for does not count, nor do roads that say no time."""
+    assert shows_certificates(OtlpUplinkSettings(name="up", endpoints=endpoints)) is does
+    assert not shows_certificates(MqttUplinkSettings(name="up", url="mqtts://a.example", topic="out/{signal}"))

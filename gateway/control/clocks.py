@@ -17,14 +17,17 @@ CLOCK_MISSING: Final = (
 )
 
 
-def clock_astray(astray_s: float) -> str:
+def clock_astray(astray_s: float, *, is_doubted: bool) -> str:
     """Say how far the clock is ahead of what receivers say (or behind, if negative), and what to do about it.
 
-    >>> clock_astray(-3600)[:55]
+    `is_doubted` is whether their time is taken instead of its.
+
+    >>> clock_astray(-3600, is_doubted=False)[:55]
     'the clock of this box is 1 h behind what receivers say,'
     """
     way = "ahead of" if astray_s > 0 else "behind"
+    whose = "theirs, for they have shown certificates" if is_doubted else "its time"
     return (
         f"the clock of this box is {span(abs(astray_s))} {way} what receivers say, and no time server has confirmed "
-        "it: readings with no time of their own leave with its time; set it, or let the box reach a time server"
+        f"it: readings with no time of their own leave with {whose}; set it, or let the box reach a time server"
     )

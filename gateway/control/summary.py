@@ -181,8 +181,9 @@ def _troubles(status: dict[str, Any]) -> Iterator[str]:
     yield from _thinned(store)
     if status.get("clock", {}).get("quality") == "unknown":
         yield from _wrap(CLOCK_MISSING, head="! ", colour=YELLOW)
-    if astray_s := status.get("clock", {}).get("astray_s"):
-        yield from _wrap(clock_astray(astray_s), head="! ", colour=YELLOW)
+    if astray_s := (clock := status.get("clock", {})).get("astray_s"):
+        text = clock_astray(astray_s, is_doubted=clock.get("is_doubted", False))
+        yield from _wrap(text, head="! ", colour=YELLOW)
     if refused := status.get("config_refused"):
         text = f"what runs is not what is in the configuration file, which was refused at the last reload: {refused}"
         yield from _wrap(f"{text}; mend it (tidegate check -c FILE) and reload", head="! ", colour=YELLOW)

@@ -185,6 +185,12 @@ class Timeline:
         for times in self._boots.values():
             times.samples.sort()
         self.current = self._boots[current]
+        # Whether its wall clock is held to be wrong though it could be right (`doubt`). Samples that are unknown though
+        # they say what could be are of such a clock, so that a new process of the same boot need not find it out again.
+        last = self.current.samples[-1] if self.current.samples else None
+        self.is_doubted = (
+            last is not None and last.quality is Quality.UNKNOWN and is_plausible(last.monotonic_ns + last.offset_ns)
+        )
         self.steps = 0  # how often the wall clock was set while we looked
         # Of every boot at once, made when first asked for and cleared by whatever changes them. Other threads ask too:
         # what one of them makes of samples that have changed meanwhile must not stay.
@@ -217,9 +223,23 @@ class Timeline:
         synced = clock.is_synced()
         monotonic_ns, wall_ns = _look(clock)
         quality = Quality.SYNCED if synced else Quality.UNSYNCED
-        if not is_plausible(wall_ns):
+        self.is_doubted &= not synced
+        if not is_plausible(wall_ns) or self.is_doubted:
             quality = Quality.UNKNOWN
         return self.add(Sample(monotonic_ns, wall_ns - monotonic_ns, quality))
+
+    def doubt(self, told: Sample) -> None:
+        """Believe `told`, and the wall clock no more until it is confirmed or `trust` is called.
+
+        Nothing changes in a boot whose clock was confirmed once: from then on its monotonic clock is as good.
+        """
+        if all(sample.quality is not Quality.SYNCED for sample in self.current.samples):
+            self.add(told)
+            self.is_doubted = True
+
+    def trust(self) -> None:
+        """Believe the wall clock again, from the next look on."""
+        self.is_doubted = False
 
     def add(self, sample: Sample) -> bool:
         """Take a look of this boot's clocks, the newest yet; return whether it says something new.
@@ -250,9 +270,10 @@ class Timeline:
 
     @property
     def quality(self) -> Quality:
-        """How good this boot's wall clock is now."""
+        """How good the time is that this boot goes by now: its wall clock's, or what was told in its place."""
         with self._lock:
-            return self.current.samples[-1].quality if self.current.samples else Quality.UNKNOWN
+            last = self.current.samples[-1].quality if self.current.samples else Quality.UNKNOWN
+        return Quality.UNSYNCED if self.is_doubted and last is Quality.UNKNOWN else last
 
     def wall_from(self, monotonic_ns: int) -> int | None:
         """Return Unix time in ns for a moment of this boot, or None while no clock is known."""

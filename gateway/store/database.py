@@ -472,6 +472,7 @@ class Store:
             "store": self._committer.status() | self._registry.status() | {"read_only": self.is_frozen},
             "clock": {
                 "quality": self.timeline.quality.name.lower(),
+                "is_doubted": self.timeline.is_doubted,
                 "steps": self.timeline.steps,
                 "boot": self.timeline.current.boot,
             },

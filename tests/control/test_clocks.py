@@ -15,8 +15,10 @@ from gateway.control.clocks import clock_astray
 )
 def test_which_way_it_is_astray(astray_s: int, words: str) -> None:
     """And by how much, with what to do."""
-    text = clock_astray(astray_s)
+    text = clock_astray(astray_s, is_doubted=False)
     assert words in text
+    assert "leave with its time" in text
+    assert "leave with theirs" in clock_astray(astray_s, is_doubted=True)
     assert "set it, or let the box reach a time server" in text
 
 

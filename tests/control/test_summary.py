@@ -454,6 +454,8 @@ def test_a_clock_that_is_astray_is_said() -> None:
     clock = {"quality": "unsynced", "astray_s": 7200}
     text = " ".join(render({"clock": clock}, colour=False).split())
     assert "! the clock of this box is 2 h ahead of what receivers say" in text
+    assert "leave with its time" in text
+    assert "leave with theirs" in " ".join(render({"clock": clock | {"is_doubted": True}}, colour=False).split())
     assert "!" not in render({"clock": clock | {"astray_s": 0}}, colour=False)
 
 

@@ -195,6 +195,57 @@ def test_a_synced_look_wins_over_plausible_ones_before_and_after() -> None:
     assert line.quality is Quality.UNSYNCED
 
 
+def test_a_clock_that_is_doubted_is_not_believed_until_it_is_confirmed_or_trusted_again() -> None:
+    """What was stamped in this boot so far has the time that was told as well."""
+    clock = FakeClock(wall=NOW - HOUR, synced=False)
+    line = timeline()
+    line.observe(clock)
+    began = clock.monotonic
+    clock.advance(10 * NS_PER_S)
+    line.doubt(Sample(clock.monotonic, NOW + 10 * NS_PER_S - clock.monotonic, Quality.UNSYNCED))
+    for _ in range(3):
+        clock.advance(NS_PER_S)
+        line.observe(clock)
+    assert (line.is_doubted, line.quality) == (True, Quality.UNSYNCED)
+    times, quality = line.repair(np.array([began, clock.monotonic], np.int64), ONE)
+    assert (times.tolist(), quality) == ([NOW, NOW + 13 * NS_PER_S], Quality.UNSYNCED)
+
+    again = timeline(line.current)
+    again.observe(clock)
+    assert again.is_doubted, "a process of the same boot begins where the one before ended"
+    assert again.wall_from(clock.monotonic) == NOW + 13 * NS_PER_S
+
+    again.trust()
+    again.observe(clock)
+    assert (again.is_doubted, again.wall_from(clock.monotonic)) == (False, clock.wall)
+
+    clock.wall, clock.synced = NOW + 15 * NS_PER_S, True
+    line.observe(clock)
+    assert (line.is_doubted, line.quality) == (False, Quality.SYNCED)
+    assert line.repair(np.array([began], np.int64), ONE)[1] is Quality.REPAIRED
+
+
+def test_a_clock_that_was_confirmed_in_this_boot_is_not_doubted() -> None:
+    """Its time server is out of reach; since then the monotonic clock counts on."""
+    clock = FakeClock(wall=NOW)
+    line = timeline()
+    line.observe(clock)
+    clock.synced = False
+    clock.advance(HOUR)
+    line.observe(clock)
+    line.doubt(Sample(clock.monotonic, NOW + 3 * HOUR - clock.monotonic, Quality.UNSYNCED))
+    assert not line.is_doubted
+    assert line.wall_from(clock.monotonic) == NOW + HOUR
+
+
+def test_a_clock_of_1970_needs_no_doubt() -> None:
+    """A new process knows it by itself."""
+    clock = FakeClock(wall=5 * NS_PER_S, synced=False)
+    line = timeline()
+    line.observe(clock)
+    assert not timeline(line.current).is_doubted
+
+
 def test_two_reboots_before_the_first_sync_keep_their_order() -> None:
     """Boots without any clock are laid end to end before the first that has one."""
     line = timeline(BootTimes(ONE, "a", last_ns=HOUR), BootTimes(TWO, "b", last_ns=2 * HOUR), BootTimes(THREE, "c"))
