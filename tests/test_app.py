@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
+    from hil.certificates import Authority
     from hil.otlp_sink import OtlpSink
 
 WAIT_S = 60.0
@@ -762,6 +763,38 @@ async def test_a_box_without_a_clock_learns_the_time_from_upstream(make: Callabl
         gateway._server_time.heard(1_800_000_000, 0.0)
         assert gateway.status()["clock"]["astray_s"] == -9_999_999
         assert timeline.wall_from(clock.monotonic_ns()) == 1_790_000_001 * NS_PER_S
+
+
+class SavedClock(SystemClock):
+    """It was saved when the box was switched off, two hours ago, and no time server is to be had."""
+
+    def wall_ns(self) -> int:
+        return super().wall_ns() - 7200 * NS_PER_S
+
+    def is_synced(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("is_secure", [True, False])
+async def test_a_clock_that_was_saved_is_overruled_by_receivers_with_certificates(
+    make: Callable[..., Gateway], make_otlp_sink: Callable[..., OtlpSink], authority: Authority, is_secure: bool
+) -> None:
+    """From the third answer on readings arrive with the right time; where anybody may be the receiver they do not."""
+    port = free_port()
+    sink = make_otlp_sink(identity=authority.issue() if is_secure else None)
+    trust = f'tls = {{ ca_file = "{authority.certificate}" }}\n' if is_secure else ""
+    async with running(make(server(port) + uplink(sink.url) + trust, clock=SavedClock())) as gateway:
+        with Publisher(port=port, pause_s=0.02) as publisher:
+            await until(lambda: gateway.status()["clock"]["astray_s"])
+            if is_secure:
+                await until(lambda: gateway.status()["clock"]["is_doubted"])
+            at = publisher.sent
+            await until(lambda: any(reading.value > at + 500 for reading in sink.readings()))
+        off_s = max(sink.readings(), key=lambda reading: reading.value).time_ns / NS_PER_S - time.time()
+        clock = gateway.status()["clock"]
+    assert off_s == pytest.approx(0 if is_secure else -7200, abs=WAIT_S)
+    assert (clock["is_doubted"], clock["quality"]) == (is_secure, "unsynced")
+    assert clock["astray_s"] == pytest.approx(-7200, abs=3)
 
 
 @pytest.mark.parametrize("hours", [2, 200])
