@@ -4,6 +4,11 @@ The store knows leases only whole. An uplink that delivers most of each and can 
 them all for ever: in memory, and on the disk what has arrived long ago. So the rest is written once more, many leases
 together, and they are settled with the same commit: it is held twice at no time, and never not. Nothing is accepted by
 that. Must not choose what is kept apart, nor read a segment.
+
+| the leases are                 | a rest of them is held                                                             |
+| ------------------------------ | ---------------------------------------------------------------------------------- |
+| one uplink's alone             | for it, and for whoever is configured later, like all that is held: they go        |
+| others', too, who may lack all | for it alone: whoever is configured later gets the leases, as long as they are held |
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from gateway.core.contracts import BootId, FullError
+from gateway.store.accounts import SLOTS_MAX, Stage
 from gateway.store.policy import Lane
 from gateway.store.records import Lease, LeasedSegment, where_from
 
@@ -28,6 +34,8 @@ if TYPE_CHECKING:
 
 # Segments that are worth being made one.
 MANY: Final = 64
+# The bits of all who are configured, were, or ever will be.
+EVERYBODY: Final = (1 << SLOTS_MAX) - 1
 
 
 @dataclass(slots=True)
@@ -94,11 +102,8 @@ class Apart:
         Returns when that is on the disk, or raises FullError: then nothing has changed. It comes to its end in a task
         that is cancelled, too.
         """
-        accounts, slots = self._committer.accounts, self._committer.state.slots
-        bit, bits = accounts.shares[uplink].bit, 0
-        for slot in {*slots.values(), *(share.slot for share in accounts.shares.values())}:
-            bits |= 1 << slot
-        moving = Moving(uplink, bit, bits & ~bit, leases, pieces)
+        bit = self._committer.accounts.shares[uplink].bit
+        moving = Moving(uplink, bit, self._not_for(uplink) & ~bit, leases, pieces)
         waiter = self._committer.gathering.keep_apart(moving)
         try:
             await asyncio.shield(waiter)
@@ -108,6 +113,19 @@ class Apart:
                 self._take_effect(moving, put_off_s)
             raise
         self._take_effect(moving, put_off_s)
+
+    def _not_for(self, uplink: str) -> int:
+        """Return the bits of those who are never to have a rest of this uplink's leases."""
+        accounts, bits = self._committer.accounts, 0
+        for share in accounts.shares.values():
+            is_kept = share.removal is None or share.removal.stage is Stage.KEPT
+            if share.name != uplink and is_kept:
+                # The leases may stay for this one: whoever comes gets them, and would get the rest a second time.
+                return EVERYBODY
+            bits |= share.bit
+        for slot in self._committer.state.slots.values():
+            bits |= 1 << slot
+        return bits
 
     def _take_effect(self, moving: Moving, put_off_s: float) -> None:
         desk = self._desks[moving.uplink]

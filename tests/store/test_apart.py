@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gateway.core.contracts import FullError, Priority
+from gateway.core.units import Duration
 from gateway.store.reading import verify
 from gateway.store.segments import decode_metrics
 
@@ -67,6 +68,67 @@ async def test_it_is_there_after_a_restart_and_what_had_arrived_is_not(shelves) 
     assert await shelves.drain(store) == [11]
     uplink = store.status()["uplinks"]["cloud"]
     assert (uplink["delivered"], uplink["held"], uplink["maybe_twice"]) == (30, 0, 0)
+    shelves.check(store)
+
+
+async def test_who_comes_later_gets_what_is_held_once(shelves) -> None:
+    """The leases are still there for another one that lacks them all: of what is in them the newcomer gets no rest."""
+    store = await shelves.open(uplinks=TWO)
+    leases = await leases_of(shelves, store)
+    await store.apart.keep("cloud", leases, some_of(leases[0], 3), put_off_s=0.0)
+    await shelves.close()
+    store = await shelves.open(uplinks=(*TWO, "late"))
+    shelves.check(store)
+    assert sorted(await shelves.drain(store, "late")) == list(range(1, 31))
+    assert sorted(await shelves.drain(store, "other")) == list(range(1, 31))
+    assert await shelves.drain(store) == [4]
+    shelves.check(store)
+    await shelves.close()
+    assert verify(shelves.state_dir).segments == 0
+
+
+async def test_who_comes_later_gets_what_was_held_for_one_alone(shelves) -> None:
+    """Nobody else was to have the leases, so a rest is all that there is of it: as with all else that is held."""
+    store = await shelves.open()
+    leases = await leases_of(shelves, store)
+    await store.apart.keep("cloud", leases, some_of(leases[0], 3), put_off_s=0.0)
+    await shelves.close()
+    store = await shelves.open(uplinks=("cloud", "late"))
+    shelves.check(store)
+    assert store.status()["uplinks"]["late"]["ledger"] == {"before_uplink": 29}
+    assert await shelves.drain(store, "late") == [4]
+    assert await shelves.drain(store) == [4]
+    shelves.check(store)
+
+
+@pytest.mark.parametrize("grace", [0, 1e6])
+async def test_who_comes_later_in_the_place_of_others(shelves, grace: float) -> None:
+    """Those who are configured no more may still have leases kept for them; who is let go has not."""
+    store = await shelves.open(uplinks=TWO, uplink_grace=Duration(grace))
+    leases = await leases_of(shelves, store)
+    await shelves.close()
+    store = await shelves.open(uplink_grace=Duration(grace))
+    leases = [await shelves.lease(store, readings_max=10) for _ in leases]
+    await store.apart.keep("cloud", leases, some_of(leases[0], 3), put_off_s=0.0)
+    await shelves.close()
+    store = await shelves.open(uplinks=("cloud", "late"), uplink_grace=Duration(grace))
+    shelves.check(store)
+    (left,) = await shelves.drain(store)
+    assert sorted(await shelves.drain(store, "late")) == (list(range(1, 31)) if grace else [left])
+    shelves.check(store)
+
+
+async def test_where_none_is_configured_any_more_each_is_held_once(shelves) -> None:
+    """For whoever comes next."""
+    store = await shelves.open(uplinks=TWO)
+    leases = await leases_of(shelves, store)
+    await store.apart.keep("cloud", leases, some_of(leases[0], 3), put_off_s=0.0)
+    await shelves.close()
+    await shelves.open(uplinks=())
+    await shelves.close()
+    store = await shelves.open(uplinks=("late",))
+    shelves.check(store)
+    assert sorted(await shelves.drain(store, "late")) == list(range(1, 31))
     shelves.check(store)
 
 
