@@ -245,6 +245,7 @@ uplinks/                    Roads: what is held leaves here, fresh first, and is
   metered.py                A sender that holds a sender: nothing leaves that is not paid, nor faster than it may
   nats.py                   NATS JetStream as the far side of an uplink: a request goes as messages, each under its id
   nats_builder.py           From a lease to messages for a stream: decoded segment by segment, so that ids stay
+  nats_discovery.py         Servers that a NATS cluster tells of, and which of them may be gone to
   nats_pieces.py            What goes in one message to a stream, under an id that says which readings these are
   nats_reasons.py           What a stream's answer, or a server's -ERR, means for a publisher: later, hold, split, refuse
   nats_settings.py          What can be said of an uplink to NATS JetStream in the config, and what is refused by name
@@ -336,7 +337,7 @@ net/                        Wires that everyone shares
   mqtt_oversize.py          A PUBLISH that is larger than may be taken, while it is read past
   mqtt_packets.py           MQTT packets beside PUBLISH, read and written: CONNECT, SUBSCRIBE, DISCONNECT and the answers
   nats.py                   NATS on the wire: what a server says, taken apart, and what a publisher says to it
-  nats_address.py           What the URL of a NATS server means
+  nats_address.py           What the URL of a NATS server means, and which others may be gone to
   nats_line.py              A connection to a NATS server, from a thread that may wait: it is greeted, and answers its questions
   nkeys.py                  NKeys: who a NATS client is, by a key of Ed25519 that never leaves the box
   paho_client.py            A paho client that takes bytes in bulk; the one place that touches paho's private parts

@@ -19,7 +19,7 @@ from hil.broker import Broker, why_no_broker
 from hil.certificates import Authority
 from hil.children import Child
 from hil.link_proxy import LinkProxy
-from hil.nats_server import NatsServer, why_no_nats
+from hil.nats_server import NatsCluster, NatsServer, why_no_nats
 from hil.needs import NotHereError, find_tool
 from hil.otlp_sink import OtlpSink
 from hil.power_cut import PowerCutRig
@@ -138,6 +138,13 @@ def make_nats(rigs: contextlib.ExitStack, tmp_path: Path) -> Callable[..., NatsS
         return made[-1]
 
     return make
+
+
+@pytest.fixture
+def make_cluster(rigs: contextlib.ExitStack, tmp_path: Path) -> Callable[..., NatsCluster]:
+    """Make nats-servers that hold streams together: `make_cluster(count=3)`."""
+    skip_because(why_no_nats(), can_be_installed=True)
+    return lambda **options: rigs.enter_context(NatsCluster(tmp_path / "cluster", **options))
 
 
 @pytest.fixture

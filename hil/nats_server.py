@@ -10,14 +10,14 @@ import contextlib
 import json
 import socket
 import time
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeAlias, TypeVar
 
 from gateway.net.ports import free_port
 from hil.children import Child
 from hil.needs import find_tool, require_tool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 START_S: Final = 60.0
 STARTS_MAX: Final = 5
 ANSWER_S: Final = 60.0
+# What nobody leads is not answered at all: so long, then it is asked again.
+LEADERLESS_S: Final = 3.0
 
 
 def why_no_nats() -> str:
@@ -33,6 +35,7 @@ def why_no_nats() -> str:
     return "" if find_tool("nats-server") else "nats-server is not installed (Debian: apt-get install nats-server)"
 
 
+T = TypeVar("T")
 # What CONNECT says of who it is, or who makes that of the server's nonce.
 Proof: TypeAlias = "dict[str, str] | Callable[[str], dict[str, str]]"
 
@@ -62,6 +65,7 @@ class NatsServer:
         identity: Identity | None = None,
         client_ca: Path | None = None,
         admin: Proof | None = None,
+        answer_s: float = ANSWER_S,
     ) -> None:
         self._program = require_tool("nats-server", package="nats-server")
         folder.mkdir(parents=True, exist_ok=True)
@@ -74,6 +78,7 @@ class NatsServer:
                 f'tls {{ cert_file: "{identity.certificate}", key_file: "{identity.key}", timeout: 60{more} }}'
             )
         self._admin: Proof = admin or {}
+        self._answer_s = answer_s
         self._child: Child | None = None
         self.host = "127.0.0.1"
         self.port = 0
@@ -96,6 +101,11 @@ class NatsServer:
     def url(self) -> str:
         """Its address, as clients write it."""
         return f"{'tls' if self.is_tls else 'nats'}://{self.host}:{self.port}"
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it has been started, and not ended since."""
+        return self._child is not None
 
     def start(self) -> None:
         """Start at the port it had; returns when it is ready."""
@@ -134,7 +144,8 @@ class NatsServer:
 
     def client(self, **who: str) -> NatsClient:
         """Return somebody who looks into it; only where TLS is off."""
-        return NatsClient(self.address, self._admin if callable(self._admin) else {**self._admin, **who})
+        proof = self._admin if callable(self._admin) else {**self._admin, **who}
+        return NatsClient(self.address, proof, answer_s=self._answer_s)
 
     def make_stream(self, name: str, *subjects: str, **limits: Any) -> None:
         """Make a stream."""
@@ -163,11 +174,87 @@ class NatsServer:
                 return
 
 
+class NatsCluster:
+    """Servers that hold a stream together, each of them as many copies of it as `make_stream` says. See `NatsServer`.
+
+    `identities` are theirs, for TLS; one at least has to be without, to look into it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        count: int = 3,
+        identities: Sequence[Identity | None] = (),
+        lines: tuple[str, ...] = (),
+        admin: Proof | None = None,
+    ) -> None:
+        self.servers: list[NatsServer] = []
+        ports = [free_port() for _ in range(count)]
+        routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports)
+        for number, port in enumerate(ports):
+            cluster = f'cluster {{ name: plant, listen: "127.0.0.1:{port}", routes: [ {routes} ] }}'
+            self.servers.append(
+                NatsServer(
+                    folder / f"n{number}",
+                    lines=(f"server_name: n{number}", cluster, *lines),
+                    identity=identities[number] if identities else None,
+                    admin=admin,
+                    answer_s=LEADERLESS_S,
+                )
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for server in self.servers:
+            server.kill()
+
+    @property
+    def one_up(self) -> NatsServer:
+        """Any that is up and can be looked into."""
+        return next(server for server in self.servers if server.is_up and not server.is_tls)
+
+    def make_stream(self, name: str, *subjects: str, **limits: Any) -> None:
+        """Make a stream, as soon as they have found each other."""
+        self._when_ready(lambda: self.one_up.make_stream(name, *subjects, **limits))
+
+    def leader_of(self, stream: str) -> NatsServer:
+        """Return who leads a stream, as soon as somebody does."""
+
+        def ask() -> NatsServer:
+            with self.one_up.client() as client:
+                name = client.ask(f"$JS.API.STREAM.INFO.{stream}")["cluster"].get("leader", "")
+            if not name:
+                raise OSError("nobody leads it")
+            return self.servers[int(name.removeprefix("n"))]
+
+        return self._when_ready(ask)
+
+    def stored(self, stream: str) -> list[Stored]:
+        """Return all that a stream holds."""
+        return self._when_ready(lambda: self.one_up.stored(stream))
+
+    @staticmethod
+    def _when_ready(act: Callable[[], T]) -> T:
+        deadline_s = time.monotonic() + START_S
+        while True:
+            try:
+                return act()
+            except OSError:
+                if time.monotonic() > deadline_s:
+                    raise
+                time.sleep(0.1)
+
+
 class NatsClient:
     """One connection that asks one thing after the other."""
 
-    def __init__(self, address: tuple[str, int], who: Proof) -> None:
-        self._socket = socket.create_connection(address, timeout=ANSWER_S)
+    def __init__(self, address: tuple[str, int], who: Proof, *, answer_s: float = ANSWER_S) -> None:
+        self._socket = socket.create_connection(address, timeout=answer_s)
         self._file = self._socket.makefile("rb")
         self._number = 0
         info = self._file.readline()
@@ -210,10 +297,15 @@ class NatsClient:
         state = self.ask(f"$JS.API.STREAM.INFO.{stream}")["state"]
         found = []
         for sequence in range(max(1, state["first_seq"]), state["last_seq"] + 1):
-            with contextlib.suppress(OSError):
+            try:
                 message = self.ask(f"$JS.API.STREAM.MSG.GET.{stream}", {"seq": sequence})["message"]
-                lines = base64.b64decode(message.get("hdrs", "")).decode().split("\r\n")[1:]
-                headers = dict(line.split(": ", 1) for line in lines if line)
-                data = base64.b64decode(message.get("data", ""))
-                found.append(Stored(sequence, message["subject"], headers, data))
+            except TimeoutError:
+                raise
+            except OSError:
+                # It is not there any more.
+                continue
+            lines = base64.b64decode(message.get("hdrs", "")).decode().split("\r\n")[1:]
+            headers = dict(line.split(": ", 1) for line in lines if line)
+            data = base64.b64decode(message.get("data", ""))
+            found.append(Stored(sequence, message["subject"], headers, data))
         return found

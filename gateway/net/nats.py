@@ -45,7 +45,10 @@ class NatsError(Exception):
 
 
 class Info(msgspec.Struct, frozen=True):
-    """What a server says of itself, as far as it matters here. `ldm`: it is about to shut down."""
+    """What a server says of itself, as far as it matters here. `ldm`: it is about to shut down.
+
+    `connect_urls` are all servers of its cluster, host and port of each.
+    """
 
     version: str = ""
     headers: bool = False
@@ -55,6 +58,7 @@ class Info(msgspec.Struct, frozen=True):
     auth_required: bool = False
     nonce: str = ""
     ldm: bool = False
+    connect_urls: tuple[str, ...] | None = None
 
     @property
     def message_bytes_max(self) -> int:

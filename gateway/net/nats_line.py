@@ -62,10 +62,12 @@ class NoTlsError(ConnectError):
 class NatsConnection(Line):
     """See `Line`. `credentials` makes what CONNECT says of who we are out of what the server said of itself.
 
-    `inbox` is the subject below which all answers come. `info` is what the server said last of itself.
+    `inbox` is the subject below which all answers come. `info` is what the server said last of itself. `name` is whose
+    certificate it has to have, where that is another than its address.
     """
 
     tls: ssl.SSLContext | None = None
+    name: str = ""
     inbox: bytes = b"_INBOX.0"
     credentials: Callable[[Info], dict[str, Any]] = lambda _: {}
     info: Info = field(default=Info(), init=False)
@@ -136,7 +138,7 @@ class NatsConnection(Line):
                     self._socket.setsockopt(socket.SOL_SOCKET, option, _NO_TIME)
             self._is_kernels, self._wait_s = False, 0.0
             self._socket = secured = context.wrap_socket(
-                self._socket, server_hostname=self.to.host, do_handshake_on_connect=False
+                self._socket, server_hostname=self.name or self.to.host, do_handshake_on_connect=False
             )
             self.connected(secured)
             self._set_wait(until.left_s())

@@ -13,6 +13,7 @@ The library that there is (nats-py) lives in an event loop, keeps its socket to 
 
 from __future__ import annotations
 
+import logging
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,7 +21,7 @@ from gateway.codecs.readings_json import SHORT_NAMES
 from gateway.core.clock import NS_PER_S
 from gateway.core.contracts import TryLaterError
 from gateway.core.text import printable
-from gateway.net.line import Address, BrokenError, HttpError, StalledError
+from gateway.net.line import Address, BrokenError, ConnectError, HttpError, StalledError
 from gateway.net.nats import Info, Message, NotStored, Stored, read_answer, write_publication
 from gateway.net.nats_address import parse_url
 from gateway.net.nats_line import NatsConnection, NoTlsError, NotNatsError, SaidNoError
@@ -28,6 +29,7 @@ from gateway.uplinks.bridge_encoder import BridgeEncoder
 from gateway.uplinks.endpoints import Endpoints
 from gateway.uplinks.guards import Answer, HoldError, TooLargeError
 from gateway.uplinks.nats_builder import NatsBuilder
+from gateway.uplinks.nats_discovery import Discovery, Place
 from gateway.uplinks.nats_pieces import Publications
 from gateway.uplinks.nats_reasons import BAD_REQUEST, OTHER_STREAM, decide_error, denied_subject
 from gateway.uplinks.nats_settings import token_of
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
     from gateway.uplinks.links import Road
     from gateway.uplinks.nats_settings import NatsUplinkSettings
     from gateway.uplinks.requests import Encoder, Repair, RequestBuilder
+
+log = logging.getLogger("tidegate.uplinks")
 
 HEAD_BYTES: Final = 200
 # An id, names of headers, and what a server may count beside the payload.
@@ -78,6 +82,7 @@ class NatsWire(KeptWire[NatsConnection]):
         random: Random,
         gateway_id: str,
         silence: Silence,
+        discovery: Discovery | None = None,
     ) -> None:
         # The same keys as those of OTLP's, as far as they are asked for here.
         super().__init__(settings, version=version, clock=clock, endpoint=url)  # type: ignore[arg-type]
@@ -85,6 +90,11 @@ class NatsWire(KeptWire[NatsConnection]):
         self.silence = silence
         self._nats = settings
         self._address = parse_url(url)
+        self._named = Place(Address(self._address.host, self._address.port), self._address.host)
+        self._place = self._named  # where the connection leads, or led last
+        self._discovery = discovery
+        # Those that are named come first: who has no other behind it is the last of them.
+        self._may_go_elsewhere = url == settings.targets()[-1].url
         self._random = random
         self._client_name = f"tidegate-{gateway_id}-{settings.name}"
         self._info = Info()
@@ -117,6 +127,8 @@ class NatsWire(KeptWire[NatsConnection]):
             "stream": printable(self._stream, 100),
             "payload_bytes_max": self.payload_bytes_max,
             "is_leaving": self._info.ldm,
+            "server_address": str(self._place.to),
+            **({} if self._discovery is None else {"discovered": self._discovery.told()}),
             "duplicates": self.duplicates,
             "unheard": self.silence.told(),
         }
@@ -126,7 +138,7 @@ class NatsWire(KeptWire[NatsConnection]):
     def _connect(self) -> NatsConnection:
         if self._connection is None:
             self._connection = self._new(
-                to=Address(self._address.host, self._address.port),
+                to=self._place.to,
                 timeout_s=self._timeout_s,
                 connect_timeout_s=self._connect_s,
                 tls=self._build_context() if self.is_encrypted else None,
@@ -189,18 +201,54 @@ class NatsWire(KeptWire[NatsConnection]):
                 connection.close()
             except (HttpError, OSError):
                 connection.close()
+        self._note_others(connection)
         if connection.is_open and connection.info.ldm and len(self._nats.targets()) > 1:
             self.close()
             raise TryLaterError(f"{self._host()} shuts down and sends its clients elsewhere (lame duck)")
+        if connection.is_open and connection.info.ldm and (others := self._others()):
+            connection.close()
+            self._place = others[0]
         if not connection.is_open:
+            self._open(connection, until)
             # Numbers begin anew: an answer to one of the connection before would be taken for one to another message.
+            self._replies = 0
+        self._note_others(connection)
+        self._info = connection.info
+
+    def _open(self, connection: NatsConnection, until: Deadline) -> None:
+        """Connect to where it led last, to the server that is named, or to another of its cluster; raise why not."""
+        failed: ConnectError | None = None
+        for place in dict.fromkeys((self._place, self._named, *self._others())):
+            if failed is not None and (self._is_aborted or until.is_over):
+                break
+            connection.to, connection.name = place
             connection.inbox = self._new_inbox()
+            before, self._place = self._place, place
             try:
                 connection.open(until)
+            except ConnectError as error:
+                self._place = before
+                if self._discovery is not None:
+                    self._discovery.failed(place)
+                # What is said is about the one that is named.
+                failed = error if failed is None or place == self._named else failed
             except SaidNoError as error:
                 raise decide_error(str(error), host=self._host()) from error
-            self._replies = 0
-        self._info = connection.info
+            else:
+                if place not in {before, self._named}:
+                    log.info("uplink %s: %s is gone to, of which its cluster has told", self._nats.name, place.to)
+                return
+        self._place = self._named
+        assert failed is not None
+        raise failed
+
+    def _others(self) -> list[Place]:
+        return self._discovery.others() if self._discovery is not None and self._may_go_elsewhere else []
+
+    def _note_others(self, connection: NatsConnection) -> None:
+        told = connection.info.connect_urls
+        if self._discovery is not None and told and connection.info is not self._info:
+            self._discovery.heard(told, by=self._named.name)
 
     # Publishing.
 
@@ -388,7 +436,7 @@ class NatsWire(KeptWire[NatsConnection]):
         return ""
 
     def _host(self) -> str:
-        return str(Address(self._address.host, self._address.port))
+        return str(self._place.to)
 
 
 def _read(what: str, secret: Secret | None) -> str:
@@ -425,7 +473,10 @@ def seams_of(
     gateway_id = str(dict(gateway_attributes).get(SHORT_NAMES["gateway"], ""))
     silence = Silence(settings.name, settings.retry, now_s=lambda: clock.monotonic_ns() / NS_PER_S)
     shared: dict[str, Any] = {"version": version, "clock": clock, "random": random, "silence": silence}
-    wires = [NatsWire(settings, url=one.url, gateway_id=gateway_id, **shared) for one in settings.targets()]
+    urls = [one.url for one in settings.targets()]
+    if settings.discover:
+        shared["discovery"] = Discovery(settings.discover, urls)
+    wires = [NatsWire(settings, url=url, gateway_id=gateway_id, **shared) for url in urls]
 
     def build(*, timeline: Repair, encoder: Encoder, counts_series: bool) -> RequestBuilder:
         return NatsBuilder(

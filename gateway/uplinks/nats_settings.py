@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from gateway.core.checks import Checked, Problem, check
+from gateway.core.checks import Checked, Problem, below, check
 from gateway.core.units import Duration, Size
-from gateway.net.nats_address import parse_url
+from gateway.net.nats_address import parse_pattern, parse_url
 from gateway.net.secrets import Secret
 from gateway.uplinks.balance import FAILOVER
 from gateway.uplinks.endpoint_settings import BreakerSettings, EndpointSettings, LinkNames, warnings_of_endpoints
@@ -85,6 +85,14 @@ class NatsUplinkSettings(
         ),
     ] = ()
     balance: Balance = FAILOVER
+    discover: Annotated[
+        tuple[str, ...],
+        _about(
+            "Servers that a cluster tells of itself and that may be gone to when none that is named can be reached: "
+            'names, "*.nats.example", addresses, or networks like "10.20.0.0/16". Without it no other is gone to.',
+            max_length=16,
+        ),
+    ] = ()
     stream: Annotated[
         str,
         _about(
@@ -198,6 +206,14 @@ class NatsUplinkSettings(
         elif not self.url and not self.urls:
             yield Problem("url", 'is missing; write url = "tls://…", or urls = ["tls://…", …]')
 
+    @check("discover")
+    def _others_are_hosts(self) -> Iterator[Problem]:
+        for index, text in enumerate(self.discover):
+            try:
+                parse_pattern(text)
+            except ValueError as error:
+                yield Problem(below("discover", index), str(error))
+
     @check("tls", "url", "urls")
     def _tls_has_a_use(self) -> None:
         if self.tls != TlsSettings() and not parse_url(targets_of(self.url, self.urls)[0].url).is_tls:
@@ -271,6 +287,10 @@ class NatsUplinkSettings(
         what = "token and data" if self.token is not None or self.credentials is not None else what
         if open_ones := in_the_open(self.targets(), parse=parse_url, what=what, safe="tls://"):
             said.append(f"{key}: {open_ones}")
+        elif self.discover and not self.is_encrypted:
+            said.append(
+                f"discover: without TLS {what} can be read on the way there, and by whoever has such an address"
+            )
         return [*said, *warnings_of_endpoints(self.targets(), key=key, balance=self.balance)]
 
 

@@ -19,6 +19,7 @@ from gateway.core.clock import SystemClock
 from gateway.core.contracts import Signal, TryLaterError
 from gateway.uplinks.guards import HoldError, InTransitError, Packed, TooLargeError, UnreachableError
 from gateway.uplinks.nats import NatsWire
+from gateway.uplinks.nats_discovery import Discovery
 from gateway.uplinks.nats_pieces import Publications, ReadingsPiece, SomeStoredError
 from gateway.uplinks.nats_settings import NatsUplinkSettings
 from gateway.uplinks.nats_silence import Silence
@@ -58,6 +59,8 @@ def wire_to(url: str, **table: Any) -> NatsWire:
     full = {"type": "nats", "name": "s", "url": url, "timeout": "20s", **table}
     settings = msgspec.convert(full, NatsUplinkSettings, dec_hook=decode_hook)
     shared: dict[str, Any] = {"version": "1", "clock": SystemClock(), "random": random.Random(1), "gateway_id": "g"}
+    if settings.discover:
+        shared["discovery"] = Discovery(settings.discover, [url])
     return NatsWire(settings, url=url, silence=Silence("s", settings.retry, now_s=time.monotonic), **shared)
 
 
@@ -275,6 +278,49 @@ def test_who_only_asks_for_signs_of_life_is_given_up(server: ScriptedNats) -> No
     finally:
         done.set()
         asking.join()
+
+
+def telling(port: int, more: bytes = b"") -> bytes:
+    """Return an INFO that tells of a server at this port, beside one that is none."""
+    return INFO.replace(b"}", b',"connect_urls":["127.0.0.1:%d","evil.example:4222"]%b}' % (port, more))
+
+
+@pytest.mark.parametrize("allowed", ["127.0.0.1", "127.0.0.2"])
+def test_a_password_goes_to_no_server_that_nobody_allowed(server: ScriptedNats, allowed: str, monkeypatch) -> None:
+    """Whoever else is told of; where it is allowed it is gone to, when there is no other way."""
+    monkeypatch.setenv("TIDEGATE_TEST_PASSWORD", "secret")
+    with ScriptedNats() as named:
+        named.script.greeting = telling(server.port)
+        wire = wire_to(named.url, username="u", password={"env": "TIDEGATE_TEST_PASSWORD"}, discover=[allowed])
+        wire.send(packed(1))
+    if allowed == "127.0.0.1":
+        assert wire.send(packed(1)).rejected == 0
+        assert any(b"secret" in line for line in server.said)
+        assert wire.told()["server_address"] == f"127.0.0.1:{server.port}"
+    else:
+        with pytest.raises(UnreachableError, match=f"127.0.0.1:{named.port}"):
+            wire.send(packed(1))
+        assert (server.connections, wire.told()["discovered"]["servers"]) == (0, [])
+    wire.close()
+
+
+def test_who_is_about_to_shut_down_is_left_for_another_of_its_cluster(server: ScriptedNats) -> None:
+    """With no request lost on the way; and when that one is gone, too, the one that is named is gone back to."""
+    with ScriptedNats() as other:
+        server.script.greeting = telling(other.port)
+        wire = wire_to(server.url, discover=["127.0.0.1"])
+        wire.send(packed(1))
+        server.script.answer = lambda reply, number: (
+            message(reply, stored(number)) + telling(other.port, b',"ldm":true')
+        )
+        wire.send(packed(1))
+        wire.send(Packed(Signal.METRICS, b"", "", is_probe=True))
+        wire.send(packed(1))
+        assert (server.connections, len(server.taken), len(other.taken)) == (1, 2, 1)
+    server.script.answer = NatsScript.answer
+    wire.send(packed(1))
+    assert (server.connections, len(server.taken)) == (2, 3)
+    wire.close()
 
 
 def test_a_stop_ends_what_is_under_way(server: ScriptedNats) -> None:

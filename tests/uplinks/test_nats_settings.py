@@ -68,6 +68,8 @@ def test_name_and_url_are_enough() -> None:
         ({"timeout": "0s"}, "timeout: is 0s"),
         ({"request_bytes_max": "1B"}, "request_bytes_max: is at least"),
         ({"inflight_max": 0}, "inflight_max"),
+        ({"discover": ["10.0.0.0/8", "*"]}, "discover[1]: '*' is no host; write a name, *.name.example, an address"),
+        ({"discover": ["10.0.0.1/8"]}, "discover[0]: '10.0.0.1/8' has more in it than 8 bits"),
     ],
 )
 def test_what_is_wrong_is_said_where_it_is(table: dict[str, Any], said: str) -> None:
@@ -82,7 +84,9 @@ def test_what_can_be_read_on_the_way_is_said() -> None:
     assert said == "url: nats://far is not encrypted, token and data can be read on the way; tls:// would protect them"
     (said,) = settings(url=None, urls=("nats://a", "nats://b"), username="u", password={"env": "P"}).warnings()
     assert said.startswith("urls: nats://a, nats://b are not encrypted, password and data can be read")
-    assert settings(url="tls://far").warnings() == []
+    assert settings(url="tls://far", discover=("far", "*.far.example")).warnings() == []
+    (said,) = settings(discover=("10.0.0.0/8",), username="u", password={"env": "P"}).warnings()
+    assert said.startswith("discover: without TLS password and data can be read on the way there")
     assert "balance" in settings(balance="weighted").warnings()[0]
 
 

@@ -1,4 +1,4 @@
-"""What nobody hears at a real nats-server, on the real store, beside other uplinks: counted in their streams."""
+"""Uplinks to real nats-servers, several of them, and clusters that lose one: counted in their streams."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ from gateway.uplinks import endings, parked
 from gateway.uplinks.delivery import Uplink
 from gateway.uplinks.nats import seams_of
 from gateway.uplinks.nats_settings import NatsUplinkSettings
+from hil.otlp_readings import parse_metrics
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from hil.nats_server import NatsServer
+    from hil.nats_server import NatsCluster, NatsServer
 
 CLOCK = SystemClock()
 QUICK = {
@@ -135,9 +136,15 @@ def few(monkeypatch) -> None:
     monkeypatch.setattr(endings, "APART_S", 0.1)
 
 
-def taken(server: NatsServer, stream: str) -> Counter[int]:
-    """Return how often each number is in a stream of messages of one reading."""
-    return Counter(int(msgspec.json.decode(one.data)["value"]) for one in server.stored(stream))
+def taken(server: NatsServer | NatsCluster, stream: str) -> Counter[int]:
+    """Return how often each number is in a stream."""
+    found: Counter[int] = Counter()
+    for one in server.stored(stream):
+        if one.subject.endswith(".metrics"):
+            found.update(int(reading.value) for reading in parse_metrics(one.data))
+        else:
+            found[int(msgspec.json.decode(one.data)["value"])] += 1
+    return found
 
 
 @pytest.mark.usefixtures("few")
@@ -189,3 +196,105 @@ async def test_an_uplink_in_the_place_of_the_only_one_gets_what_is_left(make_nat
     assert account["ledger"] == {"before_uplink": 80 - len(found)}
     assert set(range(1, 80, 2)) <= found.keys()
     assert set(found.values()) == {1}
+
+
+class Flow:
+    """Readings of many devices that come one commit after the other."""
+
+    def __init__(self, plant: Plant) -> None:
+        self.plant = plant
+        self.sent = 0
+
+    async def __call__(self, times: int) -> None:
+        for _ in range(times):
+            await self.plant.append(self.sent, *(f"d{number}" for number in range(20)))
+            self.sent += 20
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("payload", ["otlp", "json"])
+async def test_a_cluster_that_loses_who_leads_the_stream(make_cluster, make_plant, payload: str) -> None:
+    """While messages flow, and once more when it is back: nothing is lost, and nothing is there twice."""
+    cluster = make_cluster()
+    cluster.make_stream("ALL", "tidegate.>", num_replicas=3)
+    urls, retry = [server.url for server in cluster.servers], {"initial": "250ms", "max": "2s"}
+    plant = await make_plant(up={"urls": urls, "payload": payload, "inflight_max": 16, "retry": retry})
+    flow = Flow(plant)
+    for _ in range(2):
+        leader = await asyncio.to_thread(cluster.leader_of, "ALL")
+        await flow(10)
+        leader.kill()
+        await flow(30)
+        await plant.until(lambda: plant.arrived("up") > flow.sent - 400)
+        await asyncio.to_thread(leader.start)
+    account = await plant.drain("up")
+    assert (account["delivered"], account["ledger"]) == (flow.sent, {})
+    assert await asyncio.to_thread(taken, cluster, "ALL") == Counter(range(flow.sent))
+
+
+@pytest.mark.slow
+async def test_a_server_that_is_not_named_is_gone_to_where_that_is_allowed(make_cluster, make_plant) -> None:
+    """One is named, and it is killed: its cluster has told of the others."""
+    cluster = make_cluster()
+    cluster.make_stream("ALL", "tidegate.>", num_replicas=3)
+    cluster.make_stream("SHUT", "shut.>", num_replicas=3)
+    named = cluster.servers[0]
+    retry = {"initial": "250ms", "max": "2s"}
+    plant = await make_plant(
+        open={"url": named.url, "discover": ["127.0.0.0/8"], "retry": retry},
+        shut={"url": named.url, "discover": ["10.0.0.0/8"], "retry": retry, "subject": "shut.{device}.{metric}"},
+    )
+    flow = Flow(plant)
+    await flow(10)
+    await plant.drain("open")
+    await plant.drain("shut")
+    named.kill()
+    await flow(10)
+    account = await plant.drain("open")
+    assert (account["delivered"], account["ledger"]) == (400, {})
+    assert await asyncio.to_thread(taken, cluster, "ALL") == Counter(range(400))
+    status = plant.uplinks["open"].status()
+    others = {str(server.port) for server in cluster.servers[1:]}
+    assert status["server_address"].rpartition(":")[2] in others
+    shut = plant.uplinks["shut"].status()
+    assert plant.account("shut")["held"] == 200
+    assert shut["server_address"].endswith(f":{named.port}")
+    assert shut["discovered"]["servers"] == []
+    assert {one.rpartition(":")[2] for one in shut["discovered"]["not_allowed"]} == others
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_right", [True, False], ids=["right", "wrong"])
+async def test_over_tls_another_server_proves_the_same_name(
+    make_cluster, make_plant, authority, is_right: bool
+) -> None:
+    """An address that was told has the certificate of the name that told it, or nothing goes there."""
+    ours = authority.issue(alternatives="DNS:localhost")
+    other = ours if is_right else authority.issue("other", alternatives="DNS:other.example")
+    cluster = make_cluster(identities=[ours, other, None])
+    cluster.make_stream("ALL", "tidegate.>", num_replicas=3)
+    named = cluster.servers[0]
+    plant = await make_plant(
+        up={
+            "url": f"tls://localhost:{named.port}",
+            "discover": ["127.0.0.1"],
+            "tls": {"ca_file": str(authority.certificate)},
+            "retry": {"initial": "250ms", "max": "2s"},
+        }
+    )
+    flow = Flow(plant)
+    await flow(10)
+    await plant.drain("up")
+    named.kill()
+    await flow(10)
+    if not is_right:
+        await plant.until(lambda: plant.uplinks["up"].status()["attempt"] > 3)
+        assert "localhost" in plant.uplinks["up"].status()["last_error"]
+        assert plant.account("up")["held"] == 200
+        named.start()
+    account = await plant.drain("up")
+    assert (account["delivered"], account["ledger"]) == (400, {})
+    assert await asyncio.to_thread(taken, cluster, "ALL") == Counter(range(400))
+    port = (cluster.servers[1] if is_right else named).port
+    assert plant.uplinks["up"].status()["server_address"].endswith(f":{port}")
