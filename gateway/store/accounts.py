@@ -89,6 +89,8 @@ class Share(msgspec.Struct, array_like=True):
     takes: int = 0
     # First and last sequence of what came in around findings and is to be sent first.
     evidence: list[tuple[int, int]] = []
+    # The earliest boot before its own time of which rests were kept apart (store/apart), and the last one's sequence.
+    apart: tuple[int, int] = (0, 0)
 
     def hold(self, readings: int, *, priority: Priority) -> None:
         """Hold so many more of a class, or fewer, if negative; the classes make up what is held, whatever comes."""
@@ -185,7 +187,7 @@ class State(msgspec.Struct, array_like=True):
         numbers = [self.commit, self.accepted, self.boot_last_ns, self.log_bytes]
         for share in self.shares:
             numbers += [share.delivered, share.held, share.maybe_twice, share.allowed, share.left_out, share.takes]
-            spans = share.leased + share.thinned + share.evidence
+            spans = [*share.leased, *share.thinned, *share.evidence, share.apart]
             numbers += [share.thinned_readings, *(number for span in spans for number in span)]
             if share.removal is not None:
                 numbers += [share.removal.boot, share.removal.at_ns, share.removal.sequence, share.removal.accepted]
@@ -263,6 +265,7 @@ class Change:
     lost: list[tuple[str, str, Entry]] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)
     delivered: dict[str, int] = field(default_factory=dict)
+    apart: list[tuple[str, int, int]] = field(default_factory=list)  # what rests of an earlier boot, and which sequence
 
     def add_held(self, name: str, readings: int, *, priority: Priority) -> None:
         """Hold `readings` of a class more (or fewer, if negative) for one uplink."""
@@ -381,6 +384,9 @@ class Accounts:
             self.shares[name].left_out += readings
         for name, readings in change.delivered.items():
             self.shares[name].delivered += readings
+        for name, boot, sequence in change.apart:
+            earliest, last = self.shares[name].apart
+            self.shares[name].apart = min(boot, earliest or boot), max(sequence, last)
 
     def lost(self, name: str) -> dict[str, Entry]:
         """Return one uplink's ledger by reason.

@@ -16,21 +16,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from gateway.core.contracts import BootId, FullError
 from gateway.store.accounts import SLOTS_MAX, Stage
 from gateway.store.policy import Lane
 from gateway.store.records import Lease, LeasedSegment, where_from
+from gateway.store.writer import by_origin, cut, press
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from gateway.core.batch import Batch
     from gateway.core.contracts import Priority
+    from gateway.store.accounts import Change
     from gateway.store.committer import Committer
     from gateway.store.leases import Desk
     from gateway.store.recent import Row
+    from gateway.store.writer import NewSegment, Part
 
 # Segments that are worth being made one.
 MANY: Final = 64
@@ -38,24 +41,34 @@ MANY: Final = 64
 EVERYBODY: Final = (1 << SLOTS_MAX) - 1
 
 
+class Rest(NamedTuple):
+    """Readings of one class and one segment. `boot` is whose moments are among them; 0: none are."""
+
+    priority: Priority
+    batch: Batch
+    boot: BootId = BootId(0)
+
+
 @dataclass(slots=True)
 class Moving:
-    """Leases of one uplink, and `pieces` of their readings, by class, which it still lacks; `rows` is what they become.
+    """Leases of one uplink, and `pieces` of their readings, which it still lacks; `rows` is what they become.
 
-    `bit` is the uplink's in `done`, and `others` those of all who are not to have them: they have theirs.
+    `bit` is the uplink's in `done`, and `others` those of all who are not to have them: they have theirs. `ends_ns` has
+    for each boot that is over, and of which moments are among them, how long it lasted.
     """
 
     uplink: str
     bit: int
     others: int
     leases: Sequence[Lease]
-    pieces: Sequence[tuple[Priority, Batch]]
+    pieces: Sequence[Rest]
+    ends_ns: Mapping[int, int]
     rows: list[Row] = field(default_factory=list)
 
     @property
     def readings(self) -> int:
         """How many readings are left."""
-        return sum(len(batch) for _, batch in self.pieces)
+        return sum(len(rest.batch) for rest in self.pieces)
 
     def delivered(self) -> dict[Priority, int]:
         """Return how many readings the uplink has got of the leases, by class."""
@@ -63,14 +76,38 @@ class Moving:
         for lease in self.leases:
             priority = lease.segments[0].priority
             found[priority] = found.get(priority, 0) + lease.readings
-        for priority, batch in self.pieces:
-            found[priority] -= len(batch)
+        for rest in self.pieces:
+            found[rest.priority] -= len(rest.batch)
         assert all(readings >= 0 for readings in found.values())
         return found
+
+    def settle(self, change: Change) -> None:
+        """Add to a commit's change what has arrived of the leases, and what is left of boots that are over."""
+        for priority, readings in self.delivered().items():
+            change.deliver(self.uplink, readings, priority=priority)
+        for row in self.rows:
+            if row.boot in self.ends_ns:
+                change.apart.append((self.uplink, row.boot, where_from(row.id)[2]))
 
     def settled(self, done: Mapping[int, int]) -> dict[int, int]:
         """Return the bits of who has settled the leases' segments with the commit, others included."""
         return {row_id: done.get(row_id, 0) | self.bit for lease in self.leases for row_id in lease.ids()}
+
+    def parts(self, boot: BootId, offset_ns: int | None) -> Iterator[tuple[Part, BootId]]:
+        """Compress the pieces; yield what becomes a segment each, and of which boot. `boot` is that of now."""
+        pieces = [rest if rest.boot in self.ends_ns else rest._replace(boot=boot) for rest in self.pieces]
+        for of_boot in sorted({rest.boot for rest in pieces}):
+            mine = by_origin((rest.priority, rest.batch) for rest in pieces if rest.boot == of_boot)
+            for (priority, _), some in sorted(mine.items()):
+                for batches in cut(some):
+                    yield press(priority, batches, offset_ns if of_boot == boot else None), of_boot
+
+    def take(self, new: NewSegment) -> NewSegment:
+        """Return one of the segments as it is to be written."""
+        self.rows.append(new.row)
+        ended_ns = self.ends_ns.get(new.row.boot)
+        stored = None if ended_ns is None else (new.row.boot, ended_ns)
+        return new._replace(left_out=self.others, is_apart=True, stored=stored)
 
 
 class Apart:
@@ -81,11 +118,6 @@ class Apart:
         self._desks = desks
         self._kept: set[int] = set()
 
-    @property
-    def boot(self) -> BootId:
-        """The boot in which what is written now stands: only its moments can be kept apart."""
-        return self._committer.timeline.current.boot
-
     def has_all(self, lease: Lease) -> bool:
         """Whether all of a lease was kept apart since the start, in so few segments that it gains nothing anew."""
         return len(lease.segments) < MANY and all(row_id in self._kept for row_id in lease.ids())
@@ -94,16 +126,14 @@ class Apart:
         """Whether a lease that was given back has no turn for now."""
         return self._desks[lease.uplink].is_put_off(lease.segments[0].id)
 
-    async def keep(
-        self, uplink: str, leases: Sequence[Lease], pieces: Sequence[tuple[Priority, Batch]], *, put_off_s: float
-    ) -> None:
+    async def keep(self, uplink: str, leases: Sequence[Lease], pieces: Sequence[Rest], *, put_off_s: float) -> None:
         """Settle leases as delivered but for `pieces`, which stay held, and are leased again in `put_off_s` at first.
 
         Returns when that is on the disk, or raises FullError: then nothing has changed. It comes to its end in a task
         that is cancelled, too.
         """
         bit = self._committer.accounts.shares[uplink].bit
-        moving = Moving(uplink, bit, self._not_for(uplink) & ~bit, leases, pieces)
+        moving = Moving(uplink, bit, self._not_for(uplink) & ~bit, leases, pieces, self._ends_of(pieces))
         waiter = self._committer.gathering.keep_apart(moving)
         try:
             await asyncio.shield(waiter)
@@ -113,6 +143,11 @@ class Apart:
                 self._take_effect(moving, put_off_s)
             raise
         self._take_effect(moving, put_off_s)
+
+    def _ends_of(self, pieces: Sequence[Rest]) -> dict[int, int]:
+        """Return by boot that is over how long it lasted, of those that there are moments of."""
+        timeline, wanted = self._committer.timeline, {rest.boot for rest in pieces}
+        return {times.boot: times.last_ns for times in timeline.boots[:-1] if times.boot in wanted}
 
     def _not_for(self, uplink: str) -> int:
         """Return the bits of those who are never to have a rest of this uplink's leases."""

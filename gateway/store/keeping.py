@@ -21,7 +21,7 @@ from gateway.store.room import find_evictions, find_expired, find_heads, find_se
 from gateway.store.unwanted import Unwanted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import aiosqlite
 
@@ -306,10 +306,19 @@ class Keeper:
         for desk in self._desks.values():
             desk.let_go_below(SEQUENCE_END if self.oldest is None else self.oldest)
         oldest_boot = min((head.boot for head in heads), default=self._timeline.current.boot)
-        needed = min([oldest_boot, *(kept.boot for _, kept in self._accounts.kept)])
+        needed = min([oldest_boot, *(kept.boot for _, kept in self._accounts.kept), *self._boots_apart()])
         if self._timeline.boots[0].boot < needed:
             self.forget_before = BootId(needed)
         return bool(self._going or said)
+
+    def _boots_apart(self) -> Iterator[int]:
+        """Yield the boots of which rests stand behind what came later, as long as these may be there."""
+        for share in self._accounts.shares.values():
+            boot, last = share.apart
+            if boot and (self.oldest is None or last < self.oldest or not share.held):
+                share.apart = (0, 0)
+            elif boot:
+                yield boot
 
 
 def without(may_go: Callable[[int], bool], ids: Iterable[int]) -> Callable[[int], bool]:

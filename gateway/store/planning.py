@@ -44,8 +44,7 @@ def make_change(
     """Return what a commit adds to the accounts: what comes for who takes it, what goes for who lacks it."""
     change = Change(accepted=sealed.readings)
     for moving in sealed.apart:
-        for priority, readings in moving.delivered().items():
-            change.deliver(moving.uplink, readings, priority=priority)
+        moving.settle(change)
     # What is kept apart was held before, and is.
     for segment in (segment for segment in sealed.segments if not segment.is_apart):
         priority = where_from(segment.row.id)[0]

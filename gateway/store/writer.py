@@ -151,6 +151,7 @@ class NewSegment(NamedTuple):
     left_out: int = 0  # the bits of those that do not take it
     origin: int = ANY
     is_apart: bool = False  # of readings that were held before (store/apart)
+    stored: tuple[int, int] | None = None  # boot, monotonic ns, where that is not now
 
     @property
     def is_columns(self) -> bool:
@@ -204,16 +205,16 @@ def seal(
     series: list[Numbers] = []
     chain = previous_hash
 
-    def add(part: Part, moving: Moving | None = None) -> None:
+    def add(part: Part, moving: Moving | None = None, *, boot: BootId = boot) -> None:
         nonlocal chain, sequence
         priority, pressed, times = part
         body = pressed.seal(sequence=sequence, boot=boot, previous_hash=chain)
         row = Row(place(priority, pressed.signal, sequence), pressed.readings, boot, len(body))
-        bits = left_out(takes, (priority, pressed.signal), pressed.origin) if takes else 0
+        new = NewSegment(row, *times, body, pressed.readable, pressed.form, origin=pressed.origin)
         if moving is not None:
-            bits = moving.others
-            moving.rows.append(row)
-        new = NewSegment(row, *times, body, pressed.readable, pressed.form, bits, pressed.origin, moving is not None)
+            new = moving.take(new)
+        elif takes:
+            new = new._replace(left_out=left_out(takes, (priority, pressed.signal), pressed.origin))
         segments.append(new)
         series.append(pressed.series)
         chain = segment_hash(body)
@@ -229,9 +230,8 @@ def seal(
                 add(press(priority, batches, offset_ns))
     for moving in pending.apart:
         moving.rows.clear()
-        for (priority, _), some in sorted(by_origin(moving.pieces).items()):
-            for batches in cut(some):
-                add(press(priority, batches, offset_ns), moving)
+        for part, of_boot in moving.parts(boot, offset_ns):
+            add(part, moving, boot=of_boot)
     for part in press_apart(pending.records):
         add(part)
     for origin in sorted({some.origin for some in pending.logs}):
@@ -368,13 +368,13 @@ def _write_shelf(steps: Steps, work: Transaction) -> None:
             ),
         )
     if work.segments:
-        boot, stored_ns = work.stored
         steps.add(
             "INSERT INTO shelf VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             *(
                 (
                     *(new.row.id, DONE_BY_NOBODY | new.left_out, new.row.readings),
-                    *(boot, stored_ns, new.first_ns, new.last_ns, new.body),
+                    *(new.stored or work.stored),
+                    *(new.first_ns, new.last_ns, new.body),
                 )
                 for new in work.segments
             ),

@@ -148,7 +148,7 @@ class Endings:
             return
         from gateway.uplinks.rests import rest_of  # noqa: PLC0415  for those who have any
 
-        rests = [(hand, rest_of(hand, boot=self._store.apart.boot)) for hand in hands]
+        rests = [(hand, rest_of(hand)) for hand in hands]
         moved = [(hand, rest) for hand, rest in rests if rest is not None]
         self._apart_from_s = _now_s() + APART_S
         if len(moved) < APART_MIN:

@@ -12,20 +12,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gateway.core.batch import MONOTONIC
-from gateway.core.contracts import Signal
+from gateway.core.contracts import BootId, Signal
+from gateway.store.apart import Rest
 from gateway.store.segments import SegmentError, decode_metrics, read_header
 from gateway.uplinks.nats_pieces import PiecesPart, ReadingsPiece
 
 if TYPE_CHECKING:
-    from gateway.core.batch import Batch
-    from gateway.core.contracts import BootId, Priority
     from gateway.core.ragged import Numbers
     from gateway.store.records import LeasedSegment
     from gateway.uplinks.requests import Hand
 
 
-def rest_of(hand: Hand, *, boot: BootId) -> list[tuple[Priority, Batch]] | None:
-    """Return all that is left of a lease, by class; None where it can't be kept apart in a segment of `boot`."""
+def rest_of(hand: Hand) -> list[Rest] | None:
+    """Return all that is left of a lease; None where it can't be kept apart."""
     if hand.rejected or hand.lease.signal is not Signal.METRICS or not hand.parts:
         return None
     places: dict[int, list[Numbers]] = {}
@@ -36,22 +35,24 @@ def rest_of(hand: Hand, *, boot: BootId) -> list[tuple[Priority, Batch]] | None:
             if not isinstance(piece, ReadingsPiece) or not piece.sequence:
                 return None
             places.setdefault(piece.sequence, []).extend(piece.places)
-    found: list[tuple[Priority, Batch]] = []
+    found: list[Rest] = []
     for segment in hand.lease.segments:
         if segment.sequence in places:
-            batch = _some_of(segment, np.sort(np.concatenate(places[segment.sequence])), boot)
-            if batch is None:
+            rest = _some_of(segment, np.sort(np.concatenate(places[segment.sequence])))
+            if rest is None:
                 return None
-            found.append((segment.priority, batch))
+            found.append(rest)
     return found
 
 
-def _some_of(segment: LeasedSegment, places: Numbers, boot: BootId) -> Batch | None:
+def _some_of(segment: LeasedSegment, places: Numbers) -> Rest | None:
     try:
         header, batch = read_header(segment.body), decode_metrics(segment.body)
     except SegmentError:
         return None
     some = replace(batch.take(places), origin=header.origin)
-    is_of_then = segment.boot != boot and bool((some.flags & MONOTONIC).any())
-    # What was diluted says so by its segment.
-    return None if is_of_then or header.ancestors is not None else some
+    if header.ancestors is not None:
+        # What was diluted says so by its segment.
+        return None
+    has_moments = bool((some.flags & MONOTONIC).any())
+    return Rest(segment.priority, some, segment.boot if has_moments else BootId(0))

@@ -137,7 +137,7 @@ def test_a_state_row_of_an_earlier_version_is_read() -> None:
         7, 10, 3, b"h" * 16, 2, 99, False, 5, [Share("a", 1, 5, 4, 1, [(3, 9)], None, 7, (1, 2, 1))], {"a": 1}
     )
     fields = msgspec.msgpack.decode(encode_state(state)[8:])
-    assert [fields[8][0].pop() for _ in range(7)] == [[], 0, 0, 0, [], b"", [1, 2, 1]]
+    assert [fields[8][0].pop() for _ in range(8)] == [[0, 0], [], 0, 0, 0, [], b"", [1, 2, 1]]
     body = msgspec.msgpack.encode(fields)
     read = decode_state(STATE_MAGIC + zlib.crc32(body).to_bytes(4, "little") + body)
     assert read.shares == [Share("a", 1, 5, 4, 1, [(3, 9)], None, 7, (0, 0, 0))]

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+from typing import Any
 
 import numpy as np
 import pytest
 
+from gateway.core.batch import MONOTONIC, Batch, Series
+from gateway.core.clock import NS_PER_S, Quality
 from gateway.core.contracts import FullError, Priority
 from gateway.core.units import Duration
+from gateway.store.apart import Rest
 from gateway.store.reading import verify
 from gateway.store.segments import decode_metrics
 
@@ -29,7 +33,7 @@ async def leases_of(shelves, store, count: int = 3, *, priority: Priority = Prio
 def some_of(lease, *places: int) -> list:
     """Return readings of a lease of one segment, as they stand in it."""
     (segment,) = lease.segments
-    return [(segment.priority, decode_metrics(segment.body).take(np.array(places)))]
+    return [Rest(segment.priority, decode_metrics(segment.body).take(np.array(places)))]
 
 
 async def test_the_rest_is_held_and_all_else_is_delivered(shelves, numbers) -> None:
@@ -197,4 +201,98 @@ async def test_there_is_room_for_so_much_at_a_time(shelves) -> None:
     with pytest.raises(FullError):
         await store.apart.keep("cloud", leases, some_of(leases[0], 0), put_off_s=0.0)
     await waiting
+    shelves.check(store)
+
+
+class Boots:
+    """A shelf on a box that is started anew, and readings that only its own clock has times of."""
+
+    def __init__(self, shelves) -> None:
+        self.shelves = shelves
+        self.number = 1
+
+    async def start(self, **options) -> Any:
+        clock = self.shelves.clock
+        await self.shelves.close()
+        self.number += 1
+        clock.reboot(f"boot-{self.number}", wall=clock.wall + 86_400 * NS_PER_S, synced=True)
+        return await self.shelves.open(**options)
+
+    async def put(self, store, count: int = 10) -> list[int]:
+        """Append readings a second apart, with their moments; return their Unix times."""
+        numbers = self.shelves.numbers(count)
+        series = store.resolve(Series((("device.id", "d1"),), "m"))
+        moments = self.shelves.clock.monotonic_ns() + np.arange(count) * NS_PER_S
+        await store.append([(Priority.NORMAL, Batch.of(series, moments, np.array(numbers), flags=MONOTONIC))])
+        return (self.shelves.clock.wall_ns() + np.arange(count) * NS_PER_S).tolist()
+
+    async def drain(self, store) -> list[int]:
+        """Deliver all; return when the moments among it were."""
+        found = []
+        while (lease := await self.shelves.lease(store)) is not None:
+            for segment in lease.segments:
+                batch = decode_metrics(segment.body)
+                if (batch.flags & MONOTONIC).any():
+                    times, quality = store.timeline.repair(batch.time_ns, segment.boot)
+                    assert quality is Quality.SYNCED
+                    found += times.tolist()
+            store.ack(lease)
+        return sorted(found)
+
+
+def moments_of(lease, *places: int) -> list:
+    """Return readings of a lease of one segment, which are moments of its boot."""
+    (segment,) = lease.segments
+    return [Rest(segment.priority, decode_metrics(segment.body).take(np.array(places)), segment.boot)]
+
+
+async def test_moments_of_an_earlier_boot_stay_moments_of_it(shelves) -> None:
+    """As long as they are held its clock is known, however much of later boots has gone meanwhile, and restarts."""
+    boots, store = Boots(shelves), await shelves.open(max_age=Duration(30 * 86_400))
+    times = await boots.put(store)
+    shelves.clock.advance(20 * NS_PER_S)
+    options = {"max_age": Duration(30 * 86_400)}
+    store = await boots.start(**options)
+    later = await boots.put(store)
+    # What is oldest from now on is of this boot.
+    await shelves.put(store, 10)
+    leases = [await shelves.lease(store, readings_max=10) for _ in range(3)]
+    leases.sort(key=lambda lease: lease.segments[0].sequence)
+    store.release(leases.pop(), maybe_delivered=False)
+    pieces = [*moments_of(leases[0], 3, 4), *moments_of(leases[1], 9)]
+    await store.apart.keep("cloud", leases, pieces, put_off_s=0.0)
+    shelves.check(store)
+    for _ in range(3):
+        await store.tend()
+        await shelves.put(store)
+        store = await boots.start(**options)
+        await store.tend()
+        await shelves.put(store)
+    await shelves.close()
+    assert verify(shelves.state_dir).problems == []
+    store = await shelves.open(**options)
+    assert await boots.drain(store) == [times[3], times[4], later[9]]
+    shelves.check(store)
+    await shelves.put(store)
+    await store.tend()
+    await shelves.put(store)
+    assert [times.boot for times in store.timeline.boots] == [store.timeline.current.boot]
+
+
+async def test_what_is_left_of_an_earlier_boot_is_as_old_as_that_at_least(shelves) -> None:
+    """Its age counts from the end of its boot."""
+    boots, options = Boots(shelves), {"max_age": Duration(3 * 86_400)}
+    store = await shelves.open(**options)
+    await boots.put(store)
+    store = await boots.start(**options)
+    lease = await shelves.lease(store, readings_max=10)
+    await store.apart.keep("cloud", [lease], moments_of(lease, 3), put_off_s=0.0)
+    shelves.clock.advance(86_400 * NS_PER_S)
+    await store.tend()
+    await shelves.put(store)
+    assert store.status()["uplinks"]["cloud"]["held"] == 2
+    shelves.clock.advance(86_400 * NS_PER_S + 20 * NS_PER_S)
+    await store.tend()
+    await shelves.put(store)
+    assert store.status()["uplinks"]["cloud"]["ledger"] == {"expired_age": 1}
     shelves.check(store)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gateway.control.reading import decode_hook
-from gateway.core.batch import Batch, Series
+from gateway.core.batch import MONOTONIC, Batch, Series
 from gateway.core.clock import SystemClock
 from gateway.core.contracts import Priority
 from gateway.core.telemetry import Telemetry
@@ -63,10 +63,11 @@ class Plant:
     def series(self, *devices: str) -> np.ndarray:
         return np.array([self.store.resolve(Series((("device.id", device),), "n")) for device in devices])
 
-    async def append(self, start: int, *devices: str, **options: Any) -> None:
+    async def append(self, start: int, *devices: str, time_ns: int = 0, flags: int = 0) -> None:
         """Append one reading of each device, which all come with one commit."""
         numbers = np.arange(start, start + len(devices))
-        batch = Batch.of(self.series(*devices), CLOCK.wall_ns() + np.arange(len(devices)), numbers, **options)
+        times = (time_ns or CLOCK.wall_ns()) + np.arange(len(devices))
+        batch = Batch.of(self.series(*devices), times, numbers, flags=flags)
         await self.store.append([(Priority.NORMAL, batch)])
 
     def account(self, name: str) -> dict[str, Any]:
@@ -196,6 +197,52 @@ async def test_an_uplink_in_the_place_of_the_only_one_gets_what_is_left(make_nat
     assert account["ledger"] == {"before_uplink": 80 - len(found)}
     assert set(range(1, 80, 2)) <= found.keys()
     assert set(found.values()) == {1}
+
+
+class NextBoot(SystemClock):
+    """The same box after a power cut, as far as anybody can tell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._began_ns = CLOCK.monotonic_ns()
+
+    def monotonic_ns(self) -> int:
+        return super().monotonic_ns() - self._began_ns
+
+    def boot_uuid(self) -> str:
+        return "the next one"
+
+
+ONE_BY_ONE = {"batch_readings_max": 2, "retry": {"initial": "1s", "max": "60s"}}
+
+
+@pytest.mark.usefixtures("few")
+async def test_what_waits_of_an_earlier_boot_holds_nobody_up(make_nats, make_plant, monkeypatch) -> None:
+    """A box that had no link and was switched off: its readings have no other time than that boot's clock."""
+    monkeypatch.setattr(parked, "PUT_OFF_MAX", 16)
+    server = make_nats()
+    server.make_stream("GOOD", "tidegate.g1.good.>")
+    plant = await make_plant(waits={"url": f"nats://127.0.0.1:{free_port()}"})
+    began_ns = CLOCK.wall_ns()
+    for start in range(0, 120, 2):
+        await plant.append(start, "good", "odd", time_ns=CLOCK.monotonic_ns(), flags=MONOTONIC)
+    ended_ns = CLOCK.wall_ns()
+    await plant.close()
+    waits = {"url": server.url, **ONE_BY_ONE}
+    clock = NextBoot()
+    plant = await make_plant(store_clock=clock, waits=waits)
+    await plant.until(lambda: plant.arrived("waits") == 60)
+    status = plant.uplinks["waits"].status()
+    assert status["put_off"]["overflowed"] == 0
+    await plant.close()
+    plant = await make_plant(store_clock=clock, waits=waits)
+    server.make_stream("LATE", "tidegate.g1.odd.>")
+    account = await plant.drain("waits")
+    assert (account["delivered"], account["ledger"]) == (120, {})
+    assert taken(server, "GOOD") == Counter(range(0, 120, 2))
+    assert taken(server, "LATE") == Counter(range(1, 120, 2))
+    times = [msgspec.json.decode(one.data)["ts"] for one in (*server.stored("GOOD"), *server.stored("LATE"))]
+    assert began_ns // 10**6 - 1000 <= min(times) <= max(times) <= ended_ns // 10**6 + 1000
 
 
 class Flow:

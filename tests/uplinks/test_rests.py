@@ -43,45 +43,45 @@ def hand(*segments: LeasedSegment, pieces: list, signal: Signal = Signal.METRICS
 def test_it_is_what_stands_at_its_places() -> None:
     """With flags, origin and class; a segment of which nothing is left gives nothing."""
     rest = rest_of(
-        hand(segment(1, flags=MONOTONIC), segment(2), segment(3), pieces=[piece(1, 4, 1), piece(3, 0), piece(1, 5)]),
-        boot=BOOT,
+        hand(segment(1, flags=MONOTONIC), segment(2), segment(3), pieces=[piece(1, 4, 1), piece(3, 0), piece(1, 5)])
     )
     assert rest is not None
-    assert [(priority, batch.bits.tolist(), batch.origin) for priority, batch in rest] == [
-        (Priority.BULK, [11, 14, 15], 7),
-        (Priority.BULK, [30], 7),
+    assert [(one.priority, one.batch.bits.tolist(), one.batch.origin, one.boot) for one in rest] == [
+        (Priority.BULK, [11, 14, 15], 7, BOOT),
+        (Priority.BULK, [30], 7, 0),
     ]
-    assert (rest[0][1].flags & MONOTONIC).all()
+    assert (rest[0].batch.flags & MONOTONIC).all()
 
 
 @pytest.mark.parametrize(
     "odd",
     [
-        segment(1, flags=MONOTONIC, boot=BootId(1)),
         segment(1, ancestors=Ancestors(bytes(16), bytes(16), 1, 1, 6, 60)),
         replace(segment(1), body=b"damaged"),
     ],
-    ids=["moments of another boot", "diluted", "damaged"],
+    ids=["diluted", "damaged"],
 )
 def test_where_it_would_not_be_the_same_it_stays_in_hand(odd) -> None:
-    """It says of when it is, or that it was diluted, by its segment."""
-    assert rest_of(hand(odd, pieces=[piece(1, 0)]), boot=BOOT) is None
+    """That it was diluted it says by its segment."""
+    assert rest_of(hand(odd, pieces=[piece(1, 0)])) is None
 
 
-def test_of_another_boot_what_has_the_devices_time_is_the_same() -> None:
-    """Its times need no boot."""
-    assert rest_of(hand(segment(1, boot=BootId(1)), pieces=[piece(1, 0)]), boot=BOOT) is not None
+def test_moments_are_of_their_boot() -> None:
+    """What has the device's time needs none."""
+    for flags, boot in ((MONOTONIC, 1), (0, 0)):
+        (rest,) = rest_of(hand(segment(1, flags=flags, boot=BootId(1)), pieces=[piece(1, 0)])) or []
+        assert rest.boot == boot
 
 
 def test_what_is_no_reading_of_one_segment_stays_in_hand() -> None:
     """Messages, what was thinned, logs, and a lease of which something is lost: that goes to the ledger with it."""
     numbers = np.ones(1, np.int64)
     messages = MessagesPart(ResourceRecords(Signal.METRICS, numbers, numbers, (b"x",)), NO_MARKS)
-    assert rest_of(hand(segment(1), pieces=[MessagesPiece("key", messages)]), boot=BOOT) is None
-    assert rest_of(hand(segment(1), pieces=[piece(0, 1)]), boot=BOOT) is None
-    assert rest_of(hand(segment(1), pieces=[piece(1, 1)], signal=Signal.LOGS), boot=BOOT) is None
+    assert rest_of(hand(segment(1), pieces=[MessagesPiece("key", messages)])) is None
+    assert rest_of(hand(segment(1), pieces=[piece(0, 1)])) is None
+    assert rest_of(hand(segment(1), pieces=[piece(1, 1)], signal=Signal.LOGS)) is None
     other = hand(segment(1), pieces=[])
     other.parts = deque([MetricsPart([])])
-    assert rest_of(other, boot=BOOT) is None
+    assert rest_of(other) is None
     other.rejected = {"rejected": 1}
-    assert rest_of(other, boot=BOOT) is None
+    assert rest_of(other) is None
