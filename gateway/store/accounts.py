@@ -276,6 +276,11 @@ class Change:
         self.add_held(name, -readings, priority=priority)
         self.delivered[name] = self.delivered.get(name, 0) + readings
 
+    def deliver_not(self, name: str, reason: str, entry: Entry) -> None:
+        """Take note that some of what is settled has not arrived, and never will."""
+        self.delivered[name] = self.delivered.get(name, 0) - entry.readings
+        self.lose(name, reason, entry)
+
     def leave_out(self, name: str, readings: int) -> None:
         """Note that one uplink does not take so many that came."""
         self.left_out[name] = self.left_out.get(name, 0) + readings

@@ -18,16 +18,16 @@ import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from gateway.core.batch import Batch, ResourceRecords
 from gateway.core.contracts import BootId, FullError
-from gateway.store.accounts import SLOTS_MAX, Stage
+from gateway.store.accounts import SLOTS_MAX, Entry, Stage
 from gateway.store.policy import Lane
 from gateway.store.records import Lease, LeasedSegment, where_from
-from gateway.store.writer import by_origin, cut, press
+from gateway.store.writer import by_origin, cut, press, press_apart
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from gateway.core.batch import Batch
     from gateway.core.contracts import Priority
     from gateway.store.accounts import Change
     from gateway.store.committer import Committer
@@ -45,13 +45,24 @@ class Rest(NamedTuple):
     """Readings of one class and one segment. `boot` is whose moments are among them; 0: none are."""
 
     priority: Priority
-    batch: Batch
+    what: Batch | ResourceRecords
     boot: BootId = BootId(0)
+
+
+class Lost(NamedTuple):
+    """Readings of a lease that will never be delivered, why, and what of them a person may want to see."""
+
+    lease: Lease
+    readings: int
+    reason: str
+    aside: Sequence[tuple[str, int, bytes]] = ()
 
 
 @dataclass(slots=True)
 class Moving:
     """Leases of one uplink, and `pieces` of their readings, which it still lacks; `rows` is what they become.
+
+    The others have arrived, but for those that are `lost`.
 
     `bit` is the uplink's in `done`, and `others` those of all who are not to have them: they have theirs. `ends_ns` has
     for each boot that is over, and of which moments are among them, how long it lasted.
@@ -63,28 +74,31 @@ class Moving:
     leases: Sequence[Lease]
     pieces: Sequence[Rest]
     ends_ns: Mapping[int, int]
+    lost: Sequence[Lost] = ()
     rows: list[Row] = field(default_factory=list)
 
     @property
     def readings(self) -> int:
         """How many readings are left."""
-        return sum(len(rest.batch) for rest in self.pieces)
+        return sum(len(rest.what) for rest in self.pieces)
 
-    def delivered(self) -> dict[Priority, int]:
-        """Return how many readings the uplink has got of the leases, by class."""
+    def settled_readings(self) -> dict[Priority, int]:
+        """Return how many readings of the leases the uplink lacks no more, by class."""
         found: dict[Priority, int] = {}
         for lease in self.leases:
             priority = lease.segments[0].priority
             found[priority] = found.get(priority, 0) + lease.readings
         for rest in self.pieces:
-            found[rest.priority] -= len(rest.batch)
+            found[rest.priority] -= len(rest.what)
         assert all(readings >= 0 for readings in found.values())
         return found
 
-    def settle(self, change: Change) -> None:
-        """Add to a commit's change what has arrived of the leases, and what is left of boots that are over."""
-        for priority, readings in self.delivered().items():
+    def settle(self, change: Change, *, now_ns: int) -> None:
+        """Add to a commit's change what became of the leases, and what is left of boots that are over."""
+        for priority, readings in self.settled_readings().items():
             change.deliver(self.uplink, readings, priority=priority)
+        for lost in self.lost:
+            change.deliver_not(self.uplink, lost.reason, Entry(lost.readings, 0, 0, now_ns, now_ns))
         for row in self.rows:
             if row.boot in self.ends_ns:
                 change.apart.append((self.uplink, row.boot, where_from(row.id)[2]))
@@ -97,10 +111,15 @@ class Moving:
         """Compress the pieces; yield what becomes a segment each, and of which boot. `boot` is that of now."""
         pieces = [rest if rest.boot in self.ends_ns else rest._replace(boot=boot) for rest in self.pieces]
         for of_boot in sorted({rest.boot for rest in pieces}):
-            mine = by_origin((rest.priority, rest.batch) for rest in pieces if rest.boot == of_boot)
+            mine = by_origin(
+                (rest.priority, rest.what) for rest in pieces if rest.boot == of_boot and isinstance(rest.what, Batch)
+            )
             for (priority, _), some in sorted(mine.items()):
                 for batches in cut(some):
                     yield press(priority, batches, offset_ns if of_boot == boot else None), of_boot
+        messages = [(rest.priority, rest.what) for rest in pieces if isinstance(rest.what, ResourceRecords)]
+        for part in press_apart(messages):
+            yield part, boot
 
     def take(self, new: NewSegment) -> NewSegment:
         """Return one of the segments as it is to be written."""
@@ -126,14 +145,24 @@ class Apart:
         """Whether a lease that was given back has no turn for now."""
         return self._desks[lease.uplink].is_put_off(lease.segments[0].id)
 
-    async def keep(self, uplink: str, leases: Sequence[Lease], pieces: Sequence[Rest], *, put_off_s: float) -> None:
-        """Settle leases as delivered but for `pieces`, which stay held, and are leased again in `put_off_s` at first.
+    async def keep(
+        self,
+        uplink: str,
+        leases: Sequence[Lease],
+        pieces: Sequence[Rest],
+        *,
+        put_off_s: float,
+        lost: Sequence[Lost] = (),
+    ) -> None:
+        """Settle leases as delivered but for what is `lost`, and for `pieces`: these stay held.
+
+        They are leased again in `put_off_s` at first.
 
         Returns when that is on the disk, or raises FullError: then nothing has changed. It comes to its end in a task
         that is cancelled, too.
         """
         bit = self._committer.accounts.shares[uplink].bit
-        moving = Moving(uplink, bit, self._not_for(uplink) & ~bit, leases, pieces, self._ends_of(pieces))
+        moving = Moving(uplink, bit, self._not_for(uplink) & ~bit, leases, pieces, self._ends_of(pieces), lost)
         waiter = self._committer.gathering.keep_apart(moving)
         try:
             await asyncio.shield(waiter)
@@ -169,6 +198,8 @@ class Apart:
             # The commit that says so has been made.
             desk.gone(lease.ids())
             self._kept.difference_update(lease.ids())
+        for lost in moving.lost:
+            self._committer.settling.set_aside(lost.lease, lost.reason, lost.aside)
         for row in moving.rows:
             priority, signal, sequence = where_from(row.id)
             segment = LeasedSegment(sequence, BootId(row.boot), signal, priority, row.readings, b"")

@@ -44,7 +44,7 @@ def make_change(
     """Return what a commit adds to the accounts: what comes for who takes it, what goes for who lacks it."""
     change = Change(accepted=sealed.readings)
     for moving in sealed.apart:
-        moving.settle(change)
+        moving.settle(change, now_ns=now_ns)
     # What is kept apart was held before, and is.
     for segment in (segment for segment in sealed.segments if not segment.is_apart):
         priority = where_from(segment.row.id)[0]

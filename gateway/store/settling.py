@@ -105,9 +105,7 @@ class Settling:
 
     def _settle(self, lease: Lease, lost: int, reason: str, aside: Sequence[tuple[str, int, bytes]]) -> None:
         """Take note that an uplink needs these segments no more; keep what was refused for a person to look at."""
-        if aside:
-            self._forgetter.refused(lease.segments[-REFUSED_WAITING_MAX:])
-            self.refusing.extend((lease.uplink, reason, *what) for what in aside)
+        self.set_aside(lease, reason, aside)
         # All of a lease is of one class.
         self._accounts.deliver(
             lease.uplink,
@@ -121,6 +119,13 @@ class Settling:
         self._want(len(self.done) >= DONE_MAX)
         if self.on_settled is not None:
             self.on_settled(lease, lost, reason)
+
+    def set_aside(self, lease: Lease, reason: str, aside: Sequence[tuple[str, int, bytes]]) -> None:
+        """Keep what was refused of a lease for a person to look at."""
+        if aside:
+            self._forgetter.refused(lease.segments[-REFUSED_WAITING_MAX:])
+            self.refusing.extend((lease.uplink, reason, *what) for what in aside)
+            self._want(False)
 
     def _entry(self, readings: int) -> Entry:
         now_ns = self._now_ns()

@@ -73,12 +73,15 @@ class Endings:
             # What was refused of it, or cannot be read, is counted when the rest goes.
             self._store.thinned(hand.lease, readings=hand.delivered)
             return
-        if hand.message and hand.rejected and self._outages.status.is_news(hand.message, _now_s()):
-            log.warning("uplink %s: %s", self._uplink, hand.verdict())
+        self._tell_of(hand)
         if hand.lost and not hand.delivered and REJECTED not in hand.rejected:
             self._store.refuse(hand.lease, hand.reason(), hand.message)
         else:
             self._store.ack(hand.lease, rejected=hand.lost, reason=hand.reason() or REJECTED, aside=hand.aside())
+
+    def _tell_of(self, hand: Hand) -> None:
+        if hand.message and hand.rejected and self._outages.status.is_news(hand.message, _now_s()):
+            log.warning("uplink %s: %s", self._uplink, hand.verdict())
 
     def _answered(self, hand: Hand) -> None:
         """Note that the far side is there and takes what it is sent, or says why not."""
@@ -146,7 +149,7 @@ class Endings:
         """Have the store write anew what is left of leases that nobody hears, where much of that is in hand."""
         if _now_s() < self._apart_from_s or not (hands := self._parked.unheard):
             return
-        from gateway.uplinks.rests import rest_of  # noqa: PLC0415  for those who have any
+        from gateway.uplinks.rests import lost_of, rest_of  # noqa: PLC0415  for those who have any
 
         rests = [(hand, rest_of(hand)) for hand in hands]
         moved = [(hand, rest) for hand, rest in rests if rest is not None]
@@ -156,13 +159,15 @@ class Endings:
         leases, pieces = [hand.lease for hand, _ in moved], [piece for _, rest in moved for piece in rest]
         try:
             wait_s = self._parked.unheard_s(_now_s())
-            await self._store.apart.keep(self._uplink, leases, pieces, put_off_s=wait_s)
+            lost = [lost_of(hand) for hand, _ in moved if hand.lost]
+            await self._store.apart.keep(self._uplink, leases, pieces, put_off_s=wait_s, lost=lost)
         except FullError as error:
             log.debug("uplink %s: nothing is kept apart: %s", self._uplink, error)
             return
         self._apart_from_s = _now_s()
         for hand, _ in moved:
             self._parked.remove(hand)
+            self._tell_of(hand)
             self._outages.status.readings_sent += hand.delivered
             self._outages.tally.sent(hand.delivered)
 

@@ -13,9 +13,9 @@ import numpy as np
 
 from gateway.core.batch import MONOTONIC
 from gateway.core.contracts import BootId, Signal
-from gateway.store.apart import Rest
+from gateway.store.apart import Lost, Rest
 from gateway.store.segments import SegmentError, decode_metrics, read_header
-from gateway.uplinks.nats_pieces import PiecesPart, ReadingsPiece
+from gateway.uplinks.nats_pieces import MessagesPiece, PiecesPart, ReadingsPiece
 
 if TYPE_CHECKING:
     from gateway.core.ragged import Numbers
@@ -25,17 +25,21 @@ if TYPE_CHECKING:
 
 def rest_of(hand: Hand) -> list[Rest] | None:
     """Return all that is left of a lease; None where it can't be kept apart."""
-    if hand.rejected or hand.lease.signal is not Signal.METRICS or not hand.parts:
+    if hand.doubted or hand.lease.signal is not Signal.METRICS or not hand.parts:
         return None
     places: dict[int, list[Numbers]] = {}
+    found: list[Rest] = []
     for part in hand.parts:
         if not isinstance(part, PiecesPart):
             return None
         for piece in part.pieces:
+            if isinstance(piece, MessagesPiece):
+                # They are passed on as they came, and all of a lease is of one class.
+                found.append(Rest(hand.lease.segments[0].priority, piece.part.records))
+                continue
             if not isinstance(piece, ReadingsPiece) or not piece.sequence:
                 return None
             places.setdefault(piece.sequence, []).extend(piece.places)
-    found: list[Rest] = []
     for segment in hand.lease.segments:
         if segment.sequence in places:
             rest = _some_of(segment, np.sort(np.concatenate(places[segment.sequence])))
@@ -43,6 +47,11 @@ def rest_of(hand: Hand) -> list[Rest] | None:
                 return None
             found.append(rest)
     return found
+
+
+def lost_of(hand: Hand) -> Lost:
+    """Return what of a lease is lost."""
+    return Lost(hand.lease, hand.lost, hand.reason(), hand.aside())
 
 
 def _some_of(segment: LeasedSegment, places: Numbers) -> Rest | None:

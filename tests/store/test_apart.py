@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gateway.core.batch import MONOTONIC, Batch, Series
+from gateway.core.batch import MONOTONIC, Batch, ResourceRecords, Series
 from gateway.core.clock import NS_PER_S, Quality
-from gateway.core.contracts import FullError, Priority
+from gateway.core.contracts import FullError, Priority, Signal
 from gateway.core.units import Duration
-from gateway.store.apart import Rest
+from gateway.store.apart import Lost, Rest
 from gateway.store.reading import verify
-from gateway.store.segments import decode_metrics
+from gateway.store.segments import decode, decode_metrics
 
 TWO = ("cloud", "other")
 
@@ -201,6 +201,58 @@ async def test_there_is_room_for_so_much_at_a_time(shelves) -> None:
     with pytest.raises(FullError):
         await store.apart.keep("cloud", leases, some_of(leases[0], 0), put_off_s=0.0)
     await waiting
+    shelves.check(store)
+
+
+async def test_what_is_lost_of_the_leases_is_in_the_ledger(shelves) -> None:
+    """With the same commit, and aside for a person to look at; all others have arrived but for the rest."""
+    store = await shelves.open(uplinks=TWO)
+    leases = await leases_of(shelves, store, 2)
+    aside = [("no", 2, leases[0].segments[0].body)]
+    lost = [Lost(leases[0], 2, "refused", aside), Lost(leases[1], 3, "rejected")]
+    await store.apart.keep("cloud", leases, some_of(leases[0], 0), put_off_s=0.0, lost=lost)
+    cloud = store.status()["uplinks"]["cloud"]
+    assert (cloud["delivered"], cloud["held"], cloud["ledger"]) == (14, 1, {"refused": 2, "rejected": 3})
+    shelves.check(store)
+    await shelves.close()
+    assert verify(shelves.state_dir).problems == []
+    store = await shelves.open(uplinks=TWO)
+    ((_, uplink, reason, message, readings, body),) = [tuple(row) for row in await refused_of(store)]
+    assert (uplink, reason, message, readings, body) == ("cloud", "refused", "no", 2, aside[0][2])
+    assert len(await shelves.drain(store)) == 1
+
+
+async def refused_of(store) -> list:
+    sql = "SELECT id, uplink, reason, message, readings, body FROM refused"
+    return list(await store._committer.connection.execute_fetchall(sql))
+
+
+async def test_messages_stay_messages(shelves) -> None:
+    """Beside readings of the same leases."""
+    store = await shelves.open()
+    messages = shelves.messages(b"one", b"two", signal=Signal.METRICS, count=3)
+    await store.append(
+        [(Priority.NORMAL, shelves.batch(store, shelves.numbers(4)))], records=[(Priority.NORMAL, messages)]
+    )
+    leases = [await shelves.lease(store), await shelves.lease(store)]
+    rests = []
+    for lease in leases:
+        (segment,) = lease.segments
+        found = decode(segment.body)
+        is_message = isinstance(found, ResourceRecords)
+        rests.append(Rest(segment.priority, found.take(slice(1, 2) if is_message else np.array([0]))))
+    await store.apart.keep("cloud", leases, rests, put_off_s=0.0)
+    shelves.check(store)
+    await shelves.close()
+    assert verify(shelves.state_dir).problems == []
+    store = await shelves.open()
+    back = []
+    while (lease := await shelves.lease(store)) is not None:
+        back += [decode(segment.body) for segment in lease.segments]
+        store.ack(lease)
+    assert sorted(map(len, back)) == [1, 3]
+    (message,) = [one for one in back if isinstance(one, ResourceRecords)]
+    assert (message.bodies, message.time_ns.tolist()) == ((b"two",), [shelves.clock.wall_ns()])
     shelves.check(store)
 
 

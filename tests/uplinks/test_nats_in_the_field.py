@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 import pytest
+from opentelemetry.proto.metrics.v1.metrics_pb2 import ResourceMetrics
 
 from gateway.control.reading import decode_hook
-from gateway.core.batch import MONOTONIC, Batch, Series
+from gateway.core.batch import MONOTONIC, Batch, ResourceRecords, Series
 from gateway.core.clock import SystemClock
-from gateway.core.contracts import Priority
+from gateway.core.contracts import Priority, Signal
 from gateway.core.telemetry import Telemetry
 from gateway.net.ports import free_port
 from gateway.store.database import Store, StoreSettings
@@ -243,6 +244,71 @@ async def test_what_waits_of_an_earlier_boot_holds_nobody_up(make_nats, make_pla
     assert taken(server, "LATE") == Counter(range(1, 120, 2))
     times = [msgspec.json.decode(one.data)["ts"] for one in (*server.stored("GOOD"), *server.stored("LATE"))]
     assert began_ns // 10**6 - 1000 <= min(times) <= max(times) <= ended_ns // 10**6 + 1000
+
+
+USERS = """authorization {
+  users = [
+    { user: "admin", password: "top" }
+    { user: "box", password: "secret",
+      permissions: { publish: ["tidegate.g1.good.>", "tidegate.g1.odd.>"], subscribe: "_INBOX.>" } }
+  ]
+}"""
+
+
+@pytest.mark.usefixtures("few")
+async def test_what_waits_beside_what_is_refused_holds_nobody_up(make_nats, make_plant, monkeypatch) -> None:
+    """What nobody may publish is in the ledger, what nobody hears is kept apart, and the others arrive."""
+    monkeypatch.setattr(parked, "PUT_OFF_MAX", 16)
+    monkeypatch.setenv("TIDEGATE_TEST_PASSWORD", "secret")
+    server = make_nats(lines=(USERS,), admin={"user": "admin", "pass": "top"})
+    server.make_stream("GOOD", "tidegate.g1.good.>")
+    who = {"username": "box", "password": {"env": "TIDEGATE_TEST_PASSWORD"}}
+    waits = {"url": server.url, **who, **ONE_BY_ONE, "batch_readings_max": 3}
+    plant = await make_plant(waits=waits)
+    for start in range(0, 180, 3):
+        await plant.append(start, "good", "odd", "bad")
+    await plant.until(lambda: plant.arrived("waits") == 60)
+    assert plant.uplinks["waits"].status()["put_off"]["overflowed"] == 0
+    assert plant.account("waits")["ledger"]["rejected"] >= 40
+    await plant.close()
+    plant = await make_plant(waits=waits)
+    server.make_stream("LATE", "tidegate.g1.odd.>")
+    account = await plant.drain("waits")
+    assert (account["delivered"], account["ledger"]) == (120, {"rejected": 60})
+    assert taken(server, "GOOD") == Counter(range(0, 180, 3))
+    assert taken(server, "LATE") == Counter(range(1, 180, 3))
+
+
+def otlp_of(number: int) -> ResourceRecords:
+    """Return a message with one reading, as a program sends it."""
+    message = ResourceMetrics()
+    point = message.scope_metrics.add().metrics.add(name="n").gauge.data_points.add()
+    point.as_int, point.time_unix_nano = number, CLOCK.wall_ns()
+    columns = np.ones(1, np.int64), np.full(1, CLOCK.wall_ns(), np.int64)
+    return ResourceRecords(Signal.METRICS, *columns, (message.SerializeToString(),))
+
+
+@pytest.mark.usefixtures("few")
+async def test_what_waits_of_otlp_that_is_passed_on_holds_nobody_up(make_nats, make_plant, monkeypatch) -> None:
+    """It has a subject of its own, which the stream of the readings may lack."""
+    monkeypatch.setattr(parked, "PUT_OFF_MAX", 16)
+    server = make_nats()
+    server.make_stream("GOOD", "tidegate.g1.good.>")
+    waits = {"url": server.url, **ONE_BY_ONE}
+    plant = await make_plant(waits=waits)
+    for start in range(0, 120, 2):
+        batch = Batch.of(plant.series("good"), CLOCK.wall_ns(), np.array([start]))
+        await plant.store.append([(Priority.NORMAL, batch)], records=[(Priority.NORMAL, otlp_of(start + 1))])
+    await plant.until(lambda: plant.arrived("waits") == 60)
+    assert plant.uplinks["waits"].status()["put_off"]["overflowed"] == 0
+    assert plant.account("waits")["delivered"] >= 40
+    await plant.close()
+    plant = await make_plant(waits=waits)
+    server.make_stream("LATE", "tidegate.g1.metrics")
+    account = await plant.drain("waits")
+    assert (account["delivered"], account["ledger"]) == (120, {})
+    assert taken(server, "GOOD") == Counter(range(0, 120, 2))
+    assert taken(server, "LATE") == Counter(range(1, 120, 2))
 
 
 class Flow:

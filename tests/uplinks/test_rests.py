@@ -11,15 +11,18 @@ import pytest
 from gateway.codecs.otlp import NO_MARKS
 from gateway.core.batch import MONOTONIC, Batch, ResourceRecords
 from gateway.core.contracts import BootId, Priority, Signal
+from gateway.store.apart import Rest
 from gateway.store.policy import Lane
 from gateway.store.records import Lease, LeasedSegment
 from gateway.store.segments import Ancestors, press_metrics
+from gateway.uplinks.guards import StatusRefusedError
 from gateway.uplinks.nats_pieces import MessagesPiece, PiecesPart, ReadingsPiece
 from gateway.uplinks.parts import MessagesPart, MetricsPart
 from gateway.uplinks.requests import Hand
-from gateway.uplinks.rests import rest_of
+from gateway.uplinks.rests import lost_of, rest_of
 
 BOOT = BootId(2)
+BATCH = Batch.of(1, np.arange(1), np.arange(1))
 
 
 def segment(sequence: int, *, flags: int = 0, boot: BootId = BOOT, ancestors: Ancestors | None = None) -> LeasedSegment:
@@ -46,11 +49,11 @@ def test_it_is_what_stands_at_its_places() -> None:
         hand(segment(1, flags=MONOTONIC), segment(2), segment(3), pieces=[piece(1, 4, 1), piece(3, 0), piece(1, 5)])
     )
     assert rest is not None
-    assert [(one.priority, one.batch.bits.tolist(), one.batch.origin, one.boot) for one in rest] == [
+    assert [(one.priority, one.what.bits.tolist(), one.what.origin, one.boot) for one in rest] == [
         (Priority.BULK, [11, 14, 15], 7, BOOT),
         (Priority.BULK, [30], 7, 0),
     ]
-    assert (rest[0].batch.flags & MONOTONIC).all()
+    assert (rest[0].what.flags & MONOTONIC).all()
 
 
 @pytest.mark.parametrize(
@@ -74,14 +77,29 @@ def test_moments_are_of_their_boot() -> None:
 
 
 def test_what_is_no_reading_of_one_segment_stays_in_hand() -> None:
-    """Messages, what was thinned, logs, and a lease of which something is lost: that goes to the ledger with it."""
-    numbers = np.ones(1, np.int64)
-    messages = MessagesPart(ResourceRecords(Signal.METRICS, numbers, numbers, (b"x",)), NO_MARKS)
-    assert rest_of(hand(segment(1), pieces=[MessagesPiece("key", messages)])) is None
+    """What was thinned, logs, and what is still in doubt."""
     assert rest_of(hand(segment(1), pieces=[piece(0, 1)])) is None
     assert rest_of(hand(segment(1), pieces=[piece(1, 1)], signal=Signal.LOGS)) is None
     other = hand(segment(1), pieces=[])
     other.parts = deque([MetricsPart([])])
     assert rest_of(other) is None
-    other.rejected = {"rejected": 1}
+    other = hand(segment(1), pieces=[piece(1, 1)])
+    other.doubted = [(StatusRefusedError("no", 400), other.parts[0])]
     assert rest_of(other) is None
+
+
+def test_messages_are_what_is_left_of_them() -> None:
+    """Byte for byte, of the class of their lease."""
+    numbers = np.ones(1, np.int64)
+    messages = MessagesPart(ResourceRecords(Signal.METRICS, numbers, numbers, (b"x",)), NO_MARKS)
+    rest = rest_of(hand(segment(1), pieces=[MessagesPiece("key", messages), piece(1, 2)]))
+    assert rest == [Rest(Priority.BULK, messages.records), *(rest_of(hand(segment(1), pieces=[piece(1, 2)])) or [])]
+
+
+def test_what_is_lost_of_a_lease_goes_with_it() -> None:
+    """With the reason, and what a person may want to see."""
+    found = hand(segment(1), pieces=[piece(1, 1)])
+    found.rejected, found.refused = {"refused": 1, "damaged": 2}, [("no", MetricsPart([(BATCH, NO_MARKS)]))]
+    lost = lost_of(found)
+    assert (lost.lease, lost.readings, lost.reason) == (found.lease, 3, "damaged+refused")
+    assert [(message, readings) for message, readings, _ in lost.aside] == [("no", 1)]
