@@ -15,24 +15,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
 
 from gateway.core.batch import Batch, ResourceRecords
 from gateway.core.contracts import BootId, FullError
 from gateway.store.accounts import SLOTS_MAX, Entry, Stage
 from gateway.store.policy import Lane
 from gateway.store.records import Lease, LeasedSegment, where_from
+from gateway.store.segments import FIRST_HASH, Ancestors, read_header, segment_hash
 from gateway.store.writer import by_origin, cut, press, press_apart
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from gateway.core.contracts import Priority
-    from gateway.store.accounts import Change
+    from gateway.store.accounts import Change, Dilution
     from gateway.store.committer import Committer
     from gateway.store.leases import Desk
     from gateway.store.recent import Row
+    from gateway.store.segments import Pressed
     from gateway.store.writer import NewSegment, Part
 
 # Segments that are worth being made one.
@@ -42,11 +46,23 @@ EVERYBODY: Final = (1 << SLOTS_MAX) - 1
 
 
 class Rest(NamedTuple):
-    """Readings of one class and one segment. `boot` is whose moments are among them; 0: none are."""
+    """Readings of one class and one segment. `boot` is whose moments are among them; 0: none are.
+
+    Of readings that were thinned on the shelf `step_s` is at which step.
+    """
 
     priority: Priority
     what: Batch | ResourceRecords
     boot: BootId = BootId(0)
+    step_s: int = 0
+
+
+class Piece(NamedTuple):
+    """What becomes a segment, of which boot, and at which step it was thinned."""
+
+    part: Part
+    boot: BootId
+    step_s: int = 0
 
 
 class Lost(NamedTuple):
@@ -107,19 +123,45 @@ class Moving:
         """Return the bits of who has settled the leases' segments with the commit, others included."""
         return {row_id: done.get(row_id, 0) | self.bit for lease in self.leases for row_id in lease.ids()}
 
-    def parts(self, boot: BootId, offset_ns: int | None) -> Iterator[tuple[Part, BootId]]:
-        """Compress the pieces; yield what becomes a segment each, and of which boot. `boot` is that of now."""
+    def parts(self, boot: BootId, offset_ns: int | None) -> Iterator[Piece]:
+        """Compress the pieces; `boot` is that of now."""
+        self.rows.clear()
         pieces = [rest if rest.boot in self.ends_ns else rest._replace(boot=boot) for rest in self.pieces]
         for of_boot in sorted({rest.boot for rest in pieces}):
-            mine = by_origin(
-                (rest.priority, rest.what) for rest in pieces if rest.boot == of_boot and isinstance(rest.what, Batch)
+            offset = offset_ns if of_boot == boot else None
+            mine = [rest for rest in pieces if rest.boot == of_boot]
+            whole = by_origin(
+                (rest.priority, rest.what) for rest in mine if isinstance(rest.what, Batch) and not rest.step_s
             )
-            for (priority, _), some in sorted(mine.items()):
+            for (priority, _), some in sorted(whole.items()):
                 for batches in cut(some):
-                    yield press(priority, batches, offset_ns if of_boot == boot else None), of_boot
+                    yield Piece(press(priority, batches, offset), of_boot)
+            # What was thinned is no longer what is left at its step where it is joined.
+            for rest in mine:
+                if isinstance(rest.what, Batch) and rest.step_s:
+                    yield Piece(press(rest.priority, [rest.what], offset), of_boot, rest.step_s)
         messages = [(rest.priority, rest.what) for rest in pieces if isinstance(rest.what, ResourceRecords)]
         for part in press_apart(messages):
-            yield part, boot
+            yield Piece(part, boot)
+
+    @staticmethod
+    def thinned(pressed: Pressed, body: bytes, step_s: int, before: Dilution) -> tuple[Pressed, bytes, Dilution]:
+        """Return what says that it was thinned, at a step of so many seconds, in the place of a segment that does not.
+
+        It is as if that had come, and had then been written anew: `before` is how far all was. At 0 it is as it is.
+        """
+        if not step_s:
+            return pressed, body, before
+        header, number = read_header(body), before.count + 1
+        ancestors = Ancestors(
+            segment_hash(body), before.hash or FIRST_HASH, number, header.sequence, pressed.readings, step_s
+        )
+        body = pressed.seal(
+            sequence=header.sequence, boot=header.boot, previous_hash=header.previous_hash, ancestors=ancestors
+        )
+        # Whoever finds its columns at hand does not look for what it says.
+        after = msgspec.structs.replace(before, count=number, hash=segment_hash(body))
+        return replace(pressed, readable=None), body, after
 
     def take(self, new: NewSegment) -> NewSegment:
         """Return one of the segments as it is to be written."""

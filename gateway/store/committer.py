@@ -329,7 +329,15 @@ class Committer:
         answer(pending, full)
 
     async def _commit(self, pending: Pending, *, clean: bool) -> None:
-        sealed = self._seal(pending)
+        sealed = seal(
+            pending,
+            sequence=self.state.sequence,
+            previous_hash=self.state.previous_hash,
+            boot=self.timeline.current.boot,
+            offset_ns=self._offset_ns(),
+            takes=self.accounts.takes,
+            dilution=self.state.dilution,
+        )
         try:
             await self._write(pending, sealed, clean=clean)
         except sqlite3.OperationalError as error:
@@ -353,16 +361,6 @@ class Committer:
             await self.connection.execute_fetchall("PRAGMA wal_checkpoint(RESTART)")
         except sqlite3.OperationalError as error:
             log.warning("no checkpoint: %s", error)
-
-    def _seal(self, pending: Pending) -> Sealed:
-        return seal(
-            pending,
-            sequence=self.state.sequence,
-            previous_hash=self.state.previous_hash,
-            boot=self.timeline.current.boot,
-            offset_ns=self._offset_ns(),
-            takes=self.accounts.takes,
-        )
 
     def _offset_ns(self) -> int | None:
         """Return what Unix time is ahead of this boot's clock, None where that is not known."""
@@ -399,13 +397,13 @@ class Committer:
                 now_ns=self.now_ns(),
                 rewritings=rewritings,
             )
-            rewritten, dilution = self._keeper.note(self.state.dilution, rewritings)
+            rewritten, dilution = self._keeper.note(sealed.dilution, rewritings)
             leaving = self.forgetter.plan(sealed, self.gathering.pending)
             work, state = self._plan(pending, sealed, change, dilution, clean=clean)
             work.series_left = leaving
             work.removed, work.rewritten = gone, rewritten
             # What fails is taken back without these.
-            work.done = done | {row_id: bits for of in sealed.apart for row_id, bits in of.settled(done).items()}
+            work.done = sealed.settled(done)
             work.refused = self.refused.plan(self.now_ns(), refusing)
             tried = None if hidden else (state, change)
             pages = await write(self.connection, work)

@@ -13,6 +13,7 @@ import numpy as np
 
 from gateway.core.batch import MONOTONIC, Batch, LogRecords, ResourceRecords, distinct
 from gateway.core.contracts import BootId, Priority, Signal
+from gateway.store.accounts import Dilution
 from gateway.store.connection import PAGE_BYTES, Steps, transact
 from gateway.store.drawer import NOTHING, Filing
 from gateway.store.recent import Row
@@ -48,6 +49,7 @@ ROW_BYTES: Final = 64
 PAGE_ROOM_BYTES: Final = PAGE_BYTES - 4
 READING_BYTES: Final = 21
 EVERYBODY: Final[Mapping[int, Takes]] = {}
+NO_DILUTION: Final = Dilution()
 
 
 class Part(NamedTuple):
@@ -127,6 +129,7 @@ class Sealed:
     series: Numbers = field(default_factory=lambda: np.empty(0, np.uint32))
     """The numbers of all series in them, each once and in order."""
     apart: Sequence[Moving] = ()
+    dilution: Dilution = NO_DILUTION  # how far all is with those among them that say they were written anew
 
     @property
     def size_bytes(self) -> int:
@@ -137,6 +140,12 @@ class Sealed:
     def readings(self) -> int:
         """Readings and log records in all of them that came just now."""
         return sum(segment.row.readings for segment in self.segments if not segment.is_apart)
+
+    def settled(self, done: dict[int, int]) -> dict[int, int]:
+        """Return the bits of who has settled segments with the commit: `done`, and what is kept apart of some."""
+        if not self.apart:
+            return done
+        return {**done, **{row_id: bits for of in self.apart for row_id, bits in of.settled(done).items()}}
 
 
 class NewSegment(NamedTuple):
@@ -195,29 +204,32 @@ def seal(
     boot: BootId,
     offset_ns: int | None,
     takes: Mapping[int, Takes] = EVERYBODY,
+    dilution: Dilution = NO_DILUTION,
 ) -> Sealed:
     """Encode what is pending: one segment for each priority, signal and origin, large ones cut, what was pressed first.
 
     `offset_ns` is what Unix time is ahead of this boot's monotonic clock, None where no clock is known. `takes` has by
-    bit what those uplinks take that leave out something. Pure.
+    bit what those uplinks take that leave out something; `dilution` is how far all was before. Pure.
     """
     segments: list[NewSegment] = []
     series: list[Numbers] = []
     chain = previous_hash
 
-    def add(part: Part, moving: Moving | None = None, *, boot: BootId = boot) -> None:
-        nonlocal chain, sequence
+    def add(part: Part, moving: Moving | None = None, *, boot: BootId = boot, step_s: int = 0) -> None:
+        nonlocal chain, sequence, dilution
         priority, pressed, times = part
         body = pressed.seal(sequence=sequence, boot=boot, previous_hash=chain)
+        chain = segment_hash(body)
+        if moving is not None:
+            pressed, body, dilution = moving.thinned(pressed, body, step_s, dilution)
         row = Row(place(priority, pressed.signal, sequence), pressed.readings, boot, len(body))
         new = NewSegment(row, *times, body, pressed.readable, pressed.form, origin=pressed.origin)
         if moving is not None:
             new = moving.take(new)
-        elif takes:
+        else:
             new = new._replace(left_out=left_out(takes, (priority, pressed.signal), pressed.origin))
         segments.append(new)
         series.append(pressed.series)
-        chain = segment_hash(body)
         sequence += 1
 
     for priority in Priority:
@@ -229,9 +241,8 @@ def seal(
             for batches in cut(some):
                 add(press(priority, batches, offset_ns))
     for moving in pending.apart:
-        moving.rows.clear()
-        for part, of_boot in moving.parts(boot, offset_ns):
-            add(part, moving, boot=of_boot)
+        for piece in moving.parts(boot, offset_ns):
+            add(piece.part, moving, boot=piece.boot, step_s=piece.step_s)
     for part in press_apart(pending.records):
         add(part)
     for origin in sorted({some.origin for some in pending.logs}):
@@ -239,7 +250,7 @@ def seal(
             pressed = press_logs(records)
             add(Part(LOG_PRIORITY, pressed, (pressed.first_ns, pressed.last_ns)))
     numbers = series[0] if len(series) == 1 else _all_of(series)
-    return Sealed(segments, sequence, chain, numbers, pending.apart)
+    return Sealed(segments, sequence, chain, numbers, pending.apart, dilution)
 
 
 def _all_of(parts: Iterable[Numbers]) -> Numbers:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gateway.core.batch import MONOTONIC
+from gateway.core.clock import NS_PER_S
 from gateway.core.contracts import BootId, Signal
+from gateway.core.thinning import thin
 from gateway.store.apart import Lost, Rest
 from gateway.store.segments import SegmentError, decode_metrics, read_header
 from gateway.uplinks.nats_pieces import MessagesPiece, PiecesPart, ReadingsPiece
@@ -60,8 +62,9 @@ def _some_of(segment: LeasedSegment, places: Numbers) -> Rest | None:
     except SegmentError:
         return None
     some = replace(batch.take(places), origin=header.origin)
-    if header.ancestors is not None:
-        # What was diluted says so by its segment.
+    step_s = header.step_s
+    if step_s and len(thin(some, step_s * NS_PER_S)) != len(some):
+        # A segment that says it was thinned holds no more than is left at its step.
         return None
     has_moments = bool((some.flags & MONOTONIC).any())
-    return Rest(segment.priority, some, segment.boot if has_moments else BootId(0))
+    return Rest(segment.priority, some, segment.boot if has_moments else BootId(0), step_s)

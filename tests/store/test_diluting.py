@@ -16,6 +16,7 @@ from gateway.core.contracts import Priority
 from gateway.core.thinning import thin
 from gateway.core.units import Size
 from gateway.store import coarsening, diluting
+from gateway.store.apart import Rest
 from gateway.store.connection import DATABASE
 from gateway.store.policy import Terms
 from gateway.store.reading import read_held, verify
@@ -104,6 +105,45 @@ async def leased(store, *, uplink: str = "cloud", **more) -> Batch:
         found += [decode_metrics(segment.body) for segment in lease.segments]
         store.ack(lease)
     return Batch.join(found)
+
+
+async def test_rests_of_what_was_thinned_say_so_and_are_thinned_further(shelves, plant, store) -> None:
+    """They stand in the chain of all that was written anew, and so does what becomes of them on a full shelf."""
+    await plant.fill(store)
+    # What is held is backlog now, and the oldest of it goes first.
+    store.link_up("cloud")
+    for _ in range(3):
+        leases = [await store.lease("cloud", readings_max=4000, bytes_max=MIB) for _ in range(2)]
+        rests = []
+        for segment in (segment for lease in leases if lease is not None for segment in lease.segments):
+            batch, step_s = decode_metrics(segment.body), read_header(segment.body).step_s
+            few = batch.take(batch.series == batch.series[0])
+            rests.append(Rest(segment.priority, few, step_s=step_s))
+        await store.apart.keep("cloud", [lease for lease in leases if lease is not None], rests, put_off_s=0.0)
+        shelves.check(store)
+        assert any(rest.step_s for rest in rests)
+    await shelves.close()
+    report = verify(shelves.state_dir)
+    assert report.problems == []
+    with read_held(shelves.state_dir) as held:
+        headers = [read_header(segment.body) for segment in held]
+    # What came thinned says that it stands for itself.
+    told = [one.ancestors for one in headers if one.step_s and one.ancestors is not None]
+    assert any(
+        (one.last_sequence, one.readings) == (header.sequence, header.readings) for header in headers for one in told
+    )
+    before = report.rewritten
+    store = await shelves.open(max_bytes=MIB, when_full="dilute")
+    for _ in range(60):
+        await plant.put(store)
+    shelves.check(store)
+    await shelves.close()
+    report = verify(shelves.state_dir)
+    assert report.problems == []
+    assert report.rewritten != before
+    store = await shelves.open(max_bytes=MIB, when_full="dilute")
+    assert len(await leased(store)) > 0
+    shelves.check(store)
 
 
 async def test_the_oldest_are_thinned_before_any_goes(shelves, plant, store) -> None:

@@ -18,8 +18,12 @@ from gateway.core.batch import MONOTONIC, Batch, ResourceRecords, Series
 from gateway.core.clock import SystemClock
 from gateway.core.contracts import Priority, Signal
 from gateway.core.telemetry import Telemetry
+from gateway.core.units import Size
 from gateway.net.ports import free_port
 from gateway.store.database import Store, StoreSettings
+from gateway.store.reading import read_held, verify
+from gateway.store.room import Room
+from gateway.store.segments import read_header
 from gateway.uplinks import endings, parked
 from gateway.uplinks.delivery import Uplink
 from gateway.uplinks.nats import seams_of
@@ -113,10 +117,10 @@ async def make_plant(tmp_path: Path) -> AsyncIterator[Any]:
     """Open a store and start its uplinks."""
     made: list[Plant] = []
 
-    async def make(store_clock=CLOCK, **tables: dict[str, Any]) -> Plant:
+    async def make(store_clock=CLOCK, settings=None, **tables: dict[str, Any]) -> Plant:
         store = await Store.open(
             state_dir=tmp_path / "state",
-            settings=StoreSettings(),
+            settings=settings or StoreSettings(),
             clock=store_clock,
             uplinks=list(tables),
             max_series=1000,
@@ -309,6 +313,47 @@ async def test_what_waits_of_otlp_that_is_passed_on_holds_nobody_up(make_nats, m
     assert (account["delivered"], account["ledger"]) == (120, {})
     assert taken(server, "GOOD") == Counter(range(0, 120, 2))
     assert taken(server, "LATE") == Counter(range(1, 120, 2))
+
+
+@pytest.mark.usefixtures("few")
+async def test_what_waits_of_what_was_thinned_on_the_shelf_holds_nobody_up(
+    make_nats, make_plant, monkeypatch, tmp_path: Path
+) -> None:
+    """After an outage that filled the shelf; what is kept apart of it still says that it was thinned."""
+    monkeypatch.setattr(Room, "limit_bytes", property(lambda _: 192 << 10))
+    # Few segments are many readings here.
+    monkeypatch.setattr(parked, "PUT_OFF_MAX", 2)
+    monkeypatch.setattr(endings, "APART_MIN", 1)
+    server = make_nats()
+    server.make_stream("GOOD", "tidegate.g1.good.>")
+    full = StoreSettings(max_bytes=Size(1 << 20), when_full="dilute")
+    plant = await make_plant(settings=full, waits={"url": f"nats://127.0.0.1:{free_port()}"})
+    noise, series = np.random.default_rng(1), plant.series("good", "odd")
+    for minute in range(100):
+        if plant.store.status()["uplinks"]["waits"]["ledger"].get("diluted", 0) > 2000:
+            break
+        times = CLOCK.wall_ns() - (10_000 - 600 * minute) * 10**9 + np.arange(600) // 2 * 10**9
+        batch = Batch.of(np.tile(series, 300), times, noise.integers(0, 1 << 40, 600)).sorted()
+        await plant.store.append([(Priority.NORMAL, batch)])
+    await plant.close()
+    before = plant.store.status()["uplinks"]["waits"]
+    assert before["ledger"]["diluted"] > 2000
+    waits = {"url": server.url, **ONE_BY_ONE, "batch_readings_max": 200}
+    plant = await make_plant(settings=full, waits=waits)
+    await plant.until(lambda: plant.arrived("waits") >= before["held"] // 2 - 300)
+    await plant.until(lambda: plant.account("waits")["delivered"] > 0)
+    await plant.close()
+    with read_held(tmp_path / "state") as held:
+        steps = [read_header(segment.body).step_s for segment in held]
+    assert any(steps)
+    plant = await make_plant(settings=full, waits=waits)
+    server.make_stream("LATE", "tidegate.g1.odd.>")
+    account = await plant.drain("waits")
+    assert account["ledger"] == before["ledger"]
+    assert account["delivered"] == before["held"]
+    counts = [len(server.stored(stream)) for stream in ("GOOD", "LATE")]
+    assert sum(counts) == before["held"]
+    assert verify(tmp_path / "state").problems == []
 
 
 class Flow:

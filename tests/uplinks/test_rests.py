@@ -56,17 +56,19 @@ def test_it_is_what_stands_at_its_places() -> None:
     assert (rest[0].what.flags & MONOTONIC).all()
 
 
-@pytest.mark.parametrize(
-    "odd",
-    [
-        segment(1, ancestors=Ancestors(bytes(16), bytes(16), 1, 1, 6, 60)),
-        replace(segment(1), body=b"damaged"),
-    ],
-    ids=["diluted", "damaged"],
-)
-def test_where_it_would_not_be_the_same_it_stays_in_hand(odd) -> None:
-    """That it was diluted it says by its segment."""
-    assert rest_of(hand(odd, pieces=[piece(1, 0)])) is None
+def test_where_it_would_not_be_the_same_it_stays_in_hand() -> None:
+    """What is damaged, and what was thinned at a step at which less would be left of it than there is."""
+    assert rest_of(hand(replace(segment(1), body=b"damaged"), pieces=[piece(1, 0)])) is None
+    thinned = segment(1, ancestors=Ancestors(bytes(16), bytes(16), 1, 1, 6, 60))
+    assert rest_of(hand(thinned, pieces=[piece(1, *range(5))])) is None
+
+
+@pytest.mark.parametrize("step_s", [0, 60])
+def test_what_was_written_anew_on_the_shelf_says_at_which_step(step_s: int) -> None:
+    """Where it was only joined it is as it came."""
+    odd = segment(1, ancestors=Ancestors(bytes(16), bytes(16), 1, 1, 6, step_s))
+    (rest,) = rest_of(hand(odd, pieces=[piece(1, 0, 5)])) or []
+    assert (rest.what.bits.tolist(), rest.step_s) == ([10, 15], step_s)
 
 
 def test_moments_are_of_their_boot() -> None:
