@@ -374,7 +374,7 @@ class Committer:
         if size_bytes:
             size_bytes += self._registry.unsaved_bytes + self.refused.growth_bytes(self.settling.refusing)
             size_bytes += self.quarantine.growth_bytes([cut(what) for what in pending.set_aside])
-        found = await self._keeper.find_victims(size_bytes, self.settling.done, may_rewrite=may_rewrite)
+        found = await self._keeper.find_victims(size_bytes, sealed.settled(self.settling.done), may_rewrite=may_rewrite)
         # From here to the transaction all is one step of the event loop: nobody acks or leases in between.
         # While victims were looked for, somebody may have begun to send one: it stays, or it would be both
         # delivered and lost.

@@ -227,6 +227,27 @@ async def refused_of(store) -> list:
     return list(await store._committer.connection.execute_fetchall(sql))
 
 
+async def test_on_a_full_shelf_the_rests_take_the_place_of_the_leases(shelves) -> None:
+    """Which go with the same commit, so nobody else has to make way for them."""
+    store = await shelves.open(max_bytes=1 << 20, when_full="refuse")
+    with contextlib.suppress(FullError):
+        for _ in range(1000):
+            await shelves.put_noise(store, 16 << 10)
+    accepted, leases = store.status()["accepted"], []
+    while (lease := await shelves.lease(store, readings_max=2048)) is not None:
+        leases.append(lease)
+    rests = [
+        Rest(segment.priority, decode_metrics(segment.body).take(slice(0, None, 4)))
+        for lease in leases
+        for segment in lease.segments
+    ]
+    await store.apart.keep("cloud", leases, rests, put_off_s=0.0)
+    shelves.check(store)
+    uplink = store.status()["uplinks"]["cloud"]
+    assert uplink["held"] == sum(len(rest.what) for rest in rests) == accepted - uplink["delivered"]
+    assert (uplink["ledger"], uplink["leased"]) == ({}, 0)
+
+
 async def test_messages_stay_messages(shelves) -> None:
     """Beside readings of the same leases."""
     store = await shelves.open()
