@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 # Segments that are worth being made one.
 MANY: Final = 64
+# Of so many it is known that they were kept apart, delivered since or not; an older one is written anew once more.
+KEPT_MAX: Final = 4096
 # The bits of all who are configured, were, or ever will be.
 EVERYBODY: Final = (1 << SLOTS_MAX) - 1
 
@@ -177,7 +179,7 @@ class Apart:
     def __init__(self, committer: Committer, desks: Mapping[str, Desk]) -> None:
         self._committer = committer
         self._desks = desks
-        self._kept: set[int] = set()
+        self._kept: dict[int, None] = {}  # in the order in which they were
 
     def has_all(self, lease: Lease) -> bool:
         """Whether all of a lease was kept apart since the start, in so few segments that it gains nothing anew."""
@@ -239,7 +241,8 @@ class Apart:
             desk.close(lease, settled=True)
             # The commit that says so has been made.
             desk.gone(lease.ids())
-            self._kept.difference_update(lease.ids())
+            for row_id in lease.ids():
+                self._kept.pop(row_id, None)
         for lost in moving.lost:
             self._committer.settling.set_aside(lost.lease, lost.reason, lost.aside)
         for row in moving.rows:
@@ -249,6 +252,8 @@ class Apart:
             desk.leases[id(lease)] = lease
             desk.put_off(lease, put_off_s)
             del desk.leases[id(lease)]
-            self._kept.add(row.id)
+            self._kept[row.id] = None
             if not desk.is_put_off(row.id):
                 desk.show([row.id])
+        while len(self._kept) > KEPT_MAX:
+            del self._kept[next(iter(self._kept))]

@@ -14,6 +14,7 @@ from gateway.core.batch import MONOTONIC, Batch, ResourceRecords, Series
 from gateway.core.clock import NS_PER_S, Quality
 from gateway.core.contracts import FullError, Priority, Signal
 from gateway.core.units import Duration
+from gateway.store import apart
 from gateway.store.apart import Lost, Rest
 from gateway.store.reading import verify
 from gateway.store.segments import decode, decode_metrics
@@ -134,6 +135,20 @@ async def test_where_none_is_configured_any_more_each_is_held_once(shelves) -> N
     shelves.check(store)
     assert sorted(await shelves.drain(store, "late")) == list(range(1, 31))
     shelves.check(store)
+
+
+async def test_of_a_bounded_number_it_is_known_that_they_were_kept_apart(shelves, monkeypatch) -> None:
+    """Those that were delivered since need no memory for ever; an older one may be kept apart once more."""
+    monkeypatch.setattr(apart, "KEPT_MAX", 2)
+    store = await shelves.open()
+    for lease in await leases_of(shelves, store, 4):
+        await store.apart.keep("cloud", [lease], some_of(lease, 0), put_off_s=0.0)
+    leases = [await shelves.lease(store, readings_max=1) for _ in range(4)]
+    leases.sort(key=lambda lease: lease.segments[0].sequence)
+    assert [store.apart.has_all(lease) for lease in leases] == [False, False, True, True]
+    await store.apart.keep("cloud", leases, [piece for lease in leases for piece in some_of(lease, 0)], put_off_s=0.0)
+    lease = await shelves.lease(store)
+    assert (lease.readings, len(lease.segments), store.apart.has_all(lease)) == (4, 1, True)
 
 
 async def test_each_class_stays_what_it_is(shelves) -> None:
