@@ -141,10 +141,10 @@ class Keeper:
             if over <= 0:
                 return list(victims.values())
         if self._settings.when_full == "refuse":
-            # They stay, since nothing comes: they are found again by the next who asks.
-            self._leftovers.rewind()
-            self.turned_away_bytes = incoming_bytes
-            raise full_and_refuse(self._room)
+            if over > self._room.slack_bytes:
+                raise self._turn_away(incoming_bytes, full_and_refuse(self._room))
+            # There is room, if none to spare: nobody is turned away for that.
+            return list(victims.values())
         free: Callable[[int], bool] = may_go
         whole_over, before = over, self._room.lacking(0)
         if may_rewrite:
@@ -169,10 +169,14 @@ class Keeper:
             self.rewritings = []
             evicted = await self._find_evictions(whole_over, incoming_bytes, may_go)
         if evicted is None:
-            self._leftovers.rewind()
-            self.turned_away_bytes = incoming_bytes
-            raise FullError(f"{self._why_not_enough()}: {self._room.cause}")
+            raise self._turn_away(incoming_bytes, FullError(f"{self._why_not_enough()}: {self._room.cause}"))
         return [*victims.values(), *((EVICTED, row) for row in evicted)]
+
+    def _turn_away(self, incoming_bytes: int, error: FullError) -> FullError:
+        # They stay, since nothing comes: they are found again by the next who asks.
+        self._leftovers.rewind()
+        self.turned_away_bytes = incoming_bytes
+        return error
 
     async def _find_evictions(
         self, over: int, incoming_bytes: int, free: Callable[[int], bool], *, has_slack: bool = True

@@ -101,6 +101,26 @@ async def test_a_shelf_that_refuses_lets_it_go_first(shelves) -> None:
     shelves.check(store)
 
 
+@pytest.mark.parametrize("unwanted_bytes", [2_000, 12_000])
+async def test_a_shelf_that_refuses_has_as_much_room_as_without_it(shelves, unwanted_bytes) -> None:
+    """Where it is less than what is let go to spare at once, too: nobody is turned away for want of a reserve."""
+    there = []
+    for has_unwanted in (False, True):
+        store = await shelves.open(takes=TAKES, when_full="refuse", **SMALL)
+        if has_unwanted:
+            await shelves.put_noise(store, unwanted_bytes, priority=BULK)
+        with pytest.raises(FullError):
+            while True:
+                await shelves.put_noise(store, 1_500, priority=NORMAL)
+        there.append(store.status()["uplinks"]["cloud"]["held"])
+        assert ledger(store) == {}
+        shelves.check(store)
+        await shelves.close()
+        for file in shelves.state_dir.iterdir():
+            file.unlink()
+    assert there[1] >= 0.99 * there[0], there
+
+
 @pytest.mark.parametrize("takes", [taking(mappings=["x"]), taking(classes=["normal"])])
 async def test_it_stays_though_another_uplink_is_configured_no_more(shelves, takes) -> None:
     """Whether by class or by mapping: what is held for that one alone may leave some day, this is nobody's."""
