@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from gateway.net.line import NEVER, BrokenError, Line, StalledError
+from gateway.net.line import BESIDE_BYTES_MAX, NEVER, BrokenError, Line, StalledError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -55,6 +55,8 @@ class HttpConnection(Line):
         lines = [f"POST {target} HTTP/1.1", f"Host: {self._host()}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         lines += [f"Content-Length: {size_bytes}", "", ""]
+        # Who is asked for a way is heard within the same.
+        self._left_bytes = answer_bytes_max + BESIDE_BYTES_MAX
         try:
             if self._socket is None:
                 self._connect(until.within(self.connect_timeout_s or self.timeout_s))

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import hpack
 
 from gateway.net.deadline import Deadline
-from gateway.net.line import NEVER, BrokenError, ConnectError, HttpError, Line, StalledError
+from gateway.net.line import BESIDE_BYTES_MAX, NEVER, BrokenError, ConnectError, HttpError, Line, StalledError
 from gateway.net.quiet import keep_headers_out_of_logs
 
 if TYPE_CHECKING:
@@ -52,6 +52,12 @@ LOOK_S: Final = 0.005
 FRAMES_BETWEEN_MAX: Final = 1000
 # And between two pieces of a request before the next one goes.
 FRAMES_BY_THE_WAY_MAX: Final = 64
+# What a server may say beside its answer (PING, SETTINGS, windows, what is for nobody), and one more for so many bytes
+# of a request: each may have us answer it, or send a piece of its own.
+FRAMES_BESIDE_MAX: Final = 1000
+BYTES_PER_FRAME_BESIDE: Final = 256
+# And what a request's windows may take of what is heard: two frames for each five hundred bytes.
+HEARD_SHARE: Final = 16
 SAID_BYTES_MAX: Final = 80
 _HEADER_TABLE_SIZE, _ENABLE_PUSH, _INITIAL_WINDOW_SIZE, _MAX_FRAME_SIZE = 1, 2, 4, 5
 _SETTING: Final = struct.Struct(">HI")
@@ -116,6 +122,7 @@ class _Exchange:
     read_bytes: int = 0
     is_over: bool = False
     reset: int | None = None
+    beside: int = FRAMES_BESIDE_MAX  # frames that may still come beside the answer
 
 
 @dataclass(slots=True, kw_only=True)
@@ -154,6 +161,8 @@ class Http2Connection(Line):
         assert size_bytes > 0, "a body ends its stream"
         if self._socket is not None:
             self._hear_what_came()
+        # Who is asked for a way is heard within the same.
+        self._left_bytes = answer_bytes_max + READ_PAST_BYTES_MAX + BESIDE_BYTES_MAX + size_bytes // HEARD_SHARE
         try:
             if self._socket is None:
                 self._connect(until.within(self.connect_timeout_s or self.timeout_s))
@@ -161,6 +170,7 @@ class Http2Connection(Line):
             self._set_wait(self.timeout_s)
             self._until = until
             exchange = _Exchange(self._next_stream, self._stream_window, answer_bytes_max)
+            exchange.beside += size_bytes // BYTES_PER_FRAME_BESIDE
             self._next_stream += 2
             self._put_headers(exchange.stream, path, headers)
             is_sent = self._send_body(exchange, pieces, size_bytes, until)
@@ -200,6 +210,7 @@ class Http2Connection(Line):
 
     def _hear_what_came(self) -> None:
         """Read what came since the last answer; let go of a connection that has ended meanwhile, or is ending."""
+        self._left_bytes = BESIDE_BYTES_MAX
         try:
             for _ in range(FRAMES_BETWEEN_MAX):
                 if self._ends_with is not None:
@@ -302,6 +313,10 @@ class Http2Connection(Line):
             raise BrokenError("the server does not begin as HTTP/2 does")
         self._has_heard = True
         ours = exchange if exchange is not None and stream == exchange.stream else None
+        if exchange is not None and (ours is None or kind not in {DATA, HEADERS}):
+            exchange.beside -= 1
+            if exchange.beside < 0:
+                raise BrokenError("the server says all but an answer")
         if kind == DATA:
             self._take_data(ours, unpadded(payload, flags), len(payload), is_end=bool(flags & END_STREAM))
         elif kind == HEADERS:

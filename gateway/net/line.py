@@ -29,6 +29,9 @@ HEADERS_MAX: Final = 128
 # "100 Continue" and its kind, before the answer.
 INTERIM_MAX: Final = 8
 READ_BYTES: Final = 16 * 1024
+# What is read of an answer beside its body: heads, and how it is cut into pieces.
+BESIDE_BYTES_MAX: Final = 64 * 1024
+ENDLESS_BYTES: Final = 1 << 62
 SHOWN_MAX: Final = 60
 # A wait of nothing would be one without an end to the kernel.
 WAIT_S_MIN: Final = 0.001
@@ -114,8 +117,9 @@ class Line:
     a connection with its proxy and TLS, over all addresses of the name (it is `timeout_s` where it is not given). The
     look-up of the name is the resolver's. `connected` is called with the plain socket once it stands, so that another
     thread can shut it down. `bytes_sent` counts what was handed to TCP or TLS, heads included; `wire_bytes` what all of
-    it has cost on the wire, in both directions, as far as the kernel says. Where there is a `device` it
-    leaves by that network device and by no other.
+    it has cost on the wire, in both directions, as far as the kernel says. `heard` is called in the thread whenever
+    some of an answer has come; what it raises ends the request. Where there is a `device` it leaves by that network
+    device and by no other.
     """
 
     is_tunnelled: ClassVar[bool] = False
@@ -127,6 +131,7 @@ class Line:
     proxy: Address | None = None
     options: Iterable[tuple[int, int, int]] = ()
     connected: Callable[[socket.socket], None] = lambda _: None
+    heard: Callable[[], None] = lambda: None
     device: str = ""
     bytes_sent: int = 0
     _wire_bytes: int = field(default=0, init=False)  # of connections that are gone
@@ -136,6 +141,7 @@ class Line:
     _wait_s: float = field(default=0.0, init=False)  # that the socket is set to
     _is_kernels: bool = field(default=False, init=False)  # and whether by the kernel
     _is_first: bool = field(default=True, init=False)  # nothing was waited for yet since `_until` was set
+    _left_bytes: int = field(default=ENDLESS_BYTES, init=False)  # that may still be read of an answer
 
     @property
     def wire_bytes(self) -> int:
@@ -186,10 +192,8 @@ class Line:
     def _connect(self, until: Deadline) -> None:
         party = self.proxy or self.to
         self._wire_bytes += ATTEMPT_BYTES
-        self._socket = _open(party, until, self.device)
+        self._socket = _open(party, until, self.device, self.options)
         self._is_kernels, self._wait_s = False, 0.0
-        for option in self.options:
-            self._socket.setsockopt(*option)
         self.connected(self._socket)
         if self.context is None:
             if self.is_tunnelled and self.proxy is not None:
@@ -306,7 +310,11 @@ class Line:
         return line.rstrip(b"\r").decode("latin-1")
 
     def _fill(self) -> bool:
-        """Read what there is; False at the end."""
+        """Read what there is; False at the end.
+
+        Whatever the far side says is paid for here: who goes on for ever with what is no answer is not heard to the
+        end, however fast that comes.
+        """
         assert self._socket is not None
         # The first wait of an answer is as long as the socket has it already, and mostly the only one.
         if self._is_first and self._until.left_s() >= self._wait_s - WAIT_S_MIN:
@@ -320,6 +328,10 @@ class Line:
         except (OSError, ValueError) as error:
             raise BrokenError(reason(error)) from error
         self._unread += data
+        self._left_bytes -= len(data)
+        self.heard()
+        if self._left_bytes < 0:
+            raise BrokenError("the answer does not end")
         return bool(data)
 
 
@@ -352,10 +364,11 @@ def _wait_in_kernel(connection: socket.socket, timeout_s: float) -> bool:
     return True
 
 
-def _open(party: Address, until: Deadline, device: str) -> socket.socket:
+def _open(party: Address, until: Deadline, device: str, options: Iterable[tuple[int, int, int]]) -> socket.socket:
     """Connect to the first of the party's addresses that answers, by `device` if one is given; raise ConnectError.
 
-    One that does not answer leaves those behind it their part of the time.
+    One that does not answer leaves those behind it their part of the time. Options are set first: how much the other
+    side may send unasked is said with the first packet.
     """
     # Bytes, where they will do, keep Python from loading its tables for international names.
     host: str | bytes = party.host.encode() if party.host.isascii() else party.host
@@ -370,6 +383,8 @@ def _open(party: Address, until: Deadline, device: str) -> socket.socket:
         try:
             one.settimeout(wait_s)
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for option in options:
+                one.setsockopt(*option)
             if device:
                 from gateway.net.devices import bind_to  # noqa: PLC0415  only for who names links
 

@@ -233,7 +233,10 @@ class MeteredWire(Wire, Protocol):
     """A wire that knows what it costs."""
 
     before_piece: Callable[[int], None]
-    """Called in the thread before so many bytes of a body are written; what it raises ends the request."""
+    """Called in the thread before so many bytes of a body are written; what it raises ends the request.
+
+    With 0 it is called where some of an answer has come.
+    """
     piece_bytes_max: int
     before_another: Callable[[], None]
     """Called in the thread before a request goes to one more receiver; what it raises ends the request."""

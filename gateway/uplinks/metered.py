@@ -2,14 +2,17 @@
 
 Before a request goes, what it may cost at most is taken from the budget, and afterwards what it has cost by the
 kernel's count is settled. While its body is written, what the line makes more of it (packets that go a second time)
-is taken as it comes; where nothing is left the connection is cut. A rate is kept from piece to piece of a body.
+is taken as it comes, and so is what the far side answers; where nothing is left the connection is cut. A rate is kept
+from piece to piece of a body.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from gateway.uplinks.budget import UnwrittenError
 from gateway.uplinks.guards import TooLargeError
 from gateway.uplinks.pacer import Pacer
 
@@ -111,6 +114,11 @@ class Metered:
         self._pay(COST_OF_CONNECTION + COST_OF_HANDSHAKE * self.wire.is_encrypted)
 
     def _before_piece(self, piece_bytes: int) -> None:
+        if not piece_bytes:
+            # What an answer costs beyond that has come by now: to have the request sent again would cost it twice.
+            with suppress(UnwrittenError):
+                self._pay(0)
+            return
         self._pay(piece_bytes)
         self._wait_for_turn()
         self._pace(piece_bytes)

@@ -59,6 +59,8 @@ REASON_CHARS_MAX: Final = 120
 # Linux's TCP_NOTSENT_LOWAT, not named by Python below 3.12.
 TCP_NOTSENT_LOWAT: Final = 25
 UNSENT_BYTES_MAX: Final = 16 * 1024
+# What the kernel takes of an answer before it is read (it doubles that): it is paid for, and may be no answer at all.
+UNREAD_BYTES_MAX: Final = 16 * 1024
 # A request that was answered so soon went over no line that people wait for: the next one is written at once, since
 # each small write is one more turn of the interpreter to wait for.
 WRITTEN_AT_ONCE_BELOW_S: Final = 0.02
@@ -238,8 +240,12 @@ class KeptWire(ABC, Generic[C]):
                 connect_timeout_s=self._connect_s,
                 context=self._build_context() if self.is_encrypted else None,
                 proxy=Address.of(proxy) if proxy else None,
-                options=[(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)],
+                options=[
+                    (socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX),
+                    (socket.SOL_SOCKET, socket.SO_RCVBUF, UNREAD_BYTES_MAX),
+                ],
                 connected=self._connected,
+                heard=self._heard,
                 device=self.device,
             )
         return self._connection
@@ -270,6 +276,14 @@ class KeptWire(ABC, Generic[C]):
         self._is_quick = False
         if self._is_aborted:
             self.abort()
+
+    def _heard(self) -> None:
+        """Have it paid what comes of an answer; where that cannot be, nobody knows what became of the request."""
+        try:
+            self.before_piece(0)
+        except TryLaterError as error:
+            error.answer_lost |= self._written_ns is not None
+            raise
 
     def _notice(self, *, is_quick: bool) -> None:
         """Let the kernel hold as much as the line deserves."""

@@ -531,3 +531,39 @@ def test_a_proxy_that_does_not_open_a_tunnel(serve, answer: bytes, error: type[E
     with pytest.raises(error):
         post(connection)
     assert proxy.heard == [b"CONNECT otel:443 HTTP/1.1\r\nHost: otel:443"]
+
+
+FLOODS = {
+    "chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + (b"1;" + b"x" * 8000 + b"\r\na\r\n") * 2000,
+    "headers": b"HTTP/1.1 200 OK\r\n" + (b"A: " + b"x" * 8000 + b"\r\n") * 120 + b"Content-Length: 0\r\n\r\n",
+    "interim": (b"HTTP/1.1 100 Go\r\n" + (b"A: " + b"x" * 8000 + b"\r\n") * 120 + b"\r\n") * 7 + FINE,
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS.values(), ids=FLOODS.keys())
+def test_an_answer_of_words_about_itself_is_not_heard_to_its_end(serve, flood: bytes) -> None:
+    """A megabyte about a body of a few bytes is paid for like any other: on a metered link that is a month's data."""
+    with connect(serve(always(flood))) as connection:
+        with pytest.raises(BrokenError, match="does not end"):
+            post(connection)
+        # What was on the way when nobody listened any more is the kernel's.
+        assert connection.wire_bytes < 20 * (1 << 20)
+        assert not connection.is_open
+
+
+def test_all_that_comes_is_told_of(serve) -> None:
+    """Whoever pays hears of it, and may have no more of it."""
+    heard: list[int] = []
+
+    def stop() -> None:
+        heard.append(connection.wire_bytes)
+        if len(heard) > 1:
+            raise OSError("enough")
+
+    server = serve(always(FINE))
+    with connect(server, heard=stop) as connection:
+        assert post(connection).status == 200
+        assert heard[0] > len(FINE)
+        with pytest.raises(OSError, match="enough"):
+            post(connection)
+        assert not connection.is_open

@@ -735,3 +735,74 @@ def test_whatever_a_server_says_is_an_answer_or_an_error(seed: int, monkeypatch:
                 outcomes.add(type(error).__name__)
             connection.close()
     assert {"200", "BrokenError"} <= outcomes
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        frame(DATA, 0, 7, bytes(16_000)),
+        frame(DATA, PADDED, 1, b"\xfe" + bytes(254)) * 50,
+        frame(0x2, 0, 1, bytes(16_000)),
+        frame(PING, 0, 0, bytes(8)) * 500,
+        frame(SETTINGS, 0, 0, b"") * 500,
+        frame(WINDOW_UPDATE, 0, 1, b"\0\0\0\1") * 500,
+    ],
+    ids=["strangers", "padding", "priorities", "pings", "settings", "windows"],
+)
+def test_frames_that_are_no_answer_are_not_heard_for_ever(serve, flood: bytes) -> None:
+    """They would be paid for until the time is over, as fast as they come, and some of them are to be answered."""
+
+    def talk(peer: Peer) -> None:
+        peer.say(HELLO)
+        peer.read_request()
+        flooding = threading.Thread(target=say_again, args=(peer,), daemon=True)
+        flooding.start()
+        with contextlib.suppress(OSError, EOFError):
+            while True:
+                peer.read()
+        flooding.join(20)
+
+    def say_again(peer: Peer) -> None:
+        with contextlib.suppress(OSError):
+            for _ in range(2000):
+                peer.say(flood)
+
+    connection, _ = serve(talk)
+    with pytest.raises(BrokenError, match="does not end|all but an answer"):
+        call(connection)
+    assert not connection.is_open
+    assert connection.bytes_sent < 100_000
+    assert connection.wire_bytes < 20 * (1 << 20)
+
+
+def test_what_comes_between_two_requests_is_not_heard_for_ever(serve) -> None:
+    """Nobody has asked for it; the request goes over another connection."""
+
+    def talk(peer: Peer) -> None:
+        peer.say(HELLO)
+        peer.read_request()
+        peer.say(answer())
+        with contextlib.suppress(OSError):
+            peer.say(frame(DATA, 0, 7, bytes(16_000)) * 50)
+
+    connection, server = serve(talk, say(answer()))
+    assert call(connection).body == b"hi"
+    before = connection.wire_bytes
+    assert call(connection).body == b"hi"
+    assert len(server.peers) == 2
+    assert connection.wire_bytes - before < 20 * (1 << 20)
+
+
+def test_a_body_in_single_bytes_is_not_sent_to_its_end(serve) -> None:
+    """Who opens windows by a byte has each of them cost a packet, and another one to say so."""
+
+    def talk(peer: Peer) -> None:
+        peer.say(frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 0)))
+        while True:
+            peer.say(frame(WINDOW_UPDATE, 0, 1, b"\0\0\0\1") * 100)
+
+    connection, _ = serve(talk)
+    with pytest.raises(BrokenError, match="all but an answer"):
+        call(connection, bytes(100_000))
+    # What went before anything was heard, and some hundred bytes more.
+    assert connection.bytes_sent < 65_535 + 20_000

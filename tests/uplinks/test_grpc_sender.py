@@ -385,7 +385,10 @@ def test_a_long_answer_is_a_partial_success(serve, make_sender) -> None:
     data = frame(HEADERS, END_HEADERS, 1, encoder.encode(GRPC))
     data += b"".join(frame(DATA, 0, 1, whole[at : at + 16_000]) for at in range(0, len(whole), 16_000))
     data += frame(HEADERS, END_HEADERS | END_STREAM, 1, encoder.encode(write_status(0)))
-    found = make_sender(serve(data)).send(PACKED)
+    # Who ends a connection with something unread in it takes back what is on the way.
+    heard = threading.Event()
+    found = make_sender(serve(data, hold=heard)).send(PACKED)
+    heard.set()
     assert (found.rejected, found.message[:3]) == (5, "xxx")
 
 

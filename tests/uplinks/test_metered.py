@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import socket
 import threading
 import time
 from dataclasses import dataclass, field
@@ -13,7 +15,7 @@ from gateway.core.clock import SystemClock
 from gateway.core.contracts import Signal, TryLaterError
 from gateway.core.units import Duration
 from gateway.uplinks.budget import Budget, Moment, OverBudgetError, UnwrittenError
-from gateway.uplinks.guards import Answer, HoldError, InTransitError, Packed, TooLargeError
+from gateway.uplinks.guards import Answer, HoldError, InTransitError, NotYetError, Packed, TooLargeError
 from gateway.uplinks.metered import (
     COST_OF_CONNECTION,
     COST_OF_HANDSHAKE,
@@ -23,6 +25,7 @@ from gateway.uplinks.metered import (
 from gateway.uplinks.pacer import PIECE_BYTES_MIN, Pacer
 from gateway.uplinks.senders import HttpSender
 from gateway.uplinks.settings import OtlpUplinkSettings
+from gateway.uplinks.wires import UNREAD_BYTES_MAX
 from hil.otlp_sink import Behaviour
 
 NOON = 1_789_948_800 + 43_200
@@ -322,3 +325,66 @@ def test_a_rate_that_is_shared_holds_for_all_of_them() -> None:
     before = clock[0]
     senders[0].send(packed(100_000))
     assert (clock[0], first.piece_bytes_max) == (before, 8192)
+
+
+@pytest.fixture
+def serve_flood():
+    """Return a wire to a server that answers its first connection by `answer(connection)`."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    threads: list[threading.Thread] = []
+
+    def start(answer) -> HttpSender:
+        def run() -> None:
+            with contextlib.suppress(OSError):
+                connection, _ = listener.accept()
+                with connection:
+                    answer(connection)
+
+        threads.append(threading.Thread(target=run, daemon=True))
+        threads[0].start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        settings = OtlpUplinkSettings(name="cloud", endpoint=url, timeout=Duration(20))
+        return HttpSender(settings, version="0.1.0", clock=SystemClock())
+
+    yield start
+    listener.close()
+    threads[0].join(20)
+
+
+def flood(connection: socket.socket) -> None:
+    """Read a request and say a hundred megabytes to it."""
+    connection.recv(65536)
+    connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    piece = (b"1;" + b"x" * 500 + b"\r\na\r\n") * 20
+    for _ in range(10_000):
+        connection.sendall(piece)
+
+
+def test_an_answer_that_no_note_covers_is_heard_all_the_same(serve_flood) -> None:
+    """It has come: to cut it off would have the request sent again, and the answer come again."""
+
+    def answer(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 7000 + b"\r\nY: " + b"y" * 7000)
+        connection.sendall(b"\r\nContent-Length: 0\r\n\r\n")
+        connection.recv(1)
+
+    budget, made = funded(1_000_000, covered=False), serve_flood(answer)
+    sender = Metered(made, budget, rate=None, now_s=time.monotonic)
+    assert budget.covers(9_000)
+    assert not budget.covers(60_000)
+    assert sender.send(packed(1000)).rejected == 0
+    sender.close()
+    assert spent(budget) == made.wire_bytes > 15_000
+
+
+def test_an_answer_is_paid_as_it_comes(serve_flood) -> None:
+    """Whoever answers without an end is cut off where the budget ends, and the request may have been taken."""
+    budget, made = funded(100_000), serve_flood(flood)
+    sender = Metered(made, budget, rate=None, now_s=time.monotonic)
+    with pytest.raises(NotYetError) as caught:
+        sender.send(packed(1000))
+    assert caught.value.answer_lost
+    sender.close()
+    # What had come by then and was not read yet, as much as the kernel takes.
+    assert spent(budget) == made.wire_bytes <= 100_000 + 4 * UNREAD_BYTES_MAX
