@@ -19,7 +19,7 @@ from gateway.codecs.otlp_json import JsonEncoder
 from gateway.core.clock import Quality
 from gateway.core.contracts import Signal
 from gateway.core.words import plural
-from gateway.net.files import sync_folder
+from gateway.net.files import create_anew, sync_folder
 from gateway.store.database import Lease, StoreError
 from gateway.store.policy import Lane
 from gateway.store.reading import DamagedShelfError, look_at_held
@@ -84,7 +84,7 @@ def export(state_dir: Path, out: Path, *, attributes: Attributes, progress: Prog
 
     def write(held: Held) -> Exported:
         result = Exported()
-        with part.open("wb") as file:
+        with os.fdopen(create_anew(part), "wb") as file:
             for line in _Lines(held, attributes, result).all(progress):
                 file.write(line)
                 file.write(b"\n")

@@ -21,6 +21,16 @@ def create(path: Path, flags: int = os.O_WRONLY | os.O_TRUNC) -> int:
     return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, MODE)
 
 
+def create_anew(path: Path) -> int:
+    """Open a new file to write to it, in the place of whatever has its name; raise OSError.
+
+    On a stick or in a folder of others that may be a link that leads elsewhere, a pipe that nobody reads, or a file
+    that somebody holds open.
+    """
+    path.unlink(missing_ok=True)
+    return create(path, os.O_WRONLY | os.O_EXCL)
+
+
 def write_file(path: Path, data: bytes, *, sync: bool = False) -> None:
     """Write a whole file in its place."""
     with os.fdopen(create(path), "wb") as file:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import sqlite3
+import stat
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -288,6 +289,32 @@ async def test_half_a_file_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         export(tmp_path, tmp_path / "out", attributes=(), progress=interrupted)
     assert list(tmp_path.glob("out*")) == []
+
+
+@pytest.mark.parametrize("what", ["link", "pipe", "open to all", "hard link"])
+async def test_what_lies_on_the_stick_does_not_lead_elsewhere(tmp_path: Path, what: str) -> None:
+    """Whoever prepared it has its owner's files overwritten, has it wait for ever, or reads along."""
+    store = await open_store(tmp_path / "state", FakeClock())
+    await put(store, climate("d1"), [WALL], [20.5])
+    await store.close()
+    precious, part, out = tmp_path / "precious", tmp_path / "out.part", tmp_path / "out"
+    precious.write_text("precious")
+    precious.chmod(0o666)
+    if what == "link":
+        part.symlink_to(precious)
+    elif what == "hard link":
+        part.hardlink_to(precious)
+    elif what == "pipe":
+        os.mkfifo(part)
+    else:
+        part.touch(0o666)
+        part.chmod(0o666)
+    result = export(tmp_path / "state", out, attributes=(), progress=no_progress)
+    assert result.readings == 1
+    assert precious.read_text() == "precious"
+    assert len(lines(out)) == 1
+    assert out.lstat().st_mode & 0o177137 == stat.S_IFREG
+    assert out.lstat().st_nlink == 1
 
 
 async def test_a_shelf_that_breaks_off_is_exported_as_far_as_it_goes(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.net.files import create, read_file, replace_file, write_file
+from gateway.net.files import create, create_anew, read_file, replace_file, write_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,3 +87,18 @@ def test_what_is_replaced_does_not_go_through_a_link(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic links"):
         replace_file(tmp_path / "detectors.state", b"ours")
     assert (tmp_path / "target").read_bytes() == b"theirs"
+
+
+def test_a_new_file_is_in_nobodys_hands(tmp_path: Path) -> None:
+    """What had its name before is gone, and what comes in between is not opened."""
+    path, kept = tmp_path / "new", tmp_path / "kept"
+    kept.write_text("kept")
+    path.symlink_to(kept)
+    os.close(create_anew(path))
+    assert path.is_file()
+    assert not path.is_symlink()
+    assert kept.read_text() == "kept"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(OSError, match="directory|not permitted"):
+        create_anew(path)
