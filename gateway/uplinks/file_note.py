@@ -50,6 +50,8 @@ class Note(msgspec.Struct, array_like=True, frozen=True):
 
 
 VERSION: Final = 1
+# Files are numbered up to here: one a second for thirty years. A stick that has one beyond that has it from elsewhere.
+NUMBER_MAX: Final = 10**9
 # Processes that ended before they could look at the files of those before them.
 SEEDS_MAX: Final = 4
 
@@ -79,7 +81,7 @@ class FileNotebook:
         self.marks: dict[int, Mark] = {} if before is None else dict(before.marks)
         self.seed = seed
         self._seeds = [seed] if before is None else [*before.seeds, seed][-SEEDS_MAX:]
-        self.following = 1 if before is None else before.following
+        self.following = 1 if before is None or before.following > NUMBER_MAX else before.following
         self._delivered = delivered
 
     def looked(self) -> None:

@@ -36,7 +36,7 @@ from gateway.uplinks.file_folder import (
     open_file,
     write_at,
 )
-from gateway.uplinks.file_note import FileNotebook, Mark, read_note, tag_of
+from gateway.uplinks.file_note import NUMBER_MAX, FileNotebook, Mark, read_note, tag_of
 from gateway.uplinks.guards import Answer, InTransitError, TooLargeError
 
 if TYPE_CHECKING:
@@ -217,7 +217,9 @@ class FileWire:
                 size_bytes = mark.length
             self._files += 1
             self._files_bytes += size_bytes
-            self._notebook.following = max(self._notebook.following, found.number + 1)
+            if found.number < NUMBER_MAX:
+                # What is beyond would have the names of all that follow be none of ours.
+                self._notebook.following = max(self._notebook.following, found.number + 1)
 
     def _leave(self, signal: Signal) -> None:
         """Have the next record begin the next file: behind what this one holds the medium fails."""

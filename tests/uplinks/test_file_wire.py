@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -580,6 +581,20 @@ def test_another_gateways_files_are_left_alone(tmp_path) -> None:
     put(wire_of(tmp_path, shelf, seed=2), "b")
     assert ["twin"] in content(tmp_path)
     assert twin.told()["bytes_cut"] == 0
+
+
+def test_a_number_that_is_none_of_ours_is_not_counted_on(tmp_path) -> None:
+    """A file that somebody made with the highest one: the next would have a name that no file of ours can have."""
+    wire = wire_of(tmp_path)
+    (tmp_path / wire._naming.name(Signal.METRICS, 999_999_999_999, 1)).write_text("x\n")
+    shelf = Shelf()
+    wire = wire_of(tmp_path, shelf, rotate_bytes=Size(64 * 1024), max_bytes=Size(200_000), when_full="drop_oldest")
+    for _ in range(6):
+        put(wire, "y" * 60_000, settle=shelf)
+    assert wire.told()["files_deleted"] > 0
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 200_000
+    shelf.note = msgspec.msgpack.encode([1, [1], 10**12, shelf.done, {}])
+    assert wire_of(tmp_path, shelf)._notebook.following == 1
 
 
 def test_a_write_that_hangs_is_said_and_not_joined_by_another(tmp_path, monkeypatch) -> None:
