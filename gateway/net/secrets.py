@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
 import msgspec
@@ -12,7 +12,7 @@ import msgspec
 from gateway.core.checks import Checked, Problem, check
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 
 class NotHereError(ValueError):
@@ -73,6 +73,49 @@ class Secret(Checked, msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
             # Taken for a secret it would let everybody in: a file that a power cut has emptied too.
             raise ValueError(f"the secret {path} is empty, and no secret is")
         return value
+
+
+# A shorter word of a secret is one like "Bearer", or none that anybody could use.
+WORD_LENGTH_MIN: Final = 8
+
+
+class Hidden:
+    """Takes secrets out of what a far side says: one that shows what it was sent would have them in logs and status.
+
+    >>> Hidden(["Bearer abcdefgh"]).out_of("no abcdefgh here")
+    'no ******** here'
+    """
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        found = {word for secret in secrets for word in (secret, *secret.split()) if len(word) >= WORD_LENGTH_MIN}
+        # The longer ones first: they may have others in them.
+        self._words = sorted(found, key=len, reverse=True)
+
+    def out_of(self, text: str) -> str:
+        """Return a text with stars where a secret, or a word of it, stands, or begins: it may have been cut off."""
+        for word in self._words:
+            text = _without(text, word)
+        return text
+
+    def out_of_bytes(self, data: bytes) -> bytes:
+        """Return the same of bytes; it is as long as it was, so that who takes it apart finds what is behind it."""
+        return self.out_of(data.decode("latin-1")).encode("latin-1") if self._words else data
+
+    def out_of_headers(self, headers: dict[str, str]) -> dict[str, str]:
+        """Return the same of headers."""
+        return {name: self.out_of(value) for name, value in headers.items()} if self._words else headers
+
+
+def _without(text: str, word: str) -> str:
+    start, done = word[:WORD_LENGTH_MIN], 0
+    pieces: list[str] = []
+    while (at := text.find(start, done)) >= 0:
+        end = at + len(start)
+        while end < len(text) and text[end] == word[end - at : end - at + 1]:
+            end += 1
+        pieces += [text[done:at], "*" * (end - at)]
+        done = end
+    return "".join((*pieces, text[done:]))
 
 
 def entries_of(text: str) -> dict[str, str]:

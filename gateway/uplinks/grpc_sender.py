@@ -10,6 +10,7 @@ What is common to all senders stands in `wires.py`; what statuses mean in `grpc_
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.codecs.grpc import CONTENT_TYPE, METHODS, PREFIX_BYTES, Code, Unframer, is_grpc, prefix, read_status
@@ -80,6 +81,13 @@ class GrpcSender(KeptWire[Http2Connection]):
             until=until,
         )
         self._note_answer()
+        hidden = self._hidden
+        response = replace(
+            response,
+            headers=hidden.out_of_headers(response.headers),
+            trailers=hidden.out_of_headers(response.trailers),
+            body=hidden.out_of_bytes(response.body),
+        )
         partial = self._judge(response, packed)
         return self._answer(partial, started_ns=started_ns, date=response.headers.get("date", ""))
 

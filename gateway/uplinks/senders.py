@@ -77,6 +77,10 @@ class HttpSender(KeptWire[HttpConnection]):
             )
         )
         self._note_answer()
+        # Whoever shows what it was sent does so before anything of it is cut off.
+        hidden = self._hidden
+        headers = hidden.out_of_headers(response.headers)
+        response = Response(response.status, headers, hidden.out_of_bytes(response.body))
         reply = self._read(response)
         if reply.status == BAD_REQUEST and any(words in response.body.lower() for words in _WANTS_TLS):
             raise HoldError(f"status 400: {self._host()} speaks TLS at this port: the endpoint begins with https://")

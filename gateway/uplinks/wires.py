@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from urllib.parse import urlsplit
 
 from gateway.core.clock import NS_PER_S
-from gateway.core.contracts import TryLaterError
+from gateway.core.contracts import RefusedError, TryLaterError
 from gateway.core.text import printable
 from gateway.net.line import (
     NEVER,
@@ -38,9 +38,9 @@ from gateway.net.line import (
     UnknownNameError,
     reason,
 )
-from gateway.net.secrets import Secret
+from gateway.net.secrets import Hidden, Secret
 from gateway.net.tls import certificate_advice
-from gateway.uplinks.guards import Answer, HoldError, InTransitError, UnreachableError, read_http_date
+from gateway.uplinks.guards import Answer, HoldError, InTransitError, TooLargeError, UnreachableError, read_http_date
 from gateway.uplinks.settings import is_header_value
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ class KeptWire(ABC, Generic[C]):
         self._connection: C | None = None
         self._bytes_before = 0
         self._headers: dict[str, str] = {}
+        self._hidden = Hidden()  # those that went with them
         self._path = urlsplit(self._endpoint).path.rstrip("/")
         self._socket: socket.socket | None = None
         self._written_ns: int | None = None
@@ -117,7 +118,7 @@ class KeptWire(ABC, Generic[C]):
         """Return what the last answer says, with how long it took; `date` is its header of that name."""
         return Answer(
             rejected=partial.rejected,
-            message=partial.message,
+            message=self._hidden.out_of(partial.message),
             seconds=(self._clock.monotonic_ns() - started_ns) / NS_PER_S,
             rtt_s=(self._used_ns - (self._written_ns or self._used_ns)) / NS_PER_S,
             server_time_s=read_http_date(date),
@@ -167,12 +168,15 @@ class KeptWire(ABC, Generic[C]):
         self.recycle()
         try:
             answer = self._post(self._connect(), packed, started_ns, until.within(self._attempt_s))
-        except HoldError:
-            # Whoever mends it may do so by a new token or certificate under the same name.
-            self.close()
+        except (TryLaterError, RefusedError, TooLargeError) as error:
+            error.args = (self._hidden.out_of(str(error)),)
+            if isinstance(error, HoldError):
+                # Whoever mends it may do so by a new token or certificate under the same name.
+                self.close()
             raise
         except (HttpError, OSError) as error:
             explained = self._explain(error)
+            explained.args = (self._hidden.out_of(str(explained)),)
             self.close()
             raise explained from error
         finally:
@@ -252,6 +256,7 @@ class KeptWire(ABC, Generic[C]):
 
     def _read_headers(self) -> dict[str, str]:
         headers = {"User-Agent": f"tidegate/{self._version}"}
+        secrets: list[str] = []
         for name, value in self._settings.headers.items():
             try:
                 text = value.read().strip() if isinstance(value, Secret) else value
@@ -260,6 +265,8 @@ class KeptWire(ABC, Generic[C]):
             if not is_header_value(text):
                 raise HoldError(f"header {name}: its secret has characters that no header can have")
             headers[name] = text
+            secrets += [text] if isinstance(value, Secret) else []
+        self._hidden = Hidden(secrets)
         return headers
 
     def _build_context(self) -> ssl.SSLContext:

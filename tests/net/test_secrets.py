@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from gateway.net.secrets import NotHereError, Secret
+from gateway.net.secrets import Hidden, NotHereError, Secret
 
 
 def test_a_secret_is_in_the_environment(monkeypatch) -> None:
@@ -90,3 +90,13 @@ def test_an_entry_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, te
     with pytest.raises(ValueError, match=f"^HEADERS .*{sentence}") as caught:
         Secret(env="HEADERS", entry="x").read()
     assert "s3cret" not in str(caught.value)
+
+
+def test_what_a_far_side_says_has_no_secret_in_it() -> None:
+    """Whole or word by word, as long as it was; short words are none."""
+    hidden = Hidden(["Bearer abcdefgh", "abcdefghijkl"])
+    assert hidden.out_of("a Bearer abcdefgh, abcdefgh; abcdefghijkl") == "a ***************, ********; ************"
+    assert hidden.out_of("'abcdefghijk' of abcdefgh") == "'***********' of ********"
+    assert hidden.out_of_bytes(b"\xff Bearer: abcdefgh") == b"\xff Bearer: ********"
+    assert hidden.out_of_headers({"a": "abcdefgh", "b": "c"}) == {"a": "********", "b": "c"}
+    assert Hidden().out_of_headers({"a": "b"}) == {"a": "b"}

@@ -410,6 +410,16 @@ def test_an_ok_before_the_whole_call_is_none(rigs, make_sender) -> None:
     assert not caught.value.answer_lost
 
 
+def test_a_secret_that_comes_back_is_not_shown(grpc_sink, make_sender, tmp_path) -> None:
+    """As a status' sentence, and as that of a partial success."""
+    (tmp_path / "token").write_text("Bearer abcdefghij klmnopqrst")
+    sender = make_sender(grpc_sink.url, headers={"authorization": Secret(file=str(tmp_path / "token"))})
+    grpc_sink.behave(Behaviour(code=16, message="what is abcdefghij?"), Behaviour(message="klmnopqrst is unknown"))
+    with pytest.raises(HoldError, match=r"what is \*{10}\?"):
+        sender.send(PACKED)
+    assert sender.send(PACKED).message == "********** is unknown"
+
+
 def test_nobody_there(make_sender) -> None:
     """No port, no name."""
     with socket.create_server(("127.0.0.1", 0)) as listener:

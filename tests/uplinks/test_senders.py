@@ -639,6 +639,42 @@ def test_secrets_are_read_when_they_are_needed(otlp_sink, make_sender, tmp_path)
     assert sent == ["Bearer old", "Bearer new"]
 
 
+TOKEN = "Bearer eyJhbGciOiJIUzI1NiJ9" + "a" * 600
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"400 no\r\nContent-Type: text/plain\r\n\r\nyou said: authorization: TOKEN",
+        b"401 no\r\nContent-Type: application/json\r\n\r\n" + b'{"message": "no: TOKEN"}',
+        b"401 no\r\nContent-Type: application/x-protobuf\r\n\r\n\x12\xf6\x04TOKEN and more",
+        b"503 no\r\nContent-Type: text/plain\r\n\r\n" + 150 * b"far " + b"TOKEN",
+        b"302 no\r\nLocation: http://elsewhere/?token=TOKEN\r\n\r\n",
+        b"200 yes\r\nContent-Type: text/plain\r\n\r\nTOKEN",
+        b"200 yes\r\nContent-Type: application/json\r\n\r\n" + b'{"partialSuccess": {"errorMessage": "x TOKEN"}}',
+        b"200 yes\r\nTransfer-Encoding: TOKEN\r\n\r\n",
+        b"TOKEN",
+    ],
+    ids=["text", "json", "protobuf", "long", "redirect", "page", "warning", "coding", "line"],
+)
+def test_a_secret_that_comes_back_is_not_shown(serve, make_sender, tmp_path, answer: bytes) -> None:
+    """A server that shows what it was sent would have the token in logs, in status and at the next upstream."""
+    (tmp_path / "token").write_text(TOKEN)
+
+    def echo(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(b"HTTP/1.1 " * (answer != b"TOKEN") + answer.replace(b"TOKEN", TOKEN.encode()) + b"\r\n")
+
+    sender = make_sender(serve(echo), headers={"authorization": Secret(file=str(tmp_path / "token"))})
+    try:
+        said = sender.send(PACKED).message
+    except (TryLaterError, RefusedError, TooLargeError) as error:
+        said = str(error)
+    assert said
+    assert "eyJ" not in said
+    assert "aaaa" not in said
+
+
 def test_a_secret_that_no_header_can_hold_is_not_shown(otlp_sink, make_sender, tmp_path) -> None:
     """Line ends in a token would write headers; the sentence names the header alone."""
     token = tmp_path / "token"
