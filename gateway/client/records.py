@@ -21,6 +21,9 @@ RECORD_BYTES_MAX: Final = 256 * 1024
 MESSAGE_BYTES_MAX: Final = 512 * 1024
 MESSAGE_RECORDS_MAX: Final = 8192
 DEPTH_MAX: Final = 16
+# The least that a value and an event take, whatever is in them.
+VALUE_BYTES: Final = 2
+EVENT_BYTES: Final = 11
 TRACE_ID_BYTES: Final = 16
 SPAN_ID_BYTES: Final = 8
 
@@ -47,8 +50,25 @@ class SpanIds(NamedTuple):
     span_id: str
 
 
-def any_value(value: Any, what: str, depth: int = DEPTH_MAX) -> bytes:
+class Room:
+    """What a record's values may take yet.
+
+    A list that has another one in it ten times, and that one a third, is as large in the end as it is small before.
+    """
+
+    def __init__(self) -> None:
+        self._left_bytes = RECORD_BYTES_MAX
+
+    def take(self, size_bytes: int, what: str) -> None:
+        """Take so much; raise ValueError where it is not there."""
+        self._left_bytes -= size_bytes
+        if self._left_bytes < 0:
+            raise ValueError(f"{what} makes it too many bytes; {RECORD_BYTES_MAX} are the most")
+
+
+def any_value(value: Any, what: str, depth: int = DEPTH_MAX, *, room: Room) -> bytes:
     """Return an AnyValue of texts, bools, numbers, bytes, lists and dicts of them; raise TypeError or ValueError."""
+    room.take(VALUE_BYTES + (len(value) if isinstance(value, str | bytes | bytearray) else 0), what)
     if isinstance(value, str | bool | int | float):
         return encode_value(value)
     if value is None:
@@ -58,18 +78,20 @@ def any_value(value: Any, what: str, depth: int = DEPTH_MAX) -> bytes:
     if not depth:
         raise ValueError(f"{what} is nested more than {DEPTH_MAX} deep")
     if isinstance(value, Mapping):
-        return protobuf.delimited(6, b"".join(key_values(1, value, what, depth - 1)))
+        return protobuf.delimited(6, b"".join(key_values(1, value, what, depth - 1, room=room)))
     if isinstance(value, Sequence):
         return protobuf.delimited(
-            5, b"".join(protobuf.delimited(1, any_value(item, what, depth - 1)) for item in value)
+            5, b"".join(protobuf.delimited(1, any_value(item, what, depth - 1, room=room)) for item in value)
         )
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
         # A number of numpy's.
-        return any_value(value.item(), what, depth - 1)
+        return any_value(value.item(), what, depth - 1, room=room)
     raise TypeError(f"{what} has a {type(value).__name__}; give texts, numbers, bools, bytes, lists and dicts of them")
 
 
-def key_values(field: int, attributes: Any, what: str = "attributes", depth: int = DEPTH_MAX) -> Iterator[bytes]:
+def key_values(
+    field: int, attributes: Any, what: str = "attributes", depth: int = DEPTH_MAX, *, room: Room
+) -> Iterator[bytes]:
     """Yield KeyValue fields; raise TypeError or ValueError."""
     if attributes is None:
         return
@@ -78,7 +100,8 @@ def key_values(field: int, attributes: Any, what: str = "attributes", depth: int
     for key, value in attributes.items():
         if not isinstance(key, str) or not key:
             raise TypeError(f"a key of {what} is {key!r}; it is a text like 'device.id'")
-        body = protobuf.delimited(2, any_value(value, f"{what}[{key[:40]!r}]", depth))
+        room.take(len(key), what)
+        body = protobuf.delimited(2, any_value(value, f"{what}[{key[:40]!r}]", depth, room=room))
         yield protobuf.delimited(field, protobuf.text(1, key) + body)
 
 
@@ -116,12 +139,12 @@ def severity_number(severity: Any) -> int:
 
 def log_record(body: Any, *, severity: Any, attributes: Any, trace_id: Any, span_id: Any) -> bytes:
     """Return a LogRecord without its times; raise TypeError or ValueError."""
-    number = severity_number(severity)
+    number, room = severity_number(severity), Room()
     parts = [protobuf.integer(2, number)]
     if isinstance(severity, str):
         parts.append(protobuf.text(3, severity.upper()))
-    parts.append(protobuf.delimited(5, any_value(body, "body")))
-    parts += key_values(6, attributes)
+    parts.append(protobuf.delimited(5, any_value(body, "body", room=room)))
+    parts += key_values(6, attributes, room=room)
     if span_id is not None and trace_id is None:
         raise ValueError("span_id is of a trace; give trace_id as well")
     if trace_id is not None:
@@ -175,21 +198,23 @@ def span(  # noqa: PLR0913  what OTLP knows of one
         parts.append(protobuf.delimited(4, ids.parent))
     parts += [protobuf.text(5, name), protobuf.integer(6, SPAN_KINDS[kind])]
     parts += [protobuf.fixed64(7, max(start_ns, 0)), protobuf.fixed64(8, max(end_ns, 0))]
-    parts += key_values(9, attributes)
-    parts += _events(events)
+    room = Room()
+    parts += key_values(9, attributes, room=room)
+    parts += _events(events, room)
     if STATUSES[status] or message:
         said = protobuf.text(2, str(message)) if message else b""
         parts.append(protobuf.delimited(15, said + protobuf.integer(3, STATUSES[status])))
     return _sized(b"".join(parts), "a span")
 
 
-def _events(events: Any) -> Iterator[bytes]:
+def _events(events: Any, room: Room) -> Iterator[bytes]:
     for event in events:
         if not isinstance(event, tuple | list) or not 2 <= len(event) <= 3 or not isinstance(event[0], str):
             raise TypeError(f"an event is (name, time) or (name, time, attributes), not {event!r:.60}")
         name, time, *rest = event
+        room.take(EVENT_BYTES + len(name), "an event")
         body = protobuf.fixed64(1, max(unix_ns(time, "an event's time"), 0)) + protobuf.text(2, name)
-        yield protobuf.delimited(11, body + b"".join(key_values(3, rest[0] if rest else None)))
+        yield protobuf.delimited(11, body + b"".join(key_values(3, rest[0] if rest else None, room=room)))
 
 
 def _sized(record: bytes, what: str) -> bytes:

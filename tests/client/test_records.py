@@ -41,13 +41,13 @@ def test_a_value_has_a_depth() -> None:
     deep: object = 1
     for _ in range(records.DEPTH_MAX):
         deep = [deep]
-    assert records.any_value(deep, "body")
+    assert records.any_value(deep, "body", room=records.Room())
     with pytest.raises(ValueError, match="nested more than 16 deep"):
-        records.any_value([deep], "body")
+        records.any_value([deep], "body", room=records.Room())
     with pytest.raises(TypeError, match=r"body\['a'\] has a set"):
-        records.any_value({"a": {1}}, "body")
+        records.any_value({"a": {1}}, "body", room=records.Room())
     with pytest.raises(TypeError, match="a key of body is 1"):
-        records.any_value({1: 1}, "body")
+        records.any_value({1: 1}, "body", room=records.Room())
 
 
 def test_ids() -> None:
@@ -68,3 +68,31 @@ def test_times_before_1970_are_unknown() -> None:
     """As OTLP has it."""
     record = LogRecord.FromString(records.with_times(b"", -5, 7))
     assert (record.time_unix_nano, record.observed_time_unix_nano) == (0, 7)
+
+
+def laughing() -> list[object]:
+    value: list[object] = ["ha"] * 10
+    for _ in range(12):
+        value = [value] * 10
+    return value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [range(10**12), laughing(), {"a": [[0] * 1000] * 1000}, ["x" * 1000] * 10**6],
+    ids=["range", "tree", "few", "texts"],
+)
+def test_what_is_too_large_is_not_written_out_first(value: object) -> None:
+    """A few bytes of a program's that say themselves again and again would take all of its memory, and hours."""
+    with pytest.raises(ValueError, match="262144 are the most"):
+        records.log_record("x", severity="INFO", attributes={"k": value}, trace_id=None, span_id=None)
+    with pytest.raises(ValueError, match="262144 are the most"):
+        records.log_record(value, severity="INFO", attributes=None, trace_id=None, span_id=None)
+
+
+def test_events_without_an_end_are_not_waited_for() -> None:
+    """They are iterated over, whatever makes them."""
+    ids = records.span_ids(None, None, None)
+    more = {"kind": "internal", "attributes": None, "status": "unset", "message": ""}
+    with pytest.raises(ValueError, match="262144 are the most"):
+        records.span("x", ids, 0, 1, events=iter(lambda: ("again", 1), None), **more)
