@@ -357,6 +357,7 @@ core/                       Ground: the words that every room speaks
   telemetry.py              The gateway's own counters, numbers that status and Prometheus read
   text.py                   Foreign text made fit for one line of a log or a terminal
   thinning.py               Thinning: of each series and step of time the first, least, greatest and last reading stand for all
+  threads.py                Threads for what blocks, in a program whose main thread may have ended
   timeouts.py               Timeouts that hold in a task that is being cancelled, too: what asyncio's do from Python 3.11.3 on (gh-102780)
   turns.py                  Turns of the event loop: who has taken long lets others have theirs before going on
   units.py                  Durations, sizes and rates as people write them

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import random
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ from gateway.control.taken import origins_of, takes_of
 from gateway.core.clock import NS_PER_S
 from gateway.core.telemetry import Telemetry
 from gateway.core.text import harmless
+from gateway.core.threads import threads_of
 from gateway.core.timeouts import timeout
 from gateway.core.words import plural
 from gateway.net.files import read_file, replace_file
@@ -130,7 +130,7 @@ class Gateway:
     async def run(self) -> None:
         """Serve until `stop`. Raise StoreError or StartError where it cannot start, StillError where it must anew."""
         asyncio.get_running_loop().set_default_executor(
-            ThreadPoolExecutor(self.profile.threads, thread_name_prefix="tidegate")
+            threads_of(self.profile.threads, is_guest=self._program is not None)
         )
         for note in self._fit.notes(self.profile):
             log.info("%s", note)

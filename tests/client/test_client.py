@@ -934,3 +934,22 @@ def test_a_wait_may_be_as_long_as_there_are_numbers(client: Client) -> None:
     client.flush(float("inf"))
     assert client.drain(float("inf"))
     client.shutdown(float("inf"))
+
+
+def test_a_client_of_a_thread_that_goes_on_when_the_main_one_has_ended(tmp_path) -> None:
+    """A script that starts its threads and comes to its end: they are the program from then on."""
+    code = f"""
+import threading
+from gateway import Client
+
+def measure():
+    threading.main_thread().join()
+    client = Client("http://127.0.0.1:1", state_dir={str(tmp_path / "state")!r})
+    client.send_metric("m", 1.0)
+    client.flush()
+    print(client.status()["accepted"])
+
+threading.Thread(target=measure).start()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100)
+    assert done.stdout == "1\n", done.stderr
