@@ -230,6 +230,7 @@ uplinks/                    Roads: what is held leaves here, fresh first, and is
   file_records.py           Requests as records of a file: each is whole by itself, and a reader finds where the next one begins
   file_settings.py          What can be said of an uplink that writes files, on a stick or a share, in the config
   file_wire.py              A wire to files: each request is a record that is on the medium before it counts as taken
+  flow.py                   What is known of one class over a budget: how much of it comes in, how it comes, and what it costs
   free.py                   Free hours: when of a day what goes over a link costs nothing, as a tariff has it at night
   fresh_first.py            Whether fresh data goes between the requests of a lease that takes several
   grpc_sender.py            The sender of OTLP/gRPC: packed requests go out as unary calls over one kept connection

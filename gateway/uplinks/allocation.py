@@ -54,7 +54,9 @@ _WEIGHTS: Final = tuple(float(CLASS_WEIGHTS[priority]) for priority in Priority)
 class Need:
     """What comes in of one class, in readings a second, of how many series, and what each costs on the wire.
 
-    `request_bytes` is what a request costs whatever is in it, `together` how many readings come in at once.
+    `request_bytes` is what a request costs whatever is in it. There is none with nothing in it, so that they are so far
+    apart at least: `often_s` where each goes as soon as something comes in, `seldom_s` where that gathers first, for
+    `gathers_s`.
     """
 
     readings_s: float
@@ -62,7 +64,9 @@ class Need:
     whole_bytes: float
     thinned_bytes: float
     request_bytes: float = REQUEST_BYTES
-    together: float = 1.0
+    often_s: float = 0.0
+    seldom_s: float = 0.0
+    gathers_s: float = 0.0
 
     def points_s(self, step_s: float) -> float:
         """Return how many readings a second are left at a step; 0 is all of them."""
@@ -84,9 +88,9 @@ class Need:
         if not self.readings_s:
             return 0.0
         each = self.thinned_bytes if step_s else self.whole_bytes
-        # There is no request with nothing in it.
-        requests_s = min(1.0 / max(every_s, step_s), self.readings_s / self.together)
-        return self.points_s(step_s) * each + self.request_bytes * requests_s
+        every_s = max(every_s, step_s)
+        apart_s = max(every_s, self.seldom_s if every_s >= self.gathers_s else self.often_s)
+        return self.points_s(step_s) * each + self.request_bytes * min(1.0 / apart_s, self.readings_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,23 +14,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 from gateway.core.contracts import Priority
 from gateway.core.words import span
 from gateway.store.policy import ALL, CLASS_NAMES, NO_BOUND, Lane, Terms
-from gateway.uplinks.allocation import REQUEST_BYTES, SAFETY, TURN_S, Allocation, Need, Part, allocate
+from gateway.uplinks.allocation import REQUEST_BYTES, SAFETY, STRETCHED_S, TURN_S, Allocation, Part, allocate
+from gateway.uplinks.flow import LOOK_S_MIN, Apart, Flow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gateway.store.spots import Outlook
+    from gateway.uplinks.flow import Sent
 
-# Until something was sent: what a reading costs whole and thinned (gateway/bench/wire.py).
-WHOLE_BYTES: Final = 2.5
-THINNED_BYTES: Final = 6.0
-READING_BYTES_MIN: Final = 0.1
-REQUEST_BYTES_MIN: Final = 200.0
-# How long what came in counts in what is expected, and how long to look before anything is.
-MEMORY_S: Final = 300.0
-USUAL_S: Final = 3600.0
-LOOK_S_MIN: Final = 5.0
-NEWEST_SHARE: Final = 0.2
 # Until so much time was looked at, nothing seems to come in, or little, from devices that have something to say each
 # minute, the first time perhaps a minute after the start: what is left over then is not the backlog's.
 KNOWN_S: Final = 120.0
@@ -64,18 +56,6 @@ class WindowLeft(NamedTuple):
     left_s: float
 
 
-class Sent(NamedTuple):
-    """A lease that was sent: how many readings it held, how many left for them, of how many series, and their cost."""
-
-    lane: Lane
-    priority: Priority
-    held: int
-    left: int
-    series: int
-    step_s: float
-    wire_bytes: float
-
-
 @dataclass(frozen=True, slots=True)
 class Decision:
     """What may be leased now; where that is nothing of what is held, in how many seconds something may be. And why."""
@@ -89,67 +69,11 @@ _UNBOUND: Final = Decision()
 
 
 @dataclass(slots=True)
-class Flow:
-    """What is known of one class."""
-
-    readings_s: float = 0.0
-    usual_s: float = 0.0  # the same over an hour: devices that speak each quarter of an hour are not silent in between
-    series: float = 0.0
-    whole_bytes: float = WHOLE_BYTES
-    thinned_bytes: float = THINNED_BYTES
-    is_whole_known: bool = False
-    is_thinned_known: bool = False
-    together: float = 1.0  # readings in the least lease that is usual
-    free_s: float = float("-inf")  # from when on it may be sent again
-    thinned_s: float = float("-inf")  # when it was sent thinned last
-    owed: float = 0.0  # readings that are to go whole by now, and did not
-
-    def need(self, request_bytes: float) -> Need:
-        """Return it as `allocate` wants it; where series were not counted yet, as if each came once a second."""
-        readings_s = max(self.readings_s, self.usual_s)
-        series = self.series or readings_s
-        return Need(readings_s, series, self.whole_bytes, self.thinned_bytes, request_bytes, self.together)
-
-    def cost(self, sent: Sent, request_bytes: float) -> float:
-        """Learn from what was sent; return what a request costs whatever is in it, as it seems now.
-
-        Of what was expected wrongly it is the larger part that is corrected: small requests say what requests cost,
-        and large ones what readings do.
-        """
-        if not sent.left:
-            return request_bytes
-        each = self.thinned_bytes if sent.step_s else self.whole_bytes
-        error = sent.wire_bytes - request_bytes - each * sent.left
-        # What was only guessed until now may be wrong by a lot.
-        is_known = self.is_thinned_known if sent.step_s else self.is_whole_known
-        newer = max(READING_BYTES_MIN, each + (NEWEST_SHARE if is_known else 1.0) * error / sent.left)
-        if each * sent.left <= request_bytes:
-            request_bytes = max(REQUEST_BYTES_MIN, request_bytes + NEWEST_SHARE * error)
-        elif sent.step_s:
-            self.thinned_bytes, self.is_thinned_known = newer, True
-        else:
-            self.whole_bytes, self.is_whole_known = newer, True
-        if sent.lane == Lane.LIVE:
-            self.together = max(1.0, min(float(sent.held), self.together + NEWEST_SHARE * (sent.held - self.together)))
-        if sent.lane == Lane.LIVE and sent.series:
-            self.series = max(float(sent.series), self.series + NEWEST_SHARE * (sent.series - self.series))
-        return request_bytes
-
-    def turn(self, sent: Sent, whole_share: float) -> None:
-        """Take note whether what was sent went whole, of which such a share is to; one turn too many is made up for."""
-        if not whole_share:
-            self.owed = 0.0
-            return
-        owed = self.owed + sent.held * (whole_share - (0.0 if sent.step_s else 1.0))
-        self.owed = max(-sent.held, min(owed, float(sent.held)))
-
-
-@dataclass(slots=True)
 class Scheduler:
     """One uplink's."""
 
     interval_s: float
-    flows: list[Flow] = field(default_factory=lambda: [Flow() for _ in Priority])
+    flows: list[Flow] = field(init=False)
     allocation: Allocation | None = None
     why: str = ""
     request_bytes: float = REQUEST_BYTES
@@ -159,27 +83,24 @@ class Scheduler:
     _backlog_free_s: float = float("-inf")
     _evidence_bytes: float = 0.0  # spent, and not yet made up for
     _evidence_s: float = 0.0
-    _seen: tuple[int, ...] | None = None
-    _seen_s: float = 0.0
-    _since_s: float = 0.0
+    _since_s: float | None = None
     _is_known: bool = False  # what comes in
+
+    def __post_init__(self) -> None:
+        """Begin with nothing known."""
+        self.flows = [Flow(Apart(self.interval_s), Apart(max(self.interval_s, STRETCHED_S[one]))) for one in Priority]
 
     def observe(self, arrived: Sequence[int], now_s: float) -> None:
         """Take note how many readings came in of each class so far."""
-        if self._seen is None:
-            self._seen, self._seen_s, self._since_s = tuple(arrived), now_s, now_s
-            return
-        passed_s = now_s - self._seen_s
-        if passed_s < LOOK_S_MIN:
-            return
-        # At first what was seen is all there is to know.
-        newest = passed_s / (now_s - self._since_s)
-        share, of_usual = (max(min(1.0, passed_s / memory_s), newest) for memory_s in (MEMORY_S, USUAL_S))
-        for flow, before, count in zip(self.flows, self._seen, arrived, strict=True):
-            came_s = (count - before) / passed_s
-            flow.readings_s += share * (came_s - flow.readings_s)
-            flow.usual_s += of_usual * (came_s - flow.usual_s)
-        self._seen, self._seen_s = tuple(arrived), now_s
+        if self._since_s is None:
+            self._since_s = now_s
+        for flow, count in zip(self.flows, arrived, strict=True):
+            flow.look(count, now_s)
+
+    def rest(self) -> None:
+        """Take note that nothing is held until something comes in."""
+        for flow in self.flows:
+            flow.rest()
 
     def decide(self, now_s: float, *, windows: Sequence[WindowLeft], rate: float | None, outlook: Outlook) -> Decision:
         """Return what may be leased; `windows` are those whose end is known."""
@@ -285,7 +206,7 @@ class Scheduler:
                 now_s=self._allocated_s,
             )
 
-        self._is_known = self._allocated_s - self._since_s >= KNOWN_S
+        self._is_known = self._allocated_s - (self._since_s or 0.0) >= KNOWN_S
         if Lane.BACKLOG in self._lanes:
             allocation = share_out(max(1, outlook.backlog_readings))
         else:

@@ -175,7 +175,7 @@ class Spending:
         """Take note what became of a lease, and what went over the wire for it."""
         if self._scheduler is None or self._metered is None:
             return
-        from gateway.uplinks.scheduling import Sent  # noqa: PLC0415  the same
+        from gateway.uplinks.flow import Sent  # noqa: PLC0415  the same
 
         before, self._counted_bytes = self._counted_bytes, self._metered.wire.wire_bytes
         lease, charged, hand.charged = hand.lease, hand.charged, hand.delivered
@@ -191,6 +191,8 @@ class Spending:
             ),
             self._now_s(),
         )
+        if not self._store.unleased(self._name):
+            self._scheduler.rest()
 
     def _now_s(self) -> float:
         return self._clock.monotonic_ns() / NS_PER_S

@@ -128,6 +128,16 @@ def test_what_goes_whole_by_turns_keeps_its_step_for_a_while() -> None:
     assert then(480.0, 3.0 + 2 * DWELL_S) == 0.0
 
 
+def test_requests_cost_no_more_often_than_something_comes() -> None:
+    """Each as soon as there is something, or when that has gathered for a while; and one has a reading in it at least."""
+    each = Need(1.0, 1.0, 2.0, 6.0, 900.0, often_s=20.0, seldom_s=400.0, gathers_s=300.0)
+    assert each.cost_s(0.0, every_s=1.0) == 2.0 + 900 / 20
+    assert each.cost_s(0.0, every_s=60.0) == 2.0 + 900 / 60
+    assert each.cost_s(0.0, every_s=300.0) == 2.0 + 900 / 400
+    assert each.cost_s(0.0, every_s=600.0) == 2.0 + 900 / 600
+    assert Need(0.05, 1.0, 2.0, 6.0, 900.0).cost_s(0.0, every_s=1.0) == pytest.approx(0.05 * 902)
+
+
 def test_few_readings_are_not_made_fewer() -> None:
     """Where there are less than four in a step thinning saves nothing."""
     slow = Need(0.05, 1.0, 2.0, 6.0)

@@ -25,7 +25,7 @@ from gateway.uplinks.delivery import Uplink
 from gateway.uplinks.guards import Answer, TryLaterError
 from gateway.uplinks.link_settings import LinkSettings
 from gateway.uplinks.links import Links, Seen
-from gateway.uplinks.scheduling import Decision, Scheduler, Sent
+from gateway.uplinks.scheduling import Decision, Scheduler
 from gateway.uplinks.settings import BudgetSettings, OtlpUplinkSettings
 from gateway.uplinks.spending import SMALL_BYTES
 from gateway.uplinks.worker import Seams
@@ -35,6 +35,7 @@ from hil.otlp_readings import parse_metrics
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gateway.uplinks.flow import Sent
     from gateway.uplinks.links import Road
 
 NOON_S = 1_789_948_800 + 43_200
