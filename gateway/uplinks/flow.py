@@ -97,6 +97,7 @@ class Flow:
     is_whole_known: bool = False
     is_thinned_known: bool = False
     free_s: float = float("-inf")  # from when on it may be sent again
+    paid_s: float = 0.0  # what it has had for the time until then, in bytes a second
     thinned_s: float = float("-inf")  # when it was sent thinned last
     owed: float = 0.0  # readings that are to go whole by now, and did not
     _count: int = 0

@@ -81,6 +81,7 @@ class Scheduler:
     _allocated_s: float = float("-inf")
     _lanes: set[Lane] = field(default_factory=set)
     _backlog_free_s: float = float("-inf")
+    _backlog_paid_s: float = 0.0
     _evidence_bytes: float = 0.0  # spent, and not yet made up for
     _evidence_s: float = 0.0
     _since_s: float | None = None
@@ -187,7 +188,7 @@ class Scheduler:
         return min([window.left_bytes - wanted_s * window.left_s for window in windows], default=NEVER_S)
 
     def _allocate(self, windows: Sequence[WindowLeft], rate: float | None, outlook: Outlook) -> None:
-        may_s = [window.left_bytes / max(1.0, window.left_s) for window in windows]
+        may_s = [self._may_s(window) for window in windows]
         may_s += [] if rate is None else [RATE_SHARE * rate]
         if not may_s:
             self.allocation, self.why = None, ""
@@ -220,6 +221,17 @@ class Scheduler:
         by_class = tuple(part.step_s for part in allocation.classes)
         self._steps = (by_class, (allocation.backlog.step_s,) * CLASSES, (0.0,) * CLASSES, (0.0,) * CLASSES)
         self.allocation, self.why = allocation, explain(allocation, windows)
+
+    def _may_s(self, window: WindowLeft) -> float:
+        """Return what may be spent a second until a window ends.
+
+        What was spent for seconds that are still to come counts as left: else each request would seem to leave too
+        little for all others, and the wait for the next one too much.
+        """
+        for_s = [(flow.free_s - self._allocated_s, flow.paid_s) for flow in self.flows]
+        for_s.append((self._backlog_free_s - self._allocated_s, self._backlog_paid_s))
+        paid = sum([min(seconds, window.left_s) * bytes_s for seconds, bytes_s in for_s if seconds > 0])
+        return (window.left_bytes + paid) / max(1.0, window.left_s)
 
     def _later_wait_s(self, allocation: Allocation, windows: Sequence[WindowLeft], now_s: float) -> tuple[float, float]:
         """Return in how many seconds backlog may go, and what was sent thinned."""
@@ -266,12 +278,15 @@ class Scheduler:
         if sent.lane != Lane.LIVE:
             if self._is_paced(allocation):
                 bytes_s = max(LEAST_BYTES_S, allocation.backlog.bytes_s or 0.0)
-                self._backlog_free_s = max(self._backlog_free_s, now_s) + sent.wire_bytes / bytes_s
+                self._backlog_free_s, self._backlog_paid_s = _paid(
+                    self._backlog_free_s, self._backlog_paid_s, sent.wire_bytes, bytes_s, now_s
+                )
             return
         part = allocation.classes[sent.priority]
         flow.turn(sent, part.whole_share)
         if part.bytes_s is not None:
-            flow.free_s = max(flow.free_s, now_s) + sent.wire_bytes / _share(part, allocation)
+            share_s = _share(part, allocation)
+            flow.free_s, flow.paid_s = _paid(flow.free_s, flow.paid_s, sent.wire_bytes, share_s, now_s)
 
     def begin_window(self) -> None:
         """Take note that a new window has begun: what was spent in the one before is no reason to wait."""
@@ -306,6 +321,13 @@ class Scheduler:
                 "bytes_s": round(allocation.backlog.bytes_s or 0.0, 1),
             },
         }
+
+
+def _paid(free_s: float, paid_s: float, wire_bytes: float, share_s: float, now_s: float) -> tuple[float, float]:
+    """Return until when what was spent is paid for, and what that is a second."""
+    left_s = max(0.0, free_s - now_s)
+    again_s = left_s + wire_bytes / share_s
+    return now_s + again_s, (left_s * paid_s + wire_bytes) / again_s if again_s else 0.0
 
 
 def _share(part: Part, allocation: Allocation) -> float:

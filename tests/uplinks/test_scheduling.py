@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from gateway.core.contracts import Priority
@@ -245,7 +247,6 @@ def test_what_a_step_leaves_over_goes_to_whole_turns() -> None:
         terms = desk.decide().terms
         part = desk.scheduler.allocation.classes[Priority.NORMAL]
         assert part.step_s == 30.0
-        desk.left_bytes = part.bytes_s * desk.left_s
         step_s = terms.step_of(*LIVE)
         assert step_s in {0.0, 30.0}
         most = terms.most_of(*LIVE, is_thinned=False)
@@ -373,3 +374,27 @@ def test_evidence_has_an_hours_part_at_once_and_then_its_own_pace() -> None:
         desk.sent(part_s * 600, lane=Lane.EVIDENCE)
     wait_s = desk.scheduler._evidence_wait_s(desk.scheduler.allocation, desk.now_s)
     assert wait_s == pytest.approx(1200, rel=0.1)
+
+
+def test_what_was_spent_for_later_is_still_there_to_plan_with() -> None:
+    """A request that is paid for the minutes that follow leaves all others what they had, at the end of a window too."""
+    desk = Desk(12 * (1 << 20))
+    desk.spots.add(BACKLOG)
+    desk.left_s, desk.left_bytes = 1800.0, 12 * (1 << 20) / DAY_S * 1800.0
+    desk.scheduler.begin_window()
+    desk.decide()
+    may_s = desk.scheduler.allocation.may_s
+    seen = []
+    while desk.left_s > 120.0:
+        terms = desk.decide().terms
+        seen.append(desk.scheduler.allocation.may_s)
+        for lane in (LIVE, BACKLOG):
+            if terms.may_take(*lane):
+                held = min(12_000, terms.most_of(*lane, is_thinned=True))
+                left = int(held / 200 / 60 * 800)
+                desk.sent(900.0 + 6.0 * left, lane=lane[0], step_s=60.0, held=held, left=left)
+        desk.pass_by(LOOK_S_MIN)
+    assert desk.left_bytes >= 0
+    assert min(seen) == pytest.approx(may_s, rel=0.1)
+    # What goes thinned costs less than its part: that stays.
+    assert all(later > 0.95 * sooner for sooner, later in pairwise(seen))
