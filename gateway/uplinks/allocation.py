@@ -8,6 +8,7 @@ what comes in fits:
 | fits at the interval that is set     | whole; what is left over is the backlog's, all at once              |
 | fits in fewer and larger requests    | whole, each class as often as its part allows                       |
 | does not fit                         | thinned where a class's part is too small, at the least step that fits |
+|                                      | or whole, as seldom as that step, where it is requests that cost    |
 | leaves something over so             | whole by turns: as many of a thinned class's readings as that pays for |
 
 The classes' parts are by weight, and what one does not need is the others' (weighted max-min fairness), so that what is
@@ -170,9 +171,12 @@ def share_out(total: float, needs: Sequence[float], weights: Sequence[float] = _
 def least_step(need: Need, bytes_s: float, *, every_s: float, before_s: float = 0.0) -> float:
     """Return the least step at which a class fits in `bytes_s`, or the greatest there is; `before_s` was its last.
 
-    Several steps may go together, `every_s` where one is not longer than that.
+    Several steps may go together, `every_s` where one is not longer than that. It is 0 where all fits that has gathered
+    for a step: what waits for so long anyway need not be thinned.
     """
     for step_s in STEPS_S:
+        if need.cost_s(0.0, every_s=max(every_s, step_s)) <= (SPARE_SHARE if before_s else 1.0) * bytes_s:
+            return 0.0
         margin = SPARE_SHARE if step_s < before_s else 1.0
         if need.saves_at(step_s) and need.cost_s(step_s, every_s=every_s) <= margin * bytes_s:
             return step_s

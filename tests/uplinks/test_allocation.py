@@ -128,6 +128,21 @@ def test_what_goes_whole_by_turns_keeps_its_step_for_a_while() -> None:
     assert then(480.0, 3.0 + 2 * DWELL_S) == 0.0
 
 
+def test_what_gathers_for_a_step_anyway_goes_whole_where_requests_are_what_costs() -> None:
+    """Thinned it would come no sooner, and cost as much; who is thinned asks for more than that first."""
+    few = Need(0.05, 5.0, 2.5, 6.0, 1000.0)
+    every_s = STRETCHED_S[Priority.NORMAL]
+    edge = few.cost_s(0.0, every_s=900.0)
+    assert few.cost_s(0.0, every_s=every_s) > 2 * edge
+    assert few.cost_s(900.0, every_s=every_s) > 0.9 * edge
+    assert least_step(few, edge, every_s=every_s) == 0.0
+    assert least_step(few, 0.99 * edge, every_s=every_s) == 900.0
+    assert least_step(few, edge, every_s=every_s, before_s=900.0) == 900.0
+    assert least_step(few, 1.12 * edge, every_s=every_s, before_s=900.0) == 0.0
+    allocation = shared(2 * edge, NOTHING, few)
+    assert (allocation.is_short, allocation.is_thinning) == (True, False)
+
+
 def test_requests_cost_no_more_often_than_something_comes() -> None:
     """Each as soon as there is something, or when that has gathered for a while; and one has a reading in it at least."""
     each = Need(1.0, 1.0, 2.0, 6.0, 900.0, often_s=20.0, seldom_s=400.0, gathers_s=300.0)

@@ -398,3 +398,65 @@ def test_what_was_spent_for_later_is_still_there_to_plan_with() -> None:
     assert min(seen) == pytest.approx(may_s, rel=0.1)
     # What goes thinned costs less than its part: that stays.
     assert all(later > 0.95 * sooner for sooner, later in pairwise(seen))
+
+
+class Trickle:
+    """A few readings a second, those of `burst_s` at once, and next to nothing to spend for a day."""
+
+    def __init__(self, left_bytes: float, *, burst_s: float) -> None:
+        self.scheduler = Scheduler(1.0)
+        self.left_bytes, self.left_s = left_bytes, DAY_S
+        self.readings_s, self.series, self.burst_s = 0.05, 5, burst_s
+        self.arrived = self.held = 0.0
+        self.whole = 0
+        self.steps: list[float] = []
+
+    def pass_by(self, hours: float, *, is_quiet: bool) -> None:
+        """Let so many hours pass, and send what may be; `is_quiet` where nobody asks while nothing is held."""
+        for _ in range(int(hours * 3600 / LOOK_S_MIN)):
+            self.left_s -= LOOK_S_MIN
+            now_s = DAY_S - self.left_s
+            if not now_s % self.burst_s:
+                self.arrived += self.burst_s * self.readings_s
+                self.held += self.burst_s * self.readings_s
+            if is_quiet and not int(self.held):
+                self.scheduler.rest()
+                continue
+            outlook = Outlook(frozenset({LIVE} if int(self.held) else ()), 0, (0, int(self.arrived), 0), 0.3)
+            window = WindowLeft("day", self.left_bytes, self.left_s)
+            terms = self.scheduler.decide(now_s, windows=[window], rate=None, outlook=outlook).terms
+            self.steps.append(self.scheduler.allocation.classes[Priority.NORMAL].step_s)
+            if int(self.held) and terms.may_take(*LIVE):
+                self.send(terms.step_of(*LIVE), terms.most_of(*LIVE, is_thinned=terms.step_of(*LIVE) > 0), now_s)
+
+    def send(self, step_s: float, most: int, now_s: float) -> None:
+        """Send what is held, as far as there is room for it: what would be over the allowance stays."""
+        held = min(int(self.held), most)
+        points = 4 * self.series * max(1.0, held / self.readings_s / step_s) if step_s else held
+        left = max(1, min(held, int(points)))
+        wire_bytes = 1000.0 + left * (6.0 if step_s else 2.5)
+        if wire_bytes <= self.left_bytes:
+            self.left_bytes -= wire_bytes
+            self.held -= held
+            self.whole += held * (left == held)
+            self.scheduler.sent(Sent(Lane.LIVE, Priority.NORMAL, held, left, self.series, step_s, wire_bytes), now_s)
+
+    @property
+    def changes(self) -> int:
+        """How often the step was another one than before."""
+        return sum(one != other for one, other in pairwise(self.steps))
+
+
+@pytest.mark.parametrize("is_quiet", [False, True])
+@pytest.mark.parametrize(("left_bytes", "burst_s"), [(220e3, 900.0), (260e3, 900.0), (260e3, 5.0), (130e3, 900.0)])
+def test_with_little_to_spend_a_step_does_not_come_and_go(left_bytes: float, burst_s: float, is_quiet: bool) -> None:
+    """It was thinned and whole by turns, up to forty times in five hours, half of it thinned; and all fits whole."""
+    trickle = Trickle(left_bytes, burst_s=burst_s)
+    trickle.pass_by(5.0, is_quiet=is_quiet)
+    assert trickle.changes <= 3
+    assert trickle.whole >= 0.9 * (trickle.arrived - 45)
+    before = trickle.changes
+    trickle.pass_by(18.0, is_quiet=is_quiet)
+    assert trickle.changes - before <= 1
+    assert trickle.whole >= 0.95 * (trickle.arrived - 45)
+    assert trickle.left_bytes >= 0

@@ -7,6 +7,7 @@ import random
 import re
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -543,6 +544,28 @@ def test_no_request_keeps_what_is_fresh_for_an_hour(make, monkeypatch) -> None:
         assert max(used) <= 64 * 1024
         assert min(used[:4]) > 0.66 * 64 * 1024
         await way.stop(task)
+        way.store.check()
+
+    in_virtual_time(hours())
+
+
+def test_with_little_to_spend_all_goes_whole_that_fits(make, make_readings) -> None:
+    """Devices speak each five minutes: thinned and whole by turns it was 48 times in six hours, and most of it waited."""
+
+    async def hours() -> None:
+        way, steps = make(per_day=Size(90_000)), [0.0]
+        task = way.start()
+        for _ in range(6 * 12):
+            add(way.store, 30, make_readings)
+            for _ in range(15):
+                await asyncio.sleep(20)
+                classes = way.uplink.status()["budget"].get("plan", {}).get("classes", {})
+                steps.append(classes.get("normal", {}).get("step_s", 0.0))
+        await way.stop(task)
+        assert sum(one != other for one, other in pairwise(steps)) <= 2
+        assert way.store.delivered >= way.store.accepted - 5 * 30
+        assert way.store.thinned_readings <= 30
+        assert way.link.wire_bytes <= 0.6 * 90_000
         way.store.check()
 
     in_virtual_time(hours())
