@@ -30,10 +30,14 @@ from gateway.core.timeouts import timeout
 from gateway.core.units import Duration, Rate
 from gateway.core.words import plural
 from gateway.store.database import Store, StoreSettings
+from gateway.store.policy import Lane
+from gateway.store.spots import Outlook
 from gateway.uplinks.breaker import Breaker, Limits
 from gateway.uplinks.delivery import Uplink
 from gateway.uplinks.endpoints import Endpoints
+from gateway.uplinks.flow import LOOK_S_MIN
 from gateway.uplinks.retry import SCHEDULES, Backoff
+from gateway.uplinks.scheduling import Scheduler, WindowLeft
 from gateway.uplinks.settings import BudgetSettings, OtlpUplinkSettings
 
 if TYPE_CHECKING:
@@ -49,6 +53,8 @@ HANGS_S: Final = 1.0
 LINE: Final = Rate(4e6 / 8)
 WITHIN_S: Final = 120.0
 DECISION_US_MAX: Final = 20.0
+# As often as an uplink with much to send asks.
+BETWEEN_S: Final = 0.1
 
 
 def hanging(quick: bool) -> Iterator[Result]:  # noqa: FBT001  the suite's one switch
@@ -185,6 +191,24 @@ def decisions(quick: bool) -> Iterator[Result]:  # noqa: FBT001  the suite's one
     )
     three = Endpoints.of(settings, version="bench", clock=CLOCK, random=dice)
     yield _figure("who of three receivers is next", lambda _: three.order(Signal.METRICS), rounds)
+    yield _budgeted(rounds)
+
+
+def _budgeted(rounds: int) -> Figure:
+    """Measure how long it takes to say what may go over an allowance that is too small, of three classes."""
+    scheduler, spots = Scheduler(1.0), frozenset((Lane.LIVE, priority) for priority in Priority)
+    window, looks, now_s = WindowLeft("day", 8e5, 40_000.0), 0, 0.0
+
+    def look(later_s: float) -> None:
+        nonlocal looks, now_s
+        looks, now_s = looks + 1, now_s + later_s
+        outlook = Outlook(spots, 0, (looks, 10 * looks, 10 * looks), 0.3)
+        scheduler.decide(now_s, windows=[window], rate=None, outlook=outlook)
+
+    planned = _figure("", lambda _: look(LOOK_S_MIN), rounds)
+    figure = _figure("what may go over an allowance", lambda _: look(BETWEEN_S), rounds)
+    note = f"planned anew each {LOOK_S_MIN:.0f} s, which takes {planned.value:.0f} µs"
+    return Figure(figure.name, figure.value, figure.unit, floor=figure.floor, note=note)
 
 
 def _figure(name: str, decide: Callable[[int], object], rounds: int) -> Figure:

@@ -46,6 +46,8 @@ NEVER_S: Final = float("inf")
 LANES: Final = tuple(Lane)
 Most: TypeAlias = tuple[tuple[int, ...], ...]
 CLASSES: Final = len(Priority)
+_EACH: Final = (True,) * CLASSES
+_NONE: Final = (False,) * CLASSES
 
 
 class WindowLeft(NamedTuple):
@@ -78,6 +80,7 @@ class Scheduler:
     why: str = ""
     request_bytes: float = REQUEST_BYTES
     _steps: tuple[tuple[float, ...], ...] = ALL.step_s
+    _bounds: tuple[Most, Most] | None = None  # of leases, while nothing is spent or planned anew
     _allocated_s: float = float("-inf")
     _lanes: set[Lane] = field(default_factory=set)
     _backlog_free_s: float = float("-inf")
@@ -117,21 +120,23 @@ class Scheduler:
             self._live_wait_s(flow, part, now_s) for flow, part in zip(self.flows, allocation.classes, strict=True)
         ]
         backlog_s, thinned_s = self._later_wait_s(allocation, windows, now_s)
-        waits_s = {
-            Lane.LIVE: live_s,
-            Lane.BACKLOG: [backlog_s] * CLASSES,
-            Lane.THINNED: [thinned_s] * CLASSES,
-            Lane.EVIDENCE: [self._evidence_wait_s(allocation, now_s)] * CLASSES,
-        }
-        may = tuple([tuple([wait_s <= 0.0 for wait_s in waits_s[lane]]) for lane in LANES])
+        later_s = (backlog_s, thinned_s, self._evidence_wait_s(allocation, now_s))
+        may = (
+            tuple([wait_s <= 0.0 for wait_s in live_s]),
+            *[_EACH if wait_s <= 0.0 else _NONE for wait_s in later_s],
+        )
+        waits_s = dict(zip(LANES, (live_s, *[[wait_s] * CLASSES for wait_s in later_s]), strict=True))
         least_s = min([waits_s[lane][priority] for lane, priority in outlook.spots], default=0.0)
         by_class = [
             # By turns, where some of it may go whole.
             0.0 if flow.owed > 0.0 and part.whole_share else part.step_s
             for flow, part in zip(self.flows, allocation.classes, strict=True)
         ]
-        self._steps = (tuple(by_class), *self._steps[1:])
-        terms = Terms(may, self._steps, *self._most(allocation, windows))
+        steps_s = (tuple(by_class), *self._steps[1:])
+        if self._bounds is None or steps_s != self._steps:
+            self._steps = steps_s
+            self._bounds = self._most(allocation, windows)
+        terms = Terms(may, steps_s, *self._bounds)
         return Decision(terms, min(least_s, WAIT_S_MAX), self.why)
 
     def _most(self, allocation: Allocation, windows: Sequence[WindowLeft]) -> tuple[Most, Most]:
@@ -188,6 +193,7 @@ class Scheduler:
         return min([window.left_bytes - wanted_s * window.left_s for window in windows], default=NEVER_S)
 
     def _allocate(self, windows: Sequence[WindowLeft], rate: float | None, outlook: Outlook) -> None:
+        self._bounds = None
         may_s = [self._may_s(window) for window in windows]
         may_s += [] if rate is None else [RATE_SHARE * rate]
         if not may_s:
@@ -263,6 +269,7 @@ class Scheduler:
 
     def sent(self, sent: Sent, now_s: float) -> None:
         """Take note what a lease has cost."""
+        self._bounds = None
         flow = self.flows[sent.priority]
         self.request_bytes = flow.cost(sent, self.request_bytes)
         if sent.step_s and sent.lane == Lane.LIVE:

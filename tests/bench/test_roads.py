@@ -8,9 +8,9 @@ from gateway.bench.roads import decisions, hanging
 
 
 def test_guards_decide_within_twenty_microseconds() -> None:
-    """A breaker, a wait, the choice among three receivers."""
+    """A breaker, a wait, the choice among three receivers, what may go over an allowance."""
     figures = list(decisions(True))
-    assert len(figures) == 3
+    assert len(figures) == 4
     assert all(figure.meets(figure.floor) for figure in figures), figures
 
 
