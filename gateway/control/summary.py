@@ -266,6 +266,9 @@ def _link(link: dict[str, Any]) -> Iterator[str]:
     yield f"{', '.join(given)}; {'metered' if link.get('metered') else 'free'}; used by {users}"
     if carried := link.get("wire_bytes"):
         yield f"carried {amount(carried)} since the start"
+    if held_s := link.get("probes", {}).get("held_back_s"):
+        cost = amount(link["probes"]["spent_bytes"])
+        yield f"asked again in {span(held_s)}: probes have had their part, {cost}"
     if budget := link.get("budget"):
         yield from _budget(budget)
 

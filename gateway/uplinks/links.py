@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
     from gateway.core.clock import Clock
     from gateway.store.database import Store
-    from gateway.uplinks.budget import Budget, Moment
-    from gateway.uplinks.link_notes import Known, LinkNotes
+    from gateway.uplinks.budget import Budget
+    from gateway.uplinks.link_notes import LinkNotes
     from gateway.uplinks.link_settings import LinkSettings
-    from gateway.uplinks.settings import BudgetSettings
+    from gateway.uplinks.ration import Ration
     from gateway.uplinks.terms import Terms
 
 log = logging.getLogger("tidegate.uplinks")
@@ -58,8 +58,6 @@ HEADROOM: Final = 1.25
 WANTED_S: Final = 600.0
 # How soon it is tried again to write what is spent, where the disk took it not.
 WRITE_AGAIN_S: Final = 60.0
-# Who pays for probes. No uplink is called so.
-PROBE: Final = ""
 
 
 class Seen(NamedTuple):
@@ -96,6 +94,7 @@ class Link:
     def __init__(self, settings: LinkSettings, *, random: Random) -> None:
         self.settings = settings
         self.budget: Budget | None = None
+        self.ration: Ration | None = None
         self.write_note: Callable[[], Awaitable[bool]] = _nothing_to_write
         self.pacer = None if settings.budget.rate is None else Pacer(settings.budget.rate)
         # What those that use it now would send in a second, and when they said so, by who they are.
@@ -198,6 +197,10 @@ class Link:
         self._is_asking, self.is_doubted = True, False
         self._ask_s = now_s + interval_s * (1 + JITTER * self._random.random())
 
+    def hold_back(self, until_s: float) -> None:
+        """Have its probe wait: it has cost what it may for now."""
+        self._ask_s = max(self._ask_s, until_s)
+
     def answered(self, found: Found | None, now_s: float) -> None:
         """Take note of what the probe found; None: it came to no end."""
         self._is_asking = False
@@ -222,6 +225,7 @@ class Link:
             "used_by": list(used_by),
             "wire_bytes": self.wire_bytes,
             **self._budget_told(),
+            **({} if self.ration is None else self.ration.told(now_s)),
         }
 
     def _budget_told(self) -> dict[str, Any]:
@@ -340,16 +344,6 @@ class Road:
         return {"link": None if link is None else link.name, "links": [one.name for one in self.links]}
 
 
-def _note_in_doubt(budget: BudgetSettings, note: bytes, known: Known, now: Moment) -> bytes:
-    """Return what a link is taken to have spent whose last note is damaged."""
-    from gateway.uplinks import lost_notes  # noqa: PLC0415  as good as never
-    from gateway.uplinks.link_notes import Known  # noqa: PLC0415  only for who has allowances
-
-    if known is Known.NOTHING:
-        return lost_notes.note_of_lost(budget.allowances(), now, month_begins=budget.month_begins)
-    return lost_notes.note_after(note)
-
-
 class Links:
     """All of them. `run` looks at them until it is cancelled; a road of an uplink is good from the first look on."""
 
@@ -382,16 +376,21 @@ class Links:
     def _open_budgets(self, store: Store, folder: Path, clock: Clock) -> None:
         from gateway.uplinks.link_notes import NAME, Known, LinkNotes  # noqa: PLC0415  only for who has allowances
         from gateway.uplinks.purse import budget_of  # noqa: PLC0415  the same
+        from gateway.uplinks.ration import Ration  # noqa: PLC0415  the same
         from gateway.uplinks.spending import moment_of  # noqa: PLC0415  the same
 
         self._notes = notes = LinkNotes(folder / NAME)
         for name, link in self._links.items():
             now, note = partial(moment_of, store, clock), notes.last(name)
             if notes.known is not Known.ALL:
-                note = _note_in_doubt(link.settings.budget, note, notes.known, now())
+                from gateway.uplinks.lost_notes import note_in_doubt  # noqa: PLC0415  as good as never
+
+                is_lost = notes.known is Known.NOTHING
+                note = note_in_doubt(link.settings.budget, note, now(), is_lost=is_lost)
             link.budget = budget_of(link.settings.budget, now=now, note=note, where=f" on {name}")
             if link.budget is not None:
                 link.write_note = notes.write
+                link.ration = Ration(link.budget, link.settings.budget)
                 notes.keep(name, link.budget)
 
     def road(self, settings: Terms) -> Road | None:
@@ -462,11 +461,13 @@ class Links:
 
     def _is_paid(self, link: Link, now_s: float) -> bool:
         """Take what a probe costs at most; where there is not so much left that is why the link is not used."""
-        if link.budget is None:
+        if link.ration is None:
             return True
+        if (wait_s := link.ration.wait_s(now_s)) > 0:
+            link.hold_back(now_s + wait_s)
+            return False
         try:
-            may_overdraw = bool(link.settings.budget.overdraws())
-            link.budget.take(PROBE_BYTES, is_probe=True, may_overdraw=may_overdraw, payer=PROBE)
+            link.ration.take()
         except NotYetError as error:
             if error.after_s:
                 link.asks(now_s)
@@ -481,8 +482,8 @@ class Links:
         try:
             found = await self._ask(link.settings, link.device)
         finally:
-            if link.budget is not None:
-                link.budget.settle(PROBE_BYTES, PROBE_BYTES if found is None else found.wire_bytes, payer=PROBE)
+            if link.ration is not None:
+                link.ration.settle(PROBE_BYTES if found is None else found.wire_bytes)
             link.answered(found, self._now_s())
             self._news.set()
 

@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from gateway.uplinks.budget import Moment
+    from gateway.uplinks.settings import BudgetSettings
+
+
+def note_in_doubt(budget: BudgetSettings, note: bytes, now: Moment, *, is_lost: bool) -> bytes:
+    """Return what is taken to have been spent where the last note is damaged; `is_lost`: the one before is, too."""
+    if is_lost:
+        return note_of_lost(budget.allowances(), now, month_begins=budget.month_begins)
+    return note_after(note)
 
 
 def note_after(note: bytes) -> bytes:

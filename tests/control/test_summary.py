@@ -646,4 +646,8 @@ def test_links_are_shown_where_there_are_any() -> None:
     assert "lte: up\n    gateway 192.168.8.1; metered; used by cloud\n    carried 2 KiB since the start" in text
     assert "    budget: 1 KiB of 4 KiB this day, which ends in 1 min" in text
     assert "to https://otel.example over lte" in text
+    assert "asked again" not in text
+    links["lte"]["probes"] = {"spent_bytes": 102_400, "held_back_s": 2280}
+    text = render({"links": links}, colour=False)
+    assert "    asked again in 38 min: probes have had their part, 100 KiB" in text
     assert "\nlinks" not in render({"uplinks": {"cloud": uplink}}, colour=False)

@@ -14,10 +14,12 @@ import pytest
 from gateway.core.clock import NS_PER_S, BootTimes, FakeClock, Timeline
 from gateway.core.contracts import BootId
 from gateway.core.units import Duration, Rate, Size
+from gateway.uplinks import links as links_module
 from gateway.uplinks.guards import NoLinkError
 from gateway.uplinks.link_probe import PROBE_BYTES, Found
 from gateway.uplinks.link_settings import LinkSettings
 from gateway.uplinks.links import JITTER, LOOK_S, WRITE_AGAIN_S, Links, Road, Seen, look_at
+from gateway.uplinks.ration import SAVED_SHARE, SHARE, SPENT_SHARE
 from gateway.uplinks.settings import BudgetSettings, OtlpUplinkSettings
 from hil import virtual_threads
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PROBE = "tcp://192.0.2.7:443"
+DAY_S = 86_400
 
 
 class LoopClock(FakeClock):
@@ -43,6 +46,7 @@ class Box:
     marks: dict[str, str] = field(default_factory=dict)
     asked: list[tuple[str, float]] = field(default_factory=list)
     takes_s: float = 0.1
+    costs: int = 500
     task: asyncio.Task | None = None
 
     def look(self, settings: LinkSettings) -> Seen:
@@ -52,7 +56,7 @@ class Box:
     async def ask(self, settings: LinkSettings, _device: str) -> Found:
         self.asked.append((settings.name, asyncio.get_running_loop().time()))
         await asyncio.sleep(self.takes_s)
-        return Found("no answer" if settings.name in self.silent else "", 500)
+        return Found("no answer" if settings.name in self.silent else "", self.costs)
 
     def road(self, *names: str, uplink: str = "cloud") -> Road:
         road = self.links.road(OtlpUplinkSettings(name=uplink, endpoint="http://127.0.0.1:1", links=names))
@@ -452,6 +456,44 @@ def test_a_probe_may_cost_what_may_be_overdrawn(tmp_path: Path) -> None:
         made.start()
         await asyncio.sleep(5 * LOOK_S)
         assert (name_of(road), made.links.told()["lte"]["reason"]) == ("lte", "")
+        await made.stop()
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("is_spent", [False, True])
+def test_a_dead_link_is_asked_for_a_share_of_its_allowance(tmp_path: Path, monkeypatch, *, is_spent: bool) -> None:
+    """For a month each minute it was twice the allowance, and all that may be overdrawn; and it is found when it is back."""
+    monkeypatch.setattr(links_module, "LOOK_S", 20.0)
+    limit, over = (2 if is_spent else 20) << 20, 512 << 10
+    budget = BudgetSettings(per_month=Size(limit), overdraw=("critical",), overdraw_max=Size(over))
+
+    async def scenario() -> None:
+        made = box(lte(probe=PROBE, budget=budget), folder=tmp_path)
+        made.costs, made.silent = 900, {"lte"}
+        road = made.road("lte")
+        link = road.links[0]
+        assert link.budget is not None
+        while is_spent and link.budget.lacking(1 << 15) is None:
+            link.budget.covers(1 << 15)
+            assert await link.write_note()
+            link.budget.take(1 << 15)
+        made.start()
+        # Nine days are left of the month.
+        await asyncio.sleep(9 * DAY_S)
+        first = [at_s for _, at_s in made.asked]
+        assert len(first) >= 20
+        assert first[5] < 6 * 100
+        cost = len(made.asked) * made.costs
+        part = SPENT_SHARE * over if is_spent else SHARE * limit
+        assert cost <= part * (9 / 31 + SAVED_SHARE) + made.costs
+        probes = made.links.told()["lte"]["probes"]
+        assert probes["spent_bytes"] == cost
+        assert probes["held_back_s"] > 60
+        made.silent.clear()
+        longest_s = max(later - before for before, later in itertools.pairwise(first))
+        await asyncio.sleep(longest_s + 60)
+        assert name_of(road) == "lte"
         await made.stop()
 
     run(scenario)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gateway.uplinks.link_probe import PROBE_BYTES
+from gateway.uplinks.ration import SAVED_SHARE, SHARE
 from hil import children
 from hil.gateway_child import Account, Site
 from hil.link_proxy import LinkProxy, Mode
@@ -294,3 +296,26 @@ def test_a_router_that_leads_nowhere_and_a_route_that_changes(tmp_path: Path, wa
     site.publish(300)
     account = site.drain()
     check(sink, account)
+
+
+def test_a_link_that_is_dead_is_asked_for_a_share_of_its_allowance(
+    tmp_path: Path, ways: TwoWays, far, make_child
+) -> None:
+    """Each second is what is set: on the cable it is far less than that after the first ones, and status says why."""
+    _, proxy = far
+    links = LINKS + f'probe = "tcp://{FAR}:1"\nprobe_interval = "1s"\nbudget = {{ per_hour = "256KiB" }}\n'
+    ways.unplug("eth9")
+    site = BoxSite(tmp_path, ways, endpoint=proxy.url, make_child=make_child, links=links)
+    before = ways.carried("wwan9")
+    site.start()
+
+    def held_back_s() -> int:
+        return int(site.status()["links"]["lte"].get("probes", {}).get("held_back_s", 0))
+
+    wait_until(lambda: held_back_s() > 0, "probes to be held back")
+    at_first_s = held_back_s()
+    wait_until(lambda: 0 < held_back_s() <= at_first_s - 5, "five more of them not to go")
+    spent = site.status()["links"]["lte"]["probes"]["spent_bytes"]
+    assert ways.carried("wwan9") - before <= spent + MURMUR_BYTES
+    assert spent <= SHARE * SAVED_SHARE * (256 << 10) + PROBE_BYTES
+    assert site.status()["links"]["lte"]["reason"] == f"tcp://{FAR}:1: Connection refused"
