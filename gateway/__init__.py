@@ -260,7 +260,7 @@ uplinks/                    Roads: what is held leaves here, fresh first, and is
   parts.py                  Parts of a lease: what may go in one request, of each kind, and how it is halved
   publishing.py             What uplinks that publish have in common in the config: keys, several addresses, names that are filled in
   purse.py                  What an uplink over links pays from: its own budget, and that of the link that it uses
-  ration.py                 How much of a link's allowance may go for asking whether it carries anything: a small part of it
+  ration.py                 How much of an allowance may go for asking whether a way carries anything: a small part of it
   requests.py               From a lease to request bodies: decode, repair times, mark, encode, split
   rests.py                  What is left of leases that nobody hears, as it stands in their segments: so the store can keep it apart
   retry.py                  How long to wait after failures: four schedules, and who counts along one of them

@@ -1,16 +1,17 @@
-"""How much of a link's allowance may go for asking whether it carries anything: a small part of it. Does no I/O.
+"""How much of an allowance may go for asking whether a way carries anything: a small part of it. Does no I/O.
 
-A link that is dead for a month would else be asked forty thousand times, and when it is back there would be nothing
-left to send over it, nor of what may be overdrawn. So a part of what may go is saved up for its probes, evenly, and up
-to a tenth of a window's part: they go as often as is set for a while, and then as often as that pays for.
+That is what a link's probes ask, and each connection of an uplink that does not come about. A link that is dead for a
+month would else be asked forty thousand times, a receiver that is gone more often, and when either is back there would
+be nothing left to send, nor of what may be overdrawn. So a part of what may go is saved up for that, evenly, and up to
+a tenth of a window's part: they go as often as is set for a while, and then as often as that pays for.
 
-| the allowance               | probes are paid from                                            |
+| the allowance               | they are paid from                                              |
 | --------------------------- | --------------------------------------------------------------- |
 | has room                    | a twentieth of it                                               |
 | is spent, some may overdraw | a quarter of what may be overdrawn                              |
 | is spent                    | a quarter of what is kept for asking for the time (budget.py)   |
 
-Nothing of this is known after a restart: the first probe goes at once. Seconds are of one steady clock.
+Nothing of this is known after a restart: the first one goes at once. Seconds are of one steady clock.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ PROBE: Final = ""
 
 
 class Ration:
-    """One link's, which has `budget`."""
+    """Of one `budget`, a link's or an uplink's."""
 
     def __init__(self, budget: Budget, settings: BudgetSettings) -> None:
         self._budget = budget
@@ -72,8 +73,12 @@ class Ration:
     def settle(self, spent_bytes: int) -> None:
         """Take note what the probe has cost for which that was taken."""
         self._budget.settle(PROBE_BYTES, spent_bytes, payer=PROBE)
-        self._saved_bytes -= spent_bytes
-        self.spent_bytes += spent_bytes
+        self.spent(spent_bytes)
+
+    def spent(self, size_bytes: int) -> None:
+        """Take note what went for nothing else than to find out whether anything can be sent."""
+        self._saved_bytes -= size_bytes
+        self.spent_bytes += size_bytes
 
     def told(self, now_s: float) -> dict[str, Any]:
         """Return what probes have cost since the start, and for how long the next one is held back for that."""

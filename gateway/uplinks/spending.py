@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gateway.uplinks.links import Link, Road
     from gateway.uplinks.metered import Metered
     from gateway.uplinks.purse import Purse
+    from gateway.uplinks.ration import Ration
     from gateway.uplinks.requests import Hand
     from gateway.uplinks.scheduling import Decision, Scheduler
     from gateway.uplinks.terms import Terms
@@ -30,6 +31,8 @@ log = logging.getLogger("tidegate.uplinks")
 
 # A clock may be set meanwhile, and a window end sooner than it seemed.
 LOOK_S: Final = 60.0
+# A connection that did not come about, to each of several receivers: what had gone before that is no part of it.
+TRY_BYTES_MAX: Final = 4096
 # A request of a few readings, with its connection; and what is worth the while.
 LEAST_BYTES: Final = 16 * 1024
 SMALL_BYTES: Final = 24 * 1024
@@ -54,19 +57,22 @@ class Spending:
         self._metered: Metered | None = None
         self._own: Budget | None = None
         self._purse: Purse | None = None
+        self._ration: Ration | None = None
         self._budget: Budget | Purse | None = None
         self._scheduler: Scheduler | None = None
         self._planned_for: Link | None = None
         self._own_overdraws = settings.budget.overdraws()
         self._overdrawn_s = float("-inf")  # when others were kept waiting for these last
-        self._counted_bytes = 0
+        self._counted_bytes = self._tried_bytes = 0
         self._ends_s: dict[str, float] = {}
         if settings.budget.allowances():
             from gateway.uplinks.purse import budget_of  # noqa: PLC0415  only for who has one
+            from gateway.uplinks.ration import Ration  # noqa: PLC0415  the same
 
             now = partial(moment_of, store, clock)
             self._budget = self._own = budget_of(settings.budget, now=now, note=store.notes.last(settings.name))
             assert self._own is not None
+            self._ration = Ration(self._own, settings.budget)
             store.notes.keep(settings.name, self._own)
         if road is not None:
             from gateway.uplinks.purse import Purse  # noqa: PLC0415  the same
@@ -193,6 +199,21 @@ class Spending:
         )
         if not self._store.unleased(self._name):
             self._scheduler.rest()
+
+    def held_back_s(self) -> float:
+        """Take note that a try came to no connection; return for how long there is none, to cost a part of it alone."""
+        if self._metered is None:
+            return 0.0
+        before, self._tried_bytes = max(self._tried_bytes, self._counted_bytes), self._metered.wire.wire_bytes
+        link = None if self._road is None else self._road.current
+        own = self._ration if link is None or link.settings.metered else None
+        rations = (own, None if link is None else link.ration)
+        wait_s = 0.0
+        for ration in rations:
+            if ration is not None:
+                ration.spent(min(TRY_BYTES_MAX, self._tried_bytes - before))
+                wait_s = max(wait_s, ration.wait_s(self._now_s()))
+        return wait_s
 
     def _now_s(self) -> float:
         return self._clock.monotonic_ns() / NS_PER_S

@@ -70,7 +70,13 @@ class Waits:
         elif isinstance(error, NotYetError):
             await self._for_budget(error)
         else:
-            self._say("waiting", str(error), wait_s)
+            reason = str(error)
+            # At a stop there is no time for that, and over another link it is not the same that is tried.
+            if isinstance(error, UnreachableError) and not (error.at_once or self.is_stopping):
+                held_back_s = self._spending.held_back_s()
+                if held_back_s > wait_s:
+                    wait_s, reason = held_back_s, f"{reason}; tries have had their part of what may be spent"
+            self._say("waiting", reason, wait_s)
             self._store.rest(self._uplink, wait_s)
             is_quiet = isinstance(error, UnreachableError | InTransitError)
             await (self.network.sleep(wait_s) if is_quiet else asyncio.sleep(wait_s))

@@ -23,9 +23,11 @@ from gateway.core.units import Duration, Rate, Size
 from gateway.uplinks import delivery
 from gateway.uplinks.budget import start_of
 from gateway.uplinks.delivery import Uplink
-from gateway.uplinks.guards import Answer, TryLaterError
+from gateway.uplinks.guards import Answer, TryLaterError, UnreachableError
+from gateway.uplinks.link_probe import PROBE_BYTES
 from gateway.uplinks.link_settings import LinkSettings
 from gateway.uplinks.links import Links, Seen
+from gateway.uplinks.ration import SAVED_SHARE, SHARE, SPENT_SHARE
 from gateway.uplinks.scheduling import Decision, Scheduler
 from gateway.uplinks.settings import BudgetSettings, OtlpUplinkSettings
 from gateway.uplinks.spending import SMALL_BYTES
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
 NOON_S = 1_789_948_800 + 43_200
 HOUR_S, DAY_S = 3600, 86_400
+TRY_BYTES = 440
 
 
 @dataclass
@@ -569,6 +572,52 @@ def test_with_little_to_spend_all_goes_whole_that_fits(make, make_readings) -> N
         way.store.check()
 
     in_virtual_time(hours())
+
+
+def dead(way: Metered, *, until_s: float) -> list[float]:
+    """Have nobody take a connection until then; return when one was tried, each of which costs 440 bytes."""
+    tried, send = [], way.link.send
+
+    def fail(packed) -> Answer:
+        now_s = asyncio.get_running_loop().time()
+        if now_s >= until_s:
+            return send(packed)
+        tried.append(now_s)
+        way.link.cost(TRY_BYTES)
+        raise UnreachableError("10.0.0.1:4318: No route to host")
+
+    way.link.send = fail
+    return tried
+
+
+@pytest.mark.parametrize("is_spent", [False, True])
+def test_who_cannot_be_reached_costs_a_twentieth_of_an_allowance(make, make_readings, *, is_spent: bool) -> None:
+    """Tried each few seconds it was all of it, and all that may be overdrawn; it is said, and soon found when it is back."""
+    over = 512 << 10
+
+    async def go() -> None:
+        way = make(per_day=Size(2 << 20), overdraw=("critical",), overdraw_max=Size(over))
+        tried = dead(way, until_s=10 * HOUR_S)
+        task = way.start()
+        await asyncio.sleep(1)
+        while is_spent and way.uplink._spending._own.lacking(1 << 15) is None:
+            way.uplink._spending._own.mute()
+            way.uplink._spending._own.take(1 << 15)
+        for _ in range(10):
+            add(way.store, 30, make_readings)
+            way.store.add(make_readings(1, start=way.store.accepted), priority=Priority.CRITICAL)
+            await asyncio.sleep(HOUR_S)
+        part = SPENT_SHARE * over if is_spent else SHARE * (2 << 20)
+        assert TRY_BYTES * len(tried) <= part * (10 / 24 + SAVED_SHARE) + PROBE_BYTES
+        assert len(tried) > 30
+        assert "tries have had their part of what may be spent" in way.uplink.status()["reason"]
+        assert sum(at_s < 60 for at_s in tried) > 5, "as ever in a short outage"
+        last_s = tried[-1]
+        await asyncio.sleep(max(later - before for before, later in pairwise(tried)) + 60)
+        assert min(at_s for at_s in way.wire.times() if at_s > last_s) < 10 * HOUR_S + 600
+        await way.stop(task)
+
+    in_virtual_time(go())
 
 
 def test_each_turn_of_a_lease_is_charged_by_itself(make, make_readings, monkeypatch) -> None:

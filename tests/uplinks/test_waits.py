@@ -26,6 +26,8 @@ class Around:
         self.share: float | None = None
         self.is_small = False
         self.has_clock = False
+        self.held_back_s = 0.0
+        self.reasons: list[str] = []
         self.waits = Waits(
             "cloud",
             store=SimpleNamespace(
@@ -39,11 +41,16 @@ class Around:
                 wait=self.wait_window,
                 wait_for_commit=self.wait_commit,
                 wait_for_link=self.wait_link,
+                held_back_s=lambda: self.held_back_s,
             ),
             clock_wait=SimpleNamespace(wait=self.wait_clock, probe=None),
-            say=lambda state, reason, wait_s: self.said.append(state),
+            say=self.say,
         )
         self.waits.begin()
+
+    def say(self, state: str, reason: str, wait_s: float) -> None:
+        self.said.append(state)
+        self.reasons.append(reason)
 
     def fit(self, share: float) -> bool:
         self.calls.append(("fit", share))
@@ -92,6 +99,27 @@ def test_a_network_that_comes_ends_the_wait_for_who_was_unreachable() -> None:
         for error, expected_s in ((UnreachableError("no route"), 2), (TryLaterError("429"), 7)):
             asyncio.get_running_loop().call_later(2.0, around.waits.network.end)
             assert await took_s(around.waits, error, 7.0) == expected_s
+
+    run(main())
+
+
+def test_tries_that_cost_too_much_wait_for_longer_and_say_so() -> None:
+    """Not where they have to be over soon, nor where another link is there, nor where somebody answered."""
+
+    async def main() -> None:
+        around = Around()
+        around.held_back_s = 360.0
+        assert await took_s(around.waits, UnreachableError("no route"), 7.0) == 360
+        assert around.reasons == ["no route; tries have had their part of what may be spent"]
+        assert await took_s(around.waits, TryLaterError("429"), 7.0) == 7
+        elsewhere = UnreachableError("no route")
+        elsewhere.at_once = True
+        assert await took_s(around.waits, elsewhere) == 0
+        around.held_back_s = 3.0
+        assert await took_s(around.waits, UnreachableError("no route"), 7.0) == 7
+        around.held_back_s, around.waits.is_stopping = 360.0, True
+        assert await took_s(around.waits, UnreachableError("no route"), 7.0) == 7
+        assert around.reasons[1:] == ["429", *["no route"] * 3]
 
     run(main())
 
