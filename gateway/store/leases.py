@@ -15,7 +15,7 @@ from gateway.store.policy import ALL, Choice, Lane, LaneScheduler, Order, Terms
 from gateway.store.records import SHELVES, Lease, place, where_from
 from gateway.store.rows import is_whole, leased, of_one_side, side_by_side, within
 from gateway.store.spans import Spans
-from gateway.store.spots import Found, Outlook, Spot, next_stretch
+from gateway.store.spots import Found, Outlook, Spot, may_be_evidence, next_stretch
 from gateway.store.taking import EVERYTHING
 from gateway.store.thinnable import thinned_together
 
@@ -108,7 +108,7 @@ class Desk:
             self._next[Lane.THINNED, shelf] = self._next[Lane.EVIDENCE, shelf] = 0
             if self.thinned:
                 self._maybe[Lane.THINNED, shelf] = None
-            if self.evidence and shelf[1] is Signal.METRICS:
+            if self.evidence and may_be_evidence(shelf):
                 self._maybe[Lane.EVIDENCE, shelf] = None
 
     @property
@@ -191,7 +191,7 @@ class Desk:
             begin, end = next(iter(self.evidence))
             self.evidence.forget(first=begin, last=end)
         for shelf in self._shelves:
-            if shelf[1] is not Signal.METRICS:
+            if not may_be_evidence(shelf):
                 continue
             self._next[Lane.EVIDENCE, shelf] = min(self._next[Lane.EVIDENCE, shelf], first)
             self._may_have((Lane.EVIDENCE, shelf))
@@ -279,7 +279,7 @@ class Desk:
         spot: Spot = (Lane.THINNED if segment_id in self.thinned else lane, (priority, signal))
         self._next[spot] = min(self._next[spot], sequence)
         self._may_have(spot)
-        if signal is Signal.METRICS and sequence in self.evidence:
+        if sequence in self.evidence and may_be_evidence((priority, signal)):
             evidence: Spot = (Lane.EVIDENCE, (priority, signal))
             self._next[evidence] = min(self._next[evidence], sequence)
             self._may_have(evidence)

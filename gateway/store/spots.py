@@ -41,6 +41,15 @@ class Outlook(NamedTuple):
     backlog_share: float
 
 
+def may_be_evidence(shelf: Shelf) -> bool:
+    """Whether what lies there goes first where it is around a finding: readings, and what was found, which tells of it.
+
+    That is a log of class critical: in its turn it would wait as long as readings of that class wait for their step.
+    """
+    priority, signal = shelf
+    return signal is Signal.METRICS or (signal is Signal.LOGS and priority is Priority.CRITICAL)
+
+
 def next_stretch(
     spot: Spot, start: int, stop: int, *, evidence: Spans, thinned: Spans, newest: bool
 ) -> tuple[int, int] | None:

@@ -65,6 +65,7 @@ class Box:
         self.task: asyncio.Task[None]
         self.dice = Random(4)
         self.minute = 0
+        self.priority = Priority.NORMAL
 
     async def start(self) -> None:
         make, table = KINDS[self.kind]
@@ -106,7 +107,7 @@ class Box:
         logs = self.finding() if found else None
         if found:
             self.store.evidence.found()
-        await self.store.append([(Priority.NORMAL, batch)], **({"logs": logs} if found else {}))
+        await self.store.append([(self.priority, batch)], **({"logs": logs} if found else {}))
         return set(batch.values().tolist())
 
     def finding(self) -> LogRecords:
@@ -186,6 +187,29 @@ def test_evidence_goes_first_and_whole_though_a_kill_comes_between(tmp_path: Pat
         await asyncio.sleep(30 if kind != "file" else 150)
         assert late <= {number for is_thinned, numbers in after.arrived() if not is_thinned for number in numbers}
         await after.end()
+
+    run(live())
+
+
+@pytest.mark.parametrize("kind", ["otlp", "mqtt otlp", "mqtt json"])
+def test_a_finding_is_told_at_once_though_its_class_is_thinned(tmp_path: Path, kind: str) -> None:
+    """It is of class critical: where readings of that class wait for their step to end, it goes with what is around."""
+
+    async def live() -> None:
+        box = Box(kind, tmp_path / "state")
+        box.priority = Priority.CRITICAL
+        await box.start()
+        for _ in range(31):
+            await box.append()
+        assert box.uplink.status()["budget"]["plan"]["classes"]["critical"]["step_s"] > 0
+        evidence = await box.append(found=True)
+        await asyncio.sleep(15)
+        logs = [
+            line for packed in box.wire.sent if packed.signal is Signal.LOGS for line in parse_logs(unpacked(packed))
+        ]
+        assert [line.body for line in logs] == ["x"], box.uplink.status()
+        assert evidence <= {number for is_thinned, numbers in box.arrived() if not is_thinned for number in numbers}
+        await box.end()
 
     run(live())
 

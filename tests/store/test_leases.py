@@ -126,6 +126,7 @@ async def test_what_is_not_taken_is_looked_for_nowhere(reader, make_desk) -> Non
         (Lane.BACKLOG, (Priority.CRITICAL, Signal.METRICS)),
         (Lane.BACKLOG, (Priority.CRITICAL, Signal.LOGS)),
         (Lane.EVIDENCE, (Priority.CRITICAL, Signal.METRICS)),
+        (Lane.EVIDENCE, (Priority.CRITICAL, Signal.LOGS)),
     }
     desk.show(others[:1])
     assert sequences(await take(desk)) == [1]

@@ -8,7 +8,7 @@ from gateway.core.contracts import Priority, Signal
 from gateway.store.policy import Lane
 from gateway.store.records import place
 from gateway.store.spans import Spans
-from gateway.store.spots import next_stretch
+from gateway.store.spots import may_be_evidence, next_stretch
 
 SHELF = (Priority.NORMAL, Signal.METRICS)
 
@@ -56,3 +56,10 @@ def test_in_a_lane_of_spans_one_of_them_is_looked_at(lane, spans, oldest, newest
     """As far as it lies in what is to be looked at."""
     assert look(lane, 3, 20, spans=spans) == oldest
     assert look(lane, 3, 20, spans=spans, newest=True) == newest
+
+
+def test_what_goes_first_around_a_finding_is_readings_and_the_finding_itself() -> None:
+    """Logs of other classes, and spans, go in their turn."""
+    shelves = [(priority, signal) for priority in Priority for signal in Signal]
+    first = {shelf for shelf in shelves if may_be_evidence(shelf)}
+    assert first == {(priority, Signal.METRICS) for priority in Priority} | {(Priority.CRITICAL, Signal.LOGS)}
