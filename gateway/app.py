@@ -400,9 +400,9 @@ class Gateway:
         assert self._store is not None
         accounts = self._store.status()["uplinks"]
         for uplink in self._uplinks:
-            status = self._uplink_status(uplink, accounts[uplink.name])
-            held = accounts[uplink.name]["held"] - int(status["in_hand_taken"])
-            self._draining[uplink.name].look(now_s, held, is_moving=status.get("state") in MOVING_STATES)
+            status = self._uplink_status(uplink, account := accounts[uplink.name])
+            held, came = account["held"] - int(status["in_hand_taken"]), account["held"] + account["delivered"]
+            self._draining[uplink.name].look(now_s, held, came=came, is_moving=status.get("state") in MOVING_STATES)
 
     def _uplink_status(self, uplink: Part, account: UplinkStatus) -> dict[str, Any]:
         """Return one uplink's numbers: its account, what it says of itself, and what is to be expected."""

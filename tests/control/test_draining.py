@@ -35,6 +35,23 @@ def test_requests_that_go_once_a_minute_are_no_backlog() -> None:
         assert drain.outlook().eta_s is None or second < 60
 
 
+def test_what_has_only_just_come_in_is_no_backlog() -> None:
+    """A stream that is delivered as it comes is neither nearly gone nor does it grow, though some of it is always held."""
+    drain = Draining()
+    for second in range(300):
+        drain.look(second, 76 + (second * 37) % 220, came=155 * second, is_moving=True)
+        assert drain.outlook() == UNKNOWN
+
+
+def test_a_backlog_beside_a_stream_is_seen() -> None:
+    """Whether it drains or grows."""
+    for rate in (-40, 30):
+        drain = Draining()
+        for second in range(100):
+            drain.look(second, 9000 + rate * second, came=155 * second, is_moving=True)
+        assert drain.outlook().change_per_s == rate
+
+
 def test_a_backlog_below_the_saw_of_the_requests_is_seen() -> None:
     """It is what is left at the lows."""
     outlook = watched(lambda s: 60_000 - 20 * s + 100 * (s % 20), seconds=300).outlook()
