@@ -505,9 +505,10 @@ async def test_who_is_told_ready_finds_an_open_window(
 
 
 async def test_a_control_port_in_use_is_one_sentence_too(
-    make: Callable[..., Gateway], caplog: pytest.LogCaptureFixture
+    make: Callable[..., Gateway], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The window is not worth a traceback, nor the gateway."""
+    """The window is not worth a traceback, nor the gateway, which says soon that it runs."""
+    monkeypatch.setattr(app, "OPEN_S_MAX", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         toml = f'[control]\nlisten = "127.0.0.1:{taken.getsockname()[1]}"\n'
         async with running(make(toml)):
