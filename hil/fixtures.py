@@ -18,6 +18,7 @@ from hil import disks, virtual_time
 from hil.broker import Broker, why_no_broker
 from hil.certificates import Authority
 from hil.children import Child
+from hil.collector import WHY_NOT, Collector, find_collector
 from hil.link_proxy import LinkProxy
 from hil.nats_server import NatsCluster, NatsServer, why_no_nats
 from hil.needs import NotHereError, find_tool
@@ -138,6 +139,22 @@ def make_nats(rigs: contextlib.ExitStack, tmp_path: Path) -> Callable[..., NatsS
         return made[-1]
 
     return make
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the collector be named that takes what leaves."""
+    parser.addoption("--collector", default="", metavar="PATH", help="an OTLP server to test against, like otelcol")
+
+
+@pytest.fixture
+def make_collector(
+    rigs: contextlib.ExitStack, tmp_path: Path, pytestconfig: pytest.Config
+) -> Callable[[str], Collector]:
+    """Make a real collector that passes on what it takes: `make_collector(sink.url)`."""
+    path = str(pytestconfig.getoption("--collector"))
+    why = f"--collector {path}: there is no such program" if path else WHY_NOT
+    skip_because("" if find_collector(path) else why, can_be_installed=True)
+    return lambda url: rigs.enter_context(Collector(tmp_path / "collector", passes_on_to=url, path=path))
 
 
 @pytest.fixture
