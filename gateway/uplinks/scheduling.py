@@ -18,7 +18,7 @@ from gateway.uplinks.allocation import REQUEST_BYTES, SAFETY, STRETCHED_S, TURN_
 from gateway.uplinks.flow import LOOK_S_MIN, Apart, Flow
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from gateway.store.spots import Outlook
     from gateway.uplinks.flow import Sent
@@ -88,6 +88,8 @@ class Scheduler:
     _evidence_bytes: float = 0.0  # spent, and not yet made up for
     _evidence_s: float = 0.0
     _since_s: float | None = None
+    # Classes that overdraw: they go whole and as they come, whatever is planned for the others.
+    overdraws: frozenset[Priority] = frozenset()
     _is_known: bool = False  # what comes in
 
     def __post_init__(self) -> None:
@@ -226,7 +228,7 @@ class Scheduler:
             allocation = replace(allocation, backlog=Part(bytes_s, allocation.backlog.step_s))
         by_class = tuple(part.step_s for part in allocation.classes)
         self._steps = (by_class, (allocation.backlog.step_s,) * CLASSES, (0.0,) * CLASSES, (0.0,) * CLASSES)
-        self.allocation, self.why = allocation, explain(allocation, windows)
+        self.allocation, self.why = allocation, explain(allocation, windows, overdraws=self.overdraws)
 
     def _may_s(self, window: WindowLeft) -> float:
         """Return what may be spent a second until a window ends.
@@ -307,7 +309,11 @@ class Scheduler:
         allocation = self.allocation
         if allocation is None:
             return {}
-        parts = zip(CLASS_NAMES, allocation.classes, self.flows, strict=True)
+        by_class = [
+            Part(None) if priority in self.overdraws else part
+            for priority, part in zip(Priority, allocation.classes, strict=True)
+        ]
+        parts = zip(CLASS_NAMES, by_class, self.flows, strict=True)
         return {
             "why": self.why,
             "request_bytes": round(self.request_bytes),
@@ -347,8 +353,10 @@ def _evidence_share(allocation: Allocation) -> float:
     return max(LEAST_BYTES_S, EVIDENCE_SHARE * allocation.may_s)
 
 
-def explain(allocation: Allocation, windows: Sequence[WindowLeft]) -> str:
-    """Say in a clause what goes and why."""
+def explain(
+    allocation: Allocation, windows: Sequence[WindowLeft], *, overdraws: Collection[Priority] = frozenset()
+) -> str:
+    """Say in a clause what goes and why; what `overdraws` goes whole all the same."""
     if not allocation.is_short:
         return "all that comes in fits, and the rest has what is left over"
     tightest = min(windows, key=lambda window: window.left_bytes / max(1.0, window.left_s), default=None)
@@ -357,10 +365,12 @@ def explain(allocation: Allocation, windows: Sequence[WindowLeft]) -> str:
         left = f"what is left of the {tightest.name}, which lasts for {span(round(tightest.left_s))}"
     steps = ", ".join(
         f"{name} readings thinned to four a series in {span(round(part.step_s))}{_turns(part)}"
-        for part, name in zip(allocation.classes, CLASS_NAMES, strict=True)
-        if part.step_s
+        for priority, part, name in zip(Priority, allocation.classes, CLASS_NAMES, strict=True)
+        if part.step_s and priority not in overdraws
     )
-    return f"{steps or 'all goes whole, less often and more at once'}, to fit {left}"
+    whole = " and ".join(CLASS_NAMES[priority] for priority in sorted(overdraws))
+    beyond = f"; {whole} readings go whole, beyond it where they must" if whole else ""
+    return f"{steps or 'all goes whole, less often and more at once'}, to fit {left}{beyond}"
 
 
 def _turns(part: Part) -> str:

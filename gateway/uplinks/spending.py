@@ -154,6 +154,7 @@ class Spending:
             self._ends_s[window.name] = window.left_s
         outlook = self._store.outlook(self._name)
         now_s = self._now_s()
+        self._scheduler.overdraws = self.overdraws() if self._has_overdraft() else frozenset()
         decision = self._scheduler.decide(now_s, windows=windows, rate=rate, outlook=outlook)
         self._say_wanted(link, outlook)
         if not self._may_overdraw(outlook) or self._budget is None:
@@ -173,9 +174,10 @@ class Spending:
     def _may_overdraw(self, outlook: Outlook) -> bool:
         """Whether something is held that may go beyond an allowance, and may by how much it is spent."""
         overdraws = self.overdraws()
-        if self._budget is None or not any(priority in overdraws for _, priority in outlook.spots):
-            return False
-        return self._budget.lacking(LEAST_BYTES, may_overdraw=True) is None
+        return any(priority in overdraws for _, priority in outlook.spots) and self._has_overdraft()
+
+    def _has_overdraft(self) -> bool:
+        return self._budget is not None and self._budget.lacking(LEAST_BYTES, may_overdraw=True) is None
 
     def charge(self, hand: Hand) -> None:
         """Take note what became of a lease, and what went over the wire for it."""

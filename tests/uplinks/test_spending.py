@@ -503,6 +503,33 @@ def test_what_is_critical_goes_though_the_day_is_spent(make, make_readings) -> N
     in_virtual_time(day())
 
 
+def test_what_may_overdraw_is_not_said_to_be_thinned(make, make_readings) -> None:
+    """The plan is for all else; an alert on its steps would tell of what goes whole and as it comes."""
+
+    async def day() -> None:
+        way = make(per_day=Size(200_000), overdraw=("critical",), overdraw_max=Size(70_000))
+        task = way.start()
+        dice, count = random.Random(3), 0
+        for _ in range(20):
+            add(way.store, 2000, make_readings)
+            noise = make_readings(300, start=way.store.accepted)
+            noise.bits[:] = memoryview(dice.randbytes(8 * 300)).cast("q")
+            way.store.add(noise, priority=Priority.CRITICAL)
+            await asyncio.sleep(60)
+            plan = way.uplink.status()["budget"]["plan"]
+            if "normal" not in plan["classes"]:
+                # Nothing is known yet of what comes in.
+                continue
+            count += bool(plan["classes"]["normal"]["step_s"])
+            assert (plan["classes"]["critical"]["step_s"], plan["classes"]["critical"]["bytes_s"]) == (0.0, None)
+            assert "critical" not in plan["why"].replace("critical readings go whole, beyond it where they must", "")
+        assert count > 10
+        assert "critical readings go whole, beyond it where they must" in plan["why"]
+        await way.stop(task)
+
+    in_virtual_time(day())
+
+
 def test_who_holds_nothing_is_idle(make, make_readings, monkeypatch) -> None:
     """Where there may be something is known sooner than where there is: nobody waits for the turn of nothing."""
     monkeypatch.setattr(Scheduler, "decide", lambda *_, **__: Decision(wait_s=60.0, why="later"))
