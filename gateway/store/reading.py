@@ -399,6 +399,8 @@ def _verify(held: Held, report: VerifyReport, progress: Progress) -> None:
         if held.is_wanted(row):
             report.segments += 1
             report.readings += row.readings
+        elif held.is_left_out(row):
+            report.left_out += row.readings
         for share in held.state.shares:
             if share.wants(sequence) and not row.done & share.bit:
                 counted[share.name][priority] += row.readings

@@ -17,6 +17,7 @@ class VerifyReport:
     state_dir: str
     segments: int = 0
     readings: int = 0
+    left_out: int = 0  # readings beside these, in segments that no uplink takes
     accepted: int = 0
     uplinks: dict[str, dict[str, int]] = field(default_factory=dict)
     series: int = 0
@@ -43,5 +44,7 @@ class VerifyReport:
         held = f"{plural(self.segments, 'segment')} with {plural(self.readings, 'reading')} of {self.series:,} series"
         if self.diluted_from:
             held += f", {self.diluted:,} of them what is left of {self.diluted_from:,} diluted for want of room"
+        if self.left_out:
+            held += f", beside {plural(self.left_out, 'reading')} that no uplink takes"
         count = len(self.problems) + self.problems_left_out
         return f"{held}: {plural(count, 'problem') if count else 'all is well'}"

@@ -147,7 +147,11 @@ async def test_it_can_be_exported(shelves) -> None:
     await shelves.close()
     with read_held(shelves.state_dir) as held:
         assert [n for segment in held for n in decode_metrics(segment.body).bits.tolist()] == wanted + unwanted
-    assert verify(shelves.state_dir).readings == len(wanted)
+    report = verify(shelves.state_dir)
+    assert (report.readings, report.left_out) == (len(wanted), len(unwanted))
+    assert (
+        report.summary() == "1 segment with 3 readings of 1 series, beside 4 readings that no uplink takes: all is well"
+    )
 
 
 async def test_it_goes_when_it_is_too_old(shelves) -> None:
