@@ -79,6 +79,8 @@ class Scheduler:
     allocation: Allocation | None = None
     why: str = ""
     request_bytes: float = REQUEST_BYTES
+    # Classes that overdraw: they go whole and as they come, whatever is planned for the others.
+    overdraws: frozenset[Priority] = frozenset()
     _steps: tuple[tuple[float, ...], ...] = ALL.step_s
     _bounds: tuple[Most, Most] | None = None  # of leases, while nothing is spent or planned anew
     _allocated_s: float = float("-inf")
@@ -88,8 +90,6 @@ class Scheduler:
     _evidence_bytes: float = 0.0  # spent, and not yet made up for
     _evidence_s: float = 0.0
     _since_s: float | None = None
-    # Classes that overdraw: they go whole and as they come, whatever is planned for the others.
-    overdraws: frozenset[Priority] = frozenset()
     _is_known: bool = False  # what comes in
 
     def __post_init__(self) -> None:
