@@ -15,7 +15,7 @@ from gateway.store.policy import ALL, Choice, Lane, LaneScheduler, Order, Terms
 from gateway.store.records import SHELVES, Lease, place, where_from
 from gateway.store.rows import is_whole, leased, of_one_side, side_by_side, within
 from gateway.store.spans import Spans
-from gateway.store.spots import Found, Outlook, Spot, may_be_evidence, next_stretch
+from gateway.store.spots import Found, Outlook, Shelf, Spot, may_be_evidence, next_stretch
 from gateway.store.taking import EVERYTHING
 from gateway.store.thinnable import thinned_together
 
@@ -147,7 +147,7 @@ class Desk:
             if self._is_evidence_open:
                 self._is_evidence_open, self._evidence_until_s = False, now_s + self.evidence_s
             if now_s <= self._evidence_until_s:
-                self._add_evidence(sequence, sequence)
+                self._add_evidence(sequence, sequence, [(priority, signal)])
             self.behind_bytes += row.size_bytes
             self._arrived[priority] += row.readings
             self._may_have((Lane.LIVE, (priority, signal)))
@@ -158,7 +158,7 @@ class Desk:
         if not self.evidence_s:
             return
         self._evidence_until_s = now_s + self.evidence_s
-        self._add_evidence(moments.next_at(now_s - self.evidence_s), moments.next_sequence)
+        self._add_evidence(moments.next_at(now_s - self.evidence_s), moments.next_sequence, self._shelves)
 
     def keep_evidence(self, seconds: float) -> None:
         """Have what comes in so long before and after a finding be evidence; 0: nothing."""
@@ -185,12 +185,12 @@ class Desk:
             unsent.add(before, after - 1)
         return [*unsent][-UNSENT_EVIDENCE_MAX:]
 
-    def _add_evidence(self, first: int, last: int) -> None:
+    def _add_evidence(self, first: int, last: int, shelves: Iterable[Shelf]) -> None:
         self.evidence.add(first, max(first, last))
         if len(self.evidence) > EVIDENCE_MAX:
             begin, end = next(iter(self.evidence))
             self.evidence.forget(first=begin, last=end)
-        for shelf in self._shelves:
+        for shelf in shelves:
             if not may_be_evidence(shelf):
                 continue
             self._next[Lane.EVIDENCE, shelf] = min(self._next[Lane.EVIDENCE, shelf], first)
@@ -383,9 +383,9 @@ class Desk:
             if lane is not choice.lane or priority is not choice.priority or signal in self._held_back:
                 continue
             order = OTHER_END[choice.order] if signal in self._other_end else choice.order
-            # What is newest is one segment, and the first that somebody sees.
+            # What is newest is one segment, and the first that somebody sees; so is what is tried in its place.
             step_s = terms.step_of(lane, priority) if signal is Signal.METRICS and order is Order.OLDEST else 0.0
-            most = terms.most_of(lane, priority, is_thinned=step_s > 0)
+            most = 1 if choice.order is Order.NEWEST else terms.most_of(lane, priority, is_thinned=step_s > 0)
             if order is Order.NEWEST:
                 found = await self._look(spot, newest=True)
             elif step_s:
@@ -489,12 +489,12 @@ class Desk:
             self._damaged(self.name, lost)
         if not segments:
             return None
-        step_s = found.step_s
-        if step_s:
+        if step_s := found.step_s:
             count, step_s = thinned_together(segments, step_s)
             segments, rest = segments[:count], segments[count:]
             self.allowance.give_back(sum(segment.readings for segment in rest), allowed_by)
             self.show(segment.id for segment in rest)
         lease = Lease(self.name, lane, segments, signal, allowed_by, is_fresh, step_s, found.from_id)
-        lease.is_late = lane is Lane.EVIDENCE and segments[0].sequence < self.live_from
+        is_before = lane is Lane.EVIDENCE and segments[0].sequence < self.live_from
+        lease.is_late = is_before or (is_fresh and found.order is Order.OLDEST)
         return lease

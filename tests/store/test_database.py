@@ -833,7 +833,7 @@ async def test_the_newest_stretches_of_evidence_are_remembered(shelves) -> None:
     store.evidence.keep("cloud", 5.0)
     await shelves.put(store, 1)
     for k in range(UNSENT_EVIDENCE_MAX + 3):
-        store._desks["cloud"]._add_evidence(100 * k + 1, 100 * k + 2)
+        store._desks["cloud"]._add_evidence(100 * k + 1, 100 * k + 2, [])
     await shelves.put(store, 1)
     share = store._committer.state.shares[-1]
     assert share.evidence == [(100 * k + 1, 100 * k + 2) for k in range(3, UNSENT_EVIDENCE_MAX + 3)]
@@ -846,7 +846,7 @@ async def test_evidence_is_bounded(shelves) -> None:
     store.evidence.found()
     assert not desk.evidence
     for k in range(EVIDENCE_MAX + 5):
-        desk._add_evidence(10 * k, 10 * k + 1)
+        desk._add_evidence(10 * k, 10 * k + 1, [])
     assert len(desk.evidence) == EVIDENCE_MAX
     assert next(iter(desk.evidence)) == (50, 51)
     desk.let_go_below(10_000)
