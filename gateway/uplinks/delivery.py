@@ -184,6 +184,7 @@ class Uplink:
                 if await self._is_kept():
                     continue
             if await self._deliver_next() is None and self._may_have():
+                self._rounds.end()  # what is left is kept, and what comes from now on is of the next one
                 self._say_idle()
                 await asyncio.sleep(EMPTY_WAIT_S)
 
@@ -199,8 +200,9 @@ class Uplink:
         if not self._rounds.is_over:
             return True
         left_s = self._rounds.left_s(_now_s())
-        # What is held back or put off counts as held, and fills no request.
-        may_fill = not (self._outages.holding.reasons or self._store.put_off_s(self.name))
+        # What is held back, put off or kept for want of budget counts as held, and fills no request.
+        waits = self._outages.holding.reasons or self._store.put_off_s(self.name)
+        may_fill = not (waits or self._spending.lets_live_alone(self._terms))
         is_gap = left_s > 0 and not (may_fill and self._is_much_held())
         if is_gap and (hand := self._parked.pop_due(_now_s())) is not None:
             await self._deliver(hand)

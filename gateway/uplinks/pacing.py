@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 READINGS_START: Final = 5_000
 READINGS_MIN: Final = 100
 REQUEST_S: Final = 2.0
+# What two readings of a steady clock may differ by where a timer was to bring them together.
+TIMER_STEP_S: Final = 1e-6
 # How much more is tried where requests are neither quick nor slow.
 GROWTH: Final = 1.25
 # How much the last request counts in what is known of all; below such a spread of sizes (their deviation, as a share)
@@ -73,8 +75,9 @@ class Rounds:
         self._taken: set[tuple[Signal, Priority]] = set()
 
     def left_s(self, now_s: float) -> float:
-        """Return how long until the next round may begin."""
-        return self._began_s + self._interval_s - now_s
+        """Return how long until the next round may begin; a timer may be early by as much as a clock's step."""
+        left_s = self._began_s + self._interval_s - now_s
+        return left_s if left_s > TIMER_STEP_S else 0.0
 
     def may_begin(self, now_s: float) -> bool:
         """Whether fresh data may go now."""

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from gateway.core.clock import NS_PER_S, Quality
+from gateway.store.policy import ALL, Lane
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from gateway.core.clock import Clock
     from gateway.core.contracts import Priority
     from gateway.store.database import Store
+    from gateway.store.policy import Terms as LeaseTerms
     from gateway.store.spots import Outlook
     from gateway.uplinks.budget import Budget, Moment, OverBudgetError
     from gateway.uplinks.guards import MeteredWire, NoLinkError, NotYetError, Wire
@@ -162,6 +164,12 @@ class Spending:
         # What else goes, or is thinned, is as it was decided; where nothing is left for it these go alone.
         is_spent = self._budget.lacking(LEAST_BYTES) is not None
         return replace(decision, terms=decision.terms.letting(self.overdraws(), alone=is_spent), wait_s=0.0)
+
+    def lets_live_alone(self, terms: LeaseTerms) -> bool:
+        """Whether by `terms` some of what is held is kept, and of the rest nothing is older than live."""
+        spots = self._store.outlook(self._name).spots if terms is not ALL else ()
+        lets = [(lane, terms.may_take(lane, priority)) for lane, priority in spots]
+        return not all(may for _, may in lets) and not any(may for lane, may in lets if lane is not Lane.LIVE)
 
     def _say_wanted(self, link: Link | None, outlook: Outlook) -> None:
         """Have it known how much this uplink would send, to whoever else plans with the same link."""

@@ -269,13 +269,14 @@ def test_a_round_takes_from_each_shelf_once() -> None:
     """The second turn of one ends it, and so does whoever finds nothing left."""
     rounds = Rounds(60.0)
     assert rounds.is_over
-    assert rounds.left_s(1000.0) < 0
+    assert rounds.left_s(1000.0) == 0
     rounds.begin(1000.0)
     rounds.take(Signal.METRICS, Priority.NORMAL)
     rounds.take(Signal.LOGS, Priority.NORMAL)
     rounds.take(Signal.METRICS, Priority.BULK)
     assert not rounds.is_over
     assert rounds.left_s(1010.0) == 50.0
+    assert rounds.left_s(1060.0 - 1e-9) == 0
     rounds.take(Signal.LOGS, Priority.NORMAL)
     assert rounds.is_over
     rounds.begin(1060.0)
