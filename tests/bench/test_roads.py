@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from gateway.bench.roads import decisions, hanging
@@ -9,10 +11,12 @@ from gateway.bench.roads import decisions, hanging
 
 @pytest.mark.alone
 def test_guards_decide_within_microseconds() -> None:
-    """A breaker, a wait, the choice among three receivers, what may go over an allowance; twice as long where it is slow."""
+    """A breaker, a wait, the choice among three receivers, what may go over an allowance."""
     figures = list(decisions(True))
     assert len(figures) == 4
-    assert all(figure.value < 2 * (figure.floor or 0) for figure in figures), figures
+    # On a slow machine; and who counts the lines that run makes each some five times as long.
+    times = 10 if sys.gettrace() else 2
+    assert all(figure.value < times * (figure.floor or 0) for figure in figures), figures
 
 
 @pytest.mark.alone
