@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Final, Self
 
 from gateway.net.ports import free_port
-from hil.children import Child
+from hil.children import Child, start_somewhere
 from hil.needs import find_tool, require_tool
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 START_S: Final = 60.0
 ASK_AGAIN_S: Final = 0.5
-STARTS_MAX: Final = 5
 
 
 def why_no_broker() -> str:
@@ -90,7 +89,7 @@ class Broker:
         self.host = "127.0.0.1"
         self.port = 0
         self.websocket_port = 0
-        self._start_somewhere()
+        start_somewhere(self._choose_and_start)
 
     def __enter__(self) -> Self:
         return self
@@ -170,18 +169,11 @@ class Broker:
         """End it."""
         self.kill()
 
-    def _start_somewhere(self) -> None:
-        for attempt in range(STARTS_MAX):
-            # mosquitto cannot take port 0; between our look and its bind somebody else may take the port.
-            self.port = free_port()
-            self.websocket_port = free_port() if self._has_websockets else 0
-            try:
-                self.start()
-            except OSError as error:
-                if "in use" not in str(error) or attempt == STARTS_MAX - 1:
-                    raise
-            else:
-                return
+    def _choose_and_start(self) -> None:
+        # mosquitto cannot take port 0.
+        self.port = free_port()
+        self.websocket_port = free_port() if self._has_websockets else 0
+        self.start()
 
     def _write_passwords(self, users: Mapping[str, str]) -> Path:
         path = self._folder / "passwords"

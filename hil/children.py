@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 WAIT_S: Final = 60.0
+STARTS_MAX: Final = 5
 LINES_MAX: Final = 200_000
 PathOrText: TypeAlias = "str | Path"
 
@@ -180,6 +181,21 @@ class Child:
 def python(*arguments: PathOrText) -> list[PathOrText]:
     """Return the command that runs this interpreter with `arguments`."""
     return [sys.executable, *arguments]
+
+
+def start_somewhere(start: Callable[[], None]) -> None:
+    """Call `start`, which chooses free ports and raises OSError with what its child said; again where one was in use.
+
+    Between a look for a free port and the child's bind somebody else may take it.
+    """
+    for attempt in range(STARTS_MAX):
+        try:
+            start()
+        except OSError as error:
+            if "in use" not in str(error) or attempt == STARTS_MAX - 1:
+                raise
+        else:
+            return
 
 
 def wait_until(condition: Callable[[], object], what: str, *, within_s: float = WAIT_S) -> None:

@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from gateway.net.ports import free_port
-from hil.children import Child, wait_until
+from hil.children import Child, start_somewhere, wait_until
 from hil.needs import NotHereError, find_tool
 
 if TYPE_CHECKING:
     from types import TracebackType
 
 START_S: Final = 60.0
-STARTS_MAX: Final = 5
 NAMES: Final = ("otelcol", "otelcol-contrib")
 AGENT: Final = "rotel-agent"
 WHY_NOT: Final = "there is no collector: pip install rotel, or name one with --collector PATH"
@@ -52,7 +51,7 @@ class Collector:
         self._program, self._folder, self._far = program, folder, passes_on_to
         self._child: Child | None = None
         self.http = self.grpc = ""
-        self._start_somewhere()
+        start_somewhere(self._start)
 
     def __enter__(self) -> Self:
         return self
@@ -68,21 +67,17 @@ class Collector:
             self._child.close()
             self._child = None
 
-    def _start_somewhere(self) -> None:
-        for attempt in range(STARTS_MAX):
-            # Between our look and its bind somebody else may take a port.
-            addresses = [("127.0.0.1", free_port()) for _ in range(2)]
-            http, grpc = (f"{host}:{port}" for host, port in addresses)
-            command = self._agent(http, grpc) if self._program.name == AGENT else self._otelcol(http, grpc)
-            child = self._child = Child([self._program, *command])
-            wait_until(lambda: not child.is_running or all(map(_listens, addresses)), "the collector", within_s=START_S)  # noqa: B023  called in this round alone
-            if child.is_running:
-                self.http, self.grpc = f"http://{http}", f"http://{grpc}"
-                return
+    def _start(self) -> None:
+        addresses = [("127.0.0.1", free_port()) for _ in range(2)]
+        http, grpc = (f"{host}:{port}" for host, port in addresses)
+        command = self._agent(http, grpc) if self._program.name == AGENT else self._otelcol(http, grpc)
+        child = self._child = Child([self._program, *command])
+        wait_until(lambda: not child.is_running or all(map(_listens, addresses)), "the collector", within_s=START_S)
+        if not child.is_running:
             said = child.tail()
             self.close()
-            if attempt == STARTS_MAX - 1 or "in use" not in said:
-                raise OSError(f"{self._program} ended at once:\n{said}")
+            raise OSError(f"{self._program} ended at once:\n{said}")
+        self.http, self.grpc = f"http://{http}", f"http://{grpc}"
 
     def _agent(self, http: str, grpc: str) -> list[str]:
         listen = ["--otlp-http-endpoint", http, "--otlp-grpc-endpoint", grpc]

@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeAlias, TypeVar
 
 from gateway.net.ports import free_port
-from hil.children import Child
+from hil.children import Child, start_somewhere
 from hil.needs import find_tool, require_tool
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from hil.certificates import Identity
 
 START_S: Final = 60.0
-STARTS_MAX: Final = 5
 ANSWER_S: Final = 60.0
 # What nobody leads is not answered at all: so long, then it is asked again.
 LEADERLESS_S: Final = 3.0
@@ -82,7 +81,7 @@ class NatsServer:
         self._child: Child | None = None
         self.host = "127.0.0.1"
         self.port = 0
-        self._start_somewhere()
+        start_somewhere(self._choose_and_start)
 
     def __enter__(self) -> Self:
         return self
@@ -162,16 +161,9 @@ class NatsServer:
         with self.client() as client:
             return client.stored(stream)
 
-    def _start_somewhere(self) -> None:
-        for attempt in range(STARTS_MAX):
-            self.port = free_port()
-            try:
-                self.start()
-            except OSError as error:
-                if "in use" not in str(error) or attempt == STARTS_MAX - 1:
-                    raise
-            else:
-                return
+    def _choose_and_start(self) -> None:
+        self.port = free_port()
+        self.start()
 
 
 class NatsCluster:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hil.children import Child, python, wait_until
+from hil.children import STARTS_MAX, Child, python, start_somewhere, wait_until
 
 ECHO = "import sys\nprint('ready')\nfor line in sys.stdin: print('got', line.strip())"
 STUBBORN = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('ready')\ntime.sleep(600)"
@@ -72,3 +72,25 @@ def test_memory_and_cpu_are_seen(make_child) -> None:
     assert child.rss_bytes() > 1 << 20
     assert child.cpu_s() >= 0
     assert "running" in repr(child)
+
+
+@pytest.mark.parametrize(("said", "calls"), [("bind: Address already in use", STARTS_MAX), ("no such option", 1)])
+def test_a_port_that_somebody_else_took_is_no_reason_to_give_up(said: str, calls: int) -> None:
+    """But for ever; what is wrong otherwise is said at once."""
+    called = []
+
+    def start() -> None:
+        called.append(said)
+        raise OSError(said)
+
+    with pytest.raises(OSError, match=said):
+        start_somewhere(start)
+    assert len(called) == calls
+    left = ["in use", "in use", ""]
+
+    def start_in_the_end() -> None:
+        if what := left.pop(0):
+            raise OSError(what)
+
+    start_somewhere(start_in_the_end)
+    assert left == []
