@@ -180,6 +180,7 @@ store/                      The shelf: what was accepted is kept here, in SQLite
   reckoning.py              The accounts after a salvage: how much is lost at least and at most, and how the books are balanced with that
   records.py                The words of the shelf: losses, leases, and where a segment stands
   rewriting.py              What takes the place of segments on the shelf: what it says of them, and what is remembered of it
+  rivals.py                 After a salvage: of a segment that was written anew and what it stands for, which was there before it, one stays
   room.py                   Room on the disk: what is used, what may be used, and who has to go
   rows.py                   Rows of the shelf as leases want them: who reads them, how many fit, whether they are whole
   runs.py                   Runs: readings of one series with the same flags, side by side

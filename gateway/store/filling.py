@@ -22,6 +22,7 @@ from gateway.store.opening import decode_boot
 from gateway.store.pagefile import state_in
 from gateway.store.reckoning import DOUBTED_MAX, UNSURE, Known, is_all_there
 from gateway.store.records import SEQUENCE_END, STATE_ID, place, where_from
+from gateway.store.rivals import drop_rivals
 from gateway.store.segments import SegmentError, check_link, read_header, segment_hash
 from gateway.store.series import decode_series
 from gateway.store.survey import SHELF, Ranges, Survey
@@ -91,9 +92,13 @@ class Filling:
     def fill(self) -> Known:
         """Take all that is there and return what the accounts can go by; raise sqlite3.Error."""
         self._run(self._take_sure)
+        if self._doubtful and self._replaced:
+            self._run(self._drop_rivals)
         known = self._know()
         if not self._is_stopped and not is_all_there(self._connection, known):
             self._run(lambda: self._take_unsure(State() if known.state is None else known.state))
+            if self._replaced:
+                self._run(self._drop_rivals)
         return known
 
     def _run(self, take: Callable[[], None]) -> None:
@@ -123,6 +128,9 @@ class Filling:
             self._take_leaf(number, first, last)
         for number in unseen:
             self._take_unseen(number)
+
+    def _drop_rivals(self) -> None:
+        drop_rivals(self._connection, is_doubtful=bool(self._doubtful))
 
     def _rank(self, room_bytes: int, *parts: Iterable[int]) -> Triage:
         """Find out what goes first where the disk has not room for all."""
