@@ -523,10 +523,10 @@ class EvictionMachine(RuleBasedStateMachine):
         """Nothing of it was kept and nothing went for it, and there really is no room."""
         assert "raise it, or see why so much is held" in str(error)
         before = self.seen
+        # Who is not needed any more only by an ack of this commit goes for whoever comes again.
+        may_go = self.leftovers() - self.in_hand()
         self.commit()
-        if self.when_full == "refuse":
-            may_go = self.leftovers() - self.in_hand()
-        else:
+        if self.when_full != "refuse":
             may_go = {*self.units} - self.in_hand()
         needed = size_bytes + max(self.log_bytes_max + 2 * size_bytes - before.log_bytes, 0) + TOLERANCE
         may_go_bytes = sum(before.sizes[unit] for unit in may_go)
