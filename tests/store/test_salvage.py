@@ -24,11 +24,11 @@ from gateway.store.connection import PAGE_BYTES
 from gateway.store.database import Loss
 from gateway.store.evidence import look
 from gateway.store.names import NAMES
-from gateway.store.pages import TABLE_INTERIOR
+from gateway.store.pages import FRAME_HEADER_BYTES, TABLE_INTERIOR
 from gateway.store.reading import find, verify
 from gateway.store.reckoning import Missing
 from gateway.store.records import STATE_ID, StoreError, place
-from gateway.store.salvage import Salvaged
+from gateway.store.salvage import Salvaged, salvage
 from gateway.store.segments import decode
 from gateway.store.taking import origin_of
 
@@ -685,6 +685,31 @@ async def test_what_lies_between_what_became_one_is_found_where_no_page_leads_to
     after = verify(shelves.state_dir)
     assert after.problems == []
     assert after.segments == before.segments
+
+
+async def test_what_is_found_in_outdated_pages_alone_does_not_come_back_beside_what_it_became(
+    shelves, tmp_path
+) -> None:
+    """Where the last version of a page is lost the one before it may hold what is part of another segment since."""
+    store = await shelves.open(max_bytes=1 << 20, when_full="dilute")
+    number = store.resolve(Series((), "m"))
+    noise = np.random.default_rng(6)
+    while store.status()["store"]["rewritten"] < 2:
+        for count in (5, 5, 3000):
+            shelves.clock.advance(count * NS_PER_S)
+            times = shelves.clock.wall_ns() - np.arange(count, 0, -1) * NS_PER_S
+            await store.append([(Priority.NORMAL, Batch.of(number, times, noise.integers(0, 10**6, count) / 100))])
+    crashed = tmp_path / "crashed"
+    shutil.copytree(shelves.state_dir, crashed)
+    frame_bytes = FRAME_HEADER_BYTES + PAGE_BYTES
+    for frame in range(206, 212):
+        work = tmp_path / "work"
+        shutil.copytree(crashed, work)
+        for one in (74, frame):
+            damage(work / f"{DATABASE}-wal", 32 + one * frame_bytes + FRAME_HEADER_BYTES, b"\xff" * PAGE_BYTES)
+        salvage(work, wall_ns=10**18)
+        assert verify(work).problems == []
+        shutil.rmtree(work)
 
 
 async def test_an_older_state_row_learns_how_much_was_written_anew(rewritten) -> None:
