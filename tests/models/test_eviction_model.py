@@ -137,6 +137,11 @@ class Look(NamedTuple):
     used_bytes: int
     log_bytes: int
     changed: dict[int, bytes]
+    refused: dict[int, int]  # bytes of what is set aside, by its number there
+
+    def set_aside_bytes(self, before: Look) -> int:
+        """Return how much more was set aside since."""
+        return sum(size for number, size in self.refused.items() if number not in before.refused)
 
 
 class EvictionMachine(RuleBasedStateMachine):
@@ -281,11 +286,12 @@ class EvictionMachine(RuleBasedStateMachine):
                 )
                 sizes = dict(connection.execute("SELECT id, length(body) FROM shelf WHERE id < ?", (STATE_ID,)))
                 bodies = dict(connection.execute("SELECT id, body FROM shelf WHERE id < ?", (STATE_ID,)))
+                refused = dict(connection.execute("SELECT id, length(body) FROM refused"))
             finally:
                 connection.close()
         self.bodies = {unit: body for unit, body in bodies.items() if unit not in self.units}
         changed = {unit: bodies[unit] for unit, what in self.units.items() if bodies.get(unit, what.body) != what.body}
-        return Look(sizes, (pages - free) * page_bytes + log_bytes, log_bytes, changed)
+        return Look(sizes, (pages - free) * page_bytes + log_bytes, log_bytes, changed, refused)
 
     # The model.
 
@@ -411,6 +417,8 @@ class EvictionMachine(RuleBasedStateMachine):
         if evicted:
             assert self.when_full != "refuse" or evicted <= left
             assert brought_bytes
+            # What is set aside with the commit takes room like what comes.
+            brought_bytes += now.set_aside_bytes(before)
             log_may_grow = max(self.log_bytes_max + brought_bytes - before.log_bytes, 0)
             if self.when_full == "dilute" and not evicted <= left:
                 dilutable = self.dilutable(before.sizes)
@@ -528,6 +536,8 @@ class EvictionMachine(RuleBasedStateMachine):
         self.commit()
         if self.when_full != "refuse":
             may_go = {*self.units} - self.in_hand()
+        # The commit after it has set aside what this one would have.
+        size_bytes += self.seen.set_aside_bytes(before)
         needed = size_bytes + max(self.log_bytes_max + 2 * size_bytes - before.log_bytes, 0) + TOLERANCE
         may_go_bytes = sum(before.sizes[unit] for unit in may_go)
         assert before.used_bytes - may_go_bytes + needed > self.limit, "there is room"
