@@ -38,6 +38,7 @@ import numpy as np
 from gateway.codecs import protobuf
 from gateway.codecs.otlp_messages import ResourceWriter, check
 from gateway.core.batch import KIND_MASK, Batch, ValueKind
+from gateway.core.contracts import Signal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -466,7 +467,7 @@ class ProtobufEncoder:
     What the arguments mean, and how batches are to be ordered, stands at `MetricsEncoder`.
     """
 
-    empty = b""
+    empty = dict.fromkeys(Signal, b"")
     messages_bytes_max = 1 << 30
     check = staticmethod(check)
 

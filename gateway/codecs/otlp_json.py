@@ -26,6 +26,7 @@ import numpy as np
 from gateway.codecs import protobuf
 from gateway.codecs.otlp import NO_MARKS, SCOPE_NAME, Marks, ProtobufEncoder, group_logs, merge_resource
 from gateway.core.batch import KIND_MASK, Batch, ValueKind
+from gateway.core.contracts import Signal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -37,8 +38,12 @@ if TYPE_CHECKING:
 Json: TypeAlias = "dict[str, Any]"
 Characters: TypeAlias = "npt.NDArray[np.uint8]"
 
-# A request that asks for nothing.
-EMPTY: Final = b"{}"
+# Requests that ask for nothing. There are receivers (rotel's agent) that refuse one without its list.
+EMPTY: Final = {
+    Signal.METRICS: b'{"resourceMetrics":[]}',
+    Signal.LOGS: b'{"resourceLogs":[]}',
+    Signal.TRACES: b'{"resourceSpans":[]}',
+}
 # AGGREGATION_TEMPORALITY_CUMULATIVE of metrics.proto.
 CUMULATIVE: Final = 2
 # What is remembered of series, in number and in bytes.

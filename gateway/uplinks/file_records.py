@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from gateway.codecs.protobuf import varint
+from gateway.core.contracts import Signal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +56,7 @@ class RecordEncoder:
         self._encoder = encoder
         self._frame = frame
         # Nobody answers to an empty one.
-        self.empty = b""
+        self.empty = dict.fromkeys(Signal, b"")
         self.messages_bytes_max = encoder.messages_bytes_max
 
     def metrics(self, groups: Groups, /) -> bytes:

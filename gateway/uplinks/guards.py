@@ -27,13 +27,14 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from gateway.core.contracts import RefusedError, TryLaterError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from gateway.core.contracts import Signal
     from gateway.uplinks.nats_pieces import PiecesPart
@@ -353,21 +354,26 @@ class Compressing:
     with 415 is offered it plain. It stays with what is taken, and offers the better one again after an hour, then two,
     then less and less often: what refused it may have been a bad moment, or is replaced by now, and until the next
     restart may be a year of larger bills. A server's own error goes to another receiver once, where there is one that
-    is well: what one of them fails at the other may take. A refusal that persists is about the data, but for 415, which
-    never is: that is held.
+    is well: what one of them fails at the other may take.
+
+    A refusal that persists is about the data, but for 415, which never is: that is held. Until an encoding was taken
+    it may be about that: two requests for nothing, packed and plain, tell. A chosen encoding that is not taken holds
+    all, since no data goes in one that nobody chose.
     """
 
     wire: Wire
     compress: Callable[[Request, str], bytes]
     mode: str
     now_s: Callable[[], float]  # of a steady clock
-    is_zstd_proven: bool = False
+    empty: Mapping[Signal, bytes] | None = None  # requests for nothing; None: they would say nothing
     failures: int = 0  # so often the last request met a server's own error before it was sent again
     size_bytes: int = 0  # of the last body, as it left
     first: str = "zstd"  # what "auto" begins with
     encoding: str = field(init=False)
+    _proven: set[str] = field(default_factory=set)  # encodings in which something was taken
     _again_s: float = OFFER_AGAIN_S  # how long it stays with less than the best
     _again_at_s: float = 0.0
+    _ask_at_s: float = float("-inf")  # not before then whether it knows an encoding
 
     def __post_init__(self) -> None:
         """Start with the better one."""
@@ -386,6 +392,8 @@ class Compressing:
             except StatusRefusedError as error:
                 is_elsewhere = error.at_once and not self.failures
                 following = encoding if is_elsewhere else self._instead_of(encoding, error.status)
+                if following is None and error.status < SERVER_ERROR and self._is_unknown(encoding, request):
+                    following = self._plain(encoding, error)
                 if following is None and error.status == MEDIA_TYPE_STATUS:
                     raise HoldError(
                         f"{error}: not taken in any encoding; correct endpoint, protocol or compression"
@@ -413,12 +421,38 @@ class Compressing:
         elif self.encoding == self._best:
             self._again_at_s = self.now_s() + self._again_s
         self.encoding = encoding
-        self.is_zstd_proven |= encoding == "zstd"
+        self._proven.add(encoding)
+
+    def _is_unknown(self, encoding: str, request: Request) -> bool:
+        """Whether a receiver takes nothing at all in `encoding` which it takes as it is."""
+        if self.empty is None or not encoding or encoding in self._proven or self.now_s() < self._ask_at_s:
+            return False
+        nothing = Request(request.signal, self.empty[request.signal], 0, may_overdraw=request.may_overdraw)
+        try:
+            self._send_as(nothing, encoding)
+        except StatusRefusedError:
+            with suppress(StatusRefusedError):
+                self._send_as(nothing, "")
+                return True
+            # Who takes nothing at all is not asked with each request.
+            self._ask_at_s = self.now_s() + HOLD_S
+        else:
+            self._proven.add(encoding)
+        return False
+
+    def _plain(self, encoding: str, error: StatusRefusedError) -> str:
+        """Return how to send to who does not know `encoding`; raise HoldError where only that was chosen."""
+        if self.mode == "auto":
+            return ""
+        raise HoldError(
+            f"{error}; a request for nothing is taken there as it is and not in {encoding}: set compression = "
+            '"auto", which finds what it takes'
+        ) from error
 
     def _instead_of(self, encoding: str, status: int) -> str | None:
         """Return in which encoding to try once more, None where `status` is not about that."""
         if self.mode == "auto" and encoding == "zstd":
-            return "gzip" if status in ENCODING_STATUSES or not self.is_zstd_proven else None
+            return "gzip" if status in ENCODING_STATUSES or encoding not in self._proven else None
         return "" if self.mode == "auto" and encoding and status == MEDIA_TYPE_STATUS else None
 
     def _send_as(self, request: Request, encoding: str) -> Answer:

@@ -290,8 +290,8 @@ class Hand:
 class Encoder(Protocol):
     """How requests are written: `codecs.otlp.ProtobufEncoder` or `codecs.otlp_json.JsonEncoder`."""
 
-    empty: bytes
-    """A request that asks for nothing."""
+    empty: dict[Signal, bytes]
+    """Requests that ask for nothing."""
     messages_bytes_max: int
     """Bytes of OTLP messages in one request at most, where there is more than one reading."""
 

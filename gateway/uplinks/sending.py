@@ -32,7 +32,7 @@ from gateway.uplinks.pacing import FAST_LEVEL, HARD_LEVEL, REQUEST_S, BatchSize,
 from gateway.uplinks.partly import PartlyTakenError
 from gateway.uplinks.parts import Closed
 from gateway.uplinks.requests import REJECTED
-from gateway.uplinks.settings import GRPC
+from gateway.uplinks.settings import GRPC, PROTOCOLS
 from gateway.uplinks.speed import Speeds
 from gateway.uplinks.suspects import Suspects
 from gateway.uplinks.verdicts import CUTS_MAX, PARTS_MAX, SHOWN_MAX, Stage, Verdicts
@@ -113,6 +113,7 @@ class Sending:
             now_s=lambda: clock.monotonic_ns() / NS_PER_S,
             # gRPC's receivers know gzip, and hardly any of them zstd.
             first="gzip" if settings.protocol == GRPC else "zstd",
+            empty=builder.empty if settings.protocol in PROTOCOLS else None,
         )
         self._wire = wire
         self._name = settings.name
@@ -152,7 +153,7 @@ class Sending:
 
     def probe(self) -> Flight:
         """Send a request that asks for nothing."""
-        return self.post(Request(Signal.METRICS, self._builder.empty, 0))
+        return self.post(Request(Signal.METRICS, self._builder.empty[Signal.METRICS], 0))
 
     def post(self, request: Request, *, behind: Flight | None = None) -> Flight:
         """Hand a request to the thread."""

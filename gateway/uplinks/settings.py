@@ -256,7 +256,8 @@ class OtlpUplinkSettings(
         Meta(
             description='"auto" is zstd, gzip where that is refused, none where both are. '
             'zstd is offered again now and then. Over gRPC, whose receivers mostly know no zstd, "auto" is gzip and '
-            'none where that is refused; "zstd" is for those that know it.'
+            'none where that is refused; "zstd" is for those that know it. One that is chosen is kept: a receiver '
+            "that does not take it is held back, and status says so."
         ),
     ] = "auto"
     headers: Annotated[

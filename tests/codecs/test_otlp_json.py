@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
@@ -321,3 +322,15 @@ def test_what_cannot_be_passed_on_as_json_is_found_before() -> None:
         encoder().check(records)
     with pytest.raises(ValueError, match="holds 1"):
         encoder().check(ResourceRecords(Signal.TRACES, records.counts + 1, records.time_ns, records.bodies))
+
+
+def test_a_request_for_nothing_names_its_list() -> None:
+    """There are receivers that refuse an empty object; each is a request of its signal, with nothing in it."""
+    encoder = JsonEncoder(series=lambda number: Series("a"), gateway_attributes=(), version="1")
+    for signal, kind in (
+        (Signal.METRICS, ExportMetricsServiceRequest),
+        (Signal.LOGS, ExportLogsServiceRequest),
+        (Signal.TRACES, ExportTraceServiceRequest),
+    ):
+        read = json_format.Parse(encoder.empty[signal], kind())
+        assert (read, len(json.loads(encoder.empty[signal]))) == (kind(), 1)

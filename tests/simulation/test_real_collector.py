@@ -151,3 +151,34 @@ def test_a_real_collector_takes_all_three_signals(
         wait_until(lambda: histograms_of(otlp_sink), "the histogram")
         assert histograms_of(otlp_sink) == [[1, 2]]
     child.terminate()
+
+
+@pytest.mark.parametrize("protocol", ["http/json", "grpc"])
+def test_a_real_collector_that_takes_no_zstd_costs_no_reading(
+    tmp_path: Path,
+    otlp_sink: OtlpSink,
+    make_collector: Callable[..., Collector],
+    make_child: Callable[..., Child],
+    protocol: str,
+) -> None:
+    """A lone first record is no bad record: it is held, status says what to set, and with that it goes."""
+    collector = make_collector(otlp_sink.url)
+    endpoint = collector.grpc if protocol == "grpc" else collector.http
+    site = Place(tmp_path, protocol=protocol, compression="zstd", endpoint=endpoint, make_child=make_child)
+    child = site.start()
+    site.send("logs", log_line("a door opened"))
+    wait_until(lambda: site.account().delivered or site.status()["uplinks"]["cloud"]["held_back"], "an answer")
+    if site.account().delivered:
+        pytest.skip("this collector takes zstd")
+    account, said = site.account(), site.status()["uplinks"]["cloud"]["held_back"]["logs"]
+    assert (account.held, account.ledger, account.gap) == (1, {}, 0), site.status()
+    assert 'compression = "auto"' in said
+    assert "zstd" in said
+    child.terminate()
+    child.wait(within_s=60)
+    site.config.write_text(site.config.read_text().replace('compression = "zstd"', 'compression = "auto"'))
+    child = site.start()
+    account = site.drain()
+    assert (account.ledger, account.gap, account.maybe_twice) == ({}, 0, 0), site.status()
+    wait_until(otlp_sink.logs, "what the collector passes on")
+    child.terminate()

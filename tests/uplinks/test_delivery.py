@@ -1421,7 +1421,7 @@ def test_what_is_refused_beside_what_is_too_large_is_not_taken_for_delivered(mak
 
     async def main() -> None:
         for large, refused in ((0, 1), (1, 0)):
-            road = make_road(compression="zstd", batch_readings_max=1)
+            road = make_road(compression="none", batch_readings_max=1)
             answers = {large: TooLargeError("413"), refused: REFUSED}
             road.wire.judge = lambda signal, body, answers=answers: answers[int(parse_metrics(body)[0].value)]
             road.store.add(make_readings(2))

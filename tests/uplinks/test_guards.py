@@ -147,15 +147,19 @@ def test_where_another_way_is_there_nothing_is_waited_for() -> None:
 
 
 class ScriptedWire:
-    """Answers by encoding: an error's status, or 0 for taken."""
+    """Answers by encoding: an error's status, or 0 for taken; and to what has "data" in it."""
 
     def __init__(self, **statuses: int) -> None:
         self.statuses = statuses
         self.sent: list[str] = []
+        self.data_sent: list[str] = []
 
     def send(self, packed: Packed) -> Answer:
         self.sent.append(packed.encoding)
+        if not packed.is_probe:
+            self.data_sent.append(packed.encoding)
         status = self.statuses.get(packed.encoding or "none", 0)
+        status = status or (0 if packed.is_probe else self.statuses.get("data", 0))
         if status:
             check_reply(Reply(status))
         return Answer()
@@ -163,6 +167,13 @@ class ScriptedWire:
 
 def compressing(wire: ScriptedWire, mode: str = "auto", now_s: Callable[[], float] = lambda: 0.0) -> Compressing:
     return Compressing(wire, lambda request, encoding: request.body, mode, now_s)
+
+
+def asking(wire: ScriptedWire, mode: str = "auto") -> Compressing:
+    """One that may send a request for nothing."""
+    return Compressing(
+        wire, lambda request, encoding: request.body, mode, lambda: 0.0, empty=dict.fromkeys(Signal, b"")
+    )
 
 
 REQUEST = Request(Signal.METRICS, b"body", 1)
@@ -281,11 +292,78 @@ def test_what_a_receiver_never_takes_is_offered_less_and_less() -> None:
 
 @pytest.mark.parametrize(("mode", "encoding"), [("zstd", "zstd"), ("gzip", "gzip"), ("none", "")])
 def test_a_chosen_compression_is_kept(mode: str, encoding: str) -> None:
-    """Without `auto` nothing is tried behind people's backs."""
+    """Without `auto` no data goes in another one behind people's backs."""
     wire = ScriptedWire(zstd=400, gzip=400, none=400)
+    sender = asking(wire, mode)
+    for _ in range(3):
+        with pytest.raises(StatusRefusedError):
+            sender.send(REQUEST)
+    assert wire.data_sent == [encoding] * 3
+    # Whether it knows the encoding was asked once, and it takes nothing either way.
+    assert wire.sent == [encoding, encoding, "", encoding, encoding] if encoding else ["", "", ""]
+
+
+@pytest.mark.parametrize("status", [400, 415, 422])
+@pytest.mark.parametrize("mode", ["zstd", "gzip"])
+def test_a_chosen_compression_that_nobody_takes_there_holds_all(mode: str, status: int) -> None:
+    """Requests for nothing tell it from bad data; it is said what to set, and tried anew with each attempt."""
+    wire = ScriptedWire(**{mode: status})
+    sender = asking(wire, mode)
+    said = (
+        f'^status {status}; a request for nothing is taken there as it is and not in {mode}: set compression = "auto"'
+    )
+    for _ in range(2):
+        with pytest.raises(HoldError, match=said):
+            sender.send(REQUEST)
+    assert wire.data_sent == [mode] * 2
+    wire.statuses.clear()
+    sender.send(REQUEST)
+    assert wire.sent == [mode, mode, "", mode, mode, "", mode]
+
+
+@pytest.mark.parametrize("mode", ["zstd", "gzip"])
+def test_whose_compression_is_taken_refuses_the_data(mode: str) -> None:
+    """What a request for nothing has shown is not asked again; nor what a request with something has."""
+    wire = ScriptedWire(data=400)
+    sender = asking(wire, mode)
+    for _ in range(2):
+        with pytest.raises(StatusRefusedError):
+            sender.send(REQUEST)
+    assert wire.sent == [mode, mode, mode]
+    wire = ScriptedWire()
+    sender = asking(wire, mode)
+    sender.send(REQUEST)
+    wire.statuses[mode] = 400
     with pytest.raises(StatusRefusedError):
-        compressing(wire, mode).send(REQUEST)
-    assert wire.sent == [encoding]
+        sender.send(REQUEST)
+    assert wire.sent == [mode, mode]
+
+
+def test_a_server_that_fails_is_asked_nothing_more() -> None:
+    """What fails costs its own request alone, and nothing is given up for it anyway."""
+    wire = ScriptedWire(zstd=500)
+    with pytest.raises(StatusRefusedError):
+        asking(wire, "zstd").send(REQUEST)
+    assert wire.sent == ["zstd"]
+
+
+def test_who_answers_400_to_all_that_is_compressed_gets_it_plain() -> None:
+    """The status of bad data, and all the same nothing of it is given up."""
+    wire = ScriptedWire(zstd=400, gzip=400)
+    sender = asking(wire)
+    sender.send(REQUEST)
+    sender.send(REQUEST)
+    assert wire.data_sent == ["zstd", "gzip", "", ""]
+
+
+def test_a_road_that_breaks_while_it_is_asked_decides_nothing() -> None:
+    """The next attempt asks again."""
+    wire = ScriptedWire(zstd=400, none=503)
+    sender = asking(wire, "zstd")
+    for _ in range(2):
+        with pytest.raises(TryLaterError, match="503"):
+            sender.send(REQUEST)
+    assert wire.sent == ["zstd", "zstd", ""] * 2
 
 
 def test_a_link_that_breaks_during_the_fallback_decides_nothing() -> None:

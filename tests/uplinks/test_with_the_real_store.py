@@ -219,6 +219,32 @@ async def test_refusals_and_rejections_are_in_the_ledger(open_store, otlp_sink) 
     await store.close()
 
 
+@pytest.mark.parametrize("protocol", ["http/protobuf", "http/json"])
+async def test_a_receiver_without_the_chosen_compression_costs_no_reading(open_store, otlp_sink, protocol) -> None:
+    """It answers 400 as to bad data: a lone first reading is held, and said is what to set."""
+    store = await open_store()
+    otlp_sink.always = Behaviour(refuse_encoding="zstd")
+    uplink = uplink_of(store, otlp_sink.url, compression="zstd", protocol=protocol)
+    task = asyncio.create_task(uplink.run())
+    await store.append([(Priority.NORMAL, counted(store, 0, 1))])
+    async with asyncio.timeout(60):
+        while uplink.status()["state"] != "holding":
+            await asyncio.sleep(0.01)
+    said = uplink.status()["held_back"]["metrics"]
+    assert said.startswith("status 400: unknown encoding zstd; a request for nothing is taken there")
+    assert 'compression = "auto"' in said
+    assert (balance(store)["held"], balance(store)["ledger"], otlp_sink.totals.readings) == (1, {}, 0)
+    await end(task)
+    await store.close()
+    store = await open_store()
+    task = asyncio.create_task(uplink_of(store, otlp_sink.url, protocol=protocol).run())
+    await until_sent(store)
+    await end(task)
+    assert (balance(store)["delivered"], balance(store)["ledger"]) == (1, {})
+    assert list(otlp_sink.readings().values()) == [1]
+    await store.close()
+
+
 async def test_a_long_stretch_of_refused_data_hides_nothing_behind_it(open_store, otlp_sink) -> None:
     """More of one bad device than fits in a lease, in the same class: what came after it shows that the road is one."""
     store = await open_store()
