@@ -39,6 +39,8 @@ WHO_GOES: Final = {
 }
 # A medium that takes so long for one record is worn out, or on its way out of its slot.
 SLOW_WRITE_S: Final = 5.0
+# And an answer that takes so long is worth a word before it is given up.
+SLOW_ANSWER_S: Final = 2.0
 BOLD, RED, GREEN, YELLOW, PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m"
 
 
@@ -315,7 +317,9 @@ def _put_off(uplink: dict[str, Any]) -> Iterator[str]:
 
 
 def _speed(uplink: dict[str, Any]) -> Iterator[str]:
-    """Say what its way carries, as far as its own requests show it."""
+    """Say what its way carries, as far as its own requests show it, and since when one has waited if that is long."""
+    if (waiting_s := uplink.get("waiting_s", 0)) >= SLOW_ANSWER_S:
+        yield f"! has waited {span(waiting_s)} for {uplink['waiting_for']}, of {span(uplink['waiting_s_max'])} at most"
     if goodput := uplink.get("goodput_bytes_s"):
         trip = f", round trip {1000 * seconds:.0f} ms" if (seconds := uplink.get("round_trip_s")) else ""
         yield f"the way takes about {amount(goodput)} a second{trip}"

@@ -33,7 +33,7 @@ from gateway.uplinks.bridge_reasons import decide_connection, decide_end
 from gateway.uplinks.bridge_settings import fill
 from gateway.uplinks.bridge_shipment import Shipment
 from gateway.uplinks.endpoints import Endpoints
-from gateway.uplinks.guards import Answer, HoldError, InTransitError, TooLargeError
+from gateway.uplinks.guards import Answer, HoldError, InTransitError, TooLargeError, told_of_wait
 from gateway.uplinks.partly import PartlyTakenError
 from gateway.uplinks.worker import Seams
 
@@ -131,11 +131,20 @@ class MqttWire:
             "advice": "nobody subscribes to what is published here, so the broker throws away what it acknowledges"
             if self._was_unheard
             else "",
+            **self._told_of_wait(),
         }
         if line is not None:
             told["qos"] = min(self._settings.qos, line.terms.qos_max)
             told["inflight_max"] = min(self._settings.inflight_max, line.terms.window)
         return told
+
+    def _told_of_wait(self) -> dict[str, Any]:
+        line, asked_ns = self._line, self._dialler.asked_ns
+        awaited, since_ns, seconds_max = "a connection", asked_ns, self._connect_s
+        if asked_ns is None and self._is_sending and line is not None:
+            # While anything moves the broker is at it.
+            awaited, since_ns, seconds_max = "an answer", line.moved_ns, self._timeout_s
+        return told_of_wait(awaited, since_ns, now_ns=self._clock.monotonic_ns(), seconds_max=seconds_max)
 
     # From the event loop.
 

@@ -30,6 +30,7 @@ from gateway.uplinks.breaker import Breaker, State
 from gateway.uplinks.guards import (
     ENCODING_STATUSES,
     SERVER_ERROR,
+    WAITING,
     HoldError,
     InTransitError,
     MeteredWire,
@@ -198,7 +199,8 @@ class Endpoints:
         if len(each) == 1:
             # When it is tried again is what the uplink itself says.
             each[0]["retry_in_s"] = 0.0
-        return {"endpoint": current.url, "endpoints": each}
+        told = current.wire.told()
+        return {"endpoint": current.url, **{key: told[key] for key in WAITING if key in told}, "endpoints": each}
 
     # From the event loop.
 

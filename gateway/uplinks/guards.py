@@ -31,6 +31,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
+from gateway.core.clock import NS_PER_S
 from gateway.core.contracts import RefusedError, TryLaterError
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ TOO_LARGE_STATUS: Final = 413
 SERVER_ERROR: Final = 500
 
 HOLD_S: Final = 60.0
+# What a wire tells of a request under way that waits.
+WAITING: Final = ("waiting_for", "waiting_s", "waiting_s_max")
 RETRY_AFTER_S_MAX: Final = 3600.0
 _HTTP_DATE: Final = re.compile(r"[A-Za-z]{3,9}, (\d\d?)[ -]([A-Za-z]{3})[ -](\d{4}) (\d\d):(\d\d):(\d\d) (?:GMT|UTC)")
 _MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
@@ -305,6 +308,16 @@ def check_reply(reply: Reply) -> None:
         raise HoldError(f"status {reply.status}, {HOLD[reply.status]}{said}")
     else:
         raise StatusRefusedError(f"status {reply.status}{said}", reply.status)
+
+
+def told_of_wait(awaited: str, since_ns: int | None, *, now_ns: int, seconds_max: float) -> dict[str, Any]:
+    """Return what a request under way waits for and for how long by now, as `tidegate status` shows it.
+
+    >>> told_of_wait("an answer", 1_000_000_000, now_ns=8_000_000_000, seconds_max=10.0)
+    {'waiting_for': 'an answer', 'waiting_s': 7.0, 'waiting_s_max': 10.0}
+    """
+    waiting_s = 0.0 if since_ns is None else round((now_ns - since_ns) / NS_PER_S, 1)
+    return dict(zip(WAITING, ("" if since_ns is None else awaited, waiting_s, seconds_max), strict=True))
 
 
 def read_retry_after(value: str, *, now_s: float) -> float:

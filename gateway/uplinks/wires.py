@@ -40,7 +40,15 @@ from gateway.net.line import (
 )
 from gateway.net.secrets import Hidden, Secret
 from gateway.net.tls import certificate_advice
-from gateway.uplinks.guards import Answer, HoldError, InTransitError, TooLargeError, UnreachableError, read_http_date
+from gateway.uplinks.guards import (
+    Answer,
+    HoldError,
+    InTransitError,
+    TooLargeError,
+    UnreachableError,
+    read_http_date,
+    told_of_wait,
+)
 from gateway.uplinks.settings import is_header_value
 
 if TYPE_CHECKING:
@@ -96,6 +104,7 @@ class KeptWire(ABC, Generic[C]):
         self._written_ns: int | None = None
         # Since when a way is asked for, of a proxy or by TLS.
         self._asked_ns: int | None = None
+        self._begun_ns: int | None = None
         # When the connection came about, and when it was of use last.
         self._opened_ns = self._used_ns = 0
         self.before_piece: Callable[[int], None] = lambda _: None
@@ -146,8 +155,17 @@ class KeptWire(ABC, Generic[C]):
         return urlsplit(self._endpoint).scheme == "https"
 
     def told(self) -> dict[str, Any]:
-        """Return where it leads."""
-        return {"endpoint": self._endpoint}
+        """Return where it leads, and what a request under way waits for."""
+        written_ns, begun_ns = self._written_ns, self._begun_ns
+        is_connecting = self._asked_ns is not None or not self.is_connected
+        awaited, since_ns, seconds_max = "an answer", written_ns, self._timeout_s
+        if written_ns is None and is_connecting:
+            awaited, since_ns, seconds_max = "a connection", begun_ns, self._connect_s
+        now_ns = self._clock.monotonic_ns()
+        return {
+            "endpoint": self._endpoint,
+            **told_of_wait(awaited, since_ns, now_ns=now_ns, seconds_max=seconds_max),
+        }
 
     def pause(self, seconds: float) -> None:
         """Wait, unless the request is ended meanwhile."""
@@ -164,7 +182,7 @@ class KeptWire(ABC, Generic[C]):
         self._written_ns = self._asked_ns = None
         self._is_cut = False
         self._ended.clear()
-        started_ns = self._clock.monotonic_ns()
+        started_ns = self._begun_ns = self._clock.monotonic_ns()
         self.recycle()
         try:
             answer = self._post(self._connect(), packed, started_ns, until.within(self._attempt_s))
@@ -180,7 +198,7 @@ class KeptWire(ABC, Generic[C]):
             self.close()
             raise explained from error
         finally:
-            self._written_ns = self._asked_ns = None
+            self._written_ns = self._asked_ns = self._begun_ns = None
         self._notice(is_quick=answer.seconds < WRITTEN_AT_ONCE_BELOW_S)
         return answer
 

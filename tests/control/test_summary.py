@@ -60,6 +60,13 @@ def test_an_uplink_of_files_says_what_is_there() -> None:
     assert "takes long" not in quiet
 
 
+def test_a_request_that_waits_is_said_to_wait() -> None:
+    """For what, for how long by now and at most; nothing where answers come as they should."""
+    waiting = {"state": "sending", "waiting_for": "an answer", "waiting_s": 7.4, "waiting_s_max": 10.0}
+    assert "! has waited 7.4 s for an answer, of 10 s at most" in render({"uplinks": {"cloud": waiting}}, colour=False)
+    assert "has waited" not in render({"uplinks": {"cloud": waiting | {"waiting_s": 0.4}}}, colour=False)
+
+
 @pytest.fixture
 def serve() -> Iterator[Callable[[int, bytes], str]]:
     """Answer every request with one status and body; return the URL."""

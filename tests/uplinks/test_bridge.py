@@ -673,6 +673,22 @@ def test_a_link_that_stalls_is_waited_for_and_then_left(make_bridge, broker, mak
     assert bridge.send(500).rejected == 0
 
 
+def test_what_is_waited_for_is_told(make_bridge, broker, make_link) -> None:
+    """A broker's word to the connection, then its acknowledgements; nothing before and after."""
+    link = make_link(broker.address)
+    bridge = make_bridge(link.port, payload="json", timeout="60s", connect_timeout="50s")
+    for awaited, most in (("a connection", 50.0), ("an answer", 60.0)):
+        assert bridge.brokers.told()["waiting_for"] == ""
+        link.mode = Mode.STALL
+        thread = threading.Thread(target=bridge.send)
+        thread.start()
+        wait_until(lambda awaited=awaited: bridge.brokers.told()["waiting_for"] == awaited, "it to say so")
+        assert bridge.brokers.told()["waiting_s_max"] == most
+        link.mode = Mode.UP
+        thread.join(60)
+        assert bridge.brokers.told()["waiting_for"] == ""
+
+
 def test_a_broker_that_gathers_small_packets_does_not_slow_it_down(make_bridge, make_broker) -> None:
     """As mosquitto does where nobody has changed that: 40 ms for each window of 20 would be 4 s here."""
     broker = make_broker(max_inflight=20, options=("set_tcp_nodelay false",))

@@ -76,6 +76,7 @@ class FakeWire:
     overdue: bool = False
     calls: list = field(default_factory=list)
     untils: list = field(default_factory=list)
+    waits: dict = field(default_factory=dict)
     before_piece: object = lambda _: None
 
     def send(self, packed: Packed, /, *, until: Deadline) -> Answer:
@@ -97,6 +98,9 @@ class FakeWire:
 
     def is_overdue(self) -> bool:
         return self.overdue
+
+    def told(self) -> dict[str, object]:
+        return {"endpoint": "as it knows it", **self.waits}
 
     def pause(self, seconds: float) -> None:
         self.calls.append(("pause", seconds))
@@ -553,6 +557,16 @@ def test_status_says_how_each_of_them_is() -> None:
         True,
         21,
     )
+
+
+def test_status_says_what_the_one_that_is_asked_is_waited_for() -> None:
+    """Of that one alone; nothing where a kind of wire does not say it."""
+    all_ = group([], [])
+    assert "waiting_for" not in all_.endpoints.told()
+    waits = {"waiting_for": "an answer", "waiting_s": 3.0, "waiting_s_max": 10.0}
+    all_.wires[0].waits, all_.wires[1].waits = waits, {**waits, "waiting_s": 0.0}
+    assert {key: value for key, value in all_.endpoints.told().items() if key in waits} == waits
+    assert all_.endpoints.told()["endpoint"] == "https://a"
 
 
 def test_people_hear_of_a_change_once(caplog: pytest.LogCaptureFixture) -> None:

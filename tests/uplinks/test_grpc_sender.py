@@ -155,7 +155,7 @@ def test_a_call_is_taken(grpc_sink, make_sender, encoding: str, encode) -> None:
     assert call.time_left_s is None or call.time_left_s > 1e6
     assert (found.rejected, found.message) == (0, "")
     assert 0 < found.rtt_s <= found.seconds < 5
-    assert (sender.requests, sender.told()) == (1, {"endpoint": grpc_sink.url})
+    assert (sender.requests, sender.told()["endpoint"]) == (1, grpc_sink.url)
     assert sender.wire_bytes > sender.bytes_sent > len(encode(body(3)))
     for one in (Signal.LOGS, Signal.TRACES):
         sender.send(Packed(one, encode(b""), encoding))
