@@ -7,6 +7,7 @@ and no others (they would get the token, too), and, where the environment names 
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from gateway.core.checks import Problem, below
@@ -22,6 +23,11 @@ HEADERS: Final = f"{PREFIX}HEADERS"
 INSECURE: Final = f"{PREFIX}INSECURE"
 PROTOCOL: Final = f"{PREFIX}PROTOCOL"
 OURS: Final = "otlp"
+# What it may say of one signal alone, which an uplink cannot do.
+OF_ONE_SIGNAL: Final = re.compile(
+    rf"{PREFIX}(METRICS|LOGS|TRACES)_(ENDPOINT|HEADERS|PROTOCOL|COMPRESSION|TIMEOUT|INSECURE|"
+    "CERTIFICATE|CLIENT_CERTIFICATE|CLIENT_KEY)"
+)
 # OpenTelemetry's own default.
 ANYWHERE: Final = "http://localhost:4318"
 
@@ -48,6 +54,12 @@ def fill(table: dict[str, Any], environment: Mapping[str, str], *, anywhere: boo
         return found
     ours = [index for index, uplink in enumerate(uplinks) if isinstance(uplink, dict) and uplink.get("type") == OURS]
     found.table["uplinks"] = list(uplinks)
+    if (unread := sorted(filter(OF_ONE_SIGNAL.fullmatch, given))) and ours:
+        are = "is" if len(unread) == 1 else "are"
+        found.notes.append(
+            f"uplinks: {', '.join(unread)} {are} not read here, since an uplink has one way for all that it takes; a "
+            'signal with a way of its own has an uplink of its own, with signals = ["…"]'
+        )
     for index in ours:
         addresses = _addresses_of(uplinks[index])
         # Without an address of its own, or with nothing but the one that is meant: a token goes to nobody else.
@@ -75,7 +87,7 @@ def _fill_one(found: Filled, index: int, given: Mapping[str, str], *, but: Colle
     uplink = dict(found.table["uplinks"][index])
     path = below("uplinks", index)
     taken = []
-    protocol = uplink.get("protocol", given.get(PROTOCOL))
+    protocol = uplink.get("protocol", given.get(PROTOCOL, "").lower())
     for name, (keys, read) in _VARIABLES.items():
         # What is no table is for its own check to say.
         where = uplink if len(keys) == 1 else uplink.get(keys[0], {})
@@ -118,9 +130,9 @@ def _fill_headers(uplink: dict[str, Any], text: str, taken: list[str]) -> str:
 
 def _one_of(*known: str) -> Callable[[str], str]:
     def read(value: str) -> str:
-        if value not in known:
+        if value.lower() not in known:
             raise ValueError(f"is none of {', '.join(known)}")
-        return value
+        return value.lower()
 
     return read
 
@@ -134,7 +146,7 @@ def _milliseconds(value: str) -> str:
 _VARIABLES: Final[dict[str, tuple[tuple[str, ...], Callable[[str], str]]]] = {
     ENDPOINT: (("endpoint",), str),
     # What this version does not speak is for the settings to say.
-    PROTOCOL: (("protocol",), str),
+    PROTOCOL: (("protocol",), str.lower),
     f"{PREFIX}COMPRESSION": (("compression",), _one_of("gzip", "none")),
     f"{PREFIX}TIMEOUT": (("timeout",), _milliseconds),
     f"{PREFIX}CERTIFICATE": (("tls", "ca_file"), str),

@@ -214,3 +214,34 @@ def test_an_address_for_grpc_may_stand_alone(variables, given: str, insecure: st
     )
     (uplink,) = parse_config(uplinks("")).uplinks
     assert (uplink.endpoint, uplink.protocol) == (endpoint, "grpc")
+
+
+def test_what_is_said_of_one_signal_is_not_passed_over_in_silence(variables, tmp_path) -> None:
+    """An uplink has one way; whoever has set another one for logs is told how that is said here."""
+    variables(
+        OTEL_EXPORTER_OTLP_ENDPOINT=ENDPOINT,
+        OTEL_EXPORTER_OTLP_LOGS_ENDPOINT="https://logs.example/v1/logs",
+        OTEL_EXPORTER_OTLP_LOGS_HEADERS="authorization=s3cret",
+        OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE="delta",
+    )
+    path = tmp_path / "tidegate.toml"
+    path.write_text(uplinks(""))
+    (said,) = [note for note in check(path).notes if "not read" in note]
+    assert said.startswith(
+        "uplinks: OTEL_EXPORTER_OTLP_LOGS_ENDPOINT, OTEL_EXPORTER_OTLP_LOGS_HEADERS are not read here"
+    )
+    assert 'signals = ["…"]' in said
+    assert "s3cret" not in said
+    path.write_text('[[uplinks]]\ntype = "file"\nname = "stick"\ndirectory = "/media/stick"\n')
+    assert not [note for note in check(path).notes if "OTEL_" in note]
+
+
+def test_words_of_variables_have_no_case(variables) -> None:
+    """As OpenTelemetry's specification has it for values of a list."""
+    variables(
+        OTEL_EXPORTER_OTLP_ENDPOINT="otel.example:4317",
+        OTEL_EXPORTER_OTLP_COMPRESSION="GZIP",
+        OTEL_EXPORTER_OTLP_PROTOCOL="gRPC",
+    )
+    (uplink,) = parse_config(uplinks("")).uplinks
+    assert (uplink.compression, uplink.protocol, uplink.endpoint) == ("gzip", "grpc", "https://otel.example:4317")
