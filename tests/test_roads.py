@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gateway.control.metrics import MetricsPage
+from gateway.control.summary import render
 from gateway.core.clock import FakeClock
 from gateway.core.telemetry import Telemetry
 from gateway.roads import Ground, build_road, shows_certificates
@@ -65,6 +67,11 @@ async def test_each_kind_has_its_wire(tmp_path: Path, kind: str, leads_to: str) 
         assert uplink.name == "up"
         told = uplink.status()
         assert (told["type"], leads_to in told) == (kind, True), told
+        # And who looks at it from outside sees it.
+        status = {"uplinks": {"up": told}}
+        assert f"up: {told['state']}" in render(status, colour=False)
+        page = MetricsPage(telemetry=Telemetry(), status=lambda: status).render().decode()
+        assert 'tidegate_uplink_put_off_leases{uplink="up"} 0' in page
     finally:
         await store.close()
 

@@ -131,8 +131,10 @@ class MetricsPage:
         yield from _each("uplink", status.get("uplinks", {}), UPLINK_NUMBERS)
         put_off = {name: uplink.get("put_off", {}) for name, uplink in status.get("uplinks", {}).items()}
         yield from _each("uplink", put_off, PUT_OFF_NUMBERS)
-        unheard = {name: uplink.get("unheard", {}) for name, uplink in status.get("uplinks", {}).items()}
-        yield from _each("uplink", unheard, {"subjects": "tidegate_uplink_unheard_subjects"})
+        # Of uplinks to brokers it is a number of messages.
+        unheard = {name: uplink.get("unheard") for name, uplink in status.get("uplinks", {}).items()}
+        silent = {name: told for name, told in unheard.items() if isinstance(told, dict)}
+        yield from _each("uplink", silent, {"subjects": "tidegate_uplink_unheard_subjects"})
         yield from _tables(status.get("uplinks", {}))
         yield from _endpoints(status.get("uplinks", {}))
         yield from _budgets(status.get("uplinks", {}))

@@ -39,8 +39,7 @@ WHO_GOES: Final = {
 }
 # A medium that takes so long for one record is worn out, or on its way out of its slot.
 SLOW_WRITE_S: Final = 5.0
-# And an answer that takes so long is worth a word before it is given up.
-SLOW_ANSWER_S: Final = 2.0
+SLOW_ANSWER_S: Final = 2.0  # and of an answer that takes so long people hear before it is given up
 BOLD, RED, GREEN, YELLOW, PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m"
 
 
@@ -307,9 +306,10 @@ def _uplink(uplink: dict[str, Any]) -> Iterator[str]:
 
 def _put_off(uplink: dict[str, Any]) -> Iterator[str]:
     """Say what waits while others go."""
-    put_off = uplink.get("put_off", {})
-    unheard = uplink.get("unheard") or {}
-    if unheard.get("subjects"):
+    put_off, unheard = uplink.get("put_off", {}), uplink.get("unheard")
+    if unheard and not isinstance(unheard, dict):
+        yield f"! messages that nobody subscribed to, taken by the broker and thrown away: {unheard:,}"
+    elif unheard and unheard.get("subjects"):
         yield f"! {unheard['reason']} It waits, others go; the next try is in {span(unheard['next_try_in_s'])}"
     if leases := put_off.get("leases", 0) - put_off.get("unheard", 0):
         left = plural(put_off.get("readings", 0), "reading")

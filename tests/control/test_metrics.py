@@ -210,8 +210,10 @@ def test_what_is_put_off_is_shown() -> None:
 
 def test_subjects_without_a_stream_are_shown() -> None:
     """Of uplinks to NATS alone."""
-    found = samples(Telemetry(), {"uplinks": {"cloud": {"unheard": {"subjects": 3}}, "odd": {}}})
+    found = samples(Telemetry(), {"uplinks": {"cloud": {"unheard": {"subjects": 3}}, "odd": {}, "b": {"unheard": 7}}})
     assert found["tidegate_uplink_unheard_subjects", ("uplink", "cloud")] == 3
+    # To a broker it is messages that nobody wanted.
+    assert found["tidegate_uplink_unheard_messages_total", ("uplink", "b")] == 7
 
 
 def test_links_are_shown_with_who_uses_them() -> None:

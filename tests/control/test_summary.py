@@ -359,6 +359,8 @@ def test_what_no_stream_listens_for_is_told() -> None:
     unheard = {"subjects": 2, "some": ["a", "b"], "reason": "no stream listens at b?", "next_try_in_s": 5.0}
     put_off = {"leases": 3, "readings": 9, "overflowed": 0, "unheard": 3}
     text = uplink_text(state="idle", held=9, put_off=put_off, unheard=unheard)
+    assert "messages that nobody subscribed to" not in text
+    assert "messages that nobody subscribed to, taken by the broker and thrown away: 7" in uplink_text(unheard=7)
     assert "! no stream listens at b? It waits, others go; the next try is in 5 s" in text
     assert "fails at" not in text
 
