@@ -30,7 +30,7 @@ from gateway.uplinks.bridge_encoder import BridgeEncoder
 from gateway.uplinks.bridge_line import BrokerLine, EndedLineError, LineError, StalledLineError, reason_of
 from gateway.uplinks.bridge_outcome import broken, rejected_of
 from gateway.uplinks.bridge_reasons import decide_connection, decide_end
-from gateway.uplinks.bridge_settings import fill
+from gateway.uplinks.bridge_settings import HOLD_UNHEARD, fill
 from gateway.uplinks.bridge_shipment import Shipment
 from gateway.uplinks.endpoints import Endpoints
 from gateway.uplinks.guards import Answer, HoldError, InTransitError, TooLargeError, told_of_wait
@@ -287,6 +287,7 @@ class MqttWire:
             is_answered=qos > 0,
             window=min(window, line.terms.window) if qos else window,
             packet_bytes_max=line.terms.packet_bytes_max,
+            keeps_unheard=self._settings.unheard == HOLD_UNHEARD,
         )
         line.on_acks, line.scanner.said = shipment.answered, ""
         self.requests += 1

@@ -2,7 +2,7 @@
 
 | code                                          | decision                                                    |
 | --------------------------------------------- | ----------------------------------------------------------- |
-| 0x00, 0x10 (nobody subscribes)                | delivered; the second is counted, and said                  |
+| 0x00, 0x10 (nobody subscribes)                | delivered; the second is counted, and said, or held         |
 | 0x88, 0x89, 0x8B, 0x93, 0x96, 0x97, 0x9F …    | try later: busy, shutting down, too many, over quota        |
 | 0x95 packet too large                         | split                                                       |
 | 0x85 to 0x87, 0x8A, 0x8C, 0x8E, 0x98, 0x9A …   | hold: who we are, where to, or what we may; a person's work |
@@ -95,6 +95,9 @@ def decide(code: int, *, what: str, said: str = "") -> Exception:
     HoldError('the broker refuses site/d1/temp: not authorized; give it the right to publish there')
     """
     sentence = f"the broker refuses {what}: {_said(code, said)}"
+    if code == ReasonCode.NO_MATCHING_SUBSCRIBERS:
+        # Whoever is to subscribe may do so in a moment.
+        return HoldError(f"nobody subscribes to {what}; it is held, since the broker would throw it away", after_s=0.0)
     if code in LATER:
         return TryLaterError(sentence)
     if code == ReasonCode.PACKET_TOO_LARGE:

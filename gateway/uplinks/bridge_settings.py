@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 OTLP_TOPIC: Final = "tidegate/{gateway}/{signal}"
+HOLD_UNHEARD: Final = "hold"
 JSON_TOPIC: Final = "tidegate/{gateway}/{device}/{metric}"
 # What stands in a topic, in UTF-8 (MQTT 5.0 section 1.5.4), leaves room for what is filled in.
 TOPIC_CHARS_MAX: Final = 1024
@@ -123,6 +124,14 @@ class MqttUplinkSettings(
         int,
         _about("Messages under way without their acknowledgement; the broker's own limit counts too.", ge=1, le=65535),
     ] = INFLIGHT_MAX
+    unheard: Annotated[
+        Literal["delivered", "hold"],
+        _about(
+            "What a broker acknowledges and throws away, since nobody subscribes to it: it counts as delivered, and in "
+            '`unheard`; or, with payload = "otlp" and MQTT 5, it is held until somebody does. Devices go on publishing '
+            "after a restart of a mosquitto, which knows shared subscriptions again only when their clients are back."
+        ),
+    ] = "delivered"
     client_id: Annotated[
         str, _about("Our name at the broker. Without it: tidegate-<gateway id>-uplink-<uplink>.", max_length=256)
     ] = ""
@@ -219,6 +228,16 @@ class MqttUplinkSettings(
     def _messages_are_packed_whole(self) -> None:
         if self.payload == JSON and self.compression != "none":
             raise ValueError('messages of one reading each become no smaller; leave it out, or write payload = "otlp"')
+
+    @check("unheard", "payload", "protocol", "qos")
+    def _who_holds_what_is_unheard_hears_of_it(self) -> Iterator[Problem]:
+        if self.unheard != HOLD_UNHEARD:
+            return
+        if self.payload == JSON:
+            what = "where each reading has a topic some of them have no subscriber for good; "
+            yield Problem("unheard", f'{what}leave it out, or write payload = "otlp"')
+        if self.protocol != "5" or not self.qos:
+            yield Problem("unheard", "a broker says it in MQTT 5 and with qos = 1 alone; leave it out, or write these")
 
     @property
     def is_encrypted(self) -> bool:

@@ -51,16 +51,20 @@ IDS_PER_PLACE: Final = 4
 class Shipment:
     """The messages of one request, to a broker that takes `window` at a time and none over `packet_bytes_max`.
 
-    Where nothing `is_answered`, with QoS 0, `read` says that the broker has read all that was under way.
+    Where nothing `is_answered`, with QoS 0, `read` says that the broker has read all that was under way. With
+    `keeps_unheard` what nobody subscribes to is not taken.
     """
 
-    def __init__(self, packets: Packets, *, is_answered: bool, window: int, packet_bytes_max: int) -> None:
+    def __init__(
+        self, packets: Packets, *, is_answered: bool, window: int, packet_bytes_max: int, keeps_unheard: bool = False
+    ) -> None:
         self.unheard = 0  # messages that the broker took and nobody wants
         self.reasons: Counter[int] = Counter()  # of those that were refused, or asked for later
         self.last_refused = -1  # one of them
         self.under_way = 0
         self._packets = packets
         self._is_answered = is_answered
+        self._keeps_unheard = keeps_unheard
         self._window = window
         self._sizes = packets.sizes
         self._states = np.zeros(len(packets), np.uint8)
@@ -149,8 +153,12 @@ class Shipment:
         self._message_of[ids] = -1
         self.under_way -= len(which)
         self._states[which] = TAKEN
-        self.unheard += int(np.count_nonzero(acks.codes == ReasonCode.NO_MATCHING_SUBSCRIBERS))
+        is_unheard = acks.codes == ReasonCode.NO_MATCHING_SUBSCRIBERS
         is_refused = acks.codes >= REFUSED_FROM
+        if self._keeps_unheard:
+            is_refused |= is_unheard
+        else:
+            self.unheard += int(np.count_nonzero(is_unheard))
         if is_refused.any():
             self._refuse(which[is_refused], acks.codes[is_refused])
             self._refused += int(is_refused.sum())

@@ -196,6 +196,24 @@ def test_what_nobody_subscribes_to_is_taken_and_said(make_bridge, broker, listen
     assert bridge.brokers.told()["advice"] == ""
 
 
+def test_what_nobody_subscribes_to_is_held_where_that_is_wanted(make_bridge, make_broker, listen) -> None:
+    """As after a restart of a broker that has forgotten shared subscriptions: it goes when their client is back."""
+    broker = make_broker()
+    ear = listen(broker.port, "$share/group/tidegate/#")
+    bridge = make_bridge(broker.port, unheard="hold")
+    assert bridge.send(30).rejected == 0
+    wait_until(lambda: len(ear.heard) == 1, "what somebody hears")
+    ear.close()
+    for _ in range(2):
+        with pytest.raises(HoldError, match="nobody subscribes to tidegate/site%2F7/metrics; it is held") as caught:
+            bridge.send(30)
+        assert caught.value.after_s == 0
+    assert (bridge.brokers.told()["unheard"], bridge.brokers.told()["advice"]) == (0, "")
+    ear = listen(broker.port, "$share/group/tidegate/#")
+    assert bridge.send(30).rejected == 0
+    wait_until(lambda: len(ear.heard) == 1, "what was held")
+
+
 ACCESS = "topic readwrite tidegate/+/d1/#\ntopic readwrite tidegate/+/d2/#\n"
 
 

@@ -92,6 +92,18 @@ def test_refusals_are_counted_by_reason() -> None:
     assert np.flatnonzero(one.among(REFUSED)).tolist() == [2]
 
 
+def test_what_nobody_subscribes_to_may_be_kept() -> None:
+    """Then it is not taken, and not thrown away either."""
+    messages = Outgoing.one(b"t", b"x")
+    one = Shipment(
+        Packets(messages, version=5, qos=1), is_answered=True, window=9, packet_bytes_max=50, keeps_unheard=True
+    )
+    leave(one)
+    one.answered(acks([1], 0x10))
+    assert (one.is_done, one.unheard, one.reasons) == (True, 0, {0x10: 1})
+    assert not one.among(TAKEN).any()
+
+
 def test_a_broker_over_its_quota_gets_no_more() -> None:
     """What is under way has its answers, and then it is over."""
     one = shipment(30)
