@@ -328,15 +328,15 @@ def _speed(uplink: dict[str, Any]) -> Iterator[str]:
 def _endpoints(endpoints: list[dict[str, Any]]) -> Iterator[str]:
     """Say how each of several receivers is; of one alone the uplink says all there is."""
     for one in endpoints if len(endpoints) > 1 else ():
-        state, held, error = one.get("state"), one.get("held_back"), one.get("last_error")
+        state, held, error, row = (one.get(key) for key in ("state", "held_back", "last_error", "failures_in_a_row"))
         is_left_out = state not in {"closed", "half-open"}
-        what = {"closed": "is well", "half-open": "was left out, and is tried when it is its turn"}
+        what = {"closed": "failed last" if row else "is well", "half-open": "was left out, and is tried in its turn"}
         said = [] if held and state == "closed" else [what.get(str(state), "is left out")]
         if is_left_out and one.get("retry_in_s"):
             said.append(f"for {span(one['retry_in_s'])} more")
         if held:
             said.append(f"{' and '.join(held)} are held back from it")
-        if error and (held or state != "closed"):
+        if error and (held or row or state != "closed"):
             said.append(error)
         elif one.get("requests"):
             said.append(f"{plural(one['requests'], 'request')}, answered in {one.get('rtt_ms', 0)} ms")

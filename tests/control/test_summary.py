@@ -592,7 +592,10 @@ def test_receivers_are_shown_where_they_are_several() -> None:
     text = " ".join(text.split())
     assert "! https://a: is left out, for 7.5 s more, no connection" in text
     assert "https://b: is well, 12 requests, answered in 80.5 ms" in text
-    assert "https://d: was left out, and is tried when it is its turn, no connection" in text
+    assert "https://d: was left out, and is tried in its turn, no connection" in text
+    failed = {**well, "endpoint": "https://e", "failures_in_a_row": 1, "last_error": "no answer within 2 s"}
+    one_failed = render({"uplinks": {"cloud": {"endpoints": [well, failed]}}}, colour=False)
+    assert "https://e: failed last, no answer within 2 s" in one_failed
     assert "! https://d" not in text
     assert "! https://c: logs are held back from it, status 404" in text
     assert "is well" not in render({"uplinks": {"cloud": {"endpoints": [well]}}}, colour=False)
