@@ -34,6 +34,8 @@ CONTENT_TYPE: Final = "application/grpc"
 PREFIX_BYTES: Final = 5
 RETRY_INFO: Final = "type.googleapis.com/google.rpc.RetryInfo"
 DETAILS: Final = "grpc-status-details-bin"
+# The same RetryInfo by itself: OpenTelemetry's SDK for Python looks nowhere else.
+RETRY_ALONE: Final = "google.rpc.retryinfo-bin"
 # What a server sends in one header at most; a longer one is none of ours.
 DETAILS_CHARS_MAX: Final = 16 * 1024
 MESSAGE_CHARS_MAX: Final = 1024
@@ -172,12 +174,17 @@ def write_status(code: Code, message: str = "", retry_s: float | None = None) ->
     if retry_s is not None:
         nanos = round(max(retry_s, 0.0) * _NS_PER_S)
         duration = protobuf.integer(1, nanos // _NS_PER_S) + protobuf.integer(2, nanos % _NS_PER_S)
-        retry_info = protobuf.text(1, RETRY_INFO) + protobuf.delimited(2, protobuf.delimited(1, duration))
+        alone = protobuf.delimited(1, duration)
+        retry_info = protobuf.text(1, RETRY_INFO) + protobuf.delimited(2, alone)
         details = protobuf.integer(1, int(code)) + protobuf.text(2, message[:MESSAGE_CHARS_MAX])
         details += protobuf.delimited(3, retry_info)
-        # Without its padding, as the protocol prefers it.
-        trailers.append((DETAILS, base64.b64encode(details).decode("ascii").rstrip("=")))
+        trailers += [(name, _in_base64(value)) for name, value in ((DETAILS, details), (RETRY_ALONE, alone))]
     return trailers
+
+
+def _in_base64(value: bytes) -> str:
+    """Return what stands in a header of bytes, without its padding, as the protocol prefers it."""
+    return base64.b64encode(value).decode("ascii").rstrip("=")
 
 
 def _retry_s(text: str) -> float | None:

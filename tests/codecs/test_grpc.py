@@ -16,6 +16,7 @@ from gateway.codecs import protobuf
 from gateway.codecs.grpc import (
     DETAILS,
     METHODS,
+    RETRY_ALONE,
     Code,
     Status,
     Unframer,
@@ -148,6 +149,8 @@ def test_what_is_written_is_read_by_the_official_classes(code: Code, message: st
         code,
         True,
     )
+    alone = trailers[RETRY_ALONE] + "=" * (-len(trailers[RETRY_ALONE]) % 4)
+    assert error_details_pb2.RetryInfo.FromString(base64.b64decode(alone)) == found
 
 
 def test_deadlines() -> None:

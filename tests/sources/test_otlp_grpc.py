@@ -141,7 +141,10 @@ def retry_s(trailers: dict[str, Any]) -> float | None:
     if "grpc-status-details-bin" not in trailers:
         return None
     found = error_details_pb2.RetryInfo()
+    # OpenTelemetry's SDK for Python looks for it by itself.
+    alone = error_details_pb2.RetryInfo.FromString(trailers["google.rpc.retryinfo-bin"])
     assert status_pb2.Status.FromString(trailers["grpc-status-details-bin"]).details[0].Unpack(found)
+    assert alone == found
     return found.retry_delay.seconds + found.retry_delay.nanos / 1e9
 
 
