@@ -330,12 +330,12 @@ def _endpoints(endpoints: list[dict[str, Any]]) -> Iterator[str]:
     for one in endpoints if len(endpoints) > 1 else ():
         state, held, error, row = (one.get(key) for key in ("state", "held_back", "last_error", "failures_in_a_row"))
         is_left_out = state not in {"closed", "half-open"}
-        what = {"closed": "failed last" if row else "is well", "half-open": "was left out, and is tried in its turn"}
+        well = "failed last" if row else "is well" if one.get("requests") else "was not asked yet"
+        what = {"closed": well, "half-open": "was left out, and is tried in its turn"}
         said = [] if held and state == "closed" else [what.get(str(state), "is left out")]
         if is_left_out and one.get("retry_in_s"):
             said.append(f"for {span(one['retry_in_s'])} more")
-        if held:
-            said.append(f"{' and '.join(held)} are held back from it")
+        said += [f"{' and '.join(held)} are held back from it"] if held else []
         if error and (held or row or state != "closed"):
             said.append(error)
         elif one.get("requests"):

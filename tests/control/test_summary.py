@@ -595,6 +595,8 @@ def test_receivers_are_shown_where_they_are_several() -> None:
     assert "https://d: was left out, and is tried in its turn, no connection" in text
     failed = {**well, "endpoint": "https://e", "failures_in_a_row": 1, "last_error": "no answer within 2 s"}
     one_failed = render({"uplinks": {"cloud": {"endpoints": [well, failed]}}}, colour=False)
+    spare = {**well, "endpoint": "https://f", "requests": 0}
+    assert "https://f: was not asked yet" in render({"uplinks": {"cloud": {"endpoints": [well, spare]}}}, colour=False)
     assert "https://e: failed last, no answer within 2 s" in one_failed
     assert "! https://d" not in text
     assert "! https://c: logs are held back from it, status 404" in text
