@@ -369,9 +369,9 @@ class Compressing:
     restart may be a year of larger bills. A server's own error goes to another receiver once, where there is one that
     is well: what one of them fails at the other may take.
 
-    A refusal that persists is about the data, but for 415, which never is: that is held. Until an encoding was taken
-    it may be about that: two requests for nothing, packed and plain, tell. A chosen encoding that is not taken holds
-    all, since no data goes in one that nobody chose.
+    A refusal that persists is about the data, but for 415, which never is: that is held. It may be about the encoding,
+    since the receiver is new or was replaced: now and then two requests for nothing, packed and plain, tell. A chosen
+    encoding that is not taken holds all, since no data goes in one that nobody chose.
     """
 
     wire: Wire
@@ -438,7 +438,7 @@ class Compressing:
 
     def _is_unknown(self, encoding: str, request: Request) -> bool:
         """Whether a receiver takes nothing at all in `encoding` which it takes as it is."""
-        if self.empty is None or not encoding or encoding in self._proven or self.now_s() < self._ask_at_s:
+        if self.empty is None or not encoding or self.now_s() < self._ask_at_s:
             return False
         nothing = Request(request.signal, self.empty[request.signal], 0, may_overdraw=request.may_overdraw)
         try:
@@ -450,7 +450,9 @@ class Compressing:
             # Who takes nothing at all is not asked with each request.
             self._ask_at_s = self.now_s() + HOLD_S
         else:
+            # Tomorrow it may be another one.
             self._proven.add(encoding)
+            self._ask_at_s = self.now_s() + OFFER_AGAIN_S
         return False
 
     def _plain(self, encoding: str, error: StatusRefusedError) -> str:

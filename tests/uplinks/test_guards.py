@@ -169,11 +169,9 @@ def compressing(wire: ScriptedWire, mode: str = "auto", now_s: Callable[[], floa
     return Compressing(wire, lambda request, encoding: request.body, mode, now_s)
 
 
-def asking(wire: ScriptedWire, mode: str = "auto") -> Compressing:
+def asking(wire: ScriptedWire, mode: str = "auto", now_s: Callable[[], float] = lambda: 0.0) -> Compressing:
     """One that may send a request for nothing."""
-    return Compressing(
-        wire, lambda request, encoding: request.body, mode, lambda: 0.0, empty=dict.fromkeys(Signal, b"")
-    )
+    return Compressing(wire, lambda request, encoding: request.body, mode, now_s, empty=dict.fromkeys(Signal, b""))
 
 
 REQUEST = Request(Signal.METRICS, b"body", 1)
@@ -323,20 +321,25 @@ def test_a_chosen_compression_that_nobody_takes_there_holds_all(mode: str, statu
 
 @pytest.mark.parametrize("mode", ["zstd", "gzip"])
 def test_whose_compression_is_taken_refuses_the_data(mode: str) -> None:
-    """What a request for nothing has shown is not asked again; nor what a request with something has."""
-    wire = ScriptedWire(data=400)
-    sender = asking(wire, mode)
-    for _ in range(2):
+    """What a request for nothing has shown holds for an hour."""
+    wire, now = ScriptedWire(data=400), [0.0]
+    sender = asking(wire, mode, lambda: now[0])
+    for now[0] in (0, 1, OFFER_AGAIN_S - 1, OFFER_AGAIN_S):
         with pytest.raises(StatusRefusedError):
             sender.send(REQUEST)
-    assert wire.sent == [mode, mode, mode]
+    assert wire.sent == [mode, mode, mode, mode, mode, mode]
+    assert wire.data_sent == [mode] * 4
+
+
+@pytest.mark.parametrize("mode", ["zstd", "gzip"])
+def test_a_receiver_that_is_replaced_by_one_that_knows_less_loses_nothing(mode: str) -> None:
+    """What was taken yesterday says nothing of who is there now."""
     wire = ScriptedWire()
     sender = asking(wire, mode)
     sender.send(REQUEST)
     wire.statuses[mode] = 400
-    with pytest.raises(StatusRefusedError):
+    with pytest.raises(HoldError, match="a request for nothing is taken there as it is"):
         sender.send(REQUEST)
-    assert wire.sent == [mode, mode]
 
 
 def test_a_server_that_fails_is_asked_nothing_more() -> None:
