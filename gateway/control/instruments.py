@@ -240,6 +240,7 @@ SECTIONS: Final[dict[str, list[Instrument]]] = {
             "uplink",
             tidegate_uplink_attempt="Failures in a row, after each of which it waits.",
             tidegate_uplink_retry_seconds="Time until it tries again.",
+            tidegate_uplink_waiting_seconds="How long the request under way has waited, for an answer or a connection.",
             tidegate_uplink_goodput_bytes_per_second="Bytes of requests that its way takes in a second, lately.",
             tidegate_uplink_round_trip_seconds="How long packets take there and back, as the kernel measures it.",
             tidegate_uplink_put_off_leases="Leases in hand that a receiver failed at (500), or nobody hears, put off.",

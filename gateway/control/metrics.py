@@ -67,6 +67,7 @@ UPLINK_NUMBERS: Final = {
     "duplicates": "tidegate_uplink_duplicates_removed_readings",
     "attempt": "tidegate_uplink_attempt",
     "retry_in_s": "tidegate_uplink_retry_seconds",
+    "waiting_s": "tidegate_uplink_waiting_seconds",
     "goodput_bytes_s": "tidegate_uplink_goodput_bytes_per_second",
     "round_trip_s": "tidegate_uplink_round_trip_seconds",
     "files": "tidegate_uplink_files",

@@ -216,6 +216,12 @@ def test_subjects_without_a_stream_are_shown() -> None:
     assert found["tidegate_uplink_unheard_messages_total", ("uplink", "b")] == 7
 
 
+def test_how_long_a_request_waits_is_shown() -> None:
+    """An alert may be on a receiver that hangs, where each request takes until it is given up."""
+    found = samples(Telemetry(), {"uplinks": {"cloud": {"waiting_for": "an answer", "waiting_s": 7.4}, "odd": {}}})
+    assert found["tidegate_uplink_waiting_seconds", ("uplink", "cloud")] == 7.4
+
+
 def test_links_are_shown_with_who_uses_them() -> None:
     """An alert may be on one that is down, or on the dear one being used."""
     links = {
