@@ -230,7 +230,8 @@ class Budget:
         self._taken_bytes = 0  # by requests under way
         self._wanted_bytes = 0
         self.is_mute = False
-        self._plans: list[_Plan] = []
+        # What the note covers that is on the disk by now is spent already, and the first of ours may not come to it.
+        self._plans = [_Plan(0)]
         known = decode_note(note) or Note()
         self._looked = known.looked
         self._free_bytes = known.free_bytes
@@ -417,9 +418,7 @@ class Budget:
             left = [self._left(window, is_probe=True, more_bytes=self._overdraw_bytes) for window in self._windows]
             ahead = 0 if is_last else min([ahead, *left])
             # Of an earlier one that was never written nobody knows whether it is on the disk.
-            if self._plans:
-                self._plans = [_Plan(min(plan.left_bytes for plan in self._plans))]
-            self._plans.append(_Plan(ahead))
+            self._plans = [_Plan(min(plan.left_bytes for plan in self._plans)), _Plan(ahead)]
             windows = [window.spent for window in self._windows]
             return msgspec.msgpack.encode(Note(ahead, windows, self._looked, self._free_bytes))
 
@@ -440,7 +439,7 @@ class Budget:
             return False
 
     def _covers(self, size_bytes: int) -> bool:
-        return self.is_mute or size_bytes <= min((plan.left_bytes for plan in self._plans), default=0)
+        return self.is_mute or size_bytes <= min(plan.left_bytes for plan in self._plans)
 
     @property
     def wants_note(self) -> bool:

@@ -84,6 +84,17 @@ def spent(budget: Budget, window: str = HOUR) -> int:
     return budget.told()[f"per_{window}"]["spent_bytes"]
 
 
+def test_a_first_note_that_is_not_written_yet_covers_nothing(time) -> None:
+    """A process that dies in its first commit leaves the note of the one before."""
+    budget = Budget(LIMITS, now=time, note=commit(opened(time)))
+    budget.plan()
+    with pytest.raises(UnwrittenError):
+        budget.take(1)
+    budget.plan()
+    budget.written()
+    budget.take(1)
+
+
 def test_what_is_over_the_least_window_waits_for_its_end(time) -> None:
     """The sentence says which it is, and when the next begins."""
     budget = opened(time)
