@@ -278,6 +278,7 @@ uplinks/                    Roads: what is held leaves here, fresh first, and is
   verdicts.py               Whether what was refused is given up: a refusal may be about the data, or about a road that takes nothing
   waits.py                  What an uplink waits for after a failure: time, a network, a clock, a commit, the next window
   watching.py               Waiting for an answer: cut one that is overdue, know whether answers come at once
+  windows.py                One window of a budget, an hour, a day or a month: when it begins and ends, and what went in it
   wires.py                  What all senders have: one kept connection, what it costs, when it is given up, and what its failures mean
   worker.py                 One thread for an uplink's blocking work: compress and send
 control/                    Windows: people and servers look in here

@@ -4,25 +4,15 @@ What is spent stands in a note that the store writes with each of its commits, a
 the disk does not cover: it says what was spent by then, and how much more may be spent before the next note. A process
 that dies leaves all of that as spent; one that stops in order gives it back.
 
-| the wall clock                                  | what was spent in a window                                       |
-| ----------------------------------------------- | ---------------------------------------------------------------- |
-| comes to the end of the window                  | is forgotten: the next one begins                                 |
-| jumps into another window, forwards, and knows  | the same: it was wrong before                                     |
-| jumps forwards, and nobody knows whether rightly | stays spent, for as long as either of the two windows lasts       |
-| is another after a new boot                     | is forgotten: nobody knows how long it was off                    |
-| jumps backwards                                 | stays spent, when it comes back from there too                    |
-| is not known                                    | stays spent, until nothing went for as long as the window lasts   |
-
-Windows are those of UTC. A month may begin on another day than its first, as bills do. In free hours (uplinks/free)
-what goes is counted by itself and in no window; but for their last minutes, so that no request that began in them is
-still under way when they end. One that is all the same pays from then on, or is cut off. Where no time server stands
+What becomes of it when the wall clock jumps stands in windows.py. In free hours (uplinks/free) what goes is counted by
+itself and in no window; but for their last minutes, so that no request that began in them is still under way when they
+end. One that is all the same pays from then on, or is cut off. Where no time server stands
 behind the clock, a little of each window is kept for requests that ask a receiver for the time: one that is spent
 would else never be known to have ended.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -34,18 +24,17 @@ from gateway.core.words import span
 from gateway.uplinks.free import FreeHours
 from gateway.uplinks.guards import NotYetError
 from gateway.uplinks.scheduling import WindowLeft
-from gateway.uplinks.settings import DAY, HOUR, MONTH
+from gateway.uplinks.windows import UTC, WINDOWS, Moment, Spent, Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from gateway.uplinks.windows import Calendar
 
 # How much of the least allowance a note covers beyond what is spent, and its bounds: a process that dies spends it.
 AHEAD_SHARE: Final = 64
 AHEAD_BYTES_MIN: Final = 32 * 1024
 AHEAD_BYTES_MAX: Final = 4 * 1024 * 1024
-# By how much a clock that nobody sets may run away from the steady one: at all, and of the time that has passed.
-DRIFT_S: Final = 1.0
-DRIFT_SHARE: Final = 0.02
 # How long to wait where nobody knows when the window ends.
 UNKNOWN_WAIT_S: Final = 60.0
 # What is kept for asking for the time, of a window's limit and at most: a request with its connection takes a sixth.
@@ -53,7 +42,6 @@ PROBES_SHARE: Final = 32
 PROBES_BYTES_MAX: Final = 96 * 1024
 # What begins so shortly before free hours end is not free: on a slow line it may take longer.
 EDGE_S: Final = 120.0
-LENGTH_S_MAX: Final = {HOUR: 3600.0, DAY: 86_400.0, MONTH: 31 * 86_400.0}
 COUNT_MAX: Final = 1 << 62
 NEVER_FREE: Final = FreeHours()
 
@@ -85,27 +73,6 @@ class UnwrittenError(NotYetError):
         super().__init__("waiting for a commit of what is to be spent")
 
 
-class Moment(msgspec.Struct, array_like=True, frozen=True):
-    """The time of day as far as it is known."""
-
-    boot: str
-    steady_s: float  # since that boot, of a clock that never steps
-    wall_s: float | None  # Unix time; None where no clock is known
-    is_sure: bool  # whether a time server stands behind it
-
-
-class Spent(msgspec.Struct, array_like=True):
-    """What went in one window; `start_s` is its beginning in Unix time, 0 where that is not known.
-
-    `sure_s` is that of the last one in which a time server stood behind the clock: what it said then stays true.
-    """
-
-    window: str
-    start_s: int = 0
-    spent_bytes: int = 0
-    sure_s: int = 0
-
-
 class Note(msgspec.Struct, array_like=True):
     """What the disk knows: what was spent, and how much more may be before it is written anew."""
 
@@ -113,60 +80,6 @@ class Note(msgspec.Struct, array_like=True):
     windows: list[Spent] = []
     looked: Moment | None = None
     free_bytes: int = 0  # that went in free hours, ever
-
-
-def start_of(window: str, wall_s: float, *, month_begins: int = 1) -> int:
-    """Return the beginning in Unix time of the window in which `wall_s` lies.
-
-    >>> [start_of(window, 1_790_000_000) for window in ("hour", "day", "month")]
-    [1789999200, 1789948800, 1788220800]
-    """
-    if window == HOUR:
-        return int(wall_s // 3600) * 3600
-    if window == DAY:
-        return int(wall_s // 86_400) * 86_400
-    now = dt.datetime.fromtimestamp(wall_s, dt.UTC)
-    first = now.replace(day=month_begins, hour=0, minute=0, second=0, microsecond=0)
-    if first > now:
-        first = (first.replace(day=1) - dt.timedelta(days=1)).replace(day=month_begins)
-    return int(first.timestamp())
-
-
-def end_of(window: str, start_s: int) -> int:
-    """Return where the window ends that begins at `start_s`."""
-    if window != MONTH:
-        return start_s + (3600 if window == HOUR else 86_400)
-    first = dt.datetime.fromtimestamp(start_s, dt.UTC)
-    return int((first.replace(day=1) + dt.timedelta(days=32)).replace(day=first.day).timestamp())
-
-
-@dataclass(slots=True)
-class Window:
-    """One window's side of a budget."""
-
-    limit_bytes: int
-    spent: Spent
-    until_s: float = float("-inf")  # when it ends by the steady clock, whatever the other does meanwhile
-    _set_s: float = 0.0  # when that was found
-
-    def lasts_until(self, until_s: float, now_s: float) -> None:
-        """Take note when it ends by the steady clock, as the wall clock has it now."""
-        self.until_s, self._set_s = until_s, now_s
-
-    def has_lasted(self, now_s: float) -> bool:
-        """Whether it is over by the steady clock, which may be slow."""
-        return now_s + (now_s - self._set_s) * DRIFT_SHARE + DRIFT_S >= self.until_s
-
-    @property
-    def left_bytes(self) -> int:
-        """How much may still be spent in it."""
-        return max(0, self.limit_bytes - self.spent.spent_bytes)
-
-    def end_in_s(self, wall_s: float | None) -> float | None:
-        """Return how long it still lasts; None where nobody knows."""
-        if wall_s is None or not self.spent.start_s:
-            return None
-        return max(0.0, end_of(self.spent.window, self.spent.start_s) - wall_s)
 
 
 def decode_note(data: bytes) -> Note | None:
@@ -178,18 +91,9 @@ def decode_note(data: bytes) -> Note | None:
     numbers = [
         note.ahead_bytes,
         note.free_bytes,
-        *(n for one in note.windows for n in (one.start_s, one.spent_bytes, one.sure_s)),
+        *(number for one in note.windows for number in one.numbers()),
     ]
     return note if all(0 <= number <= COUNT_MAX for number in numbers) else None
-
-
-def _has_jumped(now: Moment, before: Moment | None) -> bool:
-    """Whether the wall clock went further since the last look than time did."""
-    assert now.wall_s is not None
-    if before is None or before.wall_s is None:
-        return False
-    passed_s = (now.steady_s - before.steady_s) * (1 + DRIFT_SHARE) + DRIFT_S
-    return now.wall_s - before.wall_s > passed_s
 
 
 def kept_for_probes(limit_bytes: int) -> int:
@@ -216,7 +120,7 @@ class Budget:
         *,
         now: Callable[[], Moment],
         note: bytes = b"",
-        month_begins: int = 1,
+        calendar: Calendar = UTC,
         free: FreeHours = NEVER_FREE,
         overdraw_bytes: int = 0,
         where: str = "",
@@ -225,7 +129,6 @@ class Budget:
         self._overdraw_bytes = overdraw_bytes
         self._free = free
         self._free_taken: dict[str, int] = {}  # by requests under way that began in free hours, by who pays
-        self._month_begins = month_begins
         self._lock = threading.Lock()
         self._taken_bytes = 0  # by requests under way
         self._wanted_bytes = 0
@@ -236,16 +139,15 @@ class Budget:
         self._looked = known.looked
         self._free_bytes = known.free_bytes
         spent = {one.window: one for one in known.windows}
-        self._windows = [Window(limit, spent.get(window, Spent(window))) for window, limit in limits.items()]
+        # What goes is counted in all of them: one that is given a limit in its middle knows what went.
+        self._counted = [Window(spent.get(name, Spent(name)), calendar, limits.get(name, 0)) for name in WINDOWS]
+        self._windows = [window for window in self._counted if window.spent.window in limits]
         # What a process that died may have spent of it, nobody knows.
-        for window in self._windows:
-            window.spent.spent_bytes += known.ahead_bytes
+        for window in self._counted:
+            # Nor in which of them: it may have been in the next one.
+            window.spent.spend(known.ahead_bytes, is_sure=False)
+            window.noted(known.looked)
         self._unsure_bytes = known.ahead_bytes
-        looked = known.looked
-        if looked is not None and looked.wall_s is not None:
-            for window in self._windows:
-                end_s = end_of(window.spent.window, window.spent.start_s) if window.spent.start_s else 0
-                window.lasts_until(looked.steady_s + end_s - looked.wall_s, looked.steady_s)
         # Since when nothing was spent, by the steady clock: of what an earlier boot spent that is all of this one.
         moment = now()
         is_same_boot = known.looked is not None and known.looked.boot == moment.boot
@@ -315,9 +217,10 @@ class Budget:
             self._spend(spent_bytes - free_bytes - taken_bytes)
 
     def _spend(self, size_bytes: int) -> None:
-        self._quiet_since_s = self._now().steady_s
-        for window in self._windows:
-            window.spent.spent_bytes = max(0, window.spent.spent_bytes + size_bytes)
+        now = self._now()
+        self._quiet_since_s = now.steady_s
+        for window in self._counted:
+            window.spent.spend(size_bytes, is_sure=now.is_sure)
         for plan in self._plans:
             plan.left_bytes -= size_bytes
 
@@ -367,44 +270,16 @@ class Budget:
             may_overdraw=more_bytes > 0,
         )
 
-    # Time.
-
     def _look(self) -> None:
         now, before = self._now(), self._looked
         self._looked = now
-        if now.wall_s is None:
-            self._end_quiet_windows(now)
-            return
-        for window in self._windows:
-            self._look_at(window, now, before)
-
-    def _look_at(self, window: Window, now: Moment, before: Moment | None) -> None:
-        assert now.wall_s is not None
-        spent = window.spent
-        start_s = start_of(spent.window, now.wall_s, month_begins=self._month_begins)
-        until_s = now.steady_s + end_of(spent.window, start_s) - now.wall_s
-        is_trusted = now.is_sure or before is None or before.wall_s is None or before.boot != now.boot
-        # A clock that comes back to the window in which it was set back has not left that.
-        is_next = start_s > max(spent.start_s, spent.sure_s) and spent.start_s > 0
-        if is_next and (is_trusted or window.has_lasted(now.steady_s)):
-            # What is under way may still leave in the new one, and what a dead process left may have.
-            spent.spent_bytes = self._taken_bytes + self._unsure_bytes
-            window.lasts_until(until_s, now.steady_s)
-        elif is_next and not _has_jumped(now, before):
-            # Its hours are not over yet by the clock that never steps.
-            return
-        elif is_trusted or until_s > window.until_s:
-            window.lasts_until(until_s, now.steady_s)
-        spent.start_s = start_s
-        if now.is_sure:
-            spent.sure_s = start_s
-
-    def _end_quiet_windows(self, now: Moment) -> None:
-        """Let windows begin anew that must have ended, though nobody knows when: in all of that time nothing went."""
-        quiet_s = (now.steady_s - self._quiet_since_s) * (1 - DRIFT_SHARE) - DRIFT_S
-        for window in self._windows:
-            if quiet_s >= LENGTH_S_MAX[window.spent.window]:
-                window.spent = Spent(window.spent.window, spent_bytes=self._taken_bytes, sure_s=window.spent.sure_s)
+        for window in self._counted:
+            if now.wall_s is None:
+                window.end_quiet(now.steady_s - self._quiet_since_s, under_way_bytes=self._taken_bytes)
+            else:
+                # What is under way may still leave in the new one, and what a dead process left may have.
+                under_way_bytes = self._taken_bytes + (0 if now.is_sure else self._unsure_bytes)
+                window.look(now, before, under_way_bytes=under_way_bytes, quiet_since_s=self._quiet_since_s)
 
     # Around each commit.
 
@@ -419,7 +294,7 @@ class Budget:
             ahead = 0 if is_last else min([ahead, *left])
             # Of an earlier one that was never written nobody knows whether it is on the disk.
             self._plans = [_Plan(min(plan.left_bytes for plan in self._plans)), _Plan(ahead)]
-            windows = [window.spent for window in self._windows]
+            windows = [window.spent for window in self._counted]
             return msgspec.msgpack.encode(Note(ahead, windows, self._looked, self._free_bytes))
 
     def written(self) -> None:

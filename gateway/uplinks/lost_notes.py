@@ -13,19 +13,20 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gateway.uplinks.budget import Note, Spent, decode_note, end_of, kept_for_probes, start_of
+from gateway.uplinks.budget import Note, decode_note, kept_for_probes
+from gateway.uplinks.windows import UTC, Spent, calendar_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from gateway.uplinks.budget import Moment
     from gateway.uplinks.settings import BudgetSettings
+    from gateway.uplinks.windows import Calendar, Moment
 
 
 def note_in_doubt(budget: BudgetSettings, note: bytes, now: Moment, *, is_lost: bool) -> bytes:
     """Return what is taken to have been spent where the last note is damaged; `is_lost`: the one before is, too."""
     if is_lost:
-        return note_of_lost(budget.allowances(), now, month_begins=budget.month_begins)
+        return note_of_lost(budget.allowances(), now, calendar=calendar_of(budget))
     return note_after(note)
 
 
@@ -37,14 +38,14 @@ def note_after(note: bytes) -> bytes:
     return msgspec.msgpack.encode(msgspec.structs.replace(known, ahead_bytes=2 * known.ahead_bytes))
 
 
-def note_of_lost(limits: Mapping[str, int], now: Moment, *, month_begins: int = 1) -> bytes:
+def note_of_lost(limits: Mapping[str, int], now: Moment, *, calendar: Calendar = UTC) -> bytes:
     """Return what is to be noted of windows of which nothing is known."""
     windows = []
     for window, limit in limits.items():
         if now.wall_s is None:
             windows.append(Spent(window, spent_bytes=limit - kept_for_probes(limit)))
             continue
-        start_s = start_of(window, now.wall_s, month_begins=month_begins)
-        share = (now.wall_s - start_s) / (end_of(window, start_s) - start_s)
+        start_s = calendar.start_of(window, now.wall_s)
+        share = (now.wall_s - start_s) / (calendar.end_of(window, start_s) - start_s)
         windows.append(Spent(window, start_s, int(limit * share), start_s if now.is_sure else 0))
     return msgspec.msgpack.encode(Note(0, windows, now))

@@ -17,15 +17,16 @@ from typing import TYPE_CHECKING, Protocol
 from gateway.uplinks.budget import COUNT_MAX, Budget, OverBudgetError
 from gateway.uplinks.guards import NotYetError
 from gateway.uplinks.scheduling import WindowLeft
+from gateway.uplinks.windows import calendar_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from gateway.core.contracts import Priority
-    from gateway.uplinks.budget import Moment
     from gateway.uplinks.links import Link, Road
     from gateway.uplinks.pacer import Pacer
     from gateway.uplinks.settings import BudgetSettings
+    from gateway.uplinks.windows import Moment
 
 
 class Paying(Protocol):
@@ -70,7 +71,7 @@ def budget_of(settings: BudgetSettings, *, now: Callable[[], Moment], note: byte
         limits,
         now=now,
         note=note,
-        month_begins=settings.month_begins,
+        calendar=calendar_of(settings),
         free=settings.free_hours(),
         overdraw_bytes=int(settings.overdraw_max or 0),
         where=where,

@@ -18,8 +18,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from gateway.uplinks.budget import LENGTH_S_MAX, kept_for_probes
+from gateway.uplinks.budget import kept_for_probes
 from gateway.uplinks.link_probe import PROBE_BYTES
+from gateway.uplinks.windows import LENGTH_S_MAX
 
 if TYPE_CHECKING:
     from gateway.uplinks.budget import Budget

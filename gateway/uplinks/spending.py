@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gateway.store.database import Store
     from gateway.store.policy import Terms as LeaseTerms
     from gateway.store.spots import Outlook
-    from gateway.uplinks.budget import Budget, Moment, OverBudgetError
+    from gateway.uplinks.budget import Budget, OverBudgetError
     from gateway.uplinks.guards import MeteredWire, NoLinkError, NotYetError, Wire
     from gateway.uplinks.links import Link, Road
     from gateway.uplinks.metered import Metered
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from gateway.uplinks.requests import Hand
     from gateway.uplinks.scheduling import Decision, Scheduler
     from gateway.uplinks.terms import Terms
+    from gateway.uplinks.windows import Moment
 
 log = logging.getLogger("tidegate.uplinks")
 
@@ -319,7 +320,7 @@ class Spending:
 
 def moment_of(store: Store, clock: Clock) -> Moment:
     """Return the time of day as far as a store knows it."""
-    from gateway.uplinks.budget import Moment  # noqa: PLC0415  only for who has a budget
+    from gateway.uplinks.windows import Moment  # noqa: PLC0415  only for who has a budget
 
     timeline, now_ns = store.timeline, clock.monotonic_ns()
     wall_ns = timeline.wall_from(now_ns)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import random
 from collections import Counter
 from typing import ClassVar
@@ -19,15 +18,13 @@ from gateway.uplinks.budget import (
     PROBES_SHARE,
     UNKNOWN_WAIT_S,
     Budget,
-    Moment,
     OverBudgetError,
     UnwrittenError,
     decode_note,
-    end_of,
-    start_of,
 )
 from gateway.uplinks.free import FreeHours, read_hours
 from gateway.uplinks.settings import DAY, HOUR, MONTH
+from gateway.uplinks.windows import UTC, Calendar, Moment
 
 # Noon of a day in the middle of a month.
 NOON = 1_789_948_800 + 43_200
@@ -257,11 +254,12 @@ def test_a_restart_believes_no_jump_either_and_a_new_boot_does(time) -> None:
 
 
 def test_a_time_server_is_believed(time) -> None:
-    """The clock was wrong before, and now it is another day."""
+    """The clock was wrong before, and it is another day, which has begun since anything went."""
     time.is_sure = False
     budget = opened(time)
     spend(budget, 900_000)
-    time.wall_s += 10 * 86_400
+    time.pass_by(2 * 3600)
+    time.wall_s += 10 * 86_400 - 13 * 3600
     time.is_sure = True
     assert spent(budget) == spent(budget, DAY) == 0
 
@@ -358,18 +356,6 @@ def test_drift_is_no_jump(time) -> None:
     assert spent(budget) == 900_000
 
 
-@given(st.sampled_from([HOUR, DAY, MONTH]), st.integers(1_767_225_600, 4_102_444_799), st.integers(1, 28))
-def test_windows_follow_each_other_without_a_gap(window: str, wall_s: int, month_begins: int) -> None:
-    """Every moment lies in one, and the next one begins where it ends."""
-    start_s = start_of(window, wall_s, month_begins=month_begins)
-    end_s = end_of(window, start_s)
-    assert start_s <= wall_s < end_s
-    assert start_of(window, end_s - 1, month_begins=month_begins) == start_s
-    assert start_of(window, end_s, month_begins=month_begins) == end_s
-    if window == MONTH:
-        assert dt.datetime.fromtimestamp(start_s, dt.UTC).day == month_begins
-
-
 def test_a_note_that_is_no_text_is_none() -> None:
     """It may have stood in a file whose checksum is right."""
     budget = Budget(LIMITS, now=Time())
@@ -386,12 +372,117 @@ def test_any_bytes_are_a_note_or_none(data: bytes) -> None:
     Budget(LIMITS, now=Time(), note=data)
 
 
-def test_a_limit_that_is_new_begins_with_nothing(time) -> None:
-    """And one that was taken out is forgotten."""
+def test_a_limit_that_is_new_knows_what_went_before(time) -> None:
+    """Who takes one out for an hour, or finds in the middle of a month that it wants one, has no new allowance."""
     budget = opened(time, {HOUR: 1_000_000})
     spend(budget, 500_000)
     other = opened(time, {DAY: 700_000}, note=commit(budget, is_last=True))
-    assert other.told() == {"per_day": {"limit_bytes": 700_000, "spent_bytes": 0, "ends_in_s": 43_200}}
+    assert other.told() == {"per_day": {"limit_bytes": 700_000, "spent_bytes": 500_000, "ends_in_s": 43_200}}
+    spend(other, 100_000)
+    again = opened(time, {HOUR: 1_000_000, MONTH: 2_000_000}, note=commit(other, is_last=True))
+    assert (spent(again, HOUR), spent(again, MONTH)) == (600_000, 600_000)
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 15), (15, 1), (22, 21)])
+def test_a_month_that_begins_on_another_day_gives_nothing(time, before: int, after: int) -> None:
+    """Somebody reads the bill again, and restarts the gateway: what went still stands on it."""
+    limits = {MONTH: 1_000_000}
+    budget = opened(time, limits, calendar=Calendar(month_begins=before))
+    spend(budget, 900_000)
+    again = opened(time, limits, commit(budget, is_last=True), calendar=Calendar(month_begins=after))
+    assert spent(again, MONTH) == 900_000
+    time.pass_by(32 * 86_400)
+    assert spent(again, MONTH) == 0
+
+
+@pytest.mark.parametrize("is_first_sure", [True, False])
+def test_a_clock_that_starts_a_month_ahead_gives_nothing(time, is_first_sure: bool) -> None:
+    """A clock with an empty battery starts anywhere: until a server is heard, what went before is only put aside."""
+    limits = {DAY: 1_000_000, MONTH: 1_000_000}
+    time.is_sure = is_first_sure
+    budget = opened(time, limits)
+    spend(budget, 600_000)
+    for boot in ("second", "third"):
+        time.boot, time.steady_s, time.is_sure = boot, 20.0, False
+        time.wall_s += 31 * 86_400
+        budget = opened(time, limits, commit(budget, is_last=True))
+        assert spent(budget, MONTH) == 0
+        spend(budget, 100_000)
+    time.wall_s -= 62 * 86_400
+    time.is_sure = True
+    assert (spent(budget, DAY), spent(budget, MONTH)) == (800_000, 800_000)
+    time.pass_by(31 * 86_400)
+    assert (spent(budget, DAY), spent(budget, MONTH)) == (0, 0)
+
+
+def test_what_went_before_the_clock_was_set_is_of_the_day_that_it_is(time) -> None:
+    """A box begins where the time was saved, the evening before: what it sends until a server is heard goes today."""
+    limits = {DAY: 1_000_000, MONTH: 3_000_000}
+    budget = opened(time, limits)
+    spend(budget, 300_000)
+    time.boot, time.steady_s, time.is_sure = "second", 20.0, False
+    time.wall_s += 4 * 3600
+    budget = opened(time, limits, commit(budget, is_last=True))
+    spend(budget, 500_000)
+    time.pass_by(600)
+    time.wall_s += 12 * 3600
+    time.is_sure = True
+    budget = opened(time, limits, commit(budget, is_last=True))
+    assert (spent(budget, DAY), spent(budget, MONTH)) == (500_000, 800_000)
+    time.pass_by(86_400)
+    assert (spent(budget, DAY), spent(budget, MONTH)) == (0, 800_000)
+
+
+def test_what_went_before_the_true_midnight_is_not_of_the_day_that_it_is(time) -> None:
+    """By the steady clock it was yesterday, though nobody knew."""
+    time.is_sure = False
+    budget = opened(time, {DAY: 1_000_000})
+    spend(budget, 500_000)
+    time.pass_by(3 * 3600)
+    time.wall_s += 10 * 3600
+    time.is_sure = True
+    assert spent(budget, DAY) == 0
+
+
+def test_what_went_in_two_days_that_nobody_stands_behind_may_be_of_one(time) -> None:
+    """Its midnight was no midnight."""
+    time.is_sure = False
+    time.wall_s += 11 * 3600
+    budget = opened(time, {DAY: 1_000_000})
+    spend(budget, 500_000)
+    time.pass_by(2 * 3600)
+    spend(budget, 100_000)
+    time.is_sure = True
+    time.wall_s += 30 * 3600
+    assert spent(budget, DAY) == 600_000
+
+
+def test_a_step_back_over_midnight_has_the_day_back_that_was_left(time) -> None:
+    """A server corrects a clock that was a second ahead: the day before is full, and not over yet."""
+    budget = opened(time, {DAY: 1_000_000})
+    spend(budget, 950_000)
+    time.pass_by(43_200)
+    spend(budget, 10_000)
+    assert spent(budget, DAY) == 10_000
+    time.wall_s -= 1
+    assert spent(budget, DAY) == 960_000
+    time.pass_by(1)
+    assert spent(budget, DAY) == 0
+
+
+def test_a_clock_that_begins_before_the_last_midnight_brings_nothing_of_that_day(time) -> None:
+    """A box saves the time once an hour, and begins there: a server had said that the day before is over."""
+    budget = opened(time, {DAY: 1_000_000})
+    spend(budget, 950_000)
+    time.pass_by(43_200 + 600)
+    spend(budget, 10_000)
+    time.boot, time.steady_s, time.is_sure = "second", 20.0, False
+    time.wall_s -= 3600
+    budget = opened(time, {DAY: 1_000_000}, commit(budget, is_last=True))
+    assert spent(budget, DAY) == 10_000
+    time.wall_s += 3700
+    time.is_sure = True
+    assert spent(budget, DAY) == 10_000
 
 
 def test_a_clock_that_stays_astray_brings_no_day_sooner(time) -> None:
@@ -554,10 +645,12 @@ class BudgetMachine(RuleBasedStateMachine):
         self.budget = Budget(self.limits, now=self.time, free=self.free, overdraw_bytes=self.overdraw_bytes)
         self.under_way: int | None = None
         self.sent: Counter = Counter()
+        self.astray_s = 0  # by how much the clock is wrong
+        self.believed: Counter = Counter()
 
     def send(self, size_bytes: int) -> None:
         for window in self.limits:
-            self.sent[window, start_of(window, self.time.wall_s)] += size_bytes
+            self.sent[window, UTC.start_of(window, self.time.wall_s - self.astray_s)] += size_bytes
 
     @rule(size=st.integers(1, 120_000))
     def take(self, size: int) -> None:
@@ -569,7 +662,7 @@ class BudgetMachine(RuleBasedStateMachine):
             self.under_way = size
             if not (self.may_overdraw or self.free.left_s(self.time.wall_s, is_sure=True)):
                 for window, limit in self.limits.items():
-                    assert self.sent[window, start_of(window, self.time.wall_s)] + size <= limit
+                    assert self.sent[window, UTC.start_of(window, self.time.wall_s)] + size <= limit
 
     @rule(requests=st.integers(1, 12))
     def go_on(self, requests: int) -> None:
@@ -617,10 +710,33 @@ class BudgetMachine(RuleBasedStateMachine):
         self.time.wall_s -= 3600 * hours
         self.time.is_sure = True
 
+    @rule(hours=st.integers(-1000, 1000), requests=st.integers(0, 4))
+    def boot_astray(self, hours: int, requests: int) -> None:
+        """A clock with an empty battery begins anywhere, and what it says is paid as what it is until a server says so."""
+        self.settle(1.0)
+        self.time.pass_by(60)
+        self.time.boot, self.time.steady_s, self.time.is_sure = f"{self.time.boot}'", 5.0, False
+        self.time.wall_s += 3600 * hours
+        self.astray_s = 3600 * hours
+        self.die(0, 1.0)
+        for _ in range(requests):
+            self.commit("written")
+            try:
+                self.budget.take(AHEAD_BYTES_MIN)
+            except (OverBudgetError, UnwrittenError):
+                break
+            self.send(AHEAD_BYTES_MIN)
+            # Nobody knows how long the box was off: what such a clock says is believed until a server says otherwise.
+            for window in self.limits:
+                self.believed[window, UTC.start_of(window, self.time.wall_s - self.astray_s)] += AHEAD_BYTES_MIN
+            self.budget.settle(AHEAD_BYTES_MIN, AHEAD_BYTES_MIN)
+        self.time.wall_s -= self.astray_s
+        self.astray_s, self.time.is_sure = 0, True
+
     @invariant()
     def nothing_is_over(self) -> None:
-        for (window, _), size in getattr(self, "sent", {}).items():
-            assert size <= self.limits[window] + self.overdraw_bytes
+        for (window, start_s), size in getattr(self, "sent", {}).items():
+            assert size <= self.limits[window] + self.overdraw_bytes + self.believed[window, start_s]
 
 
 class FreeBudgetMachine(BudgetMachine):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from gateway.core.clock import NS_PER_S, FakeClock, SystemClock
 from gateway.core.contracts import RefusedError, Signal, TryLaterError
 from gateway.core.units import Duration
-from gateway.uplinks.budget import Budget, Moment, OverBudgetError
+from gateway.uplinks.budget import Budget, OverBudgetError
 from gateway.uplinks.endpoint_settings import BreakerSettings
 from gateway.uplinks.endpoints import Endpoints
 from gateway.uplinks.guards import (
@@ -35,6 +35,7 @@ from gateway.uplinks.guards import (
 from gateway.uplinks.metered import COST_OF_CONNECTION, COST_OF_HANDSHAKE, Metered
 from gateway.uplinks.nats_pieces import PiecesPart
 from gateway.uplinks.settings import OtlpUplinkSettings
+from gateway.uplinks.windows import Moment
 from hil.link_proxy import Mode
 from hil.otlp_sink import Behaviour
 

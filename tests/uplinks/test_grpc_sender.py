@@ -24,7 +24,7 @@ from gateway.core.units import Duration
 from gateway.net.deadline import Deadline
 from gateway.net.http2 import DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PREFACE, RST_STREAM, SETTINGS, frame
 from gateway.net.secrets import Secret
-from gateway.uplinks.budget import Budget, Moment
+from gateway.uplinks.budget import Budget
 from gateway.uplinks.endpoints import Endpoints
 from gateway.uplinks.grpc_sender import GrpcSender
 from gateway.uplinks.guards import (
@@ -40,6 +40,7 @@ from gateway.uplinks.guards import (
 )
 from gateway.uplinks.metered import Metered
 from gateway.uplinks.settings import OtlpUplinkSettings, TlsSettings
+from gateway.uplinks.windows import Moment
 from hil.link_proxy import Mode
 
 pytest.importorskip("grpc", reason="grpcio is not installed: pip install grpcio")

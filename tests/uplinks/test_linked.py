@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from gateway.core.contracts import Signal
-from gateway.uplinks.budget import Budget, Moment
+from gateway.uplinks.budget import Budget
 from gateway.uplinks.guards import Answer, InTransitError, NoLinkError, Packed, UnreachableError
 from gateway.uplinks.link_settings import LinkSettings
 from gateway.uplinks.linked import Linked
@@ -16,6 +16,7 @@ from gateway.uplinks.links import Link, Road, Seen
 from gateway.uplinks.metered import Metered
 from gateway.uplinks.pacer import Pacer
 from gateway.uplinks.purse import Purse
+from gateway.uplinks.windows import Moment
 
 PACKED = Packed(Signal.METRICS, b"body", "")
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.uplinks.budget import Budget, Moment
+from gateway.uplinks.budget import Budget
 from gateway.uplinks.lost_notes import note_after, note_of_lost
+from gateway.uplinks.windows import Calendar, Moment
 
 MONTH = {"month": 1_000_000}
 # Of a month of thirty days ten are over.
@@ -42,7 +43,7 @@ def test_of_what_is_not_known_the_part_is_spent_whose_time_is_over() -> None:
     assert spent(note, later)["month"] == 333_333
     next_month = Moment("boot", 30 * 86_400.0, TENTH.wall_s + 30 * 86_400, True)  # type: ignore[operator]
     assert spent(note, next_month)["month"] == 0
-    assert spent(note_of_lost(MONTH, TENTH, month_begins=10))["month"] == 1_000_000 // 30
+    assert spent(note_of_lost(MONTH, TENTH, calendar=Calendar(month_begins=10)))["month"] == 1_000_000 // 30
 
 
 @pytest.mark.parametrize("is_first_boot", [True, False])

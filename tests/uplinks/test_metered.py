@@ -14,7 +14,7 @@ import pytest
 from gateway.core.clock import SystemClock
 from gateway.core.contracts import Signal, TryLaterError
 from gateway.core.units import Duration
-from gateway.uplinks.budget import Budget, Moment, OverBudgetError, UnwrittenError
+from gateway.uplinks.budget import Budget, OverBudgetError, UnwrittenError
 from gateway.uplinks.guards import Answer, HoldError, InTransitError, NotYetError, Packed, TooLargeError
 from gateway.uplinks.metered import (
     COST_OF_CONNECTION,
@@ -25,6 +25,7 @@ from gateway.uplinks.metered import (
 from gateway.uplinks.pacer import PIECE_BYTES_MIN, Pacer
 from gateway.uplinks.senders import HttpSender
 from gateway.uplinks.settings import OtlpUplinkSettings
+from gateway.uplinks.windows import Moment
 from gateway.uplinks.wires import UNREAD_BYTES_MAX
 from hil.otlp_sink import Behaviour
 

@@ -21,7 +21,6 @@ from gateway.core.contracts import Priority
 from gateway.core.telemetry import Telemetry
 from gateway.core.units import Duration, Rate, Size
 from gateway.uplinks import delivery
-from gateway.uplinks.budget import start_of
 from gateway.uplinks.delivery import Uplink
 from gateway.uplinks.guards import Answer, TryLaterError, UnreachableError
 from gateway.uplinks.link_probe import PROBE_BYTES
@@ -31,6 +30,7 @@ from gateway.uplinks.ration import SAVED_SHARE, SHARE, SPENT_SHARE
 from gateway.uplinks.scheduling import Decision, Scheduler
 from gateway.uplinks.settings import BudgetSettings, OtlpUplinkSettings
 from gateway.uplinks.spending import SMALL_BYTES
+from gateway.uplinks.windows import UTC
 from gateway.uplinks.worker import Seams
 from hil import virtual_threads, virtual_time
 from hil.otlp_readings import parse_metrics
@@ -84,7 +84,7 @@ class Link:
         self.wire_bytes += size_bytes
         now_s = NOON_S + asyncio.get_running_loop().time()
         for window in ("hour", "day", "month"):
-            self.left[window, start_of(window, now_s)] += size_bytes
+            self.left[window, UTC.start_of(window, now_s)] += size_bytes
 
     def pause(self, seconds: float) -> None:
         assert seconds == 0
