@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 Compression = Literal["auto", "zstd", "gzip", "none"]
 Class = Literal["critical", "normal", "bulk"]
+Zone = Literal["UTC", "local"]
 SignalName = Literal["metrics", "logs", "traces"]
 # What every kind of uplink has, in the same words.
 Evidence: TypeAlias = Annotated[
@@ -134,12 +135,15 @@ class BudgetSettings(Checked, msgspec.Struct, kw_only=True, forbid_unknown_field
     rate: Annotated[
         Rate | None, Meta(description='How fast it may send, like "64kbit/s"; without it as fast as the line takes it.')
     ] = None
-    per_hour: Annotated[Size | None, Meta(description="What may go in an hour of the clock, in UTC.")] = None
-    per_day: Annotated[Size | None, Meta(description="What may go in a day, in UTC.")] = None
-    per_month: Annotated[Size | None, Meta(description="What may go in a month, in UTC.")] = None
+    per_hour: Annotated[Size | None, Meta(description="What may go in an hour of UTC's clock.")] = None
+    per_day: Annotated[Size | None, Meta(description="What may go in a day, see `windows`.")] = None
+    per_month: Annotated[Size | None, Meta(description="What may go in a month, see `windows`.")] = None
     month_begins: Annotated[
         int, Meta(description="The day on which a month begins, as the bill has it.", ge=1, le=28)
     ] = 1
+    windows: Annotated[Zone, Meta(description="Whose midnight begins a day, and a month: this box's, or UTC's.")] = (
+        "UTC"
+    )
     free: Annotated[
         tuple[str, ...],
         Meta(

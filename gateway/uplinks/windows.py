@@ -147,7 +147,7 @@ UTC: Final = Calendar()
 
 def calendar_of(settings: BudgetSettings) -> Calendar:
     """Return the one that a budget has."""
-    return Calendar(settings.month_begins)
+    return Calendar(settings.month_begins, settings.windows == "local")
 
 
 @dataclass(slots=True)
