@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 READINGS_START: Final = 5_000
 READINGS_MIN: Final = 100
 REQUEST_S: Final = 2.0
+# How long a request may be under way itself, at most, where what it takes whatever its size is as long.
+FIXED_S_MAX: Final = 4.0
 # What two readings of a steady clock may differ by where a timer was to bring them together.
 TIMER_STEP_S: Final = 1e-6
 # How much more is tried where requests are neither quick nor slow.
@@ -107,6 +109,7 @@ class Toll:
     """
 
     fixed_s: float = 0.0
+    _is_known: bool = False  # whether sizes have differed by enough since the road was last another one
     _readings: float = 0.0
     _seconds: float = 0.0
     _variance: float = 0.0
@@ -117,12 +120,14 @@ class Toll:
         if not self._expects(readings, seconds):
             self._readings, self._seconds = float(readings), seconds
             self.fixed_s = self._variance = self._covariance = 0.0
+            self._is_known = False
         more, longer_s = readings - self._readings, seconds - self._seconds
         self._readings += NEWEST_SHARE * more
         self._seconds += NEWEST_SHARE * longer_s
         self._variance = (1 - NEWEST_SHARE) * (self._variance + NEWEST_SHARE * more * more)
         self._covariance = (1 - NEWEST_SHARE) * (self._covariance + NEWEST_SHARE * more * longer_s)
         if self._variance > (SPREAD_MIN * self._readings) ** 2:
+            self._is_known = True
             self.fixed_s = max(0.0, self._seconds - max(0.0, self._covariance / self._variance) * self._readings)
         self.fixed_s = min(self.fixed_s, seconds)
 
@@ -133,10 +138,14 @@ class Toll:
         return self.fixed_s + max(0.0, self._seconds - self.fixed_s) * readings / self._readings
 
     def _expects(self, readings: int, seconds: float) -> bool:
-        expected_s = self.expected_s(readings)
-        return self._readings > 0 and (
-            (expected_s - CHANGED_S) / CHANGED_TIMES <= seconds <= expected_s * CHANGED_TIMES + CHANGED_S
-        )
+        if not self._readings:
+            return False
+        least_s = most_s = self.expected_s(readings)
+        if not self._is_known:
+            # Anything between a time that goes with the size and one that does not: to begin anew with each that has
+            # another size than the one before would never find out.
+            least_s, most_s = sorted((most_s, self._seconds))
+        return (least_s - CHANGED_S) / CHANGED_TIMES <= seconds <= most_s * CHANGED_TIMES + CHANGED_S
 
 
 @dataclass(slots=True)
@@ -201,7 +210,8 @@ class BatchSize:
         self.toll.measured(readings, seconds)
         self.climb.succeeded(readings, seconds)
         own_s = seconds - self.toll.fixed_s
-        allowed_s = max(self.request_s - self.toll.fixed_s, self.request_s / 2)
+        # Where the way alone takes long, a line that is asked for less than that at a time is idle for the most part.
+        allowed_s = max(self.request_s - self.toll.fixed_s, self.request_s / 2, min(self.toll.fixed_s, FIXED_S_MAX))
         if own_s > allowed_s:
             # Where nothing smaller is left to compare with, something larger says what size costs.
             self.limit = (

@@ -23,6 +23,7 @@ from gateway.uplinks.pacing import (
     BatchSize,
     Effort,
     Rounds,
+    Toll,
 )
 
 
@@ -306,3 +307,34 @@ def test_a_round_may_begin_when_the_last_began_long_enough_ago() -> None:
     rounds.end()
     assert not rounds.may_begin(109.0)
     assert rounds.may_begin(110.0)
+
+
+def test_a_request_of_another_size_is_no_other_road() -> None:
+    """Alerts of two readings between batches of a hundred over a way of two seconds: what those take has a reason."""
+    toll = Toll()
+    for _ in range(10):
+        toll.measured(2, 2.1)
+        toll.measured(100, 3.0)
+    assert 1.9 <= toll.fixed_s <= 2.2
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("alerts_each", [4, 1000])
+def test_a_slow_line_far_away_keeps_up_with_what_it_could_take(seed: int, alerts_each: int) -> None:
+    """9.6 kbit/s, two seconds there and back, one packet in twenty lost: a third of its bytes come in."""
+    dice, size = Random(seed), BatchSize(readings_max=50_000, bytes_max=1 << 20)
+    now_s, sent, came_each_s, longest_s, requests = 0.0, 0, 45.0, 0.0, 0
+    while now_s < 1800:
+        requests += 1
+        due = max(1, int(came_each_s * now_s) - sent)
+        readings = min(due, 2 if requests % alerts_each == 0 else size.readings)
+        body = 500 + 8.5 * readings
+        lost = sum(dice.random() < 0.05 for _ in range(2 + int(body) // 1448))
+        took_s = 2.0 + body / 1200 + lost
+        size.measured(readings, 20 * readings)
+        size.succeeded(readings, took_s)
+        now_s += took_s
+        sent += readings
+        longest_s = max(longest_s, took_s)
+    assert came_each_s * now_s - sent <= 40 * came_each_s
+    assert longest_s < 25
