@@ -358,7 +358,8 @@ def explain(
 ) -> str:
     """Say in a clause what goes and why; what `overdraws` goes whole all the same."""
     if not allocation.is_short:
-        return "all that comes in fits, and the rest has what is left over"
+        bound = "the allowance" if windows else "the rate"
+        return f"all that comes in fits {bound}, and the rest has what is left over"
     tightest = min(windows, key=lambda window: window.left_bytes / max(1.0, window.left_s), default=None)
     left = "the rate"
     if tightest is not None:

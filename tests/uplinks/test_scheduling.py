@@ -82,7 +82,7 @@ def test_what_fits_goes_and_the_rest_has_what_is_left_over() -> None:
     assert not terms.may_take(*THINNED)
     desk.spots.discard(BACKLOG)
     assert desk.decide().terms.may_take(*THINNED)
-    assert desk.scheduler.told()["why"] == "all that comes in fits, and the rest has what is left over"
+    assert desk.scheduler.told()["why"] == "all that comes in fits the allowance, and the rest has what is left over"
     desk.spots.add(BACKLOG)
     wanted_s = desk.scheduler.allocation.wanted_s
     assert wanted_s == pytest.approx(200 * 2.5 + REQUEST_BYTES)

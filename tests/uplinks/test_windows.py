@@ -97,3 +97,11 @@ def test_a_note_of_all_windows_fits_where_it_stands() -> None:
     most = [Spent(window, 1 << 33, COUNT_MAX, 1 << 33, 1 << 33, COUNT_MAX) for window in WINDOWS]
     note = Note(COUNT_MAX, most, Moment("0" * 36, 1e9, 1e9, True), COUNT_MAX)
     assert len(msgspec.msgpack.encode(note)) <= 256
+
+
+def test_a_note_of_an_older_gateway_is_read() -> None:
+    """It had no word of what was left or doubted, and of windows without an allowance none at all."""
+    note = msgspec.msgpack.encode([0, [["day", int(utc(2026, 1, 10)), 5000, 0]], None, 0])
+    moment = Moment("boot", 1.0, utc(2026, 1, 10, 12), True)
+    told = Budget({DAY: 1_000_000, MONTH: 1_000_000}, now=lambda: moment, note=note).told()
+    assert [told[name]["spent_bytes"] for name in ("per_day", "per_month")] == [5000, 0]
