@@ -40,6 +40,8 @@ WHO_GOES: Final = {
 # A medium that takes so long for one record is worn out, or on its way out of its slot.
 SLOW_WRITE_S: Final = 5.0
 SLOW_ANSWER_S: Final = 2.0  # and of an answer that takes so long people hear before it is given up
+# What a request takes whatever its size is worth a word from here on.
+FAR_S: Final = 0.5
 BOLD, RED, GREEN, YELLOW, PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m"
 
 
@@ -322,7 +324,9 @@ def _speed(uplink: dict[str, Any]) -> Iterator[str]:
         yield f"! has waited {span(waiting_s)} for {uplink['waiting_for']}, of {span(uplink['waiting_s_max'])} at most"
     if goodput := uplink.get("goodput_bytes_s"):
         trip = f", round trip {1000 * seconds:.0f} ms" if (seconds := uplink.get("round_trip_s")) else ""
-        yield f"the way takes about {amount(goodput)} a second{trip}"
+        fixed_s = uplink.get("request_fixed_s", 0.0)
+        fixed = f", and each request {fixed_s:.1f} s whatever its size" if fixed_s >= FAR_S else ""
+        yield f"the way takes about {amount(goodput)} a second{trip}{fixed}"
 
 
 def _endpoints(endpoints: list[dict[str, Any]]) -> Iterator[str]:

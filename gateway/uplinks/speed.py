@@ -36,6 +36,11 @@ class Speed:
         self.round_trip_s = answer.round_trip_s or self.round_trip_s
 
     @property
+    def fixed_s(self) -> float:
+        """How long a request takes whatever its size: the way, the receiver, and who answers packets in between."""
+        return self._toll.fixed_s
+
+    @property
     def goodput(self) -> float:
         """Bytes of requests that it takes in a second; 0 where nothing is known yet."""
         own_s = self._toll.expected_s(self._size_bytes) - self._toll.fixed_s
@@ -62,4 +67,8 @@ class Speeds:
     def told(self) -> dict[str, object]:
         """Return this as `tidegate status` shows it."""
         speed = self.current
-        return {"goodput_bytes_s": round(speed.goodput), "round_trip_s": round(speed.round_trip_s, 4)}
+        return {
+            "goodput_bytes_s": round(speed.goodput),
+            "round_trip_s": round(speed.round_trip_s, 4),
+            "request_fixed_s": round(speed.fixed_s, 3),
+        }

@@ -545,6 +545,18 @@ def test_who_pays_from_a_links_budget_alone_has_a_plan_and_no_budget() -> None:
     assert "plan: all that comes in fits" in " ".join(text.split())
 
 
+@pytest.mark.parametrize(
+    ("fixed_s", "said"),
+    [(0.2, "a second, round trip 1 ms"), (2.04, "a second, round trip 1 ms, and each request 2.0 s whatever its size")],
+)
+def test_a_way_that_keeps_each_request_waiting_is_said(fixed_s: float, said: str) -> None:
+    """A round trip of a millisecond is to whom acknowledges on the way; the answer comes from farther."""
+    way = {"goodput_bytes_s": 1000, "round_trip_s": 0.001, "request_fixed_s": fixed_s}
+    text = render({**STATUS, "uplinks": {"cloud": {**STATUS["uplinks"]["cloud"], **way}}}, colour=False)
+    assert f"{said} " in " ".join(text.split())
+    assert ("whatever its size" in text.replace("\n    ", " ")) is (fixed_s > 1)
+
+
 def test_what_is_overdrawn_is_said_beside_what_is_spent() -> None:
     """Nothing, where it is nothing."""
     day = {"limit_bytes": 20 << 20, "spent_bytes": 21 << 20, "ends_in_s": 7200, "overdrawn_bytes": 1 << 20}

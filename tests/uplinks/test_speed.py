@@ -43,7 +43,10 @@ def test_nothing_is_known_at_first() -> None:
     speed = Speed()
     speed.sent(0, Answer(seconds=1.0))
     speed.sent(10, Answer(seconds=0.0))
-    assert (speed.goodput, Speeds().told()) == (0.0, {"goodput_bytes_s": 0, "round_trip_s": 0.0})
+    assert (speed.goodput, Speeds().told()) == (
+        0.0,
+        {"goodput_bytes_s": 0, "round_trip_s": 0.0, "request_fixed_s": 0.0},
+    )
 
 
 def test_each_link_has_its_own() -> None:
@@ -51,11 +54,11 @@ def test_each_link_has_its_own() -> None:
     speeds = Speeds()
     speeds.sent(100_000, Answer(seconds=1.0, link="ethernet", round_trip_s=0.012345))
     speeds.sent(100_000, Answer(seconds=1.0, link="ethernet"))
-    assert speeds.told() == {"goodput_bytes_s": 100_000, "round_trip_s": 0.0123}
+    assert speeds.told() == {"goodput_bytes_s": 100_000, "round_trip_s": 0.0123, "request_fixed_s": 0.0}
     speeds.sent(1000, Answer(seconds=1.0, link="lte", round_trip_s=0.25))
-    assert speeds.told() == {"goodput_bytes_s": 1000, "round_trip_s": 0.25}
+    assert speeds.told() == {"goodput_bytes_s": 1000, "round_trip_s": 0.25, "request_fixed_s": 0.0}
     speeds.sent(100_000, Answer(seconds=1.0, link="ethernet"))
-    assert speeds.told() == {"goodput_bytes_s": 100_000, "round_trip_s": 0.0123}
+    assert speeds.told() == {"goodput_bytes_s": 100_000, "round_trip_s": 0.0123, "request_fixed_s": 0.0}
     for number in range(10 * WAYS_MAX):
         speeds.sent(1000, Answer(seconds=1.0, link=f"link{number}"))
     assert len(speeds._by_link) <= WAYS_MAX + 1
@@ -77,3 +80,11 @@ def test_a_real_line_of_a_known_rate(otlp_sink, make_link) -> None:
     sender.close()
     assert 5000 < speed.goodput < 300_000
     assert 0 < speed.round_trip_s < 5
+
+
+def test_it_is_told_what_a_request_takes_whatever_its_size() -> None:
+    """Somebody on the way, as a satellite's modem is, acknowledges packets at once: the kernel knows of no delay."""
+    speeds = Speeds()
+    for size_bytes in (1000, 4000) * 10:
+        speeds.sent(size_bytes, Answer(seconds=2.0 + size_bytes / 1000, round_trip_s=0.0004))
+    assert speeds.told() == {"goodput_bytes_s": 1000, "round_trip_s": 0.0004, "request_fixed_s": 2.0}
