@@ -221,6 +221,7 @@ uplinks/                    Roads: what is held leaves here, fresh first, and is
   bridge_settings.py        What can be said of an uplink to an MQTT broker in the config, and what is refused by name
   bridge_shipment.py        One request as messages that a broker answers one by one: what is next, under way, taken, refused
   budget.py                 Budgets: how many bytes may go over a link in an hour, a day and a month, and how many went
+  budget_settings.py        What can be said of an uplink's or a link's budget in the config
   clock_wait.py             Waiting for a clock: what is held has no right times yet, and a receiver's answer may bring one
   delivery.py               Delivery: lease, send, and let go only of what the far side has
   endings.py                What becomes of a lease in hand: settled, given back, put off, or held with its signal
@@ -283,6 +284,7 @@ uplinks/                    Roads: what is held leaves here, fresh first, and is
   worker.py                 One thread for an uplink's blocking work: compress and send
 control/                    Windows: people and servers look in here
   aside.py                  `tidegate quarantine`: what was set aside, for people and for programs
+  asking.py                 Ask a running gateway for one of its pages of JSON, as commands do
   backlog.py                What is still held in a state directory that is left for another: nobody sends it from there
   certificates.py           Looks at TLS files as `run` will
   check.py                  All that `tidegate check` says: what cannot work, and what is perhaps not meant
@@ -313,7 +315,7 @@ control/                    Windows: people and servers look in here
   settings.py               The whole configuration as one class, composed of the rooms' own
   sizing.py                 How long a disk and a link last: the arithmetic behind `tidegate size`
   sticks.py                 Looks at where uplinks of files would write: whether that is the disk they are meant for
-  summary.py                `tidegate status` for people: fetch the running gateway's status and lay it out
+  summary.py                `tidegate status` for people: the running gateway's status, laid out
   taken.py                  Which uplink takes what of all that can come in: what `check` says of it, and what the store and the mapper are told
   ways.py                   What goes over the ways of an uplink in a day, by budgets and links: for `tidegate size`
   web.py                    The window over HTTP: /healthz, /readyz, /metrics, /status, /trace

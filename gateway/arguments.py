@@ -81,7 +81,7 @@ def _add_window(command: argparse.ArgumentParser) -> None:
 def _address(text: str) -> str:
     from argparse import ArgumentTypeError  # noqa: PLC0415  the daemon does without
 
-    from gateway.control.summary import is_address  # noqa: PLC0415  only where a gateway is asked
+    from gateway.control.asking import is_address  # noqa: PLC0415  only where a gateway is asked
 
     if not is_address(text):
         raise ArgumentTypeError(f"{text!r} is not http://HOST:PORT")

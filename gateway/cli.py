@@ -311,7 +311,8 @@ def _unframe(config: Config, name: str, data: bytes) -> Iterator[tuple[str, byte
 
 def run_status(options: argparse.Namespace) -> int:
     """`tidegate status`: exit 1 where nothing answers."""
-    from gateway.control.summary import fetch_status, render  # noqa: PLC0415  http.client only here
+    from gateway.control.asking import fetch_status  # noqa: PLC0415  http.client only here
+    from gateway.control.summary import render  # noqa: PLC0415  http.client only here
 
     url, token = _address(options)
     try:
@@ -324,8 +325,8 @@ def run_status(options: argparse.Namespace) -> int:
 
 def run_trace(options: argparse.Namespace) -> int:
     """`tidegate trace`: exit 1 where no message came, or nothing answers."""
+    from gateway.control.asking import AskedWrongError  # noqa: PLC0415
     from gateway.control.live import follow  # noqa: PLC0415  http.client only here
-    from gateway.control.summary import AskedWrongError  # noqa: PLC0415
 
     url, token = _address(options)
     asked = {"topic": options.topic, "count": options.count, "seconds": options.seconds}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from gateway.control.summary import fetch_status
+from gateway.control.asking import fetch_status
 from gateway.net.ports import free_port
 from hil.children import Child, python, wait_until
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from gateway.control.summary import fetch_status
+from gateway.control.asking import fetch_status
 from gateway.net.ports import free_port
 from hil.children import Child, python, wait_until
 

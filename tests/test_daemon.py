@@ -22,10 +22,10 @@ import pytest
 
 from gateway import daemon
 from gateway.app import StartError, StillError
+from gateway.control.asking import fetch_status
 from gateway.control.config import Config, ConfigError, parse_config
 from gateway.control.profiles import ProfileError
 from gateway.control.settings import GatewaySettings
-from gateway.control.summary import fetch_status
 from gateway.core.batch import Batch, Series
 from gateway.core.clock import FakeClock
 from gateway.core.contracts import Priority

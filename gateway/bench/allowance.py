@@ -22,7 +22,8 @@ from gateway.core.clock import NS_PER_S
 from gateway.core.contracts import Priority
 from gateway.core.units import Duration, Size
 from gateway.core.words import plural, span
-from gateway.uplinks.settings import BudgetSettings, OtlpUplinkSettings
+from gateway.uplinks.budget_settings import BudgetSettings
+from gateway.uplinks.settings import OtlpUplinkSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from gateway.control.summary import fetch_status
+from gateway.control.asking import fetch_status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

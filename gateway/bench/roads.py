@@ -33,12 +33,13 @@ from gateway.store.database import Store, StoreSettings
 from gateway.store.policy import Lane
 from gateway.store.spots import Outlook
 from gateway.uplinks.breaker import Breaker, Limits
+from gateway.uplinks.budget_settings import BudgetSettings
 from gateway.uplinks.delivery import Uplink
 from gateway.uplinks.endpoints import Endpoints
 from gateway.uplinks.flow import LOOK_S_MIN
 from gateway.uplinks.retry import SCHEDULES, Backoff
 from gateway.uplinks.scheduling import Scheduler, WindowLeft
-from gateway.uplinks.settings import BudgetSettings, OtlpUplinkSettings
+from gateway.uplinks.settings import OtlpUplinkSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
 
-from gateway.control.summary import fetch
+from gateway.control.asking import fetch
 from gateway.core.text import harmless
 from gateway.core.words import plural
 

@@ -1,13 +1,11 @@
-"""`tidegate status` for people: fetch the running gateway's status and lay it out. Must not change anything."""
+"""`tidegate status` for people: the running gateway's status, laid out. Must not change anything."""
 
 from __future__ import annotations
 
-import json
 import shlex
 import textwrap
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
 from gateway.control.clocks import CLOCK_MISSING, CLOCKS, clock_astray
 from gateway.core.contracts import Priority, Signal
@@ -18,7 +16,6 @@ from gateway.core.words import amount, plural, span
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-STATUS_BYTES_MAX: Final = 4 * 1024 * 1024
 WIDTH: Final = 79
 # What says that a part does its work; everything else deserves a second look.
 # What waits for nothing but the end of its interval is no backlog, however much of it there is by then.
@@ -43,66 +40,6 @@ SLOW_ANSWER_S: Final = 2.0  # and of an answer that takes so long people hear be
 # What a request takes whatever its size is worth a word from here on.
 FAR_S: Final = 0.5
 BOLD, RED, GREEN, YELLOW, PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m"
-
-
-class AskedWrongError(Exception):
-    """The gateway is there and says what is wrong with the question."""
-
-
-def fetch_status(url: str, *, token: str, timeout_s: float) -> dict[str, Any]:
-    """Return the status of the gateway at `url`; raise OSError or ValueError."""
-    try:
-        return fetch(url, "/status", token=token, timeout_s=timeout_s, wanted=("gateway",))
-    except AskedWrongError as error:
-        # There is nothing to ask wrongly here: whoever says so is something else, like a port that expects TLS.
-        raise ValueError("answered 400: not a gateway, or not at this port") from error
-
-
-def fetch(url: str, page: str, *, token: str, timeout_s: float, wanted: tuple[str, ...]) -> dict[str, Any]:
-    """Return what a page of the gateway at `url` says; raise OSError, ValueError, or AskedWrongError.
-
-    `wanted` are keys of the answer without which it is another program's.
-    """
-    from http.client import HTTPConnection, HTTPException  # noqa: PLC0415  7 MB that other commands don't pay
-
-    parts = urlsplit(url)
-    if not is_address(url):
-        raise ValueError(f"{url!r} is not http://HOST:PORT")
-    assert parts.hostname
-    connection = HTTPConnection(parts.hostname, parts.port or 80, timeout=timeout_s)
-    try:
-        connection.request("GET", page, headers={"authorization": f"Bearer {token}"} if token else {})
-        response = connection.getresponse()
-        body = response.read(STATUS_BYTES_MAX)
-    except HTTPException as error:
-        raise ValueError(f"not a gateway: {type(error).__name__}") from error
-    finally:
-        connection.close()
-    if response.status == 401:
-        if token:
-            raise ValueError("it wants another token than this configuration's")
-        raise ValueError("it wants its token: name its configuration with -c FILE")
-    if response.status == 400:
-        raise AskedWrongError(body.decode(errors="replace").strip())
-    if response.status != 200:
-        raise ValueError(f"answered {response.status}")
-    status = json.loads(body)
-    if not isinstance(status, dict) or not all(key in status for key in wanted):
-        raise ValueError("answered something else than was asked: not a gateway, or not at this port")
-    return status
-
-
-def is_address(url: str) -> bool:
-    """Whether a gateway can be asked there.
-
-    >>> is_address("http://127.0.0.1:8181"), is_address("127.0.0.1:8181"), is_address("http://127.0.0.1:port")
-    (True, False, False)
-    """
-    try:
-        parts = urlsplit(url)
-        return parts.scheme == "http" and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
 
 
 def render(status: dict[str, Any], *, colour: bool) -> str:

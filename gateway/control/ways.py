@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gateway.control.settings import Config
-    from gateway.uplinks.settings import BudgetSettings
+    from gateway.uplinks.budget_settings import BudgetSettings
 
 DAY_S: Final = 86_400.0
 MINUTE_S: Final = 60

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from gateway.control.summary import fetch_status
+from gateway.control.asking import fetch_status
 
 if TYPE_CHECKING:
     import signal

@@ -11,6 +11,7 @@ from gateway.core.checks import Checked, Problem, check
 from gateway.core.units import Duration, Size
 from gateway.net.mqtt_address import parse_url
 from gateway.uplinks.balance import FAILOVER
+from gateway.uplinks.budget_settings import BudgetSettings
 from gateway.uplinks.endpoint_settings import BreakerSettings, EndpointSettings, LinkNames, warnings_of_endpoints
 from gateway.uplinks.publishing import (
     JSON,
@@ -41,7 +42,6 @@ from gateway.uplinks.publishing import fill as fill_in
 from gateway.uplinks.settings import (
     BATCH_READINGS_MAX,
     REQUEST_BYTES_MAX,
-    BudgetSettings,
     Classes,
     Evidence,
     OtlpUplinkSettings,

@@ -11,13 +11,13 @@ from msgspec import Meta
 
 from gateway.core.checks import Checked, check
 from gateway.core.units import Duration, Size
+from gateway.uplinks.budget_settings import BudgetSettings
 from gateway.uplinks.file_records import FILE_JSON, FILE_PROTOBUF
 from gateway.uplinks.settings import (
     BATCH_READINGS_MAX,
     MAPPINGS_MAX,
     REQUEST_BYTES_MAX,
     TIMEOUT_S_MAX,
-    BudgetSettings,
     Classes,
     Evidence,
     RetrySettings,

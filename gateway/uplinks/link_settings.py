@@ -11,7 +11,7 @@ from msgspec import Meta
 from gateway.core.checks import Checked, Problem, check
 from gateway.core.units import Duration
 from gateway.net.addresses import split_address
-from gateway.uplinks.settings import BudgetSettings
+from gateway.uplinks.budget_settings import BudgetSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

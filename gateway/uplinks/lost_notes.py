@@ -19,7 +19,7 @@ from gateway.uplinks.windows import UTC, Spent, calendar_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from gateway.uplinks.settings import BudgetSettings
+    from gateway.uplinks.budget_settings import BudgetSettings
     from gateway.uplinks.windows import Calendar, Moment
 
 

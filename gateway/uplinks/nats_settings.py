@@ -13,6 +13,7 @@ from gateway.core.units import Duration, Size
 from gateway.net.nats_address import parse_pattern, parse_url
 from gateway.net.secrets import Secret
 from gateway.uplinks.balance import FAILOVER
+from gateway.uplinks.budget_settings import BudgetSettings
 from gateway.uplinks.endpoint_settings import BreakerSettings, EndpointSettings, LinkNames, warnings_of_endpoints
 from gateway.uplinks.publishing import (
     JSON,
@@ -41,7 +42,6 @@ from gateway.uplinks.publishing import (
 from gateway.uplinks.settings import (
     BATCH_READINGS_MAX,
     REQUEST_BYTES_MAX,
-    BudgetSettings,
     Classes,
     Evidence,
     OtlpUplinkSettings,

@@ -12,8 +12,9 @@ from gateway.core.units import Duration
 from gateway.net.addresses import is_loopback
 from gateway.net.secrets import Secret
 from gateway.uplinks.balance import Kind
+from gateway.uplinks.budget_settings import BudgetSettings
 from gateway.uplinks.endpoint_settings import BreakerSettings, EndpointSettings
-from gateway.uplinks.settings import MAPPINGS_MAX, BudgetSettings, RetrySettings
+from gateway.uplinks.settings import MAPPINGS_MAX, RetrySettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from gateway.core.contracts import Priority
+    from gateway.uplinks.budget_settings import BudgetSettings
     from gateway.uplinks.links import Link, Road
     from gateway.uplinks.pacer import Pacer
-    from gateway.uplinks.settings import BudgetSettings
     from gateway.uplinks.windows import Moment
 
 

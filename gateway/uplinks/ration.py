@@ -24,7 +24,7 @@ from gateway.uplinks.windows import LENGTH_S_MAX
 
 if TYPE_CHECKING:
     from gateway.uplinks.budget import Budget
-    from gateway.uplinks.settings import BudgetSettings
+    from gateway.uplinks.budget_settings import BudgetSettings
 
 # Which part of an allowance probes may cost, and of what is there when that is spent: that is little, and who may
 # overdraw should not wait for a day. And which part of that may be saved up.

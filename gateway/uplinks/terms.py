@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gateway.core.units import Duration, Size
-    from gateway.uplinks.settings import BudgetSettings, RetrySettings
+    from gateway.uplinks.budget_settings import BudgetSettings
+    from gateway.uplinks.settings import RetrySettings
 
 
 class Terms(Protocol):

@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from gateway.uplinks.settings import DAY, HOUR, MONTH
+from gateway.uplinks.budget_settings import DAY, HOUR, MONTH
 
 if TYPE_CHECKING:
-    from gateway.uplinks.settings import BudgetSettings
+    from gateway.uplinks.budget_settings import BudgetSettings
 
 # By how much a clock that nobody sets may run away from the steady one: at all, and of the time that has passed.
 DRIFT_S: Final = 1.0

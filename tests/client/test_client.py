@@ -25,9 +25,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from gateway import Client, cli
 from gateway.client import ClientError, FullError, buffer
+from gateway.control.asking import fetch_status
 from gateway.control.config import ConfigError
 from gateway.control.metrics import CLIENT_NUMBERS
-from gateway.control.summary import fetch_status
 from gateway.core.contracts import Signal
 from gateway.net.ports import free_port
 from hil.children import python, wait_until

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import socket
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-from gateway.control.summary import BOLD, NOT_FOR_IT, ON_PURPOSE, fetch_status, render
+from gateway.control.summary import BOLD, NOT_FOR_IT, ON_PURPOSE, render
 from gateway.core.contracts import Priority
 from gateway.reporter import NO_LOSSES
 from gateway.store.policy import Lane
 from gateway.store.spots import Outlook
 from gateway.uplinks.scheduling import Scheduler, WindowLeft
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 STATUS: dict[str, Any] = {
     "gateway": "site-7",
@@ -65,32 +57,6 @@ def test_a_request_that_waits_is_said_to_wait() -> None:
     waiting = {"state": "sending", "waiting_for": "an answer", "waiting_s": 7.4, "waiting_s_max": 10.0}
     assert "! has waited 7.4 s for an answer, of 10 s at most" in render({"uplinks": {"cloud": waiting}}, colour=False)
     assert "has waited" not in render({"uplinks": {"cloud": waiting | {"waiting_s": 0.4}}}, colour=False)
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[[int, bytes], str]]:
-    """Answer every request with one status and body; return the URL."""
-    servers: list[HTTPServer] = []
-
-    def start(code: int, body: bytes) -> str:
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.send_response(code)
-                self.end_headers()
-                self.wfile.write(body + self.headers.get("authorization", "").encode())
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        server = HTTPServer(("127.0.0.1", 0), Handler)
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        return f"http://127.0.0.1:{server.server_address[1]}"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
 
 
 def test_a_person_sees_what_is_held_lost_and_wrong() -> None:
@@ -188,78 +154,6 @@ def test_an_unhealthy_gateway_is_loud() -> None:
     assert "NOT healthy" in render({**STATUS, "healthy": False}, colour=False)
 
 
-def test_the_status_is_fetched(serve: Callable[[int, bytes], str]) -> None:
-    """JSON from /status."""
-    assert fetch_status(serve(200, json.dumps(STATUS).encode()), token="", timeout_s=60) == STATUS
-
-
-@pytest.mark.parametrize(("code", "body"), [(500, b"{}"), (200, b"[]"), (200, b"{}"), (200, b"<html>"), (400, b"")])
-def test_what_is_no_gateway_is_a_value_error(serve: Callable[[int, bytes], str], code: int, body: bytes) -> None:
-    """Another program on that port."""
-    with pytest.raises(ValueError):
-        fetch_status(serve(code, body), token="", timeout_s=60)
-
-
-def test_a_token_is_sent(serve: Callable[[int, bytes], str]) -> None:
-    """As a bearer token; this server adds it to its answer, which then is no JSON."""
-    with pytest.raises(ValueError):
-        fetch_status(serve(200, b"{}"), token="secret", timeout_s=60)
-
-
-@pytest.mark.parametrize("url", ["https://127.0.0.1:1", "127.0.0.1:8181", "http://", "http://here:port"])
-def test_a_url_that_is_none(url: str) -> None:
-    """Says what it should be."""
-    with pytest.raises(ValueError, match="http://HOST:PORT"):
-        fetch_status(url, token="", timeout_s=1)
-
-
-FULL: dict[str, Any] = STATUS | {
-    "store": STATUS["store"]
-    | {"series": 1200, "trouble": "nothing can be written: disk I/O error", "quarantined": 3, "refused": 1, "state_dir": "/var/lib/tidegate"},
-    "clock": {"quality": "unsynced"},
-    "restarts": {"source line1": 2},
-    "events": ["tidegate.db was damaged (the file is cut short): 12 segments with 1200 readings were salvaged, lost: nothing"],
-    "detectors": {"zscore": {"findings": 7}, "iqr": {"findings": 0}},
-    "watched_otlp": {"series": 9500, "max_series": 10_000, "bytes": 5 << 20, "max_bytes": 5 << 20, "points_over_limit": 1234},
-    "sources": {
-        "direct": {
-            "state": "listening", "address": "127.0.0.1:1884", "tls": False, "clients": 0, "received": 0,
-            "acknowledged": 0, "in_flight_bytes": 0, "refused": {"keep_alive_timeout": 1}, "last_error": "",
-        },
-        "line1": {"state": "waiting", "port": "/dev/ttyUSB0", "received": 1234567, "malformed": 2, "since_s": 5.5,
-                  "rejected": {"checksum": 2}, "last_error": "cannot open /dev/ttyUSB0: No such file or directory"},
-    },
-    "uplinks": {
-        "cloud": STATUS["uplinks"]["cloud"]
-        | {
-            "reason": "no connection to otel.example: Name or service not known", "retry_in_s": 12.5,
-            "endpoint": "https://otel.example:4318", "bytes_sent": 123456, "requests": 17,
-        }
-    },
-}  # fmt: skip
-
-
-def test_everything_that_is_wrong_is_said_within_eighty_columns() -> None:
-    """A terminal of a small box is narrow; nothing runs over its edge, nothing is left out."""
-    lines = render(FULL, colour=False).splitlines()
-    assert all(len(line) < 80 for line in lines)
-    text = " ".join(" ".join(lines).split())
-    for part in (
-        "1,200 series", "(50%)", "clock set, but no time server", "! nothing can be written", "! tidegate.db was damaged",
-        "source line1 failed and was started again 2 times", "3 payloads of which not all could be used",
-        "1 segment that an uplink refused", "tidegate quarantine --state-dir /var/lib/tidegate ",
-        "tidegate quarantine --state-dir /var/lib/tidegate --refused", "detector zscore: 7 findings",
-        "points of OTLP that no detector saw, for want of room: 1,234 (9,500 of 10,000 series, with 5 MiB of 5 MiB by now)",
-        "address 127.0.0.1:1884", "clients 0, received 0",
-        "refused: keep_alive_timeout 1", "received 1,234,567, malformed 2", "rejected: checksum 2",
-        "last error: cannot open /dev/ttyUSB0", "waiting (no connection to otel.example: Name or service not known)",
-        "to https://otel.example:4318", "sent 120.6 KiB in 17 requests", "next try in 12.5 s",
-    ):  # fmt: skip
-        assert part in text, part
-    assert "iqr" not in text
-    assert "since" not in text.replace("since the start", "")
-
-
 def test_a_gateway_of_another_version_is_shown_as_far_as_it_is_known() -> None:
     """What is not there is left out; and a gateway with nothing configured says so."""
     text = render({}, colour=False)
@@ -276,29 +170,6 @@ def test_an_error_that_is_over_is_told_apart() -> None:
     assert "last error: connection refused" in render(
         {"uplinks": {"cloud": uplink | {"state": "waiting"}}}, colour=False
     )
-
-
-def test_a_missing_token_is_told_apart(serve: Callable[[int, bytes], str]) -> None:
-    """It is not that nobody is there."""
-    with pytest.raises(ValueError, match="-c FILE"):
-        fetch_status(serve(401, b""), token="", timeout_s=60)
-    with pytest.raises(ValueError, match="it wants another token than this configuration's"):
-        fetch_status(serve(401, b""), token="old", timeout_s=60)
-
-
-def test_what_does_not_speak_http_is_a_value_error() -> None:
-    """An MQTT port, say."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def answer() -> None:
-            peer, _ = server.accept()
-            with peer, contextlib.suppress(OSError):
-                peer.sendall(b"\x20\x02\x00\x00\r\n\r\n")
-                peer.recv(1000)
-
-        threading.Thread(target=answer, daemon=True).start()
-        with pytest.raises(ValueError, match="not a gateway"):
-            fetch_status(f"http://127.0.0.1:{server.getsockname()[1]}", token="", timeout_s=60)
 
 
 def test_what_another_gateway_says_commands_no_terminal() -> None:
@@ -393,31 +264,6 @@ def test_while_nothing_leaves_one_knows_since_when() -> None:
     assert "last delivery" not in uplink_text(state="sending", held=5, last_success_age_s=7200)
 
 
-@pytest.mark.parametrize(
-    ("room", "part", "is_marked"),
-    [
-        ("uplinks", {"state": "holding", "reason": "status 401"}, True),
-        ("uplinks", {"state": "waiting", "reason": "connection refused"}, True),
-        ("uplinks", {"state": "sending"}, False),
-        ("uplinks", {"state": "idle"}, False),
-        ("uplinks", {"state": "removed", "removed": True, "held": 0}, False),
-        ("uplinks", {"state": "removed", "removed": True, "held": 5, "let_go_in_s": 60}, True),
-        ("sources", {"state": "disconnected"}, True),
-        ("sources", {"state": "refused"}, True),
-        ("sources", {"state": "waiting for port"}, True),
-        ("sources", {"state": "connected"}, False),
-        ("sources", {"state": "listening"}, False),
-        ("sources", {"state": "reading"}, False),
-    ],
-)
-def test_what_does_not_do_its_work_is_marked(room: str, part: dict[str, Any], is_marked: bool) -> None:
-    """Like all that deserves a look: on paper and in a pipe there is no colour."""
-    for colour in (False, True):
-        lines = render({"healthy": True, room: {"one": part}}, colour=colour).splitlines()
-        assert any(line.startswith("  ! one: ") for line in lines) == is_marked
-        assert any(line.startswith("  one: ") for line in lines) != is_marked
-
-
 def test_an_error_that_is_the_reason_is_not_said_twice() -> None:
     """Once is enough."""
     text = uplink_text(state="waiting", reason="connection refused", last_error="connection refused")
@@ -448,14 +294,6 @@ def test_what_is_held_diluted_is_said() -> None:
     said = "UTC are held diluted: first, least, greatest and last of each 15 min"
     assert f"! normal readings of 2026-09-21 14:13 to 2026-09-22 15:13 {said}" in text
     assert f"! normal readings of ? to 2026-09-22 15:13 {said}" in text
-
-
-def test_a_clock_that_is_not_known_is_said_with_what_to_do() -> None:
-    """It keeps data from leaving."""
-    text = " ".join(render({"clock": {"quality": "unknown"}}, colour=False).split())
-    assert "! the time is not known since this boot" in text
-    assert "check the time server" in text
-    assert "clock right" in render({"clock": {"quality": "synced"}}, colour=False)
 
 
 def test_a_clock_that_is_astray_is_said() -> None:
@@ -677,3 +515,83 @@ def test_links_are_shown_where_there_are_any() -> None:
     text = render({"links": links}, colour=False)
     assert "    asked again in 38 min: probes have had their part, 100 KiB" in text
     assert "\nlinks" not in render({"uplinks": {"cloud": uplink}}, colour=False)
+
+
+FULL: dict[str, Any] = STATUS | {
+    "store": STATUS["store"]
+    | {"series": 1200, "trouble": "nothing can be written: disk I/O error", "quarantined": 3, "refused": 1, "state_dir": "/var/lib/tidegate"},
+    "clock": {"quality": "unsynced"},
+    "restarts": {"source line1": 2},
+    "events": ["tidegate.db was damaged (the file is cut short): 12 segments with 1200 readings were salvaged, lost: nothing"],
+    "detectors": {"zscore": {"findings": 7}, "iqr": {"findings": 0}},
+    "watched_otlp": {"series": 9500, "max_series": 10_000, "bytes": 5 << 20, "max_bytes": 5 << 20, "points_over_limit": 1234},
+    "sources": {
+        "direct": {
+            "state": "listening", "address": "127.0.0.1:1884", "tls": False, "clients": 0, "received": 0,
+            "acknowledged": 0, "in_flight_bytes": 0, "refused": {"keep_alive_timeout": 1}, "last_error": "",
+        },
+        "line1": {"state": "waiting", "port": "/dev/ttyUSB0", "received": 1234567, "malformed": 2, "since_s": 5.5,
+                  "rejected": {"checksum": 2}, "last_error": "cannot open /dev/ttyUSB0: No such file or directory"},
+    },
+    "uplinks": {
+        "cloud": STATUS["uplinks"]["cloud"]
+        | {
+            "reason": "no connection to otel.example: Name or service not known", "retry_in_s": 12.5,
+            "endpoint": "https://otel.example:4318", "bytes_sent": 123456, "requests": 17,
+        }
+    },
+}  # fmt: skip
+
+
+def test_everything_that_is_wrong_is_said_within_eighty_columns() -> None:
+    """A terminal of a small box is narrow; nothing runs over its edge, nothing is left out."""
+    lines = render(FULL, colour=False).splitlines()
+    assert all(len(line) < 80 for line in lines)
+    text = " ".join(" ".join(lines).split())
+    for part in (
+        "1,200 series", "(50%)", "clock set, but no time server", "! nothing can be written", "! tidegate.db was damaged",
+        "source line1 failed and was started again 2 times", "3 payloads of which not all could be used",
+        "1 segment that an uplink refused", "tidegate quarantine --state-dir /var/lib/tidegate ",
+        "tidegate quarantine --state-dir /var/lib/tidegate --refused", "detector zscore: 7 findings",
+        "points of OTLP that no detector saw, for want of room: 1,234 (9,500 of 10,000 series, with 5 MiB of 5 MiB by now)",
+        "address 127.0.0.1:1884", "clients 0, received 0",
+        "refused: keep_alive_timeout 1", "received 1,234,567, malformed 2", "rejected: checksum 2",
+        "last error: cannot open /dev/ttyUSB0", "waiting (no connection to otel.example: Name or service not known)",
+        "to https://otel.example:4318", "sent 120.6 KiB in 17 requests", "next try in 12.5 s",
+    ):  # fmt: skip
+        assert part in text, part
+    assert "iqr" not in text
+    assert "since" not in text.replace("since the start", "")
+
+
+@pytest.mark.parametrize(
+    ("room", "part", "is_marked"),
+    [
+        ("uplinks", {"state": "holding", "reason": "status 401"}, True),
+        ("uplinks", {"state": "waiting", "reason": "connection refused"}, True),
+        ("uplinks", {"state": "sending"}, False),
+        ("uplinks", {"state": "idle"}, False),
+        ("uplinks", {"state": "removed", "removed": True, "held": 0}, False),
+        ("uplinks", {"state": "removed", "removed": True, "held": 5, "let_go_in_s": 60}, True),
+        ("sources", {"state": "disconnected"}, True),
+        ("sources", {"state": "refused"}, True),
+        ("sources", {"state": "waiting for port"}, True),
+        ("sources", {"state": "connected"}, False),
+        ("sources", {"state": "listening"}, False),
+        ("sources", {"state": "reading"}, False),
+    ],
+)
+def test_what_does_not_do_its_work_is_marked(room: str, part: dict[str, Any], is_marked: bool) -> None:
+    """Like all that deserves a look: on paper and in a pipe there is no colour."""
+    for colour in (False, True):
+        lines = render({"healthy": True, room: {"one": part}}, colour=colour).splitlines()
+        assert any(line.startswith("  ! one: ") for line in lines) == is_marked
+        assert any(line.startswith("  one: ") for line in lines) != is_marked
+
+
+def test_a_clock_that_is_not_known_is_said_with_what_to_do() -> None:
+    """It keeps data from leaving."""
+    text = " ".join(render({"clock": {"quality": "unknown"}}, colour=False).split())
+    assert "! the time is not known since this boot" in text
+    assert "check the time server" in text
+    assert "clock right" in render({"clock": {"quality": "synced"}}, colour=False)

@@ -12,8 +12,8 @@ import pytest
 
 from gateway import cli
 from gateway.control import live
+from gateway.control.asking import fetch_status
 from gateway.control.config import parse_config
-from gateway.control.summary import fetch_status
 from gateway.core.clock import FakeClock
 from gateway.core.units import Duration
 from gateway.net.ports import free_port

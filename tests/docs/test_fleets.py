@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway.control.asking import fetch_status
 from gateway.control.config import parse_config
 from gateway.control.loops import look_for_loops
-from gateway.control.summary import fetch_status
 from gateway.net.ports import free_port
 from gateway.uplinks.bridge_settings import MqttUplinkSettings
 from hil.broker import why_no_broker

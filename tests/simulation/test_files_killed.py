@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.control.summary import fetch_status
+from gateway.control.asking import fetch_status
 from gateway.net.files import sync_folder
 from gateway.net.ports import free_port
 from hil.children import Child, python, wait_until

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from gateway.control.summary import fetch_status
+from gateway.control.asking import fetch_status
 from gateway.net.ports import free_port
 from hil.children import Child, python, wait_until
 from hil.otlp_sink import Behaviour

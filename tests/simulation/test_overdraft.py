@@ -16,8 +16,9 @@ from gateway.core.contracts import Priority
 from gateway.core.telemetry import Telemetry
 from gateway.core.units import Size
 from gateway.store.database import Store, StoreSettings
+from gateway.uplinks.budget_settings import BudgetSettings
 from gateway.uplinks.delivery import Uplink
-from gateway.uplinks.settings import BudgetSettings, OtlpUplinkSettings
+from gateway.uplinks.settings import OtlpUplinkSettings
 from gateway.uplinks.worker import Seams
 from hil.at_once import AtOnce, TakingWire
 

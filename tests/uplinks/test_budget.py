@@ -22,8 +22,8 @@ from gateway.uplinks.budget import (
     UnwrittenError,
     decode_note,
 )
+from gateway.uplinks.budget_settings import DAY, HOUR, MONTH
 from gateway.uplinks.free import FreeHours, read_hours
-from gateway.uplinks.settings import DAY, HOUR, MONTH
 from gateway.uplinks.windows import UTC, Calendar, Moment
 
 # Noon of a day in the middle of a month.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.units import Duration, Size
+from gateway.uplinks.budget_settings import BudgetSettings
 from gateway.uplinks.file_settings import FileUplinkSettings
-from gateway.uplinks.settings import BudgetSettings
 
 
 def make(**settings) -> FileUplinkSettings:

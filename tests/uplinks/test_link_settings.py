@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.units import Duration, Size
+from gateway.uplinks.budget_settings import BudgetSettings
 from gateway.uplinks.link_settings import LinkSettings
-from gateway.uplinks.settings import BudgetSettings
 
 
 def test_a_link_says_how_it_is_recognised() -> None:

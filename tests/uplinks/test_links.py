@@ -15,12 +15,13 @@ from gateway.core.clock import NS_PER_S, BootTimes, FakeClock, Timeline
 from gateway.core.contracts import BootId
 from gateway.core.units import Duration, Rate, Size
 from gateway.uplinks import links as links_module
+from gateway.uplinks.budget_settings import BudgetSettings
 from gateway.uplinks.guards import NoLinkError
 from gateway.uplinks.link_probe import PROBE_BYTES, Found
 from gateway.uplinks.link_settings import LinkSettings
 from gateway.uplinks.links import JITTER, LOOK_S, WRITE_AGAIN_S, Links, Road, Seen, look_at
 from gateway.uplinks.ration import SAVED_SHARE, SHARE, SPENT_SHARE
-from gateway.uplinks.settings import BudgetSettings, OtlpUplinkSettings
+from gateway.uplinks.settings import OtlpUplinkSettings
 from hil import virtual_threads
 
 if TYPE_CHECKING:

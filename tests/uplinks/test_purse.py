@@ -11,11 +11,11 @@ import pytest
 from gateway.core.contracts import Priority
 from gateway.core.units import Rate, Size
 from gateway.uplinks.budget import COUNT_MAX, Budget, OverBudgetError, UnwrittenError
+from gateway.uplinks.budget_settings import BudgetSettings
 from gateway.uplinks.link_settings import LinkSettings
 from gateway.uplinks.links import SHARE_MIN, WANTED_S, Link, Road, Seen
 from gateway.uplinks.purse import Purse, budget_of
 from gateway.uplinks.scheduling import WindowLeft
-from gateway.uplinks.settings import BudgetSettings
 from gateway.uplinks.windows import Moment
 
 NOON = 1_789_948_800 + 43_200

@@ -8,9 +8,9 @@ import pytest
 
 from gateway.core.units import Size
 from gateway.uplinks.budget import Budget, OverBudgetError
+from gateway.uplinks.budget_settings import BudgetSettings
 from gateway.uplinks.link_probe import PROBE_BYTES
 from gateway.uplinks.ration import SAVED_SHARE, SHARE, SPENT_SHARE, Ration
-from gateway.uplinks.settings import BudgetSettings
 from gateway.uplinks.windows import Moment
 
 NOON_S = 1_790_000_000.0

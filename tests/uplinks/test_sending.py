@@ -12,12 +12,13 @@ from gateway.core.clock import FakeClock
 from gateway.core.contracts import Signal, TryLaterError
 from gateway.core.units import Duration, Size
 from gateway.uplinks import sending as sending_module
+from gateway.uplinks.budget_settings import BudgetSettings
 from gateway.uplinks.guards import Answer, Request, TooLargeError
 from gateway.uplinks.pacing import FAST_LEVEL, HARD_LEVEL
 from gateway.uplinks.parts import Closed
 from gateway.uplinks.requests import Hand, RequestBuilder
 from gateway.uplinks.sending import NotBegunError, Sending
-from gateway.uplinks.settings import BudgetSettings, OtlpUplinkSettings
+from gateway.uplinks.settings import OtlpUplinkSettings
 from gateway.uplinks.worker import Worker
 
 REQUEST = Request(Signal.METRICS, b"body", 1)

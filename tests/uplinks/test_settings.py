@@ -5,11 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from gateway.core.contracts import Priority
-from gateway.core.units import Duration, Rate, Size
+from gateway.core.units import Duration, Size
 from gateway.net.secrets import Secret
 from gateway.uplinks.endpoint_settings import EndpointSettings
-from gateway.uplinks.settings import BudgetSettings, OtlpUplinkSettings, RetrySettings, TlsSettings
+from gateway.uplinks.settings import OtlpUplinkSettings, RetrySettings, TlsSettings
 
 
 def hook(kind, value):
@@ -140,27 +139,6 @@ def test_what_has_no_effect_is_said() -> None:
     assert "not used with an http://" in found[1]
 
 
-@pytest.mark.parametrize(
-    ("budget", "sentence"),
-    [
-        ({"rate": Rate(30)}, 'rate: is 240bit/s; it is at least "300bit/s"'),
-        ({"per_hour": Size(1000)}, 'per_hour: is 1000B; one request with its connection needs "64KiB"'),
-        ({"per_day": Size(65_536), "per_month": Size(0)}, "per_month: is 0B"),
-    ],
-)
-def test_a_budget_holds_at_least_a_request(budget: dict, sentence: str) -> None:
-    """Else nothing would ever leave."""
-    with pytest.raises(ValueError, match=sentence):
-        BudgetSettings(**budget)
-
-
-def test_a_budget_has_the_windows_that_are_limited() -> None:
-    """And none by itself."""
-    assert BudgetSettings().allowances() == {}
-    found = BudgetSettings(per_day=Size(1 << 20), per_month=Size(20 << 20)).allowances()
-    assert found == {"day": 1 << 20, "month": 20 << 20}
-
-
 @pytest.mark.parametrize("key", ["endpoint", "proxy"])
 @pytest.mark.parametrize(
     "address",
@@ -178,17 +156,6 @@ def test_a_password_in_an_address_is_not_shown(key: str, address: str) -> None:
     with pytest.raises(ValueError, match=f"^{key}: must not hold a user or password") as caught:
         OtlpUplinkSettings(name="cloud", **{"endpoint": "https://h", key: address})
     assert "s3cret" not in str(caught.value)
-
-
-def test_free_hours_are_hours_of_a_budget() -> None:
-    """Each that is none is said by its place; and they have to be free of something."""
-    budget = read('budget = { per_day = "1MiB", free = ["22:00-06:00", "12:00-13:00 local"] }').budget
-    assert [hours.is_local for hours in budget.free_hours().hours] == [False, True]
-    assert BudgetSettings().free_hours().hours == ()
-    with pytest.raises(ValueError, match=r'free\[1\]: "noon" are no hours; write "22:00-06:00"'):
-        BudgetSettings(per_day=Size(1 << 20), free=("22:00-06:00", "noon"))
-    with pytest.raises(ValueError, match="free: there is no allowance that they would be free of"):
-        BudgetSettings(rate=Rate(8000), free=("22:00-06:00",))
 
 
 def test_what_an_uplink_takes_is_read_in_words() -> None:
@@ -211,28 +178,3 @@ def test_the_other_protocols_port_is_said(protocol: str, endpoint: str, sentence
     """It may be meant, and mostly is not."""
     warnings = make(protocol=protocol, endpoint=endpoint).warnings()
     assert (sentence in " ".join(warnings), len(warnings)) == (True, int(bool(sentence)))
-
-
-@pytest.mark.parametrize(
-    ("budget", "sentence"),
-    [
-        ({"per_day": Size(1 << 20), "overdraw": ("critical",)}, "overdraw: has no bound; add overdraw_max"),
-        ({"per_day": Size(1 << 20), "overdraw_max": Size(1 << 20)}, "overdraw_max: is for nobody"),
-        (
-            {"per_day": Size(1 << 20), "overdraw": ("bulk",), "overdraw_max": Size(9)},
-            "overdraw_max: is 9B; one request",
-        ),
-        ({"overdraw": ("critical",), "overdraw_max": Size(1 << 20)}, "overdraw: there is no allowance to go beyond"),
-    ],
-)
-def test_an_overdraft_is_bounded_and_somebodys(budget: dict, sentence: str) -> None:
-    """And one of an allowance."""
-    with pytest.raises(ValueError, match=sentence):
-        BudgetSettings(**budget)
-
-
-def test_classes_that_may_overdraw_are_named() -> None:
-    """Nobody may by itself."""
-    budget = read('budget = { per_day = "1MiB", overdraw = ["critical", "normal"], overdraw_max = "64KiB" }').budget
-    assert budget.overdraws() == {Priority.CRITICAL, Priority.NORMAL}
-    assert BudgetSettings().overdraws() == frozenset()

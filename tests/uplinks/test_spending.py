@@ -21,6 +21,7 @@ from gateway.core.contracts import Priority
 from gateway.core.telemetry import Telemetry
 from gateway.core.units import Duration, Rate, Size
 from gateway.uplinks import delivery
+from gateway.uplinks.budget_settings import BudgetSettings
 from gateway.uplinks.delivery import Uplink
 from gateway.uplinks.guards import Answer, TryLaterError, UnreachableError
 from gateway.uplinks.link_probe import PROBE_BYTES
@@ -28,7 +29,7 @@ from gateway.uplinks.link_settings import LinkSettings
 from gateway.uplinks.links import Links, Seen
 from gateway.uplinks.ration import SAVED_SHARE, SHARE, SPENT_SHARE
 from gateway.uplinks.scheduling import Decision, Scheduler
-from gateway.uplinks.settings import BudgetSettings, OtlpUplinkSettings
+from gateway.uplinks.settings import OtlpUplinkSettings
 from gateway.uplinks.spending import SMALL_BYTES
 from gateway.uplinks.windows import UTC
 from gateway.uplinks.worker import Seams

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.uplinks.budget import COUNT_MAX, Budget, Note
-from gateway.uplinks.settings import DAY, HOUR, MONTH
+from gateway.uplinks.budget_settings import DAY, HOUR, MONTH
 from gateway.uplinks.windows import WINDOWS, Calendar, Moment, Spent
 
 
