@@ -267,6 +267,11 @@ class Log:
         """Return the page at a place that `frames` or `newest` gives."""
         return self.data[offset : offset + self.page_bytes]
 
+    def frame(self, index: int) -> bytes:
+        """Return a frame, its header included."""
+        size = FRAME_HEADER_BYTES + self.page_bytes
+        return self.data[LOG_HEADER_BYTES + index * size : LOG_HEADER_BYTES + (index + 1) * size]
+
     def is_end(self, offset: int) -> bool:
         """Whether the frame of the page at `offset` is the last of a transaction (section 4.1)."""
         head = offset - FRAME_HEADER_BYTES
@@ -353,21 +358,28 @@ def _sort_out(
     is_earlier[1:] &= follows[1:] | (heads[1:, 2:4] != heads[:-1, 2:4]).any(axis=1)
     is_odd = ~is_earlier & ~(whole & (np.arange(len(heads)) < last))
     log.has_rest |= bool(is_odd[last:].any())
-    # One that says of itself what another says is a copy of that.
+    # One that says of itself what another says is a copy of that, or that of it where neither can be checked.
     sums = (heads[:, 4].astype(np.uint64) << np.uint64(32)) | heads[:, 5]
-    _, where, times = np.unique(sums, return_inverse=True, return_counts=True)
-    is_ours = (heads[:, 2:4] == salts).all(axis=1) & (times[where] == 1)
+    _, where = np.unique(sums, return_inverse=True)
+    taken = np.bincount(where, weights=whole) > 0
+    first: dict[int, int] = {}
+    for index in np.flatnonzero(is_odd).tolist():
+        content = hash(log.frame(index))
+        taken[where[index]] |= first.setdefault(int(where[index]), content) != content
+    is_ours = (heads[:, 2:4] == salts).all(axis=1)
     log.unknown = int((is_earlier & ~whole)[:last].sum())
     for index in np.flatnonzero(is_odd).tolist():
         place = LOG_HEADER_BYTES + index * (FRAME_HEADER_BYTES + log.page_bytes) + FRAME_HEADER_BYTES
         number = int(heads[index, 0])
         if index >= last:
             log.loose[place] = number
-        elif not (is_ours[index] and _fits_between(heads, whole, index)):
+        elif not (is_ours[index] and not taken[where[index]] and _fits_between(heads, whole, index)):
             log.unknown += 1
             log.loose[place] = number
-        elif log.newest.get(number, -1) < place:
-            log.broken[number] = place
+        else:
+            taken[where[index]] = True
+            if log.newest.get(number, -1) < place:
+                log.broken[number] = place
 
 
 def _is_log_head(head: bytes) -> bool:

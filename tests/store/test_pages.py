@@ -122,6 +122,32 @@ def test_a_damaged_end_of_the_last_but_one_transaction_is_damage(files) -> None:
     assert read_log(bytes(damaged), page_bytes=PAGE).is_broken
 
 
+@pytest.mark.parametrize(
+    ("is_checked", "is_same", "is_taken"), [(False, True, True), (False, False, False), (True, True, False)]
+)
+def test_of_two_frames_that_say_the_same_the_one_that_can_be_checked_is_believed(
+    files, is_checked, is_same, is_taken
+) -> None:
+    """Where neither can be, since the one before is damaged too, they are one as long as they are the same."""
+    _, log, _ = files
+    whole, frame = read_log(log, page_bytes=PAGE), PAGE + 24
+    places = [place for place in sorted(whole.newest.values()) if 20 * frame < place < len(log) - 20 * frame]
+    at = places[len(places) // 2] - 24
+    number = int.from_bytes(log[at : at + 4], "big")
+    damaged = bytearray(log)
+    copy = at + 8 * frame
+    damaged[copy : copy + frame] = log[at : at + frame]
+    if not is_checked:
+        damaged[at - frame : at - frame + 24] = bytes(24)
+    if not is_same:
+        damaged[copy + 100] ^= 1
+    found = read_log(bytes(damaged), page_bytes=PAGE)
+    assert found.broken.get(number) == (at + 24 if is_taken else None)
+    assert (found.newest.get(number) == at + 24) == is_checked
+    assert found.loose[copy + 24] == number
+    assert found.unknown == (2 if not is_same else 1) + (not is_checked)
+
+
 def test_a_log_without_a_header_is_damage_and_readable(files) -> None:
     """Page size and salts are taken from elsewhere."""
     _, log, _ = files
