@@ -132,6 +132,10 @@ def test_a_spare_takes_over_what_a_dead_gateway_had(make_broker, make_member, ot
     one, other = make_member("one", called("plant-1")), make_member("other", called("plant-2"))
     with Publisher(port=broker.port) as publisher:
         wait_until(lambda: min(member.account()["delivered"] for member in (one, other)) > 300, "both to have a part")
+    # What it takes after that it has is gone with it.
+    wait_until(
+        lambda: sum(m.account()["accepted"] for m in (one, other)) >= len(publisher.acknowledged), "all to be in"
+    )
     other.drain()
     other.kill()
     with Publisher(port=broker.port, topic=b"plant/d2/count") as more:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
 import threading
@@ -204,6 +205,13 @@ def test_what_nobody_subscribes_to_is_held_where_that_is_wanted(make_bridge, mak
     assert bridge.send(30).rejected == 0
     wait_until(lambda: len(ear.heard) == 1, "what somebody hears")
     ear.close()
+
+    def is_held() -> bool:
+        with contextlib.suppress(HoldError):
+            return bridge.send(30).rejected > 0
+        return True
+
+    wait_until(is_held, "the broker to know that nobody is there")
     for _ in range(2):
         with pytest.raises(HoldError, match="nobody subscribes to tidegate/site%2F7/metrics; it is held") as caught:
             bridge.send(30)
