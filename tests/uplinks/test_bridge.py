@@ -348,14 +348,14 @@ def test_websockets(make_bridge, make_broker, listen) -> None:
 
 @pytest.mark.alone
 def test_bytes_on_the_wire_are_the_kernels(make_bridge, make_broker, make_link) -> None:
-    """Both directions, with headers: about what a proxy in between counts."""
+    """Both directions, with headers: what a proxy in between passes on, and some packets for each message."""
     broker = make_broker()
     link = make_link(broker.address)
     bridge = make_bridge(link.port, payload="json")
     bridge.send(2000)
     counts = link.counts()
-    estimated = counts.up_wire + counts.down_wire
-    assert 0.8 * estimated < bridge.wire.wire_bytes < 1.3 * estimated + 500
+    # How much goes into one packet is the kernel's to decide: a publication, its answer, and an ack of either at most.
+    assert counts.up + counts.down < bridge.wire.wire_bytes < counts.up + counts.down + 2000 * 4 * 80
     assert bridge.wire.bytes_sent > 2000 * 60
     before = bridge.wire.wire_bytes
     bridge.wire.close()
