@@ -253,6 +253,8 @@ def _put_off(uplink: dict[str, Any]) -> Iterator[str]:
     if leases := put_off.get("leases", 0) - put_off.get("unheard", 0):
         left = plural(put_off.get("readings", 0), "reading")
         yield f"! the receiver fails at {left} of {plural(leases, 'request')}: others go first, they are tried again"
+    if given := put_off.get("gives_way"):
+        yield f"{plural(given, 'reading')} of a request that has begun wait for fresh data to go first"
 
 
 def _speed(uplink: dict[str, Any]) -> Iterator[str]:

@@ -110,7 +110,11 @@ class Endings:
         """Let others go before the rest of `hand`; return False where it goes on at once, for want of room."""
         assert hand.pause_s is not None
         pause_s, hand.pause_s = hand.pause_s, None
-        is_parked = (pause_s > 0 or self._parked.has_room) and self._parked.put_off(hand, until_s=_now_s() + pause_s)
+        is_parked = (pause_s > 0 or self._parked.has_room) and self._parked.put_off(
+            hand,
+            until_s=_now_s() + pause_s,
+            gives_way=not (pause_s or hand.trouble or hand.waits_for or hand.is_suspect),
+        )
         if not is_parked and hand.waits_for:
             await self._wait_with(hand, pause_s)
             return False

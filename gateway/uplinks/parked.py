@@ -33,11 +33,12 @@ TRIES_SHARE: Final = 0.3
 
 
 class PutOff(NamedTuple):
-    """A lease that is put off, and what is left of it, which does not change meanwhile."""
+    """A lease that is put off, and what is left of it, which does not change meanwhile; `gives_way`: to fresh data."""
 
     until_s: float
     hand: Hand
     readings: int
+    gives_way: bool
 
     @property
     def size_bytes(self) -> int:
@@ -95,13 +96,13 @@ class Parked:
         """Keep `hand` until its signal is no longer held back; return False where there is one of it already."""
         return self._held.setdefault(hand.lease.signal, hand) is hand
 
-    def put_off(self, hand: Hand, *, until_s: float) -> bool:
-        """Keep `hand` until then; return False where there are too many."""
+    def put_off(self, hand: Hand, *, until_s: float, gives_way: bool = False) -> bool:
+        """Keep `hand` until then; return False where there are too many. `gives_way`: nothing is wrong with it."""
         if not self.finds_room():
             return False
         # What its columns are stands in the bodies, too.
         hand.lease.segments = [replace(segment, readable=None) for segment in hand.lease.segments]
-        self._put_off.append(PutOff(until_s, hand, sum(map(len, hand.parts or ()))))
+        self._put_off.append(PutOff(until_s, hand, sum(map(len, hand.parts or ())), gives_way))
         return True
 
     def tried(self, seconds: float, *, now_s: float) -> None:
@@ -136,11 +137,13 @@ class Parked:
 
     def told(self) -> dict[str, Any]:
         """Return what is put off, as `tidegate status` shows it."""
+        failing = [item for item in self._put_off if not item.gives_way]
         return {
-            "leases": len(self._put_off),
-            "readings": sum(item.readings for item in self._put_off),
+            "leases": len(failing),
+            "readings": sum(item.readings for item in failing),
             "overflowed": self.overflowed,
-            "unheard": sum(bool(item.hand.waits_for) for item in self._put_off),
+            "unheard": sum(bool(item.hand.waits_for) for item in failing),
+            "gives_way": sum(item.readings for item in self._put_off if item.gives_way),
         }
 
     def _due(self, now_s: float) -> list[Hand]:

@@ -223,6 +223,9 @@ def test_what_a_receiver_fails_at_is_told() -> None:
     text = uplink_text(state="idle", held=300, put_off={"leases": 1, "readings": 2, "overflowed": 0})
     assert "! the receiver fails at 2 readings of 1 request: others go first, they are tried again" in text
     assert "fails at" not in uplink_text(state="idle", put_off={"leases": 0, "readings": 0, "overflowed": 0})
+    fresh_first = uplink_text(state="sending", put_off={"leases": 0, "readings": 0, "overflowed": 0, "gives_way": 5502})
+    assert "5,502 readings of a request that has begun wait for fresh data to go first" in fresh_first
+    assert "fails at" not in fresh_first
 
 
 def test_what_no_stream_listens_for_is_told() -> None:

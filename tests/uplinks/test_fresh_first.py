@@ -27,10 +27,16 @@ def test_a_large_segment_of_the_backlog_holds_nothing_fresh_up(make_road, make_r
         road.store.add(make_readings(20_000), lane="backlog")
         task = await road.start()
         came: dict[int, float] = {}
+        gave_way = 0
         for k in range(100):
             came[len(came)] = asyncio.get_running_loop().time()
             road.store.add(make_readings(10, series=1, start=10 * k))
             await asyncio.sleep(1)
+            told = road.uplink.status()["put_off"]
+            # Nothing fails at anything.
+            assert (told["leases"], told["readings"]) == (0, 0)
+            gave_way += told["gives_way"] > 0
+        assert gave_way
         await asyncio.sleep(60)
         late_s = [
             at_s + SLOW_S - came[int(reading.value) // 10]

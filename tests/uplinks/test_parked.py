@@ -78,7 +78,7 @@ def test_there_is_room_for_some(holding) -> None:
     assert all(parked.put_off(hand(), until_s=5.0) for _ in range(PUT_OFF_MAX))
     assert not parked.has_room
     assert not parked.put_off(hand(), until_s=5.0)
-    assert parked.told() == {"leases": PUT_OFF_MAX, "readings": 0, "overflowed": 1, "unheard": 0}
+    assert parked.told() == {"leases": PUT_OFF_MAX, "readings": 0, "overflowed": 1, "unheard": 0, "gives_way": 0}
 
 
 def test_what_is_put_off_is_bounded_in_memory(holding) -> None:
