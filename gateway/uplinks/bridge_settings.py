@@ -272,7 +272,7 @@ class MqttUplinkSettings(
         what = "password and data" if self.password is not None else "data"
         if open_ones := in_the_open(self.targets(), parse=parse_url, what=what, safe="mqtts://"):
             said.append(f"{key}: {open_ones}")
-        said += warnings_of_endpoints(self.targets(), key=key, balance=self.balance)
+        said += warnings_of_endpoints(self.targets(), key=key, balance=self.balance, breaker=self.breaker)
         if self.protocol == "3.1.1" and self.qos:
             said.append(
                 "protocol: MQTT 3.1.1 has no word for what a broker refuses: what it throws away counts as delivered"

@@ -140,8 +140,13 @@ def problems_of_endpoints(endpoints: Iterable[str | EndpointSettings]) -> Iterat
         yield Problem("endpoints", "http:// and https:// are not mixed: what one protects another would show")
 
 
-def warnings_of_endpoints(targets: Sequence[EndpointSettings], *, key: str, balance: str) -> Iterator[str]:
+def warnings_of_endpoints(
+    targets: Sequence[EndpointSettings], *, key: str, balance: str, breaker: BreakerSettings
+) -> Iterator[str]:
     """Yield what works with several receivers and is perhaps not meant."""
+    if len(targets) == 1 and breaker != BreakerSettings():
+        # Nobody else could take what it is not asked for: when to ask is what `retry` is for.
+        yield "breaker: there is one receiver, which is never left out; `retry` says how often it is tried"
     if len(targets) == 1 and balance != "failover":
         yield f"balance: there is one receiver, so {balance!r} means nothing; name more of them in endpoints"
     elif balance != "weighted" and any(one.weight != 1 for one in targets):

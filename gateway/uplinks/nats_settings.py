@@ -291,7 +291,7 @@ class NatsUplinkSettings(
             said.append(
                 f"discover: without TLS {what} can be read on the way there, and by whoever has such an address"
             )
-        return [*said, *warnings_of_endpoints(self.targets(), key=key, balance=self.balance)]
+        return [*said, *warnings_of_endpoints(self.targets(), key=key, balance=self.balance, breaker=self.breaker)]
 
 
 def token_of(value: AttributeValue) -> str:

@@ -342,7 +342,10 @@ class OtlpUplinkSettings(
         """Return what works and should be thought about, for `tidegate check`."""
         return [
             *warnings_of_endpoints(
-                self.targets(), key="endpoints" if self.endpoints else "endpoint", balance=self.balance
+                self.targets(),
+                key="endpoints" if self.endpoints else "endpoint",
+                balance=self.balance,
+                breaker=self.breaker,
             ),
             *self._warnings_of_plain(),
             *self._warnings_of_ports(),

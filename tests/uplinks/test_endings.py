@@ -36,7 +36,13 @@ def test_its_neighbours_arrive_soon_and_it_is_tried_again(make_road, make_readin
         road.store.add(make_readings(1000))
         task = await road.start(5)
         assert len({r.value for r in road.wire.readings()}) == 1000
-        assert road.uplink.status()["put_off"] == {"leases": 1, "readings": 1, "overflowed": 0, "unheard": 0, "gives_way": 0}
+        assert road.uplink.status()["put_off"] == {
+            "leases": 1,
+            "readings": 1,
+            "overflowed": 0,
+            "unheard": 0,
+            "gives_way": 0,
+        }
         assert road.uplink.status()["state"] == "waiting"
         await asyncio.sleep(60)
         assert road.store.held == 1000

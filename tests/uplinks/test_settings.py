@@ -7,7 +7,7 @@ import pytest
 
 from gateway.core.units import Duration, Size
 from gateway.net.secrets import Secret
-from gateway.uplinks.endpoint_settings import EndpointSettings
+from gateway.uplinks.endpoint_settings import BreakerSettings, EndpointSettings
 from gateway.uplinks.settings import OtlpUplinkSettings, RetrySettings, TlsSettings
 
 
@@ -137,6 +137,10 @@ def test_what_has_no_effect_is_said() -> None:
     found = make(endpoint="http://c.lan", tls=TlsSettings(ca_file="x"), headers={"x-site": "7"}).warnings()
     assert "headers and data can be read" in found[0]
     assert "not used with an http://" in found[1]
+    (said,) = make(breaker=BreakerSettings(failures=1)).warnings()
+    assert said == "breaker: there is one receiver, which is never left out; `retry` says how often it is tried"
+    several = {"endpoint": "", "endpoints": ("https://a.example", "https://b.example")}
+    assert make(breaker=BreakerSettings(failures=1), **several).warnings() == []
 
 
 @pytest.mark.parametrize("key", ["endpoint", "proxy"])
