@@ -422,10 +422,12 @@ class EvictionMachine(RuleBasedStateMachine):
             log_may_grow = max(self.log_bytes_max + brought_bytes - before.log_bytes, 0)
             if self.when_full == "dilute" and not evicted <= left:
                 dilutable = self.dilutable(before.sizes)
-                # Where that and all else that may go would not be enough, it goes whole.
-                free_bytes = sum(before.sizes.get(unit, 0) for unit in {*self.units} - self.in_hand())
-                free_bytes -= sum(before.sizes[unit] for unit in dilutable) // 2
-                used_bytes = before.used_bytes + brought_bytes + log_may_grow + TOLERANCE - free_bytes
+                # Where that and all else that may go would not be enough, it goes whole. What is written anew takes
+                # room in the log as well.
+                rewritten_bytes = sum(before.sizes[unit] for unit in dilutable) // 2
+                free_bytes = sum(before.sizes.get(unit, 0) for unit in {*self.units} - self.in_hand()) - rewritten_bytes
+                may_grow = max(self.log_bytes_max + brought_bytes + rewritten_bytes - before.log_bytes, 0)
+                used_bytes = before.used_bytes + brought_bytes + may_grow + TOLERANCE - free_bytes
                 assert not dilutable or used_bytes > self.limit, "it could have been diluted"
             room_bytes = self.limit - now.used_bytes - log_may_grow
             # As above: which of them was the last depends on the walk, so that it may have been the largest.
