@@ -48,11 +48,11 @@ async def end(
     """Close the files, with a log where the next start is to find one."""
     presence = committer.trouble.presence
     with contextlib.nullcontext() if presence is None else presence.spare_others():
-        if committer.state.clean:
+        if committer.state.clean and not committer.is_damaged:
             await reader.close()
             await writer.close()
         else:
-            # The next start is to find what the state on the disk says: a log.
+            # The next start is to find what the state on the disk says: a log. A salvage reads both, each as it is.
             await close_keeping_log(writer, reader)
     if frozen is not None:
         await frozen.close()

@@ -283,7 +283,7 @@ async def open_writer(path: Path, *, log_bytes: int) -> aiosqlite.Connection:
         )
         await migrate(connection)
     except BaseException:
-        await connection.close()
+        await close_untouched(connection, path)
         raise
     return connection
 
@@ -308,6 +308,20 @@ async def close_keeping_log(writer: aiosqlite.Connection, reader: aiosqlite.Conn
         await writer.close()
     finally:
         await reader.close()
+
+
+async def close_untouched(writer: aiosqlite.Connection, path: Path) -> None:
+    """Close the only connection and leave both files as they are: damage must not take in what the log still knows.
+
+    Another one that may only read goes last. It has the log open once it has tried to read, whatever it found. Where
+    there is no other to be had (the file is gone from its place) SQLite has nothing to move the log into either.
+    """
+    async with contextlib.AsyncExitStack() as last:
+        with contextlib.suppress(sqlite3.Error):
+            reader = await connect(path, mode="ro")
+            last.push_async_callback(reader.close)
+            await reader.execute_fetchall("PRAGMA user_version")
+        await writer.close()
 
 
 async def share_cache(writer: aiosqlite.Connection, reader: aiosqlite.Connection, cache_bytes: int) -> None:

@@ -20,7 +20,7 @@ import aiosqlite
 from gateway.net.files import create
 from gateway.store import disks
 from gateway.store.accounts import decode_state, encode_state
-from gateway.store.connection import LOCK, Steps, Transacting, open_writer, schemas, transact
+from gateway.store.connection import LOCK, Steps, Transacting, close_untouched, open_writer, schemas, transact
 from gateway.store.evidence import DamagedError, look
 from gateway.store.opening import as_closed, fetch, note_closed, read_ledger
 from gateway.store.pagefile import PageFile
@@ -28,6 +28,7 @@ from gateway.store.pages import heads_of, last_value, leaves_of, rows_of
 from gateway.store.recent import Row
 from gateway.store.records import SEQUENCE_END, SHELVES, STATE_ID, StoreError, place
 from gateway.store.rows import origin_in
+from gateway.store.starting import is_damage
 from gateway.store.unwritten import note_of
 
 if TYPE_CHECKING:
@@ -151,13 +152,17 @@ class Frozen:
         try:
             look(self._path)
             writer = await open_writer(self._path, log_bytes=room.log_bytes)
+            is_damaged = False
             try:
                 await self._write_down(writer)
-            except BaseException:
-                await note_closed(writer)
+            except BaseException as error:
+                is_damaged = isinstance(error, sqlite3.Error) and is_damage(error)
+                if not is_damaged:
+                    await note_closed(writer)
                 raise
             finally:
-                await writer.close()
+                # The salvage reads file and log as they were found.
+                await (close_untouched(writer, self._path) if is_damaged else writer.close())
         except (sqlite3.Error, OSError) as error:
             return disks.why(error, self._path)
         except (StoreError, DamagedError) as error:

@@ -21,7 +21,15 @@ from gateway.net.files import write_file
 from gateway.store import disks
 from gateway.store.accounts import DamagedStateError
 from gateway.store.asides import set_log_aside, take_back
-from gateway.store.connection import DATABASE, PAGE_BYTES, close_keeping_log, count_pages, open_reader, open_writer
+from gateway.store.connection import (
+    DATABASE,
+    PAGE_BYTES,
+    close_keeping_log,
+    close_untouched,
+    count_pages,
+    open_reader,
+    open_writer,
+)
 from gateway.store.evidence import SUSPECT, DamagedError, look
 from gateway.store.opening import check_rows, fetch, note_closed, read_shelf, read_state
 from gateway.store.pages import TreeError
@@ -199,20 +207,25 @@ class Starter:
         self._lost = {(name, DAMAGED): lost.most for name, lost in salvaged.lost.items() if lost.most}
 
     async def _open(self) -> Started:
-        async with contextlib.AsyncExitStack() as undo:
+        try:
+            writer = await open_writer(self._path, log_bytes=self._room.log_bytes)
             try:
-                writer = await open_writer(self._path, log_bytes=self._room.log_bytes)
-                undo.push_async_callback(writer.close)
                 await write_down(writer, self._note_path)
                 opened = await self._read(writer, is_thorough=True)
                 reading = await open_reader(self._path)
-            except sqlite3.Error as error:
-                if is_damage(error):
-                    raise DamagedError(str(error)) from error
+            except StoreError:
+                await writer.close()
                 raise
-            undo.pop_all()
-            forget(self._note_path)
-            return Started(writer, reading, ShelfReader(reading), opened)
+            except BaseException:
+                # The salvage reads file and log as they were found.
+                await close_untouched(writer, self._path)
+                raise
+        except sqlite3.Error as error:
+            if is_damage(error):
+                raise DamagedError(str(error)) from error
+            raise
+        forget(self._note_path)
+        return Started(writer, reading, ShelfReader(reading), opened)
 
     async def _read(self, connection: aiosqlite.Connection, *, is_thorough: bool) -> Opened:
         try:

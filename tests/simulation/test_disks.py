@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gateway.net.ports import free_port
+from gateway.store.connection import PAGE_BYTES
+from gateway.store.evidence import look
 from hil.children import Child, wait_until
 from hil.gateway_child import Site
 from hil.otlp_sink import Behaviour
@@ -372,3 +375,36 @@ def test_a_damaged_database(tmp_path: Path, otlp_sink: OtlpSink, make_child: Cal
     assert "Traceback" not in child.output, child.tail(40)
     assert child.terminate() == 0
     assert site.verify()[0] == 0, site.verify()[1]
+
+
+@pytest.mark.slow
+def test_a_database_that_is_damaged_while_the_gateway_is_dead(tmp_path: Path, make_child: Callable[..., Child]) -> None:
+    """What `tidegate verify` says can be salvaged is what is salvaged: file and log are read as the kill left them."""
+    site = Site(tmp_path, endpoint=f"http://127.0.0.1:{free_port()}", make_child=make_child)
+    child = site.start()
+    with Publisher(port=site.mqtt) as publisher:
+        wait_until(lambda: len(publisher.acknowledged) > 5000, "some load")
+        assert child.terminate() == 0
+        child = site.start()
+        path, log = site.state_dir / "tidegate.db", site.state_dir / "tidegate.db-wal"
+        wait_until(lambda: log.stat().st_size > 40_000, "more of it, in the log")
+        child.kill()
+        publisher.stop()
+    data = bytearray(path.read_bytes())
+    for eighth in range(5, 8):
+        start = len(data) * eighth // 8 // PAGE_BYTES * PAGE_BYTES
+        data[start : start + 64] = bytes(byte ^ 0xFF for byte in data[start : start + 64])
+    path.write_bytes(data)
+    assert look(path) is None, "it only shows where SQLite reads it"
+    code, said = site.verify()
+    assert code == 1
+    child = site.start()
+    events = site.status()["events"]
+    assert not any("-wal" in event or "came last" in event for event in events), events
+    (event,) = (event for event in events if " was damaged (" in event)
+    found, lost = event[event.rindex("): ") + 3 :].split("; the damaged file")[0].split(" were salvaged, ")
+    assert f"{found} can be salvaged, {lost};" in said, (said, event)
+    account = site.account()
+    assert account.gap == 0
+    assert 0 < account.ledger["damaged"] < account.accepted
+    stop_well(site, child)

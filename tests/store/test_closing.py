@@ -6,6 +6,7 @@ import logging
 import sqlite3
 
 from gateway.store import closing
+from gateway.store.connection import DATABASE
 
 
 async def test_nothing_is_said_where_all_is_written(shelves, caplog) -> None:
@@ -35,3 +36,17 @@ async def test_most_is_held_for_the_slowest(shelves) -> None:
     await shelves.put(store, 3)
     await shelves.drain(store, "fast")
     assert closing.held_by(store._committer) == 3
+
+
+async def test_a_file_that_turned_out_to_be_damaged_keeps_its_log(shelves) -> None:
+    """The next start salvages from both, whether or not the last commit went well."""
+    store = await shelves.open()
+    put = await shelves.put(store, 3)
+    await store._committer.met_damage(sqlite3.DatabaseError("malformed"))
+    await shelves.close()
+    assert (shelves.state_dir / f"{DATABASE}-wal").stat().st_size > 0
+    store = await shelves.open()
+    assert "was damaged (malformed)" in store.events[0]
+    assert "lost: nothing;" in store.events[0]
+    assert await shelves.drain(store) == put
+    shelves.check(store)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import shutil
 import sqlite3
 import sys
 import weakref
@@ -16,6 +18,7 @@ from gateway.store.connection import (
     APPLICATION_ID,
     DATABASE,
     DirectoryLock,
+    close_untouched,
     open_reader,
     open_writer,
     schemas,
@@ -135,6 +138,60 @@ async def test_a_file_that_is_no_database_cannot_be_read(tmp_path) -> None:
         await reader.execute_fetchall("SELECT * FROM shelf")
     if reader is not None:
         await reader.close()
+
+
+@pytest.fixture
+async def dead(tmp_path) -> Path:
+    """Leave a database of which most is in the log, as a process that dies does."""
+    (tmp_path / "alive").mkdir()
+    writer = await open_writer(tmp_path / "alive" / DATABASE, log_bytes=1 << 20)
+    await writer.execute_fetchall("PRAGMA wal_checkpoint(RESTART)")
+    await writer.execute_fetchall("INSERT INTO series VALUES (1, zeroblob(5000))")
+    copy = shutil.copytree(tmp_path / "alive", tmp_path / "dead")
+    await writer.close()
+    return copy / DATABASE
+
+
+@pytest.mark.parametrize(
+    ("offset", "bytes_there"),
+    [(0, b""), (0, b"no database, this"), (18, b"\x07\x07"), (connection.PAGE_BYTES, b"\xff" * 1024)],
+)
+async def test_what_is_damaged_is_closed_untouched(dead, offset, bytes_there) -> None:
+    """Whatever SQLite can still make of the file, the log stays what it is, and the file too."""
+    data = dead.read_bytes()
+    dead.write_bytes(data[:offset] + bytes_there + data[offset + len(bytes_there) :])
+    before = {path.name: path.read_bytes() for path in dead.parent.iterdir()}
+    assert len(before[f"{DATABASE}-wal"]) > 5000
+    writer = await connection.connect(dead, mode="rwc")
+    with contextlib.suppress(sqlite3.Error):
+        await writer.execute_fetchall("SELECT * FROM series")
+    await close_untouched(writer, dead)
+    assert {path.name: path.read_bytes() for path in dead.parent.iterdir()} == before
+
+
+async def test_an_opening_that_fails_leaves_the_log_to_who_looks_next(dead, monkeypatch) -> None:
+    """Its own failures too."""
+    before = {path.name: path.read_bytes() for path in dead.parent.iterdir()}
+
+    async def fail(_: object) -> None:
+        raise sqlite3.DatabaseError("malformed")
+
+    monkeypatch.setattr(connection, "migrate", fail)
+    with pytest.raises(sqlite3.DatabaseError, match="malformed"):
+        await open_writer(dead, log_bytes=1 << 20)
+    assert {path.name: path.read_bytes() for path in dead.parent.iterdir()} == before
+
+
+async def test_what_is_gone_from_its_place_is_closed_all_the_same(dead) -> None:
+    """Nothing is there that SQLite could move the log into."""
+    log = dead.with_name(f"{DATABASE}-wal")
+    before = log.read_bytes()
+    writer = await connection.connect(dead, mode="rwc")
+    await writer.execute_fetchall("SELECT * FROM series")
+    dead.unlink()
+    await close_untouched(writer, dead)
+    assert not dead.exists()
+    assert log.read_bytes() == before
 
 
 def test_the_lock_names_its_owner_and_can_be_passed_on(tmp_path) -> None:

@@ -291,6 +291,31 @@ async def test_a_write_down_that_fails_half_way_changes_nothing(shelves, fill, f
     assert sorted(await shelves.drain(store)) == put
 
 
+async def test_damage_that_shows_while_it_is_written_down_leaves_both_files_as_they_were(
+    shelves, fill, freeze, monkeypatch
+) -> None:
+    """The next start salvages from both."""
+    put = await fill(dies=True)
+    disk = freeze()
+    store = await shelves.open(uplinks=("cloud", "spare"))
+    await shelves.drain(store)
+    disk.is_read_only = False
+    files = [shelves.state_dir / DATABASE, shelves.state_dir / f"{DATABASE}-wal"]
+    before = [path.read_bytes() for path in files]
+
+    async def fail(*_: object) -> None:
+        raise sqlite3.DatabaseError("malformed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Frozen, "_copy", fail)
+        assert await store._frozen.write_down(store._around.room) == "malformed"
+        await shelves.close()
+    assert [path.read_bytes() for path in files] == before
+    store = await shelves.open(uplinks=("cloud", "spare"))
+    assert store.events == []
+    assert sorted(await shelves.drain(store)) == put
+
+
 async def test_a_disk_that_is_full_while_it_is_written_down(shelves, fill, freeze, monkeypatch) -> None:
     """SQLite has ended the transaction by itself then: it is said what is wrong, and nothing is changed."""
     put = await fill(dies=True)

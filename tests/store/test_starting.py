@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import sqlite3
 
 import pytest
@@ -12,7 +13,11 @@ import pytest
 from gateway.store import salvage, starting
 from gateway.store.connection import DATABASE
 from gateway.store.database import StoreError
+from gateway.store.reading import find
+from gateway.store.salvage import salvage_into
 from gateway.store.starting import SUSPECT, is_damage, mark_suspect
+
+LOG = f"{DATABASE}-wal"
 
 
 def test_damage_and_what_is_in_the_way() -> None:
@@ -210,3 +215,92 @@ async def test_quick_check_is_for_files_of_bearable_size(shelves, monkeypatch) -
     monkeypatch.setattr(starting, "SMALL_BYTES_MAX", 0)
     monkeypatch.setattr(starting, "_quick_check", never)
     await shelves.open()
+
+
+def files_of(state_dir) -> tuple[bytes, bytes]:
+    """Return the database and its log."""
+    return (state_dir / DATABASE).read_bytes(), (state_dir / LOG).read_bytes()
+
+
+@pytest.fixture
+async def hurt(shelves, tmp_path) -> int:
+    """Hurt a shelf in its database, with a log that is whole; return how many readings it took.
+
+    Closed in order, it was started again, took more, and died.
+    """
+    store = await shelves.open()
+    for _ in range(200):
+        await shelves.put(store)
+    await shelves.close()
+    store = await shelves.open()
+    for _ in range(50):
+        await shelves.put(store)
+    copy = shutil.copytree(shelves.state_dir, tmp_path / "hurt")
+    await shelves.close()
+    shelves.state_dir = copy
+    path = copy / DATABASE
+    data = bytearray(path.read_bytes())
+    start = len(data) * 2 // 3
+    data[start : start + 64] = bytes(byte ^ 0xFF for byte in data[start : start + 64])
+    path.write_bytes(data)
+    return 250
+
+
+async def test_what_is_lost_is_what_was_said_before_the_start(shelves, hurt, tmp_path) -> None:
+    """SQLite, closing what it finds damaged, would move the log into it and delete it: what came last is there."""
+    before = files_of(shelves.state_dir)
+    forecast = salvage_into(tmp_path / "other.db", find(shelves.state_dir))
+    assert forecast.is_newest
+    assert forecast.loss is None
+    lost = forecast.lost["cloud"]
+    assert 0 < lost.least == lost.most < 20
+    store = await shelves.open()
+    (event,) = store.events
+    said, _, aside = event.partition("; the damaged file is kept as ")
+    why = said[said.index("(") + 1 : said.index("): ")]
+    assert forecast.outlook(why).replace(" is damaged", " was damaged").replace("can be", "were").startswith(said)
+    assert ((shelves.state_dir / aside).read_bytes(), (shelves.state_dir / f"{aside}-wal").read_bytes()) == before
+    cloud = store.status()["uplinks"]["cloud"]
+    assert (cloud["held"], cloud["maybe_twice"]) == (hurt - lost.most, 0)
+    assert cloud["ledger"] == {"damaged": lost.most}
+    shelves.check(store)
+
+
+@pytest.mark.parametrize("what", ["write_down", "_check", "read_shelf", "open_reader"])
+@pytest.mark.parametrize(
+    "error", [sqlite3.DatabaseError("malformed"), sqlite3.OperationalError("busy"), KeyError("ours")]
+)
+async def test_an_opening_that_fails_leaves_both_files_as_they_were(shelves, hurt, monkeypatch, what, error) -> None:
+    """Wherever it fails, who looks next finds what this one found."""
+    before = files_of(shelves.state_dir)
+    seen = []
+
+    async def fail(*_: object, **__: object) -> None:
+        raise error
+
+    def stop(*_: object, **__: object) -> None:
+        seen.append(files_of(shelves.state_dir))
+        raise OSError(errno.EIO, "no salvage here")
+
+    async def fine(_: object) -> None:
+        pass
+
+    monkeypatch.setattr(starting, "_check", fine)
+    monkeypatch.setattr(starting, what, fail)
+    monkeypatch.setattr(salvage, "salvage", stop)
+    with pytest.raises((StoreError, KeyError)):
+        await shelves.open()
+    assert files_of(shelves.state_dir) == before
+    assert seen == ([before] if str(error) == "malformed" else [])
+
+
+async def test_a_start_that_is_refused_closes_in_order(shelves, tmp_path) -> None:
+    """With nothing damaged the log is moved into the file, as ever: more uplinks than there is room for, for example."""
+    await shelves.put(await shelves.open(), 3)
+    copy = shutil.copytree(shelves.state_dir, tmp_path / "copy")
+    await shelves.close()
+    shelves.state_dir = copy
+    with pytest.raises(StoreError, match="uplinks"):
+        await shelves.open(uplinks=[f"u{k}" for k in range(70)])
+    assert not (copy / LOG).exists()
+    assert (await shelves.open()).events == []
