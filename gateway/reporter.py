@@ -6,34 +6,39 @@ totals of the ledger leave too, with what an operator of many gateways wants to 
 `report_s` seconds.
 
 Both leave through the shelf and are readings there like all others: they outlive outages, and are accepted, held,
-delivered or lost. What our own records do to the counts is never a reason to send more of them (`Memory`).
+delivered or lost. What our own records do to the counts is never a reason to send more of their kind: a log record of
+ours that is lost makes no log record (`Told`), and neither it nor a metric makes metrics (`Memory`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from dataclasses import dataclass, replace
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import numpy as np
 
 from gateway.codecs.otlp import encode_log_record
 from gateway.core.batch import MONOTONIC, Batch, LogRecords, Series
-from gateway.core.contracts import DROPPED_BY_MAPPING, FullError, Priority
+from gateway.core.contracts import DROPPED_BY_MAPPING, FullError, Priority, Signal
 from gateway.core.text import printable
+from gateway.core.timeouts import timeout
 from gateway.core.words import plural
 from gateway.store.accounts import WHILE_REMOVED
-from gateway.store.planning import BEFORE, EVICTED
+from gateway.store.planning import BEFORE, EVICTED, EXPIRED
+from gateway.store.segments import SegmentError, decode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
     from typing import TypeAlias
 
     from gateway.core.batch import Attributes
     from gateway.core.clock import Clock
     from gateway.store.database import Store
-    from gateway.store.records import UplinkStatus
+    from gateway.store.records import Lease, UplinkStatus
 
     Ledger: TypeAlias = dict[tuple[str, str], int]  # by uplink and reason, in readings
     Stream: TypeAlias = tuple[str, Attributes]
@@ -41,11 +46,15 @@ if TYPE_CHECKING:
 log = logging.getLogger("tidegate.ledger")
 
 LOOK_S: Final = 30.0
+# At the stop the last word may take so long: on a disk that takes nothing it stays in this box's log.
+LAST_S_MAX: Final = 4.0
 # What was not meant for an uplink, or is not wanted, stands in its ledger so that the sums are right; it is no loss.
 NO_LOSSES: Final = frozenset({BEFORE, WHILE_REMOVED, DROPPED_BY_MAPPING})
 # OTLP logs data model, SeverityNumber WARN.
 SEVERITY_WARN: Final = 13
 REASON_CHARS_MAX: Final = 100
+# In each of our records, and in none of a device's: nobody else's attributes begin like that.
+OWN_MARK: Final = b"tidegate.ledger.total"
 
 
 class Point(NamedTuple):
@@ -60,13 +69,17 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """The counts of one moment, in readings where nothing else is said. `others` were accepted and are not ours."""
+    """The counts of one moment, in readings where nothing else is said. `others` were accepted and are not ours.
+
+    `own_lost` has by uplink how many log records of ours were lost on its road since the start.
+    """
 
     accepted: int
     others: int
     quarantined: int  # payloads
     used_bytes: int
     uplinks: dict[str, UplinkStatus]
+    own_lost: dict[str, int] = field(default_factory=dict)
 
     def ledger(self) -> Ledger:
         """Return the whole ledger."""
@@ -75,6 +88,12 @@ class Numbers:
     def losses(self) -> Ledger:
         """Return what of it is lost."""
         return {key: n for key, n in self.ledger().items() if key[1] not in NO_LOSSES}
+
+    def gained(self, name: str, since: Numbers, *, but: Container[str]) -> int:
+        """Return how much one uplink's ledger has more than it had, of all reasons but some."""
+        before = since.uplinks[name]["ledger"] if name in since.uplinks else {}
+        now = self.uplinks[name]["ledger"]
+        return sum(total - before.get(reason, 0) for reason, total in now.items() if reason not in but)
 
     def without(self, lost: Ledger) -> Numbers:
         """Return the counts as they were before these were lost."""
@@ -102,8 +121,38 @@ class Numbers:
             yield Point("tidegate.ledger.readings", "{reading}", "sum", both, readings)
 
 
+class Told:
+    """What the log records said last.
+
+    Whatever the ledger gains is news but our own records: who refuses them would be told so for ever. Which of what
+    an uplink lost they are is known, so a loss of others counts however small it is, and whatever we wrote meanwhile.
+    """
+
+    def __init__(self, said: Numbers) -> None:
+        self.said = said
+        self._records = 0
+
+    def spoke(self, said: Numbers, *, records: int) -> None:
+        """Take note that `said` is on the shelf, in so many records."""
+        self.said = said
+        self._records = records
+
+    def is_news(self, name: str, now: Numbers) -> bool:
+        """Whether an uplink's ledger gained more than our own records."""
+        own = now.own_lost.get(name, 0) - self.said.own_lost.get(name, 0)
+        if now.others != self.said.others:
+            return now.gained(name, self.said, but=NO_LOSSES) > own
+        # While nobody else brings anything, what had to make room made it for us, and our last records grow old too.
+        if now.gained(name, self.said, but={*NO_LOSSES, EVICTED, EXPIRED}) > own:
+            return True
+        return now.uplinks[name]["ledger"].get(EXPIRED, 0) - self._expired(name) > self._records
+
+    def _expired(self, name: str) -> int:
+        return self.said.uplinks[name]["ledger"].get(EXPIRED, 0) if name in self.said.uplinks else 0
+
+
 class Memory:
-    """What one voice said last, and how much of what changed since may be the doing of our own records.
+    """What the metrics said last, and how much of what changed since may be the doing of our own records.
 
     A receiver that refuses them puts each into the ledger, and a full shelf lets others go for them: taken for
     news, that would make the next record, for ever. So as many readings as we wrote count for nothing, until they
@@ -129,12 +178,12 @@ class Memory:
 
     def has_lost(self, name: str, now: Numbers) -> bool:
         """Whether an uplink's ledger gained more than our own records explain."""
-        uplink, before = now.uplinks[name], self._before(name)
+        uplink = now.uplinks[name]
         # While nobody else brings anything, what had to make room made it for us.
         is_ours = {*NO_LOSSES, EVICTED} if now.others == self.said.others else NO_LOSSES
-        ledger = uplink["ledger"]
-        gained = sum(total - before.get(reason, 0) for reason, total in ledger.items() if reason not in is_ours)
-        if gained <= 0 and uplink["delivered"] + sum(ledger.values()) + uplink["left_out"] >= self._accepted_behind:
+        gained = now.gained(name, self.said, but=is_ours)
+        settled = uplink["delivered"] + sum(uplink["ledger"].values()) + uplink["left_out"]
+        if gained <= 0 and settled >= self._accepted_behind:
             self._settled.add(name)
         return gained > (0 if name in self._settled else self._ours)
 
@@ -143,9 +192,6 @@ class Memory:
         held = now.uplinks[name]["held"]
         said = self.said.uplinks[name]["held"] if name in self.said.uplinks else 0
         return abs(held - said) > self._ours or (not held and said > 0)
-
-    def _before(self, name: str) -> dict[str, int]:
-        return self.said.uplinks[name]["ledger"] if name in self.said.uplinks else {}
 
 
 class Reporter:
@@ -156,11 +202,13 @@ class Reporter:
         self._clock = clock
         self._report_s = report_s
         self._ours = 0
+        self._own_lost: Counter[str] = Counter()
+        store.settling.on_lost = self._lost
         # What earlier runs lost was said by them; the totals go with every record all the same.
         now = self._look()
         before = now.without(store.lost_at_start)
         self._logged = before.losses()
-        self._logs = Memory(before)
+        self._logs = Told(before)
         self._metrics = Memory(before)
         self._began_ns = clock.monotonic_ns()
         self._at_start = {(point.name, point.attributes): point.value for point in now.points()}
@@ -171,7 +219,16 @@ class Reporter:
         }
 
     async def run(self) -> None:
-        """Look and report until cancelled."""
+        """Look and report until cancelled; then look once more: whoever starts next knows not what was not said."""
+        try:
+            await self._live()
+        except asyncio.CancelledError:
+            with contextlib.suppress(TimeoutError):
+                async with timeout(LAST_S_MAX):
+                    await self.look()
+            raise
+
+    async def _live(self) -> None:
         loop = asyncio.get_running_loop()
         looked_s = reported_s = loop.time()
         tick_s = min(LOOK_S, self._report_s or LOOK_S)
@@ -189,14 +246,18 @@ class Reporter:
         assert isinstance(quarantined, int)
         assert isinstance(used_bytes, int)
         accepted = status["accepted"]
-        return Numbers(accepted, accepted - self._ours, quarantined, used_bytes, status["uplinks"])
+        others = accepted - self._ours
+        return Numbers(accepted, others, quarantined, used_bytes, status["uplinks"], dict(self._own_lost))
 
     def _wrote(self, count: int) -> None:
         """Take note of `count` records of ours that are on the shelf."""
         self._ours += count
-        accepted = self._store.status()["accepted"]
-        for memory in (self._logs, self._metrics):
-            memory.wrote(count, accepted=accepted)
+        self._metrics.wrote(count, accepted=self._store.status()["accepted"])
+
+    def _lost(self, lease: Lease, lost: int) -> None:
+        """Count the log records of ours in what is lost; where only some of a lease is, they are taken for it."""
+        if lease.signal is Signal.LOGS:
+            self._own_lost[lease.uplink] += min(lost, _own_records(lease))
 
     # Logs.
 
@@ -208,14 +269,14 @@ class Reporter:
             if total > self._logged.get(key, 0):
                 log.warning("uplink %s: %s", key[0], _sentence(key[1], total, since=self._logged.get(key, 0)))
         self._logged = totals
-        if not any(self._logs.has_lost(name, now) for name in now.uplinks):
+        if not any(self._logs.is_news(name, now) for name in now.uplinks):
             return
         try:
             count = await self._send(totals)
         except FullError as error:
             log.warning("the ledger's news stay here for now: %s", error)
             return
-        self._logs.spoke(now)
+        self._logs.spoke(now, records=count)
         self._wrote(count)
 
     async def _send(self, totals: Ledger) -> int:
@@ -286,6 +347,16 @@ class Reporter:
             began_ns = None if self._at_start.get(stream) else self._store.timeline.wall_from(self._began_ns)
             start_ns = self._starts[stream] = min(began_ns or now_ns, now_ns)
         return start_ns
+
+
+def _own_records(lease: Lease) -> int:
+    found = 0
+    for segment in lease.segments:
+        # What cannot be read is nobody's.
+        with contextlib.suppress(SegmentError):
+            if isinstance(logs := decode(segment.body), LogRecords):
+                found += sum(OWN_MARK in body for body in logs.bodies)
+    return found
 
 
 def _sentence(reason: str, total: int, *, since: int) -> str:

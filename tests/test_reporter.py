@@ -14,11 +14,12 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from gateway import reporter as module
-from gateway.codecs.otlp import ProtobufEncoder
-from gateway.core.batch import Batch, Series
+from gateway.codecs.otlp import ProtobufEncoder, encode_log_record
+from gateway.core.batch import Batch, LogRecords, Series
 from gateway.core.clock import NS_PER_S, FakeClock
 from gateway.core.contracts import DROPPED_BY_MAPPING, FullError, Priority, Signal
 from gateway.core.telemetry import Telemetry
+from gateway.core.units import Duration
 from gateway.reporter import Memory, Numbers, Reporter
 from gateway.store.database import Loss, Store, StoreSettings
 from gateway.uplinks.requests import Hand, RequestBuilder
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CUMULATIVE = 2
+LINE = encode_log_record(
+    time_ns=1, observed_ns=1, severity_number=9, severity_text="INFO", body="a device's own", attributes=()
+)
 OURS = 6
 """Points of a report while the ledger is empty."""
 
@@ -68,8 +72,8 @@ class Box:
         losses = [Loss("malformed_json", lost)] if lost else []
         await self.store.append([(Priority.NORMAL, batch)] if count else [], losses=losses)
 
-    async def send(self, *, refuse: tuple[Signal, ...] = ()) -> None:
-        """Deliver all that is held, as an uplink would, but what the far side refuses."""
+    async def send(self, *, refuse: tuple[Signal, ...] = (), reject: int = 0) -> None:
+        """Deliver all that is held, as an uplink would, but what the far side refuses, or rejects of each request."""
         while (lease := await self.store.lease("cloud", readings_max=10_000, bytes_max=1 << 20)) is not None:
             if lease.signal in refuse:
                 self.store.refuse(lease, "refused", "we take none of these")
@@ -97,7 +101,7 @@ class Box:
                         for scope in resource.scope_logs
                         for record in scope.log_records
                     ]
-            self.store.ack(lease)
+            self.store.ack(lease, rejected=reject)
 
     async def report(self) -> bool:
         """Let a minute pass and report."""
@@ -247,6 +251,145 @@ async def test_a_loss_behind_our_own_is_still_said(box: Box) -> None:
     assert [record.body.string_value for record in box.records][1:] == [
         "uplink cloud: 1 reading will not be delivered: refused (1 in all)"
     ]
+
+
+def said(box: Box) -> list[str]:
+    """Return what arrived of each loss, without the uplink's name."""
+    return [record.body.string_value.removeprefix("uplink cloud: ") for record in box.records]
+
+
+async def test_small_losses_behind_reports_are_each_said_once(box: Box) -> None:
+    """A report adds many readings of ours to the shelf, and none of them explains what others lose."""
+    for _ in range(5):
+        await box.devices()
+        assert await box.report()
+        await box.send()
+        await box.reporter.look()
+    await box.devices(0, lost=5)
+    await box.reporter.look()
+    await box.send()
+    await box.devices(6)
+    assert await box.report()
+    await box.send(reject=4)
+    await box.reporter.look()
+    await box.devices(3)
+    await box.send(refuse=(Signal.METRICS,))
+    assert await box.report()
+    for _ in range(3):
+        await box.reporter.look()
+        await box.send()
+    assert said(box) == [
+        "5 readings will not be delivered: malformed_json (5 in all)",
+        "4 readings will not be delivered: rejected (4 in all)",
+        "3 readings will not be delivered: refused (3 in all)",
+    ]
+
+
+async def test_a_loss_in_front_of_a_report_waits_for_no_other(box: Box) -> None:
+    """It comes first, then the report, then the look."""
+    await box.devices(0, lost=1)
+    assert await box.report()
+    await box.reporter.look()
+    await box.send()
+    assert said(box) == ["1 reading will not be delivered: malformed_json (1 in all)"]
+
+
+async def test_a_loss_beside_a_record_that_is_refused_is_said(box: Box) -> None:
+    """Only the record itself counts for nothing; what is said next has it in its total."""
+    await box.devices(0, lost=1)
+    await box.reporter.look()
+    await box.send(refuse=(Signal.LOGS,))
+    await box.devices(0, lost=1)
+    for _ in range(3):
+        await box.reporter.look()
+    await box.send()
+    assert sorted(said(box)) == [
+        "1 reading will not be delivered: malformed_json (2 in all)",
+        "1 reading will not be delivered: refused (1 in all)",
+    ]
+
+
+@pytest.mark.parametrize("is_rejected", [False, True])
+async def test_records_of_ours_that_are_lost_after_a_restart_are_known_too(box: Box, is_rejected: bool) -> None:
+    """They say themselves whose they are: one that waited for the link makes no other."""
+    await box.devices(0, lost=1)
+    await box.reporter.look()
+    await box.restart()
+    await (box.send(reject=1) if is_rejected else box.send(refuse=(Signal.LOGS,)))
+    accepted = box.store.status()["accepted"]
+    for _ in range(3):
+        await box.reporter.look()
+    assert box.store.status()["accepted"] == accepted
+
+
+async def test_a_far_side_that_takes_nothing_of_ours_is_left_alone(box: Box) -> None:
+    """The loss of a report is said in a record, and the loss of that in nothing."""
+    await box.devices(5)
+    accepted = []
+    for _ in range(20):
+        await box.report()
+        await box.send(refuse=(Signal.METRICS, Signal.LOGS))
+        await box.reporter.look()
+        accepted.append(box.store.status()["accepted"])
+    assert accepted[-1] == accepted[5]
+
+
+async def test_logs_of_devices_that_are_refused_are_said(box: Box) -> None:
+    """Of a lease with records of ours and of theirs, the theirs."""
+    await box.devices(0, lost=1)
+    await box.reporter.look()
+    number = box.store.resolve(Series((("device.id", "d1"),), "", kind="log"))
+    assert number is not None
+    numbers, times = np.array([number], np.uint32), np.array([box.clock.wall_ns()])
+    await box.store.append([], logs=LogRecords(numbers, times, (LINE,)))
+    await box.send(refuse=(Signal.LOGS,))
+    for _ in range(3):
+        await box.reporter.look()
+        await box.send()
+    assert said(box) == ["2 readings will not be delivered: refused (2 in all)"]
+
+
+async def test_records_that_grow_too_old_make_no_others(new_box: Box) -> None:
+    """While the link is down and nobody brings anything; what others lose that way is said."""
+    box = new_box
+    await box.start(max_age=Duration(3600))
+    await box.devices(5, lost=1)
+    accepted = []
+    for _ in range(10):
+        await box.reporter.look()
+        box.clock.advance(3601 * NS_PER_S)
+        await box.store.tend()
+        accepted.append(box.store.status()["accepted"])
+    assert box.store.status()["uplinks"]["cloud"]["ledger"]["expired_age"] > 5
+    assert accepted[-1] == accepted[3]
+    assert accepted[-1] > accepted[0]
+
+
+async def test_what_is_new_at_the_stop_is_said_then(box: Box, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever starts next does not know it any more, and says it no second time."""
+    task = asyncio.create_task(box.reporter.run())
+    await asyncio.sleep(0)
+    await box.devices(0, lost=2)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await box.restart()
+    await box.reporter.look()
+    await box.send()
+    assert said(box) == ["2 readings will not be delivered: malformed_json (2 in all)"]
+    assert caplog.messages.count(box.records[0].body.string_value) == 1
+
+
+async def test_a_stop_does_not_wait_for_a_disk_that_takes_nothing(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is lost then was said in this box's log."""
+    monkeypatch.setattr(module, "LAST_S_MAX", 0.01)
+    task = asyncio.create_task(box.reporter.run())
+    await asyncio.sleep(0)
+    await box.devices(0, lost=2)
+    monkeypatch.setattr(box.store, "append", lambda *_, **__: asyncio.get_running_loop().create_future())
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 async def test_a_reason_from_elsewhere_fits_one_line(box: Box, caplog: pytest.LogCaptureFixture) -> None:
@@ -511,10 +654,10 @@ class Counting(Reporter):
 
 @pytest.mark.parametrize(("report_s", "reports"), [(300, 2), (60, 10), (10, 64), (0, 0)])
 def test_reports_come_as_often_as_they_may(report_s: float, reports: int) -> None:
-    """At most every `report_s` seconds, 0 is never; the ledger is looked at every LOOK_S in any case."""
+    """At most every `report_s` seconds, 0 is never; the ledger is looked at every LOOK_S in any case, and at the end."""
     times = Counting(report_s).live(645)
     assert sum(what == "report" for what, _ in times) == reports
-    assert sum(what == "look" for what, _ in times) == 645 // module.LOOK_S
+    assert sum(what == "look" for what, _ in times) == 645 // module.LOOK_S + 1
 
 
 def test_news_after_a_long_silence_wait_for_no_interval() -> None:

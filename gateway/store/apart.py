@@ -245,6 +245,7 @@ class Apart:
                 self._kept.pop(row_id, None)
         for lost in moving.lost:
             self._committer.settling.set_aside(lost.lease, lost.reason, lost.aside)
+            self._committer.settling.tell_lost(lost.lease, lost.readings)
         for row in moving.rows:
             priority, signal, sequence = where_from(row.id)
             segment = LeasedSegment(sequence, BootId(row.boot), signal, priority, row.readings, b"")

@@ -49,6 +49,8 @@ class Settling:
     ) -> None:
         # Hears of each lease that is settled, how many of its readings were lost, and why; for who traces messages.
         self.on_settled: Callable[[Lease, int, str], None] | None = None
+        # Hears of each lease that is settled and lost some of its readings, and how many; for who tells of it upstream.
+        self.on_lost: Callable[[Lease, int], None] | None = None
         # Where nothing can be written: by uplink how many readings only this process knows to be sent.
         self.sent: dict[str, int] | None = None
         self.done: dict[int, int] = {}
@@ -117,8 +119,15 @@ class Settling:
         for segment_id in lease.ids():
             self.done[segment_id] = self.done.get(segment_id, 0) | bit
         self._want(len(self.done) >= DONE_MAX)
+        if lost > 0:
+            self.tell_lost(lease, lost)
         if self.on_settled is not None:
             self.on_settled(lease, lost, reason)
+
+    def tell_lost(self, lease: Lease, lost: int) -> None:
+        """Tell whoever wants to know that so many readings of a lease are in the ledger now."""
+        if self.on_lost is not None:
+            self.on_lost(lease, lost)
 
     def set_aside(self, lease: Lease, reason: str, aside: Sequence[tuple[str, int, bytes]]) -> None:
         """Keep what was refused of a lease for a person to look at."""

@@ -6,6 +6,7 @@ import functools
 import re
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import pytest
@@ -159,6 +160,7 @@ def test_the_metrics_that_are_listed_are_those_that_leave() -> None:
 
     class Store:
         lost_at_start: ClassVar[dict[tuple[str, str], int]] = {}
+        settling: ClassVar[SimpleNamespace] = SimpleNamespace(on_lost=None)
 
         def status(self) -> dict[str, object]:
             return status

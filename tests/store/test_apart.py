@@ -225,9 +225,12 @@ async def test_what_is_lost_of_the_leases_is_in_the_ledger(shelves) -> None:
     leases = await leases_of(shelves, store, 2)
     aside = [("no", 2, leases[0].segments[0].body)]
     lost = [Lost(leases[0], 2, "refused", aside), Lost(leases[1], 3, "rejected")]
+    heard = []
+    store.settling.on_lost = lambda lease, readings: heard.append((lease, readings))
     await store.apart.keep("cloud", leases, some_of(leases[0], 0), put_off_s=0.0, lost=lost)
     cloud = store.status()["uplinks"]["cloud"]
     assert (cloud["delivered"], cloud["held"], cloud["ledger"]) == (14, 1, {"refused": 2, "rejected": 3})
+    assert heard == [(leases[0], 2), (leases[1], 3)]
     shelves.check(store)
     await shelves.close()
     assert verify(shelves.state_dir).problems == []

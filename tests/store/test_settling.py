@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from typing import TYPE_CHECKING
 
 import pytest
 
 from gateway.core.contracts import FullError, Priority
 from gateway.store import committer, settling
 from gateway.store.reading import verify
+
+if TYPE_CHECKING:
+    from gateway.store.database import Store
 
 
 async def test_a_lost_answer_is_counted_as_possibly_twice(shelves) -> None:
@@ -45,6 +49,26 @@ async def test_rejected_readings_are_in_the_ledger(shelves) -> None:
     assert (uplink["delivered"], uplink["ledger"]) == (3, {"partial": 2})
     assert uplink["losses"][0]["since_ns"] == shelves.clock.wall_ns()
     shelves.check(store)
+
+
+async def test_who_says_what_was_lost_hears_of_each_lease_that_lost_any(shelves) -> None:
+    """In the step in which it is counted, and once; of one that was delivered nothing is said."""
+    store = await shelves.open()
+    heard = []
+    store.settling.on_lost = lambda lease, lost: heard.append((lease.uplink, lost, ledger(store)))
+    for rejected in (0, 2, 9):
+        await shelves.put(store, 3)
+        lease = await shelves.lease(store)
+        store.ack(lease, rejected=rejected)
+        store.ack(lease, rejected=1)
+    await shelves.put(store, 4)
+    store.refuse(await shelves.lease(store), "refused", "no")
+    assert heard == [("cloud", 2, 2), ("cloud", 3, 5), ("cloud", 4, 9)]
+
+
+def ledger(store: Store) -> int:
+    """Return how many readings are lost."""
+    return sum(store.status()["uplinks"]["cloud"]["ledger"].values())
 
 
 async def test_refused_segments_are_set_aside_and_do_not_block(shelves, numbers) -> None:
