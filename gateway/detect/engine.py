@@ -305,6 +305,7 @@ class _Watch:
             return False
         used = len(identity)
         rows = {name: mine.get(f"row/{name}") for name in own}
+        self.detector.complete(rows, used)
         for name, array in rows.items():
             if array is None or array.shape != (used, *own[name].shape[1:]) or array.dtype != own[name].dtype:
                 return False

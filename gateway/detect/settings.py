@@ -67,11 +67,20 @@ class IqrSettings(CommonSettings, kw_only=True, forbid_unknown_fields=True, froz
     """How many interquartile ranges a reading is outside the quartiles of its recent past."""
 
     threshold: Annotated[float, Meta(description="Interquartile ranges from which a reading is a finding.", gt=0)] = 3.0
-    window: Annotated[int, Meta(description="How many readings are kept of each series.", ge=8, le=4096)] = 128
+    window: Annotated[
+        int,
+        Meta(
+            description="How many readings are kept of each series. A range of n readings counts as wider by 12/n, "
+            "and one of fewer than 32, or than a quarter of a smaller window, judges nobody.",
+            ge=8,
+            le=4096,
+        ),
+    ] = 128
     stride: Annotated[
         int,
         Meta(
-            description="One of so many readings is kept; window times stride is how far it looks back.",
+            description="One of so many readings is kept; window times stride is how far it looks back. Of a new "
+            "series more are kept, evenly, so that there are enough when it is judged.",
             ge=1,
             le=10_000,
         ),

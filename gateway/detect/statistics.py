@@ -39,6 +39,10 @@ YOUNG: Final = 512
 # Past this a value is treated as this: its square still fits a double, a block of them too.
 VALUE_MAX: Final = 1e150
 SCORE_MAX: Final = 1e9
+# Quartiles of fewer readings judge nobody, where the window is large enough for so many.
+KEPT_ENOUGH: Final = 32
+# Ranges of n readings are taken as wider by this over n.
+ROUGH: Final = 12.0
 # How far beyond the deviation a reading may pull the mean: an anomaly must not become the new normal at once.
 CLIP: Final = 3.0
 # A scale is never taken as smaller than this part of the largest one that the series had lately: a lull
@@ -80,6 +84,10 @@ class Detector(Protocol):
 
     def state(self) -> dict[str, npt.NDArray[np.generic]]:
         """Return the state's arrays by name; they may be written in place to restore it."""
+        ...
+
+    def complete(self, saved: dict[str, npt.NDArray[np.generic] | None], rows: int) -> None:
+        """Add to the saved state of `rows` series, by name, what earlier versions did not save."""
         ...
 
 
@@ -133,6 +141,9 @@ class _Columns:
     def state(self) -> dict[str, npt.NDArray[np.generic]]:
         """Return the state's arrays by name."""
         return dict(self._of)
+
+    def complete(self, saved: dict[str, npt.NDArray[np.generic] | None], rows: int) -> None:
+        """Add nothing: all of it was always saved."""
 
     def seen(self, index: Rows) -> Integers:
         """Return how many readings the rows have learnt from."""
@@ -225,11 +236,17 @@ class InterquartileRange(_Columns):
 
     Of each row every `stride`-th reading is kept, the last `window` of those; as long as less than a
     quarter of them is odd the quartiles stay where they are.
+
+    A young row keeps more of its readings: all of them, and each time that the window is full only each second
+    of those and of what comes. So there are many soon, and they always lie evenly over the row's whole life:
+    quartiles of few are so rough that plain noise is far outside of them. `spacing` is how far apart the
+    readings are that a row keeps, 0 while it is empty.
     """
 
     def __init__(self, *, warmup: int, window: int, stride: int = 8, scale_min: float = 0.0) -> None:
-        super().__init__(kept=(window,), low=(), middle=(), high=())
+        super().__init__(kept=(window,), spacing=(), low=(), middle=(), high=())
         self._warmup = warmup
+        self._enough = min(KEPT_ENOUGH, window // 4)
         self._window = window
         self._stride = stride
         self._scale_min = scale_min
@@ -243,20 +260,56 @@ class InterquartileRange(_Columns):
             rows, run = turn.rows, turn.run
             value = np.clip(values[turn.part], -VALUE_MAX, VALUE_MAX)
             low, high = of["low"][rows], of["high"][rows]
-            unit = self._unit(rows, high - low, of["middle"][rows], self._scale_min)[run]
+            spacing = self._spacing(rows)
+            # The quartiles are of no fewer than there were when the block began, wherever the call begins.
+            held = self._held(turn.before - turn.before % _block_length(turn.before), spacing)
+            wide = (high - low) * (1.0 + ROUGH / np.maximum(held, 1))
+            unit = self._unit(rows, wide, of["middle"][rows], self._scale_min)[run]
             outside = np.maximum(np.maximum(low[run] - value, value - high[run]), 0.0)
-            judged = turn.place >= self._warmup
+            judged = (turn.place >= self._warmup) & (held >= self._enough)[run]
             scores[turn.part] = np.where(judged, _ratio(outside, unit), 0.0)
-            keep = turn.place % self._stride == 0
-            of["kept"][rows[run[keep]], turn.place[keep] // self._stride % self._window] = value[keep]
+            each = spacing[run]
+            keep = turn.place % each == 0
+            of["kept"][rows[run[keep]], turn.place[keep] // each[keep] % self._window] = value[keep]
             self._note(turn, value, self._fade)
             self._renew(rows[turn.done])
+            self._widen(rows[turn.done])
         return scores
+
+    def complete(self, saved: dict[str, npt.NDArray[np.generic] | None], rows: int) -> None:
+        """Add the spacing to what a version saved that kept every `stride`-th reading from the first one on."""
+        if saved.get("spacing") is None:
+            saved["spacing"] = np.full(rows, self._stride, np.int64)
+
+    def _spacing(self, rows: Rows) -> Integers:
+        spacing: Integers = np.maximum(self._of["spacing"][rows], 1)
+        return spacing
+
+    def _held(self, seen: Integers, spacing: Integers) -> Integers:
+        """Return how many readings are kept of rows (r,) that have seen so many."""
+        held: Integers = np.minimum(-(-seen // spacing), self._window)
+        return held
+
+    def _widen(self, full: Rows) -> None:
+        """Where a young row's next block would push out what it began with, keep each second reading."""
+        of = self._of
+        spacing, seen = self._spacing(full), of["seen"][full]
+        left = self._window * spacing - seen
+        is_wide = (spacing < self._stride) & (left < _block_length(seen))
+        # A stride that was set smaller since counts once there is enough for it.
+        is_wide |= (spacing > self._stride) & (left <= 0)
+        for before in distinct(spacing[is_wide]).tolist():
+            these = full[is_wide & (spacing == before)]
+            after = min(2 * before, self._stride)
+            of["spacing"][these] = after
+            if after > before:
+                places = np.arange(-(-self._window * before // after)) * after // before
+                of["kept"][these, : len(places)] = of["kept"][np.ix_(these, places)]
 
     def _renew(self, full: Rows) -> None:
         """Find the quartiles of rows (r,) that ended a block."""
         of = self._of
-        held = np.minimum(-(-of["seen"][full] // self._stride), self._window)
+        held = self._held(of["seen"][full], self._spacing(full))
         # While the rings fill, rows that hold equally much are taken together; later all hold the same.
         for number in distinct(held):
             these = full[held == number]
@@ -334,6 +387,11 @@ def blocks(place: Integers) -> Integers:
     return np.where(place < YOUNG, place // BLOCK_YOUNG, young + (place - YOUNG) // BLOCK)
 
 
+def _block_length(place: Integers) -> Integers:
+    """Return how long the block is that a row's `place`-th reading falls into."""
+    return np.where(place < YOUNG, BLOCK_YOUNG, BLOCK)
+
+
 def running_sums(before: Floats, run: Rows, values: Floats) -> Floats:
     """Return `before` (r,) plus the values (p,) of each run, added one after the other.
 
@@ -360,7 +418,7 @@ def quartiles(values: Floats) -> tuple[Floats, Floats, Floats]:
 
 
 def _kind(name: str) -> type[np.generic]:
-    return np.int64 if name == "seen" else np.float64
+    return np.int64 if name in {"seen", "spacing"} else np.float64
 
 
 def _ratio(part: Floats, whole: Floats) -> Floats:

@@ -20,6 +20,7 @@ MAKERS = {
     "zscore": lambda: build(ZScoreSettings(warmup=WARMUP, span=200)),
     "iqr": lambda: build(IqrSettings(warmup=WARMUP, window=32, stride=3)),
 }
+DEFAULTS = {"zscore": ZScoreSettings(), "iqr": IqrSettings()}
 THRESHOLDS = {"zscore": ZScoreSettings().threshold, "iqr": IqrSettings().threshold}
 
 Make = "Callable[[], Detector]"
@@ -164,6 +165,42 @@ def test_a_spike_is_found_after_the_warmup(make: Make, kind: str) -> None:
     assert over[350].mean() > 0.97
     assert over[WARMUP:350].mean() < 0.002
     assert not scores[:WARMUP].any()
+
+
+def by_default(kind: str, values: np.ndarray) -> np.ndarray:
+    """Return which of `values` (readings, series) are over the threshold of a detector that nobody has set."""
+    readings, series = values.shape
+    rows = np.arange(series)
+    detector = build(DEFAULTS[kind])
+    detector.grow(series)
+    # Few readings of many series at a time, as they come.
+    scores = [detector.update(part.ravel(), np.tile(rows, len(part)), rows) for part in np.split(values, readings // 8)]
+    return np.concatenate(scores).reshape(readings, series) >= DEFAULTS[kind].threshold
+
+
+@pytest.mark.parametrize("seed", [21, 22, 23])
+def test_noise_alone_has_hardly_a_finding_by_default(kind: str, seed: int) -> None:
+    """Each finding silences its series for a while: of a thousand series fewer than five may have one at the start."""
+    over = by_default(kind, np.random.default_rng(seed).normal(20.0, 0.5, (400, 1000)))
+    assert over.any(axis=0).mean() < 0.005
+
+
+@pytest.mark.parametrize("place", [64, 65, 100, 127, 128, 135, 150, 263, 399])
+def test_a_spike_is_found_by_default_as_soon_as_the_warmup_is_over(kind: str, place: int) -> None:
+    """Ten standard deviations, from the very reading on that `warmup` promises; the one before it is learnt."""
+    noise = np.random.default_rng(24).normal(20.0, 0.5, (400, 1000))
+    noise[place] += 5.0
+    over = by_default(kind, noise)
+    assert over[place].mean() > 0.97
+    assert not over[: DEFAULTS[kind].warmup].any()
+    noise[DEFAULTS[kind].warmup - 1] += 5.0
+    assert not by_default(kind, noise)[: DEFAULTS[kind].warmup].any()
+
+
+def test_a_steady_climb_is_not_odd_by_default(kind: str) -> None:
+    """What is learnt in youth lies evenly over it: who holds on to its beginning calls every climb odd."""
+    climb = np.arange(2400.0)[:, np.newaxis] + np.random.default_rng(25).normal(0.0, 0.5, (2400, 20))
+    assert not by_default(kind, climb).any()
 
 
 def test_the_level_does_not_matter(make: Make) -> None:

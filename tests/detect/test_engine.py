@@ -324,6 +324,42 @@ def test_restored_it_goes_on_where_it_stopped() -> None:
     assert second.save() == first.save()
 
 
+@pytest.mark.parametrize(("seen", "findings"), [(8, 0), (100, 0), (250, 0), (256, 1), (300, 1), (5000, 1)])
+def test_what_a_version_saved_that_kept_each_eighth_reading_is_taken(seen: int, findings: int) -> None:
+    """With nothing in it that was not seen, and judged by as soon as it is enough, at any age of the series."""
+    older = engine(IqrSettings())
+    readings = noise(1, seen, level=1000.0)
+    older.watch(readings.take(slice(0, 1)))
+    state = older._watches[0].detector.state()
+    state["spacing"][:] = IqrSettings().stride
+    older.watch(readings.take(slice(1, None)))
+    kept = readings.values()[:: IqrSettings().stride][-IqrSettings().window :]
+    assert sorted(state["kept"][0][state["kept"][0] != 0]) == sorted(kept)
+    arrays = unpack(older.save())
+    del arrays["iqr/iqr/row/spacing"]
+    newer = engine(IqrSettings())
+    assert newer.restore(pack(arrays))
+    assert len(newer.watch(Batch.of(1, [seen * SECOND], np.array([1500.0])))) == findings
+    assert newer.watch(noise(1, 1000, seed=2, level=1000.0, start=seen + 1)) == []
+    assert len(newer.watch(Batch.of(1, [(seen + 2000) * SECOND], np.array([2500.0])))) == 1
+
+
+@pytest.mark.parametrize("seen", [8, 300, 520, 5000])
+@pytest.mark.parametrize("stride", [1, 3, 8, 20, 100])
+def test_a_stride_may_be_set_anew(seen: int, stride: int) -> None:
+    """What was kept at another one goes on to be used, as far as it was ever written."""
+    before = engine(IqrSettings())
+    before.watch(noise(1, seen, level=1000.0))
+    after = engine(IqrSettings(stride=stride))
+    assert after.restore(before.save())
+    for k in range(20):
+        assert after.watch(noise(1, 300, seed=k, level=1000.0, start=seen + 300 * k)) == []
+    detector = after._watches[0].detector
+    assert detector.state()["spacing"].max() <= max(stride, 8 if seen < 1024 else stride)
+    assert detector.expected(np.zeros(1, np.intp))[0] == pytest.approx(1000.0, abs=0.5)
+    assert len(after.watch(Batch.of(1, [10**6 * SECOND], np.array([1500.0])))) == 1
+
+
 def test_a_damaged_state_is_refused_and_everything_starts_fresh() -> None:
     """Counted, and never an exception."""
     watched = engine()
@@ -361,15 +397,30 @@ def test_a_state_for_other_settings_is_left_and_the_rest_taken() -> None:
         lambda arrays: arrays.update({"zscore/zscore/gate": np.zeros((1, 3))}),
         lambda arrays: arrays.update({"zscore/zscore/gate": np.array([[0, np.inf, 0, 0]])}),
         lambda arrays: arrays.update({"zscore/zscore/identity": np.zeros(1)}),
+        lambda arrays: arrays.update({"iqr/iqr/row/spacing": np.ones(7, np.int64)}),
+        lambda arrays: arrays.update({"iqr/iqr/row/spacing": np.ones(1)}),
     ],
 )
 def test_a_state_with_a_right_checksum_is_checked_all_the_same(spoil) -> None:
     """Missing, of another shape or kind, not finite."""
-    first = engine()
+    first = engine(*BOTH)
     first.watch(noise(1, 500))
     arrays = unpack(first.save())
     spoil(arrays)
-    assert not engine().restore(pack(arrays))
+    assert not engine(*BOTH).restore(pack(arrays))
+
+
+@pytest.mark.parametrize("spacing", [-(2**63), -1, 0, 3, 2**62])
+def test_a_spacing_that_cannot_be_harms_nobody(spacing: int) -> None:
+    """It is taken for what it says, or for none."""
+    first = engine(IqrSettings())
+    first.watch(noise(1, 500))
+    arrays = unpack(first.save())
+    arrays["iqr/iqr/row/spacing"][:] = spacing
+    second = engine(IqrSettings())
+    assert second.restore(pack(arrays))
+    second.watch(noise(1, 2000, start=500))
+    assert second.status()["iqr"]["readings"] == 2000
 
 
 def test_state_is_restored_before_the_first_batch_only() -> None:

@@ -7,6 +7,9 @@ import pytest
 
 from gateway.detect.statistics import (
     BLOCK,
+    BLOCK_YOUNG,
+    KEPT_ENOUGH,
+    ROUGH,
     SCORE_MAX,
     YOUNG,
     InterquartileRange,
@@ -36,6 +39,49 @@ def test_an_interquartile_score_is_a_distance_outside_the_quartiles() -> None:
     detector = InterquartileRange(warmup=64, window=1024, stride=1)
     scores = fed(detector, np.append(values, [175.0, -25.0, 50.0]))
     assert scores[-3:] == pytest.approx([2.0, 1.0, 0.0], abs=0.15)
+
+
+@pytest.mark.parametrize(("window", "stride"), [(128, 8), (8, 1), (8, 50), (9, 7), (39, 5), (100, 3), (8, 4096)])
+def test_what_is_kept_lies_evenly_over_the_whole_life_or_the_last_of_it(window: int, stride: int) -> None:
+    """Whatever window and stride are, at the end of every block: a row is no younger than it says, and never short."""
+    detector = InterquartileRange(warmup=8, window=window, stride=stride)
+    detector.grow(1)
+    place, row = 0, np.zeros(1, np.intp)
+    while place < 3 * window * stride and place < 40_000:
+        length = BLOCK_YOUNG if place < YOUNG else BLOCK
+        part = np.arange(place, place + length)
+        detector.update(part.astype(float), np.zeros(length, np.intp), part)
+        place += length
+        state = detector.state()
+        spacing = int(state["spacing"][0])
+        held = np.sort(state["kept"][0, : min(-(-place // max(spacing, 1)), window)])
+        spread = max(spacing, 1)
+        assert spread <= stride
+        assert len(held) >= min(window // 4, place)
+        # Where the stride is no multiple, what was kept closer before is the nearest there was.
+        assert (np.abs(np.diff(held) - spread) < spread).all()
+        assert held[-1] >= place - 2 * spread
+        assert held[0] == 0 or (spread == stride and held[-1] - held[0] > (window - 2) * stride)
+    assert detector.expected(row)[0] == pytest.approx(
+        place - window * stride / 2 if place > window * stride else place / 2, rel=0.35
+    )
+
+
+def test_the_fences_are_wider_where_they_are_of_few_readings() -> None:
+    """The same quartiles of 16 readings and of 1024: the former are a guess, and the same distance says less."""
+    few = fed(InterquartileRange(warmup=64, window=16, stride=1), np.append(np.tile([0.0, 1.0], 64), 8.0))
+    many = fed(InterquartileRange(warmup=64, window=1024, stride=1), np.append(np.tile([0.0, 1.0], 1024), 8.0))
+    assert (few[-1], many[-1]) == pytest.approx((7 / (1 + ROUGH / 16), 7 / (1 + ROUGH / 1024)))
+
+
+def test_quartiles_of_too_few_judge_nobody() -> None:
+    """A `warmup` that is shorter than what they need is over when there are enough."""
+    values = np.random.default_rng(6).normal(0.0, 1.0, 64)
+    values[[20, 31]] = 1e6
+    values[40] = 1e6
+    scores = fed(InterquartileRange(warmup=8, window=128), values)
+    assert np.flatnonzero(scores > 100).tolist() == [40]
+    assert not scores[:KEPT_ENOUGH].any()
 
 
 def test_a_floor_can_be_set() -> None:
