@@ -81,24 +81,24 @@ _SUM: Final = 7
 class Marks:
     """What readings say of themselves as attributes of their scope, the cheapest place there is.
 
-    `time_quality` is empty for a good time, else "unsynced", "repaired", "estimated" or "arrival". `diluted_s` is the
-    step in seconds for each of which the first, least, greatest and last reading of a series stand, 0 for all readings.
+    `time_quality` is empty for a good time, else "unsynced", "repaired", "estimated" or "arrival"; `time_rejected`: the
+    device's own was not sane. `diluted_s` is the step in seconds of which each has the first, least, greatest and last.
     """
 
     backfill: bool = False
     time_quality: str = ""
+    time_rejected: bool = False
     diluted_s: int = 0
 
     def attributes(self) -> Attributes:
         """Return them as they leave."""
-        marks: list[tuple[str, AttributeValue]] = []
-        if self.backfill:
-            marks.append(("tidegate.backfill", True))
-        if self.diluted_s:
-            marks.append(("tidegate.diluted", self.diluted_s))
-        if self.time_quality:
-            marks.append(("tidegate.time.quality", self.time_quality))
-        return tuple(marks)
+        marks: Attributes = (
+            ("tidegate.backfill", self.backfill),
+            ("tidegate.diluted", self.diluted_s),
+            ("tidegate.time.quality", self.time_quality),
+            ("tidegate.time.rejected", self.time_rejected),
+        )
+        return tuple((key, value) for key, value in marks if value)
 
 
 NO_MARKS: Final = Marks()

@@ -9,7 +9,7 @@
 | `metric`     | its name, where the topic does not have it                                             |
 | `unit`       | its unit, where it has one; `kind` is "sum" where it only counts up                    |
 | `attributes` | those of the point; `resource` those of who it is of, as far as they are not in the topic |
-| `backfill`, `diluted`, `time_quality` | marks, where there are some: see `otlp.Marks`                |
+| `backfill`, `diluted`, `time_quality`, `time_rejected` | marks, where there are some: see `otlp.Marks` |
 
 What is the same for all readings of a series is written once and copied, so that a reading costs the digits of its
 time and value, and the moving of its bytes.
@@ -208,6 +208,8 @@ def _marks(marks: Marks) -> bytes:
         said["diluted"] = marks.diluted_s
     if marks.time_quality:
         said["time_quality"] = marks.time_quality
+    if marks.time_rejected:
+        said["time_rejected"] = True
     return b"".join([*(b",%b" % part for part in _members(said)), b"}"])
 
 

@@ -114,12 +114,12 @@ class NatsBuilder(RequestBuilder):
         numbered = Batch(batch.series, batch.time_ns, places, batch.flags, batch.origin)
         groups: list[tuple[Batch, Marks]] = []
         kept: list[Numbers] = []
-        for word, some in self._repair(segment.boot, numbered, rejected):
+        for word, is_rejected, some in self._repair(segment.boot, numbered, rejected):
             piece = merge([some])
             groups.append(
                 (
                     Batch(piece.series, piece.time_ns, batch.bits[piece.bits], piece.flags, piece.origin),
-                    Marks(backfill=is_backfill, time_quality=word, diluted_s=diluted_s),
+                    Marks(is_backfill, word, is_rejected, diluted_s),
                 )
             )
             kept.append(piece.bits)
@@ -130,9 +130,10 @@ class NatsBuilder(RequestBuilder):
         groups: list[tuple[Batch, Marks]] = []
         places: list[Numbers] = []
         count = 0
-        for (word, diluted_s), pieces in sorted(self._thin(segments, step_s, rejected).items()):
+        for (word, is_rejected, diluted_s), pieces in sorted(self._thin(segments, step_s, rejected).items()):
             batch = merge(pieces)
-            groups.append((batch, Marks(backfill=True, time_quality=word, diluted_s=max(int(step_s), diluted_s))))
+            step = max(int(step_s), diluted_s)
+            groups.append((batch, Marks(backfill=True, time_quality=word, time_rejected=is_rejected, diluted_s=step)))
             places.append(np.arange(count, count + len(batch)))
             count += len(batch)
         # Which readings stand for others depends on their times, and those are known better later.

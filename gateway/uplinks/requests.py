@@ -49,8 +49,8 @@ if TYPE_CHECKING:
     from gateway.uplinks.guards import Left, StatusRefusedError
     from gateway.uplinks.parts import Groups, Part
 
-    # By how good their times are, and the step in seconds at which they were diluted on the shelf.
-    ByMarks: TypeAlias = dict[tuple[str, int], list[Batch]]
+    # By how good their times are, whether others were rejected, and the step in seconds of dilution on the shelf.
+    ByMarks: TypeAlias = dict[tuple[str, bool, int], list[Batch]]
 
 _T = TypeVar("_T")
 
@@ -358,11 +358,8 @@ class RequestBuilder:
             step_s = lease.step_s
             by_marks = self._thin(columns, step_s, rejected) if step_s else self._by_marks(columns, rejected)
             groups = [
-                (
-                    merge(pieces),
-                    Marks(backfill=lease.is_backfill, time_quality=word, diluted_s=max(int(step_s), diluted_s)),
-                )
-                for (word, diluted_s), pieces in sorted(by_marks.items())
+                (merge(pieces), Marks(lease.is_backfill, word, is_rejected, max(int(step_s), diluted_s)))
+                for (word, is_rejected, diluted_s), pieces in sorted(by_marks.items())
             ]
             found.append(MetricsPart(groups))
             if self._counts_series:
@@ -409,9 +406,9 @@ class RequestBuilder:
         step_ns = int(step_s * NS_PER_S)
         thinned: ByMarks = {}
         for some in _portions(segments):
-            for (word, diluted_s), pieces in self._by_marks(some, rejected).items():
+            for (word, is_rejected, diluted_s), pieces in self._by_marks(some, rejected).items():
                 # What was diluted to a finer step on the shelf becomes what all else does.
-                marks = word, diluted_s if diluted_s > step_s else 0
+                marks = word, is_rejected, diluted_s if diluted_s > step_s else 0
                 kept = [*thinned.get(marks, []), thin(Batch.join(pieces), step_ns)]
                 thinned[marks] = [thin(Batch.join(kept), step_ns)] if len(kept) > THINNED_PIECES_MAX else kept
         return {marks: [thin(Batch.join(pieces), step_ns)] for marks, pieces in thinned.items()}
@@ -422,17 +419,20 @@ class RequestBuilder:
         for segment, batch in self._decode(segments, columns_of, rejected):
             # What came just now has not been diluted.
             diluted_s = read_header(segment.body).step_s if segment.readable is None else 0
-            for word, piece in self._repair(segment.boot, batch, rejected):
-                by_marks.setdefault((word, diluted_s), []).append(piece)
+            for word, is_rejected, piece in self._repair(segment.boot, batch, rejected):
+                by_marks.setdefault((word, is_rejected, diluted_s), []).append(piece)
         return by_marks
 
-    def _repair(self, boot: BootId, batch: Batch, rejected: dict[str, tuple[int, str]]) -> list[tuple[str, Batch]]:
+    def _repair(
+        self, boot: BootId, batch: Batch, rejected: dict[str, tuple[int, str]]
+    ) -> list[tuple[str, bool, Batch]]:
+        """Return readings with Unix times by how good these are, and whether their devices' times were rejected."""
         is_monotonic = (batch.flags & MONOTONIC) != 0
         if not is_monotonic.any():
-            return [("", batch)]
+            return [("", False, batch)]
         time_ns, quality = self._timeline.repair(batch.time_ns[is_monotonic], boot)
         own = batch.take(~is_monotonic)
-        found = [("", own)] if len(own) else []
+        found = [("", False, own)] if len(own) else []
         if quality is Quality.UNKNOWN:
             if self._timeline.quality is Quality.UNKNOWN:
                 raise NoClockError
@@ -443,11 +443,11 @@ class RequestBuilder:
         stamped = Batch(stamped.series, time_ns, stamped.bits, stamped.flags)
         word = _WORDS[quality]
         was_rejected = (stamped.flags & DEVICE_TIME_REJECTED) != 0
-        if word or not was_rejected.any():
-            return [*found, (word, stamped)]
-        found += [(ARRIVAL, stamped.take(was_rejected))]
+        if not was_rejected.any():
+            return [*found, (word, False, stamped)]
+        found += [(word or ARRIVAL, True, stamped.take(was_rejected))]
         rest = stamped.take(~was_rejected)
-        return [*found, ("", rest)] if len(rest) else found
+        return [*found, (word, False, rest)] if len(rest) else found
 
 
 def _portions(segments: Sequence[LeasedSegment]) -> Iterator[list[LeasedSegment]]:

@@ -89,7 +89,14 @@ series_strategy = st.builds(
     scope=st.sampled_from(["", "other"]),
     start_ns=st.sampled_from([0, 1, NOW_NS]),
 )
-marks_strategy = st.sampled_from([NO_MARKS, Marks(backfill=True), Marks(backfill=True, time_quality="repaired")])
+marks_strategy = st.sampled_from(
+    [
+        NO_MARKS,
+        Marks(backfill=True),
+        Marks(backfill=True, time_quality="repaired"),
+        Marks(time_quality="unsynced", time_rejected=True),
+    ]
+)
 
 
 @st.composite

@@ -66,7 +66,10 @@ def test_metrics_say_the_same_as_the_protobuf() -> None:
             Batch.of(2, [10], np.array([True])),
         ]
     )
-    groups = [(batch, NO_MARKS), (batch.take(slice(0, 1)), Marks(backfill=True, time_quality="repaired"))]
+    groups = [
+        (batch, NO_MARKS),
+        (batch.take(slice(0, 1)), Marks(backfill=True, time_quality="repaired", time_rejected=True)),
+    ]
     line = as_json(groups)
     assert b"\n" not in line
     assert json_format.Parse(line, ExportMetricsServiceRequest()) == as_protobuf(groups)

@@ -85,12 +85,13 @@ def test_what_is_not_in_the_topic_stands_in_the_message() -> None:
 
 def test_marks_stand_in_each_message() -> None:
     """As the scope has them in OTLP; each group has its own."""
-    late = Marks(backfill=True, time_quality="repaired", diluted_s=60)
+    late = Marks(backfill=True, time_quality="repaired", time_rejected=True, diluted_s=60)
     batch = Batch.of(0, [NOW_NS], np.array([1.0]))
     first, second = rows(encoder().encode([(batch, NO_MARKS), (batch, late)]))
-    assert "backfill" not in first[1]
+    assert not {"backfill", "diluted", "time_quality", "time_rejected"} & set(first[1])
     assert second[1]["backfill"] is True
     assert (second[1]["diluted"], second[1]["time_quality"]) == (60, "repaired")
+    assert second[1]["time_rejected"] is True
 
 
 def test_numbers_that_json_does_not_have_are_text() -> None:

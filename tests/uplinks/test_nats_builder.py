@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gateway.codecs.otlp import encode_log_record
-from gateway.core.batch import MONOTONIC, Batch, LogRecords, ResourceRecords, Series
+from gateway.core.batch import DEVICE_TIME_REJECTED, MONOTONIC, Batch, LogRecords, ResourceRecords, Series
 from gateway.core.clock import Quality
 from gateway.core.contracts import BootId, Priority, Signal
 from gateway.store.policy import Lane
@@ -94,6 +94,7 @@ def total(found: dict[str, Counter[float]]) -> Counter[float]:
 def test_ids_are_of_the_readings_and_of_nothing_else(payload: str) -> None:
     """Another process, other neighbours, another lane, better times, another order of leases."""
     segments = [segment(1, 0, 50), segment(2, 50, 9000), segment(3, 9050, 20, flags=MONOTONIC)]
+    segments.append(segment(4, 9070, 20, flags=MONOTONIC | DEVICE_TIME_REJECTED))
     first = messages(builder(payload=payload), hand_of(*segments))
     again: dict[str, Counter[float]] = {}
     later = Times()
@@ -101,8 +102,21 @@ def test_ids_are_of_the_readings_and_of_nothing_else(payload: str) -> None:
     for one in reversed(segments):
         again |= messages(builder(later, payload=payload), hand_of(one, lane=Lane.BACKLOG))
     assert first == again
-    assert total(first) == Counter(range(9070))
-    assert len(first) == (9070 if payload == "json" else 1 + 4 + 1)
+    assert total(first) == Counter(range(9090))
+    assert len(first) == (9090 if payload == "json" else 1 + 4 + 1 + 1)
+
+
+@pytest.mark.parametrize("step_s", [0, 60])
+def test_a_device_time_that_was_rejected_is_told_whatever_the_clock(step_s: int) -> None:
+    """In a stream as over HTTP, thinned too."""
+    times = Times()
+    times.quality = Quality.UNSYNCED
+    rejected = segment(2, 5, 5, flags=MONOTONIC | DEVICE_TIME_REJECTED)
+    hand = hand_of(segment(1, 0, 5, flags=MONOTONIC), rejected, step_s=step_s)
+    builder(times).open(hand)
+    pieces = [piece for part in hand.parts for piece in part.pieces]
+    marks = {(marks.time_quality, marks.time_rejected, marks.diluted_s) for one in pieces for _, marks in one.groups}
+    assert marks == {("unsynced", False, step_s), ("unsynced", True, step_s)}
 
 
 def test_two_uplinks_have_ids_of_their_own() -> None:

@@ -116,7 +116,8 @@ async def test_each_quality_has_its_word(store, builder) -> None:
     hand = Hand(await lease(store))
     builder.open(hand)
     word = "tidegate.time.quality"
-    assert qualities(builder, hand) == {(): 3, ((word, "arrival"),): 2, ((word, "repaired"),): 2}
+    arrival = ((word, "arrival"), ("tidegate.time.rejected", True))
+    assert qualities(builder, hand) == {(): 3, arrival: 2, ((word, "repaired"),): 2}
 
 
 @pytest.mark.parametrize(
@@ -137,16 +138,36 @@ async def test_how_good_a_time_is_leaves_with_it(store, builder, monkeypatch, qu
     assert qualities(builder, hand) == {(("tidegate.time.quality", word),) if word else (): 1}
 
 
-async def test_the_worse_word_is_said(make_store) -> None:
-    """A rejected device time stamped by an unsynced clock is unsynced."""
-    store = make_store(FakeClock(synced=False))
-    builder = RequestBuilder(
-        timeline=store.timeline, encoder=ProtobufEncoder(series=store.series, gateway_attributes=(), version="1")
-    )
-    store.add(Batch.of(0, [1_001 * 10**9], np.ones(1), flags=STAMPED | DEVICE_TIME_REJECTED))
-    hand = Hand(await lease(store))
+@pytest.mark.parametrize("step_s", [0, 60])
+@pytest.mark.parametrize(
+    ("quality", "word"),
+    [
+        (Quality.SYNCED, "arrival"),
+        (Quality.UNSYNCED, "unsynced"),
+        (Quality.REPAIRED, "repaired"),
+        (Quality.ESTIMATED, "estimated"),
+    ],
+)
+async def test_a_device_time_that_was_rejected_is_told_whatever_the_clock(
+    store, builder, monkeypatch, quality: Quality, word: str, step_s: int
+) -> None:
+    """Beside how good the time is that stands for it, thinned too; what had no time of its own says nothing of it."""
+    monkeypatch.setattr(store.timeline, "repair", lambda moments, _boot: (moments + WALL_FLOOR_NS, quality))
+    store.add(Batch.of(0, [5 * 10**9], np.ones(1), flags=STAMPED | DEVICE_TIME_REJECTED))
+    store.add(Batch.of(0, [6 * 10**9] * 2, np.ones(2), flags=STAMPED))
+    store.add(Batch.of(0, [WALL_FLOOR_NS + 7 * 10**9], np.ones(1)))
+    leased = await lease(store)
+    leased.step_s = step_s
+    hand = Hand(leased)
     builder.open(hand)
-    assert qualities(builder, hand) == {(("tidegate.time.quality", "unsynced"),): 1}
+    found = qualities(builder, hand)
+    diluted = (("tidegate.diluted", step_s),) if step_s else ()
+    rejected = (("tidegate.time.quality", word), ("tidegate.time.rejected", True))
+    assert found.pop((*diluted, *rejected)) == 1
+    assert not any(key == "tidegate.time.rejected" for marks in found for key, _ in marks)
+    own = (*diluted, ("tidegate.time.quality", word)) if quality else diluted
+    assert found[own] >= 1
+    assert set(found) == {diluted, own}
 
 
 async def test_without_a_clock_stamped_readings_wait(make_store, make_readings) -> None:
