@@ -401,7 +401,13 @@ def test_a_part_that_makes_the_server_fail_keeps_nobody_waiting(make_road, make_
         road.store.add(make_readings(1000))
         task = await road.start(20)
         assert road.uplink.status()["in_hand_taken"] == 999
-        assert road.uplink.status()["put_off"] == {"leases": 1, "readings": 1, "overflowed": 0, "unheard": 0, "gives_way": 0}
+        assert road.uplink.status()["put_off"] == {
+            "leases": 1,
+            "readings": 1,
+            "overflowed": 0,
+            "unheard": 0,
+            "gives_way": 0,
+        }
         for k in range(1, 120):
             road.store.add(make_readings(5, start=1000 * k))
             await asyncio.sleep(4)
