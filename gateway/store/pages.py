@@ -267,10 +267,9 @@ class Log:
         """Return the page at a place that `frames` or `newest` gives."""
         return self.data[offset : offset + self.page_bytes]
 
-    def frame(self, index: int) -> bytes:
-        """Return a frame, its header included."""
-        size = FRAME_HEADER_BYTES + self.page_bytes
-        return self.data[LOG_HEADER_BYTES + index * size : LOG_HEADER_BYTES + (index + 1) * size]
+    def place(self, index: int) -> int:
+        """Return where the page of a frame is; its header stands before that."""
+        return LOG_HEADER_BYTES + index * (FRAME_HEADER_BYTES + self.page_bytes) + FRAME_HEADER_BYTES
 
     def is_end(self, offset: int) -> bool:
         """Whether the frame of the page at `offset` is the last of a transaction (section 4.1)."""
@@ -330,7 +329,7 @@ def read_log(data: bytes, *, page_bytes: int) -> Log:
     # A log that has bytes and nothing to read in it was overwritten; zeros are a file that was never synced.
     log.is_broken = not (head_is_good and whole[:last].all()) if last else not head_is_good and bool(raw.any())
     for index in np.flatnonzero(whole).tolist():
-        place = LOG_HEADER_BYTES + index * frame_bytes + FRAME_HEADER_BYTES
+        place = log.place(index)
         number = int(heads[index, 0])
         log.frames.append((number, place))
         if index < last:
@@ -364,12 +363,13 @@ def _sort_out(
     taken = np.bincount(where, weights=whole) > 0
     first: dict[int, int] = {}
     for index in np.flatnonzero(is_odd).tolist():
-        content = hash(log.frame(index))
+        place = log.place(index)
+        content = hash(log.data[place - FRAME_HEADER_BYTES : place + log.page_bytes])
         taken[where[index]] |= first.setdefault(int(where[index]), content) != content
     is_ours = (heads[:, 2:4] == salts).all(axis=1)
     log.unknown = int((is_earlier & ~whole)[:last].sum())
     for index in np.flatnonzero(is_odd).tolist():
-        place = LOG_HEADER_BYTES + index * (FRAME_HEADER_BYTES + log.page_bytes) + FRAME_HEADER_BYTES
+        place = log.place(index)
         number = int(heads[index, 0])
         if index >= last:
             log.loose[place] = number
