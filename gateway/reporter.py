@@ -32,7 +32,7 @@ from gateway.store.planning import BEFORE, EVICTED, EXPIRED
 from gateway.store.segments import SegmentError, decode
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator
+    from collections.abc import Iterator
     from typing import TypeAlias
 
     from gateway.core.batch import Attributes
@@ -89,11 +89,11 @@ class Numbers:
         """Return what of it is lost."""
         return {key: n for key, n in self.ledger().items() if key[1] not in NO_LOSSES}
 
-    def gained(self, name: str, since: Numbers, *, but: Container[str]) -> int:
-        """Return how much one uplink's ledger has more than it had, of all reasons but some."""
+    def gains(self, name: str, since: Numbers) -> dict[str, int]:
+        """Return by reason how much more one uplink has lost."""
         before = since.uplinks[name]["ledger"] if name in since.uplinks else {}
         now = self.uplinks[name]["ledger"]
-        return sum(total - before.get(reason, 0) for reason, total in now.items() if reason not in but)
+        return {reason: total - before.get(reason, 0) for reason, total in now.items() if reason not in NO_LOSSES}
 
     def without(self, lost: Ledger) -> Numbers:
         """Return the counts as they were before these were lost."""
@@ -140,15 +140,13 @@ class Told:
     def is_news(self, name: str, now: Numbers) -> bool:
         """Whether an uplink's ledger gained more than our own records."""
         own = now.own_lost.get(name, 0) - self.said.own_lost.get(name, 0)
+        gains = now.gains(name, self.said)
         if now.others != self.said.others:
-            return now.gained(name, self.said, but=NO_LOSSES) > own
+            return sum(gains.values()) > own
         # While nobody else brings anything, what had to make room made it for us, and our last records grow old too.
-        if now.gained(name, self.said, but={*NO_LOSSES, EVICTED, EXPIRED}) > own:
-            return True
-        return now.uplinks[name]["ledger"].get(EXPIRED, 0) - self._expired(name) > self._records
-
-    def _expired(self, name: str) -> int:
-        return self.said.uplinks[name]["ledger"].get(EXPIRED, 0) if name in self.said.uplinks else 0
+        gains.pop(EVICTED, 0)
+        expired = gains.pop(EXPIRED, 0)
+        return sum(gains.values()) > own or expired > self._records
 
 
 class Memory:
@@ -179,9 +177,11 @@ class Memory:
     def has_lost(self, name: str, now: Numbers) -> bool:
         """Whether an uplink's ledger gained more than our own records explain."""
         uplink = now.uplinks[name]
-        # While nobody else brings anything, what had to make room made it for us.
-        is_ours = {*NO_LOSSES, EVICTED} if now.others == self.said.others else NO_LOSSES
-        gained = now.gained(name, self.said, but=is_ours)
+        gains = now.gains(name, self.said)
+        if now.others == self.said.others:
+            # While nobody else brings anything, what had to make room made it for us.
+            gains.pop(EVICTED, 0)
+        gained = sum(gains.values())
         settled = uplink["delivered"] + sum(uplink["ledger"].values()) + uplink["left_out"]
         if gained <= 0 and settled >= self._accepted_behind:
             self._settled.add(name)
