@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from gateway.codecs.otlp import ProtobufEncoder
 from gateway.codecs.readings_json import ReadingsEncoder
-from gateway.core.contracts import Signal
 from gateway.uplinks.publishing import JSON, TIME_UNITS
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ class Written(Protocol):
 class BridgeEncoder:
     """Writes readings as `payload` says, and all else as OTLP in protobuf. See `requests.Encoder`."""
 
-    empty = dict.fromkeys(Signal, b"")
+    empty = ProtobufEncoder.empty
 
     def __init__(
         self,

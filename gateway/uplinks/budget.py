@@ -6,9 +6,9 @@ that dies leaves all of that as spent; one that stops in order gives it back.
 
 What becomes of it when the wall clock jumps stands in windows.py. In free hours (uplinks/free) what goes is counted by
 itself and in no window; but for their last minutes, so that no request that began in them is still under way when they
-end. One that is all the same pays from then on, or is cut off. Where no time server stands
-behind the clock, a little of each window is kept for requests that ask a receiver for the time: one that is spent
-would else never be known to have ended.
+end. One that is all the same pays from then on, or is cut off. Where no time server stands behind the clock, a little
+of each window is kept for requests that ask a receiver for the time: one that is spent would else never be known to
+have ended.
 """
 
 from __future__ import annotations
