@@ -8,8 +8,6 @@ import os
 import sqlite3
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING, Any
 
 import cbor2
@@ -24,6 +22,7 @@ from gateway.core.contracts import Priority
 from gateway.core.telemetry import Telemetry
 from gateway.store.database import SetAside, Store, StoreSettings
 from gateway.store.reached import REACHED
+from hil.web_page import answering
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -573,28 +572,15 @@ async def test_a_shelf_of_somebody_else_is_a_sentence(
 @pytest.fixture
 def window() -> Iterator[Callable[..., str]]:
     """Answer /status like a gateway; return its URL."""
-    servers = []
+    with contextlib.ExitStack() as servers:
 
-    def serve(status: dict[str, Any], *, token: str = "", code: int = 200) -> str:
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                allowed = not token or self.headers.get("authorization") == f"Bearer {token}"
-                self.send_response(code if allowed else 401)
-                self.end_headers()
-                self.wfile.write(json.dumps(status).encode())
+        def serve(status: dict[str, Any], *, token: str = "", code: int = 200) -> str:
+            def answer(given: str) -> tuple[int, bytes]:
+                return code if not token or given == f"Bearer {token}" else 401, json.dumps(status).encode()
 
-            def log_message(self, *_: object) -> None:
-                pass
+            return servers.enter_context(answering(answer))
 
-        server = HTTPServer(("127.0.0.1", 0), Handler)
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        return f"http://127.0.0.1:{server.server_address[1]}"
-
-    yield serve
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+        yield serve
 
 
 def test_status_for_people_and_for_programs(run, window) -> None:

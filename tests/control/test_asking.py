@@ -6,12 +6,12 @@ import contextlib
 import json
 import socket
 import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING
 
 import pytest
 
 from gateway.control.asking import fetch_status
+from hil.web_page import answering
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,27 +22,8 @@ STATUS = {"gateway": "site-7", "version": "0.1.0", "healthy": True, "accepted": 
 @pytest.fixture
 def serve() -> Iterator[Callable[[int, bytes], str]]:
     """Answer every request with one status and body; return the URL."""
-    servers: list[HTTPServer] = []
-
-    def start(code: int, body: bytes) -> str:
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.send_response(code)
-                self.end_headers()
-                self.wfile.write(body + self.headers.get("authorization", "").encode())
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        server = HTTPServer(("127.0.0.1", 0), Handler)
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        return f"http://127.0.0.1:{server.server_address[1]}"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    with contextlib.ExitStack() as servers:
+        yield lambda code, body: servers.enter_context(answering(lambda token: (code, body + token.encode())))
 
 
 def test_the_status_is_fetched(serve: Callable[[int, bytes], str]) -> None:
